@@ -1,0 +1,47 @@
+"""Entry point: picks the command, turns users' errors into one line and exit code 2."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from onespike._version import __version__
+from onespike.errors import OnespikeError, unknown
+
+#: Commands and what they do. Each is a module of this package with `run(arguments)`, imported only when it is called.
+COMMANDS = {
+    "train": "train a network; leaves a run folder",
+    "evaluate": "accuracy of a run, by class, with its confusion matrix",
+    "inspect": "draw what a run's network makes of one image",
+    "cite": "print the references of what is implemented here",
+}
+
+#: What a shell expects of a program that Ctrl-C ended.
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.exit(_dispatch(arguments))
+    except OnespikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: onespike COMMAND [options]\n\ncommands:")
+        for name, help_ in COMMANDS.items():
+            print(f"  {name:<10}{help_}")
+        print("\nonespike COMMAND --help lists a command's options; onespike --version prints the version")
+        return 0
+    if arguments[0] == "--version":
+        print(f"onespike {__version__}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        raise unknown("command", arguments[0], COMMANDS)
+    return import_module(f"onespike.cli.{arguments[0]}").run(arguments[1:])

@@ -1,0 +1,56 @@
+"""What a user may choose about the images: where they come from, how they are split and how they are augmented."""
+
+from dataclasses import dataclass
+
+from onespike.errors import OnespikeError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The images of a run.
+
+    Attributes:
+        name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, or `folder`
+            (your own images, one folder per class).
+        root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
+        cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
+        limit: Use at most this many training images, the held-out ones included; 0 uses all. The test set stays whole.
+        holdout: Share of the training images, in [0, 1), that is held out to choose the best checkpoint; 0 trains on
+            all. A data set with a validation part of its own uses that and holds nothing out.
+        image_size: Side in pixels. Every image's shorter side is resized to it and the centre square is kept, once,
+            while decoding; None leaves the images as they are.
+        crop_padding: Zero pixels on each side before the random crop back to the image's size; 0 does not crop.
+        flip: Probability, in [0, 1], of mirroring a training image left to right.
+        auto_augment: AutoAugment policy in timm's notation, such as `original` or `rand-m9-mstd0.5`; empty for none.
+        random_erasing: Probability, in [0, 1], of erasing a random rectangle of a training image.
+        augmix_splits: Number of AugMix views per training image, the clean one included: 0 for none, or 2 to 6.
+        workers: Processes that augment images, 0 or more; 0 does it in the main process.
+    """
+
+    name: str = "digits"
+    root: str | None = None
+    cache: str | None = None
+    limit: int = 0
+    holdout: float = 0.1
+    image_size: int | None = None
+    crop_padding: int = 4
+    flip: float = 0.5
+    auto_augment: str = ""
+    random_erasing: float = 0.0
+    augmix_splits: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _expect(self.limit >= 0, "limit", self.limit, "0 (all) or a number of images")
+        _expect(0 <= self.holdout < 1, "holdout", self.holdout, "a share in [0, 1)")
+        _expect(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "a side of at least 1")
+        _expect(self.crop_padding >= 0, "crop_padding", self.crop_padding, "0 or a number of pixels")
+        _expect(0 <= self.flip <= 1, "flip", self.flip, "a probability in [0, 1]")
+        _expect(0 <= self.random_erasing <= 1, "random_erasing", self.random_erasing, "a probability in [0, 1]")
+        _expect(self.augmix_splits in (0, 2, 3, 4, 5, 6), "augmix_splits", self.augmix_splits, "0 or 2 to 6 views")
+        _expect(self.workers >= 0, "workers", self.workers, "0 or a number of processes")
+
+
+def _expect(fine: bool, key: str, value: object, expected: str) -> None:
+    if not fine:
+        raise OnespikeError(f"data.{key}: expected {expected}, got {value!r}; change --data.{key}")

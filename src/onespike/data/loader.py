@@ -1,0 +1,166 @@
+"""Batches: which images, in which order, with which draws.
+
+Nothing here has a state. The order of an epoch and every draw follow from (seed, epoch, position), so that a run that
+was interrupted goes on exactly where it stopped, and so that any number of processes, each of which takes its share of
+every batch, see together what a single process would.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from onespike.data.augment import BatchAugment
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, ImageSet
+from onespike.data.policy import PolicyDataset
+from onespike.errors import OnespikeError
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What of each batch this process takes, and in what form.
+
+    Attributes:
+        device: Where batches go.
+        dtype: Floating-point type of the images.
+        rank: Number of this process.
+        world: Number of processes.
+    """
+
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    rank: int = 0
+    world: int = 1
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix numbers into one seed of 63 bits; neighbouring numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+class TrainLoader:
+    """Shuffled, augmented batches; the last, incomplete batch of an epoch is left out.
+
+    Args:
+        data: The data set; its training part is used.
+        config: Augmentation and number of workers.
+        batch_size: Images in a batch, over all processes together.
+        seed: Seed of order and draws.
+        share: What of it this process takes.
+
+    Raises:
+        OnespikeError: The batch is larger than the training set, or cannot be shared equally.
+    """
+
+    def __init__(
+        self,
+        data: Dataset,
+        config: DataConfig,
+        batch_size: int,
+        seed: int,
+        share: Share = Share(),
+    ) -> None:
+        if batch_size > len(data.train):
+            raise OnespikeError(
+                f"train.batch_size: {batch_size} is more than the {len(data.train)} training images; use a smaller one"
+            )
+        if batch_size % share.world:
+            raise OnespikeError(f"train.batch_size: {batch_size} cannot be shared equally by {share.world} processes")
+        self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share
+        part = batch_size // share.world
+        self.own = slice(share.rank * part, (share.rank + 1) * part)
+        self.augment = BatchAugment(data.mean, data.std, config.crop_padding, config.flip, share.device, share.dtype)
+        self.workers = config.workers
+        wants_policy = config.auto_augment or config.random_erasing or config.augmix_splits
+        self.policy = PolicyDataset(data.train, config, data.mean, data.std) if wants_policy else None
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return len(self.images) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Go through an epoch.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            start: Batches to leave out at the beginning: those done before an interruption.
+
+        Yields:
+            Images (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
+            images are (splits * B, C, H, W), the clean ones first.
+        """
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
+        order = torch.randperm(len(self.images), generator=generator)
+        batches = list(order.split(self.batch_size))[start : len(self)]
+        if self.policy:
+            yield from self._by_workers(self.policy, epoch, batches)
+        else:
+            yield from self._at_once(epoch, start, batches)
+
+    def _at_once(self, epoch: int, start: int, batches: list[Tensor]) -> Iterator[Batch]:
+        for step, indices in enumerate(batches, start):
+            # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
+            draws = self.augment.draw(len(indices), generator)[self.own]
+            images, labels = gather(self.images, indices[self.own].numpy())
+            yield self.augment(images, draws), labels.to(self.share.device)
+
+    def _by_workers(self, policy: PolicyDataset, epoch: int, batches: list[Tensor]) -> Iterator[Batch]:
+        keys = [[(derive_seed(self.seed, epoch, i), i) for i in indices[self.own].tolist()] for indices in batches]
+        loader = DataLoader(policy, batch_sampler=keys, num_workers=self.workers)
+        for images, labels in loader:
+            # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
+            stacked = images.transpose(0, 1).flatten(0, 1).to(self.share.device, self.share.dtype)
+            yield stacked.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+
+
+class EvalLoader:
+    """Batches in order, not augmented, every image once over all processes together.
+
+    Args:
+        images: The images.
+        mean: Channel-wise mean, 0..1.
+        std: Channel-wise standard deviation, 0..1.
+        batch_size: Images in a batch, over all processes together.
+        share: What of it this process takes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int,
+        share: Share = Share(),
+    ) -> None:
+        self.images, self.batch_size, self.share = images, batch_size, share
+        self.augment = BatchAugment(mean, std, device=share.device, dtype=share.dtype)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield this process's share of each batch: (B, C, H, W) and (B,); B differs at the end, and may be 0 there."""
+        for start in range(0, len(self.images), self.batch_size):
+            indices = np.arange(start, min(start + self.batch_size, len(self.images)))[
+                self.share.rank :: self.share.world
+            ]
+            images, labels = gather(self.images, indices)
+            yield self.augment(images), labels.to(self.share.device)
+
+
+def gather(images: ImageSet, indices: np.ndarray) -> Batch:
+    """Copy some raw images out of the memory map.
+
+    Args:
+        images: Where from.
+        indices: Which, (B,).
+
+    Returns:
+        Images (B, H, W, C), uint8, and labels (B,), int64.
+    """
+    where = images.indices[indices]
+    return torch.from_numpy(images.images[where]), torch.from_numpy(images.labels[where])

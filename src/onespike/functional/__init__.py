@@ -1,0 +1,22 @@
+"""The equations of the method: pure functions of tensors, on any device, in any floating-point type."""
+
+from onespike.functional.dropout import constant_mask
+from onespike.functional.fusion import FUSIONS, fuse
+from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
+from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_side
+
+__all__ = [
+    "ENCODINGS",
+    "FUSIONS",
+    "SURROGATES",
+    "WINDOW_KINDS",
+    "bernoulli",
+    "constant_mask",
+    "encode",
+    "fuse",
+    "partition",
+    "recompose",
+    "region_threshold",
+    "spike",
+    "window_side",
+]

@@ -1,0 +1,129 @@
+"""Spikes: the firing of a neuron and the encoding of real values, each with the gradient that stands in for its own.
+
+Fire:      S = 1 where V > threshold, else 0.
+Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: Surrogate derivatives as functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and integral 1, as
+#: the derivative of any step from 0 to 1 must. To add one, add a line.
+SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "rectangle": lambda d: (d.abs() < 0.5).to(d.dtype),
+    "triangle": lambda d: (1 - d.abs()).clamp(min=0),
+    "sigmoid": lambda d: 4 * torch.sigmoid(4 * d) * torch.sigmoid(-4 * d),
+    "arctan": lambda d: 1 / (1 + (math.pi * d) ** 2),
+}
+
+#: How the real-valued stream becomes spikes, see `encode`.
+ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
+
+
+class _Fire(torch.autograd.Function):
+    """Heaviside step of the distance to the threshold, with the surrogate as its derivative."""
+
+    @staticmethod
+    def forward(distance: Tensor, surrogate: str) -> Tensor:  # noqa: ARG004 - the signature is shared with setup_context
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
+        distance, ctx.surrogate = inputs
+        ctx.save_for_backward(distance)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (distance,) = ctx.saved_tensors
+        return gradient * SURROGATES[ctx.surrogate](distance), None
+
+
+def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangle") -> Tensor:
+    """Fire where the potential exceeds the threshold: S = 1 if V > threshold else 0.
+
+    Args:
+        v: Potentials of any shape.
+        threshold: A number, or a tensor that broadcasts against `v`; it receives a gradient if it wants one.
+        surrogate: A name in `SURROGATES`, the derivative used in the backward pass: "rectangle" (1 where
+            |V - threshold| < 0.5), "triangle", "sigmoid" or "arctan".
+
+    Returns:
+        Zeros and ones, in the shape and dtype of `v - threshold`.
+
+    Raises:
+        ValueError: The surrogate does not exist.
+    """
+    if surrogate not in SURROGATES:
+        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
+    return _Fire.apply(v - threshold, surrogate)
+
+
+class _Bernoulli(torch.autograd.Function):
+    """s = 1 where x > u; the gradient passes unchanged where -0.5 < x < 1.5 and nowhere else."""
+
+    @staticmethod
+    def forward(x: Tensor, u: Tensor) -> Tensor:
+        return (x > u).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
+        ctx.save_for_backward((inputs[0] > -0.5) & (inputs[0] < 1.5))
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (inside,) = ctx.saved_tensors
+        return gradient * inside, None
+
+
+def bernoulli(x: Tensor, u: Tensor) -> Tensor:
+    """Spike with probability x: s = 1 if x > u else 0, with a straight-through gradient.
+
+    Args:
+        x: Firing probabilities; values below 0 never fire, values above 1 always do.
+        u: Draws from U(0, 1), of the shape of `x`.
+
+    Returns:
+        Zeros and ones in the dtype of `x`. The gradient is 1 where -0.5 < x < 1.5 and 0 elsewhere.
+    """
+    return _Bernoulli.apply(x, u)
+
+
+def encode(
+    x: Tensor,
+    kind: str,
+    draws: Tensor | None = None,
+    threshold: float | Tensor = 0.5,
+    surrogate: str = "rectangle",
+) -> Tensor:
+    """Turn the real-valued stream into the input spikes of a block.
+
+    Args:
+        x: Values of any shape.
+        kind: "bernoulli" (x > draws, straight-through gradient), "bernoulli-detached" (the same, no gradient),
+            "threshold" (`spike`, deterministic) or "direct" (x unchanged: an analog input).
+        draws: Draws from U(0, 1) of the shape of `x`; needed by the Bernoulli encodings alone.
+        threshold: For "threshold".
+        surrogate: For "threshold".
+
+    Returns:
+        Spikes, or for "direct" `x` itself.
+
+    Raises:
+        ValueError: The kind does not exist, or a Bernoulli encoding came without draws.
+    """
+    match kind:
+        case "direct":
+            return x
+        case "threshold":
+            return spike(x, threshold, surrogate)
+        case "bernoulli" | "bernoulli-detached":
+            if draws is None:
+                raise ValueError(
+                    f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none"
+                )
+            return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
+        case _:
+            raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")

@@ -1,0 +1,125 @@
+"""Windows: a feature map cut into four corner windows, and put together again (Algorithm 1 of the supplement).
+
+The windows are the four corners of the map, in the order top-left, top-right, bottom-left, bottom-right:
+
+    average   side M = L/2:   the windows tile the map
+    dilated   side M = 3L/4:  they overlap in the middle by w_o = 2M - L = L/2 rows and columns
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW_KINDS = ("average", "dilated")
+
+
+def window_side(size: int, kind: str) -> int:
+    """Side M of the windows of a map of side L.
+
+    Args:
+        size: Side L of the map. An odd side is padded to the next even one first.
+        kind: "average" (M = L/2) or "dilated" (M = 3L/4).
+
+    Returns:
+        M, in pixels.
+
+    Raises:
+        ValueError: The kind does not exist, or dilated windows were asked of a side that is no multiple of 4.
+    """
+    if kind not in WINDOW_KINDS:
+        raise ValueError(f"window kind: expected one of {', '.join(WINDOW_KINDS)}, got {kind!r}")
+    if kind == "average":
+        return (size + 1) // 2
+    if size % 4:
+        raise ValueError(f"dilated windows: expected a side that is a multiple of 4, got {size}; use average windows")
+    return 3 * size // 4
+
+
+def partition(x: Tensor, kind: str) -> Tensor:
+    """Cut a feature map into its four corner windows.
+
+    Args:
+        x: Feature map, (B, C, L, L). An odd L is padded with zeros right and below, to L + 1.
+        kind: "average" or "dilated".
+
+    Returns:
+        Windows, (V, B, C, M, M) with V = 4. The window axis comes first, so that flattening it into the batch is free.
+
+    Raises:
+        ValueError: The map is not square, or it cannot be cut in that way.
+    """
+    height, width = x.shape[-2:]
+    if height != width:
+        raise ValueError(f"partition: expected a square map (B, C, L, L), got {tuple(x.shape)}")
+    side = window_side(width, kind)
+    if width % 2:
+        x = F.pad(x, (0, 1, 0, 1))
+    corners = [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
+    return torch.cat(corners).unflatten(0, (4, x.shape[0]))  # (V, B, C, M, M); cat keeps channels-last, stack does not
+
+
+def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
+    """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
+
+    Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
+    makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
+
+    Args:
+        windows: (V, B, C, M, M) with V = 4, in the order of `partition`.
+        size: Side L of the map to return; an odd side is cropped from L + 1.
+        kind: "average" or "dilated".
+
+    Returns:
+        The map, (B, C, L, L). `recompose(partition(x, kind), L, kind)` is `x`.
+
+    Raises:
+        ValueError: The windows are not four, or do not fit a map of that side.
+    """
+    side = window_side(size, kind)
+    if windows.shape[0] != 4 or windows.shape[-2:] != (side, side):
+        raise ValueError(
+            f"recompose: expected four windows (4, B, C, {side}, {side}) for a {kind} map of side {size}, "
+            f"got {tuple(windows.shape)}"
+        )
+    overlap = 2 * side - (size + size % 2)
+    upper = _condense(windows[0], windows[1], overlap, dim=-1)  # (B, C, M, L)
+    lower = _condense(windows[2], windows[3], overlap, dim=-1)
+    return _condense(upper, lower, overlap, dim=-2)[..., :size, :size]
+
+
+def _condense(first: Tensor, second: Tensor, overlap: int, dim: int) -> Tensor:
+    """Join two tensors along `dim`, averaging the last `overlap` slices of the first with as many of the second."""
+    if overlap == 0:
+        return torch.cat([first, second], dim)
+    alone = first.shape[dim] - overlap
+    shared = (first.narrow(dim, alone, overlap) + second.narrow(dim, 0, overlap)) / 2
+    return torch.cat([first.narrow(dim, 0, alone), shared, second.narrow(dim, overlap, alone)], dim)
+
+
+class _Saturate(torch.autograd.Function):
+    """1 where x > threshold, x elsewhere; the gradient passes unchanged."""
+
+    @staticmethod
+    def forward(x: Tensor, threshold: float) -> Tensor:
+        return x.masked_fill(x > threshold, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ARG004
+        return gradient, None
+
+
+def region_threshold(x: Tensor, threshold: float) -> Tensor:
+    """Make whole spikes of the fractions that a dilated recompose leaves: every value above the threshold becomes 1.
+
+    Args:
+        x: Recomposed spikes, any shape. In the overlap they are multiples of 1/4.
+        threshold: Th_R, 0 <= Th_R < 1. Below 0.25, one spike of four windows is enough.
+
+    Returns:
+        `x` with 1 in place of every value > threshold. The gradient passes straight through.
+    """
+    return _Saturate.apply(x, threshold)

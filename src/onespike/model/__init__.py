@@ -1,0 +1,8 @@
+"""The network: stem, stages of blocks, head; built by name with `create_model`."""
+
+from onespike.model.block import Block
+from onespike.model.config import ModelConfig
+from onespike.model.network import Network
+from onespike.model.zoo import MODELS, create_model
+
+__all__ = ["MODELS", "Block", "ModelConfig", "Network", "create_model"]

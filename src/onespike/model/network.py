@@ -1,0 +1,108 @@
+"""The whole network: a stem, stages of blocks with patch merging between them, a head; time is the outermost loop."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.model.block import NORMS, Block, BlockState, uniform
+from onespike.model.config import ModelConfig
+from onespike.model.initialise import initialise
+from onespike.model.patch import PatchEmbedding, PatchMerging
+
+
+class Network(nn.Module):
+    """A general one-time-step spiking network.
+
+    Args:
+        config: The architecture.
+        num_classes: Number of classes K.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels: a multiple of the stem's stride times 2^(stages-1).
+
+    Raises:
+        OnespikeError: The stages cannot take images of that size.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
+        if num_classes < 1 or in_channels < 1:
+            raise OnespikeError(
+                f"num_classes and in_channels: expected at least 1, got {num_classes} and {in_channels}"
+            )
+        stride = 4 if image_size >= 96 else 2
+        unit_side = stride * 2 ** (len(config.depths) - 1)
+        if image_size < unit_side or image_size % unit_side:
+            raise OnespikeError(
+                f"image_size: {len(config.depths)} stages behind a stem of stride {stride} need a multiple of "
+                f"{unit_side} pixels, got {image_size}; resize with --data.image_size or choose fewer stages"
+            )
+        norm = NORMS[config.norm]
+        self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
+        self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
+        size, number = image_size // stride, 0
+        for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
+            if stage:
+                size //= 2
+                merging = PatchMerging(config.channels[stage - 1], channels)
+                self.layers.append(nn.Sequential(merging, norm(channels)))
+            for _ in range(depth):
+                dilated = config.windows == "dilated" or (config.windows == "alternating" and number % 2 == 1)
+                self.layers.append(Block(config, channels, size, dilated))
+                number += 1
+        self.head = nn.Linear(config.channels[-1], num_classes)
+        initialise(self)
+
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order in which a batch meets them."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
+    def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Draw beforehand what the Bernoulli encodings of one forward pass consume.
+
+        Args:
+            batch: Number of images B.
+            generator: Where to draw from; the global generator if None.
+
+        Returns:
+            For each time step, for each block, U(0, 1) draws of shape (V, B, C, M, M).
+        """
+        like = self.head.weight
+        shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()]
+        return [uniform(like, shape, generator) for _ in range(self.config.time_steps) for shape in shapes]
+
+    def forward(
+        self, images: Tensor, draws: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: Normalised images, (B, C, H, W), H = W = `image_size`.
+            draws: What `draw` returns, or your own; drawn on the way if None.
+            generator: Source of all draws (encoding and dropout); the global generator if None.
+
+        Returns:
+            Logits, (B, K), averaged over the time steps.
+        """
+        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
+            raise ValueError(
+                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
+                f"got {tuple(images.shape)}"
+            )
+        remaining = iter(draws) if draws is not None else None
+        states: dict[Block, BlockState] = {}
+        # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
+        embedded = self.stem(images).to(images.dtype)
+        logits = []
+        for _ in range(self.config.time_steps):
+            x, potential = embedded, None
+            for layer in self.layers:
+                if isinstance(layer, Block):
+                    drawn = next(remaining) if remaining is not None else None
+                    x, potential, states[layer] = layer(x, potential, states.get(layer), drawn, generator)
+                else:
+                    x = layer(x).to(images.dtype)
+            logits.append(self.head(x.mean((-2, -1))))
+        return torch.stack(logits).mean(0)

@@ -1,0 +1,46 @@
+"""Between images and maps, and between maps and maps: patch embedding, patch merging, linear layers over channels."""
+
+from torch import Tensor, nn
+
+
+class ChannelLinear(nn.Linear):
+    """A linear layer over the channels of a map, pixel by pixel: a 1x1 convolution with a linear layer's weights.
+
+    On channels-last maps both transpositions are views, and the output is channels-last again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
+        return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
+
+
+class PatchEmbedding(nn.Conv2d):
+    """The stem: non-overlapping patches, each mapped to a vector (B, C, H, W) -> (B, C_out, H/stride, W/stride).
+
+    Args:
+        in_channels: Channels of the image.
+        out_channels: Channels of the first stage.
+        stride: Side of a patch, in pixels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride, stride=stride)
+
+
+class PatchMerging(nn.Module):
+    """Between stages: 2x2 pixels become one, a linear layer maps their 4C channels to the next stage's.
+
+    Args:
+        in_channels: C, channels of the stage before.
+        out_channels: Channels of the stage behind (2C in the paper).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.reduction = ChannelLinear(4 * in_channels, out_channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, L, L), L even, to (B, C_out, L/2, L/2)."""
+        patches = x.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))  # (B, C, L/2, 2, L/2, 2)
+        stacked = patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, L/2, L/2, 4C): four channel vectors in a row
+        return self.reduction(stacked.movedim(-1, 1))

@@ -1,0 +1,199 @@
+"""Checkpoints: whole or not there, never unpickled.
+
+A checkpoint is a folder:
+
+    model.safetensors      the weights to use (the moving average, if the recipe has one)
+    model.json             how to build the network around them, class names, normalisation
+    training.safetensors   the optimiser's tensors, and the raw weights beside a moving average
+    state.json             position, history, seed, the optimiser's numbers, a SHA-256 of each other file
+
+It is written beside its final place, flushed to the disk, and moved into it by renaming, so that a kill at any moment
+leaves either the old checkpoint or the new one.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.model import ModelConfig, Network
+
+FILES = ("model.safetensors", "model.json", "training.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """All that is needed to use a model, beside its weights: what `model.json` holds.
+
+    Attributes:
+        config: The architecture.
+        classes: Names of the classes.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels.
+        mean: Channel-wise mean for normalisation, 0..1.
+        std: Channel-wise standard deviation, 0..1.
+        data: Name of the data set it was trained on.
+    """
+
+    config: ModelConfig
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+
+    def build(self) -> Network:
+        """Build the network, with fresh weights."""
+        return Network(self.config, len(self.classes), self.in_channels, self.image_size)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "ModelCard":
+        """Read what `asdict` wrote."""
+        lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
+        return cls(**{**content, **lists, "config": ModelConfig(**config)})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is saved, in memory.
+
+    Attributes:
+        card: How to build the model.
+        weights: The weights to use.
+        training: Tensors that only training needs.
+        state: Everything else that training needs; must be representable in JSON.
+    """
+
+    card: ModelCard
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor]
+    state: dict[str, Any]
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint; a reader finds the old one or this one, never a part.
+
+        Args:
+            folder: Where; replaced if it exists.
+
+        Raises:
+            OnespikeError: It could not be written (disk full, say). The old one is then still there.
+        """
+        new = folder.with_name(f".{folder.name}.new")
+        old = folder.with_name(f".{folder.name}.old")
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            (new / "model.safetensors").write_bytes(save(_plain(self.weights)))
+            (new / "training.safetensors").write_bytes(save(_plain(self.training)))
+            (new / "model.json").write_text(json.dumps(asdict(self.card), indent=2))
+            state = {**self.state, "sha256": {name: _digest(new / name) for name in FILES}}
+            (new / "state.json").write_text(json.dumps(state, indent=2))
+            for path in [*new.iterdir(), new]:
+                _flush(path)
+        except OSError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            raise OnespikeError(
+                f"could not save the checkpoint {folder}: {error}; the checkpoint before it is untouched: "
+                "make room, then go on with --resume"
+            ) from error
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        _flush(folder.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Checkpoint":
+        """Read a checkpoint and check that it is whole.
+
+        Args:
+            folder: A folder that `save` wrote.
+
+        Returns:
+            The checkpoint, its tensors on the CPU.
+
+        Raises:
+            OnespikeError: It is missing or damaged.
+        """
+        old = folder.with_name(f".{folder.name}.old")
+        if not folder.exists() and old.exists():
+            old.rename(folder)  # killed between the two renames of `save`
+        if not folder.is_dir():
+            raise OnespikeError(f"there is no checkpoint {folder}")
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            for name in FILES:
+                if _digest(folder / name) != state["sha256"][name]:
+                    raise OnespikeError(f"the checkpoint {folder} is damaged: {name} is not what was written")
+            card = ModelCard.from_json(json.loads((folder / "model.json").read_text()))
+            weights = load_file(folder / "model.safetensors")
+            training = load_file(folder / "training.safetensors")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
+        return cls(card, weights, training, state)
+
+
+def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
+    """Take the tensors out of nested containers, so that what is left is JSON.
+
+    Args:
+        tree: Dictionaries, lists and tuples of tensors, numbers, strings and None.
+        prefix: What the tensors' names begin with.
+        tensors: Where they are put.
+
+    Returns:
+        The tree, with `{"tensor": name}` in place of each tensor. `join_tensors` is the inverse.
+    """
+    if isinstance(tree, Tensor):
+        tensors[prefix] = tree
+        return {"tensor": prefix}
+    if isinstance(tree, dict):
+        # JSON turns whole numbers that are keys into strings; pairs keep them.
+        return {"pairs": [[key, split_tensors(value, f"{prefix}.{key}", tensors)] for key, value in tree.items()]}
+    if isinstance(tree, list | tuple):
+        return [split_tensors(value, f"{prefix}.{number}", tensors) for number, value in enumerate(tree)]
+    return tree
+
+
+def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Put tensors back in the places from which `split_tensors` took them (tuples come back as lists)."""
+    if isinstance(tree, dict) and "tensor" in tree:
+        return tensors[tree["tensor"]]
+    if isinstance(tree, dict):
+        return {key: join_tensors(value, tensors) for key, value in tree["pairs"]}
+    if isinstance(tree, list):
+        return [join_tensors(value, tensors) for value in tree]
+    return tree
+
+
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU: safetensors knows no strides (channels-last) and no shared memory."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Force a file, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,109 @@
+"""Everything that can be chosen about a training run: the recipe is data, model and training together."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a network is trained; by default as section 5.2 of the supplement says, for 300 epochs.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images for each optimiser step, over all processes together.
+        accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
+        optimizer: Any optimiser of timm's: "momentum" is plain SGD with momentum, timm's "sgd" is Nesterov's.
+        lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
+        min_lr: Learning rate at the end.
+        warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`.
+        warmup_lr: Learning rate at the very start.
+        noise_range: Learning-rate noise from this to that share of training, such as [0.4, 0.9]; none by default.
+        noise_limit: Largest relative change by that noise.
+        momentum: Momentum, where the optimiser has one.
+        weight_decay: Weight decay; biases, norms and learnable thresholds are exempt.
+        clip_grad: Largest norm of the gradient; 0 does not clip.
+        label_smoothing: Label smoothing, 0..1.
+        mixup: Mixup's alpha; 0 is off.
+        ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
+            model; 0 is off.
+        precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
+        device: "auto" takes the accelerator if there is one, "cpu" never.
+        seed: Seed of weights, order, augmentation, dropout and encoding.
+        monitor_every: Steps between two looks at the spikes.
+        save_minutes: Minutes between two checkpoints within an epoch; each epoch ends with one anyway.
+    """
+
+    epochs: int = 300
+    batch_size: int = 128
+    accumulate: int = 1
+    optimizer: str = "momentum"
+    lr: float = 0.05
+    min_lr: float = 0.0
+    warmup_epochs: int = 3
+    warmup_lr: float = 0.001
+    noise_range: tuple[float, float] | None = None
+    noise_limit: float = 0.67
+    momentum: float = 0.9
+    weight_decay: float = 2e-5
+    clip_grad: float = 20.0
+    label_smoothing: float = 0.1
+    mixup: float = 0.1
+    ema: float = 0.0
+    precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
+    device: Literal["auto", "cpu"] = "auto"
+    seed: int = 0
+    monitor_every: int = 20
+    save_minutes: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "monitor_every"):
+            if getattr(self, name) < 1:
+                raise OnespikeError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.lr <= 0:
+            raise OnespikeError(f"train.lr: expected more than 0, got {self.lr}")
+        for name in (
+            "min_lr",
+            "warmup_epochs",
+            "warmup_lr",
+            "weight_decay",
+            "clip_grad",
+            "mixup",
+            "seed",
+            "save_minutes",
+        ):
+            if getattr(self, name) < 0:
+                raise OnespikeError(f"train.{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise OnespikeError(
+                f"train.accumulate: {self.batch_size} images cannot be split into {self.accumulate} parts"
+            )
+        if self.mixup and self.batch_size % 2:
+            raise OnespikeError(f"train.mixup: mixes pairs and needs an even train.batch_size, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run: what `config.yaml` in a run folder holds.
+
+    Attributes:
+        data: The data set and its augmentation.
+        model: The architecture.
+        train: The training.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        if self.data.augmix_splits and self.train.mixup:
+            raise OnespikeError(
+                "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
+            )

@@ -1,0 +1,62 @@
+"""Optimiser, schedule, loss: timm's, chosen by a recipe."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.data import Mixup
+from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+
+from onespike.errors import unknown
+from onespike.training.config import Recipe, TrainConfig
+
+
+def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Make the optimiser.
+
+    Raises:
+        OnespikeError: timm has none of that name.
+    """
+    if config.optimizer not in list_optimizers():
+        raise unknown("train.optimizer", config.optimizer, list_optimizers())
+    return create_optimizer_v2(
+        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+    )
+
+
+def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    """Make the learning rate's cosine, with warm-up and noise; `step_update(n)` sets the rate of step n."""
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched="cosine",
+        num_epochs=config.epochs,
+        min_lr=config.min_lr,
+        warmup_epochs=config.warmup_epochs,
+        warmup_lr=config.warmup_lr,
+        noise=list(config.noise_range) if config.noise_range else None,
+        noise_pct=config.noise_limit,
+        noise_seed=config.seed,
+        step_on_epochs=False,
+        updates_per_epoch=steps_per_epoch,
+    )
+    return scheduler
+
+
+def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
+    """Make Mixup, which also smooths the labels; None if the recipe has none."""
+    if not config.mixup:
+        return None
+    return Mixup(mixup_alpha=config.mixup, label_smoothing=config.label_smoothing, num_classes=classes)
+
+
+def make_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+    """Make the loss: cross-entropy, with soft targets under Mixup, with a Jensen-Shannon term under AugMix splits."""
+    smoothing = recipe.train.label_smoothing
+    if recipe.data.augmix_splits:
+        return JsdCrossEntropy(num_splits=recipe.data.augmix_splits, smoothing=smoothing)
+    if recipe.train.mixup:
+        return SoftTargetCrossEntropy()
+    return nn.CrossEntropyLoss(label_smoothing=smoothing)

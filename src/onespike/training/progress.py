@@ -1,0 +1,31 @@
+"""How far a run has come."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """How far a run has come: all of its state that is not a tensor, saved with every checkpoint.
+
+    Attributes:
+        epoch: Epochs that are complete.
+        step: Steps of the current epoch that are complete.
+        loss: Sum of the loss over the images of the current epoch so far.
+        hits: Of these images, how many were classified correctly.
+        images: Number of these images.
+        epoch_seconds: Time spent on them.
+        seconds: Time spent on the run, over all its sittings.
+        best: Highest score so far: accuracy on the held-out images or, without any, the epoch.
+        history: A row for each complete epoch.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    hits: float = 0.0
+    images: int = 0
+    epoch_seconds: float = 0.0
+    seconds: float = 0.0
+    best: float = -1.0
+    history: list[dict[str, Any]] = field(default_factory=list)

@@ -1,0 +1,167 @@
+"""Recipes: YAML in, checked and typed values out.
+
+Defaults come from the dataclasses; a registered model, a recipe file and the command line change them, in that order.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError, unknown
+from onespike.model.config import ModelConfig
+from onespike.model.zoo import MODELS, model_config
+from onespike.training.config import Recipe, TrainConfig
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+SECTIONS: dict[str, type[DataConfig | ModelConfig | TrainConfig]] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes in the package, such as "cifar10/conv12"."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Find a recipe.
+
+    Args:
+        name: A name in `recipe_names()`, or the path of a YAML file.
+
+    Returns:
+        The file.
+
+    Raises:
+        OnespikeError: There is none.
+    """
+    if Path(name).suffix in (".yaml", ".yml"):
+        if not Path(name).is_file():
+            raise OnespikeError(f"there is no recipe file {name}")
+        return Path(name)
+    if name not in recipe_names():
+        raise unknown("recipe", name, recipe_names())
+    return FOLDER / f"{name}.yaml"
+
+
+def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Load a recipe from Python.
+
+    Args:
+        name: A recipe's name, or the path of a YAML file.
+        overrides: Values to change, such as `{"train.epochs": 5}`.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        OnespikeError: A key does not exist, or a value has the wrong type or is out of its range.
+    """
+    arguments = [
+        f"--{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in (overrides or {}).items()
+    ]
+    parser = ArgumentParser(prog="load_recipe", exit_on_error=False)
+    return to_recipe(parse(parser, arguments, recipe_path(name)))
+
+
+def parse(
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    file: Path | None = None,
+    sections: Iterable[str] = ("data", "model", "train"),
+) -> Namespace:
+    """Parse a command line whose options include the sections of a recipe.
+
+    Args:
+        parser: A parser with the command's own options; the sections' options are added to it.
+        arguments: The command line.
+        file: The YAML file that the values start from, if any.
+        sections: Which sections the command takes. The file may have them all.
+
+    Returns:
+        All values, checked for their types.
+
+    Raises:
+        OnespikeError: A key does not exist (the nearest one is named), or a value has the wrong type.
+    """
+    sections = list(sections)
+    values = _read(file) if file else {}
+    for section in sections:
+        parser.add_class_arguments(SECTIONS[section], section)
+    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    for argument in arguments:
+        option = argument.split("=")[0]
+        if option.startswith("--") and option not in known:
+            raise unknown("option", option, known)
+    if "model" in sections:
+        name = option_value(arguments, "--model.name") or values.get("model", {}).get("name", ModelConfig.name)
+        if name not in MODELS:
+            raise unknown("model", name, MODELS)
+        defaults = model_config(name)
+        parser.set_defaults({f"model.{key}": getattr(defaults, key) for key in ("name", *MODELS[name])})
+    text = yaml.safe_dump({section: values[section] for section in sections if section in values})
+    try:
+        return parser.parse_args(list(arguments), namespace=parser.parse_string(text))
+    except ArgumentError as error:
+        raise OnespikeError(" ".join(str(error).split()).replace("Parser key ", "")) from None
+
+
+def option_value(arguments: Sequence[str], option: str) -> str | None:
+    """Read one option ahead of the parser, whose defaults depend on it.
+
+    Args:
+        arguments: The command line.
+        option: Such as "--model.name".
+
+    Returns:
+        The value, None if the option is not there.
+    """
+    for position, argument in enumerate(arguments):
+        if argument.startswith(option + "="):
+            return argument.split("=", 1)[1]
+        if argument == option and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def to_recipe(values: Namespace) -> Recipe:
+    """Make a recipe of parsed values; its dataclasses check the ranges."""
+    data, model, train = (values[section].as_dict() for section in ("data", "model", "train"))
+    return Recipe(DataConfig(**data), ModelConfig(**model), TrainConfig(**train))
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe as YAML, every value included."""
+    sections = {name: {key: _yaml(value) for key, value in vars(getattr(recipe, name)).items()} for name in SECTIONS}
+    return yaml.safe_dump(sections, sort_keys=False)
+
+
+def _yaml(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """Read a recipe file and check its keys."""
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise OnespikeError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {type(values).__name__}")
+    for section, content in values.items():
+        if section not in SECTIONS:
+            raise unknown(f"section in {file}", section, SECTIONS)
+        if not isinstance(content, dict):
+            raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
+        for key in content:
+            known = [f"{section}.{field.name}" for field in fields(SECTIONS[section])]
+            if f"{section}.{key}" not in known:
+                raise unknown(f"key in {file}", f"{section}.{key}", known)
+    return values

@@ -1,0 +1,184 @@
+"""A run folder: everything there is to know about one training.
+
+config.yaml         the recipe, every value resolved
+environment.json    machine, versions, command, commit
+metrics.csv         one row for each epoch
+tensorboard/        the same and more, for TensorBoard
+curves.png          the same, drawn
+best/ last/         checkpoints
+summary.json        what came out; written at the end, so that its presence means that the run is complete
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onespike._version import __version__
+from onespike.errors import OnespikeError
+from onespike.model import Network
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.config import Recipe
+from onespike.training.recipe import dump
+
+#: Packages whose versions can change a result.
+WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        folder: Where it is, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config, self.summary = folder / "config.yaml", folder / "summary.json"
+        self.best, self.last = folder / "best", folder / "last"
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """Open a run that exists.
+
+        Raises:
+            OnespikeError: The folder is not a run.
+        """
+        run = cls(folder)
+        if not run.config.is_file():
+            raise OnespikeError(
+                f"{folder} is not a run: expected a folder with config.yaml, as onespike train --out makes it"
+            )
+        return run
+
+    @classmethod
+    def create(cls, folder: Path, recipe: Recipe) -> "Run":
+        """Make the folder of a new run.
+
+        Raises:
+            OnespikeError: Something is in the way.
+        """
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OnespikeError(
+                f"{folder} is not empty: choose another --out, or go on with the run in it by --resume {folder}"
+            )
+        run = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(run.config, dump(recipe))
+            write_whole(folder / "environment.json", json.dumps(environment(), indent=2))
+        except OSError as error:
+            raise OnespikeError(f"cannot write the run folder {folder}: {error}") from error
+        return run
+
+    def has_checkpoint(self) -> bool:
+        """Whether anything was saved yet."""
+        return any(self.folder.glob(pattern) for pattern in ("last", "best", ".last.old", ".best.old"))
+
+    def checkpoint(self, which: str = "last") -> Checkpoint:
+        """Read one of the two checkpoints, the other one if it is missing or damaged.
+
+        Args:
+            which: "best" or "last", the one that is wanted.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            OnespikeError: Neither can be read.
+        """
+        first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
+        try:
+            return Checkpoint.load(first)
+        except OnespikeError as problem:
+            try:
+                checkpoint = Checkpoint.load(second)
+            except OnespikeError as other:
+                raise OnespikeError(f"{self.folder} has no usable checkpoint: {problem}; {other}") from None
+            print(f"warning: {problem}; using {second} instead", file=sys.stderr)
+            return checkpoint
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Write `metrics.csv`, whole."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+        write_whole(self.folder / "metrics.csv", text.getvalue())
+
+
+def load(folder: str | Path, which: str = "best") -> Network:
+    """Load a trained network.
+
+    Args:
+        folder: A run folder, or a checkpoint folder inside one.
+        which: "best" or "last"; for a run folder.
+
+    Returns:
+        The network on the CPU, in evaluation mode. `Run(folder).checkpoint().card` has class names and normalisation.
+
+    Raises:
+        OnespikeError: There is no such run, or both its checkpoints are damaged.
+    """
+    folder = Path(folder)
+    is_checkpoint = (folder / "model.safetensors").is_file()
+    checkpoint = Checkpoint.load(folder) if is_checkpoint else Run.open(folder).checkpoint(which)
+    network = checkpoint.card.build()
+    network.load_state_dict(checkpoint.weights)
+    return network.eval()
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace a text file at once: a reader finds the old text or the new one."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        new.write_text(text)
+        new.replace(path)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
+def environment() -> dict[str, Any]:
+    """Describe machine, versions and command."""
+    installed = {d.metadata["Name"].lower(): d.version for d in distributions()}
+    return {
+        "command": sys.argv,
+        "onespike": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: installed.get(name) for name in WATCHED},
+    }
+
+
+def _processor() -> str:
+    """Name of the processor; only Linux has to be asked in a way of its own."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _commit() -> str | None:
+    """Commit of the source tree this package runs from, if it is a git checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None

@@ -1,0 +1,82 @@
+"""Scores of a network on a set of images, the same on one process and on many."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from onespike.data.loader import Batch, derive_seed
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a network did on a set of images.
+
+    Attributes:
+        loss: Mean cross-entropy.
+        top1: Share of images whose first guess is right, in percent.
+        top5: Share of images with the right class among the first five guesses, in percent.
+        confusion: Images by true class (row) and first guess (column), (K, K), whole numbers.
+    """
+
+    loss: float
+    top1: float
+    top5: float
+    confusion: Tensor
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return int(self.confusion.sum())
+
+    @property
+    def per_class(self) -> Tensor:
+        """Accuracy of each class in percent, (K,); NaN for a class without images."""
+        return 100 * self.confusion.diag() / self.confusion.sum(1)
+
+
+@torch.no_grad()
+def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
+    """Evaluate a network.
+
+    Args:
+        model: Images (B, C, H, W) to logits (B, K); put into evaluation mode, and back into the mode it was in.
+        batches: This process's share of the images; a share of a batch may be empty.
+        classes: Number of classes K.
+        accelerator: Device, precision and processes.
+        seed: Seed of the draws of a Bernoulli encoding: the same seed gives the same scores.
+
+    Returns:
+        Scores over the images of all processes.
+    """
+    was_training = model.training
+    model.eval()
+    device = accelerator.device
+    confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
+    loss = hits = 0.0
+    for number, (images, labels) in enumerate(batches):
+        if not len(images):
+            continue
+        torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
+        with accelerator.autocast():
+            logits = model(images).float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        best = logits.topk(min(5, classes)).indices
+        hits += (best == labels[:, None]).sum().item()
+        pairs = labels * classes + best[:, 0]
+        confusion += pairs.bincount(minlength=classes * classes).cpu()
+    model.train(was_training)
+    # One sum over all processes; what is counted is whole, so nothing is lost by adding it up as floating point.
+    totals = torch.cat([confusion, torch.tensor([loss, hits], dtype=confusion.dtype)]).to(device)
+    totals = accelerator.reduce(totals, "sum").cpu()
+    table = totals[:-2].view(classes, classes)
+    count = max(table.sum().item(), 1.0)
+    return Scores(
+        loss=totals[-2].item() / count,
+        top1=100 * table.diag().sum().item() / count,
+        top5=100 * totals[-1].item() / count,
+        confusion=table.long(),
+    )

@@ -1,0 +1,225 @@
+"""What every spiking unit shares: the dynamics of its neurons, the neuron itself, and the contract."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.functional import spike
+
+
+@dataclass(frozen=True)
+class Dynamics:
+    """How potentials charge, fire and are handed on (sections 2 and 4 of the paper).
+
+    Attributes:
+        threshold: Potential above which a neuron fires, > 0.
+        decay: Share alpha of a potential that survives being handed on, 0..1.
+        surrogate: Stand-in for the derivative of firing.
+        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
+            (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
+            there is more than one time step, is always set to zero by firing.
+        fusion: How the two potentials that meet at a neuron are merged; "none" hands nothing on at all.
+        theta: Radian factor of the fusion, 0 < theta <= 1.
+        learnable_threshold: "none" (a constant), or one parameter for each "layer" or "channel".
+        learnable_decay: Likewise.
+    """
+
+    threshold: float = 0.5
+    decay: float = 0.4
+    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+    reset: Literal["none", "zero", "subtract"] = "none"
+    fusion: Literal["sincos", "sinsum", "nested", "mean", "sum", "none"] = "sincos"
+    theta: float = 0.5
+    learnable_threshold: Literal["none", "layer", "channel"] = "none"
+    learnable_decay: Literal["none", "layer", "channel"] = "none"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < math.inf:
+            raise OnespikeError(f"threshold: expected a finite number above 0, got {self.threshold}")
+        if not 0 <= self.decay <= 1:
+            raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
+        if not 0 < self.theta <= 1:
+            raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
+        if self.learnable_decay != "none" and self.decay in (0, 1):
+            raise OnespikeError(f"decay: to be learnable it must start between 0 and 1, got {self.decay}")
+
+
+#: P for a window, out of its index and of what the window before hands on.
+Incoming = Callable[[int, Tensor | None], Tensor | None]
+
+
+class Firing(nn.Module):
+    """Fire where a value exceeds the threshold: S = 1 if V > threshold else 0.
+
+    A forward hook on this module sees the potentials that come in and the spikes that go out; that is how the library
+    itself watches and draws a network.
+
+    Args:
+        channels: Number of channels, for a threshold per channel.
+        dynamics: The threshold, or where a learnable one starts, and the surrogate.
+    """
+
+    constant_threshold: Tensor
+    raw_threshold: Tensor
+
+    def __init__(self, channels: int, dynamics: Dynamics) -> None:
+        super().__init__()
+        self.surrogate = dynamics.surrogate
+        self.learnable_threshold = dynamics.learnable_threshold != "none"
+        # A learnable threshold is kept as its logarithm: it cannot leave its range.
+        self._register("threshold", dynamics.threshold, math.log, dynamics.learnable_threshold, channels)
+
+    def _register(
+        self, name: str, value: float, inverse: Callable[[float], float], learnable: str, channels: int
+    ) -> None:
+        if learnable == "none":
+            self.register_buffer(f"constant_{name}", torch.tensor(value))
+        else:
+            shape = (channels, 1, 1) if learnable == "channel" else ()
+            self.register_parameter(f"raw_{name}", nn.Parameter(torch.full(shape, inverse(value))))
+
+    @property
+    def threshold(self) -> Tensor:
+        """The threshold, a scalar or (C, 1, 1)."""
+        return self.raw_threshold.exp() if self.learnable_threshold else self.constant_threshold
+
+    def forward(self, potential: Tensor) -> Tensor:
+        """Fire.
+
+        Args:
+            potential: (..., C, H, W).
+
+        Returns:
+            Spikes, zeros and ones of the same shape.
+        """
+        return spike(potential, self.threshold, self.surrogate)
+
+
+class Neuron(Firing):
+    """A layer of leaky integrate-and-fire neurons: V = alpha * P + I, then `Firing`.
+
+    Args:
+        channels: Number of channels, for parameters per channel.
+        dynamics: Constants, or where learnable parameters start.
+    """
+
+    constant_decay: Tensor
+    raw_decay: Tensor
+
+    def __init__(self, channels: int, dynamics: Dynamics) -> None:
+        super().__init__(channels, dynamics)
+        self.reset = dynamics.reset
+        self.learnable_decay = dynamics.learnable_decay != "none"
+        # A learnable decay is kept as its logit.
+        self._register("decay", dynamics.decay, lambda p: math.log(p / (1 - p)), dynamics.learnable_decay, channels)
+
+    @property
+    def decay(self) -> Tensor:
+        """The decay alpha, a scalar or (C, 1, 1)."""
+        return self.raw_decay.sigmoid() if self.learnable_decay else self.constant_decay
+
+    def handed_on(self, potential: Tensor) -> Tensor:
+        """What of a potential the next window receives, after the reset.
+
+        Args:
+            potential: (..., C, H, W), at the moment of firing.
+
+        Returns:
+            The potential to hand on, same shape.
+        """
+        match self.reset:
+            case "zero":
+                return potential * (1 - spike(potential, self.threshold, self.surrogate))
+            case "subtract":
+                return potential - self.threshold * spike(potential, self.threshold, self.surrogate)
+            case _:
+                return potential
+
+    def charge(self, currents: Tensor, incoming: Incoming | None, own: Tensor | None = None) -> Tensor:
+        """Integrate, window after window: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
+
+        Args:
+            currents: I, what the weight layer delivers, (V, B, C, M, M).
+            incoming: Gives P for a window, out of its index and of what the window before hands on (None at the first);
+                it returns None where nothing comes in. None if nothing ever does.
+            own: V(t-1) * (1 - S(t-1)), what these neurons kept of the time step before; None at the first.
+
+        Returns:
+            V, (V, B, C, M, M).
+        """
+        if own is not None:
+            currents = currents + self.decay * own
+        if incoming is None:
+            return currents
+        potentials: list[Tensor] = []
+        for window, current in enumerate(currents.unbind()):
+            handed = incoming(window, self.handed_on(potentials[-1]) if potentials else None)
+            potentials.append(current if handed is None else current + self.decay * handed)
+        return torch.cat(potentials).unflatten(0, currents.shape[:2])  # cat keeps channels-last, stack does not
+
+
+#: What a unit's neurons keep from one time step to the next: (potentials, spikes) of each layer.
+Memory = tuple[tuple[Tensor, Tensor], ...]
+
+
+class UnitOutput(NamedTuple):
+    """What comes out of a unit.
+
+    Attributes:
+        spikes: Output spikes, (V, B, C, M, M).
+        potential: Potentials for the next block, (V, B, C, M, M); None from a unit that hands nothing to it.
+        memory: Potentials and spikes of each layer, for the next time step.
+    """
+
+    spikes: Tensor
+    potential: Tensor | None
+    memory: Memory
+
+
+class Unit(nn.Module, ABC):
+    """The contract of a spiking unit: four windows of spikes in, four windows of spikes out, potentials beside them.
+
+    The four windows share the unit's weights. Weight layers see all windows as one batch (`per_window`); only
+    potentials, which pass from window to window, are computed one after the other (`Neuron.charge`).
+    """
+
+    @abstractmethod
+    def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
+        """Run the unit on the four windows of one time step.
+
+        Args:
+            spikes: Input spikes, (V, B, C, M, M).
+            potential: Potentials from the block before, (V, B, C, M, M), or None.
+            memory: `UnitOutput.memory` of the time step before; None at the first.
+
+        Returns:
+            Spikes and potentials.
+        """
+
+
+def per_window(layer: nn.Module, norm: nn.Module, windows: Tensor) -> Tensor:
+    """Apply a weight layer and its normalisation to all windows at once, as one batch.
+
+    Args:
+        layer: A module on (N, C, M, M).
+        norm: The normalisation behind it, or an identity.
+        windows: (V, B, C, M, M).
+
+    Returns:
+        The currents, (V, B, C', M, M).
+    """
+    return norm(layer(windows.flatten(0, 1))).unflatten(0, windows.shape[:2])
+
+
+def own_potential(memory: Memory | None, layer: int) -> Tensor | None:
+    """What the neurons of a layer keep over time: V(t-1) * (1 - S(t-1)), or None at the first time step."""
+    if memory is None:
+        return None
+    potential, spikes = memory[layer]
+    return potential * (1 - spikes)

@@ -1,0 +1,60 @@
+"""The convolutional unit (CNN-SNN): two 3x3 convolutions, each followed by a layer of neurons.
+
+    layer 1   V1[v] = alpha * V1[v-1] + conv1(s[v])                          S1 = fire(V1)
+    layer 2   V2[v] = alpha * Omega(V1[v-1], V2[v-1]) + conv2(S1[v])         S2 = fire(V2)
+
+v = 1..4 counts the windows; potentials start at 0 in every block; S2 goes out.
+"""
+
+from collections.abc import Callable
+from typing import final
+
+from torch import Tensor, nn
+
+from onespike.functional import fuse
+from onespike.units.base import Dynamics, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+
+
+@final
+class ConvUnit(Unit):
+    """Two convolutional spiking layers whose potentials pass from window to window.
+
+    Args:
+        channels: Channels in, between and out.
+        dynamics: How the neurons charge, fire and hand on.
+        norm: Makes the layer behind each convolution out of a number of channels; none by default. Its statistics span
+            windows, batch and map.
+    """
+
+    def __init__(
+        self, channels: int, dynamics: Dynamics = Dynamics(), norm: Callable[[int], nn.Module] = nn.Identity
+    ) -> None:
+        super().__init__()
+        self.fusion, self.theta = dynamics.fusion, dynamics.theta
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm1 = norm(channels)
+        self.neuron1 = Neuron(channels, dynamics)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = norm(channels)
+        self.neuron2 = Neuron(channels, dynamics)
+
+    def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
+        """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""
+
+        def first(window: int, before: Tensor | None) -> Tensor | None:  # noqa: ARG001
+            return before
+
+        def second(window: int, before: Tensor | None) -> Tensor | None:
+            return None if before is None else fuse(handed1[window - 1], before, self.fusion, self.theta)
+
+        passes = self.fusion != "none"
+        v1 = self.neuron1.charge(
+            per_window(self.conv1, self.norm1, spikes), first if passes else None, own_potential(memory, 0)
+        )
+        s1 = self.neuron1(v1)
+        handed1 = self.neuron1.handed_on(v1).unbind()
+        v2 = self.neuron2.charge(
+            per_window(self.conv2, self.norm2, s1), second if passes else None, own_potential(memory, 1)
+        )
+        s2 = self.neuron2(v2)
+        return UnitOutput(s2, None, ((v1, s1), (v2, s2)))
