@@ -3,6 +3,7 @@
 Defaults come from the dataclasses; a registered model, a recipe file and the command line change them, in that order.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -65,7 +66,7 @@ def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe
         OnespikeError: A key does not exist, or a value has the wrong type or is out of its range.
     """
     arguments = [
-        f"--{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in (overrides or {}).items()
+        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
     ]
     parser = ArgumentParser(prog="load_recipe", exit_on_error=False)
     return to_recipe(parse(parser, arguments, recipe_path(name)))

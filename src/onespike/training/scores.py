@@ -62,7 +62,8 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
             continue
         torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
         with accelerator.autocast():
-            logits = model(images).float()
+            logits = model(images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         best = logits.topk(min(5, classes)).indices
         hits += (best == labels[:, None]).sum().item()

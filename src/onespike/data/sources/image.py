@@ -7,6 +7,9 @@ from PIL import Image, ImageOps
 
 from onespike.errors import OnespikeError
 
+#: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
+#: those (PostScript, for one) start other programs.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 #: Pillow's modes with more than 8 bits a channel; converting them would clip the pixels without a word.
 _DEEP_MODES = ("I", "F")
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -16,7 +19,7 @@ def decode(data: bytes, origin: str, channels: int) -> np.ndarray:
     """Decode one image file.
 
     Args:
-        data: The file's bytes, in any format that Pillow reads.
+        data: The file's bytes: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF.
         origin: Where they come from, for the error.
         channels: 1 converts to grey, 3 to red, green and blue; transparency is dropped.
 
@@ -27,7 +30,7 @@ def decode(data: bytes, origin: str, channels: int) -> np.ndarray:
         OnespikeError: The image is damaged, or has more than 8 bits a channel.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _refuse_deep(image, origin)
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except OnespikeError:
@@ -44,7 +47,7 @@ def is_grey(data: bytes, origin: str) -> bool:
         OnespikeError: The header is damaged, or announces more than 8 bits a channel.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             _refuse_deep(image, origin)
             return image.mode in _GREY_MODES
     except OnespikeError:

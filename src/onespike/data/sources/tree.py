@@ -1,6 +1,7 @@
 """Named files below one root, the same for a folder and for an archive."""
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,7 +79,11 @@ class FolderTree(Tree):
 
     @override
     def names(self) -> list[str]:
-        return sorted(path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
+        found = []
+        for folder, _, files in os.walk(self.root, followlinks=True):  # a linked class or part is still a folder
+            below = Path(folder).relative_to(self.root)
+            found += [(below / file).as_posix() for file in files]
+        return sorted(found)
 
     @override
     def size(self, name: str) -> int:

@@ -1,0 +1,126 @@
+"""`onespike evaluate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import PartialState
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import Device, Part, Precision, Which, evaluate
+from onespike.evaluation.output import save_json
+from onespike.evaluation.result import Evaluation, Spread
+from onespike.training.recipe import parse
+from onespike.training.run import Run
+
+#: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
+CLASSES, WORST, CONFUSIONS = 20, 10, 5
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Evaluate a run.
+
+    Args:
+        arguments: The command line behind `onespike evaluate`.
+
+    Returns:
+        The exit code.
+    """
+    parser = ArgumentParser(
+        prog="onespike evaluate",
+        usage="onespike evaluate RUN [options]",
+        description="Accuracy of a run's network, by class, and which classes it takes for which. The images are the "
+        "run's own; other ones with the options --data.*, such as: --data.name folder --data.root FOLDER",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")
+    parser.add_argument("--part", type=Part, default="test", help="which images of the data set")
+    parser.add_argument("--checkpoint", type=Which, default="best", help="which weights of the run")
+    parser.add_argument(
+        "--passes", type=int, default=1, help="how often to show the images to a network whose Bernoulli encoding draws"
+    )
+    parser.add_argument("--batch-size", type=int | None, help="images in a batch; by default as in training")
+    parser.add_argument("--precision", type=Precision | None, help="arithmetic; by default as in training")
+    parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
+    parser.add_argument("--out", type=str | None, help="folder for the results; by default RUN/evaluation")
+    parser.add_argument("--json", type=str | None, help="a further file for the numbers; - prints them")
+    folder = _run_folder(arguments)
+    values = parse(parser, arguments, Run.open(folder).config if folder else None, sections=("data",))
+    if not folder:
+        raise OnespikeError("expected a run folder: onespike evaluate RUN")
+    result = evaluate(
+        Run(folder),
+        DataConfig(**values.data.as_dict()),
+        values.part,
+        values.checkpoint,
+        values.passes,
+        values.batch_size,
+        values.precision,
+        values.device,
+    )
+    if PartialState().is_main_process:
+        # Where the standard output is for JSON, a person reads the standard error.
+        console = Console(stderr=values.json == "-", highlight=False)
+        _print(result, console, values.passes)
+        out = Path(values.out) if values.out else folder / "evaluation"
+        result.save(out)
+        if values.json:
+            save_json(result.to_json(), values.json)
+        console.print(
+            f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {out}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+def _run_folder(arguments: Sequence[str]) -> Path | None:
+    """Find RUN ahead of the parser, whose defaults are in that folder: what is neither an option nor an option's value."""
+    before = ""
+    for argument in arguments:
+        if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
+            return Path(argument)
+        before = argument
+    return None
+
+
+def _print(result: Evaluation, console: Console, wanted: int) -> None:
+    """Print what came out, for a person."""
+    console.print(
+        f"{result.data}, {result.images:,} {result.part} images, {result.checkpoint} weights (epoch {result.epochs})"
+        + (f", {result.passes} passes" if result.passes > 1 else ""),
+        markup=False,
+    )
+    if wanted > result.passes:
+        console.print("the encoding draws nothing, so every pass is the same: one was made")
+    console.print(f"top-1 {_percent(result.top1)}   top-5 {_percent(result.top5)}   loss {result.loss.mean:.4f}\n")
+
+    accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
+    many = len(accuracies) > CLASSES
+    if many:
+        accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
+    table = Table("class", box=None, pad_edge=False, header_style="dim")
+    table.title = f"the {WORST} worst classes" if many else None
+    table.add_column("accuracy", justify="right")
+    table.add_column("")
+    for name, value in accuracies:
+        table.add_row(escape(name), f"{value:.1f}%", "█" * round(value / 5))
+    console.print(table)
+
+    confusions = result.most_confused(CONFUSIONS)
+    if confusions:
+        console.print()
+        table = Table("true class", "taken for", box=None, pad_edge=False, header_style="dim")
+        table.add_column("images", justify="right")
+        table.add_column("of the class", justify="right")
+        for one in confusions:
+            table.add_row(escape(one.truth), escape(one.guess), f"{one.count:,}", f"{one.share:.1f}%")
+        console.print(table)
+
+
+def _percent(value: Spread) -> str:
+    return f"{value.mean:.2f}%" if value.std is None else f"{value.mean:.2f}% ± {value.std:.2f}"

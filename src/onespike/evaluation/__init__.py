@@ -1,0 +1,1 @@
+"""Looking at a trained network: how good it is, and what it makes of one image."""

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onespike.data.augment import BatchAugment
+
+
+def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, mean, std) -> np.ndarray:
+    """One image, one operation after the other."""
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    cropped = padded[down : down + image.shape[0], right : right + image.shape[1]]
+    turned = cropped[:, ::-1] if flipped else cropped
+    return ((turned / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(
+    batch=st.integers(1, 6),
+    side=st.integers(1, 9),
+    channels=st.sampled_from([1, 3]),
+    padding=st.integers(0, 4),
+    flip=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 999),
+)
+def test_a_batch_equals_its_images_one_by_one(batch, side, channels, padding, flip, seed):
+    mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.1][:channels]
+    augment = BatchAugment(mean, std, padding, flip, dtype=torch.float64)
+    images = np.random.default_rng(seed).integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
+    draws = augment.draw(batch, torch.Generator().manual_seed(seed))
+    got = augment(torch.from_numpy(images), draws).numpy()
+    assert got.shape == (batch, channels, side, side)
+    for image, (down, right, flipped), result in zip(images, draws.tolist(), got, strict=True):
+        assert 0 <= down <= 2 * padding
+        assert 0 <= right <= 2 * padding
+        np.testing.assert_allclose(result, plain(image, down, right, flipped, padding, mean, std), atol=1e-12)
+
+
+def test_draws_are_each_images_own_and_cover_their_range():
+    draws = BatchAugment([0.5], [0.5], padding=4, flip=0.5).draw(20_000, torch.Generator().manual_seed(0))
+    for column in (0, 1):
+        counts = draws[:, column].bincount(minlength=9)
+        assert counts.min() > 0.9 * 20_000 / 9
+        assert counts.max() < 1.1 * 20_000 / 9
+    assert draws[:, 2].float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.corrcoef(draws.T.float()).triu(1).abs().max() < 0.03
+
+
+def test_evaluation_only_normalises_and_the_result_is_channels_last():
+    augment = BatchAugment([0.5, 0.5, 0.5], [0.25, 0.25, 0.25], padding=4, flip=1.0)
+    images = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    got = augment(images)
+    assert torch.allclose(got, (images.movedim(-1, 1) / 255 - 0.5) / 0.25, atol=1e-6)
+    assert got.is_contiguous(memory_format=torch.channels_last)

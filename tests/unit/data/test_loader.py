@@ -1,0 +1,126 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, ImageSet
+from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
+from onespike.errors import OnespikeError
+
+PLAIN = DataConfig(crop_padding=2, flip=0.5)
+
+
+def images_of(count: int, channels: int = 3, side: int = 8) -> ImageSet:
+    """Images that can be told apart by their label."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(count), np.arange(count))
+
+
+@pytest.fixture
+def data() -> Dataset:
+    some = images_of(23)
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    return Dataset("some", tuple(map(str, range(23))), some, images_of(0), images_of(10), mean, std)
+
+
+def labels_of(loader: TrainLoader, epoch: int = 0) -> list[int]:
+    return torch.cat([labels for _, labels in loader.epoch(epoch)]).tolist()
+
+
+def test_an_epoch_has_every_image_at_most_once_and_whole_batches_only(data):
+    loader = TrainLoader(data, PLAIN, 4, seed=0)
+    labels = labels_of(loader)
+    assert len(loader) == 5
+    assert len(labels) == len(set(labels)) == 20
+    assert labels != labels_of(loader, epoch=1)
+    assert labels == labels_of(TrainLoader(data, PLAIN, 4, seed=0))
+    assert labels != labels_of(TrainLoader(data, PLAIN, 4, seed=1))
+
+
+@pytest.mark.parametrize("policy", [{}, {"auto_augment": "original"}, {"augmix_splits": 3}, {"random_erasing": 1.0}])
+def test_an_epoch_can_be_entered_at_any_batch(data, policy):
+    loader = TrainLoader(data, replace(PLAIN, workers=0, **policy), 4, seed=0)
+    whole = list(loader.epoch(2))
+    for start in (1, 4):
+        rest = list(loader.epoch(2, start))
+        assert len(rest) == len(whole) - start
+        for (images, labels), (again, labels_again) in zip(whole[start:], rest, strict=True):
+            assert torch.equal(images, again)
+            assert torch.equal(labels, labels_again)
+
+
+@pytest.mark.parametrize("policy", [{}, {"auto_augment": "rand-m9-mstd0.5"}])
+def test_processes_see_together_what_one_would_see(data, policy):
+    config = replace(PLAIN, workers=0, **policy)
+    alone = list(TrainLoader(data, config, 4, seed=0).epoch(0))
+    shares = [TrainLoader(data, config, 4, 0, Share(rank=rank, world=2)).epoch(0) for rank in (0, 1)]
+    for (images, labels), first, second in zip(alone, *shares, strict=True):
+        assert torch.equal(images, torch.cat([first[0], second[0]]))
+        assert torch.equal(labels, torch.cat([first[1], second[1]]))
+
+
+def test_draws_do_not_depend_on_the_number_of_workers(data):
+    config = replace(PLAIN, auto_augment="original", random_erasing=0.5)
+    alone, helped = (TrainLoader(data, replace(config, workers=n), 4, seed=0).epoch(0) for n in (0, 2))
+    for (images, _), (again, _) in zip(alone, helped, strict=True):
+        assert torch.equal(images, again)
+
+
+def test_augmix_puts_the_clean_images_first_and_all_splits_share_a_crop(data):
+    config = DataConfig(crop_padding=2, flip=0.5, augmix_splits=3, workers=0)
+    images, labels = next(TrainLoader(data, config, 4, seed=0).epoch(0))
+    clean, one, two = images.chunk(3)
+    assert len(labels) == 4
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert not torch.equal(one, two)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
+    for image, label in zip(clean, labels.tolist(), strict=True):
+        pixels = ((image * std + mean) * 255).round().byte().movedim(0, -1).numpy()
+        padded = np.pad(data.train.images[label], ((2, 2), (2, 2), (0, 0)))
+        crops = [padded[i : i + 8, j : j + 8] for i in range(5) for j in range(5)]
+        assert any(np.array_equal(pixels, c) or np.array_equal(pixels, c[:, ::-1]) for c in crops)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grey_and_colour_images_take_every_policy(channels, data):
+    some = images_of(8, channels)
+    mean, std = data.mean[:channels], data.std[:channels]
+    shown = Dataset("some", tuple("abcdefgh"), some, images_of(0), some, mean, std)
+    for policy in ({"auto_augment": "original"}, {"augmix_splits": 2}, {"random_erasing": 1.0}):
+        loader = TrainLoader(shown, replace(PLAIN, workers=0, **policy), 4, seed=0)
+        for epoch in range(3):
+            for images, _ in loader.epoch(epoch):
+                assert images.shape[1:] == (channels, 8, 8)
+                assert images.isfinite().all()
+
+
+def test_a_batch_larger_than_the_set_is_an_error(data):
+    with pytest.raises(OnespikeError, match=r"24 is more than the 23 training images"):
+        TrainLoader(data, PLAIN, 24, seed=0)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_evaluation_meets_every_image_once_in_all_processes_together(data, world):
+    loaders = [EvalLoader(data.train, data.mean, data.std, 5, Share(rank=r, world=world)) for r in range(world)]
+    labels = [label for loader in loaders for _, batch in loader for label in batch.tolist()]
+    assert sorted(labels) == list(range(23))
+    assert len({len(list(loader)) for loader in loaders}) == 1  # no process waits for another one's batch
+
+
+def test_neighbouring_seeds_are_unrelated():
+    seeds = {derive_seed(a, b) for a in range(50) for b in range(50)}
+    assert len(seeds) == 2500
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, 1) != derive_seed(1, 0)
+
+
+def test_the_training_set_is_never_copied(data, tmp_path: Path):
+    np.save(tmp_path / "images.npy", data.train.images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    some = ImageSet(mapped, data.train.labels, np.array([3, 5, 7]))
+    loader = TrainLoader(replace(data, train=some), PLAIN, 3, seed=0)
+    assert loader.images.images is mapped
+    assert set(labels_of(loader)) == {3, 5, 7}

@@ -1,0 +1,33 @@
+from pathlib import Path
+
+import pytest
+
+from onespike.training import Recipe, load_recipe
+
+#: A network and a data set so small that an epoch takes a fraction of a second, with everything that draws switched on.
+SMALL = {
+    "data.limit": 150,
+    "model.depths": [1, 1],
+    "model.channels": [8, 12],
+    "model.encoding": "bernoulli",
+    "model.dropout": 0.1,
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "train.mixup": 0.2,
+    "train.warmup_epochs": 0,
+    "train.monitor_every": 4,
+}
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small(cache: Path):
+    def make(**overrides: object) -> Recipe:
+        changed = {key.replace("__", "."): value for key, value in overrides.items()}
+        return load_recipe("digits", {**SMALL, "data.cache": str(cache), **changed})
+
+    return make

@@ -1,0 +1,133 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from onespike.errors import OnespikeError
+from onespike.model import ModelConfig
+from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.config import Recipe
+from onespike.training.run import Run
+
+
+def make(value: float = 1.0) -> Checkpoint:
+    config = ModelConfig(depths=(1,), channels=(4,), region_threshold=None)
+    card = ModelCard(config, ("a", "b"), in_channels=1, image_size=4, mean=(0.5,), std=(0.2,), data="digits")
+    weights = {name: torch.full_like(t, value) for name, t in card.build().state_dict().items()}
+    return Checkpoint(card, weights, {"momentum": torch.arange(3.0)}, {"progress": {"epoch": 1}, "none": None})
+
+
+def value_of(checkpoint: Checkpoint) -> float:
+    return checkpoint.weights["head.weight"].flatten()[0].item()
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path: Path):
+    saved = make()
+    saved.save(tmp_path / "last")
+    loaded = Checkpoint.load(tmp_path / "last")
+    assert loaded.card == saved.card
+    assert loaded.weights.keys() == saved.weights.keys()
+    assert all(torch.equal(loaded.weights[name], saved.weights[name]) for name in saved.weights)
+    assert torch.equal(loaded.training["momentum"], saved.training["momentum"])
+    assert (loaded.state["progress"], loaded.state["none"]) == ({"epoch": 1}, None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+
+
+def test_channels_last_weights_are_saved_by_value(tmp_path: Path):
+    weights = {"w": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
+    Checkpoint(make().card, weights, {}, {}).save(tmp_path / "last")
+    assert torch.equal(load_file(tmp_path / "last" / "model.safetensors")["w"], weights["w"])
+
+
+@pytest.mark.parametrize("moment", ["first rename", "second rename"])
+def test_a_kill_while_renaming_leaves_a_whole_checkpoint(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make(1.0).save(tmp_path / "last")
+    rename, calls = Path.rename, []
+
+    def killed(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == ["first rename", "second rename"].index(moment) + 1:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        make(2.0).save(tmp_path / "last")
+    assert value_of(Checkpoint.load(tmp_path / "last")) == 1.0
+    make(3.0).save(tmp_path / "last")
+    assert value_of(Checkpoint.load(tmp_path / "last")) == 3.0
+
+
+def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    make(1.0).save(tmp_path / "last")
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OnespikeError, match=r"No space left.*--resume"):
+        patch.setattr(Path, "write_bytes", full)
+        make(2.0).save(tmp_path / "last")
+    assert value_of(Checkpoint.load(tmp_path / "last")) == 1.0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "training.safetensors", "state.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_checkpoint_is_refused_and_the_other_one_taken(
+    name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    run = Run.create(tmp_path / "run", Recipe())
+    make(1.0).save(run.best)
+    make(2.0).save(run.last)
+    path = run.last / name
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :])
+    with pytest.raises(OnespikeError, match=r"last is damaged"):
+        Checkpoint.load(run.last)
+    assert value_of(run.checkpoint("last")) == 1.0
+    assert "damaged" in capsys.readouterr().err
+    (run.best / name).unlink()
+    with pytest.raises(OnespikeError, match="no usable checkpoint"):
+        run.checkpoint("last")
+
+
+def test_a_checkpoint_of_pickled_weights_is_not_read(tmp_path: Path):
+    make().save(tmp_path / "last")
+    torch.save(make().weights, tmp_path / "last" / "model.safetensors")
+    with pytest.raises(OnespikeError, match="damaged"):
+        Checkpoint.load(tmp_path / "last")
+
+
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.just(torch.arange(3)),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.integers() | st.text(), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(derandomize=True, deadline=None)
+@given(trees)
+def test_trees_of_tensors_survive_json(tree: object):
+    def plain(node: object) -> object:
+        if isinstance(node, torch.Tensor):
+            return ("tensor", node.tolist())
+        if isinstance(node, dict):
+            return {key: plain(value) for key, value in node.items()}
+        return [plain(value) for value in node] if isinstance(node, list) else node
+
+    tensors: dict[str, torch.Tensor] = {}
+    text = json.dumps(split_tensors(tree, "root", tensors))
+    assert plain(join_tensors(json.loads(text), tensors)) == plain(tree)

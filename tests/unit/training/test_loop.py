@@ -1,0 +1,176 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from onespike.data.dataset import open_dataset
+from onespike.data.loader import EvalLoader
+from onespike.errors import OnespikeError
+from onespike.model import create_model
+from onespike.training import loop as loop_module
+from onespike.training import train
+from onespike.training.loop import Trainer, make_accelerator
+from onespike.training.monitor import SpikeMonitor
+from onespike.training.scores import score
+from onespike.units import Firing
+
+QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
+
+
+def trainer(recipe) -> Trainer:
+    return Trainer(recipe, open_dataset(recipe.data), make_accelerator(recipe.train))
+
+
+def some_steps(recipe, steps: int) -> dict[str, torch.Tensor]:
+    made = trainer(recipe)
+    made.network.train()
+    batches = list(made.batches.epoch(0))[:steps]
+    for number, (images, labels) in enumerate(batches):
+        made._step(number, images, labels)
+    return made.network.state_dict()
+
+
+def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
+    recipe = small(
+        **QUIET, train__precision="fp64", train__optimizer="momentum", train__lr=0.1, train__weight_decay=0.01
+    )
+    got = some_steps(recipe, 3)
+    made = trainer(recipe)
+    network, steps = made.network, recipe.train.epochs * len(made.batches)
+    velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
+    for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:3]):
+        loss = F.cross_entropy(network(images), labels, label_smoothing=recipe.train.label_smoothing)
+        gradients = torch.autograd.grad(loss, list(network.parameters()))
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        rate = 0.1 * 0.5 * (1 + math.cos(math.pi * number / steps))
+        with torch.no_grad():
+            for (name, p), gradient in zip(network.named_parameters(), gradients, strict=True):
+                clipped = gradient * min(1.0, recipe.train.clip_grad / (norm.item() + 1e-6))
+                decayed = clipped + (0.01 * p if p.ndim > 1 else 0)
+                velocity[name] = 0.9 * velocity[name] + decayed
+                p -= rate * velocity[name]
+    expected = network.state_dict()
+    assert all(torch.allclose(got[name], expected[name], rtol=0, atol=1e-9) for name in got)
+
+
+def test_accumulating_in_parts_is_the_same_step(small):
+    whole = some_steps(small(**QUIET, train__precision="fp64"), 2)
+    parts = some_steps(small(**QUIET, train__precision="fp64", train__accumulate=4), 2)
+    assert all(torch.allclose(whole[name], parts[name], rtol=0, atol=1e-12) for name in whole)
+
+
+def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
+    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run")
+    state = loop_module.Run.open(tmp_path / "run").checkpoint().weights
+    assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"data__auto_augment": "original"},
+        {"data__augmix_splits": 3, "train__mixup": 0.0},
+        {"data__random_erasing": 0.5},
+    ],
+    ids=["autoaugment", "augmix", "erasing"],
+)
+def test_policies_train(small, overrides, tmp_path: Path):
+    summary = train(small(data__workers=0, train__epochs=1, train__accumulate=2, **overrides), tmp_path / "run")
+    assert summary["epochs"] == 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_path: Path):
+    recipe = small(train__lr=1e30, train__clip_grad=0.0, model__norm="none", train__epochs=3)
+    with pytest.raises(OnespikeError) as error:
+        train(recipe, tmp_path / "run")
+    message = str(error.value)
+    assert "\n" not in message
+    for part in ("epoch 1", "--train.lr", "--train.warmup_epochs", "--model.norm batch"):
+        assert part in message
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train(small(model__threshold=50.0, train__epochs=1), tmp_path / "run")
+    assert "warning: block 1, 2: a layer fires less than once in a thousand" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_ema_is_the_moving_average_of_the_weights(small):
+    recipe = small(**QUIET, train__ema=0.5, train__precision="fp64")
+    made = trainer(recipe)
+    made.network.train()
+    average = None
+    for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:4]):
+        made._step(number, images, labels)
+        weight = made.network.head.weight.detach().clone()
+        # timm's warm-up of the decay: 0 at first, then 1 - n^(-2/3), at most the one asked for
+        decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0
+        average = weight if average is None else decay * average + (1 - decay) * weight
+    assert torch.allclose(made.ema.module.head.weight, average, rtol=0, atol=1e-12)
+
+
+def test_scores_equal_a_count_by_hand(small):
+    recipe = small(**QUIET)
+    made = trainer(recipe)
+    torch.nn.init.normal_(made.network.head.weight)
+    data, network = made.data, made.network.eval()
+    loader = EvalLoader(data.test, data.mean, data.std, 50)
+    scores = score(network, loader, 10, made.accelerator)
+    with torch.no_grad():
+        logits = torch.cat([network(images) for images, _ in loader])
+    labels = torch.tensor([data.test[i][1] for i in range(len(data.test))])
+    order = logits.argsort(1, descending=True)
+    assert scores.images == len(labels) == 360
+    assert scores.top1 == pytest.approx(100 * (order[:, 0] == labels).double().mean().item())
+    assert scores.top5 == pytest.approx(100 * (order[:, :5] == labels[:, None]).any(1).double().mean().item())
+    assert scores.loss == pytest.approx(F.cross_entropy(logits, labels).item(), abs=1e-5)
+    table = torch.zeros(10, 10, dtype=torch.long)
+    for truth, guess in zip(labels, order[:, 0], strict=True):
+        table[truth, guess] += 1
+    assert torch.equal(scores.confusion, table)
+    assert scores.per_class[3] == pytest.approx(100 * table[3, 3].item() / table[3].sum().item())
+
+
+def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):
+    made = trainer(small(model__norm="none"))
+    torch.nn.init.normal_(made.network.head.weight)
+    made.network.train()
+    loader = EvalLoader(made.data.validation, made.data.mean, made.data.std, 50)
+    first, again, other = (score(made.network, loader, 10, made.accelerator, seed).loss for seed in (0, 0, 1))
+    assert first == again != other
+    assert made.network.training
+
+
+def test_monitor_counts_what_hooks_see():
+    torch.manual_seed(0)
+    network = create_model("conv-tiny", in_channels=1, depths=(1, 1), channels=(4, 6), encoding="bernoulli").eval()
+    seen: dict[torch.nn.Module, list] = {}
+    layers = [[m for m in block.unit.modules() if isinstance(m, Firing)] for block in network.blocks()]
+    for layer in (layer for block in layers for layer in block):
+        layer.register_forward_hook(lambda m, inputs, out: seen.setdefault(m, []).append((inputs[0], out)))
+    monitor = SpikeMonitor(network)
+    assert monitor.summary() == []
+    with torch.no_grad():
+        for _ in range(3):
+            with monitor.watch():
+                network(torch.randn(5, 1, 32, 32))
+        summary = monitor.summary()
+        network(torch.randn(5, 1, 32, 32))  # not watched
+    assert monitor.summary() == summary
+    for block, activity in zip(layers, summary, strict=True):
+        rates = torch.cat([torch.cat([s for _, s in seen[m][:3]], 1).mean(1).flatten() for m in block])
+        distances = torch.cat([(v - 0.5).abs().flatten() for m in block for v, _ in seen[m][:3]])
+        assert activity.firing_rate == pytest.approx(rates.mean().item(), abs=1e-6)
+        assert activity.dead == pytest.approx((rates == 0).float().mean().item(), abs=1e-6)
+        assert activity.always_firing == pytest.approx((rates == 1).float().mean().item(), abs=1e-6)
+        assert activity.in_support == pytest.approx((distances < 0.5).float().mean().item(), abs=1e-6)
+
+
+def test_watching_changes_nothing(small, tmp_path: Path):
+    often, seldom = small(train__monitor_every=1), small(train__monitor_every=1000)
+    summaries = [train(recipe, tmp_path / name) for recipe, name in ((often, "often"), (seldom, "seldom"))]
+    assert summaries[0]["test_loss"] == summaries[1]["test_loss"]

@@ -1,0 +1,71 @@
+"""Several processes follow one process with the same global batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from onespike.training import train
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.recipe import dump
+
+#: Nothing is drawn, nothing is normalised over a batch: two halves of a batch must add up to the whole.
+EXACT = {
+    "model__encoding": "threshold",
+    "model__norm": "none",
+    "model__dropout": 0.0,
+    "train__mixup": 0.0,
+    "train__precision": "fp64",
+    "train__device": "cpu",
+    "train__epochs": 5,
+    "train__batch_size": 32,
+}
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*command, "-m", "onespike", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_two_processes_follow_one(small, tmp_path: Path):
+    recipe = small(**EXACT)
+    alone = train(recipe, tmp_path / "one")
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    process = launch(tmp_path, "train", "--recipe", "recipe.yaml", "--out", "two")
+    assert process.returncode == 0, process.stderr
+    one, two = (Checkpoint.load(tmp_path / name / "last") for name in ("one", "two"))
+    assert one.state["progress"]["history"][-1]["epoch"] == 5  # 20 steps: 135 images, 4 batches of 32
+    for name in one.weights:
+        assert torch.allclose(one.weights[name], two.weights[name], rtol=0, atol=1e-10), name
+    assert max((one.weights[name] - two.weights[name]).abs().max() for name in one.weights) > 0  # sums in another order
+
+    together = json.loads((tmp_path / "two" / "summary.json").read_text())
+    assert together["test_images"] == alone["test_images"] == 360
+    assert together["test_loss"] == pytest.approx(alone["test_loss"], abs=1e-9)
+    assert (together["test_top1"], together["test_top5"]) == (alone["test_top1"], alone["test_top5"])
+    for key in ("train_loss", "train_top1", "valid_loss", "valid_top1", "lr"):
+        values = [[row[key] for row in c.state["progress"]["history"]] for c in (one, two)]
+        assert values[0] == pytest.approx(values[1], abs=1e-9)
+
+    assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
+    assert process.stdout.count("test: top-1") == 1
+
+
+def test_a_batch_that_cannot_be_shared_is_an_error(small, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(dump(small(train__batch_size=33, train__mixup=0.0)))
+    process = launch(tmp_path, "train", "--recipe", "recipe.yaml", "--out", "two")
+    assert process.returncode != 0
+    assert "error: train.batch_size: 33 cannot be shared equally by 2 processes" in process.stderr
+    assert not (tmp_path / "two").exists()

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import pytest
+
+from onespike.cli.main import main
+from onespike.errors import OnespikeError
+from onespike.training import load_recipe, recipe_names
+from onespike.training.recipe import dump
+
+
+def test_every_recipe_in_the_package_loads():
+    assert {"digits", "cifar10/conv12", "cifar100/conv12", "tiny-imagenet/conv12"} <= set(recipe_names())
+    for name in recipe_names():
+        load_recipe(name)
+
+
+def test_conv12_recipe_is_section_8_of_the_method():
+    recipe = load_recipe("cifar10/conv12")
+    train = recipe.train
+    assert (train.optimizer, train.momentum, train.weight_decay, train.lr) == ("momentum", 0.9, 2e-5, 0.05)
+    assert (train.warmup_epochs, train.warmup_lr, train.clip_grad, train.epochs) == (3, 0.001, 20, 300)
+    assert (train.mixup, train.label_smoothing, train.batch_size, train.noise_range) == (0.1, 0.1, 128, None)
+    assert (recipe.data.crop_padding, recipe.data.flip, recipe.data.auto_augment) == (4, 0.5, "original")
+    assert (recipe.model.dropout, recipe.model.depths, recipe.model.theta) == (0.1, (2, 2, 6, 2), 0.5)
+    assert load_recipe("tiny-imagenet/conv12").train.epochs == 250
+
+
+def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {name: conv-tiny, theta: 0.3, decay: 0.2}\ntrain: {lr: 1e-3}\n")
+    recipe = load_recipe(str(file), {"model.decay": 0.1})
+    assert (recipe.model.decay, recipe.model.theta) == (0.1, 0.3)
+    assert (recipe.model.depths, recipe.train.lr, recipe.train.momentum) == ((2, 2, 2), 1e-3, 0.9)
+    other = load_recipe(str(file), {"model.name": "conv12"})
+    assert (other.model.depths, other.model.theta) == ((2, 2, 6, 2), 0.3)
+
+
+def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
+    recipe = load_recipe("digits", {"train.noise_range": [0.4, 0.9], "model.region_threshold": None, "data.root": "x"})
+    (tmp_path / "config.yaml").write_text(dump(recipe))
+    assert load_recipe(str(tmp_path / "config.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--recipe", "cifar10/conv13"], ["unknown recipe 'cifar10/conv13'", "'cifar10/conv12'"]),
+        (["--recipe", "absent.yaml"], ["no recipe file absent.yaml"]),
+        (["--train.epoch", "3"], ["'--train.epoch'", "'--train.epochs'"]),
+        (["--tran.epochs=3"], ["'--tran.epochs'", "'--train.epochs'"]),
+        (["--train.epochs", "many"], ["train.epochs", "int", "many"]),
+        (["--train.epochs", "0"], ["train.epochs", "at least 1"]),
+        (["--train.epochs"], ["train.epochs"]),
+        (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),
+        (["--model.theta", "2"], ["theta", "0 < theta <= 1"]),
+        (["--model.fusion", "sincoss"], ["model.fusion", "sincos"]),
+        (["--model.depths", "[1,2]"], ["depths", "channels"]),
+        (["--data.name", "digit"], ["'digit'", "digits"]),
+        (["--data.augmix_splits", "3", "--train.mixup", "0.1"], ["augmix_splits", "mixup"]),
+        (["--train.precision", "fp16", "--train.device", "cpu"], ["fp16", "cpu", "bf16"]),
+        (["--train.optimizer", "momentun"], ["momentun", "'momentum'"]),
+        (["--data.auto_augment", "nonsense"], ["auto_augment", "nonsense"]),
+        (["--train.batch_size", "100000"], ["batch_size", "training images"]),
+        (["--train.batch_size", "15", "--train.mixup", "0.1"], ["even", "15"]),
+        (["--model.depths", "[1,1,1,1,1,1]", "--model.channels", "[4,4,4,4,4,4]"], ["image_size", "multiple of 64"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(
+    arguments: list[str],
+    parts: list[str],
+    tmp_path: Path,
+    cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("ONESPIKE_CACHE", str(cache))
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--out", str(tmp_path / "run"), *arguments])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    for part in parts:
+        assert part in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("train: {epoch: 3}", ["train.epoch", "'train.epochs'"]),
+        ("trainn: {epochs: 3}", ["trainn", "'train'"]),
+        ("train: 3", ["train"]),
+        ("- 1", ["sections"]),
+        ("train: {epochs: [", ["YAML"]),
+        ("model: {name: conv13}", ["conv13"]),
+    ],
+)
+def test_a_bad_recipe_file_is_an_error_that_names_it(text: str, parts: list[str], tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(OnespikeError) as error:
+        load_recipe(str(file))
+    assert "\n" not in str(error.value)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_unknown_command_names_the_nearest(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["trian"])
+    assert stop.value.code == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+def test_citation_is_bibtex_of_the_paper(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["cite"])
+    assert stop.value.code == 0
+    assert "Training a General Spiking Neural Network" in capsys.readouterr().out

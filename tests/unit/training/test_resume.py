@@ -1,0 +1,193 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from onespike.errors import OnespikeError
+from onespike.training import Recipe, Run, Stopped, train
+from onespike.training import loop as loop_module
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.recipe import dump
+
+EVERYTHING = {
+    "train__ema": 0.9,
+    "model__norm": "batch",
+    "model__learnable_threshold": "channel",
+    "model__time_steps": 2,
+    "train__accumulate": 2,
+    "train__noise_range": [0.1, 0.9],
+}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return Checkpoint.load(folder / "last").weights
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Request a stop, as Ctrl-C does, during the given step."""
+    step, done = loop_module.Trainer._step, []
+
+    def counted(self, number, images, labels):
+        done.append(number)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, number, images, labels)
+
+    monkeypatch.setattr(loop_module.Trainer, "_step", counted)
+
+
+@pytest.mark.parametrize("overrides", [{}, EVERYTHING, {"train__optimizer": "adamw"}], ids=["plain", "all", "adamw"])
+@pytest.mark.parametrize("steps", [3, 11])
+def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
+    recipe = small(**overrides)
+    straight = train(recipe, tmp_path / "straight")
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_after(patch, steps)
+        train(recipe, tmp_path / "stopped")
+    summary = train(recipe, tmp_path / "stopped", resume=True)
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
+    assert summary["test_top1"] == straight["test_top1"]
+    rows = [(tmp_path / run / "metrics.csv").read_text().splitlines() for run in ("straight", "stopped")]
+    assert len(rows[0]) == len(rows[1]) == 1 + recipe.train.epochs
+    timed = rows[0][0].split(",").index("epoch_seconds")
+    assert [row.split(",")[:timed] for row in rows[0]] == [row.split(",")[:timed] for row in rows[1]]
+
+
+def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(small, tmp_path):
+    recipe = small(train__epochs=6, train__save_minutes=0)  # a checkpoint after every step: kills hit savings, too
+    train(recipe, tmp_path / "straight")
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    command = [sys.executable, "-m", "onespike", "train"]
+    start, go_on = (
+        [*command, "--recipe", "recipe.yaml", "--out", "killed"],
+        [*command, "--resume", "killed"],
+    )
+    kills = 0
+    for wait in (0.0, 0.35, 0.8):
+        process = subprocess.Popen(
+            go_on if (tmp_path / "killed" / "config.yaml").exists() else start,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )
+        known = state(tmp_path / "killed")
+        while process.poll() is None and state(tmp_path / "killed") == known:
+            time.sleep(0.01)  # until it has saved something of its own
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+    assert kills > 1
+    subprocess.run(go_on, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
+
+
+def state(run: Path) -> str:
+    try:
+        return (run / "last" / "state.json").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(small, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(dump(small(train__epochs=500)))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onespike", "train", "--recipe", "recipe.yaml", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not state(tmp_path / "run"):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
+    assert "Traceback" not in error
+    saved = Checkpoint.load(tmp_path / "run" / "last").state
+    assert saved["random"] == {
+        "seed": 0,
+        "epoch": saved["progress"]["epoch"],
+        "step": saved["progress"]["step"],
+    }
+
+
+def test_a_run_folder_tells_the_whole_story(small, tmp_path):
+    summary = train(small(), tmp_path / "run")
+    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert written == summary
+    assert {"test_top1", "test_top5", "epochs", "seconds", "images_per_second", "parameters"} <= summary.keys()
+    assert summary["epochs"] == 2
+    assert 0 <= summary["test_top1"] <= summary["test_top5"] <= 100
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {
+        *("best", "last", "tensorboard"),
+        *("config.yaml", "metrics.csv", "summary.json", "environment.json", "curves.png"),
+    }
+    header = (tmp_path / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert {"block01_firing_rate", "block02_dead", "block02_always_firing", "block01_in_support"} <= set(
+        header.split(",")
+    )
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["packages"]["torch"] == torch.__version__
+
+
+def test_without_held_out_images_the_last_weights_are_taken(small, tmp_path):
+    summary = train(small(data__holdout=0), tmp_path / "run")
+    assert (summary["valid_top1"], summary["best_epoch"]) == (None, 2)
+    assert same(weights(tmp_path / "run"), Checkpoint.load(tmp_path / "run" / "best").weights)
+
+
+def test_a_complete_run_says_so_and_goes_on_with_more_epochs(small, tmp_path):
+    train(small(), tmp_path / "run")
+    with pytest.raises(OnespikeError, match=r"complete after 2 epochs.*--train.epochs"):
+        train(small(), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert train(small(train__epochs=3), tmp_path / "run", resume=True)["epochs"] == 3
+
+
+def test_another_architecture_is_refused(small, tmp_path):
+    train(small(), tmp_path / "run")
+    with pytest.raises(OnespikeError, match=r"another architecture: model.theta was 0.5, now 0.3"):
+        train(small(model__theta=0.3), tmp_path / "run", resume=True)
+
+
+def test_a_folder_that_is_no_run_is_refused(small, tmp_path):
+    with pytest.raises(OnespikeError, match="is not a run"):
+        train(small(), tmp_path, resume=True)
+
+
+def test_a_folder_that_is_in_use_is_not_overwritten(small, tmp_path):
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(OnespikeError, match=r"not empty.*--resume"):
+        train(small(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
+
+
+def test_a_damaged_last_checkpoint_falls_back_to_the_best(small, tmp_path, capsys):
+    recipe: Recipe = small()
+    train(recipe, tmp_path / "run")
+    (tmp_path / "run" / "last" / "model.safetensors").write_bytes(b"damaged")
+    (tmp_path / "run" / "summary.json").unlink()
+    train(recipe, tmp_path / "run", resume=True)
+    assert "last is damaged" in capsys.readouterr().err
+    assert Run.open(tmp_path / "run").checkpoint("last").state["progress"]["epoch"] == 2
+
+
+def test_a_new_run_starts_from_old_weights(small, tmp_path):
+    train(small(model__norm="none"), tmp_path / "old")
+    unmoved = small(model__norm="none", train__lr=1e-9, train__epochs=1)
+    summary = train(unmoved, tmp_path / "new", init_from=tmp_path / "old")
+    assert summary["test_top1"] == json.loads((tmp_path / "old" / "summary.json").read_text())["test_top1"]
+    with pytest.raises(OnespikeError, match=r"head.weight \(10, 12\) instead of \(10, 16\)"):
+        train(small(model__channels=[8, 16]), tmp_path / "wrong", init_from=tmp_path / "old")
+    assert not (tmp_path / "wrong").exists()
