@@ -44,9 +44,8 @@ def run(arguments: Sequence[str]) -> int:
             if f"--{option.replace('_', '-')}" in (argument.split("=")[0] for argument in arguments):
                 raise OnespikeError(f"--resume goes on with a run as it is: leave out --{option.replace('_', '-')}")
     folder = _folder(values)
-    start = Path(values.init_from) if values.init_from else None
     try:
-        train(to_recipe(values), folder, resume=resumed is not None, init_from=start)
+        train(to_recipe(values), folder, resume=resumed is not None, init_from=values.init_from)
     except Stopped:
         print(f"stopped and saved; go on with: onespike train --resume {folder}", file=sys.stderr)
         return 130

@@ -13,7 +13,6 @@ leaves either the old checkpoint or the new one.
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from onespike.durable import flush
 from onespike.errors import OnespikeError
 from onespike.model import ModelConfig, Network
 
@@ -100,7 +100,7 @@ class Checkpoint:
             state = {**self.state, "sha256": {name: _digest(new / name) for name in FILES}}
             (new / "state.json").write_text(json.dumps(state, indent=2))
             for path in [*new.iterdir(), new]:
-                _flush(path)
+                flush(path)
         except OSError as error:
             shutil.rmtree(new, ignore_errors=True)
             raise OnespikeError(
@@ -111,7 +111,7 @@ class Checkpoint:
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
@@ -188,12 +188,3 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Force a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

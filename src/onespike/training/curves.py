@@ -1,10 +1,14 @@
 """The curves of a run, drawn: loss, accuracy, learning rate and the firing rate of every block."""
 
+import io
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from onespike.durable import write_whole
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
@@ -35,8 +39,6 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     axes[1, 0].set(title="learning rate", xlabel="epoch")
 
     rates = [key for key in history[0] if key.endswith("_firing_rate")]
-    from matplotlib import colormaps
-
     colours = colormaps["viridis"].resampled(max(2, len(rates)))
     for number, key in enumerate(rates):
         axes[1, 1].plot(epochs, [row[key] for row in history], color=colours(number), marker=marker, label=key[:7])
@@ -46,6 +48,6 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
     for axis in axes[0]:
         axis.legend()
-    new = path.with_name(f".{path.name}.new")
-    figure.savefig(new, dpi=110, format="png")
-    new.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    write_whole(path, content.getvalue())

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from onespike.training.monitor import BlockActivity
 from onespike.training.progress import Progress
+from onespike.training.trainer import Trainer
 
 
 class Display:
@@ -54,6 +55,20 @@ class Display:
     ) -> None:
         self.live.stop()
 
+    def introduce(self, trainer: Trainer) -> None:
+        """Say what is about to be trained on what."""
+        data, config = trainer.data, trainer.config
+        parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
+        self.console.print(
+            f"{trainer.recipe.model.name}, {parameters:,} parameters, on {data.name}: {len(data.train):,} training "
+            f"images, {len(data.validation):,} held out, {len(data.test):,} for the test at the end"
+        )
+        if config.warmup_epochs >= config.epochs:
+            self.console.print(
+                f"the warm-up takes {config.warmup_epochs} epochs and the run {config.epochs}: the learning rate "
+                f"never reaches {config.lr:g} (--train.warmup_epochs 0 starts with it)"
+            )
+
     def step(self, progress: Progress) -> None:
         """Show the running means of the current epoch after one more step."""
         self.bar.update(
@@ -73,16 +88,18 @@ class Display:
         """Print the line of a finished epoch, and warn of blocks that fell silent in it."""
         valid = "" if row["valid_top1"] is None else f"  held out {row['valid_top1']:6.2f}%"
         rates = [block.firing_rate for block in blocks]
+        firing = f"  firing {min(rates):.3f}-{max(rates):.3f}" if rates else ""
         self.console.print(
             f"epoch {row['epoch']:>3}/{self.epochs}  loss {row['train_loss']:.4f}  train {row['train_top1']:6.2f}%"
-            f"{valid}  firing {min(rates):.3f}-{max(rates):.3f}  {row['images_per_second']:,.0f} images/s"
+            f"{valid}{firing}  {row['images_per_second']:,.0f} images/s"
             f"  lr {row['lr']:.5f}"
         )
         silent = [str(number) for number, block in enumerate(blocks, 1) if block.silent]
         if silent:
-            self.warn(
-                f"block {', '.join(silent)}: a layer fires less than once in a thousand; hardly any gradient passes "
-                "through it. Try a lower --model.threshold, --model.norm batch or a lower --train.lr"
+            self.console.print(
+                f"warning: block {', '.join(silent)}: a layer fires less than once in a thousand; hardly any gradient "
+                "passes through it. Try a lower --model.threshold, --model.norm batch or a lower --train.lr",
+                style="yellow",
             )
 
     def finish(self, summary: dict[str, Any], folder: Path) -> None:
@@ -96,14 +113,6 @@ class Display:
             f"the run is in {folder}: see curves.png, then: onespike evaluate {folder}; "
             f"onespike inspect {folder} --image FILE"
         )
-
-    def say(self, message: str) -> None:
-        """Print a line."""
-        self.console.print(message)
-
-    def warn(self, message: str) -> None:
-        """Print a warning."""
-        self.console.print(f"warning: {message}", style="yellow", markup=False)
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")

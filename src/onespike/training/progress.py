@@ -1,12 +1,13 @@
 """How far a run has come."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass
 class Progress:
-    """How far a run has come: all of its state that is not a tensor, saved with every checkpoint.
+    """All of a run's state that is not a tensor, saved with every checkpoint.
 
     Attributes:
         epoch: Epochs that are complete.
@@ -16,7 +17,7 @@ class Progress:
         images: Number of these images.
         epoch_seconds: Time spent on them.
         seconds: Time spent on the run, over all its sittings.
-        best: Highest score so far: accuracy on the held-out images or, without any, the epoch.
+        best: Highest quality so far: accuracy on the held-out images or, without any, the epoch.
         history: A row for each complete epoch.
     """
 
@@ -29,3 +30,22 @@ class Progress:
     seconds: float = 0.0
     best: float = -1.0
     history: list[dict[str, Any]] = field(default_factory=list)
+
+    def start_clock(self) -> None:
+        """Begin a sitting."""
+        self._looked = time.monotonic()
+
+    def tick(self) -> float:
+        """Add the time since the last look at the clock to `seconds`, and return it."""
+        now = time.monotonic()
+        passed, self._looked = now - self._looked, now
+        self.seconds += passed
+        return passed
+
+    def finish_epoch(self, row: dict[str, Any]) -> None:
+        """Put a row into the history and begin the next epoch."""
+        self.history.append(row)
+        self.epoch += 1
+        self.step = self.images = 0
+        self.loss = self.hits = self.epoch_seconds = 0.0
+        self.tick()

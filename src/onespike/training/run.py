@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from onespike._version import __version__
+from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.model import Network
 from onespike.training.checkpoint import Checkpoint
@@ -59,25 +60,34 @@ class Run:
             )
         return run
 
-    @classmethod
-    def create(cls, folder: Path, recipe: Recipe) -> "Run":
-        """Make the folder of a new run.
+    def expect_free(self) -> None:
+        """Make sure that a new run overwrites nothing.
 
         Raises:
             OnespikeError: Something is in the way.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise OnespikeError(
-                f"{folder} is not empty: choose another --out, or go on with the run in it by --resume {folder}"
+                f"{self.folder} is not empty: choose another --out, or go on with the run in it by "
+                f"--resume {self.folder}"
             )
-        run = cls(folder)
+
+    def begin(self, recipe: Recipe) -> None:
+        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew.
+
+        Args:
+            recipe: The recipe, resolved.
+
+        Raises:
+            OnespikeError: The folder cannot be written.
+        """
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(run.config, dump(recipe))
-            write_whole(folder / "environment.json", json.dumps(environment(), indent=2))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config, dump(recipe))
+            write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
+            self.summary.unlink(missing_ok=True)
         except OSError as error:
-            raise OnespikeError(f"cannot write the run folder {folder}: {error}") from error
-        return run
+            raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""
@@ -134,17 +144,6 @@ def load(folder: str | Path, which: str = "best") -> Network:
     network = checkpoint.card.build()
     network.load_state_dict(checkpoint.weights)
     return network.eval()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace a text file at once: a reader finds the old text or the new one."""
-    new = path.with_name(f".{path.name}.new")
-    try:
-        new.write_text(text)
-        new.replace(path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
 
 
 def environment() -> dict[str, Any]:

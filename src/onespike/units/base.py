@@ -20,14 +20,15 @@ class Dynamics:
     Attributes:
         threshold: Potential above which a neuron fires, > 0.
         decay: Share alpha of a potential that survives being handed on, 0..1.
-        surrogate: Stand-in for the derivative of firing.
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
             (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
             there is more than one time step, is always set to zero by firing.
-        fusion: How the two potentials that meet at a neuron are merged; "none" hands nothing on at all.
+        fusion: How the two potentials that meet at a neuron are merged: "sincos", "sinsum", "nested", "mean", "sum"
+            (see `onespike.functional.fuse`), or "none", which hands nothing on at all.
         theta: Radian factor of the fusion, 0 < theta <= 1.
-        learnable_threshold: "none" (a constant), or one parameter for each "layer" or "channel".
-        learnable_decay: Likewise.
+        learnable_threshold: Whether the threshold is a constant ("none") or one parameter for each "layer" or "channel".
+        learnable_decay: The same of the decay.
     """
 
     threshold: float = 0.5

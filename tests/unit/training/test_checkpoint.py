@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from onespike.errors import OnespikeError
 from onespike.model import ModelConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
-from onespike.training.config import Recipe
 from onespike.training.run import Run
 
 
@@ -55,9 +54,10 @@ def test_a_kill_while_renaming_leaves_a_whole_checkpoint(moment: str, tmp_path: 
             raise KeyboardInterrupt
         return rename(self, target)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
         make(2.0).save(tmp_path / "last")
+    monkeypatch.undo()
     assert value_of(Checkpoint.load(tmp_path / "last")) == 1.0
     make(3.0).save(tmp_path / "last")
     assert value_of(Checkpoint.load(tmp_path / "last")) == 3.0
@@ -71,9 +71,10 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(tmp_path: Path, 
             file.write(data[:100])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OnespikeError, match=r"No space left.*--resume"):
-        patch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OnespikeError, match=r"No space left.*--resume"):
         make(2.0).save(tmp_path / "last")
+    monkeypatch.undo()
     assert value_of(Checkpoint.load(tmp_path / "last")) == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last"]
 
@@ -83,7 +84,7 @@ def test_a_full_disk_is_an_error_that_leaves_the_old_checkpoint(tmp_path: Path, 
 def test_a_damaged_checkpoint_is_refused_and_the_other_one_taken(
     name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    run = Run.create(tmp_path / "run", Recipe())
+    run = Run(tmp_path / "run")
     make(1.0).save(run.best)
     make(2.0).save(run.last)
     path = run.last / name

@@ -9,11 +9,12 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.model import create_model
-from onespike.training import loop as loop_module
 from onespike.training import train
-from onespike.training.loop import Trainer, make_accelerator
+from onespike.training.device import make_accelerator
 from onespike.training.monitor import SpikeMonitor
+from onespike.training.run import Run
 from onespike.training.scores import score
+from onespike.training.trainer import Trainer
 from onespike.units import Firing
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
@@ -28,7 +29,7 @@ def some_steps(recipe, steps: int) -> dict[str, torch.Tensor]:
     made.network.train()
     batches = list(made.batches.epoch(0))[:steps]
     for number, (images, labels) in enumerate(batches):
-        made._step(number, images, labels)
+        made.step(number, images, labels)
     return made.network.state_dict()
 
 
@@ -63,7 +64,7 @@ def test_accumulating_in_parts_is_the_same_step(small):
 
 def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):
     train(small(train__precision="bf16", train__epochs=1), tmp_path / "run")
-    state = loop_module.Run.open(tmp_path / "run").checkpoint().weights
+    state = Run.open(tmp_path / "run").checkpoint().weights
     assert {tensor.dtype for tensor in state.values() if tensor.is_floating_point()} == {torch.float32}
 
 
@@ -105,7 +106,7 @@ def test_ema_is_the_moving_average_of_the_weights(small):
     made.network.train()
     average = None
     for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:4]):
-        made._step(number, images, labels)
+        made.step(number, images, labels)
         weight = made.network.head.weight.detach().clone()
         # timm's warm-up of the decay: 0 at first, then 1 - n^(-2/3), at most the one asked for
         decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0

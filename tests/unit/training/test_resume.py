@@ -11,9 +11,9 @@ import torch
 
 from onespike.errors import OnespikeError
 from onespike.training import Recipe, Run, Stopped, train
-from onespike.training import loop as loop_module
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import dump
+from onespike.training.trainer import Trainer
 
 EVERYTHING = {
     "train__ema": 0.9,
@@ -35,7 +35,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     """Request a stop, as Ctrl-C does, during the given step."""
-    step, done = loop_module.Trainer._step, []
+    step, done = Trainer.step, []
 
     def counted(self, number, images, labels):
         done.append(number)
@@ -43,17 +43,18 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, number, images, labels)
 
-    monkeypatch.setattr(loop_module.Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "step", counted)
 
 
 @pytest.mark.parametrize("overrides", [{}, EVERYTHING, {"train__optimizer": "adamw"}], ids=["plain", "all", "adamw"])
-@pytest.mark.parametrize("steps", [3, 11])
+@pytest.mark.parametrize("steps", [3, 8, 11])  # within an epoch of 8 steps, at its very end, in the second one
 def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
     recipe = small(**overrides)
     straight = train(recipe, tmp_path / "straight")
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        stop_after(patch, steps)
+    stop_after(monkeypatch, steps)
+    with pytest.raises(Stopped):
         train(recipe, tmp_path / "stopped")
+    monkeypatch.undo()
     summary = train(recipe, tmp_path / "stopped", resume=True)
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
     assert summary["test_top1"] == straight["test_top1"]
@@ -157,8 +158,10 @@ def test_a_complete_run_says_so_and_goes_on_with_more_epochs(small, tmp_path):
 
 def test_another_architecture_is_refused(small, tmp_path):
     train(small(), tmp_path / "run")
-    with pytest.raises(OnespikeError, match=r"another architecture: model.theta was 0.5, now 0.3"):
+    with pytest.raises(OnespikeError, match=r"another run: model.theta was 0.5, now 0.3"):
         train(small(model__theta=0.3), tmp_path / "run", resume=True)
+    with pytest.raises(OnespikeError, match=r"train.optimizer was momentum, now adamw; train.ema was 0.0, now 0.5"):
+        train(small(train__optimizer="adamw", train__ema=0.5), tmp_path / "run", resume=True)
 
 
 def test_a_folder_that_is_no_run_is_refused(small, tmp_path):

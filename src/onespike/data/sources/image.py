@@ -31,7 +31,10 @@ def decode(data: bytes, origin: str, channels: int) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_deep(image, origin)
+            if image.mode.startswith(_DEEP_MODES):
+                raise OnespikeError(
+                    f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
+                )
             pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     except OnespikeError:
         raise
@@ -44,14 +47,11 @@ def is_grey(data: bytes, origin: str) -> bool:
     """Tell from an image file's header whether it is stored in grey.
 
     Raises:
-        OnespikeError: The header is damaged, or announces more than 8 bits a channel.
+        OnespikeError: The header is damaged.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            _refuse_deep(image, origin)
             return image.mode in _GREY_MODES
-    except OnespikeError:
-        raise
     except Exception as error:  # as above
         raise _corrupt(origin, error) from error
 
@@ -62,13 +62,6 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(fitted).reshape(size, size, channels)
-
-
-def _refuse_deep(image: Image.Image, origin: str) -> None:
-    if image.mode.startswith(_DEEP_MODES):
-        raise OnespikeError(
-            f"{origin}: an image with more than 8 bits a channel (mode {image.mode}); expected 8; convert it first"
-        )
 
 
 def _corrupt(origin: str, error: Exception) -> OnespikeError:

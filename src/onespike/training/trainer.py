@@ -1,0 +1,212 @@
+"""A network and everything that trains it: one step, one evaluation, one checkpoint.
+
+All randomness of a step follows from (seed, step): a run that was interrupted and resumed computes the very numbers
+that it would have computed without the interruption.
+"""
+
+from contextlib import nullcontext
+from dataclasses import asdict, fields
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from onespike.data.dataset import Dataset
+from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
+from onespike.data.policy import seed_everything
+from onespike.errors import OnespikeError
+from onespike.model import ModelConfig
+from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.config import Recipe, TrainConfig
+from onespike.training.monitor import SpikeMonitor
+from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
+from onespike.training.progress import Progress
+from onespike.training.run import Run
+from onespike.training.scores import Scores, score
+
+#: What of the training a resumed run cannot change: what its saved tensors belong to.
+FIXED = ("optimizer", "ema")
+
+
+class Trainer:
+    """A network and everything that trains it.
+
+    Args:
+        recipe: Data, model and training.
+        data: The data set that the recipe names.
+        accelerator: Device, precision and processes.
+    """
+
+    def __init__(self, recipe: Recipe, data: Dataset, accelerator: Accelerator) -> None:
+        self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
+        self.card = ModelCard(
+            recipe.model, data.classes, data.in_channels, data.image_size, data.mean, data.std, data.name
+        )
+        dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
+        torch.manual_seed(self.config.seed)
+        self.network = self.card.build().to(accelerator.device, dtype)
+        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.ema = ModelEmaV3(self.network, decay=self.config.ema, use_warmup=True) if self.config.ema else None
+        self.monitor = SpikeMonitor(self.network)
+
+        share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
+        size = self.config.batch_size
+        self.batches = TrainLoader(data, recipe.data, size, self.config.seed, share)
+        self.held_out = EvalLoader(data.validation, data.mean, data.std, size, share)
+        self.test = EvalLoader(data.test, data.mean, data.std, size, share)
+
+        self.loss = make_loss(recipe)
+        self.mixup = make_mixup(self.config, data.num_classes)
+        optimizer = make_optimizer(self.config, self.network)
+        self.scheduler = make_scheduler(self.config, optimizer, len(self.batches))
+        self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        self.progress = Progress()
+
+    def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Take one step of the optimiser.
+
+        Args:
+            number: Steps that were done before, over all epochs.
+            images: This process's share of the batch.
+            labels: Likewise.
+
+        Returns:
+            Mean loss, and the number of images that were classified correctly.
+        """
+        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
+        self.scheduler.step_update(number)
+        targets = labels
+        if self.mixup:
+            images, targets = self.mixup(images, labels)
+        parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
+        # (splits * B, …) is cut along B: every part holds all splits of its images.
+        image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
+        total_loss, hits = 0.0, 0.0
+        for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
+            last = index == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                logits = self.model(x)
+                loss = self.loss(logits, y) / parts
+                self.accelerator.backward(loss)
+            total_loss += loss.item()
+            truth = y if y.ndim == 1 else y.argmax(1)
+            hits += (logits[: len(truth)].argmax(1) == truth).sum().item()
+        if self.config.clip_grad:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_grad)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema:
+            self.ema.update(self.network, step=number + 1)
+        return total_loss, hits
+
+    def evaluate(self, batches: EvalLoader) -> Scores:
+        """Score the weights to use on some images.
+
+        Args:
+            batches: `held_out` or `test`.
+
+        Returns:
+            Scores over the images of all processes.
+        """
+        network = self.ema.module if self.ema else self.network
+        if self.accelerator.num_processes > 1:
+            for buffer in network.buffers():  # each process has batch-norm statistics of its own
+                broadcast(buffer)
+        return score(network, batches, self.data.num_classes, self.accelerator, self.config.seed)
+
+    def use(self, saved: Checkpoint) -> None:
+        """Put a checkpoint's weights in the place from which `evaluate` takes them."""
+        (self.ema.module if self.ema else self.network).load_state_dict(saved.weights)
+
+    def add_up(self, numbers: list[float]) -> list[float]:
+        """Sum numbers over all processes, so that all of them see and decide the same."""
+        if self.accelerator.num_processes == 1:
+            return numbers
+        tensor = torch.tensor(numbers, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(tensor, "sum").tolist()
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything that a resumed run needs, as it stands between two steps."""
+        training: dict[str, Tensor] = {}
+        state = {
+            "train": {name: getattr(self.config, name) for name in FIXED},
+            "progress": asdict(self.progress),
+            # All draws follow from the seed and the step: together they are the state of every random generator.
+            "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
+            "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
+            "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+        }
+        weights = self.network.state_dict()
+        if self.ema:
+            training |= {f"raw.{name}": tensor for name, tensor in weights.items()}
+            weights = self.ema.module.state_dict()
+        return Checkpoint(self.card, weights, training, state)
+
+    def restore(self, run: Run) -> None:
+        """Go on where a run stopped; one that stopped before its first checkpoint starts anew.
+
+        Args:
+            run: The run.
+
+        Raises:
+            OnespikeError: The run has another architecture or optimiser, is complete, or cannot be read.
+        """
+        if not run.has_checkpoint():
+            return
+        saved = run.checkpoint("last")
+        differences = _differences(saved, self.card, self.config)
+        if differences:
+            raise OnespikeError(
+                f"{run.folder} is another run: {'; '.join(differences)}; a run is resumed with the model and the "
+                "optimiser it began with (--init-from starts a new one from its weights)"
+            )
+        self.progress = Progress(**saved.state["progress"])
+        if run.summary.exists() and self.progress.epoch >= self.config.epochs:
+            raise OnespikeError(
+                f"{run.folder} is complete after {self.progress.epoch} epochs: to train on, raise --train.epochs"
+            )
+        if self.ema:
+            self.ema.module.load_state_dict(saved.weights)
+            raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
+            self.network.load_state_dict(raw)
+        else:
+            self.network.load_state_dict(saved.weights)
+        self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
+        if self.accelerator.scaler and saved.state["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+
+    def start_from(self, saved: Checkpoint) -> None:
+        """Start from the weights of another run.
+
+        Args:
+            saved: The other run's checkpoint.
+
+        Raises:
+            OnespikeError: Its tensors do not fit; they are listed.
+        """
+        own = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
+        other = {name: tuple(tensor.shape) for name, tensor in saved.weights.items()}
+        wrong = [
+            f"{name} {other.get(name, 'missing')} instead of {own.get(name, 'nothing')}"
+            for name in sorted(own.keys() | other.keys())
+            if own.get(name) != other.get(name)
+        ]
+        if wrong:
+            raise OnespikeError(f"the weights to start from do not fit this model: {', '.join(wrong)}")
+        for network in (self.network, self.ema.module if self.ema else self.network):
+            network.load_state_dict(saved.weights)
+
+
+def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> list[str]:
+    """Name what a checkpoint and a recipe disagree about, as "model.theta was 0.5, now 0.3"."""
+    pairs = [
+        (f"model.{field.name}", getattr(saved.card.config, field.name), getattr(card.config, field.name))
+        for field in fields(ModelConfig)
+    ]
+    pairs += [
+        (name, getattr(saved.card, name), getattr(card, name)) for name in ("classes", "in_channels", "image_size")
+    ]
+    pairs += [(f"train.{name}", saved.state["train"][name], getattr(config, name)) for name in FIXED]
+    return [f"{name} was {old}, now {new}" for name, old, new in pairs if old != new]

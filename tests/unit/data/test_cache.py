@@ -1,0 +1,182 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from layouts import write_binary
+from made import Made
+
+from onespike.data import cache as cache_module
+from onespike.data.cache import open_cache
+from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
+from onespike.data.writer import channel_statistics
+from onespike.errors import OnespikeError
+
+
+def test_the_second_time_nothing_is_decoded(cache):
+    source = Made()
+    first, second = open_cache(source, cache), open_cache(source, cache)
+    assert len(source.decoded) == 12
+    assert isinstance(second.parts["train"].images, np.memmap)
+    assert not second.parts["train"].images.flags.writeable
+    np.testing.assert_array_equal(first.parts["test"].images, second.parts["test"].images)
+    assert second.parts["train"].labels.dtype == np.int64
+    assert second.parts["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert second.classes == ("x", "y")
+    assert "validation" not in second.parts
+
+
+def test_another_content_or_size_is_another_entry(cache):
+    source = Made()
+    open_cache(source, cache)
+    open_cache(source, cache, image_size=2)
+    open_cache(Made("b"), cache)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_an_edited_file_is_decoded_anew(tmp_path, content, cache):
+    folder = write_binary(tmp_path / "bin", "cifar10", content["cifar10"])
+    open_dataset(DataConfig("cifar10", str(folder)))
+    file = folder / "test_batch.bin"
+    data = bytearray(file.read_bytes())
+    data[1] ^= 255
+    file.write_bytes(data)
+    edited = open_dataset(DataConfig("cifar10", str(folder)))
+    assert len(list(cache.iterdir())) == 2
+    assert edited.test.images[0, 0, 0, 0] == data[1]
+
+
+def test_a_moved_data_set_is_not_decoded_anew(tmp_path, content, cache):
+    folder = write_binary(tmp_path / "bin", "cifar10", content["cifar10"])
+    open_dataset(DataConfig("cifar10", str(folder)))
+    open_dataset(DataConfig("cifar10", str(folder.rename(tmp_path / "moved"))))
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OnespikeError])
+def test_an_exception_while_decoding_leaves_nothing(cache, error):
+    def fail(index):
+        if index == 3:
+            raise error("stop")
+
+    with pytest.raises(error, match="stop"):
+        open_cache(Made(before=fail), cache)
+    assert list(cache.iterdir()) == []
+    assert len(open_cache(Made(), cache).parts["train"].labels) == 6
+
+
+def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from made import Made\n"
+        "from onespike.data.cache import open_cache\n"
+        "def kill(index):\n"
+        "    if index == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "open_cache(Made(before=kill), Path(sys.argv[1]))\n"
+    )
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])  # noqa: PTH120
+    done = subprocess.run([sys.executable, script, cache], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (leftover,) = cache.iterdir()
+    assert leftover.name.startswith(".building-made-")
+    source = Made()
+    open_cache(source, cache)
+    assert len(source.decoded) == 12
+    assert leftover.is_dir()  # it is young, so its process may still be alive
+    old = time.time() - 2 * 86_400
+    os.utime(leftover, (old, old))
+    open_cache(Made("b"), cache)
+    assert not leftover.is_dir()
+
+
+def test_a_faster_process_wins(cache):
+    def other(index):
+        if index == 5 and not list(cache.glob("made-*")):
+            open_cache(Made(), cache)
+
+    entry = open_cache(Made(before=other), cache)
+    assert len(entry.parts["train"].labels) == 6
+    assert len(list(cache.iterdir())) == 1
+
+
+@pytest.mark.parametrize("step", ["images", "labels", "meta", "sync"])
+def test_a_full_disk_is_said_so_and_leaves_nothing(cache, monkeypatch, step):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    where = {
+        "images": (np.lib.format, "write_array_header_1_0"),
+        "labels": (np, "save"),
+        "meta": (json, "dumps"),
+        "sync": (cache_module.os, "fsync"),
+    }
+    monkeypatch.setattr(*where[step], full)
+    with pytest.raises(OnespikeError) as raised:
+        open_cache(Made(), cache)
+    message = str(raised.value)
+    assert message.startswith(str(cache))
+    assert "No space left on device" in message
+    assert "--data.cache" in message
+    assert "\n" not in message
+    assert list(cache.iterdir()) == []
+
+
+def test_a_file_that_cannot_grow_is_reported_by_the_system(cache):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(OnespikeError, match=r"File too large.*--data\.cache"):
+            open_cache(Made(), cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OnespikeError, match=r"file/cache: cannot write.*--data\.cache"):
+        open_cache(Made(), tmp_path / "file" / "cache")
+
+
+def test_a_damaged_entry_is_named(cache):
+    open_cache(Made(), cache)
+    (entry,) = cache.iterdir()
+    images = entry / "train-images.npy"
+    os.truncate(images, images.stat().st_size - 1)
+    with pytest.raises(OnespikeError, match=rf"{entry.name}: damaged cache entry .* remove the folder"):
+        open_cache(Made(), cache)
+    (entry / "meta.json").write_text("{")
+    with pytest.raises(OnespikeError, match=rf"{entry.name}: damaged cache entry"):
+        open_cache(Made(), cache)
+
+
+@pytest.mark.parametrize("announced", [5, 7])
+def test_another_number_of_images_than_announced(cache, announced):
+    with pytest.raises(OnespikeError, match=f"memory: 6 images in the train part; expected the {announced}"):
+        open_cache(Made(announced=announced), cache)
+    assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("count", [1, 700])
+def test_mean_and_deviation_are_exact(channels, count):
+    images = np.random.default_rng(1).integers(0, 256, (count, 64, 64, channels), np.uint8)
+    images[..., 0] //= 3
+    mean, std = channel_statistics(images)
+    units = np.ascontiguousarray(images.reshape(-1, channels).T).astype(np.float64) / 255  # rows are summed pairwise
+    np.testing.assert_allclose(mean, units.mean(1), rtol=1e-13)
+    np.testing.assert_allclose(std, units.std(1), rtol=1e-13)
+
+
+def test_a_constant_channel_has_a_deviation_to_divide_by():
+    assert channel_statistics(np.full((3, 2, 2, 1), 51, np.uint8)) == ((0.2,), (1.0,))

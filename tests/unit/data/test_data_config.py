@@ -1,0 +1,39 @@
+import dataclasses
+
+import pytest
+
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("limit", -1),
+        ("holdout", 1.0),
+        ("holdout", -0.1),
+        ("holdout", float("nan")),
+        ("image_size", 0),
+        ("crop_padding", -1),
+        ("flip", 1.5),
+        ("random_erasing", -0.5),
+        ("augmix_splits", 1),
+        ("augmix_splits", 7),
+        ("workers", -1),
+    ],
+)
+def test_a_value_out_of_range_is_named(key, value):
+    with pytest.raises(OnespikeError, match=rf"^data\.{key}: expected .*, got {value}.*--data\.{key}$"):
+        DataConfig(**{key: value})
+
+
+def test_defaults_are_valid_and_frozen():
+    config = DataConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "cifar10"
+    assert DataConfig(augmix_splits=6, holdout=0, image_size=1, limit=5).augmix_splits == 6
+
+
+def test_every_field_is_documented():
+    for field in dataclasses.fields(DataConfig):
+        assert f"        {field.name}: " in DataConfig.__doc__

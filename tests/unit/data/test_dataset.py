@@ -1,0 +1,111 @@
+import itertools
+
+import numpy as np
+import pytest
+from layouts import save_image, write_binary
+
+from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
+from onespike.errors import OnespikeError
+
+
+@pytest.fixture
+def cifar(tmp_path, content):
+    folder = write_binary(tmp_path / "cifar", "cifar100", content["cifar100"])
+
+    def open_(**config):
+        return open_dataset(DataConfig("cifar100", str(folder), **config))
+
+    return open_
+
+
+def labels(images):
+    return images.labels[images.indices]
+
+
+def test_the_holdout_is_disjoint_stratified_and_always_the_same():
+    first, second = open_dataset(DataConfig(holdout=0.2)), open_dataset(DataConfig(holdout=0.2))
+    np.testing.assert_array_equal(first.validation.indices, second.validation.indices)
+    everything = np.concatenate([first.train.indices, first.validation.indices])
+    np.testing.assert_array_equal(np.sort(everything), np.arange(1437))
+    assert len(first.validation) == round(0.2 * 1437)
+    expected = 0.2 * np.bincount(first.train.labels)
+    assert np.abs(np.bincount(labels(first.validation)) - expected).max() <= 1
+
+
+def test_the_memory_map_is_shared_not_copied():
+    data = open_dataset(DataConfig(limit=100))
+    assert data.train.images is data.validation.images
+    assert isinstance(data.train.images, np.memmap)
+    assert len(data.train.images) == 1437
+
+
+def test_the_limit_includes_the_holdout_and_spares_the_test_set():
+    whole = open_dataset(DataConfig())
+    for limit, holdout in itertools.product([0, 10, 100, 1436, 1437, 5000], [0, 0.1, 0.5, 0.999]):
+        data = open_dataset(DataConfig(limit=limit, holdout=holdout))
+        total = min(limit or 1437, 1437)
+        assert len(data.train) + len(data.validation) == total
+        assert len(data.validation) == (min(max(1, round(holdout * total)), total - 1) if holdout else 0)
+        assert len(data.train) > 0
+        assert len(data.test) == 360
+        assert not set(data.train.indices) & set(data.validation.indices)
+        assert (data.mean, data.std) == (whole.mean, whole.std)
+
+
+def test_the_limit_is_stratified():
+    data = open_dataset(DataConfig(limit=100, holdout=0.5))
+    assert np.bincount(labels(data.train), minlength=10).min() >= 4
+    assert np.bincount(labels(data.validation), minlength=10).min() >= 4
+
+
+def test_few_images_of_many_classes_are_split_all_the_same(cifar):
+    data = cifar(holdout=0.1)  # 2 images a class: 20 held-out images cannot hold 100 classes
+    assert (len(data.train), len(data.validation)) == (180, 20)
+    np.testing.assert_array_equal(data.validation.indices, cifar(holdout=0.1).validation.indices)
+    data = cifar(limit=30)
+    assert (len(data.train), len(data.validation)) == (27, 3)
+
+
+def test_one_image_cannot_be_split(cifar):
+    with pytest.raises(OnespikeError, match=r"^data\.holdout: 1 training image .*--data\.holdout 0$"):
+        cifar(limit=1)
+    assert len(cifar(limit=1, holdout=0).train) == 1
+
+
+def test_a_set_knows_images_labels_and_subsets(content, cifar):
+    data = cifar(holdout=0.5)
+    images, all_labels = content["cifar100"]["train"]
+    some = data.train.select(np.array([3, 1]))
+    assert len(some) == 2
+    image, label = some[0]
+    np.testing.assert_array_equal(image, images[data.train.indices[3]])
+    assert label == all_labels[data.train.indices[3]]
+    assert isinstance(label, int)
+    assert some.images is data.train.images
+
+
+def test_an_own_validation_part_is_not_limited(tmp_path):
+    for part, count in (("train", 9), ("val", 3), ("test", 2)):
+        for i in range(count):
+            save_image(tmp_path / "mine" / part / "a" / f"{i}.png")
+    data = open_dataset(DataConfig("folder", str(tmp_path / "mine"), limit=5, holdout=0.5))
+    assert [len(data.train), len(data.validation), len(data.test)] == [5, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("cifar-10", "cifar10"), ("digit", "digits"), ("tinyimagenet", "tiny-imagenet"), ("", "")]
+)
+def test_an_unknown_name_gets_the_nearest_and_all(fails, name, nearest):
+    fails(name, None, repr(name), nearest, "digits, cifar10, cifar100, tiny-imagenet, folder")
+
+
+def test_where_the_cache_is(tmp_path, cache, monkeypatch):
+    open_dataset(DataConfig())
+    assert list(cache.glob("digits-*"))
+    open_dataset(DataConfig(cache=str(tmp_path / "mine")))
+    assert list((tmp_path / "mine").glob("digits-*"))
+    monkeypatch.delenv("ONESPIKE_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    open_dataset(DataConfig())
+    assert list((tmp_path / "home" / ".cache" / "onespike").glob("digits-*"))
