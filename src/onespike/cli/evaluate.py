@@ -44,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         "--passes", type=int, default=1, help="how often to show the images to a network whose Bernoulli encoding draws"
     )
     parser.add_argument("--batch-size", type=int | None, help="images in a batch; by default as in training")
-    parser.add_argument("--precision", type=Precision | None, help="arithmetic; by default as in training")
+    parser.add_argument("--precision", type=Precision, default="trained", help="arithmetic; trained: as in training")
     parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
     parser.add_argument("--out", type=str | None, help="folder for the results; by default RUN/evaluation")
     parser.add_argument("--json", type=str | None, help="a further file for the numbers; - prints them")
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run_folder(arguments: Sequence[str]) -> Path | None:
-    """Find RUN ahead of the parser, whose defaults are in that folder: what is neither an option nor an option's value."""
+    """Find RUN ahead of the parser, whose defaults lie there: what is neither an option nor the value of one."""
     before = ""
     for argument in arguments:
         if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
@@ -91,7 +91,7 @@ def _run_folder(arguments: Sequence[str]) -> Path | None:
 def _print(result: Evaluation, console: Console, wanted: int) -> None:
     """Print what came out, for a person."""
     console.print(
-        f"{result.data}, {result.images:,} {result.part} images, {result.checkpoint} weights (epoch {result.epochs})"
+        f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
         + (f", {result.passes} passes" if result.passes > 1 else ""),
         markup=False,
     )
@@ -100,11 +100,10 @@ def _print(result: Evaluation, console: Console, wanted: int) -> None:
     console.print(f"top-1 {_percent(result.top1)}   top-5 {_percent(result.top5)}   loss {result.loss.mean:.4f}\n")
 
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
-    many = len(accuracies) > CLASSES
-    if many:
+    if len(accuracies) > CLASSES:
         accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
+        console.print(f"the {WORST} worst of {len(result.classes)} classes:")
     table = Table("class", box=None, pad_edge=False, header_style="dim")
-    table.title = f"the {WORST} worst classes" if many else None
     table.add_column("accuracy", justify="right")
     table.add_column("")
     for name, value in accuracies:
@@ -118,7 +117,7 @@ def _print(result: Evaluation, console: Console, wanted: int) -> None:
         table.add_column("images", justify="right")
         table.add_column("of the class", justify="right")
         for one in confusions:
-            table.add_row(escape(one.truth), escape(one.guess), f"{one.count:,}", f"{one.share:.1f}%")
+            table.add_row(escape(one.truth), escape(one.guess), f"{one.images:,}", f"{one.share:.1f}%")
         console.print(table)
 
 

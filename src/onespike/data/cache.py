@@ -6,7 +6,6 @@ renaming of a finished folder, so it is whole or not there, whatever happens to 
 
 import hashlib
 import json
-import os
 import shutil
 import time
 import uuid
@@ -19,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from onespike.data.sources.base import PARTS, HubUnreachableError, Source
 from onespike.data.writer import PartWriter, channel_statistics
+from onespike.durable import flush
 from onespike.errors import OnespikeError
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
@@ -124,13 +124,13 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
         }
         (building / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         for path in [*building.iterdir(), building]:
-            _sync(path)
+            flush(path)
         try:
             building.rename(entry)
         except OSError:
             if not entry.is_dir():  # else another process was faster, and its entry is as good
                 raise
-        _sync(directory)
+        flush(directory)
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
@@ -166,12 +166,3 @@ def _remove_leftovers(directory: Path) -> None:
     for path in directory.glob(".building-*"):
         if path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Make the system write a file or folder to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

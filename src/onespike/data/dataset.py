@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -38,6 +39,13 @@ class ImageSet:
         index = self.indices[position]
         return self.images[index], int(self.labels[index])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send a memory map to a worker process by its file's name, not by its content."""
+        images = self.images
+        if isinstance(images, np.memmap) and images.filename is not None:
+            return _reopened, (str(images.filename), self.labels, self.indices)
+        return ImageSet, (images, self.labels, self.indices)
+
     def select(self, positions: np.ndarray) -> "ImageSet":
         """Make a subset.
 
@@ -48,6 +56,10 @@ class ImageSet:
             The K images, on the same memory map.
         """
         return ImageSet(self.images, self.labels, self.indices[positions])
+
+
+def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> ImageSet:
+    return ImageSet(np.load(path, mmap_mode="r"), labels, indices)
 
 
 @dataclass(frozen=True, eq=False)

@@ -53,7 +53,9 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     axis.set_title(title, parse_math=False)
     axis.set(xlabel="guess", ylabel="true class")
     if len(classes) <= NAMES:
-        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
+        axis.set_xticks(
+            range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size, parse_math=False
+        )
         axis.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
         axis.tick_params(length=0)
     if len(classes) <= NUMBERS:

@@ -15,14 +15,14 @@ from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.result import Evaluation, Spread
 from onespike.training.checkpoint import ModelCard
-from onespike.training.loop import make_accelerator
+from onespike.training.device import make_accelerator
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from onespike.training.scores import score
 
 Part = Literal["test", "validation", "train"]
 Which = Literal["best", "last"]
-Precision = Literal["fp32", "bf16", "fp16", "fp64"]
+Precision = Literal["trained", "fp32", "bf16", "fp16", "fp64"]
 Device = Literal["auto", "cpu"]
 
 
@@ -33,7 +33,7 @@ def evaluate(
     which: Which = "best",
     passes: int = 1,
     batch_size: int | None = None,
-    precision: Precision | None = None,
+    precision: Precision = "trained",
     device: Device = "auto",
 ) -> Evaluation:
     """Evaluate the network of a run; under a launcher such as torchrun, by all processes together.
@@ -48,7 +48,7 @@ def evaluate(
         which: Which checkpoint; the other one if it is damaged.
         passes: How often to show the images to a network whose encoding draws; a deterministic one sees them once.
         batch_size: Images in a batch, over all processes together; that of training if None.
-        precision: Arithmetic, as in `TrainConfig`; that of training if None.
+        precision: Arithmetic, as in `TrainConfig`; "trained" takes that of training.
         device: "auto" takes the accelerator if there is one, "cpu" never.
 
     Returns:
@@ -65,7 +65,9 @@ def evaluate(
     recipe = load_recipe(str(run.config))
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
-    config = replace(recipe.train, precision=precision or recipe.train.precision, device=device)
+    config = replace(recipe.train, device=device)
+    if precision != "trained":
+        config = replace(config, precision=precision)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         dataset = open_dataset(data or recipe.data)
@@ -88,6 +90,10 @@ def evaluate(
         score(network, bar(batches, f"pass {number + 1}"), len(card.classes), accelerator, config.seed + number)
         for number in range(1 if deterministic else passes)
     ]
+    if not all(math.isfinite(one.loss) for one in scores):
+        raise OnespikeError(
+            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
+        )
     return Evaluation(
         data=dataset.name,
         part=part,
@@ -116,8 +122,8 @@ def _suitable(data: Dataset, card: ModelCard, part: Part) -> ImageSet:
         )
     if data.image_size != card.image_size:
         raise OnespikeError(
-            f"the images of {data.name} have {data.image_size} pixels a side, the network takes {card.image_size}: pass "
-            f"--data.image_size {card.image_size}"
+            f"the images of {data.name} have {data.image_size} pixels a side, the network takes {card.image_size}: "
+            f"pass --data.image_size {card.image_size}"
         )
     images: ImageSet = getattr(data, part)
     if not len(images):

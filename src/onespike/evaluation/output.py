@@ -3,16 +3,14 @@
 import io
 import json
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.training.run import write_whole
 
 
 def save_text(text: str, path: Path) -> None:
@@ -21,8 +19,7 @@ def save_text(text: str, path: Path) -> None:
     Raises:
         OnespikeError: It cannot be written.
     """
-    with _prepared(path):
-        write_whole(path, text)
+    _save(path, text)
 
 
 def save_json(content: dict[str, Any], target: str) -> None:
@@ -54,21 +51,12 @@ def save_figure(figure: Figure, path: Path, dpi: int) -> None:
         # A class name in a script that matplotlib's font lacks is drawn as boxes; the names are in the other files.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(picture, dpi=dpi, format="png", bbox_inches="tight")
-    with _prepared(path):
-        new = path.with_name(f".{path.name}.new")
-        try:
-            new.write_bytes(picture.getvalue())
-            new.replace(path)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
+    _save(path, picture.getvalue())
 
 
-@contextmanager
-def _prepared(path: Path) -> Iterator[None]:
-    """Make the folder of a file; what the system refuses, here and inside, becomes an error of one line."""
+def _save(path: Path, content: str | bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield
+        write_whole(path, content)
     except OSError as error:
         raise OnespikeError(f"cannot write {path}: {error.strerror or error}") from error

@@ -38,13 +38,13 @@ class Confusion(NamedTuple):
     Attributes:
         truth: Name of their class.
         guess: Name of the class they were taken for.
-        count: How many, over all passes.
+        images: How many, over all passes.
         share: Share of the images of their class, in percent.
     """
 
     truth: str
     guess: str
-    count: int
+    images: int
     share: float
 
 

@@ -205,8 +205,7 @@ def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> lis
         (f"model.{field.name}", getattr(saved.card.config, field.name), getattr(card.config, field.name))
         for field in fields(ModelConfig)
     ]
-    pairs += [
-        (name, getattr(saved.card, name), getattr(card, name)) for name in ("classes", "in_channels", "image_size")
-    ]
+    described = ("classes", "in_channels", "image_size")
+    pairs += [(name, getattr(saved.card, name), getattr(card, name)) for name in described]
     pairs += [(f"train.{name}", saved.state["train"][name], getattr(config, name)) for name in FIXED]
     return [f"{name} was {old}, now {new}" for name, old, new in pairs if old != new]

@@ -27,8 +27,8 @@ class Dynamics:
         fusion: How the two potentials that meet at a neuron are merged: "sincos", "sinsum", "nested", "mean", "sum"
             (see `onespike.functional.fuse`), or "none", which hands nothing on at all.
         theta: Radian factor of the fusion, 0 < theta <= 1.
-        learnable_threshold: Whether the threshold is a constant ("none") or one parameter for each "layer" or "channel".
-        learnable_decay: The same of the decay.
+        learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
+        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
     """
 
     threshold: float = 0.5

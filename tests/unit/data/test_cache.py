@@ -11,7 +11,7 @@ import pytest
 from layouts import write_binary
 from made import Made
 
-from onespike.data import cache as cache_module
+from onespike import durable
 from onespike.data.cache import open_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
@@ -117,7 +117,7 @@ def test_a_full_disk_is_said_so_and_leaves_nothing(cache, monkeypatch, step):
         "images": (np.lib.format, "write_array_header_1_0"),
         "labels": (np, "save"),
         "meta": (json, "dumps"),
-        "sync": (cache_module.os, "fsync"),
+        "sync": (durable.os, "fsync"),
     }
     monkeypatch.setattr(*where[step], full)
     with pytest.raises(OnespikeError) as raised:

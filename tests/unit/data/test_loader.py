@@ -1,3 +1,4 @@
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,3 +125,14 @@ def test_the_training_set_is_never_copied(data, tmp_path: Path):
     loader = TrainLoader(replace(data, train=some), PLAIN, 3, seed=0)
     assert loader.images.images is mapped
     assert set(labels_of(loader)) == {3, 5, 7}
+
+
+def test_a_memory_map_goes_to_workers_by_name_not_by_content(data, tmp_path: Path):
+    np.save(tmp_path / "images.npy", np.zeros((1000, 32, 32, 3), np.uint8))
+    mapped = ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(1000), np.arange(5, 15))
+    sent = pickle.dumps(mapped)
+    assert len(sent) < 20_000
+    received = pickle.loads(sent)
+    assert isinstance(received.images, np.memmap)
+    assert np.array_equal(received.indices, mapped.indices)
+    assert np.array_equal(pickle.loads(pickle.dumps(data.train)).images, data.train.images)

@@ -1,0 +1,173 @@
+"""An inspection as one picture: the image, its windows, the answer; below, the spikes and potentials of every block."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import NullLocator
+
+from onespike.evaluation.inspect import BlockView, Inspection
+from onespike.functional import SURROGATES
+from onespike.training.monitor import SUPPORT
+
+#: Sizes in inches: a block's map and histogram, what is between two blocks, and the pictures at the top.
+MAP, HISTOGRAM, GAP, TOP = 1.5, 2.2, 0.35, 2.6
+#: Height for titles and axis labels between two rows, in inches; share of a histogram's height that its legend leaves.
+LINE, CURVES = 0.62, 0.74
+#: Low rates are what there is to see in a spiking network: the colours rise with the root of the rate.
+SPIKES: dict[str, Any] = {"cmap": "magma", "norm": PowerNorm(0.5, 0, 1)}
+
+
+def draw_inspection(view: Inspection) -> Figure:
+    """Draw what a network makes of one image.
+
+    Args:
+        view: What `inspect_image` returned.
+
+    Returns:
+        The figure.
+    """
+    columns = max(3, math.ceil(math.sqrt(len(view.blocks))))
+    rows = math.ceil(len(view.blocks) / columns)
+    cell = MAP + 0.15 + HISTOGRAM
+    width = columns * (cell + GAP) - GAP
+    height = TOP + LINE + rows * (MAP + LINE)
+    figure = Figure(figsize=(width, height))
+
+    def place(left: float, top: float, wide: float, high: float) -> Axes:
+        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+
+    (guess, probability), *_ = view.guesses(1)
+    title = f"{view.path.name}: {guess}, {probability:.1%}"
+    figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
+    figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
+    _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")
+    for number, kind in enumerate(("average", "dilated"), 1):
+        block = next((block for block in view.blocks if block.window_kind == kind), None)
+        if block:
+            _windows(place(number * (TOP + GAP), 0, TOP, TOP), view.pixels, block)
+    left = 3 * (TOP + GAP) + 1.2  # room for the class names
+    _probabilities(place(left, 0, min(6.0, width - left), TOP), view)
+    for position, block in enumerate(view.blocks):
+        row, column = divmod(position, columns)
+        left, top = column * (cell + GAP), TOP + LINE + row * (MAP + LINE)
+        _spike_map(place(left, top, MAP, MAP), block)
+        lowest = position + columns >= len(view.blocks)
+        _potentials(place(left + MAP + 0.15, top, HISTOGRAM, MAP), block, lowest)
+    scale = place(width + 0.2, TOP + LINE, 0.15, rows * (MAP + LINE) - LINE)
+    figure.colorbar(ScalarMappable(**SPIKES), cax=scale, label="firing rate, mean over channels")
+    return figure
+
+
+def _remarks(view: Inspection) -> str:
+    """What must be known to read the picture."""
+    remarks = [f"the image was {view.note}"] if view.note else []
+    if view.encoding.startswith("bernoulli"):
+        remarks.append(f"one draw of the {view.encoding} encoding, seed {view.seed}")
+    if view.time_steps > 1:
+        remarks.append(f"spikes are means over {view.time_steps} time steps, potentials are pooled over them")
+    return "; ".join(remarks)
+
+
+def _image(axis: Axes, pixels: np.ndarray, title: str, extent: tuple[float, float, float, float] | None = None) -> None:
+    """Draw an image, or a part of it, without a frame."""
+    grey = pixels.shape[2] == 1
+    axis.imshow(pixels.squeeze(2) if grey else pixels, cmap="gray", vmin=0, vmax=255, extent=extent)
+    axis.set_title(title, loc="left", fontsize=9.5)
+    axis.set_axis_off()
+
+
+def _windows(axis: Axes, pixels: np.ndarray, block: BlockView) -> None:
+    """Pull the four windows apart; dashed lines in them border what they share with their neighbours."""
+    size = pixels.shape[0]
+    (_, _, side, _), (far, _, _, _), *_ = block.windows  # the second window begins at `far`, the first ends at `side`
+    apart = side - far + 0.08 * size
+    title = f"windows of block {block.number}, {block.window_kind}" + ("; dashed: overlap" if far < side else "")
+    for number, (left, top, right, bottom) in enumerate(block.windows):
+        if left == right or top == bottom:
+            continue  # it holds nothing but the padding of a map of one pixel
+        x, y = left + apart * (left > 0), top + apart * (top > 0)
+        box = (x, x + right - left, y + bottom - top, y)
+        _image(axis, pixels[top:bottom, left:right], title, box)
+        colour = f"C{number}"
+        frame = Rectangle(
+            (x, y), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2.5, clip_on=False
+        )
+        axis.add_patch(frame)
+        axis.annotate(
+            str(number + 1),
+            (x, y),
+            xytext=(3, -3),
+            textcoords="offset points",
+            va="top",
+            color="white",
+            fontsize=9,
+            bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
+        )
+        if far < side:
+            across, down = x + (side - left if left else far), y + (side - top if top else far)
+            axis.vlines(across, y, y + bottom - top, colour, "--", linewidth=1)
+            axis.hlines(down, x, x + right - left, colour, "--", linewidth=1)
+    axis.set(xlim=(-0.5, size + apart + 0.5), ylim=(size + apart + 0.5, -0.5))
+
+
+def _probabilities(axis: Axes, view: Inspection) -> None:
+    guesses = view.guesses(10)
+    names = [name if len(name) <= 18 else f"{name[:17]}…" for name, _ in guesses]
+    values = [probability for _, probability in guesses]
+    colours = ["tab:blue"] + ["lightsteelblue"] * (len(names) - 1)
+    axis.barh(range(len(names)), values, color=colours)
+    for position, value in enumerate(values):
+        axis.annotate(f"{value:.1%}", (value, position), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    axis.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
+    axis.set(xlim=(0, 1), ylim=(9.6, -0.6), xticks=[])
+    axis.tick_params(length=0)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
+    first = f", the first {len(names)} of {len(view.classes)}" if len(names) < len(view.classes) else ""
+    axis.set_title(f"class probabilities{first}", loc="left", fontsize=9.5)
+
+
+def _spike_map(axis: Axes, block: BlockView) -> None:
+    axis.imshow(block.spike_map.numpy(), **SPIKES)
+    axis.set(xticks=[], yticks=[])
+    axis.set_title(
+        f"block {block.number}: {block.window_kind}, {block.size}x{block.size}, firing rate {block.firing_rate:.3f}",
+        loc="left",
+        fontsize=9.5,
+    )
+
+
+def _potentials(axis: Axes, block: BlockView, lowest: bool) -> None:
+    """Draw the potentials of the unit's layers, as distances to their threshold: right of the line, neurons fire."""
+    distances = [layer.distances.flatten().numpy() for layer in block.unit_layers]
+    edges = np.histogram_bin_edges(np.concatenate(distances), bins=60).tolist()
+    for number, (layer, values) in enumerate(zip(block.unit_layers, distances, strict=True)):
+        colour = f"C{number}"
+        label = f"layer {number + 1}: {(values > 0).mean():.1%} fire"
+        if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
+            axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
+        axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)
+        reach = _support(layer.surrogate)
+    axis.axvspan(-reach, reach, 0, CURVES, color="black", alpha=0.08, linewidth=0)
+    axis.axvline(0, 0, CURVES, color="black", linewidth=1, linestyle="--")
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    axis.set(xlim=(min(edges[0], -0.1), max(edges[-1], 0.1)), ylim=(low, low * (high / low) ** (1 / CURVES)))
+    axis.yaxis.set_major_locator(NullLocator())
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.tick_params(labelsize=8)
+    axis.legend(fontsize=7.5, loc="upper right", frameon=False, handlelength=1, borderaxespad=0.2)
+    if lowest:
+        axis.set_xlabel("potential - threshold (grey: trainable)", fontsize=8.5)
+
+
+def _support(surrogate: str) -> float:
+    """Largest distance from the threshold at which a surrogate lets a gradient pass."""
+    distances = torch.linspace(0, 10, 10001)
+    return distances[SURROGATES[surrogate](distances) > SUPPORT].max().item()

@@ -1,0 +1,95 @@
+"""What every registered model promises, on small images of the size that its stages can still dilate."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike import create_model
+from onespike.model import MODELS
+
+IMAGE_SIZE, CLASSES = 32, 7
+every_model = pytest.mark.parametrize("name", list(MODELS))
+
+
+def make(name, **overrides):
+    """The model with fresh weights, and a head that tells its inputs apart."""
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=CLASSES, in_channels=3, image_size=IMAGE_SIZE, **overrides)
+    nn.init.normal_(network.head.weight)
+    return network
+
+
+def images(batch=2):
+    return torch.randn(batch, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def seeded():
+    return torch.Generator().manual_seed(2)
+
+
+@every_model
+@pytest.mark.parametrize("training", [True, False])
+def test_images_go_in_and_finite_logits_come_out(name, training):
+    logits = make(name).train(training)(images(), generator=seeded())
+    assert logits.shape == (2, CLASSES)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@every_model
+def test_the_gradient_reaches_every_parameter(name):
+    network = make(name)
+    nn.functional.cross_entropy(network(images(8), generator=seeded()), torch.arange(8) % CLASSES).backward()
+    for label, parameter in network.named_parameters():
+        assert parameter.grad is not None, label
+        assert parameter.grad.isfinite().all(), label
+        assert parameter.grad.any(), label
+
+
+@every_model
+def test_channels_last_images_and_weights_give_the_same_logits(name):
+    network = make(name).eval()
+    with torch.no_grad():
+        plain = network.double()(images().double(), generator=seeded())
+        network.to(memory_format=torch.channels_last)
+        last = network(images().double().contiguous(memory_format=torch.channels_last), generator=seeded())
+    torch.testing.assert_close(last, plain, rtol=1e-10, atol=1e-10)
+
+
+@every_model
+def test_bf16_autocast_gives_finite_logits_and_gradients(name):
+    network = make(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(images(), generator=seeded())
+    assert logits.isfinite().all()
+    logits.float().square().sum().backward()
+    for label, parameter in network.named_parameters():
+        assert parameter.grad.dtype == torch.float32, label
+        assert parameter.grad.isfinite().all(), label
+
+
+@every_model
+def test_a_state_dict_makes_another_network_the_same(name):
+    network, twin = make(name).eval(), create_model(name, num_classes=CLASSES, image_size=IMAGE_SIZE).eval()
+    with torch.no_grad():
+        assert not torch.equal(network(images(), generator=seeded()), twin(images(), generator=seeded()))
+        twin.load_state_dict(network.state_dict())
+        assert torch.equal(network(images(), generator=seeded()), twin(images(), generator=seeded()))
+
+
+@every_model
+def test_an_image_knows_nothing_of_the_others_in_its_batch_in_evaluation(name):
+    network = make(name).eval().double()
+    with torch.no_grad():
+        draws = network.draw(3, seeded())
+        together = network(images(3).double(), draws)
+        alone = network(images(3).double()[1:2], [draw[:, 1:2] for draw in draws])
+    torch.testing.assert_close(alone, together[1:2], rtol=1e-10, atol=1e-10)
+
+
+@every_model
+def test_more_than_one_time_step_works(name):
+    network = make(name, time_steps=2).eval()
+    with torch.no_grad():
+        assert network(images(), generator=seeded()).isfinite().all()
+    assert len(network.draw(2)) == 2 * len(network.blocks())

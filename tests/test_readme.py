@@ -1,0 +1,52 @@
+"""The README says what is so."""
+
+import re
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from docstring_parser import parse
+
+from onespike.training.recipe import SECTIONS, recipe_names
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def option_rows() -> list[str]:
+    """The table of options, as the README must have it: made from the dataclasses and their docstrings."""
+    rows = []
+    for section, kind in SECTIONS.items():
+        texts = {
+            parameter.arg_name: " ".join(parameter.description.split())
+            for base in reversed(kind.__mro__)
+            if is_dataclass(base)
+            for parameter in parse(base.__doc__).params
+        }
+        for field in fields(kind):
+            default = list(field.default) if isinstance(field.default, tuple) else field.default
+            shown = {None: "null", "": '""'}.get(field.default, str(default))
+            rows.append(f"| `--{section}.{field.name}` | `{shown}` | {texts[field.name]} |")
+    return rows
+
+
+def test_the_table_of_options_is_complete_and_right():
+    table = [line for line in README.splitlines() if line.startswith("| `--")]
+    assert table == option_rows(), "put these rows into the README:\n" + "\n".join(option_rows())
+
+
+def test_every_recipe_that_is_named_exists():
+    named = set(re.findall(r"--recipe ([a-z0-9/-]+)", README))
+    assert named <= set(recipe_names())
+    assert named
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), scope)
+    assert scope["logits"].shape == (8, 10)
+    assert scope["features"].shape == (8, 16, 12, 12)
+    assert (tmp_path / "runs" / "from-python" / "summary.json").exists()

@@ -1,0 +1,165 @@
+"""Evaluation against a count by hand, image by image."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, stdev
+
+import numpy as np
+import pytest
+import torch
+from noise import TEST_IMAGES, write_images
+from PIL import Image
+
+from onespike import OnespikeError
+from onespike.evaluation import evaluate
+from onespike.training import Run, load, load_recipe, train
+
+
+def answers(run, folder: Path, which: str = "best") -> list[tuple[int, torch.Tensor]]:
+    """True class and log-probabilities of each image of a folder, one at a time, normalised as the card says."""
+    network = load(run.folder, which)
+    found = []
+    for label, name in enumerate(TEST_IMAGES):
+        for path in sorted((folder / name).iterdir()):
+            pixels = torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32))
+            with torch.no_grad():
+                logits = network(((pixels / 255 - 0.4) / 0.3)[None, None])
+            found.append((label, logits[0].log_softmax(0)))
+    return found
+
+
+def test_counts_are_those_of_a_loop(make_run, images: Path):
+    run = make_run()
+    result = evaluate(run, batch_size=4)
+    found = answers(run, images / "test")
+    confusion = np.zeros((7, 7), dtype=int)
+    top5 = 0
+    for label, logits in found:
+        confusion[label, int(logits.argmax())] += 1
+        top5 += label in logits.numpy().argsort()[-5:]
+    assert result.images == len(found) == 25
+    assert np.array_equal(result.confusion.numpy(), confusion)
+    assert len(np.unique(confusion.nonzero()[1])) > 1  # or the matrix would prove nothing
+    assert result.top1.mean == pytest.approx(100 * confusion.trace() / 25)
+    assert result.top5.mean == pytest.approx(100 * top5 / 25)
+    assert result.loss.mean == pytest.approx(-mean(float(logits[label]) for label, logits in found), rel=1e-5)
+    for label, name in enumerate(TEST_IMAGES):
+        assert result.per_class[name] == pytest.approx(100 * confusion[label, label] / TEST_IMAGES[name])
+
+
+def test_images_from_elsewhere_are_normalised_as_in_training(make_run, images: Path, data, tmp_path: Path):
+    """The other folder has the same test images, but a training part, and so a mean and std, of its own."""
+    other = tmp_path / "dark"
+    write_images(other / "train", dict.fromkeys(TEST_IMAGES, 2), seed=5, darken=4)
+    (other / "test").symlink_to(images / "test")
+    run = make_run()
+    one, two = evaluate(run), evaluate(run, replace(data, root=str(other)))
+    assert torch.equal(one.confusion, two.confusion)
+    assert one.loss == two.loss
+
+
+def test_a_drawing_network_is_seen_several_times(make_run):
+    run = make_run(encoding="bernoulli")
+    result = evaluate(run, passes=3)
+    assert (result.passes, result.deterministic) == (3, False)
+    assert int(result.confusion.sum()) == 3 * 25
+    # The first pass is what a single pass sees, the passes differ, and the same call finds the same.
+    assert result.top1.std is not None
+    assert result.loss.std > 0
+    pairs = evaluate(run, passes=2)
+    first = evaluate(run, passes=1).loss.mean
+    second = 2 * pairs.loss.mean - first
+    third = 3 * result.loss.mean - first - second
+    assert result.loss.std == pytest.approx(stdev([first, second, third]))
+    assert pairs.loss.std == pytest.approx(stdev([first, second]))
+    assert evaluate(run, passes=3).loss == result.loss
+
+
+def test_a_deterministic_network_is_seen_once(make_run):
+    result = evaluate(make_run(), passes=5)
+    assert (result.passes, result.deterministic, result.top1.std) == (1, True, None)
+    assert int(result.confusion.sum()) == 25
+
+
+def test_the_first_pass_repeats_the_test_of_training(tmp_path: Path):
+    changes = {
+        "data.limit": 100,
+        "data.cache": str(tmp_path / "cache"),
+        "model.depths": [1, 1],
+        "model.channels": [4, 8],
+        "model.encoding": "bernoulli",
+        "train.epochs": 1,
+        "train.warmup_epochs": 0,
+        "train.batch_size": 16,
+        "train.device": "cpu",
+        "train.seed": 4,
+    }
+    summary = train(load_recipe("digits", changes), tmp_path / "run")
+    result = evaluate(Run(tmp_path / "run"), device="cpu")
+    assert (result.top1.mean, result.top5.mean) == (summary["test_top1"], summary["test_top5"])
+    assert result.loss.mean == summary["test_loss"]
+
+
+def test_parts_and_checkpoints(make_run):
+    run = make_run()
+    assert evaluate(run, part="train").images == 7
+    assert evaluate(run, part="validation").images == 7
+    assert [evaluate(run, which=which).epochs for which in ("best", "last")] == [1, 2]
+    assert not torch.equal(evaluate(run, which="best").confusion, evaluate(run, which="last").confusion)
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, capsys):
+    run = make_run()
+    (run.best / "model.safetensors").write_bytes(b"x")
+    assert evaluate(run).epochs == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_double_precision(make_run):
+    one, two = (evaluate(make_run(folder=kind), precision=kind) for kind in ("fp32", "fp64"))
+    assert one.loss.mean == pytest.approx(two.loss.mean, rel=1e-5)
+    assert one.loss.mean != two.loss.mean
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments", "message"),
+    [
+        (
+            {"classes": (*tuple(TEST_IMAGES)[:-1], "gorilla")},
+            {},
+            "the classes of folder are not the network's: class 6 is 'gnu', where the network has 'gorilla'",
+        ),
+        (
+            {"classes": ("ant", "bee")},
+            {},
+            "the classes of folder are not the network's: 7 of them, where the network has 2",
+        ),
+        ({"channels": 3}, {}, "the images of folder have 1 channels, the network takes 3"),
+        (
+            {"size": 32},
+            {},
+            "the images of folder have 16 pixels a side, the network takes 32: pass --data.image_size 32",
+        ),
+        ({}, {"passes": 0}, "passes: expected at least 1, got 0"),
+        ({}, {"batch_size": 0}, "batch size: expected at least 1, got 0"),
+        ({}, {"part": "tests"}, "unknown part 'tests': did you mean 'test'?"),
+    ],
+)
+def test_what_does_not_suit(make_run, run, arguments, message):
+    with pytest.raises(OnespikeError, match=re.escape(message)):
+        evaluate(make_run(**run), **arguments)
+
+
+def test_a_part_without_images(make_run, data):
+    with pytest.raises(OnespikeError, match="folder has no validation images"):
+        evaluate(make_run(), replace(data, holdout=0.0), part="validation")
+
+
+def test_a_network_that_diverged(make_run):
+    run = make_run()
+    checkpoint = run.checkpoint("best")
+    checkpoint.weights["head.bias"].fill_(torch.nan)
+    checkpoint.save(run.best)
+    with pytest.raises(OnespikeError, match="not finite"):
+        evaluate(run)

@@ -1,0 +1,110 @@
+"""`onespike evaluate`, as it is typed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from noise import write_images
+
+from onespike.evaluation import evaluate
+
+
+def test_what_is_printed_and_left(make_run, command):
+    run = make_run(encoding="bernoulli")
+    code, printed, complaints = command("evaluate", run.folder, "--passes", 2)
+    assert (code, complaints) == (0, "")
+    expected = evaluate(run, passes=2)
+    assert "folder, test: 25 images, best weights (epoch 1), 2 passes" in printed
+    assert f"top-1 {expected.top1.mean:.2f}% ± {expected.top1.std:.2f}" in printed
+    assert f"top-5 {expected.top5.mean:.2f}% ± {expected.top5.std:.2f}" in printed
+    for name, accuracy in expected.per_class.items():
+        assert f"{name}{accuracy:>{14 - len(name)}.1f}%" in printed
+    first = expected.most_confused(1)[0]
+    assert [first.truth, first.guess, str(first.images), f"{first.share:.1f}%"] in map(str.split, printed.splitlines())
+    assert f"evaluation.json are in {run.folder / 'evaluation'}" in printed
+    assert json.loads((run.folder / "evaluation" / "evaluation.json").read_text()) == expected.to_json()
+
+
+def test_options_before_the_run_and_numbers_on_the_standard_output(make_run, command, tmp_path: Path):
+    run = make_run()
+    out = tmp_path / "elsewhere"
+    arguments = ("--part", "train", "--data.holdout=0", "--checkpoint", "last", "--json", "-", "--passes", 3)
+    code, printed, complaints = command("evaluate", *arguments, "--out", out, run.folder)
+    assert code == 0
+    content = json.loads(printed)
+    assert (content["part"], content["images"], content["epochs"], content["passes"]) == ("train", 14, 2, 1)
+    assert "every pass is the same" in complaints
+    assert (out / "confusion.png").is_file()
+    assert not (run.folder / "evaluation").exists()
+
+
+def test_many_classes_and_another_folder(make_run, command, tmp_path: Path):
+    names = [f"[b{number:02}]" for number in range(24)]  # what rich would take for markup
+    for part in ("train", "test"):
+        write_images(tmp_path / "many" / part, dict.fromkeys(names, 1), seed=2)
+    run = make_run(classes=tuple(names))
+    arguments = ("--data.root", tmp_path / "many", "--data.holdout", 0, "--json", tmp_path / "numbers.json")
+    code, printed, _ = command("evaluate", run.folder, *arguments)
+    assert code == 0
+    worst = printed.split("the 10 worst of 24 classes:")[1].split("true class")[0]
+    accuracies = json.loads((tmp_path / "numbers.json").read_text())["per_class"]
+    ten = sorted(names, key=lambda name: accuracies[name])[:10]
+    assert [name for name in names if name in worst] == sorted(ten)
+
+
+def test_help_needs_no_run(command):
+    code, printed, _ = command("evaluate", "--help")
+    assert code == 0
+    assert "onespike evaluate RUN [options]" in printed
+    assert "--data.root" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a run folder: onespike evaluate RUN"),
+        (["nowhere"], "nowhere is not a run"),
+        (["RUN", "--prat", "test"], "unknown option '--prat': did you mean '--part'?"),
+        (["RUN", "--data.rot", "x"], "unknown option '--data.rot': did you mean '--data.root'?"),
+        (["RUN", "--part", "tests"], '"part": Expected'),
+        (["RUN", "--checkpoint", "worst"], '"checkpoint": Expected'),
+        (["RUN", "--passes", "many"], '"passes": Expected'),
+        (["RUN", "--batch-size", "8.5"], '"batch_size": '),
+        (["RUN", "--precision", "fp17"], '"precision": Expected'),
+        (["RUN", "--passes", "0"], "passes: expected at least 1, got 0"),
+        (["RUN", "--data.holdout", "2"], "data.holdout: expected a share in [0, 1)"),
+        (["RUN", "--precision", "fp16", "--device", "cpu"], "fp16 does not work on cpu"),
+        (["RUN", "another"], "unrecognized arguments: another"),
+        (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),
+        (["RUN", "--data.root", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input(arguments, message, make_run, command):
+    run = make_run()
+    code, printed, complaints = command("evaluate", *(run.folder if a == "RUN" else a for a in arguments))
+    assert (code, printed) == (2, "")
+    assert complaints.startswith("error: ")
+    assert message in complaints
+    assert complaints.count("\n") == 1
+    assert not (run.folder / "evaluation").exists()
+
+
+def test_two_processes_count_each_image_once(make_run):
+    run = make_run()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    process = subprocess.run(
+        [*launcher, "-m", "onespike", "evaluate", str(run.folder), "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("top-1") == 1
+    found, alone = json.loads((run.folder / "evaluation" / "evaluation.json").read_text()), evaluate(run).to_json()
+    assert found.pop("loss")["mean"] == pytest.approx(alone.pop("loss")["mean"])
+    assert found == alone

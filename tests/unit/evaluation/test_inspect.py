@@ -1,0 +1,160 @@
+"""What an inspection says, against numbers taken by other means."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onespike import OnespikeError
+from onespike.evaluation import draw_inspection, inspect_image
+from onespike.evaluation.output import save_figure
+from onespike.functional import partition, recompose, region_threshold
+from onespike.training import load
+from onespike.units import ConvUnit
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "noise.png"
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (16, 16), dtype=np.uint8)).save(path)
+    return path
+
+
+def reference(run, image: Path, seed: int = 0):
+    """Probabilities, and of each unit (potentials and spikes of both layers at each time step), by plain hooks."""
+    network = load(run.folder)
+    memories = []
+    for module in network.modules():
+        if isinstance(module, ConvUnit):
+            module.register_forward_hook(lambda _, __, output: memories.append(output.memory))
+    pixels = torch.from_numpy(np.asarray(Image.open(image)).astype(np.float32))
+    with torch.no_grad():
+        logits = network(((pixels / 255 - 0.4) / 0.3)[None, None], generator=torch.Generator().manual_seed(seed))
+    count = len(list(network.blocks()))
+    return network, logits.softmax(1)[0], [memories[number::count] for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"encoding": "bernoulli", "time_steps": 2, "learnable_threshold": "channel", "region_threshold": None},
+        {"channel_mlp": "spiking", "surrogate": "triangle", "windows": "dilated"},
+    ],
+)
+def test_numbers_of_every_block(make_run, image: Path, overrides):
+    run = make_run(**overrides)
+    view = inspect_image(run, image)
+    content = view.to_json()
+    network, probabilities, memories = reference(run, image)
+    assert list(content["probabilities"].values()) == pytest.approx(probabilities.tolist(), rel=1e-5)
+    assert list(content["probabilities"]) == ["ant", "bee", "cat", "dog", "emu", "fly", "gnu"]
+    assert content["probabilities"][content["prediction"]] == pytest.approx(probabilities.max().item(), rel=1e-5)
+    assert len(content["blocks"]) == 6
+    for block, described, steps in zip(network.blocks(), content["blocks"], memories, strict=True):
+        assert described["map_side"] == block.size
+        assert described["windows"] == block.window_kind
+        layers = {layer["name"]: layer for layer in described["layers"]}
+        for number in (0, 1):
+            layer, neuron = layers[f"unit.neuron{number + 1}"], getattr(block.unit, f"neuron{number + 1}")
+            potentials = torch.stack([memory[number][0] for memory in steps])  # (T, V, 1, C, M, M)
+            spikes = torch.stack([memory[number][1] for memory in steps])
+            distances = potentials - neuron.threshold
+            assert layer["firing_rate"] == pytest.approx(spikes.mean().item(), abs=1e-6)
+            assert layer["above_threshold"] == pytest.approx(layer["firing_rate"], abs=1e-6)
+            silent = 1 - spikes.amax(0).mean().item()
+            assert layer["silent_neurons"] == pytest.approx(silent, abs=1e-6)
+            reach = 1 - 0.01 if neuron.surrogate == "triangle" else 0.5
+            assert layer["in_support"] == pytest.approx((distances.abs() < reach).float().mean().item(), abs=1e-6)
+            assert layer["potential"]["mean"] == pytest.approx(potentials.mean().item(), abs=1e-5)
+            assert layer["potential"]["std"] == pytest.approx(potentials.std(correction=0).item(), abs=1e-5)
+            assert layer["potential"]["quantiles"]["0.25"] == pytest.approx(potentials.quantile(0.25).item(), abs=1e-5)
+        rates = [layers[f"unit.neuron{number}"]["firing_rate"] for number in (1, 2)]
+        assert described["firing_rate"] == pytest.approx(sum(rates) / 2, abs=1e-6)
+        assert ("encoder" in layers) == (network.config.encoding == "threshold")
+        assert ("mlp.3" in layers) == (network.config.channel_mlp == "spiking")
+    assert sum(block["firing_rate"] for block in content["blocks"]) > 0
+
+
+def test_spike_maps_are_recomposed_output_spikes(make_run, image: Path):
+    run = make_run(region_threshold=0.1)
+    network, _, memories = reference(run, image)
+    for block, view, steps in zip(network.blocks(), inspect_image(run, image).blocks, memories, strict=True):
+        expected = recompose(steps[0][1][1], block.size, block.window_kind)
+        if block.window_kind == "dilated":
+            expected = region_threshold(expected, 0.1)
+        assert torch.allclose(view.spike_map, expected[0].mean(0))
+
+
+def test_coordinates_of_windows(make_run, image: Path):
+    blocks = inspect_image(make_run(size=16), image).to_json()["blocks"]
+    corners = [[tuple(box.values()) for box in block["window_pixels"]] for block in blocks]
+    assert corners[0] == [(0, 0, 8, 8), (8, 0, 16, 8), (0, 8, 8, 16), (8, 8, 16, 16)]
+    assert corners[1] == [(0, 0, 12, 12), (4, 0, 16, 12), (0, 4, 12, 16), (4, 4, 16, 16)]
+    assert [block["windows"] for block in blocks] == ["average", "dilated", "average", "dilated", "average", "average"]
+    assert corners[5] == corners[0]  # the last map, of side 2, cannot be dilated
+    assert list(blocks[0]["window_pixels"][0]) == ["left", "top", "right", "bottom"]
+
+
+@pytest.mark.parametrize(("size", "kind"), [(6, "average"), (2, "average"), (16, "average"), (16, "dilated")])
+def test_coordinates_are_those_of_partition(make_run, image: Path, size: int, kind: str):
+    """Also of odd maps, whose last windows reach into the padding, or lie in it as a whole."""
+    run = make_run(size=size, windows=kind, depths=(1,), channels_of_stages=(4,))
+    (block,) = inspect_image(run, image).blocks
+    side = size // 2
+    numbers = torch.arange(1, side * side + 1).view(1, 1, side, side)
+    for window, (left, top, right, bottom) in zip(partition(numbers, kind), block.windows, strict=True):
+        inside = numbers[0, 0, top // 2 : bottom // 2, left // 2 : right // 2]
+        assert window[window > 0].tolist() == inside.flatten().tolist()
+
+
+def test_draws_follow_the_seed(make_run, image: Path):
+    run = make_run(encoding="bernoulli")
+    one, again, other = (inspect_image(run, image, seed=seed).to_json() for seed in (5, 5, 6))
+    assert one == again
+    assert one["probabilities"] != other["probabilities"]
+
+
+def test_another_size_and_other_colours(make_run, tmp_path: Path):
+    """A picture of left half red, right half blue, twice as wide as high: the centre square keeps half of each."""
+    pixels = np.zeros((40, 80, 3), dtype=np.uint8)
+    pixels[:, :40, 0] = pixels[:, 40:, 2] = 255
+    path = tmp_path / "flag.png"
+    Image.fromarray(pixels).save(path)
+    view = inspect_image(make_run(channels=3), path)
+    assert view.note == "resized from 80x40 to 16x16, the centre kept"
+    assert view.pixels.shape == (16, 16, 3)
+    assert (view.pixels[:, :6, 0] == 255).all()
+    assert (view.pixels[:, 10:, 2] == 255).all()
+    grey = inspect_image(make_run(folder="grey"), path)
+    assert grey.pixels.shape == (16, 16, 1)
+    assert len(np.unique(grey.pixels[:, [0, -1]])) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "width", "height"),
+    [
+        ({"time_steps": 2, "encoding": "bernoulli"}, 650, 410),
+        ({"depths": (8, 8, 20)}, 1300, 850),
+        ({"size": 2, "depths": (1,), "channels_of_stages": (4,)}, 650, 300),
+    ],
+)
+def test_the_picture(make_run, image: Path, tmp_path: Path, overrides, width: int, height: int):
+    save_figure(draw_inspection(inspect_image(make_run(**overrides), image)), tmp_path / "a.png", dpi=50)
+    with Image.open(tmp_path / "a.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert picture.width == pytest.approx(width, rel=0.1)
+        assert picture.height == pytest.approx(height, rel=0.1)
+        assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 100
+
+
+def test_a_network_that_diverged(make_run, image: Path):
+    run = make_run()
+    checkpoint = run.checkpoint("best")
+    checkpoint.weights["head.bias"].fill_(torch.inf)
+    checkpoint.save(run.best)
+    with pytest.raises(OnespikeError, match="not finite"):
+        inspect_image(run, image)

@@ -1,0 +1,162 @@
+"""Firing and encoding: the values, and the gradients that stand in for their own."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onespike.functional import ENCODINGS, SURROGATES, bernoulli, encode, spike
+
+#: The surrogate derivatives as functions of d = V - threshold: three in other words than the source's.
+FORMULAS = {
+    "rectangle": lambda d: 1.0 if -0.5 < d < 0.5 else 0.0,
+    "triangle": lambda d: max(0.0, 1 + d if d < 0 else 1 - d),
+    "sigmoid": lambda d: 1 / math.cosh(2 * d) ** 2,  # the derivative of sigmoid(4 d)
+    "arctan": lambda d: 1 / (1 + math.pi**2 * d**2),  # the derivative of atan(pi d) / pi
+}
+BERNOULLI = ["bernoulli", "bernoulli-detached"]
+every_surrogate = pytest.mark.parametrize("surrogate", list(SURROGATES))
+every_dtype = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+
+
+def uniform(*shape, dtype=torch.float64, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def gradient_of(function, x):
+    x = x.detach().requires_grad_()
+    return torch.autograd.grad(function(x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.1, 1.0, 7.0])
+@every_dtype
+def test_a_neuron_fires_above_its_threshold_and_not_at_it(threshold, dtype):
+    at = torch.tensor(threshold, dtype=dtype)
+    v = torch.stack([at.nextafter(at - 1), at, at.nextafter(at + 1), at - 3, at + 3])
+    assert spike(v, at).tolist() == [0, 0, 1, 0, 1]
+
+
+def test_by_default_the_threshold_is_one_half_and_the_surrogate_a_rectangle():
+    v = torch.linspace(-1, 2, 61, dtype=torch.float64)
+    assert torch.equal(spike(v), (v > 0.5).double())
+    assert torch.equal(gradient_of(spike, v), gradient_of(lambda v: spike(v, 0.5, "rectangle"), v))
+
+
+@every_surrogate
+@given(v=st.floats(-4, 4), threshold=st.floats(0.1, 2))
+def test_the_gradient_is_the_surrogate_formula(surrogate, v, threshold):
+    gradient = gradient_of(lambda v: spike(v, threshold, surrogate), torch.tensor([v], dtype=torch.float64))
+    assert gradient.item() == pytest.approx(FORMULAS[surrogate](v - threshold), rel=1e-12, abs=1e-15)
+
+
+def test_the_rectangle_and_the_triangle_end_at_half_and_at_one_from_the_threshold():
+    v = torch.tensor([-0.5, -0.499, 0.0, 0.001, 0.999, 1.0, 1.499, 1.5])
+    assert gradient_of(lambda v: spike(v, 0.5, "rectangle"), v).tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
+    assert (gradient_of(lambda v: spike(v, 0.5, "triangle"), v) > 0).tolist() == [False, *[True] * 6, False]
+
+
+@every_surrogate
+def test_the_surrogate_multiplies_the_gradient_that_comes_in(surrogate):
+    v = (4 * uniform(50) - 1.5).requires_grad_()
+    upstream = uniform(50, seed=1) - 0.5
+    spike(v, 0.5, surrogate).backward(upstream)
+    torch.testing.assert_close(v.grad, upstream * gradient_of(lambda v: spike(v, 0.5, surrogate), v))
+
+
+@every_surrogate
+def test_the_surrogate_integrates_to_one_and_peaks_at_one(surrogate):
+    # The midpoint rule in t, with d = tan(t), reaches the tails of arctan.
+    steps = 200_000
+    t = (torch.arange(steps, dtype=torch.float64) + 0.5) / steps * math.pi - math.pi / 2
+    d = torch.tan(t)
+    derivative = gradient_of(lambda v: spike(v, 0.5, surrogate), 0.5 + d)
+    assert (derivative / torch.cos(t) ** 2).sum().item() * math.pi / steps == pytest.approx(1, abs=1e-4)
+    assert derivative.max() <= 1
+    assert gradient_of(lambda v: spike(v, 0.5, surrogate), torch.tensor([0.5])).item() == 1
+
+
+@every_surrogate
+@pytest.mark.parametrize("shape", [(), (3, 1, 1), (2, 3, 4, 4)])
+def test_a_threshold_receives_minus_the_summed_gradient_of_its_neurons(surrogate, shape):
+    v = (3 * uniform(2, 3, 4, 4) - 1).requires_grad_()
+    threshold = (0.3 + 0.4 * uniform(*shape, seed=1)).requires_grad_()
+    upstream = uniform(2, 3, 4, 4, seed=2) - 0.5
+    spike(v, threshold, surrogate).backward(upstream)
+    assert threshold.grad.any()
+    torch.testing.assert_close(threshold.grad, -v.grad.sum_to_size(shape))
+
+
+@every_surrogate
+@every_dtype
+def test_spikes_and_gradients_keep_the_dtype(surrogate, dtype):
+    v = (3 * uniform(2, 3, 4, 4) - 1).to(dtype).requires_grad_()
+    for threshold in (0.5, torch.tensor(0.5), torch.full((3, 1, 1), 0.5, dtype=dtype)):
+        spikes = spike(v, threshold, surrogate)
+        assert spikes.dtype == dtype
+        assert gradient_of(lambda v, threshold=threshold: spike(v, threshold, surrogate), v).dtype == dtype
+        assert set(spikes.unique().tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("kind", BERNOULLI)
+@every_dtype
+def test_bernoulli_fires_where_the_value_exceeds_the_draw_and_keeps_the_dtype(kind, dtype):
+    x = torch.tensor([-0.1, 0.0, 0.25, 0.5, 0.75, 1.0, 1.1], dtype=dtype)
+    draws = torch.tensor([0.0, 0.0, 0.5, 0.5, 0.5, 0.999, 0.999])
+    spikes = encode(x, kind, draws)
+    assert spikes.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    assert spikes.dtype == dtype
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.01, 0.3, 0.5, 0.9, 1.0])
+def test_bernoulli_fires_with_the_probability_of_its_value(probability):
+    count = 200_000
+    rate = encode(torch.full((count,), probability), "bernoulli", uniform(count)).mean().item()
+    deviation = math.sqrt(probability * (1 - probability) / count)
+    assert abs(rate - probability) <= 4 * deviation
+
+
+def test_the_gradient_passes_bernoulli_unchanged_between_minus_a_half_and_one_and_a_half():
+    x = torch.tensor([-2.0, -0.5, -0.499, 0.0, 0.5, 1.0, 1.499, 1.5, 3.0], requires_grad=True)
+    upstream = torch.arange(1.0, 10.0)
+    bernoulli(x, torch.full((9,), 0.5)).backward(upstream)
+    assert x.grad.tolist() == [0, 0, 3, 4, 5, 6, 7, 0, 0]
+
+
+def test_no_gradient_passes_bernoulli_detached():
+    x = uniform(9).requires_grad_()
+    spikes = encode(x, "bernoulli-detached", uniform(9, seed=1))
+    assert torch.equal(spikes, encode(x, "bernoulli", uniform(9, seed=1)))
+    assert not spikes.requires_grad
+
+
+@every_surrogate
+def test_threshold_encoding_is_firing(surrogate):
+    x = 3 * uniform(50) - 1
+    threshold = torch.tensor(0.7, dtype=torch.float64)
+    assert torch.equal(encode(x, "threshold", None, threshold, surrogate), (x > 0.7).double())
+    torch.testing.assert_close(
+        gradient_of(lambda x: encode(x, "threshold", None, threshold, surrogate), x),
+        torch.tensor([FORMULAS[surrogate](d) for d in (x - 0.7).tolist()], dtype=torch.float64),
+    )
+
+
+def test_direct_encoding_is_the_value_itself():
+    x = uniform(9)
+    assert encode(x, "direct") is x
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: spike(x, 0.5, "triangel"), "rectangle, triangle, sigmoid, arctan, got 'triangel'"),
+        (lambda x: encode(x, "threshold", surrogate="step"), "rectangle, triangle, sigmoid, arctan, got 'step'"),
+        (lambda x: encode(x, "poisson"), f"{', '.join(ENCODINGS)}, got 'poisson'"),
+        (lambda x: encode(x, "bernoulli"), r"'bernoulli': expected draws .*\(2, 3\), got none"),
+        (lambda x: encode(x, "bernoulli-detached"), r"'bernoulli-detached': expected draws .*\(2, 3\), got none"),
+    ],
+)
+def test_what_does_not_exist_or_is_missing_is_an_error_that_says_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(torch.zeros(2, 3))

@@ -1,0 +1,64 @@
+"""Where the weights start."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from onespike import create_model
+
+
+@pytest.fixture(scope="module")
+def conv12():
+    torch.manual_seed(0)
+    return create_model("conv12")
+
+
+def layers(network, kind):
+    found = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, kind)]
+    assert found
+    return [(name, layer) for name, layer in found if layer is not network.head]
+
+
+def test_convolutions_are_lecun_normal(conv12):
+    for name, layer in layers(conv12, nn.Conv2d):
+        deviation = 1 / math.sqrt(layer.weight[0].numel())
+        weight = layer.weight / deviation
+        tolerance = 5 / math.sqrt(weight.numel())
+        assert abs(weight.mean()) < tolerance, name
+        assert weight.std().item() == pytest.approx(1, abs=tolerance), name
+        assert weight.abs().max() < 2.3, f"{name}: truncated at two deviations of the normal before truncation"
+
+
+def test_linear_layers_are_xavier_uniform(conv12):
+    for name, layer in layers(conv12, nn.Linear):
+        bound = math.sqrt(6 / sum(layer.weight.shape))
+        weight = layer.weight / bound
+        tolerance = 5 / math.sqrt(weight.numel())
+        assert abs(weight.mean()) < tolerance, name
+        assert weight.std().item() == pytest.approx(1 / math.sqrt(3), abs=tolerance), name
+        assert 1 - tolerance < weight.abs().max() <= 1, name
+
+
+@pytest.mark.parametrize("name", ["conv12", "conv-tiny"])
+def test_biases_and_the_head_start_at_zero(name):
+    network = create_model(name)
+    assert not network.head.weight.any()
+    for key, parameter in network.named_parameters():
+        if key.endswith("bias"):
+            assert not parameter.any(), key
+
+
+def test_so_all_classes_are_equally_probable_at_first(conv12):
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(conv12(images).softmax(1), torch.full((2, 10), 0.1))
+
+
+def test_a_seed_makes_the_same_weights_again_and_another_seed_others():
+    def weights(seed):
+        torch.manual_seed(seed)
+        return nn.utils.parameters_to_vector(create_model("conv-tiny").parameters())
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))

@@ -1,0 +1,141 @@
+"""Neurons: their constants and learnable parameters, what they hand on, and what a hook sees."""
+
+import pytest
+import torch
+
+from onespike import OnespikeError
+from onespike.units import ConvUnit, Dynamics, Firing, Neuron
+
+LEARNABLE = {"layer": (), "channel": (3, 1, 1)}
+constants = pytest.mark.parametrize("constant", ["threshold", "decay"])
+
+
+def potentials():
+    return torch.rand(4, 2, 3, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 0.5
+
+
+@constants
+def test_by_default_threshold_and_decay_are_buffers_with_the_given_value(constant):
+    neuron = Neuron(3, Dynamics(threshold=0.7, decay=0.3))
+    assert not list(neuron.parameters())
+    assert getattr(neuron, constant).item() == pytest.approx({"threshold": 0.7, "decay": 0.3}[constant])
+    assert any(constant in name for name, _ in neuron.named_buffers())
+    assert any(constant in name for name in neuron.state_dict())
+    moved = Neuron(3, Dynamics()).to(torch.float16)
+    assert getattr(moved, constant).dtype == torch.float16
+
+
+@constants
+@pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
+@pytest.mark.parametrize("value", [0.1, 0.5, 0.9])
+def test_a_learnable_constant_is_one_parameter_that_starts_at_the_given_value(constant, learnable, shape, value):
+    neuron = Neuron(3, Dynamics(**{constant: value, f"learnable_{constant}": learnable}))
+    (parameter,) = neuron.parameters()
+    assert parameter.shape == shape
+    torch.testing.assert_close(getattr(neuron, constant), torch.full(shape, value))
+    assert not any(constant in name for name, _ in neuron.named_buffers())
+
+
+@pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
+def test_learnable_constants_get_gradients_and_stay_in_their_range_however_far_they_are_driven(learnable, shape):
+    neuron = Neuron(3, Dynamics(learnable_threshold=learnable, learnable_decay=learnable))
+    v = neuron.charge(potentials(), lambda _, before: before)
+    neuron(v).sum().backward()
+    assert len(list(neuron.parameters())) == 2
+    for parameter in neuron.parameters():
+        assert parameter.grad.shape == shape
+        assert parameter.grad.abs().min() > 0
+    for far in (-10, 10):
+        with torch.no_grad():
+            for parameter in neuron.parameters():
+                parameter.fill_(far)
+        assert (neuron.threshold > 0).all()
+        assert ((neuron.decay > 0) & (neuron.decay < 1)).all()
+
+
+@pytest.mark.parametrize("learnable", LEARNABLE)
+def test_the_layers_of_a_unit_learn_constants_of_their_own(learnable):
+    unit = ConvUnit(3, Dynamics(learnable_threshold=learnable, learnable_decay=learnable))
+    own = [name for name, _ in unit.named_parameters() if "threshold" in name or "decay" in name]
+    assert len(own) == 4
+    assert len({name.split(".")[0] for name in own}) == 2
+
+
+@pytest.mark.parametrize(
+    ("reset", "expected"), [("none", [0.2, 0.5, 0.9]), ("zero", [0.2, 0.5, 0.0]), ("subtract", [0.2, 0.5, 0.4])]
+)
+def test_the_reset_touches_the_potentials_of_neurons_that_fire_and_no_others(reset, expected):
+    neuron = Neuron(1, Dynamics(reset=reset))
+    assert neuron.handed_on(torch.tensor([0.2, 0.5, 0.9])).tolist() == pytest.approx(expected)
+
+
+def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents():
+    neuron = Neuron(3, Dynamics(decay=0.25))
+    currents, own, incoming = potentials(), torch.full((4, 2, 3, 2, 2), 8.0), torch.full((2, 3, 2, 2), 4.0)
+    torch.testing.assert_close(neuron.charge(currents, None), currents)
+    torch.testing.assert_close(neuron.charge(currents, None, own), currents + 2)
+    torch.testing.assert_close(neuron.charge(currents, lambda *_: incoming, own), currents + 3)
+
+
+def test_charging_tells_the_window_and_what_the_one_before_hands_on():
+    neuron, seen = Neuron(3, Dynamics(reset="zero")), []
+    v = neuron.charge(potentials(), lambda window, before: seen.append((window, before)))
+    assert [window for window, _ in seen] == [0, 1, 2, 3]
+    assert seen[0][1] is None
+    for window, before in seen[1:]:
+        assert torch.equal(before, neuron.handed_on(v[window - 1]))
+
+
+def test_charging_keeps_channels_last():
+    folded = potentials().flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    v = Neuron(3, Dynamics()).charge(folded.unflatten(0, (4, 2)), lambda _, before: before)
+    assert v.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
+def test_firing_uses_the_threshold_and_the_surrogate_of_its_dynamics(surrogate):
+    firing = Firing(3, Dynamics(threshold=0.8, surrogate=surrogate))
+    v = torch.tensor([[[0.7]], [[0.8]], [[0.9]]], requires_grad=True)
+    assert firing(v).flatten().tolist() == [0, 0, 1]
+    firing(v).sum().backward()
+    slope = {"rectangle": 1, "triangle": 0.9, "sigmoid": 0.961, "arctan": 0.910}[surrogate]  # a distance of 0.1 away
+    assert v.grad.flatten().tolist() == pytest.approx([slope, 1, slope], abs=1e-3)
+
+
+def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_out():
+    torch.manual_seed(0)
+    unit, seen = ConvUnit(3, Dynamics()), []
+    layers = [module for module in unit.modules() if isinstance(module, Firing)]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, inputs, spikes: seen.append((layer, inputs[0], spikes)))
+    output = unit((potentials() > 0.5).float())
+    assert [layer for layer, _, _ in seen] == layers, "each layer of neurons fires once"
+    for (_, v, s), (potential, spikes) in zip(seen, output.memory, strict=True):
+        assert torch.equal(v, potential)
+        assert torch.equal(s, spikes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threshold": 0}, "threshold: .* above 0, got 0"),
+        ({"threshold": -0.5}, "threshold: .*got -0.5"),
+        ({"threshold": float("inf")}, "threshold: .*got inf"),
+        ({"threshold": float("nan")}, "threshold: .*got nan"),
+        ({"decay": -0.1}, "decay: expected 0 <= decay <= 1, got -0.1"),
+        ({"decay": 1.1}, "decay: .*got 1.1"),
+        ({"decay": float("nan")}, "decay: .*got nan"),
+        ({"theta": 0}, "theta: expected 0 < theta <= 1, got 0"),
+        ({"theta": 1.5}, "theta: .*got 1.5"),
+        ({"decay": 0, "learnable_decay": "layer"}, "decay: to be learnable .*got 0"),
+        ({"decay": 1, "learnable_decay": "channel"}, "decay: to be learnable .*got 1"),
+    ],
+)
+def test_dynamics_out_of_range_are_an_error_that_names_the_field_and_the_value(changes, message):
+    with pytest.raises(OnespikeError, match=message):
+        Dynamics(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"decay": 0}, {"decay": 1}, {"theta": 1}, {"threshold": 1e-3}])
+def test_the_ends_of_the_ranges_are_allowed(changes):
+    Dynamics(**changes)
