@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class OnespikeError(Exception):
@@ -24,7 +25,23 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
         The error, to be raised.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]!r}?" if near else ""
     listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
     return OnespikeError(f"unknown {what} {str(name)!r}: " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
+
+
+def check_choices(config: Any) -> None:
+    """Check that every field of a dataclass that is declared as a `Literal` holds one of its values.
+
+    The command line's parser has checked it already; a call from Python has not.
+
+    Args:
+        config: An instance of a dataclass.
+
+    Raises:
+        OnespikeError: A field holds something else.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            raise unknown(name, getattr(config, name), get_args(kind))

@@ -1,6 +1,5 @@
 """Dropout with a constant mask: one mask for all windows and all time steps of a forward pass."""
 
-import torch
 from torch import Tensor
 
 
@@ -17,4 +16,4 @@ def constant_mask(u: Tensor, probability: float) -> Tensor:
     Returns:
         0 where u < p, else 1 / (1 - p), in the dtype of `u`: the expected value of an input does not change.
     """
-    return torch.where(u < probability, 0.0, 1 / (1 - probability)).to(u.dtype)
+    return (u >= probability).to(u.dtype) / (1 - probability)

@@ -1,7 +1,8 @@
 """Fusion: the bounded projection Omega that merges the two potentials which meet at a neuron.
 
-The plain sum X + Y drives a neuron above its threshold wherever either potential is high (over-activation). Omega
-stays below that plane; the radian factor theta says how far below. Section 4.2 and Eq. 6 of the supplement.
+The plain sum X + Y drives a neuron above its threshold wherever either potential is high (over-activation). Over the
+range [th, 2 th], where that happens, Omega's volume is smaller than the plane's; the radian factor theta says by how
+much. Section 4.2 and Eq. 6 of the supplement.
 """
 
 import math

@@ -54,8 +54,9 @@ def partition(x: Tensor, kind: str) -> Tensor:
     side = window_side(width, kind)
     if width % 2:
         x = F.pad(x, (0, 1, 0, 1))
-    corners = [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
-    return torch.cat(corners).unflatten(0, (4, x.shape[0]))  # (V, B, C, M, M); cat keeps channels-last, stack does not
+    return torch.stack(
+        [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
+    )  # (V, B, C, M, M)
 
 
 def recompose(windows: Tensor, size: int, kind: str) -> Tensor:

@@ -10,10 +10,7 @@ from onespike.functional import constant_mask, encode, partition, recompose, reg
 from onespike.model.config import ModelConfig
 from onespike.model.patch import ChannelLinear
 from onespike.units.base import Firing, Memory
-from onespike.units.conv import ConvUnit
-
-#: Units by name. To add one, implement `onespike.units.Unit` and add a line (and its name in `ModelConfig.unit`).
-UNITS = {"conv": ConvUnit}
+from onespike.units.registry import UNITS
 
 #: Normalisations by name: what makes one for a number of channels.
 NORMS: dict[str, Callable[[int], nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
@@ -45,7 +42,7 @@ class Block(nn.Module):
         self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
         self.encoder = Firing(channels, config) if config.encoding == "threshold" else None
         self.unit = UNITS[config.unit](channels, config, norm)
-        self.fc = nn.Sequential(ChannelLinear(channels, channels), norm(channels))
+        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
         hidden = config.mlp_ratio * channels
         spiking = config.channel_mlp == "spiking"
         self.mlp = nn.Sequential(
@@ -103,6 +100,8 @@ class Block(nn.Module):
             return self.encoder(windows)
         if draws is None and self.encoding.startswith("bernoulli"):
             draws = uniform(windows, windows.shape, generator)
+        if draws is not None and draws.shape != windows.shape:
+            raise ValueError(f"draws: expected {tuple(windows.shape)}, got {tuple(draws.shape)}")
         return encode(windows, self.encoding, draws)
 
     def _dropout_mask(self, windows: Tensor, generator: torch.Generator | None) -> Tensor | None:

@@ -13,7 +13,8 @@ class ModelConfig(Dynamics):
 
     Attributes:
         name: The registered model these values started from.
-        unit: The spiking unit inside the blocks.
+        unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
+            "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp".
         depths: Blocks in each stage.
         channels: Channels of each stage.
         encoding: How the residual stream becomes a block's input spikes: "bernoulli" (drawn anew at every forward pass,
@@ -32,7 +33,7 @@ class ModelConfig(Dynamics):
     """
 
     name: str = "conv12"
-    unit: Literal["conv"] = "conv"
+    unit: Literal["conv", "lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn", "mlp"] = "conv"
     depths: tuple[int, ...] = (2, 2, 6, 2)
     channels: tuple[int, ...] = (48, 96, 192, 384)
     encoding: Literal["bernoulli", "bernoulli-detached", "threshold", "direct"] = "bernoulli"
@@ -50,7 +51,8 @@ class ModelConfig(Dynamics):
             raise OnespikeError(
                 f"depths and channels: expected one of each per stage, got {self.depths}, {self.channels}"
             )
-        if min(*self.depths, *self.channels, self.mlp_ratio, self.time_steps) < 1:
+        counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")

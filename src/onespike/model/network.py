@@ -9,7 +9,7 @@ from onespike.errors import OnespikeError
 from onespike.model.block import NORMS, Block, BlockState, uniform
 from onespike.model.config import ModelConfig
 from onespike.model.initialise import initialise
-from onespike.model.patch import PatchEmbedding, PatchMerging
+from onespike.model.patch import Merging, PatchEmbedding
 
 
 class Network(nn.Module):
@@ -42,18 +42,23 @@ class Network(nn.Module):
         norm = NORMS[config.norm]
         self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
-        size, number = image_size // stride, 0
+        number = 0
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
+            size = image_size // (stride * 2**stage)
+            blocks = [Block(config, channels, size, self._dilated(config, number + k)) for k in range(depth)]
             if stage:
-                size //= 2
-                merging = PatchMerging(config.channels[stage - 1], channels)
-                self.layers.append(nn.Sequential(merging, norm(channels)))
-            for _ in range(depth):
-                dilated = config.windows == "dilated" or (config.windows == "alternating" and number % 2 == 1)
-                self.layers.append(Block(config, channels, size, dilated))
-                number += 1
+                before, behind = self.blocks()[-1], blocks[0]
+                maps = (before.unit.out_channels, behind.unit.out_channels) if behind.unit.travels else None
+                self.layers.append(Merging(before.channels, behind.channels, maps, norm))
+            self.layers.extend(blocks)
+            number += depth
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
+
+    @staticmethod
+    def _dilated(config: ModelConfig, number: int) -> bool:
+        """Whether a block, counted over the whole network, should have dilated windows."""
+        return config.windows == "dilated" or (config.windows == "alternating" and number % 2 == 1)
 
     def blocks(self) -> list[Block]:
         """All blocks, in the order in which a batch meets them."""
@@ -91,6 +96,9 @@ class Network(nn.Module):
                 f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
                 f"got {tuple(images.shape)}"
             )
+        expected = self.config.time_steps * len(self.blocks())
+        if draws is not None and len(draws) != expected:
+            raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
         remaining = iter(draws) if draws is not None else None
         states: dict[Block, BlockState] = {}
         # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
@@ -103,6 +111,6 @@ class Network(nn.Module):
                     drawn = next(remaining) if remaining is not None else None
                     x, potential, states[layer] = layer(x, potential, states.get(layer), drawn, generator)
                 else:
-                    x = layer(x).to(images.dtype)
+                    x, potential = layer(x, potential)
             logits.append(self.head(x.mean((-2, -1))))
         return torch.stack(logits).mean(0)

@@ -1,5 +1,7 @@
 """Between images and maps, and between maps and maps: patch embedding, patch merging, linear layers over channels."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 
@@ -28,7 +30,7 @@ class PatchEmbedding(nn.Conv2d):
 
 
 class PatchMerging(nn.Module):
-    """Between stages: 2x2 pixels become one, a linear layer maps their 4C channels to the next stage's.
+    """2x2 pixels become one, a linear layer maps their 4C channels to the next stage's.
 
     Args:
         in_channels: C, channels of the stage before.
@@ -42,5 +44,29 @@ class PatchMerging(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, L, L), L even, to (B, C_out, L/2, L/2)."""
         patches = x.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))  # (B, C, L/2, 2, L/2, 2)
-        stacked = patches.permute(0, 2, 4, 3, 5, 1).flatten(3)  # (B, L/2, L/2, 4C): four channel vectors in a row
+        stacked = patches.permute(0, 2, 4, 5, 3, 1).flatten(3)  # (B, L/2, L/2, 4C): four pixels, column by column
         return self.reduction(stacked.movedim(-1, 1))
+
+
+class Merging(nn.Module):
+    """Between two stages: patch merging of the features and, by a layer of its own, of the travelling potential map.
+
+    Args:
+        before: Channels of the features of the stage before.
+        behind: Channels of the features of the stage behind.
+        potentials: Likewise of the potential map, (before, behind); None if there is no such map.
+        norm: Makes the normalisation behind the features' merging.
+    """
+
+    def __init__(
+        self, before: int, behind: int, potentials: tuple[int, int] | None, norm: Callable[[int], nn.Module]
+    ) -> None:
+        super().__init__()
+        self.features = nn.Sequential(PatchMerging(before, behind), norm(behind))
+        self.potential = PatchMerging(*potentials) if potentials else None
+
+    def forward(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map features (B, C, L, L) and potentials (B, C', L, L), if there are any, to maps of side L/2."""
+        if self.potential is not None and potential is not None:
+            potential = self.potential(potential)
+        return self.features(x).to(x.dtype), potential

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from onespike.data.config import DataConfig
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, check_choices
 from onespike.model.config import ModelConfig
 
 
@@ -60,6 +60,7 @@ class TrainConfig:
     save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for name in ("epochs", "batch_size", "accumulate", "monitor_every"):
             if getattr(self, name) < 1:
                 raise OnespikeError(f"train.{name}: expected at least 1, got {getattr(self, name)}")

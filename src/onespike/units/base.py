@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, check_choices
 from onespike.functional import spike
 
 
@@ -41,6 +41,7 @@ class Dynamics:
     learnable_decay: Literal["none", "layer", "channel"] = "none"
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.threshold < math.inf:
             raise OnespikeError(f"threshold: expected a finite number above 0, got {self.threshold}")
         if not 0 <= self.decay <= 1:
@@ -55,6 +56,13 @@ class Dynamics:
 Incoming = Callable[[int, Tensor | None], Tensor | None]
 
 
+def parameter(value: float, learnable: str, channels: int) -> nn.Parameter | None:
+    """Make a parameter for a layer or for each channel, (), or (C, 1, 1); None if it is not to be learned."""
+    if learnable == "none":
+        return None
+    return nn.Parameter(torch.full((channels, 1, 1) if learnable == "channel" else (), value))
+
+
 class Firing(nn.Module):
     """Fire where a value exceeds the threshold: S = 1 if V > threshold else 0.
 
@@ -66,29 +74,17 @@ class Firing(nn.Module):
         dynamics: The threshold, or where a learnable one starts, and the surrogate.
     """
 
-    constant_threshold: Tensor
-    raw_threshold: Tensor
-
     def __init__(self, channels: int, dynamics: Dynamics) -> None:
         super().__init__()
         self.surrogate = dynamics.surrogate
-        self.learnable_threshold = dynamics.learnable_threshold != "none"
-        # A learnable threshold is kept as its logarithm: it cannot leave its range.
-        self._register("threshold", dynamics.threshold, math.log, dynamics.learnable_threshold, channels)
-
-    def _register(
-        self, name: str, value: float, inverse: Callable[[float], float], learnable: str, channels: int
-    ) -> None:
-        if learnable == "none":
-            self.register_buffer(f"constant_{name}", torch.tensor(value))
-        else:
-            shape = (channels, 1, 1) if learnable == "channel" else ()
-            self.register_parameter(f"raw_{name}", nn.Parameter(torch.full(shape, inverse(value))))
+        self.raw_threshold = parameter(math.log(dynamics.threshold), dynamics.learnable_threshold, channels)
+        self.constant_threshold = dynamics.threshold
 
     @property
-    def threshold(self) -> Tensor:
-        """The threshold, a scalar or (C, 1, 1)."""
-        return self.raw_threshold.exp() if self.learnable_threshold else self.constant_threshold
+    def threshold(self) -> float | Tensor:
+        """The threshold: a constant (a plain number, exact in every dtype), or a scalar or (C, 1, 1)."""
+        # Learned as its logarithm: it cannot leave its range.
+        return self.constant_threshold if self.raw_threshold is None else self.raw_threshold.exp()
 
     def forward(self, potential: Tensor) -> Tensor:
         """Fire.
@@ -110,20 +106,19 @@ class Neuron(Firing):
         dynamics: Constants, or where learnable parameters start.
     """
 
-    constant_decay: Tensor
-    raw_decay: Tensor
-
     def __init__(self, channels: int, dynamics: Dynamics) -> None:
         super().__init__(channels, dynamics)
         self.reset = dynamics.reset
-        self.learnable_decay = dynamics.learnable_decay != "none"
-        # A learnable decay is kept as its logit.
-        self._register("decay", dynamics.decay, lambda p: math.log(p / (1 - p)), dynamics.learnable_decay, channels)
+        learnable = dynamics.learnable_decay
+        logit = math.log(dynamics.decay / (1 - dynamics.decay)) if learnable != "none" else 0.0
+        self.raw_decay = parameter(logit, learnable, channels)
+        self.constant_decay = dynamics.decay
 
     @property
-    def decay(self) -> Tensor:
-        """The decay alpha, a scalar or (C, 1, 1)."""
-        return self.raw_decay.sigmoid() if self.learnable_decay else self.constant_decay
+    def decay(self) -> float | Tensor:
+        """The decay alpha: a constant, or a scalar or (C, 1, 1)."""
+        # Learned as its logit, for the same reason.
+        return self.constant_decay if self.raw_decay is None else self.raw_decay.sigmoid()
 
     def handed_on(self, potential: Tensor) -> Tensor:
         """What of a potential the next window receives, after the reset.
@@ -162,7 +157,7 @@ class Neuron(Firing):
         for window, current in enumerate(currents.unbind()):
             handed = incoming(window, self.handed_on(potentials[-1]) if potentials else None)
             potentials.append(current if handed is None else current + self.decay * handed)
-        return torch.cat(potentials).unflatten(0, currents.shape[:2])  # cat keeps channels-last, stack does not
+        return torch.stack(potentials)
 
 
 #: What a unit's neurons keep from one time step to the next: (potentials, spikes) of each layer.
@@ -188,7 +183,14 @@ class Unit(nn.Module, ABC):
 
     The four windows share the unit's weights. Weight layers see all windows as one batch (`per_window`); only
     potentials, which pass from window to window, are computed one after the other (`Neuron.charge`).
+
+    Attributes:
+        out_channels: Channels of the output spikes, and of the potentials that are handed to the next block.
+        travels: Whether potentials are handed from block to block.
     """
+
+    out_channels: int
+    travels: bool
 
     @abstractmethod
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:

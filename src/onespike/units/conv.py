@@ -30,6 +30,7 @@ class ConvUnit(Unit):
         self, channels: int, dynamics: Dynamics = Dynamics(), norm: Callable[[int], nn.Module] = nn.Identity
     ) -> None:
         super().__init__()
+        self.out_channels, self.travels = channels, False
         self.fusion, self.theta = dynamics.fusion, dynamics.theta
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm1 = norm(channels)

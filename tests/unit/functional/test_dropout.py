@@ -14,15 +14,7 @@ def test_a_draw_below_the_probability_drops_and_the_rest_is_scaled_up():
     assert constant_mask(torch.tensor([0.0, 0.19, 0.2, 0.5, 0.999]), 0.2).tolist() == [0, 0, 1.25, 1.25, 1.25]
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        torch.float16,
-        torch.bfloat16,
-        torch.float32,
-        pytest.param(torch.float64, marks=pytest.mark.xfail(strict=True, reason="the scale is rounded to float32")),
-    ],
-)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_mask_has_the_dtype_of_the_draws_to_its_full_precision(dtype):
     u = uniform(2, 3, 4, 4, dtype=dtype)
     mask = constant_mask(u, 0.1)

@@ -185,14 +185,14 @@ def test_a_linear_layer_over_channels_is_a_convolution_of_one_pixel():
     assert layer(x.contiguous(memory_format=torch.channels_last)).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_merging_maps_the_four_channel_vectors_of_two_by_two_pixels_row_by_row():
+def test_merging_maps_the_four_channel_vectors_of_two_by_two_pixels_column_by_column():
     merging, x = PatchMerging(CHANNELS, 5).double(), stream()
     merged = merging(x)
     assert merged.shape == (2, 5, SIDE // 2, SIDE // 2)
     assert [tuple(parameter.shape) for parameter in merging.parameters()] == [(5, 4 * CHANNELS)]
     for i in range(SIDE // 2):
         for j in range(SIDE // 2):
-            pixels = [x[:, :, 2 * i + down, 2 * j + right] for down in (0, 1) for right in (0, 1)]
+            pixels = [x[:, :, 2 * i + down, 2 * j + right] for right in (0, 1) for down in (0, 1)]
             torch.testing.assert_close(merged[:, :, i, j], torch.cat(pixels, 1) @ merging.reduction.weight.T)
 
 

@@ -126,8 +126,6 @@ def one_block_written_out(network, images, time_steps):
 @pytest.mark.parametrize("time_steps", [1, 2, 3])
 def test_a_network_of_one_block_is_what_plain_loops_compute(time_steps):
     network = make_network(depths=(1,), channels=(6,), encoding="threshold", decay=0.4, time_steps=time_steps)
-    network.blocks()[0].unit.neuron1.constant_decay.fill_(0.4)  # to double precision
-    network.blocks()[0].unit.neuron2.constant_decay.fill_(0.4)
     images = random_images(network)
     expected = one_block_written_out(network, images, time_steps)
     torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,38 @@
+"""Units by name."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from onespike.units.base import Dynamics, Unit
+from onespike.units.conv import ConvUnit
+from onespike.units.travelling import Cell, Recurrent, TravellingUnit
+
+Norm = Callable[[int], nn.Module]
+
+
+def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, Dynamics, Norm], Unit]:
+    def build(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
+        layer = Recurrent(cell, channels, bidirectional)
+        return TravellingUnit(layer, channels * (2 if bidirectional else 1), dynamics, norm)
+
+    return build
+
+
+def _mlp(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
+    layer = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+    return TravellingUnit(layer, channels, dynamics, norm)
+
+
+#: What builds a unit out of its channels, dynamics and normalisation. To add one, add a line (and its name in
+#: `ModelConfig.unit`).
+UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
+    "conv": ConvUnit,
+    "lstm": _recurrent(nn.LSTM, bidirectional=True),
+    "lstm-forward": _recurrent(nn.LSTM, bidirectional=False),
+    "gru": _recurrent(nn.GRU, bidirectional=False),
+    "bigru": _recurrent(nn.GRU, bidirectional=True),
+    "rnn": _recurrent(nn.RNN, bidirectional=False),
+    "birnn": _recurrent(nn.RNN, bidirectional=True),
+    "mlp": _mlp,
+}

@@ -1,0 +1,93 @@
+"""Units whose potentials travel through the network (RNN-SNN): one layer over a window's tokens, one layer of neurons.
+
+    V[eta, v] = alpha * Omega(V[eta-1, v], V[eta, v-1]) + layer(s[v])          S = fire(V)
+
+v = 1..4 counts the windows, eta the blocks. The potential map enters a block from the block before (0 at the first) and
+leaves it recomposed like the spikes. Window 1, which has no predecessor, takes V[eta-1, 2] as its neighbour.
+"""
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from onespike.functional import fuse
+from onespike.units.base import Dynamics, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+
+#: The framework's recurrent layers.
+Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
+
+
+@final
+class TravellingUnit(Unit):
+    """A layer over the tokens of a window, and neurons that merge the potentials of two directions.
+
+    Args:
+        layer: Maps tokens (N, M*M, C) to (N, M*M, `out_channels`), such as `Recurrent`.
+        out_channels: Channels of spikes and potentials.
+        dynamics: How the neurons charge, fire and hand on.
+        norm: Makes the layer behind `layer` out of a number of channels; none by default.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        out_channels: int,
+        dynamics: Dynamics = Dynamics(),
+        norm: Callable[[int], nn.Module] = nn.Identity,
+    ) -> None:
+        super().__init__()
+        self.out_channels, self.travels = out_channels, dynamics.fusion != "none"
+        self.fusion, self.theta = dynamics.fusion, dynamics.theta
+        self.layer = OverTokens(layer)
+        self.norm = norm(out_channels)
+        self.neuron = Neuron(out_channels, dynamics)
+
+    def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
+        """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
+        currents = per_window(self.layer, self.norm, spikes)
+        above = torch.zeros_like(currents) if potential is None else potential
+
+        def incoming(window: int, before: Tensor | None) -> Tensor:
+            return fuse(above[window], above[1] if before is None else before, self.fusion, self.theta)
+
+        v = self.neuron.charge(currents, incoming if self.travels else None, own_potential(memory, 0))
+        s = self.neuron(v)
+        return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
+
+
+class OverTokens(nn.Module):
+    """Runs a layer over the pixels of a map as tokens, in row-major order.
+
+    Args:
+        layer: (N, H*W, C) to (N, H*W, C').
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H, W)."""
+        tokens = x.flatten(2).transpose(1, 2)  # (N, H*W, C)
+        return self.layer(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer that starts from 0 at the first token and gives its output at every token.
+
+    Args:
+        cell: `nn.LSTM`, `nn.GRU` or `nn.RNN`.
+        channels: Channels C of a token, and of the state of each direction.
+        bidirectional: Whether it runs backwards as well; its output then has 2C channels.
+    """
+
+    def __init__(self, cell: Cell, channels: int, bidirectional: bool) -> None:
+        super().__init__()
+        self.cell = cell(channels, channels, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (N, T, C) to (N, T, C) or (N, T, 2C)."""
+        output, _ = self.cell(tokens)
+        return output.contiguous()  # on a CPU it lies token by token; maps must be channels-last
