@@ -133,7 +133,9 @@ def test_channels_last_input_gives_the_same_output_in_channels_last(name):
 def test_a_compiled_unit_computes_the_same(name):
     unit, spikes = make(name).double(), input_spikes(dtype=torch.float64)
     torch.compiler.reset()
-    compiled = torch.compile(lambda spikes: run(unit, spikes, 2), fullgraph=name in ("conv", "mlp"), backend="aot_eager")
+    compiled = torch.compile(
+        lambda spikes: run(unit, spikes, 2), fullgraph=name in ("conv", "mlp"), backend="aot_eager"
+    )
     (last, gradients), (compiled_last, compiled_gradients) = (
         (tensors(outputs[-1]), torch.autograd.grad(sum(map(loss, outputs)), list(unit.parameters())))
         for outputs in (run(unit, spikes, 2), compiled(spikes))
