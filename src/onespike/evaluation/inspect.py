@@ -232,9 +232,8 @@ def _watch(network: Network, image: Tensor, generator: torch.Generator) -> tuple
             if isinstance(module, Firing):
                 # Time becomes the first axis; the batch, of one image, goes.
                 potentials, spikes = (torch.stack(tensors).squeeze(-4) for tensors in zip(*seen[module], strict=True))
-                layers.append(
-                    LayerView(name, potentials, spikes, torch.as_tensor(module.threshold).detach(), module.surrogate)
-                )
+                threshold = torch.as_tensor(module.threshold).detach()
+                layers.append(LayerView(name, potentials, spikes, threshold, module.surrogate))
         spike_map = torch.stack(received[block.fc]).mean((0, 1, 2))
         windows = _window_pixels(block, network.image_size)
         views.append(BlockView(number, block.window_kind, block.size, windows, spike_map, tuple(layers)))
