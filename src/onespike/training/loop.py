@@ -98,7 +98,7 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
             display.epoch(row, blocks)
             board.epoch(row, progress.epoch * steps)
             if main:
-                if quality(row) > progress.best:
+                if quality(row) >= progress.best:  # of equals the later one: small held-out sets tie often
                     progress.best = quality(row)
                     trainer.checkpoint().save(run.best)
                 trainer.checkpoint().save(run.last)
@@ -192,7 +192,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     trainer.use(run.checkpoint("best"))
     scores, progress = trainer.evaluate(trainer.test), trainer.progress
     progress.tick()
-    chosen = max(progress.history, key=quality)
+    chosen = max(progress.history, key=lambda row: (quality(row), row["epoch"]))
     summary = {
         "test_top1": scores.top1,
         "test_top5": scores.top5,

@@ -194,3 +194,11 @@ def test_a_new_run_starts_from_old_weights(small, tmp_path):
     with pytest.raises(OnespikeError, match=r"head.weight \(10, 12\) instead of \(10, 16\)"):
         train(small(model__channels=[8, 16]), tmp_path / "wrong", init_from=tmp_path / "old")
     assert not (tmp_path / "wrong").exists()
+
+
+def test_of_equally_good_epochs_the_later_one_is_taken(small, tmp_path):
+    recipe = small(train__lr=1e-12, train__epochs=3, model__encoding="threshold", model__norm="none")  # learns nothing
+    summary = train(recipe, tmp_path / "run")
+    history = Checkpoint.load(tmp_path / "run" / "last").state["progress"]["history"]
+    assert len({row["valid_top1"] for row in history}) == 1
+    assert summary["best_epoch"] == Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 3
