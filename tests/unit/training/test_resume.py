@@ -197,6 +197,6 @@ def test_a_new_run_starts_from_old_weights(small, tmp_path):
 
 
 def test_of_equally_good_epochs_the_later_one_is_taken(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "quality", lambda row: 50.0)
+    monkeypatch.setattr(loop, "quality", lambda _row: 50.0)
     summary = train(small(train__epochs=3), tmp_path / "run")
     assert summary["best_epoch"] == Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 3
