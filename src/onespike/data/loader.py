@@ -5,6 +5,7 @@ was interrupted goes on exactly where it stopped, and so that any number of proc
 every batch, see together what a single process would.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,11 +114,17 @@ class TrainLoader:
 
     def _by_workers(self, policy: PolicyDataset, epoch: int, batches: list[Tensor]) -> Iterator[Batch]:
         keys = [[(derive_seed(self.seed, epoch, i), i) for i in indices[self.own].tolist()] for indices in batches]
-        loader = DataLoader(policy, batch_sampler=keys, num_workers=self.workers)
+        loader = DataLoader(policy, batch_sampler=keys, num_workers=self.workers, worker_init_fn=_leave_signals)
         for images, labels in loader:
             # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
             stacked = images.transpose(0, 1).flatten(0, 1).to(self.share.device, self.share.dtype)
             yield stacked.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+
+
+def _leave_signals(_worker: int) -> None:
+    """Let the main process alone decide what a signal to the whole group means; it ends its workers itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class EvalLoader:

@@ -5,7 +5,7 @@ A checkpoint is a folder:
     model.safetensors      the weights to use (the moving average, if the recipe has one)
     model.json             how to build the network around them, class names, normalisation
     training.safetensors   the optimiser's tensors, and the raw weights beside a moving average
-    state.json             position, history, seed, the optimiser's numbers, a SHA-256 of each other file
+    state.json             position, history, seed, the optimiser's numbers, a SHA-256 of each file
 
 It is written beside its final place, flushed to the disk, and moved into it by renaming, so that a kill at any moment
 leaves either the old checkpoint or the new one.
@@ -97,8 +97,8 @@ class Checkpoint:
             (new / "model.safetensors").write_bytes(save(_plain(self.weights)))
             (new / "training.safetensors").write_bytes(save(_plain(self.training)))
             (new / "model.json").write_text(json.dumps(asdict(self.card), indent=2))
-            state = {**self.state, "sha256": {name: _digest(new / name) for name in FILES}}
-            (new / "state.json").write_text(json.dumps(state, indent=2))
+            digests = {name: _digest(new / name) for name in FILES} | {"state": _digest_of(self.state)}
+            (new / "state.json").write_text(json.dumps({**self.state, "sha256": digests}, indent=2))
             for path in [*new.iterdir(), new]:
                 flush(path)
         except OSError as error:
@@ -107,8 +107,8 @@ class Checkpoint:
                 f"could not save the checkpoint {folder}: {error}; the checkpoint before it is untouched: "
                 "make room, then go on with --resume"
             ) from error
-        shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         new.rename(folder)
         flush(folder.parent)
@@ -129,13 +129,15 @@ class Checkpoint:
         """
         old = folder.with_name(f".{folder.name}.old")
         if not folder.exists() and old.exists():
-            old.rename(folder)  # killed between the two renames of `save`
+            folder = old  # between the two renames of `save`
         if not folder.is_dir():
             raise OnespikeError(f"there is no checkpoint {folder}")
         try:
             state = json.loads((folder / "state.json").read_text())
-            for name in FILES:
-                if _digest(folder / name) != state["sha256"][name]:
+            digests = state.pop("sha256")
+            for name in (*FILES, "state"):
+                found = _digest_of(state) if name == "state" else _digest(folder / name)
+                if found != digests[name]:
                     raise OnespikeError(f"the checkpoint {folder} is damaged: {name} is not what was written")
             card = ModelCard.from_json(json.loads((folder / "model.json").read_text()))
             weights = load_file(folder / "model.safetensors")
@@ -183,6 +185,10 @@ def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
+
+
+def _digest_of(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -16,7 +16,7 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
-        optimizer: Any optimiser of timm's: "momentum" is plain SGD with momentum, timm's "sgd" is Nesterov's.
+        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
         lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`.
@@ -78,6 +78,12 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise OnespikeError(f"train.{name}: expected at least 0, got {getattr(self, name)}")
+        if self.seed >= 2**63:
+            raise OnespikeError(f"train.seed: expected less than 2^63, got {self.seed}")
+        if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
+            raise OnespikeError(f"train.noise_range: expected 0 <= from < to <= 1, got {list(self.noise_range)}")
+        if self.noise_limit <= 0:
+            raise OnespikeError(f"train.noise_limit: expected more than 0, got {self.noise_limit}")
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")

@@ -10,7 +10,7 @@ from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor, nn
 
-from onespike.errors import unknown
+from onespike.errors import OnespikeError, unknown
 from onespike.training.config import Recipe, TrainConfig
 
 
@@ -18,13 +18,19 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     """Make the optimiser.
 
     Raises:
-        OnespikeError: timm has none of that name.
+        OnespikeError: timm has none of that name, or it cannot be used here.
     """
     if config.optimizer not in list_optimizers():
         raise unknown("train.optimizer", config.optimizer, list_optimizers())
-    return create_optimizer_v2(
-        model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
-    )
+    try:
+        optimizer = create_optimizer_v2(
+            model, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=config.momentum
+        )
+    except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it wants a package, a device, an argument
+        raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
+    if getattr(optimizer, "is_second_order", False):
+        raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
+    return optimizer
 
 
 def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:

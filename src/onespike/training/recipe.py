@@ -103,7 +103,7 @@ def parse(
             raise unknown("option", option, known)
     if "model" in sections:
         name = option_value(arguments, "--model.name") or values.get("model", {}).get("name", ModelConfig.name)
-        if name not in MODELS:
+        if not isinstance(name, str) or name not in MODELS:
             raise unknown("model", name, MODELS)
         defaults = model_config(name)
         parser.set_defaults({f"model.{key}": getattr(defaults, key) for key in ("name", *MODELS[name])})

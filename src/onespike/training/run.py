@@ -91,7 +91,7 @@ class Run:
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""
-        return any(self.folder.glob(pattern) for pattern in ("last", "best", ".last.old", ".best.old"))
+        return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """Read one of the two checkpoints, the other one if it is missing or damaged.

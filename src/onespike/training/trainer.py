@@ -26,8 +26,8 @@ from onespike.training.progress import Progress
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
-#: What of the training a resumed run cannot change: what its saved tensors belong to.
-FIXED = ("optimizer", "ema")
+#: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
+FIXED = ("optimizer", "ema", "seed", "batch_size")
 
 
 class Trainer:
@@ -57,6 +57,12 @@ class Trainer:
         self.held_out = EvalLoader(data.validation, data.mean, data.std, size, share)
         self.test = EvalLoader(data.test, data.mean, data.std, size, share)
 
+        part = size // accelerator.num_processes
+        if part % self.config.accumulate or (self.config.mixup and part % 2):
+            raise OnespikeError(
+                f"train.batch_size: each of {accelerator.num_processes} processes takes {part} of {size} images; "
+                f"expected a multiple of train.accumulate ({self.config.accumulate}), and an even number for Mixup"
+            )
         self.loss = make_loss(recipe)
         self.mixup = make_mixup(self.config, data.num_classes)
         optimizer = make_optimizer(self.config, self.network)
@@ -132,8 +138,9 @@ class Trainer:
         training: dict[str, Tensor] = {}
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
+            "images": len(self.data.train),
             "progress": asdict(self.progress),
-            # All draws follow from the seed and the step: together they are the state of every random generator.
+            # All draws follow from the seed and the position: together they are the state of every random generator.
             "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
@@ -157,13 +164,15 @@ class Trainer:
             return
         saved = run.checkpoint("last")
         differences = _differences(saved, self.card, self.config)
+        if saved.state["images"] != len(self.data.train):
+            differences.append(f"training images were {saved.state['images']}, now {len(self.data.train)}")
         if differences:
             raise OnespikeError(
                 f"{run.folder} is another run: {'; '.join(differences)}; a run is resumed with the model and the "
                 "optimiser it began with (--init-from starts a new one from its weights)"
             )
         self.progress = Progress(**saved.state["progress"])
-        if run.summary.exists() and self.progress.epoch >= self.config.epochs:
+        if self.progress.epoch >= self.config.epochs + (not run.summary.exists()):
             raise OnespikeError(
                 f"{run.folder} is complete after {self.progress.epoch} epochs: to train on, raise --train.epochs"
             )

@@ -59,6 +59,9 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--data.augmix_splits", "3", "--train.mixup", "0.1"], ["augmix_splits", "mixup"]),
         (["--train.precision", "fp16", "--train.device", "cpu"], ["fp16", "cpu", "bf16"]),
         (["--train.optimizer", "momentun"], ["momentun", "'momentum'"]),
+        (["--train.optimizer", "adahessian"], ["adahessian", "second derivatives"]),
+        (["--train.seed", "99999999999999999999"], ["train.seed", "2^63"]),
+        (["--train.noise_range", "[0.9,0.1]"], ["train.noise_range", "from < to"]),
         (["--data.auto_augment", "nonsense"], ["auto_augment", "nonsense"]),
         (["--train.batch_size", "100000"], ["batch_size", "training images"]),
         (["--train.batch_size", "15", "--train.mixup", "0.1"], ["even", "15"]),
@@ -95,6 +98,7 @@ def test_bad_options_are_one_line_and_exit_code_2(
         ("- 1", ["sections"]),
         ("train: {epochs: [", ["YAML"]),
         ("model: {name: conv13}", ["conv13"]),
+        ("model: {name: [1]}", ["unknown model '[1]'"]),
     ],
 )
 def test_a_bad_recipe_file_is_an_error_that_names_it(text: str, parts: list[str], tmp_path: Path):

@@ -164,6 +164,48 @@ def test_another_architecture_is_refused(small, tmp_path):
         train(small(train__optimizer="adamw", train__ema=0.5), tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train__seed": 5}, "train.seed was 0, now 5"),
+        ({"train__batch_size": 32}, "train.batch_size was 16, now 32"),
+        ({"data__limit": 100}, "training images were 135, now 90"),
+    ],
+)
+def test_what_the_position_of_a_run_depends_on_cannot_change(small, tmp_path, changed, message):
+    train(small(), tmp_path / "run")
+    with pytest.raises(OnespikeError, match=message):
+        train(small(train__epochs=3, **changed), tmp_path / "run", resume=True)
+
+
+def test_a_run_without_a_checkpoint_starts_anew(small, tmp_path):
+    run = Run(tmp_path / "run")
+    run.begin(small())
+    assert not run.has_checkpoint()
+    assert train(small(), tmp_path / "run", resume=True)["epochs"] == 2
+    assert run.has_checkpoint()
+
+
+def test_sigterm_to_the_whole_group_saves_with_workers_running(small, tmp_path):
+    recipe = small(train__epochs=500, data__auto_augment="original", data__workers=1)
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "onespike", "train", "--recipe", "recipe.yaml", "--out", "run"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not state(tmp_path / "run"):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
+    assert "Traceback" not in error
+
+
 def test_a_folder_that_is_no_run_is_refused(small, tmp_path):
     with pytest.raises(OnespikeError, match="is not a run"):
         train(small(), tmp_path, resume=True)
