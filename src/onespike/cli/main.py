@@ -24,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(_dispatch(arguments))
+        code = _dispatch(arguments)
+        _leave_group()
+        sys.exit(code)
     except OnespikeError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -49,3 +51,10 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
     return import_module(f"onespike.cli.{arguments[0]}").run(arguments[1:])
+
+
+def _leave_group() -> None:
+    """Leave the group of processes, if there is one: its threads must not outlive the interpreter."""
+    distributed = sys.modules.get("torch.distributed")  # a command that never imported torch is in no group
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
