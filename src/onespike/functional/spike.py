@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 #: Surrogate derivatives as functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and integral 1, as
-#: the derivative of any step from 0 to 1 must. To add one, add a line.
+#: the derivative of any step from 0 to 1 must. To add one, add a line, and its name in `Dynamics.surrogate`.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "rectangle": lambda d: (d.abs() < 0.5).to(d.dtype),
     "triangle": lambda d: (1 - d.abs()).clamp(min=0),
