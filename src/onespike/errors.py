@@ -25,8 +25,13 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
         The error, to be raised.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else ""
+
+    def nearness(other: str) -> tuple[float, int]:  # of several that are as near, the one with more letters in place
+        ratio = difflib.SequenceMatcher(None, other, str(name)).ratio()
+        return ratio, sum(a == b for a, b in zip(other, str(name), strict=False))
+
+    best = max(known, key=nearness, default="")
+    hint = f"did you mean {best!r}?" if best and nearness(best)[0] >= 0.6 else ""
     listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
     return OnespikeError(f"unknown {what} {str(name)!r}: " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
 

@@ -3,7 +3,7 @@
 from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
-from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_side
+from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
 __all__ = [
     "ENCODINGS",
@@ -18,5 +18,6 @@ __all__ = [
     "recompose",
     "region_threshold",
     "spike",
+    "window_count",
     "window_side",
 ]

@@ -4,21 +4,27 @@ The windows are the four corners of the map, in the order top-left, top-right, b
 
     average   side M = L/2:   the windows tile the map
     dilated   side M = 3L/4:  they overlap in the middle by w_o = 2M - L = L/2 rows and columns
+    whole     side M = L:     one window, the map itself; what the paper's ablation is measured against
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW_KINDS = ("average", "dilated")
+WINDOW_KINDS = ("average", "dilated", "whole")
+
+
+def window_count(kind: str) -> int:
+    """Number of windows V: 1 for "whole", else 4."""
+    return 1 if kind == "whole" else 4
 
 
 def window_side(size: int, kind: str) -> int:
     """Side M of the windows of a map of side L.
 
     Args:
-        size: Side L of the map. An odd side is padded to the next even one first.
-        kind: "average" (M = L/2) or "dilated" (M = 3L/4).
+        size: Side L of the map. Before it is cut, an odd side is padded to the next even one.
+        kind: "average" (M = L/2), "dilated" (M = 3L/4) or "whole" (M = L).
 
     Returns:
         M, in pixels.
@@ -28,6 +34,8 @@ def window_side(size: int, kind: str) -> int:
     """
     if kind not in WINDOW_KINDS:
         raise ValueError(f"window kind: expected one of {', '.join(WINDOW_KINDS)}, got {kind!r}")
+    if kind == "whole":
+        return size
     if kind == "average":
         return (size + 1) // 2
     if size % 4:
@@ -40,10 +48,11 @@ def partition(x: Tensor, kind: str) -> Tensor:
 
     Args:
         x: Feature map, (B, C, L, L). An odd L is padded with zeros right and below, to L + 1.
-        kind: "average" or "dilated".
+        kind: A name in `WINDOW_KINDS`.
 
     Returns:
-        Windows, (V, B, C, M, M) with V = 4. The window axis comes first, so that flattening it into the batch is free.
+        Windows, (V, B, C, M, M) with V = 4, or 1 for "whole". The window axis comes first, so that flattening it into
+        the batch is free.
 
     Raises:
         ValueError: The map is not square, or it cannot be cut in that way.
@@ -52,6 +61,8 @@ def partition(x: Tensor, kind: str) -> Tensor:
     if height != width:
         raise ValueError(f"partition: expected a square map (B, C, L, L), got {tuple(x.shape)}")
     side = window_side(width, kind)
+    if kind == "whole":
+        return x.unsqueeze(0)
     if width % 2:
         x = F.pad(x, (0, 1, 0, 1))
     return torch.stack(
@@ -66,22 +77,24 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
 
     Args:
-        windows: (V, B, C, M, M) with V = 4, in the order of `partition`.
+        windows: (V, B, C, M, M), in number and order as `partition` gives them.
         size: Side L of the map to return; an odd side is cropped from L + 1.
-        kind: "average" or "dilated".
+        kind: A name in `WINDOW_KINDS`.
 
     Returns:
         The map, (B, C, L, L). `recompose(partition(x, kind), L, kind)` is `x`.
 
     Raises:
-        ValueError: The windows are not four, or do not fit a map of that side.
+        ValueError: The windows are too few or too many, or do not fit a map of that side.
     """
-    side = window_side(size, kind)
-    if windows.shape[0] != 4 or windows.shape[-2:] != (side, side):
+    side, count = window_side(size, kind), window_count(kind)
+    if windows.shape[0] != count or windows.shape[-2:] != (side, side):
         raise ValueError(
-            f"recompose: expected four windows (4, B, C, {side}, {side}) for a {kind} map of side {size}, "
+            f"recompose: expected windows ({count}, B, C, {side}, {side}) for a {kind} map of side {size}, "
             f"got {tuple(windows.shape)}"
         )
+    if kind == "whole":
+        return windows[0]
     overlap = 2 * side - (size + size % 2)
     upper = _condense(windows[0], windows[1], overlap, dim=-1)  # (B, C, M, L)
     lower = _condense(windows[2], windows[3], overlap, dim=-1)

@@ -3,6 +3,6 @@
 from onespike.model.block import Block
 from onespike.model.config import ModelConfig
 from onespike.model.network import Network
-from onespike.model.zoo import MODELS, create_model
+from onespike.model.zoo import MODELS, PRESETS, create_model, model_config
 
-__all__ = ["MODELS", "Block", "ModelConfig", "Network", "create_model"]
+__all__ = ["MODELS", "PRESETS", "Block", "ModelConfig", "Network", "create_model", "model_config"]

@@ -6,10 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_side
+from onespike.functional import (
+    constant_mask,
+    encode,
+    partition,
+    recompose,
+    region_threshold,
+    window_count,
+    window_side,
+)
 from onespike.model.config import ModelConfig
-from onespike.model.patch import ChannelLinear
 from onespike.units.base import Firing, Memory
+from onespike.units.channel import ChannelLinear
 from onespike.units.registry import UNITS
 
 #: Normalisations by name: what makes one for a number of channels.
@@ -30,21 +38,21 @@ class Block(nn.Module):
         config: The architecture.
         channels: Channels in and out.
         size: Side L of the map.
-        dilated: Whether the block should use dilated windows; a side that is no multiple of 4 uses average windows.
+        window_kind: A name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
     """
 
-    def __init__(self, config: ModelConfig, channels: int, size: int, dilated: bool) -> None:
+    def __init__(self, config: ModelConfig, channels: int, size: int, window_kind: str) -> None:
         super().__init__()
         norm = NORMS[config.norm]
         self.size, self.channels = size, channels
-        self.window_kind = "dilated" if dilated and size % 4 == 0 else "average"
+        self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
         self.encoding, self.dropout = config.encoding, config.dropout
         self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
         self.encoder = Firing(channels, config) if config.encoding == "threshold" else None
         self.unit = UNITS[config.unit](channels, config, norm)
         self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
         hidden = config.mlp_ratio * channels
-        spiking = config.channel_mlp == "spiking"
+        spiking = config.mlp_activation == "spiking"
         self.mlp = nn.Sequential(
             Firing(channels, config) if spiking else nn.Identity(),
             ChannelLinear(channels, hidden),
@@ -57,7 +65,7 @@ class Block(nn.Module):
     def draw_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of the uniform draws that this block's encoding consumes at one time step: (V, B, C, M, M)."""
         side = window_side(self.size, self.window_kind)
-        return (4, batch, self.channels, side, side)
+        return (window_count(self.window_kind), batch, self.channels, side, side)
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from typing import Literal
 
 from onespike.errors import OnespikeError
 from onespike.units.base import Dynamics
+from onespike.units.registry import RECURRENT
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,10 @@ class ModelConfig(Dynamics):
 
     Attributes:
         name: The registered model these values started from.
+        preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
+            (the released code's), "modern" (what does best at one time step), "strict" (after the stem every weight
+            layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on)
+            and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp".
         depths: Blocks in each stage.
@@ -20,27 +25,30 @@ class ModelConfig(Dynamics):
         encoding: How the residual stream becomes a block's input spikes: "bernoulli" (drawn anew at every forward pass,
             at test time too; straight-through gradient), "bernoulli-detached" (no gradient), "threshold"
             (deterministic) or "direct" (no spikes: an analog input).
-        windows: Windows of the blocks: "alternating" (average, dilated, average, …), or one kind throughout. A map that
-            cannot be dilated uses average windows.
+        windows: Windows of the blocks: "alternating" (average, dilated, average, …), one kind throughout, or "none"
+            (the whole map is one window). A map that cannot be dilated uses average windows.
         region_threshold: Fractions of a spike above it become whole after a dilated recompose, 0..1; None leaves
             the fractions.
         norm: Normalisation behind each weight layer but the head: "none", or "batch" (statistics over windows, batch
             and map together).
-        channel_mlp: The block's second half: "gelu" (real-valued), or "spiking" (threshold, linear, threshold, linear).
+        readout: What patch merging and the head read: "real", the residual stream, or "spiking", what of it exceeds a
+            threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel from block
+            to block start from 0 in each stage, since the layer that merges them would read real values.
         mlp_ratio: Hidden width of the channel MLP, in channels.
         dropout: Share of a unit's input spikes that a constant mask drops in training, 0..1.
         time_steps: How often the network runs on one image; logits are averaged.
     """
 
     name: str = "conv12"
+    preset: Literal["paper", "released-cifar10", "released-cifar100", "modern", "strict", "ann", "binary"] = "paper"
     unit: Literal["conv", "lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn", "mlp"] = "conv"
     depths: tuple[int, ...] = (2, 2, 6, 2)
     channels: tuple[int, ...] = (48, 96, 192, 384)
     encoding: Literal["bernoulli", "bernoulli-detached", "threshold", "direct"] = "bernoulli"
-    windows: Literal["alternating", "average", "dilated"] = "alternating"
+    windows: Literal["alternating", "average", "dilated", "none"] = "alternating"
     region_threshold: float | None = 0.1
     norm: Literal["none", "batch"] = "none"
-    channel_mlp: Literal["gelu", "spiking"] = "gelu"
+    readout: Literal["real", "spiking"] = "real"
     mlp_ratio: int = 3
     dropout: float = 0.1
     time_steps: int = 1
@@ -58,6 +66,15 @@ class ModelConfig(Dynamics):
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
         if not 0 <= self.dropout < 1:
             raise OnespikeError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        if self.activation == "relu" and (self.time_steps > 1 or self.encoding.startswith("bernoulli")):
+            raise OnespikeError(
+                "activation relu: expected one time step and the encoding threshold (then a ReLU) or direct, "
+                f"got {self.time_steps} and {self.encoding}"
+            )
+        if self.preset == "strict" and self.unit in RECURRENT:
+            raise OnespikeError(
+                f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"
+            )
         if self.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
             raise OnespikeError(
                 "learnable_decay: with fusion none and one time step no potential is handed on to decay"

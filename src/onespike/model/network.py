@@ -10,6 +10,7 @@ from onespike.model.block import NORMS, Block, BlockState, uniform
 from onespike.model.config import ModelConfig
 from onespike.model.initialise import initialise
 from onespike.model.patch import Merging, PatchEmbedding
+from onespike.units.base import Firing
 
 
 class Network(nn.Module):
@@ -39,26 +40,35 @@ class Network(nn.Module):
                 f"image_size: {len(config.depths)} stages behind a stem of stride {stride} need a multiple of "
                 f"{unit_side} pixels, got {image_size}; resize with --data.image_size or choose fewer stages"
             )
-        norm = NORMS[config.norm]
+        norm, spiking = NORMS[config.norm], config.readout == "spiking"
         self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
         number = 0
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
             size = image_size // (stride * 2**stage)
-            blocks = [Block(config, channels, size, self._dilated(config, number + k)) for k in range(depth)]
+            blocks = [Block(config, channels, size, self._window_kind(config, number + k)) for k in range(depth)]
             if stage:
                 before, behind = self.blocks()[-1], blocks[0]
-                maps = (before.unit.out_channels, behind.unit.out_channels) if behind.unit.travels else None
-                self.layers.append(Merging(before.channels, behind.channels, maps, norm))
+                merges = behind.unit.travels and not spiking
+                maps = (before.unit.out_channels, behind.unit.out_channels) if merges else None
+                firing = Firing(before.channels, config) if spiking else None
+                self.layers.append(Merging(before.channels, behind.channels, maps, norm, firing))
             self.layers.extend(blocks)
             number += depth
+        self.readout = Firing(config.channels[-1], config) if spiking else None
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
 
     @staticmethod
-    def _dilated(config: ModelConfig, number: int) -> bool:
-        """Whether a block, counted over the whole network, should have dilated windows."""
-        return config.windows == "dilated" or (config.windows == "alternating" and number % 2 == 1)
+    def _window_kind(config: ModelConfig, number: int) -> str:
+        """What windows a block should have; blocks are counted over the whole network."""
+        match config.windows:
+            case "alternating":
+                return "dilated" if number % 2 else "average"
+            case "none":
+                return "whole"
+            case kind:
+                return kind
 
     def blocks(self) -> list[Block]:
         """All blocks, in the order in which a batch meets them."""
@@ -112,5 +122,11 @@ class Network(nn.Module):
                     x, potential, states[layer] = layer(x, potential, states.get(layer), drawn, generator)
                 else:
                     x, potential = layer(x, potential)
-            logits.append(self.head(x.mean((-2, -1))))
+            logits.append(self._classify(x))
         return torch.stack(logits).mean(0)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """The head: mean over the map, linear; on spikes linear first, since their mean is no spike."""
+        if self.readout is None:
+            return self.head(x.mean((-2, -1)))
+        return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))

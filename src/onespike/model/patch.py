@@ -1,19 +1,10 @@
-"""Between images and maps, and between maps and maps: patch embedding, patch merging, linear layers over channels."""
+"""Between images and maps, and between maps and maps: patch embedding and patch merging."""
 
 from collections.abc import Callable
 
 from torch import Tensor, nn
 
-
-class ChannelLinear(nn.Linear):
-    """A linear layer over the channels of a map, pixel by pixel: a 1x1 convolution with a linear layer's weights.
-
-    On channels-last maps both transpositions are views, and the output is channels-last again.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
-        return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
+from onespike.units.channel import ChannelLinear
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -56,17 +47,25 @@ class Merging(nn.Module):
         behind: Channels of the features of the stage behind.
         potentials: Likewise of the potential map, (before, behind); None if there is no such map.
         norm: Makes the normalisation behind the features' merging.
+        firing: Turns the features into spikes before they are merged, if it is given.
     """
 
     def __init__(
-        self, before: int, behind: int, potentials: tuple[int, int] | None, norm: Callable[[int], nn.Module]
+        self,
+        before: int,
+        behind: int,
+        potentials: tuple[int, int] | None,
+        norm: Callable[[int], nn.Module],
+        firing: nn.Module | None = None,
     ) -> None:
         super().__init__()
+        self.firing = firing
         self.features = nn.Sequential(PatchMerging(before, behind), norm(behind))
         self.potential = PatchMerging(*potentials) if potentials else None
 
     def forward(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Map features (B, C, L, L) and potentials (B, C', L, L), if there are any, to maps of side L/2."""
-        if self.potential is not None and potential is not None:
-            potential = self.potential(potential)
-        return self.features(x).to(x.dtype), potential
+        """Map features (B, C, L, L) and potentials (B, C', L, L), if they are merged, to maps of side L/2."""
+        if potential is not None:
+            potential = self.potential(potential) if self.potential is not None else None
+        features = self.features(x if self.firing is None else self.firing(x))
+        return features.to(x.dtype), potential

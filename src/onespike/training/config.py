@@ -19,7 +19,7 @@ class TrainConfig:
         optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
         lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
         min_lr: Learning rate at the end.
-        warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`.
+        warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
         warmup_lr: Learning rate at the very start.
         noise_range: Learning-rate noise from this to that share of training, such as [0.4, 0.9]; none by default.
         noise_limit: Largest relative change by that noise.
@@ -43,7 +43,7 @@ class TrainConfig:
     optimizer: str = "momentum"
     lr: float = 0.05
     min_lr: float = 0.0
-    warmup_epochs: int = 3
+    warmup_epochs: float = 3
     warmup_lr: float = 0.001
     noise_range: tuple[float, float] | None = None
     noise_limit: float = 0.67

@@ -30,6 +30,10 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """Somebody stopped the run by Ctrl-C or SIGTERM; a checkpoint was saved first."""
 
 
+class Diverged(OnespikeError):  # noqa: N818 - named for what happened
+    """The loss is no longer a finite number."""
+
+
 def train(recipe: Recipe, out: str | Path, resume: bool = False, init_from: str | Path | None = None) -> dict[str, Any]:
     """Train a network and test it once, at the end.
 
@@ -131,7 +135,7 @@ def train_epoch(trainer: Trainer, run: Run, interrupt: Interrupt, display: Displ
             loss, hits = trainer.step(number, images, labels)
         total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), interrupt.requested])
         if not math.isfinite(total):
-            raise OnespikeError(_diverged(trainer, run))
+            raise Diverged(_diverged(trainer, run))
         progress.step += 1
         progress.loss += total
         progress.hits += right

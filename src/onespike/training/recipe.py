@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.model.config import ModelConfig
-from onespike.model.zoo import MODELS, model_config
+from onespike.model.zoo import registered
 from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -102,11 +102,11 @@ def parse(
         if option.startswith("--") and option not in known:
             raise unknown("option", option, known)
     if "model" in sections:
-        name = option_value(arguments, "--model.name") or values.get("model", {}).get("name", ModelConfig.name)
-        if not isinstance(name, str) or name not in MODELS:
-            raise unknown("model", name, MODELS)
-        defaults = model_config(name)
-        parser.set_defaults({f"model.{key}": getattr(defaults, key) for key in ("name", *MODELS[name])})
+        chosen = [
+            option_value(arguments, f"--model.{key}") or values.get("model", {}).get(key, getattr(ModelConfig, key))
+            for key in ("name", "preset")
+        ]
+        parser.set_defaults({f"model.{key}": value for key, value in registered(*chosen).items()})
     text = yaml.safe_dump({section: values[section] for section in sections if section in values})
     try:
         return parser.parse_args(list(arguments), namespace=parser.parse_string(text))

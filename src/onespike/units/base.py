@@ -29,6 +29,10 @@ class Dynamics:
         theta: Radian factor of the fusion, 0 < theta <= 1.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
         learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
+        activation: What a neuron gives: a "spike", or "relu", its potential where that is positive, which makes the
+            artificial network of the same graph.
+        mlp_activation: What stands between the linear layers of the channel MLPs, and of the unit "mlp": "gelu"
+            (real-valued), or "spiking" (a threshold before each linear layer).
     """
 
     threshold: float = 0.5
@@ -39,6 +43,8 @@ class Dynamics:
     theta: float = 0.5
     learnable_threshold: Literal["none", "layer", "channel"] = "none"
     learnable_decay: Literal["none", "layer", "channel"] = "none"
+    activation: Literal["spike", "relu"] = "spike"
+    mlp_activation: Literal["gelu", "spiking"] = "gelu"
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -50,6 +56,8 @@ class Dynamics:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
         if self.learnable_decay != "none" and self.decay in (0, 1):
             raise OnespikeError(f"decay: to be learnable it must start between 0 and 1, got {self.decay}")
+        if self.activation == "relu" and (self.learnable_threshold != "none" or self.reset != "none"):
+            raise OnespikeError("activation relu: it has no threshold to learn and nothing to reset")
 
 
 #: P for a window, out of its index and of what the window before hands on.
@@ -64,19 +72,19 @@ def parameter(value: float, learnable: str, channels: int) -> nn.Parameter | Non
 
 
 class Firing(nn.Module):
-    """Fire where a value exceeds the threshold: S = 1 if V > threshold else 0.
+    """Fire where a value exceeds the threshold: S = 1 if V > threshold else 0; with the activation "relu" max(V, 0).
 
     A forward hook on this module sees the potentials that come in and the spikes that go out; that is how the library
     itself watches and draws a network.
 
     Args:
         channels: Number of channels, for a threshold per channel.
-        dynamics: The threshold, or where a learnable one starts, and the surrogate.
+        dynamics: The threshold, or where a learnable one starts, the surrogate and the activation.
     """
 
     def __init__(self, channels: int, dynamics: Dynamics) -> None:
         super().__init__()
-        self.surrogate = dynamics.surrogate
+        self.surrogate, self.activation = dynamics.surrogate, dynamics.activation
         self.raw_threshold = parameter(math.log(dynamics.threshold), dynamics.learnable_threshold, channels)
         self.constant_threshold = dynamics.threshold
 
@@ -93,8 +101,10 @@ class Firing(nn.Module):
             potential: (..., C, H, W).
 
         Returns:
-            Spikes, zeros and ones of the same shape.
+            Spikes, zeros and ones of the same shape; with "relu" real values.
         """
+        if self.activation == "relu":
+            return potential.relu()
         return spike(potential, self.threshold, self.surrogate)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from onespike.units.base import Dynamics, Unit
+from onespike.units.base import Dynamics, Firing, Unit
+from onespike.units.channel import ChannelLinear
 from onespike.units.conv import ConvUnit
 from onespike.units.travelling import Cell, Recurrent, TravellingUnit
 
@@ -20,12 +21,16 @@ def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, Dynamics, Norm
 
 
 def _mlp(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
-    layer = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+    between = nn.GELU() if dynamics.mlp_activation == "gelu" else Firing(channels, dynamics)
+    layer = nn.Sequential(ChannelLinear(channels, channels), norm(channels), between, ChannelLinear(channels, channels))
     return TravellingUnit(layer, channels, dynamics, norm)
 
 
 #: What builds a unit out of its channels, dynamics and normalisation. To add one, add a line (and its name in
 #: `ModelConfig.unit`).
+#: Units whose cell keeps a real-valued state of its own: they can never be strictly spiking.
+RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
+
 UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
     "conv": ConvUnit,
     "lstm": _recurrent(nn.LSTM, bidirectional=True),

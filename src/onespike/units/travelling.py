@@ -24,7 +24,7 @@ class TravellingUnit(Unit):
     """A layer over the tokens of a window, and neurons that merge the potentials of two directions.
 
     Args:
-        layer: Maps tokens (N, M*M, C) to (N, M*M, `out_channels`), such as `Recurrent`.
+        layer: Maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`.
         out_channels: Channels of spikes and potentials.
         dynamics: How the neurons charge, fire and hand on.
         norm: Makes the layer behind `layer` out of a number of channels; none by default.
@@ -40,7 +40,7 @@ class TravellingUnit(Unit):
         super().__init__()
         self.out_channels, self.travels = out_channels, dynamics.fusion != "none"
         self.fusion, self.theta = dynamics.fusion, dynamics.theta
-        self.layer = OverTokens(layer)
+        self.layer = layer
         self.norm = norm(out_channels)
         self.neuron = Neuron(out_channels, dynamics)
 
@@ -48,34 +48,18 @@ class TravellingUnit(Unit):
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
         currents = per_window(self.layer, self.norm, spikes)
         above = torch.zeros_like(currents) if potential is None else potential
+        neighbour = min(1, len(above) - 1)  # of window 1; a map that is not cut has only itself
 
         def incoming(window: int, before: Tensor | None) -> Tensor:
-            return fuse(above[window], above[1] if before is None else before, self.fusion, self.theta)
+            return fuse(above[window], above[neighbour] if before is None else before, self.fusion, self.theta)
 
         v = self.neuron.charge(currents, incoming if self.travels else None, own_potential(memory, 0))
         s = self.neuron(v)
         return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
 
 
-class OverTokens(nn.Module):
-    """Runs a layer over the pixels of a map as tokens, in row-major order.
-
-    Args:
-        layer: (N, H*W, C) to (N, H*W, C').
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to (N, C', H, W)."""
-        tokens = x.flatten(2).transpose(1, 2)  # (N, H*W, C)
-        return self.layer(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
 class Recurrent(nn.Module):
-    """A recurrent layer that starts from 0 at the first token and gives its output at every token.
+    """A recurrent layer over the pixels of a map as tokens, in row-major order; it starts from 0 at the first.
 
     Args:
         cell: `nn.LSTM`, `nn.GRU` or `nn.RNN`.
@@ -87,7 +71,8 @@ class Recurrent(nn.Module):
         super().__init__()
         self.cell = cell(channels, channels, batch_first=True, bidirectional=bidirectional)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Map (N, T, C) to (N, T, C) or (N, T, 2C)."""
-        output, _ = self.cell(tokens)
-        return output.contiguous()  # on a CPU it lies token by token; maps must be channels-last
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C, H, W), or (N, 2C, H, W) if it is bidirectional."""
+        output, _ = self.cell(x.flatten(2).transpose(1, 2))  # (N, H*W, C)
+        # On a CPU the cell's output lies token by token; maps must be channels-last.
+        return output.contiguous().transpose(1, 2).unflatten(2, x.shape[2:])

@@ -41,7 +41,7 @@ def reference(run, image: Path, seed: int = 0):
     [
         {},
         {"encoding": "bernoulli", "time_steps": 2, "learnable_threshold": "channel", "region_threshold": None},
-        {"channel_mlp": "spiking", "surrogate": "triangle", "windows": "dilated"},
+        {"mlp_activation": "spiking", "surrogate": "triangle", "windows": "dilated"},
     ],
 )
 def test_numbers_of_every_block(make_run, image: Path, overrides):
@@ -74,7 +74,7 @@ def test_numbers_of_every_block(make_run, image: Path, overrides):
         rates = [layers[f"unit.neuron{number}"]["firing_rate"] for number in (1, 2)]
         assert described["firing_rate"] == pytest.approx(sum(rates) / 2, abs=1e-6)
         assert ("encoder" in layers) == (network.config.encoding == "threshold")
-        assert ("mlp.3" in layers) == (network.config.channel_mlp == "spiking")
+        assert ("mlp.3" in layers) == (network.config.mlp_activation == "spiking")
     assert sum(block["firing_rate"] for block in content["blocks"]) > 0
 
 

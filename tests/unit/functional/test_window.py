@@ -159,15 +159,15 @@ def test_partition_and_recompose_have_the_true_gradient(side, kind):
     ("call", "message"),
     [
         (lambda: partition(torch.zeros(1, 1, 4, 6), "average"), r"square map .*\(1, 1, 4, 6\)"),
-        (lambda: partition(torch.zeros(1, 1, 4, 4), "dilate"), "average, dilated, got 'dilate'"),
+        (lambda: partition(torch.zeros(1, 1, 4, 4), "dilate"), "average, dilated, whole, got 'dilate'"),
         (lambda: partition(torch.zeros(1, 1, 6, 6), "dilated"), "multiple of 4, got 6"),
         (lambda: partition(torch.zeros(1, 1, 5, 5), "dilated"), "multiple of 4, got 5"),
-        (lambda: window_side(8, "striped"), "average, dilated, got 'striped'"),
-        (lambda: recompose(torch.zeros(3, 1, 1, 2, 2), 4, "average"), r"four windows .*got \(3, 1, 1, 2, 2\)"),
+        (lambda: window_side(8, "striped"), "average, dilated, whole, got 'striped'"),
+        (lambda: recompose(torch.zeros(3, 1, 1, 2, 2), 4, "average"), r"windows \(4, .*got \(3, 1, 1, 2, 2\)"),
         (lambda: recompose(torch.zeros(4, 1, 1, 2, 2), 4, "dilated"), r"\(4, B, C, 3, 3\).*got \(4, 1, 1, 2, 2\)"),
         (lambda: recompose(torch.zeros(4, 1, 1, 2, 3), 4, "average"), r"\(4, B, C, 2, 2\).*got \(4, 1, 1, 2, 3\)"),
         (lambda: recompose(torch.zeros(4, 1, 1, 2, 2), 6, "dilated"), "multiple of 4, got 6"),
-        (lambda: recompose(torch.zeros(4, 1, 1, 2, 2), 4, "tiled"), "average, dilated, got 'tiled'"),
+        (lambda: recompose(torch.zeros(4, 1, 1, 2, 2), 4, "tiled"), "average, dilated, whole, got 'tiled'"),
     ],
 )
 def test_what_does_not_fit_is_an_error_that_says_what_was_expected_and_what_came(call, message):

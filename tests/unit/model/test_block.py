@@ -15,7 +15,7 @@ both_kinds = pytest.mark.parametrize("dilated", [False, True])
 
 def make_block(dilated=False, size=SIDE, **overrides):
     torch.manual_seed(0)
-    return Block(ModelConfig(**overrides), CHANNELS, size, dilated).double()
+    return Block(ModelConfig(**overrides), CHANNELS, size, "dilated" if dilated else "average").double()
 
 
 def stream(side=SIDE, batch=2):
@@ -145,7 +145,7 @@ def test_dropout_preserves_the_mean_input_and_is_off_in_evaluation():
 
 @both_kinds
 def test_with_a_spiking_channel_mlp_every_weight_layer_of_a_block_sees_only_zeros_and_ones(dilated):
-    block = make_block(dilated, encoding="threshold", channel_mlp="spiking", dropout=0.0)
+    block = make_block(dilated, encoding="threshold", mlp_activation="spiking", dropout=0.0)
     layers = [layer for layer in block.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     inputs = Inputs(*layers)
     block(stream())

@@ -53,7 +53,7 @@ def test_conv12_is_the_papers_network_by_default(conv12):
     assert (config.threshold, config.decay, config.theta, config.region_threshold) == (0.5, 0.4, 0.5, 0.1)
     assert (config.encoding, config.fusion, config.reset) == ("bernoulli", "sincos", "none")
     assert (config.surrogate, config.windows, config.norm) == ("rectangle", "alternating", "none")
-    assert (config.channel_mlp, config.mlp_ratio, config.dropout, config.time_steps) == ("gelu", 3, 0.1, 1)
+    assert (config.mlp_activation, config.mlp_ratio, config.dropout, config.time_steps) == ("gelu", 3, 0.1, 1)
     assert (config.learnable_threshold, config.learnable_decay) == ("none", "none")
     assert conv12.training
 
@@ -125,8 +125,12 @@ def test_no_classes_or_no_channels_are_an_error(count):
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("conv21", {}, "unknown model 'conv21': did you mean 'conv12'"),
-        ("resnet", {}, f"unknown model 'resnet'.*known: .*{min(MODELS)}"),
+        ("conv21", {}, "unknown model 'conv21': did you mean 'conv2[04]'"),
+        ("resnet", {}, "unknown model 'resnet': see --help"),
+        ("lstm21", {}, "unknown model 'lstm21': did you mean 'lstm2[04]'"),
+        ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
+        ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
+        ("conv12", {"activation": "relu"}, "activation relu: expected one time step and the encoding threshold"),
         ("conv12", {"thetta": 0.3}, "unknown model option 'thetta': did you mean 'theta'"),
         ("conv12", {"time_step": 2}, "did you mean 'time_steps'"),
     ],
@@ -174,7 +178,7 @@ def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overri
         {"encoding": "bernouli"},
         {"windows": "dilate"},
         {"norm": "bach"},
-        {"channel_mlp": "spike"},
+        {"mlp_activation": "spike"},
     ],
 )
 def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_built(overrides):
@@ -192,11 +196,11 @@ def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_b
         *({"surrogate": surrogate} for surrogate in ("rectangle", "triangle", "sigmoid", "arctan")),
         *({"windows": windows} for windows in ("alternating", "average", "dilated")),
         *({"learnable_threshold": each, "learnable_decay": each} for each in ("layer", "channel")),
-        {"learnable_threshold": "channel", "encoding": "threshold", "channel_mlp": "spiking"},
+        {"learnable_threshold": "channel", "encoding": "threshold", "mlp_activation": "spiking"},
         {"learnable_decay": "channel", "fusion": "none", "time_steps": 2},
         {"norm": "batch"},
-        {"norm": "batch", "channel_mlp": "spiking", "encoding": "threshold"},
-        {"channel_mlp": "spiking"},
+        {"norm": "batch", "mlp_activation": "spiking", "encoding": "threshold"},
+        {"mlp_activation": "spiking"},
         {"region_threshold": None},
         {"region_threshold": 0.5},
         {"dropout": 0.0},

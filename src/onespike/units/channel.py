@@ -1,0 +1,14 @@
+"""Linear layers over the channels of a map."""
+
+from torch import Tensor, nn
+
+
+class ChannelLinear(nn.Linear):
+    """A linear layer over the channels of a map, pixel by pixel: a 1x1 convolution with a linear layer's weights.
+
+    On channels-last maps both transpositions are views, and the output is channels-last again.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, H, W) to (B, C_out, H, W)."""
+        return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
