@@ -10,10 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+
+# Comparisons are done in place, on a copy if need be: on a CPU a comparison that gives booleans, which then become
+# numbers, takes ten times as long.
+
 #: Surrogate derivatives as functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and integral 1, as
 #: the derivative of any step from 0 to 1 must. To add one, add a line, and its name in `Dynamics.surrogate`.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
-    "rectangle": lambda d: (d.abs() < 0.5).to(d.dtype),
+    "rectangle": lambda d: d.abs().lt_(0.5),
     "triangle": lambda d: (1 - d.abs()).clamp(min=0),
     "sigmoid": lambda d: 4 * torch.sigmoid(4 * d) * torch.sigmoid(-4 * d),
     "arctan": lambda d: 1 / (1 + (math.pi * d) ** 2),
@@ -24,21 +28,21 @@ ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
 
 
 class _Fire(torch.autograd.Function):
-    """Heaviside step of the distance to the threshold, with the surrogate as its derivative."""
+    """Heaviside step at a constant threshold, with the surrogate as its derivative."""
 
     @staticmethod
-    def forward(distance: Tensor, surrogate: str) -> Tensor:  # noqa: ARG004 - the signature is shared with setup_context
-        return (distance > 0).to(distance.dtype)
+    def forward(v: Tensor, threshold: float, surrogate: str) -> Tensor:  # noqa: ARG004 - shared with setup_context
+        return v.clone().gt_(threshold)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        distance, ctx.surrogate = inputs
-        ctx.save_for_backward(distance)
+        v, ctx.threshold, ctx.surrogate = inputs
+        ctx.save_for_backward(v)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (distance,) = ctx.saved_tensors
-        return gradient * SURROGATES[ctx.surrogate](distance), None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        (v,) = ctx.saved_tensors
+        return SURROGATES[ctx.surrogate](v - ctx.threshold).mul_(gradient), None, None
 
 
 def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangle") -> Tensor:
@@ -51,14 +55,16 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangl
             |V - threshold| < 0.5), "triangle", "sigmoid" or "arctan".
 
     Returns:
-        Zeros and ones, in the shape and dtype of `v - threshold`.
+        Zeros and ones, in the shape and dtype of `v` (of `v - threshold`, if the threshold is a tensor).
 
     Raises:
         ValueError: The surrogate does not exist.
     """
     if surrogate not in SURROGATES:
         raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
-    return _Fire.apply(v - threshold, surrogate)
+    if isinstance(threshold, Tensor):
+        v, threshold = v - threshold, 0.0
+    return _Fire.apply(v, threshold, surrogate)
 
 
 class _Bernoulli(torch.autograd.Function):
@@ -66,16 +72,16 @@ class _Bernoulli(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, u: Tensor) -> Tensor:
-        return (x > u).to(x.dtype)
+        return x.clone().gt_(u)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        ctx.save_for_backward((inputs[0] > -0.5) & (inputs[0] < 1.5))
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (inside,) = ctx.saved_tensors
-        return gradient * inside, None
+        (x,) = ctx.saved_tensors
+        return (x - 0.5).abs_().lt_(1).mul_(gradient), None
 
 
 def bernoulli(x: Tensor, u: Tensor) -> Tensor:

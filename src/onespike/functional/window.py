@@ -115,7 +115,7 @@ class _Saturate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, threshold: float) -> Tensor:
-        return x.masked_fill(x > threshold, 1)
+        return torch.lerp(x, torch.ones_like(x), x.clone().gt_(threshold))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

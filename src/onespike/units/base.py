@@ -160,14 +160,21 @@ class Neuron(Firing):
             V, (V, B, C, M, M).
         """
         if own is not None:
-            currents = currents + self.decay * own
+            currents = decayed(currents, own, self.decay)
         if incoming is None:
             return currents
         potentials: list[Tensor] = []
         for window, current in enumerate(currents.unbind()):
             handed = incoming(window, self.handed_on(potentials[-1]) if potentials else None)
-            potentials.append(current if handed is None else current + self.decay * handed)
+            potentials.append(current if handed is None else decayed(current, handed, self.decay))
         return torch.stack(potentials)
+
+
+def decayed(current: Tensor, potential: Tensor, decay: float | Tensor) -> Tensor:
+    """I + alpha * P, in one pass where alpha is a constant."""
+    if isinstance(decay, Tensor):
+        return current + decay * potential
+    return torch.add(current, potential, alpha=decay)
 
 
 #: What a unit's neurons keep from one time step to the next: (potentials, spikes) of each layer.
