@@ -43,6 +43,33 @@ def window_side(size: int, kind: str) -> int:
     return 3 * size // 4
 
 
+def _corners(x: Tensor, side: int) -> list[Tensor]:
+    return [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
+
+
+class _Corners(torch.autograd.Function):
+    """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
+
+    The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, side: int) -> Tensor:
+        return torch.stack(_corners(x, side))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
+        x, ctx.side = inputs
+        ctx.like = torch.empty_like(x, device="meta")
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        whole = torch.zeros_like(ctx.like, device=gradient.device, dtype=gradient.dtype)
+        for corner, part in zip(_corners(whole, ctx.side), gradient.unbind(), strict=True):
+            corner += part
+        return whole, None
+
+
 def partition(x: Tensor, kind: str) -> Tensor:
     """Cut a feature map into its four corner windows.
 
@@ -65,9 +92,7 @@ def partition(x: Tensor, kind: str) -> Tensor:
         return x.unsqueeze(0)
     if width % 2:
         x = F.pad(x, (0, 1, 0, 1))
-    return torch.stack(
-        [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
-    )  # (V, B, C, M, M)
+    return _Corners.apply(x, side)
 
 
 def recompose(windows: Tensor, size: int, kind: str) -> Tensor:

@@ -119,6 +119,17 @@ class Block(nn.Module):
 
 
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Draw from U(0, 1) on the device of a tensor, never coarser than float32: bfloat16 knows only 256 such numbers."""
+    """Draw from U(0, 1) on the device of a tensor, never coarser than float32: bfloat16 knows only 256 such numbers.
+
+    Args:
+        like: Gives device and dtype.
+        shape: (..., C, M, M).
+        generator: Where to draw from; the global generator if None.
+
+    Returns:
+        The draws, channels-last in memory as the maps are that they meet: the same numbers whatever the maps' layout.
+    """
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.rand(shape, generator=generator, dtype=dtype, device=like.device)
+    *outer, channels, height, width = shape
+    draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
+    return draws.movedim(-1, -3)
