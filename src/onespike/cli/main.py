@@ -13,6 +13,11 @@ COMMANDS = {
     "train": "train a network; leaves a run folder",
     "evaluate": "accuracy of a run, by class, with its confusion matrix",
     "inspect": "draw what a run's network makes of one image",
+    "paper": "compute a table or figure of the paper anew, beside the published one",
+    "audit": "what a network costs: operations, energy, memory, latency",
+    "bench": "how fast it is, side by side with others and with the machine's limit",
+    "optimise": "make an engine of a run for fast inference on CPUs",
+    "convert": "turn a run's artificial network into a spiking one",
     "cite": "print the references of what is implemented here",
 }
 

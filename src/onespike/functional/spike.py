@@ -10,7 +10,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-
 # Comparisons are done in place, on a copy if need be: on a CPU a comparison that gives booleans, which then become
 # numbers, takes ten times as long.
 

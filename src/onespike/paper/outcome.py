@@ -1,0 +1,179 @@
+"""What a sweep has found so far: the table, from whatever rows are there."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onespike.paper.ledger import Row, budget, find
+from onespike.paper.plan import Setting, Sweep, Training, digest
+from onespike.paper.report import Table, write_report
+from onespike.paper.statistics import Estimate
+from onespike.training.config import Recipe
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one setting.
+
+    Attributes:
+        setting: Which.
+        wanted: Seeds that it shall be trained with.
+        rows: Those it was trained with.
+        estimate: Test accuracy over the seeds that did not diverge, in percent; None as long as there is none.
+        verdict: How it compares with the reference: "baseline" or "best" (it is the reference), "indistinguishable",
+            "above", "below", or why nothing can be said.
+    """
+
+    setting: Setting
+    wanted: int
+    rows: Sequence[Row]
+    estimate: Estimate | None
+    verdict: str = ""
+
+    @property
+    def diverged(self) -> int:
+        """Seeds whose loss left the finite numbers."""
+        return sum(row["outcome"] == "diverged" for row in self.rows)
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Test accuracy of each seed that did not diverge, in percent."""
+        return [row["test_top1"] for row in self.rows if row["outcome"] == "trained"]
+
+
+def outcomes(sweep: Sweep, recipes: Sequence[Recipe], seeds: int, rows: Sequence[Row]) -> list[Outcome]:
+    """Summarise the rows, one outcome for each setting.
+
+    Args:
+        sweep: The sweep.
+        recipes: Its recipes, one for each setting.
+        seeds: How many seeds are wanted.
+        rows: What is done.
+
+    Returns:
+        Outcomes in the order of the settings.
+    """
+    found = []
+    for setting, recipe in zip(sweep.settings, recipes, strict=True):
+        own = find(rows, digest(recipe), seeds)
+        values = [row["test_top1"] for row in own if row["outcome"] == "trained"]
+        found.append(Outcome(setting, seeds, own, Estimate.over(values) if values else None))
+    baseline = digest(recipes[0])
+    judged = []
+    for outcome, recipe in zip(found, recipes, strict=True):
+        if sweep.reference == "baseline":
+            reference, is_reference = found[0], digest(recipe) == baseline
+        else:
+            group = [other for other in found if other.setting.group == outcome.setting.group]
+            reference = max(group, key=lambda other: other.estimate.mean if other.estimate else -1.0)
+            is_reference = outcome is reference
+        judged.append(_judge(outcome, reference, sweep.reference, is_reference))
+    return judged
+
+
+def _judge(outcome: Outcome, reference: Outcome, name: str, is_reference: bool) -> Outcome:
+    if not outcome.rows:
+        verdict = "pending"
+    elif outcome.diverged:
+        verdict = f"diverged in {outcome.diverged} of {len(outcome.rows)}"
+    elif is_reference:
+        verdict = name
+    elif outcome.estimate is None or reference.estimate is None:
+        verdict = f"no {name} yet"
+    else:
+        verdict = outcome.estimate.against(reference.estimate)
+    return Outcome(outcome.setting, outcome.wanted, outcome.rows, outcome.estimate, verdict)
+
+
+def write_outcomes(
+    sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
+) -> None:
+    """Write NAME.csv, NAME.md and NAME.png from the rows that are there.
+
+    Args:
+        sweep: The sweep.
+        recipes: Its recipes, one for each setting.
+        trainings: What it trains.
+        seeds: How many seeds are wanted.
+        rows: What is done.
+        out: The folder.
+    """
+    found = outcomes(sweep, recipes, seeds, rows)
+    published = any(outcome.setting.published is not None for outcome in found)
+    columns = {
+        "group": "",
+        "setting": "",
+        "seeds": "d",
+        "pending": "d",
+        "test top-1 %": ".2f",
+        "std": ".2f",
+        "95% from": ".2f",
+        "to": ".2f",
+        "held out %": ".2f",
+        **({"published %": ".2f"} if published else {}),
+        f"against the {sweep.reference}": "",
+        "minutes a run": ".1f",
+    }
+    table = Table(columns, [_row(outcome, published) for outcome in found])
+    parts: list[str | Table] = [
+        sweep.about,
+        _budget(trainings, seeds, published),
+        table,
+        _state(trainings, seeds, rows, found),
+    ]
+    write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
+
+
+def _row(outcome: Outcome, published: bool) -> list:
+    estimate, trained = outcome.estimate, [row for row in outcome.rows if row["outcome"] == "trained"]
+    low, high = estimate.interval if estimate and estimate.interval else (None, None)
+    valid = [row["valid_top1"] for row in trained if row["valid_top1"] is not None]
+    return [
+        outcome.setting.group,
+        outcome.setting.label,
+        len(outcome.rows),
+        outcome.wanted - len(outcome.rows),
+        estimate.mean if estimate else None,
+        estimate.std if estimate else None,
+        low,
+        high,
+        sum(valid) / len(valid) if valid else None,
+        *([outcome.setting.published] if published else []),
+        outcome.verdict,
+        sum(row["seconds"] for row in trained) / len(trained) / 60 if trained else None,
+    ]
+
+
+def _budget(trainings: Sequence[Training], seeds: int, published: bool) -> str:
+    """The table's head: what each run was given."""
+    first = trainings[0].recipe
+    spent = budget(trainings[0])
+    images = f"{first.data.limit:,} training images" if first.data.limit else "all training images"
+    return (
+        f"**Budget** of each run: {images}, of which {first.data.holdout:.0%} are held out to choose the epoch, "
+        f"{spent['epochs']} epochs, batches of {spent['batch_size']}, channels {spent['channels']}, "
+        f"{spent['precision']}, {first.train.optimizer} at {first.train.lr:g} with {first.train.warmup_epochs:g} "
+        f"epochs of warm-up; seeds 0 to {seeds - 1}. Accuracies are of all test images, in percent."
+        + (" The published numbers are of 300 epochs on all images at full width." if published else "")
+    )
+
+
+def _state(trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found: Sequence[Outcome]) -> str:
+    done = [row for one in trainings for row in rows if (row["digest"], row["seed"]) == (one.digest, one.seed)]
+    lines = [
+        f"{len(done)} of {len(trainings)} runs are done"
+        + ("." if len(done) == len(trainings) else "; what is missing is marked pending.")
+    ]
+    if seeds == 1 or any(len(outcome.accuracies) == 1 for outcome in found):
+        lines.append("Of one seed there is no interval, and so no verdict.")
+    lines.append(
+        "std is the sample standard deviation over the seeds; the interval is Student's 95% interval of the mean; "
+        "indistinguishable means that two such intervals overlap."
+    )
+    where = [
+        f"{label} {', '.join(sorted({str(row[name]) for row in done if row[name]}))}"
+        for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))
+    ]
+    if done:
+        lines.append(f"Trained {'; '.join(where)}.")
+    return " ".join(lines)

@@ -1,0 +1,24 @@
+"""What `onespike paper NAME` can make."""
+
+from collections.abc import Callable
+
+from onespike.paper.ablation import ABLATION
+from onespike.paper.complexity import complexity
+from onespike.paper.figure1 import FIGURE1
+from onespike.paper.fusion import fusion
+from onespike.paper.sweep import Sweep
+from onespike.paper.table1 import table1
+from onespike.paper.table2 import TABLE2
+from onespike.paper.taylor import taylor
+
+#: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
+#: command line takes the arguments. To add one, write a module and add a line.
+PAPER: dict[str, Sweep | Callable[..., None]] = {
+    "table1": table1,
+    "fusion": fusion,
+    "taylor": taylor,
+    "complexity": complexity,
+    "table2": TABLE2,
+    "figure1": FIGURE1,
+    "ablation": ABLATION,
+}

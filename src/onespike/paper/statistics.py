@@ -1,0 +1,49 @@
+"""Mean and spread of one setting over its seeds, and whether two settings can be told apart."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from scipy.stats import t
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is known of a mean from a few values.
+
+    Attributes:
+        mean: Their mean.
+        std: Their sample standard deviation; None of one value.
+        interval: The 95% interval of the mean by Student's t; None of one value.
+        count: How many values there are.
+    """
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    count: int
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Estimate":
+        """Summarise the values, one or more."""
+        count, middle = len(values), mean(values)
+        if count == 1:
+            return cls(middle, None, None, 1)
+        spread = stdev(values)
+        half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
+        return cls(middle, spread, (middle - half, middle + half), count)
+
+    def against(self, other: "Estimate") -> str:
+        """Compare with a reference.
+
+        Returns:
+            "indistinguishable" where the two intervals overlap or touch, else "above" or "below"; "no interval" where
+            one of the two has but one value.
+        """
+        if self.interval is None or other.interval is None:
+            return "no interval"
+        if self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]:
+            return "indistinguishable"
+        return "above" if self.mean > other.mean else "below"
