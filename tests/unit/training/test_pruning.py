@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from onespike.cli.main import main
+from onespike.errors import OnespikeError
+from onespike.training import Stopped, loop
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.pruning import prune_time
+from onespike.training.trainer import Trainer
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch):
+    """Notes the time steps of each training, and the weights it starts from."""
+    seen: list[tuple[int, dict[str, torch.Tensor]]] = []
+    fit = loop.fit
+
+    def noted(trainer, run):
+        weights = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+        seen.append((trainer.network.config.time_steps, weights))
+        return fit(trainer, run)
+
+    monkeypatch.setattr(loop, "fit", noted)
+    return seen
+
+
+def test_each_stage_has_one_time_step_less_and_starts_from_the_best_weights_before_it(small, tmp_path: Path, begun):
+    summaries = prune_time(small(train__epochs=1), 3, tmp_path)
+    assert list(summaries) == [3, 2, 1]
+    assert [steps for steps, _ in begun] == [3, 2, 1]
+    for steps, (_, weights) in zip((3, 2), begun[1:], strict=True):
+        before = Checkpoint.load(tmp_path / f"T{steps}" / "best").weights
+        assert all(torch.equal(weights[name], before[name]) for name in before)
+    for steps, summary in summaries.items():
+        assert summary == json.loads((tmp_path / f"T{steps}" / "summary.json").read_text())
+
+
+def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, monkeypatch):
+    recipe, step = small(train__epochs=1), Trainer.step
+    straight = prune_time(recipe, 2, tmp_path / "straight")
+    begun.clear()
+
+    def stopping(self, number, images, labels):
+        if self.network.config.time_steps == 1 and number == 3:
+            raise Stopped
+        return step(self, number, images, labels)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    with pytest.raises(Stopped):
+        prune_time(recipe, 2, tmp_path / "stopped")
+    monkeypatch.setattr(Trainer, "step", step)
+    again = prune_time(recipe, 2, tmp_path / "stopped")
+    assert [steps for steps, _ in begun] == [2, 1, 1]
+    assert [summary["test_top1"] for summary in again.values()] == [
+        summary["test_top1"] for summary in straight.values()
+    ]
+
+
+def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
+    prune_time(small(train__epochs=1), 2, tmp_path)
+    with pytest.raises(OnespikeError, match="T2 holds the run of another recipe: choose another --out"):
+        prune_time(small(train__epochs=1, model__theta=0.3), 2, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from", "1", "--out", "x"], "expected at least 2 time steps"),
+        (["--from", "2"], "expected a folder for the runs"),
+    ],
+)
+def test_bad_options_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["prune-time", *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_prints_a_row_for_each_stage(tmp_path: Path, cache: Path, capsys):
+    options = ["--data.limit", "150", "--data.cache", str(cache), "--model.channels", "[8,12]", "--model.depths", "[1,1]"]
+    budget = ["--train.epochs", "1", "--train.warmup_epochs", "0"]
+    with pytest.raises(SystemExit) as stop:
+        main(["prune-time", "--from", "2", "--out", str(tmp_path / "pruned"), *options, *budget])
+    assert stop.value.code == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line[:1] in "12"]
+    assert [row[0] for row in rows] == ["2", "1"]
+    assert all(row[1].endswith("%") for row in rows)
