@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from onespike.functional import encode, partition, recompose
-from onespike.units import Dynamics, Unit
+from onespike.functional import FUSIONS, SURROGATES, encode, partition, recompose
+from onespike.units import Dynamics, Unit, base
 from onespike.units.registry import UNITS
 
 CHANNELS = 3
@@ -218,3 +218,48 @@ def test_a_unit_trains_inside_a_network_of_somebody_elses(name):
         optimizer.step()
         losses.append(error.item())
     assert losses[-1] < losses[0] / 2
+
+
+def leaves(unit):
+    """Input and potentials to differentiate by, in float64, with a batch of one image."""
+    spikes = input_spikes(side=2, batch=1, dtype=torch.float64).requires_grad_()
+    if not unit.travels:
+        return [spikes]
+    potential = torch.randn(
+        4, 1, unit.out_channels, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    return [spikes, potential.requires_grad_()]
+
+
+@every_unit
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_without_the_threshold_the_gradients_are_those_of_finite_differences(name, fusion):
+    unit = make(name, activation="relu", fusion=fusion).double()
+    given = leaves(unit)
+
+    def outputs(*values):
+        output = unit(*values[: len(given)])
+        return output.spikes, *(potential for potential, _ in output.memory)
+
+    assert torch.autograd.gradcheck(outputs, (*given, *unit.parameters()))
+
+
+@every_unit
+@pytest.mark.parametrize("surrogate", list(SURROGATES))
+def test_at_the_threshold_the_gradient_is_the_surrogates_formula(name, surrogate, monkeypatch):
+    unit = make(name, surrogate=surrogate).double()
+    given = leaves(unit)
+    wanted = [*given, *unit.parameters()]
+    expected_spikes = unit(*given).spikes
+    gradients = torch.autograd.grad(expected_spikes.square().sum(), wanted)
+
+    def linear(potential, threshold, surrogate):  # a line through each spike, as steep as the formula says
+        slope = SURROGATES[surrogate](potential.detach() - threshold)
+        return (potential.detach() > threshold) + slope * (potential - potential.detach())
+
+    monkeypatch.setattr(base, "spike", linear)
+    spikes = unit(*given).spikes
+    assert torch.equal(spikes, expected_spikes)
+    by_hand = torch.autograd.grad(spikes.square().sum(), wanted)
+    assert any(gradient.any() for gradient in by_hand)
+    torch.testing.assert_close(gradients, by_hand, rtol=1e-12, atol=1e-12)

@@ -1,0 +1,27 @@
+"""What a network costs: operations, energy, memory and latency, counted on real images."""
+
+from onespike.audit.audit import audit, audit_model, audit_run
+from onespike.audit.compare import Comparison, compare
+from onespike.audit.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
+from onespike.audit.operations import Layer, Operations, count_operations
+from onespike.audit.products import Product
+from onespike.audit.report import save_report
+from onespike.audit.result import Audit
+
+__all__ = [
+    "CONVENTIONS",
+    "VARIANTS",
+    "Audit",
+    "Comparison",
+    "Energy",
+    "EnergyTable",
+    "Layer",
+    "Operations",
+    "Product",
+    "audit",
+    "audit_model",
+    "audit_run",
+    "compare",
+    "count_operations",
+    "save_report",
+]

@@ -1,0 +1,64 @@
+"""Networks side by side. An energy without the accuracy it buys says nothing: no ratio is given without both."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onespike.audit.energy import CONVENTIONS, Convention
+from onespike.audit.result import Audit
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The energy of one network over that of another, and both accuracies.
+
+    Attributes:
+        first: Name of the network that is judged.
+        second: Name of the network it is held against.
+        accuracies: Top-1 of the two, in percent.
+        ratios: By convention, the energy of the second over that of the first: how often less the first needs.
+    """
+
+    first: str
+    second: str
+    accuracies: tuple[float, float]
+    ratios: dict[Convention, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "accuracies": list(self.accuracies),
+            "ratios": dict(self.ratios),
+        }
+
+
+def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
+    """Hold the first network against each of the others.
+
+    Args:
+        audits: Two or more.
+
+    Returns:
+        The comparisons, and for each pair that cannot be compared the reason and the remedy.
+    """
+    first, *others = audits
+    made: list[Comparison] = []
+    refused: list[str] = []
+    for other in others:
+        lacking = [one.name for one in (first, other) if one.accuracy is None]
+        if first.data != other.data:
+            refused.append(
+                f"{first.name} and {other.name}: no ratio, since they were audited on different images "
+                f"({first.data or 'unknown'}, {other.data or 'unknown'})"
+            )
+        elif first.accuracy is None or other.accuracy is None:
+            refused.append(
+                f"{first.name} and {other.name}: no ratio of energies, since the accuracy of {' and '.join(lacking)} "
+                "is not known: finish the training, or run onespike evaluate RUN"
+            )
+        else:
+            ratios = {one: other.energy(one).total / first.energy(one).total for one in CONVENTIONS}
+            made.append(Comparison(first.name, other.name, (first.accuracy, other.accuracy), ratios))
+    return made, refused

@@ -1,0 +1,220 @@
+"""Counting what a network does while it runs: every operation of the framework passes by and is counted, or named.
+
+Hooks on the modules say where the program is. A dispatch mode below them sees every operation, whatever called it: a
+module, a function, autocast, inference mode. One that it does not know stops the audit.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+from onespike.audit import recurrent
+from onespike.audit.elementwise import work
+from onespike.audit.products import Tally
+from onespike.errors import OnespikeError
+from onespike.units.conv import WindowConv
+
+
+class ProductCounter(TorchDispatchMode):
+    """Counts products and element-wise work of a model, by module, during the forward passes inside `watch()`.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        tallies: Products by the path of their module, their name, and their weights.
+        elementwise: Element-wise work by the path of the module in whose forward it was done.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.tallies: dict[tuple[str, str, object], Tally] = {}
+        self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)
+        self._modules = dict(model.named_modules())
+        self._stack: list[str] = []
+        self._inside_recurrent = 0
+        # Where weights lie in memory, and those that others were made of: {place: place of the first}.
+        self._weights = {_memory(tensor): _memory(tensor) for tensor in [*model.parameters(), *model.buffers()]}
+        self._kept: list[Tensor] = []  # what was made of weights: alive, so that its memory is not used again
+        self._whole: set[Any] = set()  # operations that are not composed of others
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """Count during the forward passes inside this context."""
+        torch.clear_autocast_cache()  # weights cast before we looked could not be told from activations
+        fast_path = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        with ExitStack() as stack:
+            stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
+            for path, module in self._modules.items():
+                for hook in self._hooks(path, module):
+                    stack.callback(hook.remove)
+            # Compiled parts run as they are written; attention runs as the products that it consists of.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(self)
+            yield
+        self._kept.clear()
+
+    def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            self._stack.append(path)
+
+        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            self._stack.pop()
+
+        yield module.register_forward_pre_hook(enter)
+        if isinstance(module, nn.RNNBase):
+            yield module.register_forward_pre_hook(self._begin_recurrent)
+            yield module.register_forward_hook(self._count_recurrent)
+        yield module.register_forward_hook(leave)
+
+    def _begin_recurrent(self, _layer: nn.Module, _inputs: Any) -> None:
+        self._inside_recurrent += 1
+
+    def _count_recurrent(self, layer: nn.RNNBase, inputs: tuple[Any, ...], _output: Any) -> None:
+        """Fused recurrent layers are one opaque operation, or many, by the device: they are counted from outside."""
+        self._inside_recurrent -= 1
+        path = self._stack[-1]
+        if not isinstance(inputs[0], Tensor):
+            raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
+        with _disable_current_modes():
+            self.elementwise[path] += recurrent.count(
+                layer, inputs[0], lambda name, weights: self._tally(path, name, weights)
+            )
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """See one operation of the framework."""
+        kwargs = kwargs or {}
+        if func not in self._whole:
+            with self:  # in inference mode composed operations arrive whole: look at what they consist of
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+            self._whole.add(func)
+        result = func(*args, **kwargs)
+        if not self._inside_recurrent:
+            self._see(func, args, kwargs, result)
+        return result
+
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        tensors = list(_tensors([*args, *kwargs.values()]))
+        if tensors and all(map(self._is_weight, tensors)):
+            for tensor in _tensors([result]):  # a weight that is cast, transposed, or learned as its logarithm
+                self._weights.setdefault(_memory(tensor), self._weights[_memory(tensors[0])])
+                self._kept.append(tensor)
+            return
+        path = self._stack[-1] if self._stack else ""
+        count = _PRODUCTS.get(func.overloadpacket.__name__)
+        if count is not None and func.namespace == "aten":
+            count(self, path, args, result)
+            return
+        done = work(func, args, kwargs, result)
+        if done is None:
+            raise OnespikeError(
+                f"{self._here()} does {func.overloadpacket}, which the audit cannot count: "
+                "add it to onespike.audit.elementwise or onespike.audit.counter"
+            )
+        if done and isinstance(result, Tensor) and any(map(self._is_weight, tensors)):
+            largest = max((t.numel() for t in tensors if not self._is_weight(t)), default=0)
+            if result.numel() > largest:
+                raise OnespikeError(
+                    f"{self._here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
+                    "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
+                )
+        if done and not isinstance(self._modules[path], nn.Linear):  # there it is the bias, added apart at times
+            self.elementwise[path] += done
+
+    def _here(self) -> str:
+        path = self._stack[-1] if self._stack else ""
+        return f"{path or 'the model itself'} ({type(self._modules[path]).__name__})"
+
+    def _tally(self, path: str, name: str, weights: int, which: object = None) -> Tally:
+        key = (path, name, which)
+        if key not in self.tallies:
+            self.tallies[key] = Tally(name, weights)
+        return self.tallies[key]
+
+    def _is_weight(self, tensor: Tensor) -> bool:
+        return _memory(tensor) in self._weights
+
+    def _convolution(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
+        x, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups = args
+        if not self._is_weight(weight):
+            raise OnespikeError(f"{self._here()}: a convolution with weights that are activations cannot be counted")
+        axes = weight.dim() - 2
+        stride, padding, dilation = (
+            list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)
+        )
+        shape = result.shape
+        if x.dim() == axes + 1:
+            x, shape = x[None], torch.Size((1, *shape))
+        kernel = "x".join(map(str, weight.shape[2:]))
+        tally = self._tally(path, f"conv {kernel}, {x.shape[1]} -> {shape[1]}", weight.numel(), self._place(weight))
+        tally.see_conv(x, weight, shape, stride, padding, dilation, groups, transposed)
+
+    def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
+        """Count a product of two matrices, or of two stacks of them; either may be the weights."""
+        a, b = args
+        if self._is_weight(b):
+            self._linear(path, a, b, b.shape[-1])
+        elif self._is_weight(a):
+            self._linear(path, b, a, a.shape[-2])
+        else:
+            a, b = (one if one.dim() == 3 else one[None] for one in (a, b))
+            name = f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}"
+            self._tally(path, name, 0).see_matmul(a, b)
+
+    def _linear(self, path: str, x: Tensor, weight: Tensor, out: int) -> None:
+        module = self._modules[path]
+        if isinstance(module, WindowConv):  # on windows of one pixel it computes its centre tap alone
+            pixel = (x[:, :, None, None], module.weight, None, module.stride, module.padding, module.dilation)
+            self._convolution(path, (*pixel, False, None, module.groups), x.new_empty(len(x), out, 1, 1))
+            return
+        sides = [side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
+        name = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}"
+        self._tally(path, name, math.prod(sides), self._place(weight)).see_linear(x, out)
+
+    def _place(self, weight: Tensor) -> tuple[int, int]:
+        """Tell weights apart: attention projects queries, keys and values by three parts of one parameter."""
+        return self._weights[_memory(weight)], int(weight.storage_offset())
+
+    def _vector(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
+        a, b = args
+        self._matrices(path, (a if a.dim() > 1 else a[None], b[:, None]), result)
+
+
+_Count = Callable[[ProductCounter, str, tuple[Any, ...], Any], None]
+
+#: The products among the framework's operations. Biases start an accumulator and are not counted.
+_PRODUCTS: dict[str, _Count] = {
+    "convolution": ProductCounter._convolution,
+    "mm": ProductCounter._matrices,
+    "bmm": ProductCounter._matrices,
+    "mv": ProductCounter._vector,
+    "dot": ProductCounter._vector,
+    "addmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
+    "addmv": lambda counter, path, args, result: counter._vector(path, args[1:3], result),
+    "baddbmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
+}
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)

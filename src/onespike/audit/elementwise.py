@@ -1,0 +1,153 @@
+"""Work that is done value by value: which operation of the framework costs what.
+
+Everything that a network does is in one of the tables below, moves data, or is a product (`products`). An operation in
+none of them is unknown, and the audit stops there rather than take it for nothing.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+#: The kinds of work: an addition or subtraction; a multiplication or division; a comparison or choice; a function such
+#: as sine, exponential or GELU; a random number.
+KINDS = ("add", "multiply", "compare", "special", "random")
+
+#: Operations on each value of their result. A pointwise operation that is not here counts as "special", the dearest.
+_POINTWISE: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("add", "sub", "rsub", "neg", "abs"), ("add",)),
+    **dict.fromkeys(("mul", "div", "square"), ("multiply",)),
+    **dict.fromkeys(("addcmul", "lerp"), ("multiply", "add")),
+    **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "maximum", "minimum", "clamp", "clamp_min"), ("compare",)),
+    **dict.fromkeys(("relu", "where", "masked_fill", "sign", "round", "floor", "ceil", "heaviside"), ("compare",)),
+    **dict.fromkeys(("hardtanh", "threshold", "isnan", "clamp_max"), ("compare",)),
+    **dict.fromkeys(("leaky_relu", "prelu", "_prelu_kernel"), ("compare", "multiply")),
+}
+#: Operations on each value of their first argument.
+_REDUCTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sum", "mean", "cumsum", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("add",)),
+    **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort", "any", "all"), ("compare",)),
+    **dict.fromkeys(("linalg_vector_norm", "norm"), ("multiply", "add")),
+    **dict.fromkeys(("var", "var_mean"), ("add", "add", "multiply")),
+    **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
+    "prod": ("multiply",),
+    "_native_batch_norm_legit_no_training": ("multiply", "add"),
+    "native_layer_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
+    "native_group_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
+}
+#: Operations on each value of a pooling window; the window is the second argument.
+_POOLS = {
+    **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "add"),
+    **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), "compare"),
+}
+_RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
+#: Operations that move, copy, make or convert values and compute none.
+_MOVES = frozenset(
+    {
+        "clone",
+        "copy",
+        "_to_copy",
+        "cat",
+        "stack",
+        "constant_pad_nd",
+        "reflection_pad2d",
+        "replication_pad2d",
+        "index",
+        "index_select",
+        "gather",
+        "embedding",
+        "repeat",
+        "roll",
+        "flip",
+        "empty",
+        "empty_like",
+        "empty_strided",
+        "new_empty",
+        "new_empty_strided",
+        "zeros",
+        "zeros_like",
+        "new_zeros",
+        "ones",
+        "ones_like",
+        "new_ones",
+        "full",
+        "full_like",
+        "new_full",
+        "fill",
+        "zero",
+        "arange",
+        "scalar_tensor",
+        "lift_fresh",
+        "lift_fresh_copy",
+        "_unsafe_view",
+        "_reshape_alias",
+        "as_strided",
+        "_local_scalar_dense",
+        "detach",
+        "resize",
+        "tril",
+        "triu",
+        "eye",
+        "upsample_nearest2d",
+        "select_scatter",
+        "slice_scatter",
+        "is_same_size",
+        "masked_select",
+        "nonzero",
+        "one_hot",
+        "unsafe_split",
+        "unsafe_split_with_sizes",
+        "unsafe_chunk",
+    }
+)
+
+
+def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Counter[str] | None:
+    """Say what an operation does value by value.
+
+    Args:
+        func: The operation, an `OpOverload` of the framework.
+        args: What it was called with.
+        kwargs: Likewise, by name.
+        result: What came out.
+
+    Returns:
+        How often it does each of `KINDS`; nothing for one that only moves data; None for an unknown one.
+    """
+    if func.namespace not in ("aten", "prim", "prims"):
+        return None
+    name = func.overloadpacket.__name__
+    name = name.rstrip("_") if not name.startswith("__") else name
+    tensors = [argument for argument in args if isinstance(argument, Tensor)]
+    if name in _RANDOM:
+        return Counter(random=result.numel())
+    if func.is_view or name in _MOVES or func.namespace == "prim":
+        return Counter()
+    if name in _POOLS:
+        out = result[0] if isinstance(result, tuple) else result
+        window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
+        return Counter({_POOLS[name]: out.numel() * math.prod(window)})
+    if name in _REDUCTIONS:
+        return _each(_REDUCTIONS[name], tensors[0].numel())
+    if name in _POINTWISE or _is_pointwise(func, name):
+        if not any(tensor.is_floating_point() for tensor in tensors):
+            return Counter()  # of indices and masks
+        scaled = kwargs.get("alpha", 1) not in (1, -1)  # x + alpha * y in one
+        return _each((*_POINTWISE.get(name, ("special",)), *(("multiply",) if scaled else ())), result.numel())
+    return None
+
+
+def _is_pointwise(func: Any, name: str) -> bool:
+    """Whether an operation works value by value; of one that works in place, the one that does not is asked."""
+    twin = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
+    return torch.Tag.pointwise in func.tags or (twin is not None and torch.Tag.pointwise in twin.tags)
+
+
+def _each(kinds: Sequence[str], values: int) -> Counter[str]:
+    counted: Counter[str] = Counter()
+    for kind in kinds:
+        counted[kind] += values
+    return counted

@@ -1,0 +1,233 @@
+"""Energy: what the counted operations would cost, under three conventions, for the network and for two twins of it.
+
+field    what most papers print: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, accumulates = rate * MACs;
+         strict: a product is priced by what arrives at it
+int8     the same, with the 8-bit arithmetic that deployed networks use
+memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
+         of potentials that are handed on
+
+The twins: "binary", the same network that hands nothing on, which is a network of 1-bit activations that skips zeros;
+"ann", the same network with ReLU, so that real numbers arrive everywhere. Both are estimates until they are trained and
+audited themselves.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+
+from onespike.audit.operations import Layer, Operations
+from onespike.audit.products import Product
+from onespike.errors import OnespikeError, unknown
+
+Convention = Literal["field", "int8", "memory"]
+Variant = Literal["network", "binary", "ann"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+#: For a reader who has not read this file.
+TITLES = {
+    "field": "the field's convention: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate (45 nm)",
+    "int8": "the same with 8-bit arithmetic",
+    "memory": "8-bit arithmetic with element-wise work and memory traffic",
+    "network": "this network",
+    "binary": "binary twin: 1-bit activations, nothing handed on, zeros skipped",
+    "ann": "ANN twin: ReLU, real values everywhere",
+}
+DEFAULT = Path(__file__).with_name("energy.yaml")
+_PICO = 1e-12
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy for one image, in joule, by what it is spent on.
+
+    Attributes:
+        real: Multiply-accumulates.
+        spikes: Accumulates.
+        elementwise: Work value by value.
+        storage: Reading all weights once, from where all of them lie.
+        weights: Reading one weight for each operation, from the nearest memory.
+        activations: Writing and reading what arrives at the layers.
+        potentials: Writing and reading potentials that are handed on.
+    """
+
+    real: float = 0.0
+    spikes: float = 0.0
+    elementwise: float = 0.0
+    storage: float = 0.0
+    weights: float = 0.0
+    activations: float = 0.0
+    potentials: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The sum of all."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    @classmethod
+    def sum(cls, parts: Iterable["Energy"]) -> "Energy":
+        """Add up."""
+        parts = list(parts)
+        return cls(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)})
+
+    def to_json(self) -> dict[str, float]:
+        """All parts, and the total."""
+        return {field.name: getattr(self, field.name) for field in fields(self)} | {"total": self.total}
+
+
+@dataclass(frozen=True)
+class EnergyTable:
+    """The constants of an energy file, in picojoule; see `energy.yaml`, which explains each.
+
+    Attributes:
+        operations: "fp32" and "int8": energy to "multiply" and to "add".
+        elementwise: Energy of each kind of element-wise work.
+        width: Bits of one memory access.
+        levels: Memories from small to large: (name, bytes, energy of an access); the last holds anything (None bytes).
+        bits: Width of a "weight", a "real" activation, a "potential".
+        sources: Where each section comes from.
+        file: Where they were read.
+    """
+
+    operations: dict[str, dict[str, float]]
+    elementwise: dict[str, float]
+    width: int
+    levels: tuple[tuple[str, int | None, float], ...]
+    bits: dict[str, float]
+    sources: dict[str, str]
+    file: str
+
+    @classmethod
+    def load(cls, file: str | Path | None = None) -> "EnergyTable":
+        """Read an energy file.
+
+        Args:
+            file: The file; None takes the package's own.
+
+        Returns:
+            The constants.
+
+        Raises:
+            OnespikeError: It cannot be read, lacks a value, has one that is not known, or one that is not a number.
+        """
+        path = Path(file) if file else DEFAULT
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        pattern = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
+        _check(content, pattern, str(path), "")
+        levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])
+        sizes = [size for _, size, _ in levels]
+        if not sizes or sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:
+            raise OnespikeError(f"{path}: memory.levels: expected them from small to large, the last with bytes: null")
+        operations = {name: _numbers(part) for name, part in content["operations"].items()}
+        sources = {f"operations.{name}": part["source"] for name, part in content["operations"].items()}
+        sources |= {name: content[name]["source"] for name in ("elementwise", "memory", "bits")}
+        return cls(
+            operations=operations,
+            elementwise=_numbers(content["elementwise"]),
+            width=content["memory"]["width"],
+            levels=levels,
+            bits=_numbers(content["bits"]),
+            sources=sources,
+            file=DEFAULT.name if path == DEFAULT else str(path),
+        )
+
+    def transfer(self, values: float, bits: float, held: float) -> float:
+        """Energy to move values.
+
+        Args:
+            values: How many.
+            bits: Bits of each.
+            held: Bytes of all that lie in that memory; the smallest one that holds them is taken.
+
+        Returns:
+            Picojoule.
+        """
+        access = next(energy for _, size, energy in self.levels if size is None or size >= held)
+        return values * bits / self.width * access
+
+    def layer(self, layer: Layer, network: Operations, convention: Convention, variant: Variant) -> Energy:
+        """Energy of one layer.
+
+        Args:
+            layer: The layer.
+            network: The network it belongs to: its weights decide which memory they lie in.
+            convention: How to count.
+            variant: The network itself, or one of its twins.
+
+        Returns:
+            Joule for one image.
+        """
+        if layer.handing and variant != "network":
+            return Energy()
+        parts = [self._product(product, network, convention, variant) for product in layer.products]
+        if convention == "memory":
+            parts.append(Energy(elementwise=_PICO * sum(self.elementwise[k] * n for k, n in layer.elementwise.items())))
+            if variant == "network":
+                reads, writes = layer.potentials
+                held = writes * self.bits["potential"] / 8
+                moved = self.transfer(reads + writes, self.bits["potential"], held)
+                parts.append(Energy(potentials=_PICO * moved))
+        return Energy.sum(parts)
+
+    def _product(self, product: Product, network: Operations, convention: Convention, variant: Variant) -> Energy:
+        real = variant == "ann" or product.arrives == "real"
+        if convention == "memory":
+            times = product.reached if real else product.operations
+        else:
+            times = product.macs * (1 if real else _rate(product))
+        prices = self.operations["fp32" if convention == "field" else "int8"]
+        price = prices["add"] + (prices["multiply"] if real else 0)
+        spent = {"real" if real else "spikes": _PICO * times * price}
+        if convention == "memory":
+            weight = self.bits["weight"]
+            spent["storage"] = _PICO * self.transfer(product.weights, weight, network.weights * weight / 8)
+            spent["weights"] = _PICO * self.transfer(times, weight, held=0)
+            bits = self.bits["real"] if real else float(product.levels.bit_length())
+            spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, product.inputs * bits / 8)
+        return Energy(**spent)
+
+    def network(self, operations: Operations, convention: Convention, variant: Variant = "network") -> Energy:
+        """Energy of a whole network, see `layer`."""
+        return Energy.sum(self.layer(layer, operations, convention, variant) for layer in operations.layers)
+
+
+def _rate(product: Product) -> float:
+    """Accumulates per dense multiply-accumulate, by the field's rule: spikes per input; of activations, as counted."""
+    return product.rate if product.weights else product.operations / max(product.macs, 1)
+
+
+def _numbers(section: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in section.items() if key != "source"}
+
+
+def _check(content: Any, pattern: Any, file: str, place: str) -> None:
+    """Compare a file with the package's own: the same keys, numbers for numbers, texts for texts."""
+    if isinstance(pattern, dict):
+        if not isinstance(content, dict):
+            raise OnespikeError(f"{file}: {place or 'the file'}: expected {', '.join(pattern)}, got {content!r}")
+        for key in content:
+            if key not in pattern:
+                raise unknown(f"key in {file}", f"{place}{key}", [f"{place}{known}" for known in pattern])
+        for key in pattern:
+            if key not in content:
+                raise OnespikeError(f"{file}: {place}{key} is missing: copy it from {DEFAULT}")
+            _check(content[key], pattern[key], file, f"{place}{key}.")
+    elif isinstance(pattern, list):
+        if not isinstance(content, list) or not content:
+            raise OnespikeError(f"{file}: {place[:-1]}: expected a list, got {content!r}")
+        for number, item in enumerate(content):
+            _check(item, pattern[0], file, f"{place}{number}.")
+    elif place.endswith("bytes."):
+        if content is not None and (isinstance(content, bool) or not isinstance(content, int) or content < 1):
+            raise OnespikeError(f"{file}: {place[:-1]}: expected a number of bytes or null, got {content!r}")
+    elif isinstance(pattern, str):
+        if not isinstance(content, str) or not content.strip():
+            raise OnespikeError(f"{file}: {place[:-1]}: expected a text, got {content!r}")
+    elif isinstance(content, bool) or not isinstance(content, int | float) or not 0 <= content < float("inf"):
+        raise OnespikeError(f"{file}: {place[:-1]}: expected a number of at least 0, got {content!r}")

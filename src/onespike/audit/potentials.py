@@ -1,0 +1,121 @@
+"""Potentials: what neurons hand on (values that must be written and read again), and how they are distributed."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from onespike.audit.arrivals import in_memory_order
+from onespike.errors import OnespikeError
+from onespike.units import ConvUnit, Firing, UnitOutput
+from onespike.units.integrate import IntegrateFire
+from onespike.units.travelling import TravellingUnit
+
+#: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
+_SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+class Traffic(NamedTuple):
+    """Potentials that are handed on: values read, values written."""
+
+    reads: float
+    writes: float
+
+
+def handed_on(unit: nn.Module, potential: Tensor | None, memory: Any, out: UnitOutput) -> Traffic:
+    """Count the potentials that a unit hands from window to window, from block to block and from step to step.
+
+    Args:
+        unit: The unit.
+        potential: What came from the block before, (V, B, C, M, M), or None.
+        memory: What came from the time step before, or None.
+        out: What the unit gave.
+
+    Returns:
+        The values read and written, in the whole batch.
+
+    Raises:
+        OnespikeError: The unit is of a kind whose potentials this function does not know.
+    """
+    layers = len(out.memory)
+    v = out.memory[0][0]
+    passed = v.numel() * (len(v) - 1) // len(v)  # all windows but one have a predecessor
+    reads = writes = 0
+    match unit:
+        case ConvUnit() if unit.fusion == "none":
+            passed = 0
+        case ConvUnit():
+            # Layer 1 reads its own potentials, layer 2 those of both layers.
+            reads, writes = 3 * passed, 2 * passed
+        case TravellingUnit() if not unit.travels:
+            passed = 0
+        case TravellingUnit():
+            # All windows go to the next block; the first reads a second window of the block before.
+            reads, writes = passed, v.numel()
+            if potential is not None:
+                reads += v.numel() + v.numel() // len(v)
+            passed = v.numel()
+        case _:
+            raise OnespikeError(
+                f"{type(unit).__name__}: the audit does not know which potentials this unit hands on: "
+                "add a case to onespike.audit.potentials.handed_on"
+            )
+    if memory is not None:  # what is kept over time; what the windows hand on is written already
+        reads += layers * v.numel()
+        writes += layers * (v.numel() - passed)
+    return Traffic(reads, writes)
+
+
+def kept_over_time(neuron: nn.Module, currents: Tensor) -> int:
+    """Count the potentials that a neuron of its own kind keeps: written at all steps but the last, then read again.
+
+    Args:
+        neuron: An integrate-and-fire neuron, whose time lies in the batch, or a leaky one, whose time comes first.
+        currents: What came into it, over all time steps.
+
+    Returns:
+        The values written, and as often read.
+    """
+    steps = neuron.time_steps if isinstance(neuron, IntegrateFire) else len(currents)
+    return currents.numel() // steps * (steps - 1)
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A layer of neurons.
+
+    Attributes:
+        path: The module.
+        firing_rate: Spikes per neuron and image, 0..1; of a ReLU, the share that is not 0.
+        threshold: The threshold; the mean, if each channel has its own.
+        potentials: The potential below which 5, 25, 50, 75 and 95% of all potentials lie.
+    """
+
+    path: str
+    firing_rate: float
+    threshold: float
+    potentials: tuple[float, ...]
+
+
+class NeuronWatch:
+    """Watches one layer of neurons over all batches."""
+
+    def __init__(self) -> None:
+        self._fired = self._values = 0
+        self._samples: list[Tensor] = []
+        self._threshold = 0.0
+
+    def see(self, layer: Firing, potential: Tensor, spikes: Tensor) -> None:
+        """Look at a batch."""
+        self._fired += int(spikes.count_nonzero())
+        self._values += spikes.numel()
+        flat = in_memory_order(potential)
+        self._samples.append(flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu())
+        threshold = layer.threshold
+        self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
+
+    def conclude(self, path: str) -> Neurons:
+        """Sum up."""
+        quantiles = torch.cat(self._samples).quantile(torch.tensor(QUANTILES)).tolist()
+        return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))

@@ -1,0 +1,222 @@
+"""Products: where arriving values meet weights, or each other. Counted exactly, padding and all.
+
+For each arriving value its fan-out is known: how many weights it meets. At the border of a map it meets fewer, with a
+stride some meet none. A value that is not 0 causes that many synaptic operations.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onespike.audit.arrivals import Arrival, Arrivals, Kind
+
+#: Below it float32 holds every whole number.
+_EXACT_FLOAT32 = 2**24
+
+
+@dataclass(frozen=True)
+class Product:
+    """Multiplications of one kind in one layer, per image.
+
+    Attributes:
+        name: What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or
+            "state" (of a recurrent layer).
+        arrives: What arrives at it: "binary", "graded" or "real".
+        step: The size c of one spike; None for real values, or where none came.
+        levels: The largest number of spikes in one value; 0 for real values.
+        rate: Spikes per arriving value; of real values, the share that is not 0.
+        macs: Dense multiply-accumulates, as frameworks count them: zeros of the padding included.
+        reached: Those that a value of the input reaches: zeros of the padding left out.
+        nonzero: Those that a value other than 0 reaches: what is left if zeros are skipped.
+        operations: What has to be done: accumulates, one for each spike and weight that it meets; or, where real
+            values arrive, `reached` multiply-accumulates.
+        inputs: Arriving values.
+        weights: Weights, 0 in a product of two activations.
+    """
+
+    name: str
+    arrives: Kind
+    step: float | None
+    levels: int
+    rate: float
+    macs: float
+    reached: float
+    nonzero: float
+    operations: float
+    inputs: float
+    weights: int
+
+
+class Operand:
+    """One side of a product: the values that arrive there and what they reach. Sums over all batches."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals()
+        self.inputs = self.active = self.nonzero = 0
+        self.spikes = self.magnitude = 0.0
+
+    def see(self, x: Tensor, fan_out: Tensor | int) -> None:
+        """Look at a batch.
+
+        Args:
+            x: The arriving values; (N, C, *map) if `fan_out` is a map.
+            fan_out: What each value meets: one number for all, or a map over the positions (*map).
+        """
+        active, nonzero = _count(x != 0, fan_out)
+        self.arrivals.see(x, active)
+        self.inputs += x.numel()
+        self.active += active
+        self.nonzero += nonzero
+        c = self.arrivals.sole_value
+        if c is not None:
+            self.spikes += abs(c) * active
+            self.magnitude += abs(c) * nonzero
+        elif not self.arrivals.are_real:
+            spikes, magnitude = _sum(x.abs(), fan_out)
+            self.spikes += spikes
+            self.magnitude += magnitude
+
+    def rate(self, arrival: Arrival) -> float:
+        """Spikes per arriving value; of real values, the share that is not 0."""
+        graded = arrival.kind == "graded" and arrival.step is not None
+        return (self.spikes / arrival.step if graded and arrival.step else self.active) / max(self.inputs, 1)
+
+    def operations(self, arrival: Arrival) -> float:
+        """Accumulates: one for each spike and weight that it meets."""
+        return self.magnitude / arrival.step if arrival.kind == "graded" and arrival.step else self.nonzero
+
+
+class Tally:
+    """A product while it is being counted, over all batches.
+
+    Args:
+        name: See `Product`.
+        weights: Number of weights; 0 in a product of two activations.
+    """
+
+    def __init__(self, name: str, weights: int) -> None:
+        self.name, self.weights = name, weights
+        self.macs = self.reached = self.pairs = 0
+        self.left, self.right = Operand(), Operand()
+
+    def conclude(self, images: int) -> Product:
+        """Sum up, per image."""
+        left = self.left.arrivals.conclude()
+        operand, arrival, nonzero = self.left, left, self.left.nonzero
+        operations = self.left.operations(left)
+        if not self.weights:
+            right = self.right.arrivals.conclude()
+            nonzero = self.pairs
+            if left.kind == right.kind == "binary":
+                operations = self.pairs
+            elif left.kind == "real" and right.kind != "real":
+                operand, arrival, operations = self.right, right, self.right.operations(right)
+        if arrival.kind == "real":
+            operations = self.reached
+        inputs = self.left.inputs + self.right.inputs
+        numbers = (self.macs, self.reached, nonzero, operations, inputs)
+        macs, reached, nonzero_, operations_, inputs_ = (_per_image(number, images) for number in numbers)
+        return Product(
+            name=self.name,
+            arrives=arrival.kind,
+            step=arrival.step,
+            levels=arrival.levels,
+            rate=operand.rate(arrival),
+            macs=macs,
+            reached=reached,
+            nonzero=nonzero_,
+            operations=operations_,
+            inputs=inputs_,
+            weights=self.weights,
+        )
+
+    def see_linear(self, x: Tensor, out: int) -> None:
+        """Count values (..., in) that each meet `out` weights."""
+        self.macs += x.numel() * out
+        self.reached += x.numel() * out
+        self.left.see(x, out)
+
+    def see_real(self, inputs: int, macs: int) -> None:
+        """Count values that are hidden inside a layer and known to be real; none of them is taken for 0."""
+        self.macs += macs
+        self.reached += macs
+        self.left.arrivals.assume_real()
+        self.left.inputs += inputs
+        self.left.active += inputs
+        self.left.nonzero += macs
+
+    def see_matmul(self, a: Tensor, b: Tensor) -> None:
+        """Count the product of two activations, (B, M, K) and (B, K, N)."""
+        macs = a.numel() * b.shape[-1]
+        self.macs += macs
+        self.reached += macs
+        self.left.see(a, b.shape[-1])
+        self.right.see(b, a.shape[-2])
+        both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
+        self.pairs += round(both.sum().item())
+
+    def see_conv(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        out: torch.Size,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        transposed: bool,
+    ) -> None:
+        """Count a convolution of (N, C, *map) with the framework's arguments; `out` is the shape of its result."""
+        kernel, size = weight.shape[2:], x.shape[2:]
+        # A weight is (out, in / groups, ...), of a transposed convolution (in, out / groups, ...).
+        per_input = weight.shape[1] if transposed else weight.shape[0] // groups
+        positions = math.prod(size if transposed else out[2:])
+        self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input
+        axes = [
+            _fan_out(size[axis], kernel[axis], stride[axis], padding[axis], dilation[axis], out[2 + axis], transposed)
+            for axis in range(len(size))
+        ]
+        fan_out = axes[0]
+        for axis in axes[1:]:
+            fan_out = fan_out[..., None] * axis
+        fan_out = fan_out * per_input
+        self.reached += len(x) * x.shape[1] * int(fan_out.sum())
+        self.left.see(x, fan_out)
+
+
+def _fan_out(size: int, kernel: int, stride: int, padding: int, dilation: int, out: int, transposed: bool) -> Tensor:
+    """How many taps each position along one axis meets, (size,)."""
+    taps = torch.arange(kernel) * dilation - padding
+    if transposed:
+        targets = torch.arange(size)[:, None] * stride + taps
+        return ((targets >= 0) & (targets < out)).sum(1)
+    sources = torch.arange(out)[:, None] * stride + taps
+    return sources[(sources >= 0) & (sources < size)].bincount(minlength=size)
+
+
+def _count(mask: Tensor, fan_out: Tensor | int) -> tuple[int, int]:
+    """Count values that are not 0, and the weights that they meet."""
+    if isinstance(fan_out, int):
+        active = int(mask.count_nonzero())
+        return active, active * fan_out
+    # float32 adds up faster, and is exact for whole numbers as small as these.
+    small = mask.shape[0] * mask.shape[1] < _EXACT_FLOAT32
+    places = mask.sum((0, 1), dtype=torch.float32 if small else torch.float64).cpu().double()
+    return round(places.sum().item()), round((places * fan_out).sum().item())
+
+
+def _sum(x: Tensor, fan_out: Tensor | int) -> tuple[float, float]:
+    """Sum up values, and values times the weights that they meet."""
+    if isinstance(fan_out, int):
+        total = x.sum(dtype=torch.float64).item()
+        return total, total * fan_out
+    places = x.sum((0, 1), dtype=torch.float64).cpu()
+    return places.sum().item(), (places * fan_out).sum().item()
+
+
+def _per_image(number: float, images: int) -> float:
+    """Divide; a whole result stays a whole number."""
+    return number // images if isinstance(number, int) and number % images == 0 else number / images

@@ -1,0 +1,118 @@
+"""What an audit finds, and the files it leaves."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from onespike.audit.energy import CONVENTIONS, TITLES, VARIANTS, Convention, Energy, EnergyTable, Variant
+from onespike.audit.joules import Joules
+from onespike.audit.latency import Latency
+from onespike.audit.operations import Operations
+from onespike.audit.scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a network costs.
+
+    Attributes:
+        name: The run, or the model.
+        operations: What it does for one image.
+        table: The constants that energy is computed from.
+        preset: The preset it was built with; empty for a model of another make.
+        trained: Whether its weights were trained: those of a fresh network fire at rates that mean little.
+        data: Name of the data set that the images are from; empty if it has none.
+        accuracy: Top-1 on the test images, in percent; None if it is not known.
+        latency: Measurements, by batch size; empty if none were made.
+        scaling: How the cost grows; empty if it was not asked for.
+        joules: What a meter said.
+    """
+
+    name: str
+    operations: Operations
+    table: EnergyTable
+    preset: str = ""
+    trained: bool = True
+    data: str = ""
+    accuracy: float | None = None
+    latency: tuple[Latency, ...] = ()
+    scaling: tuple[Scaling, ...] = ()
+    joules: Joules = field(default_factory=lambda: Joules(None, "not measured"))
+
+    def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
+        """Energy for one image, in joule; see `onespike.audit.energy`.
+
+        Args:
+            convention: "field", "int8" or "memory".
+            variant: "network" itself, or the estimate of a twin: "binary" or "ann".
+
+        Returns:
+            The energy, by what it is spent on.
+        """
+        return self.table.network(self.operations, convention, variant)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything."""
+        ops = self.operations
+        return {
+            "name": self.name,
+            "preset": self.preset,
+            "trained": self.trained,
+            "data": self.data,
+            "images": ops.images,
+            "accuracy": self.accuracy,
+            "weights": ops.weights,
+            "macs": {"dense": ops.macs} | {kind: ops.macs_of(kind) for kind in ("binary", "graded", "real")},
+            "synaptic_operations": ops.synaptic_operations,
+            "elementwise": ops.elementwise,
+            "potentials": ops.potentials._asdict(),
+            "firing_rate": ops.firing_rate,
+            "energy": {
+                convention: {variant: self.energy(convention, variant).to_json() for variant in VARIANTS}
+                for convention in CONVENTIONS
+            },
+            "titles": TITLES,
+            "constants": {"file": self.table.file, "sources": self.table.sources},
+            "layers": [self._layer(number) for number in range(len(ops.layers))],
+            "neurons": [asdict(neurons) for neurons in ops.neurons],
+            "latency": [one.to_json() for one in self.latency],
+            "scaling": [one.to_json() for one in self.scaling],
+            "joules": self.joules.to_json(),
+        }
+
+    def _layer(self, number: int) -> dict[str, Any]:
+        layer = self.operations.layers[number]
+        return {
+            "path": layer.path,
+            "type": layer.type,
+            "group": layer.group,
+            "handing": layer.handing,
+            "products": [asdict(product) for product in layer.products],
+            "elementwise": layer.elementwise,
+            "potentials": layer.potentials._asdict(),
+            "energy": {
+                convention: self.table.layer(layer, self.operations, convention, "network").to_json()
+                for convention in CONVENTIONS
+            },
+        }
+
+    def to_csv(self) -> str:
+        """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
+        header = ["path", "type", "product", "arrives", "step", "levels", "rate", "macs", "reached", "nonzero"]
+        header += ["operations", "inputs", "weights", "elementwise", "potential_reads", "potential_writes"]
+        header += [f"joule_{convention}" for convention in CONVENTIONS]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        for layer in self.operations.layers:
+            own = [sum(layer.elementwise.values()), *layer.potentials]
+            energy = [
+                self.table.layer(layer, self.operations, convention, "network").total for convention in CONVENTIONS
+            ]
+            for number, product in enumerate(layer.products or (None,)):
+                values = list(asdict(product).values()) if product else [""] * 11
+                # A layer's own work and its energy stand in its first line alone, so that columns can be summed.
+                rest = [*own, *energy] if number == 0 else [""] * (len(own) + len(energy))
+                writer.writerow([layer.path, layer.type, *values, *rest])
+        return text.getvalue()

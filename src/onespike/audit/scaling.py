@@ -1,0 +1,105 @@
+"""How the cost grows with the size of the image, the width and the depth: an exponent, fitted in log-log."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from onespike.audit.latency import timed
+from onespike.audit.operations import count_operations
+from onespike.model import Network
+from onespike.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Cost along one axis.
+
+    Attributes:
+        axis: "image size" (pixels a side), "width" or "depth" (factors on channels and on blocks).
+        values: Where on the axis.
+        macs: Dense multiply-accumulates there, for one image.
+        seconds: Median time of one image there; empty if it was not measured.
+    """
+
+    axis: str
+    values: tuple[float, ...]
+    macs: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """k, where multiply-accumulates grow as value^k."""
+        return fitted_exponent(self.values, self.macs)
+
+    @property
+    def seconds_exponent(self) -> float | None:
+        """The same for the time; None if it was not measured."""
+        return fitted_exponent(self.values, self.seconds) if self.seconds else None
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return {
+            "axis": self.axis,
+            "values": list(self.values),
+            "macs": list(self.macs),
+            "seconds": list(self.seconds),
+            "exponent": self.exponent,
+            "seconds_exponent": self.seconds_exponent,
+        }
+
+
+def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
+    """Fit cost = a * value^k by least squares of the logarithms.
+
+    Returns:
+        k.
+    """
+    return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
+
+
+def scaling(config: ModelConfig, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
+    """Build the network in other sizes, and count.
+
+    Args:
+        config: The architecture to start from.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels.
+        time_it: Whether to time one image as well.
+
+    Returns:
+        The cost along image size, width and depth.
+    """
+    stride = 4 if image_size >= 96 else 2
+    unit = stride * 2 ** (len(config.depths) - 1)
+    sizes = [unit * k for k in (1, 2, 3, 4, 6, 8) if (unit * k >= 96) == (stride == 4)]
+    widths, depths = (0.5, 1.0, 1.5, 2.0), (1, 2, 3)
+    wide = [replace(config, channels=tuple(max(1, round(c * factor)) for c in config.channels)) for factor in widths]
+    deep = [replace(config, depths=tuple(depth * factor for depth in config.depths)) for factor in depths]
+    return (
+        _along("image size", sizes, [(config, size) for size in sizes], in_channels, time_it),
+        _along("width", widths, [(one, image_size) for one in wide], in_channels, time_it),
+        _along("depth", depths, [(one, image_size) for one in deep], in_channels, time_it),
+    )
+
+
+def _along(
+    axis: str,
+    values: Sequence[float],
+    networks: Sequence[tuple[ModelConfig, int]],
+    in_channels: int,
+    time_it: bool,
+) -> Scaling:
+    macs, seconds = [], []
+    for config, size in networks:
+        network = Network(config, 10, in_channels, size).eval()
+        image = torch.rand(1, in_channels, size, size)
+        macs.append(count_operations(network, [image]).macs)
+        if time_it:
+            with torch.no_grad():
+                network(image)
+                seconds.append(statistics.median(timed(lambda: network(image), image.device, runs=5, total=0.0)))  # noqa: B023
+    return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))

@@ -1,0 +1,51 @@
+"""Run folders that look as training leaves them, and a command line that runs in this process."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onespike.data.config import DataConfig
+from onespike.model.zoo import model_config
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import Recipe, TrainConfig
+from onespike.training.run import Run
+
+MakeRun = Callable[..., Run]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """Make a run on the digits with random weights; `top1` is what its summary says."""
+
+    def make(folder: str = "run", top1: float | None = None, size: int = 32, **overrides: Any) -> Run:
+        config = model_config("conv-tiny", channels=(4, 6, 8), depths=(1, 1, 1), **overrides)
+        data = DataConfig(cache=str(tmp_path / "cache"))
+        run = Run(tmp_path / folder)
+        run.begin(Recipe(data, config, TrainConfig(device="cpu")))
+        classes = tuple(str(digit) for digit in range(10))
+        card = ModelCard(config, classes, 1, size, (0.3,), (0.4,), "digits")
+        torch.manual_seed(1)
+        Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+        if top1 is not None:
+            run.summary.write_text(json.dumps({"test_top1": top1}))
+        return run
+
+    return make
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; gives the exit code, what it printed and what it complained about."""
+    from onespike.cli.main import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return run

@@ -1,0 +1,76 @@
+"""What arrives is judged by values, over all batches."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.audit.arrivals import Arrival, Arrivals, in_memory_order
+from onespike.audit.operations import count_operations
+
+
+def arrival(*batches: list[float]) -> Arrival:
+    watch = Arrivals()
+    for batch in batches:
+        x = torch.tensor(batch)
+        watch.see(x, int(x.count_nonzero()))
+    return watch.conclude()
+
+
+@pytest.mark.parametrize(
+    ("batches", "expected"),
+    [
+        ([[0.0, 1, 1]], Arrival("binary", 1.0, 1)),
+        ([[0.0, 0.0]], Arrival("binary", None, 1)),
+        ([[0.0, -2.0], [0.0]], Arrival("binary", -2.0, 1)),
+        ([[0.0, 1.0], [0.0, 1.25]], Arrival("graded", 0.25, 5)),  # each batch by itself would be binary
+        ([[0.0, 0.25, 0.5, 1.0]], Arrival("graded", 0.25, 4)),
+        ([[0.5, 0.75]], Arrival("graded", 0.25, 3)),
+        ([[-1.0, 1.0]], Arrival("graded", 1.0, 1)),
+        ([[0.0, 1.0, 17.0]], Arrival("real", None, 0)),
+        ([[0.0, 1.0, 1.61803]], Arrival("real", None, 0)),
+        ([list(torch.linspace(0.1, 3, 100))], Arrival("real", None, 0)),
+        ([list(torch.linspace(0.1, 3, 100)), [0.0, 1.0]], Arrival("real", None, 0)),
+    ],
+)
+def test_kinds(batches, expected):
+    found = arrival(*batches)
+    assert (found.kind, found.levels) == (expected.kind, expected.levels)
+    assert found.step == (None if expected.step is None else pytest.approx(expected.step))
+
+
+def test_one_rare_value_in_a_large_batch_is_found():
+    x = torch.zeros(1000, 1000)
+    x[::2] = 1
+    x[501, 333] = 0.3
+    watch = Arrivals()
+    watch.see(x, int(x.count_nonzero()))
+    assert watch.conclude().kind == "graded"
+    assert watch.conclude().step == pytest.approx(0.1)
+
+
+def test_thirds_in_bfloat16_are_graded():
+    watch = Arrivals()
+    x = torch.tensor([0, 1 / 3, 2 / 3, 1], dtype=torch.bfloat16)
+    watch.see(x, 3)
+    assert watch.conclude().levels == 3
+
+
+def test_graded_values_cost_as_many_accumulates_as_they_hold_spikes():
+    x = torch.tensor([[0.0, 0.25, 0.5, 1.0]])
+    (product,) = count_operations(nn.Linear(4, 3), [x]).products
+    assert (product.arrives, product.levels) == ("graded", 4)
+    assert product.operations == (1 + 2 + 4) * 3
+    assert product.rate == (1 + 2 + 4) / 4
+
+
+def test_a_constant_that_appears_later_regrades_what_came_before():
+    batches = [torch.tensor([[0.0, 1.0, 1.0, 0.0]]), torch.tensor([[0.5, 0.0, 0.0, 0.0]])]
+    (product,) = count_operations(nn.Linear(4, 3), batches).products
+    assert (product.arrives, product.step) == ("graded", 0.5)
+    assert product.operations == (2 + 2 + 1) * 3 / 2
+
+
+def test_flattened_without_a_copy():
+    x = torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last)
+    assert in_memory_order(x).data_ptr() == x.data_ptr()
+    assert in_memory_order(x).sort().values.equal(x.flatten().sort().values)

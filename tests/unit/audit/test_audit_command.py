@@ -1,0 +1,127 @@
+"""`onespike audit`, as it is typed."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from onespike.audit import audit_run
+from onespike.audit.energy import DEFAULT
+
+QUICK = ("--latency", "false", "--images", 24, "--device", "cpu")
+
+
+def test_a_run(make_run, command, tmp_path: Path):
+    run = make_run(top1=93.5)
+    files = {kind: tmp_path / f"audit.{kind}" for kind in ("csv", "json", "html")}
+    code, printed, complaints = command(
+        "audit", run.folder, *QUICK, *(part for kind, file in files.items() for part in (f"--{kind}", file))
+    )
+    assert (code, complaints) == (0, "")
+    found = audit_run(run, images=24, latency=False)
+    lines = printed.splitlines()
+    ops = found.operations
+    assert f"{ops.macs:,} dense multiply-accumulates for one image, {ops.macs_of('real'):,} of them on real" in lines[0]
+    assert lines[1].startswith("top-1 93.50%; ")
+    assert "UNTRAINED" not in printed
+    for source in found.table.sources.values():
+        assert source in printed
+    content = json.loads(files["json"].read_text())
+    assert content["macs"]["dense"] == ops.macs
+    assert content["energy"] == json.loads(json.dumps(found.to_json()["energy"]))
+    rows = list(csv.DictReader(files["csv"].read_text().splitlines()))
+    assert sum(float(row["macs"] or 0) for row in rows) == ops.macs
+    assert sum(float(row["joule_memory"] or 0) for row in rows) == pytest.approx(
+        found.energy("memory").total, rel=1e-9, abs=0
+    )
+    assert sum(float(row["potential_reads"] or 0) for row in rows) == ops.potentials.reads
+    assert files["html"].read_text().startswith("<!doctype html>")
+
+
+def test_a_fresh_model_says_so_at_once(command, tmp_path: Path):
+    options = ("--data.cache", tmp_path, "--model.depths", "[1,1,1]", "--model.preset", "strict", "--json", "-")
+    code, printed, said = command("audit", "conv-tiny", *QUICK, *options)
+    assert code == 0
+    assert "UNTRAINED" in said.splitlines()[1]
+    content = json.loads(printed)
+    assert (content["name"], content["preset"], content["trained"], content["images"]) == (
+        "conv-tiny",
+        "strict",
+        False,
+        24,
+    )
+    assert content["accuracy"] is None
+    assert {product["arrives"] for layer in content["layers"][2:] for product in layer["products"]} == {"binary"}
+
+
+def test_compared_with_twins(make_run, command):
+    runs = [make_run(top1=90.0), make_run("twin", top1=91.0, preset="ann"), make_run("unfinished", preset="binary")]
+    code, printed, _ = command("audit", runs[0].folder, *QUICK, "--compare", *(run.folder for run in runs[1:]))
+    assert code == 0
+    first, second = (audit_run(run, images=24, latency=False) for run in runs[:2])
+    ratio = second.energy("field").total / first.energy("field").total
+    assert f"(90.00%) needs 1/{ratio:.2f} of the energy of {runs[1].folder} (91.00%)" in printed
+    assert f"no ratio of energies, since the accuracy of {runs[2].folder} is not known" in printed
+
+
+def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
+    run = make_run()
+    assert audit_run(run, images=8, latency=False).accuracy is None
+    (run.folder / "evaluation").mkdir()
+    (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps({"part": "test", "top1": {"mean": 12.5}}))
+    assert audit_run(run, images=8, latency=False).accuracy == 12.5
+
+
+def test_constants_of_ones_own(make_run, command, tmp_path: Path):
+    content = yaml.safe_load(DEFAULT.read_text())
+    content["operations"]["fp32"] = {"multiply": 0, "add": 0, "source": "a test"}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    run = make_run()
+    code, printed, _ = command("audit", run.folder, *QUICK, "--energy", tmp_path / "mine.yaml", "--json", "-")
+    assert code == 0
+    assert json.loads(printed)["energy"]["field"]["network"]["total"] == 0
+
+
+def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.0)
+    monkeypatch.setattr("onespike.audit.latency.timed.__defaults__", (3, 0.0))
+    code, printed, _ = command("audit", make_run().folder, *QUICK[2:], "--scaling", "true", "--json", "-")
+    assert code == 0
+    content = json.loads(printed)
+    assert [one["batch"] for one in content["latency"]] == [1, 24]
+    for one in content["latency"]:
+        assert 0 < one["low"] <= one["median"] <= one["high"]
+        assert one["images_per_second"] == pytest.approx(one["batch"] / one["median"])
+        assert one["memory"] is None or one["memory"] > 10**7
+    assert [one["axis"] for one in content["scaling"]] == ["image size", "width", "depth"]
+    assert content["joules"]["per_image"] is not None or content["joules"]["meter"].startswith("not measured")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected a run folder or a model: onespike audit RUN|MODEL"),
+        (["conv21"], "unknown run folder or model 'conv21': did you mean"),
+        (["RUN", "--image", "3"], "unknown option '--image': did you mean '--images'?"),
+        (["RUN", "--images", "0"], "images: expected at least 1, got 0"),
+        (["RUN", "--energy", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["RUN", "--compare", "conv12"], "--compare: expected run folders, got 'conv12'"),
+        (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),
+        (["RUN", "--json", "/proc/nowhere/a.json"], "cannot write /proc/nowhere/a.json"),
+    ],
+)
+def test_bad_input(arguments, message, make_run, command):
+    run = make_run()
+    code, _, complaints = command("audit", *(run.folder if a == "RUN" else a for a in arguments), *QUICK[:2])
+    assert code == 2
+    assert complaints.startswith("error: ")
+    assert message in complaints
+    assert complaints.count("\n") == 1
+
+
+def test_images_of_another_size(make_run, command):
+    code, _, complaints = command("audit", make_run(size=16).folder, *QUICK)
+    assert code == 2
+    assert "the network takes 1 and 16" in complaints

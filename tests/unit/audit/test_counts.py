@@ -1,0 +1,243 @@
+"""Counts against counts by hand, and against the framework's own counter where that is right."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from onespike.audit.operations import Operations, count_operations
+
+
+def spikes(*shape: int, rate: float = 0.3) -> Tensor:
+    return (torch.rand(*shape, generator=torch.Generator().manual_seed(1)) < rate).float()
+
+
+def flops(model: nn.Module, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x)
+    return counter.get_total_flops()
+
+
+def by_running(layer: nn.Conv2d | nn.ConvTranspose2d, x: Tensor) -> int:
+    """Synaptic operations by another way: the layer itself, all weights 1, on the mask of its input."""
+    with torch.no_grad():
+        layer.weight.fill_(1)
+        assert layer.bias is not None
+        layer.bias.zero_()
+        return round(layer((x != 0).float()).sum().item())
+
+
+def test_a_convolution_by_hand():
+    # 1 channel to 2, 3x3 with padding, on a 3x3 map: the centre meets 9 taps, an edge 6, a corner 4; times 2.
+    x = torch.zeros(1, 1, 3, 3)
+    x[0, 0, 1, 1] = x[0, 0, 0, 1] = x[0, 0, 2, 2] = 1
+    (product,) = count_operations(nn.Conv2d(1, 2, 3, padding=1), [x]).products
+    assert product.macs == 9 * 9 * 2
+    assert product.reached == 2 * (9 + 4 * 6 + 4 * 4)
+    assert product.operations == 2 * (9 + 6 + 4)
+    assert (product.arrives, product.step, product.rate) == ("binary", 1, pytest.approx(3 / 9))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2},
+        {"stride": 3, "padding": 2},
+        {"groups": 2, "padding": 1},
+        {"dilation": 2, "padding": 1},
+        {"stride": (1, 2), "padding": (2, 0), "dilation": (2, 1), "groups": 4},
+        {"padding": "same"},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
+)
+def test_synaptic_operations_of_convolutions(options):
+    layer, x = nn.Conv2d(4, 8, 3, **options), spikes(2, 4, 7, 9)
+    (product,) = count_operations(layer, [x]).products
+    assert product.macs * 2 * 2 == flops(layer, x)  # two operations in a multiply-accumulate, two images
+    assert product.operations * 2 == by_running(layer, x)
+    assert product.reached * 2 == by_running(layer, torch.ones_like(x))
+
+
+def test_synaptic_operations_of_a_transposed_convolution():
+    layer, x = nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2), spikes(2, 4, 5, 6)
+    (product,) = count_operations(layer, [x]).products
+    assert product.macs * 4 == flops(layer, x)
+    assert product.operations * 2 == by_running(layer, x)
+
+
+def test_a_linear_layer():
+    layer, x = nn.Linear(6, 5), spikes(4, 3, 6)
+    operations = count_operations(layer, [x])
+    (product,) = operations.products
+    assert (product.macs, product.operations) == (3 * 6 * 5, x.sum() * 5 / 4)
+    assert product.weights == 30
+    assert not operations.elementwise  # a bias starts the sum
+
+
+@pytest.mark.parametrize(
+    ("layer", "gates", "directions"),
+    [
+        (nn.LSTM(3, 5, batch_first=True), 4, 1),
+        (nn.LSTM(3, 5, batch_first=True, bidirectional=True), 4, 2),
+        (nn.GRU(3, 5, batch_first=True), 3, 1),
+        (nn.GRU(3, 5, batch_first=True, bidirectional=True), 3, 2),
+        (nn.RNN(3, 5, batch_first=True), 1, 1),
+        (nn.RNN(3, 5, batch_first=True, bidirectional=True, nonlinearity="relu"), 1, 2),
+    ],
+)
+def test_recurrent_layers(layer, gates, directions):
+    x = spikes(2, 7, 3)
+    operations = count_operations(layer, [x])
+    inner, state = operations.products
+    assert (inner.name, inner.arrives, inner.macs) == ("input", "binary", 7 * directions * gates * 5 * 3)
+    assert inner.operations == x.sum() / 2 * directions * gates * 5
+    assert (state.name, state.arrives, state.macs) == ("state", "real", 7 * directions * gates * 5 * 5)
+    assert state.operations == state.macs
+    units = 7 * 5 * directions
+    expected = {
+        "LSTM": {"add": 5, "multiply": 3, "special": 5},
+        "GRU": {"add": 5, "multiply": 3, "special": 3},
+        "RNN_TANH": {"add": 1, "special": 1},
+        "RNN_RELU": {"add": 1, "compare": 1},
+    }[layer.mode]
+    assert operations.elementwise == {kind: times * units for kind, times in expected.items()}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_stacked_recurrent_layers_with_projection():
+    layer = nn.LSTM(3, 5, num_layers=2, proj_size=2, batch_first=True, bidirectional=True)
+    weights = sum(p.numel() for name, p in layer.named_parameters() if name.startswith("weight"))
+    operations = count_operations(layer, [spikes(1, 7, 3)])
+    assert operations.macs == 7 * weights
+    assert [product.arrives for product in operations.products] == ["binary", "real", "real"]
+
+
+def test_a_cell_is_counted_by_its_parts():
+    operations = count_operations(Stepped(), [spikes(2, 4, 3)])
+    assert operations.macs == 4 * (3 * 20 + 5 * 20)
+
+
+class Stepped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = (x.new_zeros(len(x), 5), x.new_zeros(len(x), 5))
+        for token in x.unbind(1):
+            state = self.cell(token, state)
+        return state[0]
+
+
+class Attention(nn.Module):
+    """Attention whose queries, keys and values are given as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*x.unbind(1))
+
+
+def test_attention_by_hand():
+    x = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(2))  # (B, 3, heads, tokens, channels)
+    operations = count_operations(Attention(), [x])
+    assert operations.macs == 2 * 4 * 6 * 6 * 8
+    x[:, 2] = (x[:, 2] > 0).float()  # binary values: probabilities are added up where a value is 1
+    products = count_operations(Attention(), [x]).products
+    assert [product.arrives for product in products] == ["real", "binary"]
+    assert products[1].operations == x[:, 2].sum() * 6 / 2
+    x[:, :2] = (x[:, :2] > 0).float()  # binary queries and keys: a pair counts where both are 1
+    scores, _ = count_operations(Attention(), [x]).products
+    assert scores.operations == pytest.approx((x[:, 0] @ x[:, 1].transpose(-1, -2)).sum() / 2)
+
+
+def test_multi_head_attention():
+    layer = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    class Self(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    x = torch.randn(3, 5, 8)
+    operations = count_operations(Self(), [x])
+    assert operations.macs == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 8
+    assert sum(product.weights for product in operations.products) == 8 * 24 + 8 * 8
+
+
+def small_net() -> nn.Module:
+    torch.manual_seed(0)
+    first = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)]
+    second = [nn.Conv2d(8, 8, 3, groups=4), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)]
+    return nn.Sequential(*first, *second)
+
+
+def test_equal_to_the_frameworks_counter():
+    model, x = small_net(), torch.randn(2, 3, 10, 10)
+    assert count_operations(model, [x]).macs * 2 * 2 == flops(model.eval(), x)
+
+
+def test_elementwise_work_by_hand():
+    operations = count_operations(small_net(), [torch.randn(2, 3, 10, 10)])
+    work = {layer.path: layer.elementwise for layer in operations.layers if layer.elementwise}
+    assert work == {
+        "1": {"multiply": 800, "add": 800},
+        "2": {"compare": 800},
+        "3": {"compare": 800},
+        "5": {"special": 72},
+        "6": {"add": 72},
+    }
+
+
+def in_inference_mode(model: nn.Module, x: Tensor) -> Operations:
+    with torch.inference_mode():
+        return count_operations(model, [x])
+
+
+def in_bfloat16(model: nn.Module, x: Tensor) -> Operations:
+    with torch.autocast("cpu", torch.bfloat16):
+        model(x)  # fills autocast's cache of weights
+        return count_operations(model, [x])
+
+
+def compiled(model: nn.Module, x: Tensor) -> Operations:
+    return count_operations(torch.compile(model, backend="aot_eager"), [x])
+
+
+def compiled_in_parts(model: nn.Module, x: Tensor) -> Operations:
+    model.eval()
+    for module in model.children():
+        module.compile(backend="aot_eager")
+    with torch.no_grad():
+        model(x)
+    return count_operations(model, [x])
+
+
+@pytest.mark.parametrize("way", [in_inference_mode, in_bfloat16, compiled, compiled_in_parts])
+def test_the_same_however_it_runs(way):
+    x = spikes(2, 3, 10, 10)
+    plain, other = count_operations(small_net(), [x]), way(small_net(), x)
+    for one, same in zip(plain.products, other.products, strict=True):
+        assert (one.name, one.arrives, one.macs, one.weights) == (same.name, same.arrives, same.macs, same.weights)
+    assert [layer.path for layer in plain.layers] == [layer.path for layer in other.layers]
+    assert plain.products[0].operations == other.products[0].operations
+    assert plain.elementwise == other.elementwise
+
+
+def test_batches_add_up_and_the_model_stays_as_it_was():
+    model, x = small_net().train(), spikes(6, 3, 10, 10)
+    assert count_operations(model, x.split(4)) == count_operations(model, [x])
+    assert model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_firing_rates(rate):
+    """No spike, no operation; all spikes, all of them; in between the rate's share, within sampling error."""
+    model = nn.Sequential(nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16 * 18 * 18, 10))
+    x = spikes(8, 8, 20, 20, rate=rate)
+    first, _ = count_operations(model, [x]).products
+    assert first.arrives == "binary"
+    assert first.operations == pytest.approx(rate * first.macs, rel=0.03 if 0 < rate < 1 else 0)

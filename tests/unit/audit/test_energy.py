@@ -1,0 +1,125 @@
+"""Energy by hand, from constants that are in the test."""
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from onespike.audit.compare import compare
+from onespike.audit.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
+from onespike.audit.operations import count_operations
+from onespike.audit.result import Audit
+from onespike.errors import OnespikeError
+
+
+def audit_of(layer: nn.Module, x: torch.Tensor, **rest: object) -> Audit:
+    return Audit("one", count_operations(layer, [x]), EnergyTable.load(), **rest)
+
+
+def near(value: float) -> object:
+    return pytest.approx(value, rel=1e-6, abs=0)  # picojoules: the default tolerance would forgive anything
+
+
+SPIKES = torch.tensor([[1.0, 0, 0, 1], [1.0, 0, 0, 0]])  # 1.5 spikes per image
+REAL = torch.tensor([[0.1, 0.27, 0.333, 0.4], [1.0, 0, 0, 0]])
+
+
+def test_the_fields_convention():
+    spiking, real = audit_of(nn.Linear(4, 10), SPIKES), audit_of(nn.Linear(4, 10), REAL)
+    assert spiking.energy("field").total == near(15 * 0.9e-12)
+    assert spiking.energy("field", "binary") == spiking.energy("field")
+    assert spiking.energy("field", "ann").total == near(40 * 4.6e-12)
+    assert real.energy("field").total == near(40 * 4.6e-12)
+    assert real.energy("field").spikes == 0
+
+
+def test_eight_bits():
+    assert audit_of(nn.Linear(4, 10), SPIKES).energy("int8").total == near(15 * 0.1e-12)
+    assert audit_of(nn.Linear(4, 10), REAL).energy("int8").total == near(40 * 0.3e-12)
+
+
+def test_memory():
+    energy = audit_of(nn.Linear(4, 10), SPIKES).energy("memory")
+    access = 10e-12 / 64  # of one bit of a small memory
+    assert energy.storage == near(40 * 8 * access)
+    assert energy.weights == near(15 * 8 * access)
+    assert energy.activations == near(2 * 4 * 1 * access)
+    assert energy.spikes == near(15 * 0.1e-12)
+    real = audit_of(nn.Linear(4, 10), REAL).energy("memory")
+    assert real.activations == near(2 * 4 * 8 * access)
+    assert real.weights == near(40 * 8 * access)
+
+
+def test_large_weights_lie_in_large_memories():
+    table = EnergyTable.load()
+    access = {held: table.transfer(1, 64, held) for held in (8192, 8193, 32769, 1048577)}
+    assert access == {8192: 10, 8193: 20, 32769: 100, 1048577: 1300}
+
+
+def test_the_parts_add_up():
+    audit = audit_of(nn.Sequential(nn.Linear(4, 10), nn.GELU(), nn.Linear(10, 3)), SPIKES)
+    content = audit.to_json()
+    for convention in CONVENTIONS:
+        whole = content["energy"][convention]["network"]
+        assert whole["total"] == near(sum(value for key, value in whole.items() if key != "total"))
+        assert whole["total"] == near(sum(layer["energy"][convention]["total"] for layer in content["layers"]))
+    assert set(content["energy"]["field"]) == set(VARIANTS)
+    assert content["energy"]["memory"]["network"]["elementwise"] == near(10 * 12e-12)
+
+
+def changed(tmp_path, change) -> str:
+    content = yaml.safe_load(DEFAULT.read_text())
+    change(content)
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return str(file)
+
+
+def test_a_file_of_ones_own(tmp_path):
+    file = changed(tmp_path, lambda content: content["operations"]["fp32"].update(add=9.0))
+    table = EnergyTable.load(file)
+    assert table.file == file
+    assert Audit("one", count_operations(nn.Linear(4, 10), [SPIKES]), table).energy("field").total == near(135e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["operations"]["fp32"].update(ad=1), r"unknown key in .*operations\.fp32\.ad.*did you mean"),
+        (lambda c: c["elementwise"].pop("special"), r"elementwise\.special is missing"),
+        (lambda c: c["operations"]["int8"].update(add="cheap"), r"operations\.int8\.add: expected a number"),
+        (lambda c: c["operations"]["int8"].update(add=-1), r"operations\.int8\.add: expected a number of at least 0"),
+        (lambda c: c["operations"]["int8"].update(source=""), r"operations\.int8\.source: expected a text"),
+        (lambda c: c["memory"].update(levels=[]), r"memory\.levels: expected a list"),
+        (lambda c: c["memory"]["levels"].reverse(), r"memory\.levels: expected them from small to large"),
+        (lambda c: c["memory"]["levels"][0].update(bytes=0.5), r"memory\.levels\.0\.bytes: expected a number of bytes"),
+        (lambda c: c.update(bits=8), r"bits\.: expected weight"),
+    ],
+)
+def test_a_file_that_is_wrong(tmp_path, change, message):
+    with pytest.raises(OnespikeError, match=message):
+        EnergyTable.load(changed(tmp_path, change))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]"])
+def test_a_file_that_is_none(tmp_path, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(OnespikeError, match=r"mine\.yaml"):
+        EnergyTable.load(file)
+
+
+def test_no_ratio_without_both_accuracies():
+    known = audit_of(nn.Linear(4, 10), SPIKES, accuracy=90.0)
+    other = audit_of(nn.Linear(4, 10), REAL, accuracy=91.0)
+    made, refused = compare([known, other])
+    assert made[0].accuracies == (90, 91)
+    assert made[0].ratios["field"] == near(40 * 4.6 / (15 * 0.9))
+    assert not refused
+    for pair in ([known, audit_of(nn.Linear(4, 10), REAL)], [audit_of(nn.Linear(4, 10), REAL), known]):
+        made, refused = compare(pair)
+        assert not made
+        assert "accuracy" in refused[0]
+    made, refused = compare([known, audit_of(nn.Linear(4, 10), REAL, accuracy=1.0, data="others")])
+    assert not made
+    assert "different images" in refused[0]

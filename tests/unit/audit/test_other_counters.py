@@ -1,0 +1,51 @@
+"""Synaptic operations against those of other libraries, on a plain spiking convolutional network."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onespike.audit.baselines import SpikingVGG11
+from onespike.audit.operations import Operations, count_operations
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return SpikingVGG11(num_classes=5, in_channels=2, width=4, time_steps=2).eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    """Spikes already: other libraries leave out, or put apart, the first layer's real values."""
+    return (torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(3)) < 0.3).float()
+
+
+@pytest.fixture(scope="module")
+def ours(network: nn.Module, images: Tensor) -> Operations:
+    operations = count_operations(network, [images])
+    assert 0 < operations.synaptic_operations < operations.macs
+    return operations
+
+
+def test_spikingjelly(network: nn.Module, images: Tensor, ours: Operations):
+    counters = pytest.importorskip("spikingjelly.activation_based.op_counter")
+    counter = counters.SynOpCounter()
+    with torch.no_grad(), counters.DispatchCounterMode([counter]):
+        network(images)
+    assert counter.get_total() == ours.synaptic_operations * len(images)
+
+
+def test_neurobench(network: nn.Module, images: Tensor, ours: Operations):
+    layers = pytest.importorskip("neurobench.metrics.utils.layers")
+    weighted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    arrived: dict[nn.Module, Tensor] = {}
+    hooks = [m.register_forward_hook(lambda m, inputs, _: arrived.update({m: inputs[0]})) for m in weighted]
+    with torch.no_grad():
+        network(images)
+    for hook in hooks:
+        hook.remove()
+    counted = [layers.single_layer_MACs(arrived[module], module) for module in weighted]
+    assert all(spiking for _, spiking in counted)
+    assert sum(operations for operations, _ in counted) == ours.synaptic_operations * len(images)
+    dense = sum(layers.single_layer_MACs(arrived[module], module, total=True)[0] for module in weighted)
+    assert dense == sum(product.reached for product in ours.products) * len(images)
