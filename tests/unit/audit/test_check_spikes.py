@@ -1,0 +1,51 @@
+import pytest
+
+STRICT = {"preset": "strict"}
+
+
+@pytest.mark.parametrize("unit", ["conv", "mlp"])
+@pytest.mark.parametrize("time_steps", [1, 2])
+def test_a_strict_network_holds_layer_by_layer(make_run, command, unit, time_steps):
+    run = make_run(**STRICT, unit=unit, time_steps=time_steps)
+    code, printed, _ = command("check-spikes", run.folder, "--images", 32)
+    assert code == 0, printed
+    assert "holds: behind the stem all " in printed
+    assert "NO SPIKES" not in printed
+    assert "layers.0.mlp.4" in printed
+    assert "head" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "layer"),
+    [
+        ({"mlp_activation": "gelu"}, "layers.0.mlp.1"),
+        ({"readout": "real"}, "layers.1.features.0.reduction"),
+        ({"region_threshold": None, "windows": "dilated"}, "layers.0.fc.0"),
+        ({"encoding": "direct"}, "layers.0.unit.conv1"),
+    ],
+)
+def test_one_real_valued_place_is_found_and_named(make_run, command, change, layer):
+    run = make_run(**{**STRICT, "mlp_ratio": 2, **change})
+    code, printed, _ = command("check-spikes", run.folder, "--images", 32)
+    assert code == 1
+    assert f"the first in {layer}" in printed
+    assert any("NO SPIKES" in line for line in printed.splitlines() if line.startswith(layer))
+
+
+def test_the_papers_network_with_a_recurrent_unit_does_not_hold(make_run, command):
+    code, printed, _ = command("check-spikes", make_run(unit="lstm").folder, "--images", 16)
+    assert code == 1
+    state = [line for line in printed.splitlines() if "unit.layer.cell" in line and " state" in line]
+    assert state
+    assert all("NO SPIKES" in line for line in state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "expected a run folder first"), (["nowhere"], "nowhere is not a run"), (["--imagse", "3"], "--images")],
+)
+def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
+    code, _, error = command("check-spikes", *arguments)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
