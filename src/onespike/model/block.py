@@ -62,6 +62,10 @@ class Block(nn.Module):
             norm(channels),
         )
 
+    def branch_ends(self) -> list[ChannelLinear]:
+        """The last linear layer of each of the two residual branches."""
+        return [layer for layer in (self.fc[0], self.mlp[4]) if isinstance(layer, ChannelLinear)]
+
     def draw_shape(self, batch: int) -> tuple[int, ...]:
         """Shape of the uniform draws that this block's encoding consumes at one time step: (V, B, C, M, M)."""
         side = window_side(self.size, self.window_kind)

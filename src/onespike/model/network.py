@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.model.block import NORMS, Block, BlockState, uniform
 from onespike.model.config import ModelConfig
-from onespike.model.initialise import initialise
+from onespike.model.initialise import calm, initialise
 from onespike.model.patch import Merging, PatchEmbedding
 from onespike.units.base import Firing
 
@@ -58,6 +58,7 @@ class Network(nn.Module):
         self.readout = Firing(config.channels[-1], config) if spiking else None
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
+        calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
 
     @staticmethod
     def _window_kind(config: ModelConfig, number: int) -> str:

@@ -6,6 +6,7 @@ from onespike.paper.ablation import ABLATION
 from onespike.paper.complexity import complexity
 from onespike.paper.figure1 import FIGURE1
 from onespike.paper.fusion import fusion
+from onespike.paper.gradients import gradients
 from onespike.paper.sweep import Sweep
 from onespike.paper.table1 import table1
 from onespike.paper.table2 import TABLE2
@@ -18,6 +19,7 @@ PAPER: dict[str, Sweep | Callable[..., None]] = {
     "fusion": fusion,
     "taylor": taylor,
     "complexity": complexity,
+    "gradients": gradients,
     "table2": TABLE2,
     "figure1": FIGURE1,
     "ablation": ABLATION,

@@ -41,6 +41,20 @@ def test_linear_layers_are_xavier_uniform(conv12):
         assert 1 - tolerance < weight.abs().max() <= 1, name
 
 
+@pytest.mark.parametrize("unit", ["conv", "lstm"])
+def test_the_stream_of_a_deep_network_starts_no_larger_than_the_papers(unit):
+    deviations = {}
+    for depth in (12, 36):
+        torch.manual_seed(0)
+        network = create_model(f"{unit}{depth}", channels=(12, 24, 48, 96))
+        stream = []
+        network.blocks()[-1].register_forward_hook(lambda _m, _i, output, seen=stream: seen.append(output[0].std()))
+        with torch.no_grad():
+            network(torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(1)))
+        deviations[depth] = stream[0].item()
+    assert 0.5 * deviations[12] < deviations[36] < 2 * deviations[12]
+
+
 @pytest.mark.parametrize("name", ["conv12", "conv-tiny"])
 def test_biases_and_the_head_start_at_zero(name):
     network = create_model(name)
