@@ -14,7 +14,7 @@ from torch import Tensor
 # numbers, takes ten times as long.
 
 #: Surrogate derivatives as functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and integral 1, as
-#: the derivative of any step from 0 to 1 must. To add one, add a line, and its name in `Dynamics.surrogate`.
+#: the derivative of any step from 0 to 1 must. To add one, add an entry.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "rectangle": lambda d: d.abs().lt_(0.5),
     "triangle": lambda d: (1 - d.abs()).clamp(min=0),

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, check_choices
-from onespike.functional import spike
+from onespike.errors import OnespikeError, check_choices, unknown
+from onespike.functional import FUSIONS, SURROGATES, spike
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Dynamics:
     Attributes:
         threshold: Potential above which a neuron fires, > 0.
         decay: Share alpha of a potential that survives being handed on, 0..1.
-        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan" (see
+            `onespike.functional.SURROGATES`).
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
             (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
             there is more than one time step, is always set to zero by firing.
@@ -37,9 +38,9 @@ class Dynamics:
 
     threshold: float = 0.5
     decay: float = 0.4
-    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+    surrogate: str = "rectangle"
     reset: Literal["none", "zero", "subtract"] = "none"
-    fusion: Literal["sincos", "sinsum", "nested", "mean", "sum", "none"] = "sincos"
+    fusion: str = "sincos"
     theta: float = 0.5
     learnable_threshold: Literal["none", "layer", "channel"] = "none"
     learnable_decay: Literal["none", "layer", "channel"] = "none"
@@ -48,6 +49,10 @@ class Dynamics:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.surrogate not in SURROGATES:
+            raise unknown("surrogate", self.surrogate, SURROGATES)
+        if self.fusion not in FUSIONS:
+            raise unknown("fusion", self.fusion, FUSIONS)
         if not 0 < self.threshold < math.inf:
             raise OnespikeError(f"threshold: expected a finite number above 0, got {self.threshold}")
         if not 0 <= self.decay <= 1:

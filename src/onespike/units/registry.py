@@ -26,8 +26,7 @@ def _mlp(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
     return TravellingUnit(layer, channels, dynamics, norm)
 
 
-#: What builds a unit out of its channels, dynamics and normalisation. To add one, add a line (and its name in
-#: `ModelConfig.unit`).
+#: What builds a unit out of its channels, dynamics and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 #: Units whose cell keeps a real-valued state of its own: they can never be strictly spiking.
 RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
 

@@ -53,7 +53,7 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--train.epochs"], ["train.epochs"]),
         (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),
         (["--model.theta", "2"], ["theta", "0 < theta <= 1"]),
-        (["--model.fusion", "sincoss"], ["model.fusion", "sincos"]),
+        (["--model.fusion", "sincoss"], ["unknown fusion 'sincoss'", "'sincos'"]),
         (["--model.depths", "[1,2]"], ["depths", "channels"]),
         (["--data.name", "digit"], ["'digit'", "digits"]),
         (["--data.augmix_splits", "3", "--train.mixup", "0.1"], ["augmix_splits", "mixup"]),
