@@ -1,0 +1,1 @@
+"""Side-by-side timings, and the plain implementation that they and the tests compare with."""

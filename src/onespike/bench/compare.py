@@ -1,0 +1,146 @@
+"""Side by side, in turns: the library, the plain implementation, other libraries; beside them the machine's limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from onespike.bench.case import Case
+from onespike.bench.machine import Peak
+from onespike.bench.memory import alone
+from onespike.bench.operations import count_macs
+from onespike.errors import OnespikeError
+from onespike.inference.engine import check_supported
+from onespike.inference.timing import interleaved
+
+#: Operations of a training step, in those of a forward pass: forward, and gradients of inputs and of weights.
+TRAINING = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one implementation in one arithmetic.
+
+    Attributes:
+        task: "train", "infer", "data", "neuron" or "conv-unit".
+        model: The registered model.
+        preset: Its preset.
+        implementation: Who implemented it.
+        dtype: Arithmetic.
+        batch: Images in a batch.
+        threads: Threads that computed.
+        images_per_second: Median over the rounds.
+        slowest: In the slowest round.
+        fastest: In the fastest round.
+        gflops: Floating-point operations a second, in billions: two for each multiply-accumulate of the weight layers,
+            three times as many for a training step; None where there are no weight layers.
+        share_of_gemm: `gflops` as a share of the machine's fastest matrix product in that arithmetic, 0..1; None
+            likewise.
+        peak_memory_mb: Peak resident size over that of the imports, in MB; None if it was not measured.
+        rounds: How often it was timed.
+    """
+
+    task: str
+    model: str
+    preset: str
+    implementation: str
+    dtype: str
+    batch: int
+    threads: int
+    images_per_second: float
+    slowest: float
+    fastest: float
+    gflops: float | None
+    share_of_gemm: float | None
+    peak_memory_mb: float | None
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return asdict(self)
+
+
+def cases(task: str, model: str, preset: str, batch: int, precision: str, peers: Sequence[str]) -> list[Case]:
+    """List what is compared.
+
+    Args:
+        task: "train", "infer" or "unit".
+        model: A registered model.
+        preset: Its preset.
+        batch: Images in a batch.
+        precision: "fp32", or "bf16", which comes beside fp32.
+        peers: "sequential", "spikingjelly", "snntorch", any of them.
+
+    Returns:
+        The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
+    """
+    names = ["onespike", *peers]
+    if task == "unit":
+        return [Case(part, name, "fp32", batch) for part in ("neuron", "conv-unit") for name in names]
+    types = ["fp32"] if precision == "fp32" else ["fp32", "bf16"]
+    listed = [Case(task, name, dtype, batch, model, preset) for name in names for dtype in types]
+    if task == "infer":
+        try:
+            check_supported(listed[0].network().config)
+        except OnespikeError:
+            return listed  # there is no engine for this network
+        listed += [Case(task, "engine", dtype, batch, model, preset) for dtype in ("int8", "int16")]
+    return listed
+
+
+def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memory: bool = True) -> list[Record]:
+    """Time cases in turns, and measure the peak memory of each in a process of its own.
+
+    Args:
+        listed: What to time.
+        peaks: The machine's matrix products, by type.
+        rounds: Timings of each.
+        memory: Whether to measure memory.
+
+    Returns:
+        A record for each case.
+    """
+    peak_mb = [alone(case, torch.get_num_threads()).peak_mb if memory else None for case in listed]
+    seconds = interleaved({str(number): case.build() for number, case in enumerate(listed)}, rounds)
+    return [
+        record(case, seconds[str(number)], peaks, megabytes)
+        for number, (case, megabytes) in enumerate(zip(listed, peak_mb, strict=True))
+    ]
+
+
+def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None) -> Record:
+    """Make a record of timings.
+
+    Args:
+        case: What was timed.
+        seconds: Of each call.
+        peaks: The machine's matrix products, by type.
+        peak_mb: Peak memory, if it was measured.
+
+    Returns:
+        The record.
+    """
+    rate = case.batch / median(seconds)
+    gflops = share = None
+    if case.task in ("train", "infer"):
+        operations = 2 * count_macs(case.network()) * (TRAINING if case.task == "train" else 1)
+        gflops = 1e-9 * operations * rate
+        share = gflops / peaks["int8" if case.dtype.startswith("int") else case.dtype].gflops
+    return Record(
+        case.task,
+        case.model if case.task in ("train", "infer") else "",
+        case.preset,
+        case.implementation,
+        case.dtype,
+        case.batch,
+        torch.get_num_threads(),
+        rate,
+        case.batch / max(seconds),
+        case.batch / min(seconds),
+        gflops,
+        share,
+        peak_mb,
+        len(seconds),
+    )

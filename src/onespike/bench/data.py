@@ -1,0 +1,46 @@
+"""The input path against the step that it feeds: crop, flip, normalise."""
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from onespike.bench.case import Case
+from onespike.bench.compare import Record, record
+from onespike.bench.machine import Peak
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, ImageSet
+from onespike.data.loader import TrainLoader
+from onespike.inference.timing import interleaved
+
+#: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
+IMAGES = 50_000
+
+
+def compare_data(step: Case, peaks: Mapping[str, Peak], rounds: int, images: int = IMAGES) -> list[Record]:
+    """Time the input path and the training step in turns.
+
+    Real images are not needed: the time does not depend on what they show. They lie in a memory map, as the cache does.
+
+    Args:
+        step: The training step.
+        peaks: The machine's matrix products, by type.
+        rounds: Timings of each.
+        images: Images in the memory map.
+
+    Returns:
+        Two records: the input path, the step.
+    """
+    shape = (images, step.image_size, step.image_size, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        part = ImageSet(np.load(path, mmap_mode="r"), np.zeros(images, np.int64), np.arange(images))
+        data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
+        loader = TrainLoader(data, DataConfig(), step.batch, seed=0)
+        batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+        seconds = interleaved({"path": lambda: next(batches), "step": step.build()}, rounds)
+    path_case = Case("data", "onespike", "fp32", step.batch, step.model, step.preset, step.image_size)
+    return [record(path_case, seconds["path"], peaks, None), record(step, seconds["step"], peaks, None)]

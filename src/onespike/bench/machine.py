@@ -1,0 +1,104 @@
+"""The machine's own limit: how fast it multiplies square matrices, and what it is."""
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+#: Sides of the square products that are tried; the fastest counts.
+SIDES = (1024, 2048, 4096)
+ROUNDS = 5
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The fastest square product in one type.
+
+    Attributes:
+        dtype: "fp32", "bf16" or "int8".
+        gflops: Billions of operations a second, two for each multiply-accumulate; median over the rounds.
+        side: Side of the matrices.
+        through: What computed it.
+    """
+
+    dtype: str
+    gflops: float
+    side: int
+    through: str
+
+
+def describe() -> dict[str, str | int]:
+    """Say which machine, versions and number of threads this is."""
+    model = platform.processor()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "processor": model,
+        "cores": os.cpu_count() or 1,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def gemm_peaks(sides: Sequence[int] = SIDES, rounds: int = ROUNDS) -> dict[str, Peak]:
+    """Measure the fastest square product in float32, bfloat16 and 8-bit integers, on all threads.
+
+    Args:
+        sides: Sides to try.
+        rounds: Timings of each.
+
+    Returns:
+        The peaks, by type.
+    """
+    makers = [
+        ("fp32", "torch.mm", lambda side: _floating(side, torch.float32)),
+        ("bf16", "torch.mm", lambda side: _floating(side, torch.bfloat16)),
+        ("int8", "torch._int_mm", _int_mm),
+    ]
+    if hasattr(torch.ops.onednn, "qlinear_pointwise"):
+        makers.append(("int8", "oneDNN's quantised linear layer", _quantised))
+    peaks: dict[str, Peak] = {}
+    for dtype, through, make in makers:
+        for side in sides:
+            gflops = 2e-9 * side**3 / _seconds(make(side), rounds)
+            if dtype not in peaks or gflops > peaks[dtype].gflops:
+                peaks[dtype] = Peak(dtype, gflops, side, through)
+    return peaks
+
+
+def _seconds(product: Callable[[], Tensor], rounds: int) -> float:
+    product()
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        product()
+        seconds.append(time.perf_counter() - started)
+    return median(seconds)
+
+
+def _floating(side: int, dtype: torch.dtype) -> Callable[[], Tensor]:
+    a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
+    return lambda: a @ b
+
+
+def _int_mm(side: int) -> Callable[[], Tensor]:
+    a, b = (torch.randint(-100, 100, (side, side), dtype=torch.int8) for _ in range(2))
+    return lambda: torch._int_mm(a, b)
+
+
+def _quantised(side: int) -> Callable[[], Tensor]:
+    x = torch.randint(0, 200, (side, side), dtype=torch.uint8)
+    weight = torch.ops.onednn.qlinear_prepack(torch.randint(-100, 100, (side, side), dtype=torch.int8), [side, side])
+    scale, zero = torch.ones(side), torch.zeros(side, dtype=torch.int32)
+    linear = torch.ops.onednn.qlinear_pointwise
+    return lambda: linear(x, 1.0, 0, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")

@@ -1,0 +1,66 @@
+"""Multiply-accumulates of the weight layers, every layer counted dense; the work that speed is measured by."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.model import Network
+
+#: Products of the gates of a recurrent cell.
+GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
+
+
+def count_macs(network: Network) -> int:
+    """Count the multiply-accumulates of one image, biases and element-wise work left out.
+
+    Args:
+        network: The network.
+
+    Returns:
+        Their number, over all time steps.
+
+    Raises:
+        OnespikeError: A layer has weights and nobody said how to count it.
+    """
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal total
+        total += _macs(module, inputs[0], output)
+
+    handles = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.RNNBase):
+            handles.append(module.register_forward_hook(add))
+        elif any(p.ndim > 1 for p in module.parameters(recurse=False)) and "raw_" not in _names(module):
+            raise OnespikeError(f"operations: {name} is a {type(module).__name__}, which nobody said how to count")
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            side = network.image_size
+            network.eval()(torch.zeros(1, network.in_channels, side, side, dtype=network.head.weight.dtype))
+    finally:
+        network.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return total
+
+
+def _macs(module: nn.Module, x: Tensor, output: Any) -> int:
+    match module:
+        case nn.Conv2d():
+            return output.numel() * module.weight[0].numel()
+        case nn.Linear():
+            return output.numel() * module.in_features
+        case nn.RNNBase():
+            tokens, directions = x.shape[0] * x.shape[1], 2 if module.bidirectional else 1
+            each = GATES[type(module)] * module.hidden_size * (module.input_size + module.hidden_size)
+            return tokens * directions * each
+        case _:
+            raise TypeError(type(module))
+
+
+def _names(module: nn.Module) -> str:
+    return " ".join(name for name, _ in module.named_parameters(recurse=False))

@@ -1,0 +1,126 @@
+"""The conv unit built of other libraries' neurons: the same convolutions, windows handed on as their time steps.
+
+What these libraries hand on, they hand on over time; so the four windows are four steps to them. They know no fusion:
+a neuron's potential leaks and integrates, fires, and is reset by subtraction.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.model import Network
+from onespike.units import ConvUnit, Dynamics, UnitOutput
+from onespike.units.base import per_window
+
+
+def _library(name: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        OnespikeError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise OnespikeError(f"bench: {package} is not installed; pip install 'onespike[bench]'") from error
+
+
+class SpikingJellyNeurons(nn.Module):
+    """SpikingJelly's LIF neurons, multi-step.
+
+    Args:
+        dynamics: Threshold and decay.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        library, surrogate = (_library(f"spikingjelly.activation_based.{name}") for name in ("neuron", "surrogate"))
+        self.neuron = library.LIFNode(
+            tau=1 / (1 - dynamics.decay),  # V - V / tau = decay * V
+            decay_input=False,
+            v_threshold=dynamics.threshold,
+            v_reset=None,
+            surrogate_function=surrogate.Rect(),
+            step_mode="m",
+        )
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map (V, B, C, M, M) to spikes."""
+        self.neuron.reset()
+        return self.neuron(currents)
+
+
+class SnnTorchNeurons(nn.Module):
+    """snnTorch's leaky neurons, step by step.
+
+    Args:
+        dynamics: Threshold and decay.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        library, surrogate = _library("snntorch"), _library("snntorch.surrogate")
+        self.neuron = library.Leaky(
+            beta=dynamics.decay, threshold=dynamics.threshold, spike_grad=surrogate.straight_through_estimator()
+        )
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map (V, B, C, M, M) to spikes."""
+        potential, out = torch.zeros_like(currents[0]), []
+        for current in currents.unbind():
+            spikes, potential = self.neuron(current, potential)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+#: Other libraries' neurons by name.
+PEERS: dict[str, Callable[[Dynamics], nn.Module]] = {
+    "spikingjelly": SpikingJellyNeurons,
+    "snntorch": SnnTorchNeurons,
+}
+
+
+class PeerUnit(nn.Module):
+    """Two convolutions, each followed by another library's neurons, with the weights of a `ConvUnit`.
+
+    Args:
+        unit: The unit whose convolutions it takes.
+        dynamics: Threshold and decay.
+        peer: A name in `PEERS`.
+    """
+
+    def __init__(self, unit: ConvUnit, dynamics: Dynamics, peer: str) -> None:
+        super().__init__()
+        self.out_channels, self.travels = unit.out_channels, False
+        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, PEERS[peer](dynamics)
+        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, PEERS[peer](dynamics)
+
+    def forward(self, spikes: Tensor, potential: Any = None, memory: Any = None) -> UnitOutput:  # noqa: ARG002
+        """Run both layers on (V, B, C, M, M)."""
+        first = self.neuron1(per_window(self.conv1, self.norm1, spikes))
+        return UnitOutput(self.neuron2(per_window(self.conv2, self.norm2, first)), None, ())
+
+
+def with_peer_units(network: Network, peer: str) -> Network:
+    """Put another library's neurons into the units of a network, in place.
+
+    Args:
+        network: A network of conv units.
+        peer: A name in `PEERS`.
+
+    Returns:
+        The same network.
+
+    Raises:
+        OnespikeError: Its units are of another kind, or the library is not installed.
+    """
+    if network.config.unit != "conv":
+        raise OnespikeError(f"bench: {peer} has no counterpart of the unit {network.config.unit}; choose a conv model")
+    for block in network.blocks():
+        block.unit = PeerUnit(block.unit, network.config, peer)  # type: ignore[assignment,arg-type]
+    return network

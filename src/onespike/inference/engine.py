@@ -1,0 +1,320 @@
+"""The network as the engine runs it: the walk of `onespike.model.Network` on bytes; one time step, no gradients."""
+
+import math
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.functional import fuse
+from onespike.inference.layers import Fire, IntegerConv, IntegerLinear, IntegerTap, LeakyFire, RealLinear, affine, fold
+from onespike.inference.windows import Windows
+from onespike.model import Block, ModelConfig, Network
+from onespike.model.patch import Merging
+from onespike.training.checkpoint import ModelCard
+from onespike.units import ConvUnit
+from onespike.units.travelling import Recurrent, TravellingUnit
+
+
+class Arithmetic(NamedTuple):
+    """What layers compute in.
+
+    Attributes:
+        terms: Terms of 8 bits of the weights that meet spikes.
+        real: The type of the linear layers that read real values: the GELU MLPs and patch mergings of networks that
+            have them. The stem, the head, recurrent cells and the merging of potentials stay in float32.
+    """
+
+    terms: int
+    real: torch.dtype
+
+
+#: Arithmetic by the bits of the weights that meet spikes.
+PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torch.float32)}
+
+
+def check_supported(config: ModelConfig) -> None:
+    """Check that the engine can run an architecture.
+
+    Raises:
+        OnespikeError: It cannot: its units read real values, or it looks at an image more than once.
+    """
+    if config.activation != "spike" or config.encoding == "direct":
+        raise OnespikeError(
+            "optimise: expected a network whose units read spikes, got "
+            f"activation {config.activation} and encoding {config.encoding}"
+        )
+    if config.time_steps != 1:
+        raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
+
+
+class Engine(nn.Module):
+    """A trained network, for inference on a CPU.
+
+    Args:
+        network: The network to take over; it is not changed.
+        precision: A name in `PRECISIONS`.
+
+    Attributes:
+        card: The model that it was made of, with class names and normalisation; of an engine that was loaded.
+
+    Raises:
+        OnespikeError: The engine cannot run this architecture.
+    """
+
+    card: ModelCard | None = None
+
+    def __init__(self, network: Network, precision: str = "int8") -> None:
+        super().__init__()
+        self.precision, arithmetic = precision, PRECISIONS[precision]
+        check_supported(network.config)
+        self.in_channels, self.image_size = network.in_channels, network.image_size
+        patches = network.stem[0]
+        assert isinstance(patches, nn.Conv2d)
+        weight, bias = fold(patches, network.stem[1])
+        self.register_buffer("stem_weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("stem_bias", bias)
+        self.layers = nn.ModuleList(
+            EngineBlock(layer, network.config, arithmetic)
+            if isinstance(layer, Block)
+            else EngineMerging(layer, arithmetic)  # type: ignore[arg-type]
+            for layer in network.layers
+        )
+        self.readout = Fire(network.readout) if network.readout is not None else None
+        head = network.head
+        none = nn.Identity()
+        self.head = (
+            IntegerLinear(head, none, arithmetic.terms) if self.readout else RealLinear(head, none, torch.float32)
+        )
+        self.eval()
+
+    stem_weight: Tensor
+    stem_bias: Tensor
+
+    def blocks(self) -> "list[EngineBlock]":
+        """All blocks, in the order in which a batch meets them."""
+        return [layer for layer in self.layers if isinstance(layer, EngineBlock)]
+
+    @torch.inference_mode()
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: Normalised images, (B, C, H, W), float32.
+            generator: Source of the draws of a Bernoulli encoding; the global generator if None.
+
+        Returns:
+            Logits, (B, K).
+        """
+        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
+            raise ValueError(
+                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
+                f"got {tuple(images.shape)}"
+            )
+        images = images.contiguous(memory_format=torch.channels_last)
+        stride = self.stem_weight.shape[-1]
+        x = F.conv2d(images, self.stem_weight, self.stem_bias, stride).movedim(1, -1)  # (B, L, L, C)
+        potential = None
+        for layer in self.layers:
+            x, potential = layer(x, potential, generator)
+        if self.readout is None:
+            return self.head(x.mean((1, 2)))
+        return self.head(self.readout(x)).mean((1, 2))
+
+
+class EngineBlock(nn.Module):
+    """Windows of bytes, unit, recompose, residual; then the channel MLP, residual.
+
+    Args:
+        block: The block to take over.
+        config: Its architecture.
+        arithmetic: Of its layers.
+    """
+
+    def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.windows, self.whole = Windows(block.size, block.window_kind), block.region_threshold
+        self.encoder = Fire(block.encoder) if block.encoder is not None else None
+        self.unit: EngineConvUnit | EngineTravellingUnit
+        if isinstance(block.unit, ConvUnit):
+            self.unit = EngineConvUnit(block.unit, self.windows.side, arithmetic)
+        else:
+            assert isinstance(block.unit, TravellingUnit)
+            self.unit = EngineTravellingUnit(block.unit, arithmetic)
+        self.fc = IntegerLinear(block.fc[0], block.fc[1], arithmetic.terms)  # type: ignore[arg-type]
+        self.mlp = _mlp(block.mlp, config.mlp_activation == "spiking", arithmetic)
+
+    def forward(
+        self, x: Tensor, potential: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map the residual stream (B, L, L, C), and the travelling potentials if there are any, to the next block's."""
+        if self.encoder is not None:
+            spikes = self.windows.cut(self.encoder(x))
+        else:
+            windows = self.windows.cut(x)
+            spikes = (windows > torch.rand(windows.shape, generator=generator)).view(torch.uint8)
+        out, handed = self.unit(spikes, None if potential is None else self.windows.cut(potential))
+        x = self._recomposed(out, x)
+        x = x + self.mlp(x)
+        return x, None if handed is None else self.windows.quarters(handed) / 4
+
+    def _recomposed(self, spikes: Tensor, x: Tensor) -> Tensor:
+        """Put windows of spikes (V, B, M, M, C) back into one map, apply `fc`, add to (B, L, L, C) in place."""
+        if not self.windows.overlap or (self.whole is not None and self.whole < 0.25):
+            return self.fc(self.windows.union(spikes), onto=x)
+        quarters = self.windows.quarters(spikes)
+        if self.whole is not None:
+            quarters.masked_fill_(quarters > 4 * self.whole, 4)
+        return self.fc(quarters, 0.25, onto=x)
+
+
+class EngineConvUnit(nn.Module):
+    """Two convolutions on spikes, each followed by neurons.
+
+    Args:
+        unit: The unit to take over.
+        side: Side M of its windows. Of a convolution on windows of one pixel the centre tap alone is left.
+        arithmetic: Of its layers.
+    """
+
+    def __init__(self, unit: ConvUnit, side: int, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.fusion, self.theta, terms = unit.fusion, unit.theta, arithmetic.terms
+        kind = IntegerTap if side == 1 else IntegerConv
+        self.conv1, self.neuron1 = kind(unit.conv1, unit.norm1, terms), LeakyFire(unit.neuron1)
+        self.conv2, self.neuron2 = kind(unit.conv2, unit.norm2, terms), LeakyFire(unit.neuron2)
+
+    def forward(self, spikes: Tensor, potential: None = None) -> tuple[Tensor, None]:  # noqa: ARG002
+        """Map bytes (V, B, M, M, C) to bytes of the same shape."""
+        shape, passes = spikes.shape[:2], self.fusion != "none"
+        v1 = self.conv1(spikes.flatten(0, 1)).unflatten(0, shape)
+        windows1 = v1.unbind()
+        for before, current in pairwise(windows1) if passes else ():
+            self.neuron1.charge_(current, self.neuron1.handed_on(before))
+        v2 = self.conv2(self.neuron1(v1).flatten(0, 1)).unflatten(0, shape)
+        if self.fusion == "sincos":
+            # alpha * 2 sin(angle * V1) * cos(angle * V2): the first factor is known for all windows at once.
+            angle = self.theta * math.pi / 2
+            sines = (self.neuron1.handed_on(v1) * angle).sin_().mul_(2 * self.neuron2.decay).unbind()
+            for sine, (before, current) in zip(sines, pairwise(v2.unbind()), strict=False):
+                current.addcmul_(sine, (self.neuron2.handed_on(before) * angle).cos_())
+        elif passes:
+            for above, (before, current) in zip(windows1, pairwise(v2.unbind()), strict=False):
+                handed = self.neuron1.handed_on(above), self.neuron2.handed_on(before)
+                self.neuron2.charge_(current, fuse(*handed, self.fusion, self.theta))
+        return self.neuron2(v2), None
+
+
+class EngineTravellingUnit(nn.Module):
+    """A layer over pixels as tokens, and neurons whose potentials travel from block to block.
+
+    Args:
+        unit: The unit to take over.
+        arithmetic: Of its layers.
+    """
+
+    def __init__(self, unit: TravellingUnit, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.fusion, self.theta, self.travels = unit.fusion, unit.theta, unit.travels
+        if isinstance(unit.layer, Recurrent):
+            self.layer: nn.Module = EngineCell(unit.layer, unit.norm)
+        else:
+            linear1, norm, between, linear2 = unit.layer.children()
+            second = _linear(linear2, unit.norm, not isinstance(between, nn.GELU), arithmetic)  # type: ignore[arg-type]
+            first = IntegerLinear(linear1, norm, arithmetic.terms)  # type: ignore[arg-type]
+            self.layer = nn.Sequential(first, _between(between), second)
+        self.neuron = LeakyFire(unit.neuron)
+
+    def forward(self, spikes: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Map bytes (V, B, M, M, C) and potentials to bytes and potentials (V, B, M, M, C')."""
+        v = self.layer(spikes.flatten(0, 1)).float().unflatten(0, spikes.shape[:2])
+        if not self.travels:
+            return self.neuron(v), None
+        above = torch.zeros_like(v) if potential is None else potential
+        for window in range(len(v)):
+            before = self.neuron.handed_on(v[window - 1]) if window else above[min(1, len(above) - 1)]
+            self.neuron.charge_(v[window], fuse(above[window], before, self.fusion, self.theta))
+        return self.neuron(v), self.neuron.handed_on(v)
+
+
+class EngineCell(nn.Module):
+    """A recurrent layer in float32, and the normalisation behind it as a gain and a shift.
+
+    Args:
+        layer: The layer to take over.
+        norm: The normalisation.
+    """
+
+    def __init__(self, layer: Recurrent, norm: nn.Module) -> None:
+        super().__init__()
+        self.cell = layer.cell
+        gain, shift = affine(norm) if isinstance(norm, nn.BatchNorm2d) else (torch.ones(()), torch.zeros(()))
+        self.register_buffer("gain", gain)
+        self.register_buffer("shift", shift)
+
+    gain: Tensor
+    shift: Tensor
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Map bytes (N, M, M, C) to (N, M, M, C')."""
+        out, _ = self.cell(spikes.flatten(1, 2).float())
+        return (out * self.gain + self.shift).unflatten(1, spikes.shape[1:3])
+
+
+class EngineMerging(nn.Module):
+    """Patch merging of the features and of the travelling potentials.
+
+    Args:
+        merging: The layer to take over.
+        arithmetic: Of its layers.
+    """
+
+    def __init__(self, merging: Merging, arithmetic: Arithmetic) -> None:
+        super().__init__()
+        self.fire = Fire(merging.firing) if merging.firing is not None else None  # type: ignore[arg-type]
+        features = merging.features
+        reads_spikes = self.fire is not None
+        self.features = _linear(features[0].reduction, features[1], reads_spikes, arithmetic)  # type: ignore[arg-type]
+        potential = merging.potential
+        self.potential = None if potential is None else RealLinear(potential.reduction, nn.Identity(), torch.float32)
+
+    def forward(
+        self,
+        x: Tensor,
+        potential: Tensor | None,
+        generator: torch.Generator | None,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor | None]:
+        """Map (B, L, L, C), and potentials likewise, to maps of side L/2."""
+        merged = None
+        if potential is not None and self.potential is not None:
+            merged = self.potential(_four_pixels(potential))
+        return self.features(_four_pixels(x if self.fire is None else self.fire(x))).float(), merged
+
+
+def _four_pixels(x: Tensor) -> Tensor:
+    """Stack 2x2 pixels, column by column: (B, L, L, C) to (B, L/2, L/2, 4C)."""
+    return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
+
+
+def _mlp(mlp: nn.Sequential, spiking: bool, arithmetic: Arithmetic) -> nn.Sequential:
+    """Take over a block's channel MLP: (fire,) linear, fire or GELU, linear."""
+    first, linear1, norm1, between, linear2, norm2 = mlp
+    layers = [
+        _linear(linear1, norm1, spiking, arithmetic),  # type: ignore[arg-type]
+        _between(between),
+        _linear(linear2, norm2, spiking, arithmetic),  # type: ignore[arg-type]
+    ]
+    return nn.Sequential(Fire(first), *layers) if spiking else nn.Sequential(*layers)  # type: ignore[arg-type]
+
+
+def _linear(layer: nn.Linear, norm: nn.Module, reads_spikes: bool, arithmetic: Arithmetic) -> nn.Module:
+    if reads_spikes:
+        return IntegerLinear(layer, norm, arithmetic.terms)
+    return RealLinear(layer, norm, arithmetic.real)
+
+
+def _between(layer: nn.Module) -> nn.Module:
+    return nn.GELU() if isinstance(layer, nn.GELU) else Fire(layer)  # type: ignore[arg-type]

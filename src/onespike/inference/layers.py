@@ -1,0 +1,247 @@
+"""Layers of the inference engine: integer weights where the input is spikes, floating-point ones where it is real.
+
+Maps lie as (B, H, W, C), spikes are bytes. A weight becomes `round(w / s)`, 8 bits, with a scale s for each output
+channel; with 16 bits, what that rounding left over becomes 8 bits more, with a scale of their own:
+
+    layer(spikes) = s_1 * (integers_1 applied to spikes) + s_2 * (integers_2 applied to spikes) + bias
+
+The sums of integers are exact: bytes times bytes, added up in 32 bits. The processor's 8-bit instructions are reached
+through the kernels of oneDNN that PyTorch brings along; nothing is compiled. Where PyTorch was built without them, the
+same numbers come out of ordinary, slower arithmetic.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike.units.base import Firing, Neuron
+
+#: oneDNN's kernels: PyTorch has them on x86.
+_KERNELS = torch.ops.onednn
+HAS_KERNELS = torch.backends.mkldnn.is_available() and hasattr(_KERNELS, "qconv2d_pointwise")
+#: Scale and zero point that an 8-bit output would have, and the type that it has instead.
+_FLOAT = (1.0, 0, torch.float32)
+
+
+def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Fold the batch normalisation behind a layer into its weights.
+
+    Args:
+        layer: A convolution or linear layer.
+        norm: The `BatchNorm2d` behind it in evaluation mode, or an identity.
+
+    Returns:
+        Weight, of the layer's shape, and bias (C_out,).
+    """
+    weight = layer.weight.detach()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
+    if not isinstance(norm, nn.BatchNorm2d):
+        return weight, bias
+    gain, shift = affine(norm)
+    return weight * gain.view(-1, *[1] * (weight.ndim - 1)), bias * gain + shift
+
+
+def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Write a batch normalisation in evaluation mode as gain * x + shift, each (C,)."""
+    assert norm.running_var is not None and norm.running_mean is not None  # noqa: PT018 - both or neither
+    gain = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+    return gain, norm.bias.detach() - norm.running_mean * gain
+
+
+class IntegerLayer(nn.Module):
+    """What integer layers share: T terms of 8-bit weights with a scale for each output channel, and a bias.
+
+    Args:
+        layer: The layer to take over.
+        norm: The normalisation behind it.
+        terms: T: 1 for weights of 8 bits, 2 for weights of 16.
+    """
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module, terms: int) -> None:
+        super().__init__()
+        weight, bias = self._taken_over(*fold(layer, norm))
+        rest, integers, scales = weight, [], []
+        for _ in range(terms):
+            largest = rest.flatten(1).abs().amax(1)
+            scale = torch.where(largest > 0, largest / 127, 1.0)
+            along = scale.view(-1, *[1] * (rest.ndim - 1))
+            integers.append((rest / along).round())
+            scales.append(scale)
+            rest = rest - integers[-1] * along
+        self.register_buffer("weight", torch.stack(integers).to(torch.int8))  # (T, C_out, ...)
+        self.register_buffer("scale", torch.stack(scales).float())  # (T, C_out)
+        self.register_buffer("bias", bias.float())
+        self.register_buffer("zero", torch.zeros(len(bias), dtype=torch.int32), persistent=False)
+        self._packed: list[Tensor] = []
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    zero: Tensor
+
+    def packed(self) -> list[Tensor]:
+        """The weights of each term as the kernels want them; laid out at the first call."""
+        if not self._packed:
+            self._packed = [self._pack(*term) for term in zip(self.weight, self.scale, strict=True)]
+        return self._packed
+
+    def dequantised(self) -> Tensor:
+        """What the weights stand for, float32."""
+        scale = self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))
+        return (self.weight * scale).sum(0)
+
+    @staticmethod
+    def _taken_over(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight, bias
+
+    def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class IntegerConv(IntegerLayer):
+    """A 3x3 convolution on spikes, padding 1."""
+
+    def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+        likely = [256, weight.shape[1], 8, 8]  # without a shape it would be laid out anew at every call
+        return _KERNELS.qconv_prepack(weight, scale, 1.0, 0, [1, 1], [1, 1], [1, 1], 1, likely)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Map bytes (N, M, M, C) to currents (N, M, M, C'), float32."""
+        x, geometry = spikes.movedim(-1, 1), ([1, 1], [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
+        if not HAS_KERNELS:
+            return F.conv2d(x.float(), self.dequantised(), self.bias, padding=1).movedim(1, -1)
+        first, *more = self.packed()
+        out = _KERNELS.qconv2d_pointwise(
+            x, 1.0, 0, first, self.scale[0], self.zero, self.bias, *geometry, *_FLOAT, "none", [], ""
+        )
+        for packed, scale in zip(more, self.scale[1:], strict=True):
+            _KERNELS.qconv2d_pointwise.binary(
+                x, 1.0, 0, packed, scale, self.zero, out, None, *geometry, *_FLOAT, 1.0, 0, "sum", 1.0, "none", [], ""
+            )
+        return out.movedim(1, -1)
+
+
+class IntegerLinear(IntegerLayer):
+    """A linear layer on spikes."""
+
+    def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG002
+        return _KERNELS.qlinear_prepack(weight, [4096, weight.shape[1]])
+
+    def forward(self, spikes: Tensor, unit: float = 1.0, onto: Tensor | None = None) -> Tensor:
+        """Map bytes to real values.
+
+        Args:
+            spikes: (..., C), whole numbers.
+            unit: What one of them counts: 1, or 1/4 where they are fractions of a spike.
+            onto: What the result is added to, (..., C'), contiguous; changed in place.
+
+        Returns:
+            (..., C'), float32.
+        """
+        if not HAS_KERNELS:
+            out = F.linear(spikes.float(), unit * self.dequantised(), self.bias)
+            return out if onto is None else onto.add_(out)
+        bias: Tensor | None = self.bias
+        for packed, scale in zip(self.packed(), self.scale, strict=True):
+            weights = (spikes, unit, 0, packed, scale, self.zero)
+            if onto is None:
+                onto = _KERNELS.qlinear_pointwise(*weights, bias, *_FLOAT, "none", [], "")
+            else:
+                onto = _KERNELS.qlinear_pointwise.binary(
+                    *weights, onto, bias, *_FLOAT, 1.0, 0, "sum", 1.0, "none", [], ""
+                )
+            bias = None
+        assert onto is not None
+        return onto
+
+
+class IntegerTap(IntegerLinear):
+    """A 3x3 convolution with padding 1 on maps of one pixel, where all taps but the centre see nothing but padding."""
+
+    @staticmethod
+    def _taken_over(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        return weight[:, :, 1, 1], bias
+
+
+class RealLinear(nn.Module):
+    """A linear layer on real values.
+
+    Args:
+        layer: The layer to take over.
+        norm: The normalisation behind it.
+        dtype: What it computes in.
+    """
+
+    def __init__(self, layer: nn.Linear, norm: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        weight, bias = fold(layer, norm)
+        self.register_buffer("weight", weight.to(dtype))
+        self.register_buffer("bias", bias.to(dtype))
+
+        self._packed: Tensor | None = None
+
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., C'), in this layer's own dtype."""
+        x = x.to(self.weight.dtype)
+        if not HAS_KERNELS or x.dtype != torch.bfloat16:
+            return F.linear(x, self.weight, self.bias)
+        if self._packed is None:  # or the weights would be laid out anew at every call, which is felt at batch 1
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)
+        return torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], "")
+
+
+class Fire(nn.Module):
+    """Spikes as bytes: 1 where a value exceeds the threshold, else 0.
+
+    Args:
+        firing: The layer of neurons to take over.
+    """
+
+    def __init__(self, firing: Firing) -> None:
+        super().__init__()
+        self.register_buffer("threshold", _constant(firing.threshold))
+
+    threshold: Tensor
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map (..., C) to bytes of the same shape."""
+        return (v > self.threshold).view(torch.uint8)
+
+
+class LeakyFire(Fire):
+    """Leaky integrate-and-fire neurons.
+
+    Args:
+        neuron: The layer of neurons to take over.
+    """
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__(neuron)
+        self.reset = neuron.reset
+        self.register_buffer("decay", _constant(neuron.decay))
+
+    decay: Tensor
+
+    def charge_(self, current: Tensor, handed: Tensor) -> None:
+        """Add what comes in from elsewhere to a current, in place: V = I + alpha * P."""
+        current.addcmul_(handed, self.decay)
+
+    def handed_on(self, v: Tensor) -> Tensor:
+        """What of a potential is handed on, after the reset."""
+        match self.reset:
+            case "zero":
+                return torch.where(v > self.threshold, 0, v)
+            case "subtract":
+                return torch.where(v > self.threshold, v - self.threshold, v)
+            case _:
+                return v
+
+
+def _constant(value: float | Tensor) -> Tensor:
+    """A number, or (C, 1, 1), as a float32 tensor () or (C,) that broadcasts against (..., C)."""
+    value = torch.as_tensor(value).detach().float().clone()
+    return value.flatten() if value.ndim else value

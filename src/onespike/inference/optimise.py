@@ -1,0 +1,225 @@
+"""From a run to an engine, and what the change costs and brings: accuracy, spikes, latency."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from onespike.data.dataset import open_dataset
+from onespike.data.loader import EvalLoader, derive_seed
+from onespike.errors import OnespikeError
+from onespike.inference.engine import PRECISIONS, Engine
+from onespike.inference.layers import Fire
+from onespike.inference.storage import load_engine, save_engine
+from onespike.inference.timing import interleaved
+from onespike.model import Network
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+from onespike.units import Firing
+
+#: Images in a batch while accuracies are compared, and batches in which every spike is.
+BATCH, WATCHED = 100, 2
+LATENCIES = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class BlockSpikes:
+    """What the neurons of a block's unit do.
+
+    Attributes:
+        firing_rate: Spikes per neuron and image of the network, 0..1.
+        engine_firing_rate: Likewise of the engine.
+        flipped: Share of all neurons and images, 0..1, whose spike comes or goes.
+    """
+
+    firing_rate: float
+    engine_firing_rate: float
+    flipped: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds for a batch, median over the rounds.
+
+    Attributes:
+        batch: Images in it.
+        eager: The network, float32.
+        engine: The engine.
+    """
+
+    batch: int
+    eager: float
+    engine: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster the engine is."""
+        return self.eager / self.engine
+
+
+@dataclass(frozen=True)
+class Report:
+    """An engine beside the network that it was made of; both in float32 where they are not integer.
+
+    Attributes:
+        precision: A name in `PRECISIONS`.
+        threads: Threads that computed.
+        images: Test images that were compared.
+        top1: Accuracy of the network, in percent.
+        engine_top1: Accuracy of the engine, in percent.
+        same_class: Share of the images that both put into the same class, in percent.
+        blocks: Spikes, block by block.
+        latencies: Time for batches of several sizes.
+    """
+
+    precision: str
+    threads: int
+    images: int
+    top1: float
+    engine_top1: float
+    same_class: float
+    blocks: tuple[BlockSpikes, ...]
+    latencies: tuple[Latency, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers."""
+        return asdict(self)
+
+
+def optimise(
+    run: Run, out: Path, precision: str = "int8", which: str = "best", images: int = 0, rounds: int = 20
+) -> Report:
+    """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
+
+    Args:
+        run: The run.
+        out: Folder for the engine.
+        precision: A name in `PRECISIONS`.
+        which: Which checkpoint.
+        images: Compare at most so many images; 0 takes all.
+        rounds: Timings of each batch size.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        OnespikeError: The run or its data cannot be read, the engine cannot run the network, or a value is out of its
+            range.
+    """
+    if precision not in PRECISIONS or images < 0 or rounds < 1:
+        raise OnespikeError(
+            f"optimise: expected precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1, "
+            f"got {precision}, {images}, {rounds}"
+        )
+    recipe, checkpoint = load_recipe(str(run.config)), run.checkpoint(which)
+    card = checkpoint.card
+    _, network = card.blocks()
+    network.load_state_dict(checkpoint.weights)
+    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    engine = Engine(network, precision)
+    data = open_dataset(recipe.data)
+    test = data.test.select(np.arange(min(images or len(data.test), len(data.test))))
+    if data.classes != card.classes or not len(test):
+        raise OnespikeError(f"{data.name}: expected test images of the classes that {run.folder} was trained on")
+    save_engine(engine, card, run.folder.name, out)
+    engine = load_engine(out)  # what is judged is what was written
+    batches = list(EvalLoader(test, card.mean, card.std, BATCH))
+    blocks = compare_spikes(network, engine, [pictures for pictures, _ in batches[:WATCHED]])
+    top1, engine_top1, same = _compare_answers(network, engine, batches)
+    latencies = tuple(time_both(network, engine, batches[0][0], batch, rounds) for batch in LATENCIES)
+    return Report(precision, torch.get_num_threads(), len(test), top1, engine_top1, same, tuple(blocks), latencies)
+
+
+@torch.no_grad()
+def _compare_answers(
+    network: Network, engine: Engine, batches: list[tuple[Tensor, Tensor]]
+) -> tuple[float, float, float]:
+    """Top-1 of both, and how often they agree, in percent."""
+    console = Console(stderr=True)
+    counts = torch.zeros(3)
+    for number, (images, labels) in enumerate(
+        track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
+    ):
+        guesses = []
+        for model in (network, engine):
+            torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for both
+            guesses.append(model(images).argmax(1))
+        first, second = guesses
+        counts += torch.stack([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
+    total = sum(len(labels) for _, labels in batches)
+    top1, engine_top1, same = (100 * counts / total).tolist()
+    return top1, engine_top1, same
+
+
+@torch.no_grad()
+def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> list[BlockSpikes]:
+    """Compare every spike of the units of a network and of its engine.
+
+    Args:
+        network: The network.
+        engine: Its engine.
+        batches: Normalised images, (B, C, H, W) each.
+
+    Returns:
+        One entry for each block.
+    """
+    layers = [[m for m in block.unit.modules() if isinstance(m, Firing)] for block in network.blocks()]
+    engine_layers = [[m for m in block.unit.modules() if isinstance(m, Fire)] for block in engine.blocks()]
+    totals = torch.zeros(len(layers), 4, dtype=torch.float64)
+    for number, images in enumerate(batches):
+        seen = []
+        for model, watched in ((network, layers), (engine, engine_layers)):
+            torch.manual_seed(derive_seed(0, number))
+            with _recording([layer for block in watched for layer in block]) as spikes:
+                model(images)
+            seen.append(spikes)
+        for block, (mine, theirs) in enumerate(zip(layers, engine_layers, strict=True)):
+            for one, other in zip(mine, theirs, strict=True):
+                first, second = seen[0][one].movedim(-3, -1).reshape(-1) > 0, seen[1][other].reshape(-1) > 0
+                totals[block] += torch.stack(
+                    [first.sum(), second.sum(), (first != second).sum(), torch.tensor(len(first))]
+                )
+    return [BlockSpikes(*(row[:3] / row[3]).tolist()) for row in totals]
+
+
+@contextmanager
+def _recording(layers: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
+    """Keep what layers give in the forward pass inside this context."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
+        seen[layer] = output
+
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def time_both(network: Network, engine: Engine, images: Tensor, batch: int, rounds: int) -> Latency:
+    """Time a network and its engine on a batch, in turns.
+
+    Args:
+        network: The network, in evaluation mode.
+        engine: Its engine.
+        images: Normalised images to take the batch from, repeated if they are too few.
+        batch: Images in the batch.
+        rounds: Timings of each.
+
+    Returns:
+        The medians.
+    """
+    images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch].contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        seconds = interleaved({"eager": lambda: network(images), "engine": lambda: engine(images)}, rounds)
+    return Latency(batch, 1000 * median(seconds["eager"]), 1000 * median(seconds["engine"]))

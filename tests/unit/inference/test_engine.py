@@ -1,0 +1,135 @@
+"""The engine against the network: on weights that integers hold exactly, every spike and every logit must be equal."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import onespike.inference.layers as layers
+from onespike.errors import OnespikeError
+from onespike.inference import Engine
+from onespike.inference.layers import IntegerConv, IntegerLinear
+from onespike.inference.optimise import compare_spikes
+from onespike.model import Network, create_model
+
+UNITS = ("conv", "lstm", "gru", "birnn", "mlp")
+TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}
+
+
+def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **overrides: Any) -> Network:
+    """A network whose weights are whole multiples of 1/64, at most 127 of them, with statistics of batch norm."""
+    torch.manual_seed(0)
+    network = create_model(f"{unit}12", preset=preset, num_classes=3, image_size=image_size, **{**TINY, **overrides})
+    network(torch.randn(16, 3, image_size, image_size))
+    with torch.no_grad():
+        nn.init.normal_(network.head.weight)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.copy_((module.weight * 64 * 1.5).round().clamp(-126, 126) / 64)
+                module.weight.flatten(1)[:, 0] = 127 / 64  # so that the scale is 1/64
+            elif isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.7, 1.3)
+                module.bias.uniform_(0, 0.5)
+    return network.eval()
+
+
+def check_equal(network: Network, batch: int = 5) -> None:
+    engine = Engine(network, "int16")  # real-valued layers in float32
+    images = torch.randn(batch, 3, network.image_size, network.image_size)
+    blocks = compare_spikes(network, engine, [images])
+    assert all(0.02 < block.firing_rate < 0.98 for block in blocks), "silent neurons would prove little"
+    assert [block.flipped for block in blocks] == [0.0] * len(blocks)
+    with torch.no_grad():
+        torch.manual_seed(1)
+        expected = network(images)
+        torch.manual_seed(1)
+        torch.testing.assert_close(engine(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["modern", "paper"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_unit(unit: str, preset: str) -> None:
+    check_equal(make(unit, preset, threshold=0.1 if unit in ("lstm", "gru") else 0.5))
+
+
+@pytest.mark.parametrize("unit", ["conv", "mlp"])
+def test_strict_networks(unit: str) -> None:
+    network = make(unit, "strict")
+    check_equal(network)
+    engine = Engine(network)
+    assert not [m for m in engine.modules() if isinstance(m, layers.RealLinear)], "every layer reads spikes"
+
+
+@pytest.mark.parametrize("windows", ["average", "dilated", "none"])
+@pytest.mark.parametrize("unit", ["conv", "rnn"])
+def test_every_kind_of_window(unit: str, windows: str) -> None:
+    check_equal(make(unit, windows=windows))
+
+
+@pytest.mark.parametrize("unit", ["conv", "rnn"])
+def test_an_odd_map_is_padded(unit: str) -> None:
+    check_equal(make(unit, image_size=12))
+
+
+@pytest.mark.parametrize("region_threshold", [None, 0.1, 0.3, 0.6])
+def test_every_region_threshold(region_threshold: float | None) -> None:
+    check_equal(make(windows="dilated", region_threshold=region_threshold))
+
+
+@pytest.mark.parametrize("fusion", ["sinsum", "nested", "mean", "sum", "none"])
+@pytest.mark.parametrize("unit", ["conv", "gru"])
+def test_every_fusion(unit: str, fusion: str) -> None:
+    check_equal(make(unit, fusion=fusion))
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize("fusion", ["sincos", "sum"])
+def test_every_reset(reset: str, fusion: str) -> None:
+    check_equal(make(reset=reset, fusion=fusion, learnable_threshold="channel", learnable_decay="channel"))
+
+
+def test_without_the_kernels_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not layers.HAS_KERNELS:
+        pytest.skip("this PyTorch has no oneDNN kernels for integers")
+    network = make(preset="strict", windows="dilated", region_threshold=None)
+    images = torch.randn(3, 3, 16, 16)
+    fast = Engine(network)(images)
+    monkeypatch.setattr(layers, "HAS_KERNELS", False)
+    torch.testing.assert_close(Engine(network)(images), fast, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["convolution", "linear"])
+def test_sixteen_bits_err_less_than_eight(kind: str) -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(12).eval()
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    layer = nn.Conv2d(8, 12, 3, padding=1) if kind == "convolution" else nn.Linear(8, 12)
+    build = IntegerConv if kind == "convolution" else IntegerLinear
+    spikes = (torch.rand(4, 6, 6, 8) < 0.3).to(torch.uint8)
+    with torch.no_grad():
+        if kind == "convolution":
+            exact = norm(layer(spikes.movedim(-1, 1).float())).movedim(1, -1)
+        else:
+            exact = norm(layer(spikes.float()).movedim(-1, 1)).movedim(1, -1)
+        errors = [(build(layer, norm, terms)(spikes) - exact).abs().max().item() for terms in (1, 2)]
+    assert errors[0] < 0.02
+    assert errors[1] < errors[0] / 50
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"preset": "ann"}, "activation relu"),
+        ({"encoding": "direct"}, "encoding direct"),
+        ({"time_steps": 2}, "one time step, got 2"),
+    ],
+)
+def test_networks_that_it_cannot_run_are_refused(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(OnespikeError, match=message):
+        Engine(create_model("conv12", **{**TINY, **overrides}))
+
+
+def test_images_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match="expected \\(B, 3, 16, 16\\)"):
+        Engine(make())(torch.zeros(1, 3, 32, 32))

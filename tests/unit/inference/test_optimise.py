@@ -1,0 +1,113 @@
+"""`onespike optimise`, from a run to an engine on the disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onespike.cli.main import main
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.inference import load_engine
+from onespike.inference.timing import interleaved
+from onespike.model.zoo import model_config
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import Recipe, TrainConfig
+from onespike.training.run import Run, load
+
+CLASSES = ("ant", "bee")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for part in ("train", "test"):
+        for name in CLASSES:
+            (folder / part / name).mkdir(parents=True)
+            for number in range(6):
+                noise = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(noise).save(folder / part / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(params=["modern", "strict", "paper"])
+def run(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Run:
+    """A run with random weights, the head's included."""
+    config = model_config("conv-tiny", preset=request.param, channels=(8, 8, 16))
+    data = DataConfig(name="folder", root=str(images), cache=str(tmp_path / "cache"), holdout=0.5)
+    run = Run(tmp_path / "run")
+    run.begin(Recipe(data, config, TrainConfig(batch_size=4, device="cpu")))
+    torch.manual_seed(0)
+    card = ModelCard(config, CLASSES, 3, 16, (0.5,) * 3, (0.25,) * 3, "folder")
+    network = card.build()
+    torch.nn.init.normal_(network.head.weight)
+    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+    return run
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main(["optimise", *map(str, arguments)])
+    return int(exit_.value.code or 0)
+
+
+def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "engine"
+    assert command(run.folder, "--out", out, "--precision", "int16", "--rounds", 1) == 0
+    assert "instead of" in capsys.readouterr().out
+    assert sorted(path.name for path in out.iterdir()) == ["engine.json", "engine.safetensors", "report.json"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["images"] == 12
+    assert [one["batch"] for one in report["latencies"]] == [1, 8, 64]
+    assert all(one["eager"] > 0 and one["engine"] > 0 for one in report["latencies"])
+
+    engine, network = load_engine(out), load(run.folder)
+    assert engine.card is not None
+    assert engine.card.classes == CLASSES
+    pictures = torch.randn(8, 3, 16, 16)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        expected = network(pictures)
+    torch.manual_seed(1)
+    assert (engine(pictures).argmax(1) == expected.argmax(1)).float().mean() > 0.7
+    smaller = (out / "engine.safetensors").stat().st_size / (run.best / "model.safetensors").stat().st_size
+    assert smaller < 0.9
+
+
+def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Path) -> None:
+    """Accuracy and agreement as counted here, image by image."""
+    out = tmp_path / "engine"
+    assert command(run.folder, "--out", out, "--rounds", 1, "--images", 9) == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["images"] == 9
+    for key in ("top1", "engine_top1", "same_class"):
+        assert report[key] * 9 / 100 == pytest.approx(round(report[key] * 9 / 100), abs=1e-4)
+
+
+def test_a_folder_without_an_engine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OnespikeError, match="holds no engine"):
+        load_engine(tmp_path)
+
+
+def test_a_damaged_engine_is_refused(run: Run, tmp_path: Path) -> None:
+    assert command(run.folder, "--out", tmp_path / "engine", "--rounds", 1) == 0
+    weights = tmp_path / "engine" / "engine.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(OnespikeError, match="cannot be read"):
+        load_engine(tmp_path / "engine")
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--images", "-1"]])
+def test_values_out_of_their_range_are_refused(run: Run, arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert command(run.folder, *arguments) == 2
+    assert capsys.readouterr().err.startswith("error: optimise: expected")
+
+
+def test_timings_take_turns() -> None:
+    calls: list[str] = []
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls[-6:] == ["a", "b"] * 3
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
