@@ -7,19 +7,22 @@ from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
     from onespike import functional
+    from onespike.conversion import convert
     from onespike.model import create_model
+    from onespike.training import load
 
-__all__ = ["OnespikeError", "__version__", "create_model", "functional"]
+__all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load"]
+
+#: Where the names live that need torch.
+_HOMES = {"convert": "onespike.conversion", "create_model": "onespike.model", "load": "onespike.training"}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch only when it is asked for: the command line answers, and can be stopped, at once."""
-    if name == "create_model":
-        from onespike.model import create_model
+    from importlib import import_module
 
-        return create_model
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     if name == "functional":
-        from importlib import import_module
-
         return import_module("onespike.functional")
     raise AttributeError(f"module 'onespike' has no attribute {name!r}")

@@ -45,6 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--batch-size", type=int | None, help="images in a batch; by default as in training")
     parser.add_argument("--precision", type=Precision, default="trained", help="arithmetic; trained: as in training")
+    parser.add_argument("--time-steps", type=int | None, help="how often the network runs on one image")
     parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
     parser.add_argument("--out", type=str | None, help="folder for the results; by default RUN/evaluation")
     parser.add_argument("--json", type=str | None, help="a further file for the numbers; - prints them")
@@ -61,6 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         values.batch_size,
         values.precision,
         values.device,
+        values.time_steps,
     )
     if PartialState().is_main_process:
         # Where the standard output is for JSON, a person reads the standard error.

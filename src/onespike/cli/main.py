@@ -18,6 +18,8 @@ COMMANDS = {
     "bench": "how fast it is, side by side with others and with the machine's limit",
     "optimise": "make an engine of a run for fast inference on CPUs",
     "convert": "turn a run's artificial network into a spiking one",
+    "prune-time": "train at T time steps, then from those weights at T - 1, … down to one",
+    "check-spikes": "prove that every weight layer behind the stem reads spikes alone",
     "cite": "print the references of what is implemented here",
 }
 
@@ -47,7 +49,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: onespike COMMAND [options]\n\ncommands:")
         for name, help_ in COMMANDS.items():
-            print(f"  {name:<10}{help_}")
+            print(f"  {name:<14}{help_}")
         print("\nonespike COMMAND --help lists a command's options; onespike --version prints the version")
         return 0
     if arguments[0] == "--version":
@@ -55,7 +57,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
-    return import_module(f"onespike.cli.{arguments[0]}").run(arguments[1:])
+    return import_module(f"onespike.cli.{arguments[0].replace('-', '_')}").run(arguments[1:])
 
 
 def _leave_group() -> None:

@@ -38,7 +38,8 @@ def run(arguments: Sequence[str]) -> int:
         file = Run.open(Path(resumed)).config
     else:
         file = recipe_path(option_value(arguments, "--recipe") or parser.get_defaults().recipe)
-    values = parse(parser, arguments, file)
+    other = option_value(arguments, "--init-from")
+    values = parse(parser, arguments, file, start=Run.open(Path(other)).config if other else None)
     if resumed is not None:
         for option in ("recipe", "out", "init_from"):
             if f"--{option.replace('_', '-')}" in (argument.split("=")[0] for argument in arguments):

@@ -35,6 +35,7 @@ def evaluate(
     batch_size: int | None = None,
     precision: Precision = "trained",
     device: Device = "auto",
+    time_steps: int | None = None,
 ) -> Evaluation:
     """Evaluate the network of a run; under a launcher such as torchrun, by all processes together.
 
@@ -50,6 +51,7 @@ def evaluate(
         batch_size: Images in a batch, over all processes together; that of training if None.
         precision: Arithmetic, as in `TrainConfig`; "trained" takes that of training.
         device: "auto" takes the accelerator if there is one, "cpu" never.
+        time_steps: How often a network runs on one image; its own number if None.
 
     Returns:
         The same result on all processes.
@@ -65,6 +67,8 @@ def evaluate(
     recipe = load_recipe(str(run.config))
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
+    if time_steps is not None:
+        card = replace(card, config=replace(card.config, time_steps=time_steps))
     config = replace(recipe.train, device=device)
     if precision != "trained":
         config = replace(config, precision=precision)
@@ -80,7 +84,7 @@ def evaluate(
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)
-    deterministic = not card.config.encoding.startswith("bernoulli")
+    deterministic = not card.config.draws
     console = Console(stderr=True)
     hidden = not (accelerator.is_main_process and console.is_terminal)
     bar = partial(

@@ -185,7 +185,8 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
         raise OnespikeError(f"cannot read the image {path}: {error.strerror}") from error
     whole = decode(content, str(path), card.in_channels)
     pixels = whole if whole.shape[:2] == (card.image_size, card.image_size) else fit(whole, card.image_size)
-    network = card.build().eval()
+    config, network = card.blocks()
+    network.eval()
     network.load_state_dict(checkpoint.weights)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(pixels.copy())[None])
     logits, blocks = _watch(network, images, torch.Generator().manual_seed(seed))
@@ -200,8 +201,8 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
         classes=card.classes,
         probabilities=logits[0].softmax(0),
         blocks=blocks,
-        time_steps=card.config.time_steps,
-        encoding=card.config.encoding,
+        time_steps=config.time_steps,
+        encoding=config.encoding,
         seed=seed,
     )
 

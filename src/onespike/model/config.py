@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, unknown
 from onespike.units.base import Dynamics
-from onespike.units.registry import RECURRENT
+from onespike.units.registry import RECURRENT, UNITS
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class ModelConfig(Dynamics):
             layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on)
             and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
-            "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp".
+            "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.registry.UNITS`).
         depths: Blocks in each stage.
         channels: Channels of each stage.
         encoding: How the residual stream becomes a block's input spikes: "bernoulli" (drawn anew at every forward pass,
@@ -41,7 +41,7 @@ class ModelConfig(Dynamics):
 
     name: str = "conv12"
     preset: Literal["paper", "released-cifar10", "released-cifar100", "modern", "strict", "ann", "binary"] = "paper"
-    unit: Literal["conv", "lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn", "mlp"] = "conv"
+    unit: str = "conv"
     depths: tuple[int, ...] = (2, 2, 6, 2)
     channels: tuple[int, ...] = (48, 96, 192, 384)
     encoding: Literal["bernoulli", "bernoulli-detached", "threshold", "direct"] = "bernoulli"
@@ -53,8 +53,15 @@ class ModelConfig(Dynamics):
     dropout: float = 0.1
     time_steps: int = 1
 
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws random numbers, at test time too."""
+        return self.encoding.startswith("bernoulli")
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.unit not in UNITS:
+            raise unknown("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
             raise OnespikeError(
                 f"depths and channels: expected one of each per stage, got {self.depths}, {self.channels}"

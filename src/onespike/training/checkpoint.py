@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike.durable import flush
 from onespike.errors import OnespikeError
 from onespike.model import ModelConfig, Network
+from onespike.model.ann import ANNS, AnnConfig
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
 
@@ -44,7 +45,7 @@ class ModelCard:
         data: Name of the data set it was trained on.
     """
 
-    config: ModelConfig
+    config: ModelConfig | AnnConfig
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
@@ -52,16 +53,33 @@ class ModelCard:
     std: tuple[float, ...]
     data: str
 
-    def build(self) -> Network:
-        """Build the network, with fresh weights."""
+    def build(self) -> nn.Module:
+        """Build the network, with fresh weights: a `Network`, or an artificial network or what was converted of one."""
+        if isinstance(self.config, AnnConfig):
+            return self.config.build(len(self.classes), self.in_channels, self.image_size)
         return Network(self.config, len(self.classes), self.in_channels, self.image_size)
+
+    def blocks(self) -> tuple[ModelConfig, Network]:
+        """The architecture and the network, with fresh weights, for what only a network of spiking blocks can answer.
+
+        Raises:
+            OnespikeError: It is another kind of network.
+        """
+        network = self.build()
+        if not isinstance(network, Network) or not isinstance(self.config, ModelConfig):
+            raise OnespikeError(
+                f"{self.config.name} has no spiking blocks: expected a run of a model such as conv12; an artificial or "
+                "converted network can be trained and evaluated"
+            )
+        return self.config, network
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":
         """Read what `asdict` wrote."""
         lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-        return cls(**{**content, **lists, "config": ModelConfig(**config)})
+        kind = AnnConfig if config["name"] in ANNS else ModelConfig
+        return cls(**{**content, **lists, "config": kind(**config)})
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Everything that can be chosen about a training run: the recipe is data, model and training together."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, check_choices
+from onespike.model.ann import AnnConfig
 from onespike.model.config import ModelConfig
 
 
@@ -28,6 +30,11 @@ class TrainConfig:
         clip_grad: Largest norm of the gradient; 0 does not clip.
         label_smoothing: Label smoothing, 0..1.
         mixup: Mixup's alpha; 0 is off.
+        rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
+            off. For networks of spiking blocks.
+        energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
+            multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
+            keeps it, and epochs that do are preferred as the best; 0 is off.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
@@ -52,6 +59,8 @@ class TrainConfig:
     clip_grad: float = 20.0
     label_smoothing: float = 0.1
     mixup: float = 0.1
+    rate_penalty: float = 0.0
+    energy_budget: float = 0.0
     ema: float = 0.0
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
@@ -73,11 +82,16 @@ class TrainConfig:
             "weight_decay",
             "clip_grad",
             "mixup",
+            "rate_penalty",
+            "energy_budget",
             "seed",
             "save_minutes",
         ):
             if getattr(self, name) < 0:
                 raise OnespikeError(f"train.{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("rate_penalty", "energy_budget"):
+            if not math.isfinite(getattr(self, name)):
+                raise OnespikeError(f"train.{name}: expected a finite number, got {getattr(self, name)}")
         if self.seed >= 2**63:
             raise OnespikeError(f"train.seed: expected less than 2^63, got {self.seed}")
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
@@ -106,7 +120,7 @@ class Recipe:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
+    model: ModelConfig | AnnConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -114,3 +128,9 @@ class Recipe:
             raise OnespikeError(
                 "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             )
+        for name in ("rate_penalty", "energy_budget"):
+            if getattr(self.train, name) and getattr(self.model, "activation", "") != "spike":
+                raise OnespikeError(
+                    f"train.{name}: expected a network of spiking blocks such as conv12, got {self.model.name}"
+                    f"{' with the activation relu' if isinstance(self.model, ModelConfig) else ''}"
+                )

@@ -24,6 +24,8 @@ from onespike.training.trainer import Trainer
 
 #: Seconds between two drawings of the curves while training goes on.
 REDRAW = 30.0
+#: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
+WITHIN = 1.03
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -133,13 +135,16 @@ def train_epoch(trainer: Trainer, run: Run, interrupt: Interrupt, display: Displ
         watching = progress.step == first or number % config.monitor_every == 0
         with trainer.monitor.watch() if watching else nullcontext():
             loss, hits = trainer.step(number, images, labels)
-        total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), interrupt.requested])
+        total, right, count, stop, operations, joules = trainer.add_up(
+            [loss * len(labels), hits, len(labels), interrupt.requested, *trainer.spent]
+        )
         if not math.isfinite(total):
             raise Diverged(_diverged(trainer, run))
         progress.step += 1
         progress.loss += total
         progress.hits += right
         progress.images += int(count)
+        trainer.account(operations, joules, int(count))
         progress.epoch_seconds += progress.tick()
         display.step(progress)
         if watching:
@@ -175,7 +180,13 @@ def finish_epoch(trainer: Trainer, blocks: list[BlockActivity]) -> dict[str, Any
         "epoch_seconds": progress.epoch_seconds,
         "images_per_second": progress.images / progress.epoch_seconds,
     }
-    for number in range(len(trainer.network.blocks())):
+    if trainer.cost:
+        row["synaptic_operations"] = progress.operations / progress.images
+        row["energy_uj"] = 1e6 * progress.joules / progress.images
+        row["penalty_weight"] = trainer.penalty_weight
+    if trainer.config.energy_budget:
+        row["energy_of_budget"] = row["energy_uj"] / trainer.config.energy_budget
+    for number in range(trainer.monitor.blocks):
         for key in ("firing_rate", "dead", "always_firing", "in_support"):
             row[f"block{number + 1:02}_{key}"] = getattr(blocks[number], key) if blocks else None
     progress.finish_epoch(row)
@@ -217,14 +228,20 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def quality(row: dict[str, Any]) -> float:
-    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs."""
+    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs.
+
+    An epoch over the energy budget ranks below all that keep it: the nearer the better, from -1 to 0.
+    """
+    energy = row.get("energy_of_budget") or 0.0
+    if energy > WITHIN:
+        return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
 
 
 def _diverged(trainer: Trainer, run: Run) -> str:
     config, progress = trainer.config, trainer.progress
     advice = [f"a lower --train.lr (it is {config.lr:g})", "a longer --train.warmup_epochs"]
-    if trainer.recipe.model.norm == "none":
+    if getattr(trainer.recipe.model, "norm", "") == "none":
         advice.append("--model.norm batch")
     if config.precision != "fp32":
         advice.append("--train.precision fp32")

@@ -41,14 +41,23 @@ class SpikeMonitor:
     """Counts spikes per neuron in the units of a network. Costs nothing outside `watch()`.
 
     Args:
-        network: The network to watch.
+        network: The network to watch. In a converted one each layer of neurons counts as a block; an artificial one has
+            none.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._layers = [
-            [module for module in block.unit.modules() if isinstance(module, Firing)] for block in network.blocks()
-        ]
+    def __init__(self, network: nn.Module) -> None:
+        if isinstance(network, Network):
+            self._layers = [
+                [module for module in block.unit.modules() if isinstance(module, Firing)] for block in network.blocks()
+            ]
+        else:
+            self._layers = [[module] for module in network.modules() if isinstance(module, Firing)]
         self.clear()
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks that are watched."""
+        return len(self._layers)
 
     def clear(self) -> None:
         """Forget all counts."""

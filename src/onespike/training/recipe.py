@@ -14,16 +14,13 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
+from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.config import ModelConfig
 from onespike.model.zoo import registered
 from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-SECTIONS: dict[str, type[DataConfig | ModelConfig | TrainConfig]] = {
-    "data": DataConfig,
-    "model": ModelConfig,
-    "train": TrainConfig,
-}
+SECTIONS = ("data", "model", "train")
 
 
 def recipe_names() -> list[str]:
@@ -76,7 +73,8 @@ def parse(
     parser: ArgumentParser,
     arguments: Sequence[str],
     file: Path | None = None,
-    sections: Iterable[str] = ("data", "model", "train"),
+    sections: Iterable[str] = SECTIONS,
+    start: Path | None = None,
 ) -> Namespace:
     """Parse a command line whose options include the sections of a recipe.
 
@@ -85,6 +83,8 @@ def parse(
         arguments: The command line.
         file: The YAML file that the values start from, if any.
         sections: Which sections the command takes. The file may have them all.
+        start: A recipe whose model is taken, and changed, where neither the file nor the command line names one, and
+            whose data are taken where the file has none.
 
     Returns:
         All values, checked for their types.
@@ -94,14 +94,22 @@ def parse(
     """
     sections = list(sections)
     values = _read(file) if file else {}
+    name = option_value(arguments, "--model.name") or values.get("model", {}).get("name")
+    if start and name is None:
+        before = _read(start)
+        values["model"] = {**before["model"], **values.get("model", {})}
+        values.setdefault("data", before["data"])
+        name = values["model"]["name"]
     for section in sections:
-        parser.add_class_arguments(SECTIONS[section], section)
+        parser.add_class_arguments(_kind(section, name), section)
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     for argument in arguments:
         option = argument.split("=")[0]
         if option.startswith("--") and option not in known:
             raise unknown("option", option, known)
-    if "model" in sections:
+    if "model" in sections and name in ANNS:
+        parser.set_defaults({"model.name": name})
+    elif "model" in sections:
         chosen = [
             option_value(arguments, f"--model.{key}") or values.get("model", {}).get(key, getattr(ModelConfig, key))
             for key in ("name", "preset")
@@ -135,13 +143,21 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
 def to_recipe(values: Namespace) -> Recipe:
     """Make a recipe of parsed values; its dataclasses check the ranges."""
     data, model, train = (values[section].as_dict() for section in ("data", "model", "train"))
-    return Recipe(DataConfig(**data), ModelConfig(**model), TrainConfig(**train))
+    kind = AnnConfig if model["name"] in ANNS else ModelConfig
+    return Recipe(DataConfig(**data), kind(**model), TrainConfig(**train))
 
 
 def dump(recipe: Recipe) -> str:
     """Write a recipe as YAML, every value included."""
     sections = {name: {key: _yaml(value) for key, value in vars(getattr(recipe, name)).items()} for name in SECTIONS}
     return yaml.safe_dump(sections, sort_keys=False)
+
+
+def _kind(section: str, model: object) -> type[DataConfig | ModelConfig | AnnConfig | TrainConfig]:
+    """The dataclass of a section of a recipe, which for the model depends on its name."""
+    if section == "model":
+        return AnnConfig if model in ANNS else ModelConfig
+    return DataConfig if section == "data" else TrainConfig
 
 
 def _yaml(value: Any) -> Any:
@@ -161,8 +177,11 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
             raise unknown(f"section in {file}", section, SECTIONS)
         if not isinstance(content, dict):
             raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
+        kinds = [_kind(section, content.get("name"))]
+        if section == "model" and "name" not in content:  # it may be meant for either kind of model
+            kinds.append(AnnConfig)
         for key in content:
-            known = [f"{section}.{field.name}" for field in fields(SECTIONS[section])]
+            known = [f"{section}.{field.name}" for kind in kinds for field in fields(kind)]
             if f"{section}.{key}" not in known:
                 raise unknown(f"key in {file}", f"{section}.{key}", known)
     return values

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from onespike._version import __version__
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.model import Network
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import Recipe
 from onespike.training.recipe import dump
@@ -119,13 +119,14 @@ class Run:
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(history[0]))
+        # A run that is resumed with other options may have other columns from there on.
+        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in history for key in row)))
         writer.writeheader()
         writer.writerows(history)
         write_whole(self.folder / "metrics.csv", text.getvalue())
 
 
-def load(folder: str | Path, which: str = "best") -> Network:
+def load(folder: str | Path, which: str = "best") -> nn.Module:
     """Load a trained network.
 
     Args:

@@ -17,9 +17,10 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
-from onespike.model import ModelConfig
+from onespike.model import Network
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.config import Recipe, TrainConfig
+from onespike.training.cost import ASCENT, CostMeter, expect_within_reach
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
@@ -50,6 +51,11 @@ class Trainer:
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(self.network, decay=self.config.ema, use_warmup=True) if self.config.ema else None
         self.monitor = SpikeMonitor(self.network)
+        self.cost: CostMeter | None = None
+        self.spent = (0.0, 0.0)  # synaptic operations and joules of this process's images of the last step
+        if (self.config.rate_penalty or self.config.energy_budget) and isinstance(self.network, Network):
+            self.cost = CostMeter(self.network)
+            expect_within_reach(self.cost, self.config.energy_budget)
 
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = self.config.batch_size
@@ -89,13 +95,19 @@ class Trainer:
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
-        total_loss, hits = 0.0, 0.0
+        total_loss, hits, operations, joules = 0.0, 0.0, 0.0, 0.0
         for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
-                logits = self.model(x)
-                loss = self.loss(logits, y) / parts
-                self.accelerator.backward(loss)
+                with self.cost.watch() if self.cost else nullcontext():
+                    logits = self.model(x)
+                loss = penalised = self.loss(logits, y) / parts
+                if self.cost:
+                    cost = self.cost.read(len(x))
+                    penalised = loss + self.penalty_weight * cost.share / parts
+                    operations += cost.operations.item() * len(labels) / parts
+                    joules += cost.joules.item() * len(labels) / parts
+                self.accelerator.backward(penalised)
             total_loss += loss.item()
             truth = y if y.ndim == 1 else y.argmax(1)
             hits += (logits[: len(truth)].argmax(1) == truth).sum().item()
@@ -105,7 +117,29 @@ class Trainer:
         self.optimizer.zero_grad()
         if self.ema:
             self.ema.update(self.network, step=number + 1)
+        self.spent = operations, joules
         return total_loss, hits
+
+    @property
+    def penalty_weight(self) -> float:
+        """Weight of the penalty on synaptic operations, raised as far as the energy budget demanded so far."""
+        return self.config.rate_penalty + self.progress.raised
+
+    def account(self, operations: float, joules: float, images: int) -> None:
+        """Book what a step cost, and move the penalty's weight towards the energy budget (dual ascent).
+
+        Args:
+            operations: Synaptic operations, summed over the images of all processes.
+            joules: Energy, likewise.
+            images: How many images these were.
+        """
+        self.progress.operations += operations
+        self.progress.joules += joules
+        if self.cost and self.config.energy_budget:
+            least, budget = self.cost.least, 1e-6 * self.config.energy_budget
+            over = (joules / images - least) / (budget - least) - 1
+            gain = ASCENT / (self.config.epochs * len(self.batches))
+            self.progress.raised = max(0.0, self.progress.raised + gain * over)
 
     def evaluate(self, batches: EvalLoader) -> Scores:
         """Score the weights to use on some images.
@@ -163,6 +197,8 @@ class Trainer:
         if not run.has_checkpoint():
             return
         saved = run.checkpoint("last")
+        if "optimizer" not in saved.state:
+            raise OnespikeError(f"{run.folder} was converted, not trained: train it on with --init-from {run.folder}")
         differences = _differences(saved, self.card, self.config)
         if saved.state["images"] != len(self.data.train):
             differences.append(f"training images were {saved.state['images']}, now {len(self.data.train)}")
@@ -211,8 +247,8 @@ class Trainer:
 def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> list[str]:
     """Name what a checkpoint and a recipe disagree about, as "model.theta was 0.5, now 0.3"."""
     pairs = [
-        (f"model.{field.name}", getattr(saved.card.config, field.name), getattr(card.config, field.name))
-        for field in fields(ModelConfig)
+        (f"model.{field.name}", getattr(saved.card.config, field.name, None), getattr(card.config, field.name))
+        for field in fields(card.config)
     ]
     described = ("classes", "in_channels", "image_size")
     pairs += [(name, getattr(saved.card, name), getattr(card, name)) for name in described]

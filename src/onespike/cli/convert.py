@@ -1,0 +1,101 @@
+"""`onespike convert`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onespike.conversion import Calibration, Conversion, convert_run
+from onespike.errors import OnespikeError
+from onespike.training.config import Recipe, TrainConfig
+from onespike.training.loop import Stopped, train
+from onespike.training.recipe import load_recipe, parse, recipe_path
+from onespike.training.run import Run
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Convert a run.
+
+    Args:
+        arguments: The command line behind `onespike convert`.
+
+    Returns:
+        The exit code.
+    """
+    parser = ArgumentParser(
+        prog="onespike convert",
+        usage="onespike convert RUN --out RUN [options]",
+        description="Turn the artificial network of a run into a spiking one: integrate-and-fire neurons in place of "
+        "its activations, thresholds calibrated on training images. The options --train.* are for --finetune.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder of an artificial network")
+    parser.add_argument("--out", type=str | None, help="run folder of the spiking network, new or empty")
+    parser.add_argument("--time-steps", type=int, default=1, help="how often the spiking network runs on one image")
+    parser.add_argument("--images", type=int, default=512, help="how many training images calibrate")
+    parser.add_argument(
+        "--neurons", type=Literal["layer", "channel"], default="channel", help="what has a threshold of its own"
+    )
+    parser.add_argument(
+        "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
+    )
+    parser.add_argument(
+        "--finetune", action="store_true", help="then train on at one time step, into the run folder OUT-finetuned"
+    )
+    parser.add_class_arguments(Calibration, "calibration")
+    values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("train",))
+    if not values.run or not values.out:
+        raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
+    finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
+    if values.finetune:
+        finetuned.expect_free()
+        if values.time_steps != 1:
+            raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")
+    source, out = Run.open(Path(values.run)), Path(values.out)
+    conversion = convert_run(
+        source,
+        out,
+        time_steps=values.time_steps,
+        images=values.images,
+        neurons=values.neurons,
+        allow_real=values.allow_real,
+        calibration=Calibration(**values.calibration.as_dict()),
+    )
+    _print(conversion, out)
+    if not values.finetune:
+        return 0
+    converted = load_recipe(str(Run(out).config))
+    recipe = Recipe(converted.data, converted.model, TrainConfig(**values.train.as_dict()))
+    try:
+        train(recipe, finetuned.folder, init_from=out)
+    except Stopped:
+        Console(stderr=True).print(
+            f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", markup=False, soft_wrap=True
+        )
+        return 130
+    return 0
+
+
+def _print(conversion: Conversion, out: Path) -> None:
+    """Print the layers' errors, for a person."""
+    console = Console(highlight=False)
+    table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
+    for column in ("threshold", "relative L2", "cosine", "firing rate"):
+        table.add_column(column, justify="right")
+    for layer in conversion.layers:
+        numbers = (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)
+        table.add_row(escape(layer.layer), layer.activation, *(f"{number:.3f}" for number in numbers))
+    console.print(table)
+    if conversion.real:
+        console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
+    console.print(
+        f"\n{len(conversion.layers)} layers of neurons, {conversion.network.time_steps} time steps, calibrated on "
+        f"{conversion.images} images; the run is in {out}, see conversion.csv, then: onespike evaluate {out}; "
+        f"onespike train --init-from {out} --recipe cifar10/finetune",
+        markup=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,6 @@
+"""Conversion of trained artificial networks into spiking ones."""
+
+from onespike.conversion.calibrate import Calibration, LayerError, calibrate
+from onespike.conversion.convert import Conversion, convert, convert_run
+
+__all__ = ["Calibration", "Conversion", "LayerError", "calibrate", "convert", "convert_run"]

@@ -1,0 +1,211 @@
+"""Finding thresholds, and taking back what each layer of neurons gets wrong, layer after layer, on training images.
+
+The artificial and the spiking network walk through the same graph side by side. When a layer's turn comes, everything
+before it spikes as it will in use; so each layer also makes up, as far as it can, for the errors of those before.
+
+    neurons         thresholds that bring the firing rates closest to the activations
+    weight layers   a bias, or weights by least squares, that bring their outputs closest to the artificial ones
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from onespike.errors import OnespikeError, check_choices
+from onespike.model.spiking import WEIGHTS, ConvertedNetwork
+from onespike.units.channel import ChannelLinear
+from onespike.units.integrate import IntegrateFire, Staircase
+
+#: Thresholds that are tried, as shares of the percentile.
+SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
+#: Values of each channel that the search looks at.
+SAMPLES = 4096
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How thresholds are found and errors taken back.
+
+    Attributes:
+        thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the
+            least error at that number of time steps.
+        percentile: Which percentile of the positive activations.
+        correct: What is fitted in each weight layer: "none", its "bias", or its "weights" as well.
+        ridge: Pull of the fitted weights towards the artificial ones, in units of the inputs' mean square.
+    """
+
+    thresholds: Literal["maximum", "percentile", "error"] = "error"
+    percentile: float = 99.9
+    correct: Literal["none", "bias", "weights"] = "weights"
+    ridge: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 < self.percentile <= 100:
+            raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
+        if self.ridge <= 0:
+            raise OnespikeError(f"ridge: expected more than 0, got {self.ridge}")
+
+
+#: What measured best, see `docs/conversion.md`.
+DEFAULT = Calibration()
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What exchanging one layer's activations for spikes brought, on the calibration images.
+
+    Attributes:
+        layer: Path of the layer.
+        activation: What the neurons stand for.
+        threshold: Mean of the thresholds.
+        relative_l2: Norm of the difference of mean output and activation, over that of the activation.
+        cosine: Cosine of the angle between the two.
+        firing_rate: Spikes per neuron and time step.
+    """
+
+    layer: str
+    activation: str
+    threshold: float
+    relative_l2: float
+    cosine: float
+    firing_rate: float
+
+
+@torch.no_grad()
+def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
+    """Find a network's thresholds and correct its weight layers.
+
+    Neurons that stand for a staircase have their thresholds already, and their network is not corrected: where it is
+    to run for as many steps as the staircase has, there is nothing to correct on average.
+
+    Args:
+        network: The network; changed in place.
+        images: Training images, normalised, (N, C, H, W).
+        options: How.
+
+    Returns:
+        The error of each layer of neurons, in order.
+
+    Raises:
+        OnespikeError: There are no images, or a value is not finite.
+    """
+    if not len(images):
+        raise OnespikeError("calibration: expected at least one image, got none")
+    reference, steps, errors = network.analog(), network.time_steps, []
+    analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.graph)
+    for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
+        interpreter.args_iter = iter([batch])
+    exact = any(isinstance(module, Staircase) for module in reference.modules())
+    for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
+        target = analog.env[twin] = analog.run_node(twin)
+        layer = spiking.submodules[node.target] if node.op == "call_module" else None
+        if isinstance(layer, (IntegrateFire, *WEIGHTS)):
+            _expect_finite(target, str(node.target))
+            mean = spiking.env[node.args[0]].unflatten(0, (steps, -1)).mean(0)
+            if isinstance(layer, IntegrateFire):
+                if not exact:
+                    set_thresholds(layer, mean, target, options)
+            elif options.correct != "none" and not exact:
+                correct(layer, mean, target, options)
+        spiking.env[node] = spiking.run_node(node)
+        if isinstance(layer, IntegrateFire):
+            kind = type(analog.submodules[node.target]).__name__
+            errors.append(_error(str(node.target), kind, layer, target, spiking.env[node]))
+        for interpreter, one in ((analog, twin), (spiking, node)):
+            for used in interpreter.user_to_last_uses.get(one, []):
+                del interpreter.env[used]
+    return errors
+
+
+def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
+    """Find the thresholds of a layer.
+
+    Args:
+        neurons: The layer; changed in place.
+        currents: Its mean input, (N, …).
+        activations: What its mean output should be, the same shape.
+        options: How.
+    """
+    if neurons.raw_threshold.ndim:
+        rows = [x.movedim(neurons.axis, 0).flatten(1) for x in (currents, activations)]  # (C, samples)
+    else:
+        rows = [x.reshape(1, -1) for x in (currents, activations)]
+    current, activation = (x[:, :: max(1, x.shape[1] // SAMPLES)].float() for x in rows)
+    if options.thresholds == "maximum":
+        scale = rows[1].float().amax(1).clamp(min=0)
+    else:
+        scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
+    whole = scale.max().clamp(min=1e-6)
+    scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
+    if options.thresholds == "error":
+        steps = neurons.time_steps
+        errors = torch.stack([_spread_of_error(current, activation, share * scale, steps, options) for share in SHARES])
+        scale = scale * SHARES.to(scale)[errors.argmin(0)]
+    neurons.raw_threshold.copy_((scale if neurons.raw_threshold.ndim else scale[0]).log())
+
+
+def _spread_of_error(
+    current: Tensor, activation: Tensor, threshold: Tensor, steps: int, options: Calibration
+) -> Tensor:
+    """Mean square of the error of each channel; less its mean if the layer behind will be corrected for that."""
+    rate = (current / threshold[:, None] * steps - 0.5).ceil().clamp(0, steps) / steps
+    error = rate * threshold[:, None] - activation
+    return error.square().mean(1) if options.correct == "none" else error.var(1, correction=0)
+
+
+def correct(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, options: Calibration) -> None:
+    """Change a weight layer so that its mean output comes closest to what it should be.
+
+    Args:
+        layer: Convolution or linear layer; changed in place.
+        mean: Its mean input, (N, …).
+        target: What its mean output should be.
+        options: How.
+    """
+    axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
+    missing = (target - layer(mean)).movedim(axis, -1).flatten(0, -2).double()  # (samples, C_out)
+    offset = missing.mean(0)
+    columns = _columns(layer, mean) if options.correct == "weights" else None
+    if columns is not None:
+        centre = columns.mean(0)
+        columns = columns - centre
+        gram = columns.T @ columns
+        strength = options.ridge * gram.diagonal().mean() + 1e-12
+        gram.diagonal().add_(strength)
+        change = torch.cholesky_solve(
+            columns.T @ (missing - offset).to(gram), torch.linalg.cholesky(gram)
+        )  # (columns, C_out)
+        layer.weight += change.T.reshape(layer.weight.shape)
+        offset = offset - (centre @ change).double()
+    layer.bias += offset.to(layer.bias)
+
+
+def _columns(layer: nn.Module, mean: Tensor) -> Tensor | None:
+    """What a weight matrix multiplies, (samples, columns); None for a layer whose weights are no such matrix."""
+    if isinstance(layer, nn.Linear):
+        columns = mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean
+        return columns.flatten(0, -2)
+    if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or isinstance(layer.padding, str):
+        return None
+    if layer.padding_mode != "zeros":
+        return None
+    columns = F.unfold(mean, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    return columns.movedim(1, -1).flatten(0, 1)
+
+
+def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:
+    mean = out.unflatten(0, (neurons.time_steps, -1)).mean(0)
+    fired = (out != 0).float().mean().item()
+    distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
+    cosine = F.cosine_similarity(mean.flatten(), target.flatten(), dim=0)
+    return LayerError(path, kind, neurons.threshold.mean().item(), distance.item(), cosine.item(), fired)
+
+
+def _expect_finite(values: Tensor, path: str) -> None:
+    if not values.isfinite().all():
+        raise OnespikeError(f"calibration: layer {path} of the artificial network gives values that are not finite")

@@ -1,0 +1,169 @@
+"""From a trained artificial network to a spiking one: in memory, or from run folder to run folder."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
+from onespike.data.dataset import open_dataset
+from onespike.data.loader import EvalLoader
+from onespike.errors import OnespikeError
+from onespike.evaluation.output import save_json, save_text
+from onespike.model.ann import AnnConfig
+from onespike.model.spiking import ConvertedNetwork, spiking
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+
+#: Which training images calibrate depends on their number alone: conversions stay comparable.
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A converted network, and what the conversion brought.
+
+    Attributes:
+        network: The spiking network, in evaluation mode: images (B, C, H, W) to logits (B, K).
+        layers: The error of each layer of neurons.
+        images: Number of calibration images.
+    """
+
+    network: ConvertedNetwork
+    layers: tuple[LayerError, ...]
+    images: int
+
+    @property
+    def real(self) -> tuple[str, ...]:
+        """Paths of what was left real-valued."""
+        return self.network.real
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers."""
+        return {
+            "time_steps": self.network.time_steps,
+            "calibration_images": self.images,
+            "layers": [asdict(layer) for layer in self.layers],
+            "real_valued": list(self.real),
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `conversion.json` and `conversion.csv`."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(LayerError)])
+        writer.writeheader()
+        writer.writerows(asdict(layer) for layer in self.layers)
+        save_text(text.getvalue(), folder / "conversion.csv")
+        save_json(self.to_json(), str(folder / "conversion.json"))
+
+
+def convert(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    time_steps: int = 1,
+    neurons: Literal["layer", "channel"] = "channel",
+    allow_real: bool = False,
+    calibration: Calibration = DEFAULT,
+) -> Conversion:
+    """Convert an artificial network: integrate-and-fire neurons in place of its activations.
+
+    The network may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU
+    that torch.fx can trace, timm's and torchvision's among them.
+
+    Args:
+        model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
+        images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
+        time_steps: T, the number of time steps that it is calibrated for and runs.
+        neurons: A threshold for each "layer" or "channel".
+        allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
+        calibration: How thresholds are found.
+
+    Returns:
+        The converted network, and the error of each layer.
+
+    Raises:
+        OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
+            or activations are not finite.
+    """
+    if time_steps < 1:
+        raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
+    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real)
+    return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
+
+
+def convert_run(
+    source: Run,
+    out: Path,
+    *,
+    time_steps: int = 1,
+    images: int = 512,
+    neurons: Literal["layer", "channel"] = "channel",
+    allow_real: bool = False,
+    calibration: Calibration = DEFAULT,
+) -> Conversion:
+    """Convert the network of a run, with its best weights, into a run folder like any other.
+
+    Args:
+        source: The run of an artificial network; it stays as it is.
+        out: The new run folder, new or empty.
+        time_steps: T.
+        images: How many of the run's training images calibrate.
+        neurons: A threshold for each "layer" or "channel".
+        allow_real: Leave real-valued what cannot be converted.
+        calibration: How thresholds are found.
+
+    Returns:
+        The converted network, and the error of each layer.
+
+    Raises:
+        OnespikeError: The run is not of an artificial network, or as for `convert`. Nothing is written then.
+    """
+    run = Run(out)
+    run.expect_free()
+    checkpoint = source.checkpoint("best")
+    card = checkpoint.card
+    if not isinstance(card.config, AnnConfig) or card.config.neurons != "none":
+        what = "a spiking network" if not isinstance(card.config, AnnConfig) else "converted already"
+        raise OnespikeError(
+            f"{source.folder} is {what}: expected a run of an artificial network, such as of cifar10/resnet18"
+        )
+    recipe = load_recipe(str(source.config))
+    calibrating = _calibration_images(source, card.mean, card.std, images)
+    network = card.build()
+    network.load_state_dict(checkpoint.weights)
+    conversion = convert(
+        network,
+        calibrating,
+        time_steps=time_steps,
+        neurons=neurons,
+        allow_real=allow_real,
+        calibration=calibration,
+    )
+    config = replace(card.config, neurons=neurons, time_steps=time_steps)
+    run.begin(replace(recipe, model=config))
+    state = {"progress": checkpoint.state["progress"], "converted": str(source.folder)}
+    for folder in (run.best, run.last):
+        Checkpoint(replace(card, config=config), conversion.network.state_dict(), {}, state).save(folder)
+    conversion.save(run.folder)
+    return conversion
+
+
+def _calibration_images(run: Run, mean: tuple[float, ...], std: tuple[float, ...], count: int) -> Tensor:
+    """Training images of a run's data, not augmented, normalised as in training."""
+    data = open_dataset(load_recipe(str(run.config)).data)
+    if count < 1:
+        raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
+    order = np.random.default_rng(_SEED).permutation(len(data.train))
+    chosen = data.train.select(np.sort(order[:count]))
+    if len(np.unique(chosen.labels[chosen.indices])) < 2:
+        raise OnespikeError(
+            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them"
+        )
+    return torch.cat([batch for batch, _ in EvalLoader(chosen, mean, std, batch_size=256)])

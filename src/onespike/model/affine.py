@@ -1,0 +1,37 @@
+"""A factor and a shift per channel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class Affine(nn.Module):
+    """A factor and a shift per channel, on (B, C, …): ResMLP's stand-in for normalisation.
+
+    Args:
+        channels: Number of channels.
+        scale: What the factors start from.
+    """
+
+    def __init__(self, channels: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), scale))
+        self.shift = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, …) to the same shape."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.scale.view(shape) + self.shift.view(shape)
+
+    @classmethod
+    def of(cls, norm: _BatchNorm) -> "Affine":
+        """What a batch norm with running statistics does in evaluation mode."""
+        affine = cls(norm.num_features)
+        with torch.no_grad():
+            # Batch norm on the points 0 and 1 tells both: (B, C) = (2, C).
+            points = torch.stack([affine.shift, affine.scale])
+            zero, one = F.batch_norm(points, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
+            affine.scale.copy_(one - zero)
+            affine.shift.copy_(zero)
+        return affine

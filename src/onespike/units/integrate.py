@@ -1,0 +1,134 @@
+"""What a converted network is made of: integrate-and-fire neurons, and what is no neuron but not linear either.
+
+Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step. Every linear layer then sees
+all steps at once, and no module keeps a state.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.units.base import Dynamics, Firing
+
+
+class IntegrateFire(nn.Module):
+    """Integrate-and-fire neurons without leak, reset by subtraction.
+
+        V(0) = threshold / 2
+        V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
+        V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
+
+    The output's factor belongs into the weights behind; it is kept here so that these stay comparable with the
+    artificial network's. Potentials are computed in units of the threshold. A forward hook on `firing` sees the
+    potentials (1, B, …) and the spikes of each step.
+
+    Args:
+        channels: Number of channels, for a threshold per channel; None for one of the whole layer.
+        axis: Where the channels are, if there is one for each.
+        time_steps: T.
+        surrogate: Stand-in for the derivative of firing, over the potential in units of the threshold.
+    """
+
+    def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str) -> None:
+        super().__init__()
+        self.axis, self.time_steps = axis, time_steps
+        # Learned as its logarithm: it cannot leave its range.
+        self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
+        self.firing = Firing(1, Dynamics(threshold=1.0, surrogate=surrogate))
+
+    @property
+    def threshold(self) -> Tensor:
+        """The thresholds, () or (C,)."""
+        return self.raw_threshold.exp()
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Integrate and fire.
+
+        Args:
+            currents: I, (T*B, …).
+
+        Returns:
+            Spikes times the threshold, of the same shape.
+        """
+        threshold = spread(self.threshold, self.axis, currents)
+        # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
+        charges = currents.to(torch.promote_types(currents.dtype, threshold.dtype)) / threshold
+        potential: Tensor | float = 0.5
+        spikes = []
+        for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
+            fired = self.firing((charge + potential)[None])[0]
+            potential = charge + potential - fired
+            spikes.append(fired)
+        return torch.cat(spikes) * threshold
+
+
+class Staircase(nn.Module):
+    """A clipped staircase with `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
+
+        n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
+
+    One step is what an integrate-and-fire neuron does in one time step, to the bit; L steps are what one does in L, if
+    its input is the same at each. The gradient of rounding is 1.
+
+    Args:
+        levels: Number of steps L.
+        threshold: Where the threshold, which is learned, starts.
+    """
+
+    def __init__(self, levels: int, threshold: float = 2.0) -> None:
+        super().__init__()
+        self.levels = levels
+        self.raw_threshold = nn.Parameter(torch.tensor(math.log(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map values of any shape."""
+        threshold = self.raw_threshold.exp()
+        charge = x.to(torch.promote_types(x.dtype, threshold.dtype)) / threshold
+        clipped = charge.clamp(0, 1) * self.levels
+        # The order of operations is the neuron's, so that both round alike. The gradient is that of `clipped`.
+        steps = ((charge * self.levels + 0.5) - 1).ceil().clamp(0, self.levels)
+        return (clipped + (steps - clipped).detach()) / self.levels * threshold
+
+
+class OverMeans(nn.Module):
+    """Applies to spike trains what is not linear, so that it is right over all time steps together.
+
+        out(t) = t * f(m(t)) - (t-1) * f(m(t-1))          m(t): mean of the inputs up to step t
+
+    The mean of the outputs is then f of the mean of the inputs. Max pooling turns spikes into spikes in this way: it
+    passes one on whenever the highest spike count in its window grows. A product of two spike trains becomes sums of
+    spike counts. At one time step it is f itself.
+
+    Args:
+        function: f, of one or more tensors (T*B, …).
+        varying: For each positional argument, whether it varies over time; others pass as they are.
+        time_steps: T.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], varying: tuple[bool, ...], time_steps: int) -> None:
+        super().__init__()
+        self.function, self.varying, self.time_steps = function, varying, time_steps
+
+    def forward(self, *inputs: Any, **options: Any) -> Tensor:
+        """Apply the function to what came in so far, at each step."""
+        if self.time_steps == 1:
+            return self.function(*inputs, **options)
+        means = [self._mean(x) if varies else x for x, varies in zip(inputs, self.varying, strict=True)]
+        out = self.function(*means, **options).unflatten(0, (self.time_steps, -1))
+        total = out * self._counts(out)
+        return total.diff(dim=0, prepend=torch.zeros_like(total[:1])).flatten(0, 1)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        steps = x.unflatten(0, (self.time_steps, -1))
+        return (steps.cumsum(0) / self._counts(steps)).flatten(0, 1)
+
+    def _counts(self, x: Tensor) -> Tensor:
+        return torch.arange(1, self.time_steps + 1, device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def spread(values: Tensor, axis: int, like: Tensor) -> Tensor:
+    """Shape values per channel, (C,) or (), so that they broadcast along an axis of another tensor."""
+    return values if not values.ndim else values.view(-1, *[1] * (like.ndim - 1 - axis % like.ndim))

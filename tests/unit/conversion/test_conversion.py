@@ -1,0 +1,233 @@
+"""The converter on networks of every kind it knows, and the promises of each route."""
+
+import copy
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.models.vgg import ConvMlp
+from torch import nn
+
+import onespike
+from onespike.conversion import Calibration
+from onespike.errors import OnespikeError
+from onespike.model.ann import AnnConfig
+from onespike.model.spiking import spiking
+from onespike.units.integrate import IntegrateFire, Staircase
+
+MAXIMA = Calibration("maximum", correct="none")
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AvgPool2d(4), nn.Flatten(), nn.Linear(8, 5)
+    ).eval()
+
+
+def test_with_maxima_the_error_falls_as_one_over_t(images):
+    network = plain()
+    with torch.no_grad():
+        expected = network(images)
+        errors = []
+        for steps in (16, 32, 64, 128, 256):
+            out = onespike.convert(network, images, time_steps=steps, calibration=MAXIMA).network(images)
+            errors.append((steps, ((out - expected).norm() / expected.norm()).item()))
+    # error <= c / T with one c, and the slope in logarithms is -1
+    scaled = [steps * error for steps, error in errors]
+    assert max(scaled) / min(scaled) < 2
+    slope = torch.tensor(errors[-1][1] / errors[0][1]).log() / torch.tensor(256 / 16).log()
+    assert -1.2 < slope < -0.8
+
+
+def test_a_network_with_all_there_is_converges(convolutional, images):
+    with torch.no_grad():
+        expected = convolutional(images)
+        distances = [
+            (onespike.convert(convolutional, images, time_steps=steps, calibration=MAXIMA).network(images) - expected)
+            .abs()
+            .max()
+            for steps in (8, 64, 512)
+        ]
+    assert distances[2] < distances[0] / 8
+    assert distances[2] < 0.01 * expected.abs().max()
+
+
+def test_the_artificial_network_stays_as_it_is_and_its_twin_computes_the_same(convolutional, images):
+    before = copy.deepcopy(convolutional.state_dict())
+    conversion = onespike.convert(convolutional, images, calibration=MAXIMA)
+    for key, value in convolutional.state_dict().items():
+        assert torch.equal(value, before[key])
+    torch.testing.assert_close(conversion.network.analog()(images), convolutional(images), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in conversion.network.modules())
+
+
+def test_each_call_of_an_activation_has_neurons_of_its_own(convolutional, images):
+    conversion = onespike.convert(convolutional, images)
+    assert [layer.layer for layer in conversion.layers] == ["relu", "relu_1"]
+    twice = nn.Sequential(nn.Linear(4, 4), shared := nn.ReLU(), nn.Linear(4, 4), shared, nn.Linear(4, 2))
+    conversion = onespike.convert(twice, torch.randn(16, 4))
+    assert [layer.layer for layer in conversion.layers] == ["1", "1_2"]
+
+
+def test_every_weight_layer_behind_a_neuron_reads_zeros_and_thresholds(convolutional, images):
+    network = onespike.convert(convolutional, images, time_steps=3).network
+    seen = []
+    for name, neurons in network.neurons.items():
+        assert neurons.raw_threshold.shape == (8,), name
+        neurons.register_forward_hook(
+            lambda module, _, out: seen.append(torch.stack([out, module.threshold.view(-1, 1, 1).expand_as(out)]))
+        )
+    network(images)
+    for out, threshold in seen:
+        assert ((out == 0) | (out == threshold)).all()
+        assert (out != 0).any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: timm.create_model("resnet10t", num_classes=5),
+        lambda: timm.create_model("regnetx_002", num_classes=5),
+        lambda: timm.create_model("resnetv2_18", num_classes=5),
+        lambda: nn.Sequential(nn.Conv2d(3, 8, 8, 8), ConvMlp(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        lambda: torchvision.models.squeezenet1_1(num_classes=5),
+        lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
+        lambda: torchvision.models.densenet121(num_classes=5),
+    ],
+    ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet"],
+)
+def test_other_peoples_networks(make):
+    torch.manual_seed(0)
+    network = make().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+    images = torch.randn(1, 3, 64, 64)
+    converted = spiking(network, per_channel=True, surrogate="rectangle", time_steps=1)
+    assert converted.real == ()
+    with torch.no_grad():
+        torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_converted_is_named_by_its_path():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, 2), nn.Softmax(-1))
+    with pytest.raises(OnespikeError, match=r"cannot be converted: 1\.0 \(LayerNorm\), 3 \(Softmax\); --allow-real"):
+        onespike.convert(network, torch.randn(8, 4))
+    conversion = onespike.convert(network, torch.randn(8, 4), allow_real=True)
+    assert conversion.real == ("1.0", "3")
+
+
+def test_what_is_left_real_valued_is_right_over_all_steps():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1)).eval()
+    points = torch.randn(64, 4)
+    with torch.no_grad():
+        out = onespike.convert(network, points, time_steps=512, allow_real=True, calibration=MAXIMA).network(points)
+        torch.testing.assert_close(out, network(points), rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("activation", [nn.GELU, nn.SiLU])
+def test_signed_activations_become_thresholds(activation):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 3)).eval()
+    points = torch.randn(512, 6)
+    with torch.no_grad():
+        expected = network(points)
+        errors = []
+        for correct in ("none", "bias", "weights"):
+            out = onespike.convert(network, points, time_steps=8, calibration=Calibration(correct=correct)).network(
+                points
+            )
+            errors.append((out - expected).square().mean())
+    assert errors[1] < 0.7 * errors[0]  # the negative part is mostly a shift, which a bias takes back
+    assert errors[2] < errors[1]
+
+
+def test_a_staircase_of_one_step_converts_without_any_error():
+    for name, branches in (("resmlp12", "real"), ("resmlp12", "spiking"), ("vit12", "spiking")):
+        torch.manual_seed(0)
+        network = AnnConfig(name, "qcfs", branches=branches).build(10, 3, 16).eval()
+        nn.init.normal_(network.head.weight)
+        for module in network.modules():
+            if isinstance(module, Staircase):
+                nn.init.constant_(module.raw_threshold, -1.0)
+        images = torch.randn(8, 3, 16, 16)
+        conversion = onespike.convert(network, images)
+        assert all(layer.relative_l2 == 0 for layer in conversion.layers)
+        assert any(0.02 < layer.firing_rate < 0.98 for layer in conversion.layers)
+        assert torch.equal(conversion.network(images), network(images))
+
+
+def outputs(root, paths, *inputs):
+    """What the modules of a graph gave in one forward pass."""
+    found = {}
+    for path in paths:
+        root.get_submodule(path).register_forward_hook(lambda _m, _i, out, path=path: found.update({path: out}))
+    root(*inputs)
+    return found
+
+
+def test_a_staircase_of_several_steps_is_right_on_average(images):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 64, 3),
+        Staircase(4, 1.0),
+        nn.Conv2d(64, 64, 3),
+        Staircase(4, 1.0),
+        nn.Flatten(),
+        nn.Linear(1024, 5),
+    )
+    with torch.no_grad():
+        network[0].weight *= 3
+        network[2].weight *= 6
+        converted = onespike.convert(network, images, time_steps=4).network
+        wanted = outputs(converted.analog(), ("1", "3"), images)
+        found = outputs(converted.graph, ("1", "3"), images.repeat(4, 1, 1, 1))
+    rates = {path: out.unflatten(0, (4, -1)).mean(0) for path, out in found.items()}
+    torch.testing.assert_close(rates["1"], wanted["1"])  # its input is the same at each step
+    error = rates["3"] - wanted["3"]  # this one's is not
+    assert error.abs().mean() > 0.01
+    assert error.mean().abs() < 0.2 * error.abs().mean()
+
+
+def test_spiking_attention_has_a_binary_side_in_every_product():
+    network = AnnConfig("vit12", "relu", branches="spiking").build(10, 3, 16)
+    images = torch.randn(8, 3, 16, 16)
+    conversion = onespike.convert(network, images)
+    assert conversion.real == ()
+    with pytest.raises(OnespikeError, match=r"layers\.0\.matmul \(matmul\), layers\.0\.softmax \(softmax\)"):
+        onespike.convert(AnnConfig("vit12", "relu").build(10, 3, 16), images)
+
+
+@pytest.mark.parametrize(
+    ("network", "points", "message"),
+    [
+        (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "values that are not finite"),
+    ],
+)
+def test_bad_input(network, points, message):
+    with pytest.raises(OnespikeError, match=message):
+        onespike.convert(network, points)
+
+
+def test_a_forward_pass_that_looks_at_values_cannot_be_traced():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x.relu() if x.sum() > 0 else x
+
+    with pytest.raises(OnespikeError, match=r"cannot be traced by torch\.fx"):
+        onespike.convert(Branching(), torch.randn(2, 3))
+
+
+def test_thresholds_of_dead_channels_stay_finite():
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    network[0].bias.data[0] = -1e3
+    conversion = onespike.convert(network, torch.randn(64, 4))
+    (neurons,) = [module for module in conversion.network.modules() if isinstance(module, IntegrateFire)]
+    assert neurons.threshold.isfinite().all()
+    assert (neurons.threshold > 0).all()

@@ -1,0 +1,160 @@
+"""`onespike convert`, as it is typed, and the run folder it leaves."""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import onespike
+from onespike.cli.main import main
+from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
+from onespike.model.spiking import ConvertedNetwork
+from onespike.training import Run, load_recipe, train
+from onespike.training.checkpoint import Checkpoint
+
+#: Few images, and no large systems of equations.
+FAST = ("--images", 32, "--calibration.correct", "bias")
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; gives the exit code, what it printed and what it complained about."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
+    before, out = contents(ann_run.folder), tmp_path / "snn"
+    code, printed, complaints = command("convert", ann_run.folder, "--out", out, "--time-steps", 2, *FAST)
+    assert (code, complaints) == (0, "")
+    assert contents(ann_run.folder) == before
+    report = json.loads((out / "conversion.json").read_text())
+    assert (report["time_steps"], report["calibration_images"], report["real_valued"]) == (2, 32, [])
+    assert [row["layer"] for row in csv.DictReader((out / "conversion.csv").read_text().splitlines())] == [
+        layer["layer"] for layer in report["layers"]
+    ]
+    for layer in report["layers"]:
+        assert 0 < layer["relative_l2"] < 1
+        assert 0.5 < layer["cosine"] < 1
+        assert 0 < layer["firing_rate"] < 1
+        assert layer["layer"] in printed
+    recipe = load_recipe(str(Run(out).config))
+    assert (recipe.model.neurons, recipe.model.time_steps, recipe.model.activation) == ("channel", 2, "relu")
+    network = onespike.load(out)
+    assert isinstance(network, ConvertedNetwork)
+    assert network(torch.rand(3, 1, 16, 16)).shape == (3, 10)
+    assert command("evaluate", out)[0] == 0
+    assert evaluate(Run(out), time_steps=8).loss.mean != evaluate(Run(out)).loss.mean
+
+
+def test_conversion_is_repeatable(ann_run, command, tmp_path):
+    for name in ("a", "b"):
+        assert command("convert", ann_run.folder, "--out", tmp_path / name, *FAST)[0] == 0
+    one, other = (Checkpoint.load(tmp_path / name / "best").weights for name in ("a", "b"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
+    out, options = tmp_path / "snn", ("--train.batch_size", 20, "--train.device", "cpu")
+    assert command("convert", ann_run.folder, "--out", out, *FAST, "--finetune", "--train.epochs", 1, *options)[0] == 0
+    together = Run(tmp_path / "snn-finetuned")
+    config = load_recipe(str(together.config))
+    assert (config.train.optimizer, config.train.weight_decay, config.train.lr) == ("adam", 1e-4, 1e-3)
+    assert (config.data.image_size, config.model.neurons, config.model.time_steps) == (16, "channel", 1)
+    apart = tmp_path / "apart"
+    start = ("--init-from", out, "--recipe", "cifar10/finetune", "--train.epochs", 1)
+    assert command("train", *start, "--out", apart, *options)[0] == 0
+    first, second = together.checkpoint("last").weights, Run(apart).checkpoint("last").weights
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    converted = Run(out).checkpoint("best").weights
+    moved = [key for key in converted if not torch.equal(converted[key], first[key])]
+    assert any(key.endswith("raw_threshold") for key in moved)
+    rows = list(csv.DictReader((apart / "metrics.csv").read_text().splitlines()))
+    assert 0 < float(rows[-1]["block06_firing_rate"]) < 1
+    assert command("train", "--resume", apart, "--train.epochs", 2)[0] == 0
+
+
+def test_an_artificial_run_is_resumed(ann_run, tmp_path):
+    shutil.copytree(ann_run.folder, tmp_path / "longer")
+    summary = train(load_recipe(str(ann_run.config), {"train.epochs": 2}), tmp_path / "longer", resume=True)
+    assert (summary["epochs"], summary["model"]) == (2, "resmlp12")
+
+
+def nan_run(source: Run, folder: Path) -> Run:
+    shutil.copytree(source.folder, folder)
+    for which in ("best", "last"):
+        saved = Checkpoint.load(folder / which)
+        saved.weights["stem.weight"][0] = torch.nan
+        saved.save(folder / which)
+    return Run(folder)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN"], "expected two run folders: onespike convert RUN --out RUN"),
+        (["nowhere", "--out", "OUT"], "nowhere is not a run"),
+        (["SPIKING", "--out", "OUT"], "is a spiking network: expected a run of an artificial network"),
+        (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
+        (["NAN", "--out", "OUT"], "values that are not finite"),
+        (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
+        (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
+        (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
+        (["RUN", "--out", "OUT", "--neurons", "map"], '"neurons": Expected'),
+        (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
+        (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected more than 0"),
+        (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains on at one time step"),
+        (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),
+        (["RUN", "--out", "RUN"], "is not empty"),
+    ],
+)
+def test_bad_input(arguments, message, ann_run, command, tmp_path, cache):
+    out, names = tmp_path / "out", {"RUN": ann_run.folder, "OUT": tmp_path / "out"}
+    if "SPIKING" in arguments:
+        names["SPIKING"] = tmp_path / "spiking"
+        small = {"model.depths": [1], "model.channels": [4], "train.epochs": 1, "train.mixup": 0, "data.limit": 80}
+        train(load_recipe("digits", {**small, "data.cache": str(cache), "train.warmup_epochs": 0}), names["SPIKING"])
+    if "CONVERTED" in arguments:
+        names["CONVERTED"] = tmp_path / "converted"
+        command("convert", ann_run.folder, "--out", names["CONVERTED"], *FAST)
+    if "NAN" in arguments:
+        names["NAN"] = nan_run(ann_run, tmp_path / "nan").folder
+    command("--version")  # forget what was printed so far
+    before = contents(ann_run.folder)
+    code, printed, complaints = command("convert", *(names.get(argument, argument) for argument in arguments))
+    assert (code, printed) == (2, "")
+    assert complaints.startswith("error: ")
+    assert message in complaints
+    assert complaints.count("\n") == 1
+    assert not out.exists()
+    assert not os.path.lexists(f"{out}-finetuned")
+    assert contents(ann_run.folder) == before
+
+
+def test_a_converted_run_is_trained_on_not_resumed(ann_run, command, tmp_path):
+    command("convert", ann_run.folder, "--out", tmp_path / "snn", *FAST)
+    code, _, complaints = command("train", "--resume", tmp_path / "snn")
+    assert code == 2
+    assert "was converted, not trained: train it on with --init-from" in complaints
+
+
+def test_questions_about_blocks_are_refused(ann_run):
+    with pytest.raises(OnespikeError, match="resmlp12 has no spiking blocks"):
+        ann_run.checkpoint("best").card.blocks()

@@ -1,0 +1,128 @@
+"""The artificial networks: the supplement's strings against what is built, and what they compute."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.errors import OnespikeError
+from onespike.model.ann import ANNS, AnnConfig
+from onespike.model.patch import PatchMerging
+from onespike.model.resmlp import FeedForward, TokenMixing
+from onespike.model.vit import WINDOW, WindowAttention, relative_places
+
+#: As printed in the supplement, section 5.
+RESMLP12 = "48, F-48-shorcut , 48, PM, 96, F-96-shorcut, 96, PM, (192, F-192-shorcut) $\\times$ 3, 384, F-384, 384, C"
+VIT12 = "48, MLP-48 , 48, PM, 96, MLP-96, 96, PM, (192, MLP-96) $\\times$ 3, 384, MLP-384, 384, C"
+
+
+def parse(text: str) -> list[tuple[str, int]]:
+    """Layers of a supplement's string: ("mix", width), ("feed", width), ("PM", 0), ("C", 0)."""
+    repeated = re.sub(
+        r"\(([^)]*)\) \$\\times\$ (\d)", lambda match: ", ".join([match.group(1)] * int(match.group(2))), text
+    )
+    layers = []
+    for token in (token.strip() for token in repeated.split(",")):
+        if token in ("PM", "C"):
+            layers.append((token, 0))
+        else:
+            width = int(re.search(r"\d+", token).group())
+            layers.append(("mix" if token.isdigit() else "feed", width))
+    return layers
+
+
+def corrected(layers: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The two corrections: patch merging before 384, and a feed-forward layer is as wide as what it stands behind."""
+    result: list[tuple[str, int]] = []
+    for kind, width in layers:
+        if kind == "mix" and width == 384 and result[-1][1] == 192:
+            result.append(("PM", 0))
+        result.append((kind, result[-1][1] if kind == "feed" else width))
+    return result
+
+
+def built(network: nn.Module) -> list[tuple[str, int]]:
+    kinds = {TokenMixing: "mix", WindowAttention: "mix", FeedForward: "feed", PatchMerging: "PM"}
+    layers = [(kinds[type(layer)], getattr(layer, "channels", 0)) for layer in network.layers]
+    return [*layers, ("C", 0)] if isinstance(network.head, nn.Linear) else layers
+
+
+@pytest.mark.parametrize(("name", "text"), [("resmlp12", RESMLP12), ("vit12", VIT12)])
+def test_the_supplements_string_is_what_is_built(name, text):
+    printed, network = parse(text), AnnConfig(name).build(10, 3, 32)
+    assert built(network) == corrected(printed)
+    assert sum(kind == "PM" for kind, _ in built(network)) == 3
+    assert not any(isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in network.modules())
+
+
+def test_the_corrections_are_two():
+    assert len(corrected(parse(RESMLP12))) == len(parse(RESMLP12)) + 1  # one patch merging more
+    merged = corrected(parse(VIT12))
+    merged.pop(merged.index(("mix", 384)) - 1)
+    changed = [(old, new) for old, new in zip(parse(VIT12), merged, strict=True) if old != new]
+    assert changed == [(("feed", 96), ("feed", 192))] * 3
+
+
+def test_layers_are_as_wide_as_they_say():
+    for name in ("resmlp12", "vit12"):
+        for layer in AnnConfig(name).build(10, 3, 32).layers:
+            if isinstance(layer, FeedForward):
+                assert (layer.expand.in_features, layer.expand.out_features) == (layer.channels, 3 * layer.channels)
+            if isinstance(layer, TokenMixing):
+                assert layer.linear.in_features == layer.side**2
+            if isinstance(layer, WindowAttention):
+                assert layer.project.in_features == layer.channels
+                assert layer.window == min(WINDOW, layer.side)
+
+
+@pytest.mark.parametrize("name", ANNS)
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "qcfs"])
+def test_every_network_learns_from_every_weight(name, activation):
+    torch.manual_seed(0)
+    network = AnnConfig(name, activation).build(7, 1, 16)
+    nn.init.normal_(network.get_parameter("fc.weight" if name == "resnet18" else "head.weight"))
+    logits = network(torch.randn(4, 1, 16, 16))
+    assert logits.shape == (4, 7)
+    logits.square().sum().backward()
+    lost = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+    assert not lost
+
+
+def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
+    layer = WindowAttention(48, 8, shifted=True, scale=1.0, activation=None)
+    maps = torch.randn(2, 48, 8, 8)
+    assert torch.equal(layer.join(layer.cut(maps)), maps)
+    maps.requires_grad_()
+    (layer(maps) - maps)[0, :, 3, 3].sum().backward()
+    reached = maps.grad[0].abs().sum(0) > 0
+    # Shifted by two, the pixel's window spans rows and columns 2 to 5: both sides of the unshifted border at 4.
+    assert reached[2:6, 2:6].all()
+    assert reached.sum() == 16
+
+
+def test_relative_places_depend_on_the_difference_alone():
+    places = relative_places(3).view(3, 3, 3, 3)
+    assert places[0, 0, 1, 1] == places[1, 1, 2, 2]
+    assert places[0, 0, 1, 1] != places[1, 1, 0, 0]
+    assert places.unique().numel() == 25
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "resnet81"}, "unknown model 'resnet81': did you mean 'resnet18'"),
+        ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"levels": 0}, "levels and time_steps: expected at least 1"),
+        ({"time_steps": 2}, "an artificial network has none"),
+        ({"branches": "spiking"}, "branches: expected real for resnet18"),
+    ],
+)
+def test_bad_configurations(values, message):
+    with pytest.raises(OnespikeError, match=re.escape(message)):
+        AnnConfig(**values)
+
+
+def test_an_image_size_that_does_not_suit():
+    with pytest.raises(OnespikeError, match="image_size: resmlp12 needs a multiple of 16 pixels, got 24"):
+        AnnConfig("resmlp12").build(10, 3, 24)

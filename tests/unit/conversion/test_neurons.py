@@ -1,0 +1,106 @@
+"""Integrate-and-fire neurons, the staircase, and what works on running means."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from onespike.units.integrate import IntegrateFire, OverMeans, Staircase
+
+
+def neurons(threshold=1.0, time_steps=1, channels=None, axis=1):
+    layer = IntegrateFire(channels, axis, time_steps, "rectangle")
+    nn.init.constant_(layer.raw_threshold, torch.tensor(threshold).log().item())
+    return layer
+
+
+def test_by_hand():
+    # V(0) = 1; V = 1.9, 2.8 -> fires, 0.8; 1.7; 2.6 -> fires
+    out = neurons(2.0, 4)(torch.full((4, 1), 0.9))
+    torch.testing.assert_close(out[:, 0], torch.tensor([0.0, 2.0, 0.0, 2.0]))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-1, 4), st.floats(0.2, 3), st.integers(1, 20))
+def test_a_constant_current_fires_as_the_staircase_says(current, threshold, steps):
+    staircase = Staircase(steps, threshold)
+    near = torch.tensor(current * steps / threshold - 0.5)
+    if (near - near.round()).abs() < 1e-3:  # a tie that rounding may decide either way
+        return
+    out = neurons(threshold, steps)(torch.full((steps, 1), current))
+    torch.testing.assert_close(out.mean(), staircase(torch.tensor(current)), rtol=1e-4, atol=1e-6)
+
+
+def test_one_step_of_either_is_the_same_to_the_bit_ties_included():
+    staircase = Staircase(1, 1.7)
+    layer = neurons()
+    layer.raw_threshold.data.fill_(staircase.raw_threshold.item())
+    half = staircase.raw_threshold.exp().detach() / 2
+    values = torch.cat([torch.randn(100_000), half * (1 + torch.arange(-50, 50) * 2.0**-24)])
+    assert torch.equal(layer(values), staircase(values))
+
+
+def test_the_expected_error_of_several_steps_is_zero():
+    # Uniform activations over whole stairs: what rounding up brings, rounding down takes.
+    x = (torch.arange(80_000) + 0.5) / 80_000 * 1.5
+    for levels in (2, 4, 8):
+        error = Staircase(levels, 1.5)(x) - x
+        assert error.abs().max() > 0.05
+        assert error.mean().abs() < 1e-4
+
+
+def test_gradients():
+    x = torch.tensor([-0.5, 0.3, 1.2, 2.5], requires_grad=True)
+    for layer in (neurons(2.0), Staircase(1, 2.0)):
+        layer(x).sum().backward()
+        assert x.grad.tolist() == [0, 1, 1, 0]  # inside 0..threshold
+        assert layer.raw_threshold.grad is not None
+        x.grad = None
+
+
+def test_thresholds_per_channel_along_any_axis():
+    for axis, shape in ((1, (1, 2, 3, 3)), (-1, (1, 5, 2)), (-3, (1, 2, 3, 3)), (-1, (1, 2))):
+        layer = neurons(channels=2, axis=axis)
+        layer.raw_threshold.data.copy_(torch.tensor([1.0, 3.0]).log())
+        for current, expected in ((0.49, [0.0, 0.0]), (1.49, [1.0, 0.0]), (1.51, [1.0, 3.0])):
+            fired = layer(torch.full(shape, current)).movedim(axis, 0).flatten(1)
+            torch.testing.assert_close(fired.unique(dim=1)[:, 0], torch.tensor(expected))
+
+
+def test_potentials_stay_in_single_precision_under_autocast():
+    layer = neurons(1.0, 2)
+    assert layer(torch.full((2, 1), 0.3, dtype=torch.bfloat16)).dtype == torch.float32
+
+
+def spikes(steps=6, shape=(3, 2, 4, 4)):
+    generator = torch.Generator().manual_seed(0)
+    return (torch.rand(steps, *shape, generator=generator) < 0.4).float().flatten(0, 1)
+
+
+def test_max_pooling_of_spike_counts_gives_spikes_and_the_largest_rate():
+    trains = spikes()
+    pooled = OverMeans(nn.MaxPool2d(2), (True,), 6)(trains)
+    assert set(pooled.round(decimals=5).unique().tolist()) <= {0.0, 1.0}
+    rates = trains.unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(pooled.unflatten(0, (6, 3)).mean(0), nn.functional.max_pool2d(rates, 2))
+
+
+def test_products_over_time_are_the_products_of_the_rates():
+    a, b = spikes(), spikes(shape=(3, 2, 4, 5))
+    product = OverMeans(torch.matmul, (True, True), 6)(a, b).unflatten(0, (6, 3)).mean(0)
+    expected = a.unflatten(0, (6, 3)).mean(0) @ b.unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(product, expected)
+    fixed = torch.randn(4, 5)
+    left = OverMeans(torch.matmul, (True, False), 6)(a, fixed).unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(left, a.unflatten(0, (6, 3)).mean(0) @ fixed)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_later_steps_do_not_reach_back(steps):
+    trains = spikes(steps)
+    pool = OverMeans(nn.MaxPool2d(2), (True,), steps)
+    whole = pool(trains)
+    changed = trains.clone()
+    changed[-3:] = 1 - changed[-3:]
+    torch.testing.assert_close(pool(changed)[:-3], whole[:-3])
