@@ -25,7 +25,7 @@ def run(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(
         prog="onespike prune-time",
         usage="onespike prune-time --recipe RECIPE --from T --out FOLDER [options]",
-        description="Temporal pruning: train at T time steps, then from the best weights at T - 1, and so on down to one. "
+        description="Temporal pruning: train at T time steps, then from the best weights at T - 1, … down to one. "
         "FOLDER receives one run folder for each; the same command again goes on where it stopped.",
         exit_on_error=False,
     )

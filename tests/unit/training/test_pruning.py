@@ -84,7 +84,8 @@ def test_bad_options_are_one_line_and_exit_code_2(arguments, message, tmp_path, 
 
 
 def test_the_command_prints_a_row_for_each_stage(tmp_path: Path, cache: Path, capsys):
-    options = ["--data.limit", "150", "--data.cache", str(cache), "--model.channels", "[8,12]", "--model.depths", "[1,1]"]
+    options = ["--data.limit", "150", "--data.cache", str(cache)]
+    options += ["--model.channels", "[8,12]", "--model.depths", "[1,1]"]
     budget = ["--train.epochs", "1", "--train.warmup_epochs", "0"]
     with pytest.raises(SystemExit) as stop:
         main(["prune-time", "--from", "2", "--out", str(tmp_path / "pruned"), *options, *budget])
