@@ -206,7 +206,7 @@ def _print_comparisons(
     for one in comparisons:
         for convention, ratio in one.ratios.items():
             console.print(
-                f"{one.first} ({one.accuracies[0]:.2f}%) needs 1/{ratio:.2f} of the energy of {one.second} "
+                f"{one.first} ({one.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {one.second} "
                 f"({one.accuracies[1]:.2f}%): {TITLES[convention]}",
                 markup=False,
                 soft_wrap=True,

@@ -62,7 +62,7 @@ def test_compared_with_twins(make_run, command):
     assert code == 0
     first, second = (audit_run(run, images=24, latency=False) for run in runs[:2])
     ratio = second.energy("field").total / first.energy("field").total
-    assert f"(90.00%) needs 1/{ratio:.2f} of the energy of {runs[1].folder} (91.00%)" in printed
+    assert f"(90.00%) takes {1 / ratio:.2f} times the energy of {runs[1].folder} (91.00%)" in printed
     assert f"no ratio of energies, since the accuracy of {runs[2].folder} is not known" in printed
 
 

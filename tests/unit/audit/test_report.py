@@ -56,7 +56,7 @@ def test_in_a_browser(report: Path, browser):
     assert page.title() == "What it costs"
     assert "dense multiply-accumulates" in page.inner_text("#lead")
     assert "<script>" in page.inner_text("#name")
-    assert "(90.00%) needs 1/" in page.inner_text("#comparison")
+    assert "(90.00%) takes " in page.inner_text("#comparison")
 
     def column(number: int) -> list[str]:
         return [text for text in page.locator(f"#layers tbody td:nth-child({number})").all_inner_texts() if text]
