@@ -90,8 +90,10 @@ def cases(task: str, model: str, preset: str, batch: int, precision: str, peers:
     return listed
 
 
-def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memory: bool = True) -> list[Record]:
-    """Time cases in turns, and measure the peak memory of each in a process of its own.
+def compare(
+    listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memory: bool = True
+) -> tuple[list[Record], dict[str, Peak]]:
+    """Time cases in turns, the machine's products among them, and measure the memory of each in a process of its own.
 
     Args:
         listed: What to time.
@@ -100,14 +102,17 @@ def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memo
         memory: Whether to measure memory.
 
     Returns:
-        A record for each case.
+        A record for each case, and the products as they were timed in the same rounds.
     """
     peak_mb = [alone(case, torch.get_num_threads()).peak_mb if memory else None for case in listed]
-    seconds = interleaved({str(number): case.build() for number, case in enumerate(listed)}, rounds)
-    return [
+    functions = {str(number): case.build() for number, case in enumerate(listed)}
+    seconds = interleaved(functions | {dtype: peak.product() for dtype, peak in peaks.items()}, rounds)
+    peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
+    records = [
         record(case, seconds[str(number)], peaks, megabytes)
         for number, (case, megabytes) in enumerate(zip(listed, peak_mb, strict=True))
     ]
+    return records, peaks
 
 
 def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None) -> Record:

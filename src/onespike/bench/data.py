@@ -19,7 +19,9 @@ from onespike.inference.timing import interleaved
 IMAGES = 50_000
 
 
-def compare_data(step: Case, peaks: Mapping[str, Peak], rounds: int, images: int = IMAGES) -> list[Record]:
+def compare_data(
+    step: Case, peaks: Mapping[str, Peak], rounds: int, images: int = IMAGES
+) -> tuple[list[Record], dict[str, Peak]]:
     """Time the input path and the training step in turns.
 
     Real images are not needed: the time does not depend on what they show. They lie in a memory map, as the cache does.
@@ -31,7 +33,7 @@ def compare_data(step: Case, peaks: Mapping[str, Peak], rounds: int, images: int
         images: Images in the memory map.
 
     Returns:
-        Two records: the input path, the step.
+        Two records, of the input path and of the step, and the products as they were timed in the same rounds.
     """
     shape = (images, step.image_size, step.image_size, 3)
     with tempfile.TemporaryDirectory() as folder:
@@ -41,6 +43,9 @@ def compare_data(step: Case, peaks: Mapping[str, Peak], rounds: int, images: int
         data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
         loader = TrainLoader(data, DataConfig(), step.batch, seed=0)
         batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
-        seconds = interleaved({"path": lambda: next(batches), "step": step.build()}, rounds)
+        products = {dtype: peak.product() for dtype, peak in peaks.items()}
+        seconds = interleaved({"path": lambda: next(batches), "step": step.build()} | products, rounds)
     path_case = Case("data", "onespike", "fp32", step.batch, step.model, step.preset, step.image_size)
-    return [record(path_case, seconds["path"], peaks, None), record(step, seconds["step"], peaks, None)]
+    peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
+    records = [record(path_case, seconds["path"], peaks, None), record(step, seconds["step"], peaks, None)]
+    return records, peaks

@@ -2,14 +2,15 @@
 
 import os
 import platform
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
+
+from onespike.inference.timing import interleaved
 
 #: Sides of the square products that are tried; the fastest counts.
 SIDES = (1024, 2048, 4096)
@@ -31,6 +32,14 @@ class Peak:
     gflops: float
     side: int
     through: str
+
+    def product(self) -> Callable[[], Tensor]:
+        """The product, to be timed beside something else."""
+        return PRODUCTS[self.dtype, self.through](self.side)
+
+    def measured(self, seconds: Sequence[float]) -> "Peak":
+        """The same product as it was timed elsewhere: `gflops` is the median of those times'."""
+        return replace(self, gflops=2e-9 * self.side**3 / median(seconds))
 
 
 def describe() -> dict[str, str | int]:
@@ -60,30 +69,13 @@ def gemm_peaks(sides: Sequence[int] = SIDES, rounds: int = ROUNDS) -> dict[str, 
     Returns:
         The peaks, by type.
     """
-    makers = [
-        ("fp32", "torch.mm", lambda side: _floating(side, torch.float32)),
-        ("bf16", "torch.mm", lambda side: _floating(side, torch.bfloat16)),
-        ("int8", "torch._int_mm", _int_mm),
-    ]
-    if hasattr(torch.ops.onednn, "qlinear_pointwise"):
-        makers.append(("int8", "oneDNN's quantised linear layer", _quantised))
     peaks: dict[str, Peak] = {}
-    for dtype, through, make in makers:
+    for (dtype, through), make in PRODUCTS.items():
         for side in sides:
-            gflops = 2e-9 * side**3 / _seconds(make(side), rounds)
+            gflops = 2e-9 * side**3 / median(interleaved({"": make(side)}, rounds)[""])
             if dtype not in peaks or gflops > peaks[dtype].gflops:
                 peaks[dtype] = Peak(dtype, gflops, side, through)
     return peaks
-
-
-def _seconds(product: Callable[[], Tensor], rounds: int) -> float:
-    product()
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        product()
-        seconds.append(time.perf_counter() - started)
-    return median(seconds)
 
 
 def _floating(side: int, dtype: torch.dtype) -> Callable[[], Tensor]:
@@ -102,3 +94,13 @@ def _quantised(side: int) -> Callable[[], Tensor]:
     scale, zero = torch.ones(side), torch.zeros(side, dtype=torch.int32)
     linear = torch.ops.onednn.qlinear_pointwise
     return lambda: linear(x, 1.0, 0, weight, scale, zero, None, 1.0, 0, torch.float32, "none", [], "")
+
+
+#: What computes a square product, by type and name: side to product.
+PRODUCTS: dict[tuple[str, str], Callable[[int], Callable[[], Tensor]]] = {
+    ("fp32", "torch.mm"): lambda side: _floating(side, torch.float32),
+    ("bf16", "torch.mm"): lambda side: _floating(side, torch.bfloat16),
+    ("int8", "torch._int_mm"): _int_mm,
+}
+if hasattr(torch.ops.onednn, "qlinear_pointwise"):
+    PRODUCTS["int8", "oneDNN's quantised linear layer"] = _quantised

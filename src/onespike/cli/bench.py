@@ -78,14 +78,14 @@ def run(arguments: Sequence[str]) -> int:
     if values.task == "scaling":
         return _scale(values, preset, batch, console)
     peaks = gemm_peaks(values.gemm)
-    for peak in peaks.values():
-        console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
     if values.task == "data":
         step = Case("train", "onespike", values.precision, batch, values.model, preset)
-        records = compare_data(step, peaks, values.rounds)
+        records, peaks = compare_data(step, peaks, values.rounds)
     else:
         listed = cases(values.task, values.model, preset, batch, values.precision, peers)
-        records = compare(listed, peaks, values.rounds)
+        records, peaks = compare(listed, peaks, values.rounds)
+    for peak in peaks.values():
+        console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
     _print(records, console)
     if values.json:
         _save(records, peaks, values.json)
@@ -125,7 +125,7 @@ def _save(records: Sequence[Record], peaks: dict[str, Peak], target: str) -> Non
 def _print(records: Sequence[Record], console: Console) -> None:
     """Print what came out, for a person; ratios are those of the library to each, task by task."""
     table = Table("task", "implementation", "dtype", box=None, pad_edge=False, header_style="dim")
-    for column in ("images/s", "slowest-fastest", "onespike is", "of the product", "peak MB"):
+    for column in ("images/s", "range", "onespike is", "of GEMM", "peak MB"):
         table.add_column(column, justify="right")
     for one in records:
         own = next(

@@ -24,6 +24,9 @@ def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **ove
     network(torch.randn(16, 3, image_size, image_size))
     with torch.no_grad():
         nn.init.normal_(network.head.weight)
+        for name, parameter in network.named_parameters():
+            if "raw_" in name:  # learned thresholds and decays: each layer and channel its own
+                parameter.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3))
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 module.weight.copy_((module.weight * 64 * 1.5).round().clamp(-126, 126) / 64)
