@@ -17,7 +17,7 @@ from onespike.inference import PRECISIONS, Engine
 from onespike.model import ModelConfig, Network, create_model
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
-from onespike.units import ConvUnit, Neuron
+from onespike.units import ConvUnit, Incoming, Neuron
 
 CLASSES = 10
 #: What the task unit times: windows as in the dilated block of conv12's first stage.
@@ -163,7 +163,7 @@ class Case:
         """Neurons alone, each of which receives the potential of the window before."""
         if self.implementation == "onespike":
             neuron = Neuron(UNIT_CHANNELS, config)
-            return lambda x: neuron(neuron.charge(x, lambda _, before: before))
+            return lambda x: neuron(neuron.charge(x, Incoming()))
         if self.implementation in PEERS:
             return PEERS[self.implementation](config)
         plain = PlainNeuron(UNIT_CHANNELS, config)

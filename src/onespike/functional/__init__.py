@@ -1,5 +1,6 @@
 """The equations of the method: pure functions of tensors, on any device, in any floating-point type."""
 
+from onespike.functional.charge import charge
 from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
@@ -11,6 +12,7 @@ __all__ = [
     "SURROGATES",
     "WINDOW_KINDS",
     "bernoulli",
+    "charge",
     "constant_mask",
     "encode",
     "fuse",

@@ -75,12 +75,13 @@ class _Bernoulli(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        ctx.save_for_backward(inputs[0])
+        inside = (inputs[0] - 0.5).abs_().lt_(1)
+        ctx.save_for_backward(inside.to(torch.int8))  # a quarter of x
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        return (x - 0.5).abs_().lt_(1).mul_(gradient), None
+        (inside,) = ctx.saved_tensors
+        return inside.to(gradient.dtype).mul_(gradient), None
 
 
 def bernoulli(x: Tensor, u: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Spiking units: what runs inside a block's windows. Usable alone, in anybody's network."""
 
-from onespike.units.base import Dynamics, Firing, Neuron, Unit, UnitOutput
+from onespike.units.base import Dynamics, Firing, Incoming, Neuron, Unit, UnitOutput
 from onespike.units.conv import ConvUnit
 
-__all__ = ["ConvUnit", "Dynamics", "Firing", "Neuron", "Unit", "UnitOutput"]
+__all__ = ["ConvUnit", "Dynamics", "Firing", "Incoming", "Neuron", "Unit", "UnitOutput"]

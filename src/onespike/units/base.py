@@ -2,7 +2,6 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
-from onespike.functional import FUSIONS, SURROGATES, spike
+from onespike.functional import FUSIONS, SURROGATES, charge, fuse, spike
 
 
 @dataclass(frozen=True)
@@ -65,8 +64,23 @@ class Dynamics:
             raise OnespikeError("activation relu: it has no threshold to learn and nothing to reset")
 
 
-#: P for a window, out of its index and of what the window before hands on.
-Incoming = Callable[[int, Tensor | None], Tensor | None]
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
+
+    Attributes:
+        first: P of the first window, (B, C, M, M); None if nothing comes in there.
+        beside: X, (V, B, C, M, M): the potentials that the window before's meet. None if they meet none.
+        behind: How many windows X lies behind.
+        fusion: How the two are merged, a name in `onespike.functional.FUSIONS`.
+        theta: Radian factor of the fusion.
+    """
+
+    first: Tensor | None = None
+    beside: Tensor | None = None
+    behind: int = 0
+    fusion: str = "sincos"
+    theta: float = 0.5
 
 
 def parameter(value: float, learnable: str, channels: int) -> nn.Parameter | None:
@@ -157,8 +171,7 @@ class Neuron(Firing):
 
         Args:
             currents: I, what the weight layer delivers, (V, B, C, M, M).
-            incoming: Gives P for a window, out of its index and of what the window before hands on (None at the first);
-                it returns None where nothing comes in. None if nothing ever does.
+            incoming: What is handed on, to whom; None if nothing ever is.
             own: V(t-1) * (1 - S(t-1)), what these neurons kept of the time step before; None at the first.
 
         Returns:
@@ -168,10 +181,15 @@ class Neuron(Firing):
             currents = decayed(currents, own, self.decay)
         if incoming is None:
             return currents
+        decay = self.decay
+        if self.reset == "none" and not isinstance(decay, Tensor) and not torch.compiler.is_compiling():
+            return charge(currents, decay, **vars(incoming))
         potentials: list[Tensor] = []
         for window, current in enumerate(currents.unbind()):
-            handed = incoming(window, self.handed_on(potentials[-1]) if potentials else None)
-            potentials.append(current if handed is None else decayed(current, handed, self.decay))
+            handed = self.handed_on(potentials[-1]) if potentials else incoming.first
+            if potentials and incoming.beside is not None and handed is not None:
+                handed = fuse(incoming.beside[window - incoming.behind], handed, incoming.fusion, incoming.theta)
+            potentials.append(current if handed is None else decayed(current, handed, decay))
         return torch.stack(potentials)
 
 

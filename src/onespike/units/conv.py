@@ -12,8 +12,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.functional import fuse
-from onespike.units.base import Dynamics, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+from onespike.units.base import Dynamics, Incoming, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
 
 
 class WindowConv(nn.Conv2d):
@@ -55,21 +54,12 @@ class ConvUnit(Unit):
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""
-
-        def first(window: int, before: Tensor | None) -> Tensor | None:  # noqa: ARG001
-            return before
-
-        def second(window: int, before: Tensor | None) -> Tensor | None:
-            return None if before is None else fuse(handed1[window - 1], before, self.fusion, self.theta)
-
         passes = self.fusion != "none"
-        v1 = self.neuron1.charge(
-            per_window(self.conv1, self.norm1, spikes), first if passes else None, own_potential(memory, 0)
-        )
+        currents = per_window(self.conv1, self.norm1, spikes)
+        v1 = self.neuron1.charge(currents, Incoming() if passes else None, own_potential(memory, 0))
         s1 = self.neuron1(v1)
-        handed1 = self.neuron1.handed_on(v1).unbind()
-        v2 = self.neuron2.charge(
-            per_window(self.conv2, self.norm2, s1), second if passes else None, own_potential(memory, 1)
-        )
+        currents = per_window(self.conv2, self.norm2, s1)
+        incoming = Incoming(None, self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
+        v2 = self.neuron2.charge(currents, incoming, own_potential(memory, 1))
         s2 = self.neuron2(v2)
         return UnitOutput(s2, None, ((v1, s1), (v2, s2)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.functional import fuse
-from onespike.units.base import Dynamics, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+from onespike.units.base import Dynamics, Incoming, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -47,13 +47,13 @@ class TravellingUnit(Unit):
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
         currents = per_window(self.layer, self.norm, spikes)
-        above = torch.zeros_like(currents) if potential is None else potential
-        neighbour = min(1, len(above) - 1)  # of window 1; a map that is not cut has only itself
-
-        def incoming(window: int, before: Tensor | None) -> Tensor:
-            return fuse(above[window], above[neighbour] if before is None else before, self.fusion, self.theta)
-
-        v = self.neuron.charge(currents, incoming if self.travels else None, own_potential(memory, 0))
+        incoming = None
+        if self.travels:
+            above = torch.zeros_like(currents) if potential is None else potential
+            neighbour = above[min(1, len(above) - 1)]  # of window 1; a map that is not cut has only itself
+            first = fuse(above[0], neighbour, self.fusion, self.theta)
+            incoming = Incoming(first, above, 0, self.fusion, self.theta)
+        v = self.neuron.charge(currents, incoming, own_potential(memory, 0))
         s = self.neuron(v)
         return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
 

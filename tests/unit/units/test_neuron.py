@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from onespike import OnespikeError
-from onespike.units import ConvUnit, Dynamics, Firing, Neuron
+from onespike.functional import fuse
+from onespike.units import ConvUnit, Dynamics, Firing, Incoming, Neuron
 
 LEARNABLE = {"layer": (), "channel": (3, 1, 1)}
 constants = pytest.mark.parametrize("constant", ["threshold", "decay"])
@@ -21,7 +22,7 @@ def test_by_default_threshold_and_decay_are_the_given_numbers_exact_in_every_dty
     assert getattr(neuron, constant) == {"threshold": 0.7, "decay": 0.3}[constant]
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         v = torch.ones(4, 2, 3, 2, 2, dtype=dtype)
-        assert neuron(v).dtype == neuron.charge(v, lambda _, before: before).dtype == dtype
+        assert neuron(v).dtype == neuron.charge(v, Incoming()).dtype == dtype
 
 
 @constants
@@ -37,7 +38,7 @@ def test_a_learnable_constant_is_one_parameter_that_starts_at_the_given_value(co
 @pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
 def test_learnable_constants_get_gradients_and_stay_in_their_range_however_far_they_are_driven(learnable, shape):
     neuron = Neuron(3, Dynamics(learnable_threshold=learnable, learnable_decay=learnable))
-    v = neuron.charge(potentials(), lambda _, before: before)
+    v = neuron.charge(potentials(), Incoming())
     neuron(v).sum().backward()
     assert len(list(neuron.parameters())) == 2
     for parameter in neuron.parameters():
@@ -69,24 +70,29 @@ def test_the_reset_touches_the_potentials_of_neurons_that_fire_and_no_others(res
 
 def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents():
     neuron = Neuron(3, Dynamics(decay=0.25))
-    currents, own, incoming = potentials(), torch.full((4, 2, 3, 2, 2), 8.0), torch.full((2, 3, 2, 2), 4.0)
+    currents, own, first = potentials(), torch.full((4, 2, 3, 2, 2), 8.0), torch.full((2, 3, 2, 2), 4.0)
     torch.testing.assert_close(neuron.charge(currents, None), currents)
     torch.testing.assert_close(neuron.charge(currents, None, own), currents + 2)
-    torch.testing.assert_close(neuron.charge(currents, lambda *_: incoming, own), currents + 3)
+    expected = [currents[0] + 3]
+    for current in currents[1:]:
+        expected.append(current + 2 + 0.25 * expected[-1])
+    torch.testing.assert_close(neuron.charge(currents, Incoming(first), own), torch.stack(expected))
 
 
-def test_charging_tells_the_window_and_what_the_one_before_hands_on():
-    neuron, seen = Neuron(3, Dynamics(reset="zero")), []
-    v = neuron.charge(potentials(), lambda window, before: seen.append((window, before)))
-    assert [window for window, _ in seen] == [0, 1, 2, 3]
-    assert seen[0][1] is None
-    for window, before in seen[1:]:
-        assert torch.equal(before, neuron.handed_on(v[window - 1]))
+@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize("reset", ["none", "zero", "subtract"])
+def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on(reset, behind):
+    neuron, currents, beside = Neuron(3, Dynamics(reset=reset)), potentials(), potentials().flip(0).sin()
+    v = neuron.charge(currents, Incoming(None, beside, behind, "sinsum", 0.3))
+    assert torch.equal(v[0], currents[0])
+    for window in (1, 2, 3):
+        fused = fuse(beside[window - behind], neuron.handed_on(v[window - 1]), "sinsum", 0.3)
+        torch.testing.assert_close(v[window], currents[window] + 0.4 * fused)
 
 
 def test_charging_keeps_channels_last():
     folded = potentials().flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    v = Neuron(3, Dynamics()).charge(folded.unflatten(0, (4, 2)), lambda _, before: before)
+    v = Neuron(3, Dynamics()).charge(folded.unflatten(0, (4, 2)), Incoming())
     assert v.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
 
 
