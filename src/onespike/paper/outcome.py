@@ -117,7 +117,7 @@ def write_outcomes(
     table = Table(columns, [_row(outcome, published) for outcome in found])
     parts: list[str | Table] = [
         sweep.about,
-        _budget(trainings, seeds, published),
+        describe_budget(trainings, seeds, published),
         table,
         _state(trainings, seeds, rows, found),
     ]
@@ -144,7 +144,7 @@ def _row(outcome: Outcome, published: bool) -> list:
     ]
 
 
-def _budget(trainings: Sequence[Training], seeds: int, published: bool) -> str:
+def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) -> str:
     """The table's head: what each run was given."""
     first = trainings[0].recipe
     spent = budget(trainings[0])

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from onespike.errors import OnespikeError
 from onespike.training.config import Recipe
 from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
 
 #: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
 NO_MATTER = (
@@ -54,6 +55,10 @@ class Sweep:
         reference: What each setting is compared with: the first setting ("baseline"), or the best of its group.
         draw: Draws the outcomes, see `onespike.paper.outcome`.
         recipe: The base recipe.
+        measure: Called with a training, its complete run and the folder of the table, before its row is written there:
+            what is found out about a network besides its accuracy.
+        write: Writes the table, where it is another one than `onespike.paper.outcome.write_outcomes` writes, whose
+            arguments it takes.
     """
 
     name: str
@@ -63,6 +68,8 @@ class Sweep:
     reference: Literal["baseline", "best"]
     draw: Callable[..., Figure]
     recipe: str = "cifar10/conv12"
+    measure: Callable[["Training", Run, Path], None] | None = None
+    write: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 from onespike.paper.ablation import ABLATION
 from onespike.paper.complexity import complexity
+from onespike.paper.conversion import conversion
+from onespike.paper.energy import energy
 from onespike.paper.figure1 import FIGURE1
 from onespike.paper.fusion import fusion
 from onespike.paper.gradients import gradients
+from onespike.paper.pareto import PARETO
 from onespike.paper.sweep import Sweep
 from onespike.paper.table1 import table1
 from onespike.paper.table2 import TABLE2
@@ -20,7 +23,10 @@ PAPER: dict[str, Sweep | Callable[..., None]] = {
     "taylor": taylor,
     "complexity": complexity,
     "gradients": gradients,
+    "conversion": conversion,
     "table2": TABLE2,
     "figure1": FIGURE1,
     "ablation": ABLATION,
+    "pareto": PARETO,
+    "energy": energy,
 }

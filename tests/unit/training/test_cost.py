@@ -1,0 +1,253 @@
+"""Training for cost: the penalty on synaptic operations, and the energy budget."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from onespike.audit import EnergyTable, audit
+from onespike.data.loader import derive_seed
+from onespike.errors import OnespikeError
+from onespike.model import Network, create_model
+from onespike.training import Stopped, TrainConfig, load_recipe, train
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
+from onespike.training.loop import quality
+from onespike.training.run import load
+from onespike.training.trainer import Trainer
+
+NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_block_by_hand():
+    torch.manual_seed(0)
+    network = create_model(
+        "conv-tiny", in_channels=1, image_size=8, depths=(1,), channels=(2,), encoding="bernoulli", norm="none"
+    )
+    block = network.blocks()[0]
+    images, draws = torch.randn(3, 1, 8, 8), network.draw(3)
+    meter = CostMeter(network)
+    with meter.watch():
+        network(images, draws=draws)
+    cost = meter.read(3)
+
+    def taps(windows: torch.Tensor) -> torch.Tensor:
+        """Each pixel of a window of two meets all 4 output pixels, with 2 channels each."""
+        return windows.sum() * 4 * 2
+
+    # Four windows of 2x2 pixels and 2 channels: the encoding's spikes, the first layer's, the second layer's.
+    seen: dict[str, torch.Tensor] = {}
+    for name in ("conv1", "conv2"):
+        module = getattr(block.unit, name)
+        module.register_forward_pre_hook(lambda _m, inputs, name=name: seen.update({name: inputs[0]}))
+    block.fc[0].register_forward_pre_hook(lambda _m, inputs: seen.update(fc=inputs[0]))
+    network(images, draws=draws)
+    expected = (taps(seen["conv1"]) + taps(seen["conv2"]) + seen["fc"].sum() * 2) / 3
+    dense = 16 * 4 * 2 + 4 * 2 * (4 * 9 * 2 * 2) + 16 * (2 * 2 + 2 * 2 * 6) + 2 * 10
+    assert expected > 0
+    assert cost.operations.item() == expected.item()
+    assert cost.share.item() == pytest.approx(expected.item() / dense, rel=1e-6)
+
+    stem = network.stem[0].weight
+    (gradient,) = torch.autograd.grad(cost.operations, stem)
+    (by_hand,) = torch.autograd.grad(expected, stem)
+    assert gradient.abs().sum() > 0
+    torch.testing.assert_close(gradient, by_hand)
+
+
+def test_the_gradient_of_one_convolution_is_the_surrogate_times_what_a_spike_meets():
+    network = create_model("conv-tiny", in_channels=1, image_size=8, depths=(1,), channels=(1,), norm="none").eval()
+    meter = CostMeter(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.stem[0].weight[0, 0, 0, 0] = 1
+    image = torch.zeros(1, 1, 8, 8)
+    image[0, 0, 0, 0] = 0.75  # at the encoder: the spike of the corner, whose distance of 0.25 is in the support
+    with meter.watch():
+        network(image)
+    cost = meter.read(1)
+    assert cost.operations.item() == 4  # it meets the four pixels of its window
+    (gradient,) = torch.autograd.grad(cost.operations, network.stem[0].bias)
+    # All 16 potentials: 0.25 above the threshold, or 0.5 below it, which is just outside the rectangle's support.
+    assert gradient.item() == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("conv-tiny", {}),
+        ("conv-tiny", {"preset": "strict"}),
+        ("conv-tiny", {"region_threshold": None}),
+        ("conv-tiny", {"region_threshold": 0.6, "windows": "dilated"}),
+        ("conv-tiny", {"encoding": "bernoulli", "time_steps": 2}),
+        ("conv-tiny", {"encoding": "direct", "dropout": 0.5}),
+        ("lstm12", {"depths": (1, 2, 1)}),
+        ("gru12", {"depths": (1, 2, 1), "preset": "binary"}),
+        ("mlp12", {"depths": (1, 2, 1), "preset": "modern"}),
+    ],
+    ids=str,
+)
+def test_it_is_what_the_audit_counts(name, overrides):
+    torch.manual_seed(1)
+    network: Network = create_model(name, image_size=32, **{**NARROW, **overrides}).eval()
+    images = torch.randn(4, 3, 32, 32)
+    audited = audit(network, [images])
+    meter = CostMeter(network)
+    torch.manual_seed(derive_seed(0, 0))  # the draws that the audit made
+    with meter.watch(), torch.no_grad():
+        network(images)
+    cost = meter.read(4)
+    assert cost.operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-6)
+    assert cost.share.item() == pytest.approx(
+        audited.operations.synaptic_operations / audited.operations.macs, rel=1e-6
+    )
+    assert cost.joules.item() == pytest.approx(audited.energy("field").total, rel=1e-6, abs=0)
+    real = sum(product.macs for product in audited.operations.products if product.arrives == "real")
+    assert meter.least == pytest.approx(MULTIPLY_ACCUMULATE * real, rel=1e-9, abs=0)
+
+
+def test_the_conventions_prices_are_the_audits():
+    prices = EnergyTable.load().operations["fp32"]
+    assert pytest.approx(1e-12 * prices["add"], rel=1e-9, abs=0) == ACCUMULATE
+    assert pytest.approx(1e-12 * (prices["add"] + prices["multiply"]), rel=1e-9, abs=0) == MULTIPLY_ACCUMULATE
+
+
+def test_in_bfloat16_spikes_are_counted_exactly():
+    torch.manual_seed(0)
+    network = create_model("conv-tiny", image_size=32, **NARROW).eval()
+    images, meter = torch.randn(8, 3, 32, 32), CostMeter(network)
+    seen: list[float] = []
+
+    def count(_layer, inputs):
+        ones = torch.ones(1, inputs[0].shape[1], 3, 3, dtype=torch.float64)
+        seen.append(F.conv2d(inputs[0].double(), ones, padding=1).sum().item() * 4)
+
+    for layer in (network.blocks()[0].unit.conv1, network.blocks()[0].unit.conv2):
+        layer.register_forward_pre_hook(count)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), meter.watch():
+        network(images)
+    assert [one.item() for one in meter._operations[:2]] == seen
+
+
+def test_looking_for_spikes_leaves_the_network_and_the_draws_alone():
+    torch.manual_seed(0)
+    network = create_model("conv-tiny", image_size=32, encoding="bernoulli", **NARROW)
+    before, state = {n: t.clone() for n, t in network.state_dict().items()}, torch.get_rng_state()
+    CostMeter(network)
+    assert network.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(module._forward_pre_hooks for module in network.modules())
+
+
+def test_off_by_default_nothing_is_measured(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(CostMeter, "__init__", None)  # to make one would fail
+    train(small(train__epochs=1), tmp_path / "run")
+    assert not {"energy_uj", "penalty_weight", "synaptic_operations"} & metrics(tmp_path / "run")[0].keys()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory):
+    """Train conv-tiny, narrow, on the digits for a few epochs."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name: str, **options: float) -> Path:
+        overrides = {f"train.{key}": value for key, value in options.items()}
+        short = {"train.epochs": 4, "train.warmup_epochs": 0, "train.batch_size": 16, "data.limit": 300}
+        network = {"model.channels": [6, 8, 10], "model.depths": [1, 1, 1]}
+        recipe = load_recipe("digits", {**short, **network, "data.cache": str(folder / "cache"), **overrides})
+        train(recipe, folder / name)
+        return folder / name
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def free(digits) -> Path:
+    """A run that is counted, with a penalty too small to matter."""
+    return digits("free", rate_penalty=1e-12)
+
+
+def test_the_penalty_lowers_the_rates(digits, free):
+    last, before = metrics(digits("penalised", rate_penalty=3.0))[-1], metrics(free)[-1]
+    assert float(last["synaptic_operations"]) < 0.8 * float(before["synaptic_operations"])
+    rates = [name for name in last if name.endswith("firing_rate")]
+    assert sum(float(last[name]) for name in rates) < sum(float(before[name]) for name in rates)
+
+
+def test_the_budget_is_kept(digits, free):
+    unpenalised = float(metrics(free)[-1]["energy_uj"])
+    least = 1e6 * CostMeter(load(free)).least
+    budget = least + 0.5 * (unpenalised - least)
+    run = digits("budget", energy_budget=budget)
+    rows = metrics(run)
+    assert float(rows[0]["energy_uj"]) > 1.03 * budget
+    assert float(rows[-1]["energy_uj"]) <= 1.03 * budget
+    assert float(rows[0]["penalty_weight"]) > 0
+    best = Checkpoint.load(run / "best").state["progress"]["epoch"]
+    assert float(rows[best - 1]["energy_of_budget"]) <= 1.03
+
+
+def test_an_epoch_over_the_budget_ranks_below_all_that_keep_it():
+    def row(accuracy: float | None, energy: float) -> dict[str, float | None]:
+        return {"epoch": 3, "valid_top1": accuracy, "energy_of_budget": energy}
+
+    assert -1 < quality(row(99.0, 2.0)) < quality(row(98.0, 1.5)) < quality(row(0.0, 1.0)) < quality(row(1.0, 0.5))
+    assert quality(row(None, 0.9)) == 3
+    assert quality({"epoch": 3, "valid_top1": 40.0}) == 40.0
+
+
+def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_path, monkeypatch):
+    recipe = small(train__energy_budget=1.0, train__rate_penalty=0.1, train__accumulate=2, train__ema=0.9)
+    train(recipe, tmp_path / "straight")
+    step, done = Trainer.step, []
+
+    def counted(self, number, images, labels):
+        done.append(number)
+        if len(done) == 11:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, number, images, labels)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "stopped")
+    monkeypatch.undo()
+    train(recipe, tmp_path / "stopped", resume=True)
+    straight, stopped = (Checkpoint.load(tmp_path / run / "last") for run in ("straight", "stopped"))
+    assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in straight.weights.items())
+    raised = [saved.state["progress"]["raised"] for saved in (straight, stopped)]
+    assert raised[0] == raised[1] > 0
+    columns = ("synaptic_operations", "energy_uj", "penalty_weight", "train_loss")
+    rows = [[[row[name] for name in columns] for row in metrics(tmp_path / run)] for run in ("straight", "stopped")]
+    assert rows[0] == rows[1]
+
+
+def test_a_run_can_be_resumed_with_a_penalty(small, tmp_path):
+    train(small(), tmp_path / "run")
+    train(small(train__epochs=3, train__rate_penalty=0.5), tmp_path / "run", resume=True)
+    rows = metrics(tmp_path / "run")
+    assert [bool(row["energy_uj"]) for row in rows] == [False, False, True]
+
+
+def test_bad_values(small, tmp_path):
+    for name in ("rate_penalty", "energy_budget"):
+        for value in (-1, float("nan"), float("inf")):
+            with pytest.raises(OnespikeError, match=f"train.{name}: expected"):
+                TrainConfig(**{name: value})
+        with pytest.raises(OnespikeError, match=f"train.{name}: expected a network of spiking blocks.*relu"):
+            small(**{f"train__{name}": 1.0, "model__preset": "ann", "model__encoding": "threshold"})
+        with pytest.raises(OnespikeError, match=f"train.{name}: expected a network of spiking blocks.*resnet18"):
+            load_recipe("cifar10/resnet18", {f"train.{name}": 1.0})
+    with pytest.raises(OnespikeError, match=r"energy_budget: the layers that read real values take .* µJ an image"):
+        train(small(train__energy_budget=0.001), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
