@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy import linspace
 
 from onespike.audit import CONVENTIONS, audit_run
 from onespike.errors import OnespikeError
@@ -172,7 +174,7 @@ def _draw(points: Sequence[Point]) -> Figure:
     axes[0].set_ylabel("test accuracy, %")
     handles, labels = axes[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+        figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     else:
         axes[0].set_title("pending", loc="right", color="grey", fontsize=9)
     return figure
@@ -184,25 +186,24 @@ def _panel(axis: Axes, known: Sequence[Point], convention: str) -> None:
     line = [(point.costs[convention].mean, point.accuracy) for point in front]
     if line:
         axis.step(*zip(*line, strict=True), where="post", color="grey", linewidth=1, linestyle="--", label="front")
-    for number, group in enumerate(dict.fromkeys(point.outcome.setting.group for point in known)):
-        members = [point for point in known if point.outcome.setting.group == group]
-        axis.errorbar(
-            [point.costs[convention].mean for point in members],
-            [point.accuracy for point in members],
-            xerr=[point.costs[convention].std or 0.0 for point in members],
-            yerr=[(point.outcome.estimate.std if point.outcome.estimate else None) or 0.0 for point in members],
-            fmt="os"[number],
-            markersize=5,
-            capsize=2,
-            color=f"C{number}",
-            label=group,
-        )
-    names: dict[tuple[float, float], list[str]] = defaultdict(list)  # settings that share their runs share a place
+    groups: dict[str, list[Point]] = defaultdict(list)
     for point in known:
-        names[point.costs[convention].mean, point.accuracy].append(point.outcome.setting.label)
-    for number, (place, labels) in enumerate(sorted(names.items())):
-        offset = (5, 4 if number % 2 else -11)
-        axis.annotate(", ".join(labels), place, offset, textcoords="offset points", fontsize=8)
+        groups[point.outcome.setting.group].append(point)
+    for (group, members), marker, shades in zip(groups.items(), "os", ("viridis", "autumn"), strict=False):
+        colors = colormaps[shades](linspace(0, 0.85, len(members)))
+        for point, color in zip(members, colors, strict=True):
+            estimate = point.outcome.estimate
+            axis.errorbar(
+                point.costs[convention].mean,
+                point.accuracy,
+                xerr=point.costs[convention].std or 0.0,
+                yerr=(estimate.std if estimate else None) or 0.0,
+                fmt=marker,
+                markersize=5,
+                capsize=2,
+                color=color,
+                label=f"{group} {point.outcome.setting.label}",
+            )
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("{x:g}")
