@@ -91,7 +91,8 @@ def audit_run(
     network.load_state_dict(checkpoint.weights)
     dataset = open_dataset(data or recipe.data)
     result = _audit(card, network, dataset, images, table, device, latency, scale)
-    return replace(result, name=str(run.folder), accuracy=_accuracy(run))
+    same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else what training found says nothing of them
+    return replace(result, name=str(run.folder), accuracy=_accuracy(run, card.data) if same else None)
 
 
 def audit_model(
@@ -171,7 +172,7 @@ def _audit(
     )
 
 
-def _accuracy(run: Run) -> float | None:
+def _accuracy(run: Run, data: str) -> float | None:
     """Top-1 on the test images, as training found it, or else an evaluation of the best weights on these images."""
     try:
         return float(json.loads(run.summary.read_text())["test_top1"])
@@ -179,6 +180,7 @@ def _accuracy(run: Run) -> float | None:
         pass
     try:
         content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text())
-        return float(content["top1"]["mean"]) if content["part"] == "test" else None
+        of_these = (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data)
+        return float(content["top1"]["mean"]) if of_these else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -58,6 +58,8 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
                 f"{first.name} and {other.name}: no ratio of energies, since the accuracy of {' and '.join(lacking)} "
                 "is not known: finish the training, or run onespike evaluate RUN"
             )
+        elif not all(one.energy(convention).total for one in (first, other) for convention in CONVENTIONS):
+            refused.append(f"{first.name} and {other.name}: no ratio, since by {first.table.file} they take no energy")
         else:
             ratios = {one: other.energy(one).total / first.energy(one).total for one in CONVENTIONS}
             made.append(Comparison(first.name, other.name, (first.accuracy, other.accuracy), ratios))

@@ -1,7 +1,7 @@
 """Energy: what the counted operations would cost, under three conventions, for the network and for two twins of it.
 
-field    what most papers print: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate, accumulates = rate * MACs;
-         strict: a product is priced by what arrives at it
+field    what most papers print: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate (or what the energy file says),
+         accumulates = rate * MACs; strict: a product is priced by what arrives at it
 int8     the same, with the 8-bit arithmetic that deployed networks use
 memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
          of potentials that are handed on
@@ -27,10 +27,10 @@ Variant = Literal["network", "binary", "ann"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
-#: For a reader who has not read this file.
-TITLES = {
-    "field": "the field's convention: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate (45 nm)",
-    "int8": "the same with 8-bit arithmetic",
+#: For a reader who has not read this file; `EnergyTable.titles` adds the prices.
+_TITLES = {
+    "field": "the field's convention: {fp32}; accumulates are the firing rate times the dense count, padding included",
+    "int8": "the same with 8-bit arithmetic: {int8}",
     "memory": "8-bit arithmetic with element-wise work and memory traffic",
     "network": "this network",
     "binary": "binary twin: 1-bit activations, nothing handed on, zeros skipped",
@@ -137,6 +137,15 @@ class EnergyTable:
             file=DEFAULT.name if path == DEFAULT else str(path),
         )
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """What each convention and each variant means, with this table's prices."""
+        prices = {
+            name: f"{part['multiply'] + part['add']:g} pJ per multiply-accumulate, {part['add']:g} pJ per accumulate"
+            for name, part in self.operations.items()
+        }
+        return {name: text.format(**prices) for name, text in _TITLES.items()}
+
     def transfer(self, values: float, bits: float, held: float) -> float:
         """Energy to move values.
 
@@ -188,7 +197,8 @@ class EnergyTable:
             weight = self.bits["weight"]
             spent["storage"] = _PICO * self.transfer(product.weights, weight, network.weights * weight / 8)
             spent["weights"] = _PICO * self.transfer(times, weight, held=0)
-            bits = self.bits["real"] if real else float(product.levels.bit_length())
+            # Of two activations the wider decides: at least one of the two may be real.
+            bits = self.bits["real"] if real or not product.weights else float(product.levels.bit_length())
             spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, product.inputs * bits / 8)
         return Energy(**spent)
 
@@ -229,5 +239,7 @@ def _check(content: Any, pattern: Any, file: str, place: str) -> None:
     elif isinstance(pattern, str):
         if not isinstance(content, str) or not content.strip():
             raise OnespikeError(f"{file}: {place[:-1]}: expected a text, got {content!r}")
+    elif place.endswith("width.") and (isinstance(content, bool) or not isinstance(content, int) or content < 1):
+        raise OnespikeError(f"{file}: {place[:-1]}: expected a number of bits of at least 1, got {content!r}")
     elif isinstance(content, bool) or not isinstance(content, int | float) or not 0 <= content < float("inf"):
         raise OnespikeError(f"{file}: {place[:-1]}: expected a number of at least 0, got {content!r}")

@@ -5,7 +5,7 @@ import io
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onespike.audit.energy import CONVENTIONS, TITLES, VARIANTS, Convention, Energy, EnergyTable, Variant
+from onespike.audit.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.audit.joules import Joules
 from onespike.audit.latency import Latency
 from onespike.audit.operations import Operations
@@ -72,7 +72,7 @@ class Audit:
                 convention: {variant: self.energy(convention, variant).to_json() for variant in VARIANTS}
                 for convention in CONVENTIONS
             },
-            "titles": TITLES,
+            "titles": self.table.titles,
             "constants": {"file": self.table.file, "sources": self.table.sources},
             "layers": [self._layer(number) for number in range(len(ops.layers))],
             "neurons": [asdict(neurons) for neurons in ops.neurons],

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from onespike.audit.audit import audit_model, audit_run
 from onespike.audit.compare import Comparison, compare
-from onespike.audit.energy import CONVENTIONS, TITLES, VARIANTS, EnergyTable
+from onespike.audit.energy import CONVENTIONS, VARIANTS, EnergyTable
 from onespike.audit.report import save_report
 from onespike.audit.result import Audit
 from onespike.data.config import DataConfig
@@ -56,14 +56,21 @@ def run(arguments: Sequence[str]) -> int:
     values = _parse(parser, arguments, subject)
     if subject is None:
         raise OnespikeError("expected a run folder or a model: onespike audit RUN|MODEL")
+    if values.images < 1:
+        raise OnespikeError(f"--images: expected at least 1, got {values.images}")
+    others = [name for name in values.compare if name != subject]
+    for name in others:
+        Run.open(Path(name))
     table = EnergyTable.load(values.energy)
-    audits = [_audit(subject, values, table), *(_audit(name, values, table) for name in values.compare)]
+    audits = [_audit(subject, subject, values, table), *(_audit(name, subject, values, table) for name in others)]
     # Where the standard output is for JSON, a person reads the standard error.
     console = Console(stderr=values.json == "-", highlight=False)
     if not console.is_terminal:
         console.width = _WIDTH  # in a file nothing needs to be cut
     for one in audits:
         _print(one, console)
+    for section, source in table.sources.items():
+        console.print(f"{table.file}, {section}: {source}", markup=False, soft_wrap=True, style="dim")
     comparisons, refused = compare(audits)
     _print_comparisons(audits, comparisons, refused, console)
     _save(audits, comparisons, refused, values, console)
@@ -71,11 +78,19 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _subject(arguments: Sequence[str]) -> str | None:
-    """Find RUN or MODEL ahead of the parser, whose defaults depend on it: what comes before all options, or after."""
-    if arguments and not arguments[0].startswith("-"):
-        return arguments[0]
-    behind = [a for a, before in zip(arguments[1:], arguments, strict=False) if "=" in before or before[:1] != "-"]
-    return behind[-1] if behind and behind[-1] == arguments[-1] and not behind[-1].startswith("-") else None
+    """Find RUN or MODEL ahead of the parser, whose defaults depend on it; without one, the first run to compare."""
+    compared: list[str] = []
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = "" if "=" in argument else argument
+        elif option == "--compare":
+            compared.append(argument)
+        elif option:
+            option = ""  # this was its value
+        else:
+            return argument
+    return compared[0] if compared else None
 
 
 def _parse(parser: ArgumentParser, arguments: Sequence[str], subject: str | None) -> Namespace:
@@ -89,14 +104,12 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], subject: str | None
     return parse(parser, [*arguments, f"--model.name={subject}"], recipe, sections=("data", "model"))
 
 
-def _audit(name: str, values: Namespace, table: EnergyTable) -> Audit:
+def _audit(name: str, subject: str, values: Namespace, table: EnergyTable) -> Audit:
     data = DataConfig(**values.data.as_dict())
     choices = (values.images, table, values.device, values.latency, values.scaling)
     if Path(name).is_dir():
-        own = None if name in values.compare else data
-        return audit_run(Run.open(Path(name)), own, *choices)
-    if "model" not in values:
-        raise OnespikeError(f"--compare: expected run folders, got {name!r}, which is none")
+        # The images of --data.* are for the first network; the others bring theirs along.
+        return audit_run(Run.open(Path(name)), data if name == subject else None, *choices)
     kind = AnnConfig if name in ANNS else ModelConfig
     return audit_model(kind(**values.model.as_dict()), data, *choices)
 
@@ -145,7 +158,7 @@ def _print(audit: Audit, console: Console) -> None:
     console.print(f"potentials handed on: {potentials.reads:,.0f} values read, {potentials.writes:,.0f} written\n")
     _print_energy(audit, console)
     for one in audit.latency:
-        memory = f", peak memory {one.memory / 2**20:,.0f} MiB" if one.memory else ""
+        memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
         console.print(
             f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
             f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
@@ -175,26 +188,27 @@ def _print_layers(audit: Audit, console: Console) -> None:
 
 
 def _print_energy(audit: Audit, console: Console) -> None:
+    titles = audit.table.titles
     table = Table("energy for one image", box=None, pad_edge=False, header_style="dim")
     for variant in VARIANTS:
-        name = TITLES[variant].split(":")[0]
+        name = titles[variant].split(":")[0]
         table.add_column(name if variant == "network" else f"{name}, estimate", justify="right")
     for convention in CONVENTIONS:
         energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in VARIANTS)
         table.add_row(convention, *energies)
     console.print(table)
     for name in CONVENTIONS:
-        console.print(f"  {name}: {TITLES[name]}", soft_wrap=True, style="dim")
+        console.print(f"  {name}: {titles[name]}", soft_wrap=True, style="dim")
     for name in VARIANTS[1:]:
-        console.print(f"  {TITLES[name]}", soft_wrap=True, style="dim")
+        console.print(f"  {titles[name]}", soft_wrap=True, style="dim")
     console.print(
         "The twins are estimates from this network's counts and have no accuracy, so no ratio is given: train them "
         "(--model.preset binary, ann) and pass the runs by --compare",
         soft_wrap=True,
     )
-    for section, source in audit.table.sources.items():
-        console.print(f"  {audit.table.file}, {section}: {source}", markup=False, soft_wrap=True, style="dim")
-    console.print()
+    spent = audit.energy("memory")
+    parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
+    console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n", soft_wrap=True)
 
 
 def _print_comparisons(
@@ -207,7 +221,7 @@ def _print_comparisons(
         for convention, ratio in one.ratios.items():
             console.print(
                 f"{one.first} ({one.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {one.second} "
-                f"({one.accuracies[1]:.2f}%): {TITLES[convention]}",
+                f"({one.accuracies[1]:.2f}%): {audits[0].table.titles[convention]}",
                 markup=False,
                 soft_wrap=True,
             )

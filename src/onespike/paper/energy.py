@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
 from onespike.audit.baselines import RESNET19
-from onespike.audit.energy import TITLES, Convention
+from onespike.audit.energy import Convention
 from onespike.errors import OnespikeError
 from onespike.paper.published import ENERGY
 from onespike.paper.report import Table, write_report
@@ -108,7 +108,7 @@ def energy(
         f"The claims: {'; '.join(f'*{claim.text}*' for claim in ENERGY.values())}. {origin}",
         networks,
         "Energy for one image. "
-        + " ".join(f"*{one}*: {TITLES[one]}." for one in CONVENTIONS)
+        + " ".join(f"*{one}*: {table.titles[one]}." for one in CONVENTIONS)
         + " Spikes are accumulated; where real values arrive, whatever the layer is called, products are "
         "multiply-accumulates.",
         claims.markdown() if claims.rows else "No ratio can be given.",

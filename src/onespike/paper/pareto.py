@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import linspace
 
-from onespike.audit import CONVENTIONS, audit_run
+from onespike.audit import CONVENTIONS, EnergyTable, audit_run
 from onespike.errors import OnespikeError
 from onespike.evaluation.output import save_text
 from onespike.paper.ledger import Ledger, Row
@@ -134,8 +134,9 @@ def write_pareto(
         sweep.about,
         describe_budget(trainings, seeds, published=False),
         table,
-        "Energy is for one test image, by the conventions of `onespike audit`: *field* 4.6 pJ a multiply-accumulate, "
-        "0.9 pJ an accumulate; *int8* the same in 8 bits; *memory* with element-wise work and memory traffic. *front* "
+        "Energy is for one test image, by the conventions of `onespike audit`: "
+        + " ".join(f"*{one}*: {EnergyTable.load().titles[one]}." for one in CONVENTIONS)
+        + " *front* "
         "names those by which no other setting is at least as accurate for at most the energy. Settings that come to "
         "the same recipe share their runs. A penalty lowers accumulates alone: what is real-valued costs the same.",
         f"{done} of {len(trainings)} runs are done; what is missing is marked pending. std is the sample standard "

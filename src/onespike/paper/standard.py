@@ -76,7 +76,7 @@ def open_or_train_vgg(folder: Path, recipe: Recipe, width: int) -> Standard:
     """
     facts_file, weights_file = folder / "standard.json", folder / "model.safetensors"
     if not facts_file.is_file():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OnespikeError(f"{folder} is not empty and holds no VGG-11: choose another --vgg")
         network, facts = _train(recipe, width)
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from onespike.audit import audit_run
 from onespike.audit.energy import DEFAULT
+from onespike.data.config import DataConfig
 
 QUICK = ("--latency", "false", "--images", 24, "--device", "cpu")
 
@@ -70,8 +72,54 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
     (run.folder / "evaluation").mkdir()
-    (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps({"part": "test", "top1": {"mean": 12.5}}))
+    found = {"part": "test", "checkpoint": "best", "data": "digits", "top1": {"mean": 12.5}}
+    (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
+    for other in ({"part": "train"}, {"checkpoint": "last"}, {"data": "mine"}):
+        (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
+        assert audit_run(run, images=8, latency=False).accuracy is None
+
+
+def test_on_other_images_the_accuracy_of_training_does_not_count(make_run, tmp_path: Path):
+    for part in ("train", "test"):
+        for name in ("one", "two"):
+            folder = tmp_path / "images" / part / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.new("L", (32, 32), 60 * number).save(folder / f"{number}.png")
+    data = DataConfig(name="folder", root=str(tmp_path / "images"), cache=str(tmp_path / "cache"))
+    run = make_run(top1=90.0)
+    assert audit_run(run, images=4, latency=False).accuracy == 90
+    assert audit_run(run, data, images=4, latency=False).accuracy is None
+
+
+def test_runs_to_compare_need_no_other_subject(make_run, command):
+    runs = [make_run("one", top1=90.0), make_run("two", top1=91.0)]
+    code, printed, _ = command("audit", *QUICK, "--compare", *(run.folder for run in runs))
+    assert code == 0
+    assert f"times the energy of {runs[1].folder} (91.00%)" in printed
+    code, again, _ = command("audit", *QUICK[:2], runs[0].folder, *QUICK[2:], "--compare", runs[1].folder)
+    assert (code, again) == (0, printed)
+
+
+def test_the_printed_prices_are_those_of_the_file(make_run, command, tmp_path: Path):
+    content = yaml.safe_load(DEFAULT.read_text())
+    content["operations"]["fp32"]["add"] = 9.0
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    _, printed, _ = command("audit", make_run().folder, *QUICK, "--energy", tmp_path / "mine.yaml")
+    assert "12.7 pJ per multiply-accumulate, 9 pJ per accumulate" in printed
+    assert "4.6 pJ" not in printed.split("operations.fp32")[0]
+
+
+def test_where_nothing_costs_anything_no_ratio_is_given(make_run, command, tmp_path: Path):
+    content = yaml.safe_load(DEFAULT.read_text())
+    for part in content["operations"].values():
+        part.update(multiply=0, add=0)
+    (tmp_path / "free.yaml").write_text(yaml.safe_dump(content))
+    runs = [make_run("one", top1=90.0).folder, make_run("two", top1=91.0).folder]
+    code, printed, _ = command("audit", *QUICK, "--energy", tmp_path / "free.yaml", "--compare", *runs)
+    assert code == 0
+    assert "no ratio, since by" in printed
 
 
 def test_constants_of_ones_own(make_run, command, tmp_path: Path):
@@ -107,7 +155,8 @@ def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch)
         (["RUN", "--image", "3"], "unknown option '--image': did you mean '--images'?"),
         (["RUN", "--images", "0"], "images: expected at least 1, got 0"),
         (["RUN", "--energy", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["RUN", "--compare", "conv12"], "--compare: expected run folders, got 'conv12'"),
+        (["RUN", "--compare", "conv12"], "conv12 is not a run: expected a folder with config.yaml"),
+        (["conv-tiny", "--compare", "nowhere"], "nowhere is not a run: expected a folder with config.yaml"),
         (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),
         (["RUN", "--json", "/proc/nowhere/a.json"], "cannot write /proc/nowhere/a.json"),
     ],

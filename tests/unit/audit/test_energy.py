@@ -90,6 +90,7 @@ def test_a_file_of_ones_own(tmp_path):
         (lambda c: c["operations"]["int8"].update(add="cheap"), r"operations\.int8\.add: expected a number"),
         (lambda c: c["operations"]["int8"].update(add=-1), r"operations\.int8\.add: expected a number of at least 0"),
         (lambda c: c["operations"]["int8"].update(source=""), r"operations\.int8\.source: expected a text"),
+        (lambda c: c["memory"].update(width=0), r"memory\.width: expected a number of bits of at least 1"),
         (lambda c: c["memory"].update(levels=[]), r"memory\.levels: expected a list"),
         (lambda c: c["memory"]["levels"].reverse(), r"memory\.levels: expected them from small to large"),
         (lambda c: c["memory"]["levels"][0].update(bytes=0.5), r"memory\.levels\.0\.bytes: expected a number of bytes"),
