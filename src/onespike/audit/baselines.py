@@ -156,7 +156,7 @@ class Published:
 
 _SOURCE = (
     "accuracy: Deng et al., Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting, ICLR 2022 "
-    "(arXiv:2202.11946); architecture: Zheng et al., AAAI 2021; firing rate: ASSUMED, a range, since none is published there"
+    "(arXiv:2202.11946); architecture: Zheng et al., AAAI 2021; firing rate: ASSUMED, a range: none is published there"
 )
 #: Standard networks that are too large to be trained here; whether a claim holds may hang on the rate.
 RESNET19 = tuple(
