@@ -40,9 +40,15 @@ class ProductCounter(TorchDispatchMode):
         self._modules = dict(model.named_modules())
         self._stack: list[str] = []
         self._inside_recurrent = 0
-        # Where weights lie in memory, and those that others were made of: {place: place of the first}.
-        self._weights = {_memory(tensor): _memory(tensor) for tensor in [*model.parameters(), *model.buffers()]}
-        self._kept: list[Tensor] = []  # what was made of weights: alive, so that its memory is not used again
+        self._model = model
+        # Parameters and buffers by where they lie in memory: alive, so that their memory is not used again.
+        self._original = {_memory(tensor): tensor.detach() for tensor in _stored(model)}
+        # Where weights lie, those included that were made of others: {place: places of the originals}.
+        self._weights: dict[int, tuple[int, ...]] = {place: (place,) for place in self._original}
+        self._kept: list[Tensor] = []  # what was made of weights: alive, for the same reason
+        self._blank: set[int] = set()  # those of them that took a weight's shape or type alone: weight.new_zeros(...)
+        # What was done with nothing but weights: (module, operation, arguments, by name, result).
+        self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
 
     @contextmanager
@@ -61,7 +67,13 @@ class ProductCounter(TorchDispatchMode):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(self)
             yield
+        replaced = self._original.keys() - set(map(_memory, _stored(self._model)))
+        self._count_as_state(replaced & self._weights.keys())  # buffers that were assigned anew: self.v = self.v + x
+        for place in set(map(_memory, self._kept)) - self._original.keys():
+            self._weights.pop(place, None)
         self._kept.clear()
+        self._blank.clear()
+        self._uncounted.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
         def enter(_module: nn.Module, _inputs: Any) -> None:
@@ -101,19 +113,70 @@ class ProductCounter(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
             self._whole.add(func)
+        if self._inside_recurrent:
+            return func(*args, **kwargs)
+        of_weights = self._only_weights(func, args, kwargs)
+        if not of_weights:
+            self._release(func, args, kwargs)
         result = func(*args, **kwargs)
-        if not self._inside_recurrent:
+        if of_weights:
+            self._see_weights(func, args, kwargs, result)
+        else:
             self._see(func, args, kwargs, result)
         return result
 
+    def _only_weights(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether an operation makes a weight: all that goes in are weights, and no chance is in it."""
+        tensors = list(_tensors([*args, *kwargs.values()]))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if not tensors or random or not all(map(self._is_weight, tensors)):
+            return False
+        states = self._blank.intersection(map(_memory, tensors)) if func.overloadpacket.__name__ in _PRODUCTS else ()
+        for place in states:  # zeros that meet weights are a first state
+            self._weights.pop(place, None)
+        return not states
+
+    def _see_weights(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Remember what is made of weights alone: one that is cast, transposed, or learned as its logarithm."""
+        given = dict.fromkeys(map(_memory, _tensors([*args, *kwargs.values()])))
+        sources = [source for place in given for source in self._weights[place]]
+        if func._schema.is_mutable and len(given) > 1:  # weights are written into it
+            self._blank.difference_update(map(_memory, _written(func, args, kwargs)))
+        for tensor in _tensors([result]):
+            place = _memory(tensor)
+            self._weights[place] = tuple(dict.fromkeys((*self._weights.get(place, ()), *sources)))
+            self._kept.append(tensor)
+            if func.overloadpacket.__name__ in _BLANK:
+                self._blank.add(place)
+        self._uncounted.append((self._path, func, args, kwargs, result))
+
+    def _release(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before activations are written where a weight lies, in place or by `out=`: it is none any more."""
+        if not func._schema.is_mutable:
+            return
+        written = {_memory(tensor) for tensor in _written(func, args, kwargs)} & self._weights.keys()
+        self._count_as_state(written & self._original.keys())
+        for place in written:
+            self._weights.pop(place, None)
+
+    def _count_as_state(self, places: set[int]) -> None:
+        """Take buffers for what they are, state kept from image to image, and count what was done with them so far."""
+        if not places:
+            return
+        self._weights = {place: sources for place, sources in self._weights.items() if places.isdisjoint(sources)}
+        pending, self._uncounted = self._uncounted, []
+        for entry in pending:
+            path, func, args, kwargs, result = entry
+            if self._only_weights(func, args, kwargs):
+                self._uncounted.append(entry)
+                continue
+            self._stack.append(path)
+            self._see(func, args, kwargs, result)
+            self._stack.pop()
+
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         tensors = list(_tensors([*args, *kwargs.values()]))
-        if tensors and all(map(self._is_weight, tensors)):
-            for tensor in _tensors([result]):  # a weight that is cast, transposed, or learned as its logarithm
-                self._weights.setdefault(_memory(tensor), self._weights[_memory(tensors[0])])
-                self._kept.append(tensor)
-            return
-        path = self._stack[-1] if self._stack else ""
+        path = self._path
         count = _PRODUCTS.get(func.overloadpacket.__name__)
         if count is not None and func.namespace == "aten":
             count(self, path, args, result)
@@ -124,19 +187,30 @@ class ProductCounter(TorchDispatchMode):
                 f"{self._here()} does {func.overloadpacket}, which the audit cannot count: "
                 "add it to onespike.audit.elementwise or onespike.audit.counter"
             )
-        if done and isinstance(result, Tensor) and any(map(self._is_weight, tensors)):
-            largest = max((t.numel() for t in tensors if not self._is_weight(t)), default=0)
-            if result.numel() > largest:
-                raise OnespikeError(
-                    f"{self._here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
-                    "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
-                )
-        if done and not isinstance(self._modules[path], nn.Linear):  # there it is the bias, added apart at times
+        arriving = [tensor for tensor in tensors if not self._is_weight(tensor)]
+        meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
+        if meet and result.numel() > max(tensor.numel() for tensor in arriving):
+            raise OnespikeError(
+                f"{self._here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
+                "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
+            )
+        if done and not self._adds_bias(func, path, tensors):
             self.elementwise[path] += done
 
+    def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
+        """Whether this is a linear layer's bias, which the framework adds apart at times; it starts the sum."""
+        module = self._modules[path]
+        if not isinstance(module, nn.Linear) or module.bias is None or func.overloadpacket.__name__ not in _ADDITIONS:
+            return False
+        bias = _memory(module.bias)
+        return any(bias in self._weights.get(_memory(tensor), ()) for tensor in tensors)
+
+    @property
+    def _path(self) -> str:
+        return self._stack[-1] if self._stack else ""
+
     def _here(self) -> str:
-        path = self._stack[-1] if self._stack else ""
-        return f"{path or 'the model itself'} ({type(self._modules[path]).__name__})"
+        return f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
 
     def _tally(self, path: str, name: str, weights: int, which: object = None) -> Tally:
         key = (path, name, which)
@@ -186,13 +260,15 @@ class ProductCounter(TorchDispatchMode):
 
     def _place(self, weight: Tensor) -> tuple[int, int]:
         """Tell weights apart: attention projects queries, keys and values by three parts of one parameter."""
-        return self._weights[_memory(weight)], int(weight.storage_offset())
+        return self._weights[_memory(weight)][0], int(weight.storage_offset())
 
     def _vector(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
         a, b = args
         self._matrices(path, (a if a.dim() > 1 else a[None], b[:, None]), result)
 
 
+_ADDITIONS = ("add", "add_")
+_BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
 _Count = Callable[[ProductCounter, str, tuple[Any, ...], Any], None]
 
 #: The products among the framework's operations. Biases start an accumulator and are not counted.
@@ -210,6 +286,19 @@ _PRODUCTS: dict[str, _Count] = {
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _stored(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """Find the arguments that an operation writes, as its schema declares them."""
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[position] if position < len(args) else kwargs.get(argument.name)
+            yield from _tensors([given])
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -101,7 +101,7 @@ class Operations:
 
     @property
     def firing_rate(self) -> float | None:
-        """Mean over the layers of neurons; None where none are known."""
+        """Spikes per neuron, window and time step: mean over the layers of neurons; None where none are known."""
         return sum(layer.firing_rate for layer in self.neurons) / len(self.neurons) if self.neurons else None
 
 
@@ -123,12 +123,14 @@ def count_operations(
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    counter, was_training = ProductCounter(model), model.training
+    counter = ProductCounter(model)
+    modes = [(module, module.training) for module in model.modules()]  # parts may be frozen, in a mode of their own
     neurons: dict[str, NeuronWatch] = defaultdict(NeuronWatch)
     traffic: dict[str, Counter[str]] = defaultdict(Counter)
     images = 0
     with ExitStack() as stack:
-        stack.callback(model.train, was_training)
+        stack.callback(_restore_modes, modes)
+        stack.callback(model.train, model.training)
         model.eval()
         for path, module in model.named_modules():
             hook = _hook_for(path, module, neurons, traffic)
@@ -148,6 +150,11 @@ def count_operations(
         neurons=tuple(watch.conclude(path) for path, watch in neurons.items()),
         weights=sum(parameter.numel() for parameter in model.parameters()),
     )
+
+
+def _restore_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
 
 
 def _hook_for(

@@ -14,6 +14,8 @@ from onespike.units.travelling import TravellingUnit
 
 #: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
 _SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
+#: Of these, the most that are kept over all batches; above, every second one goes.
+_KEPT = 2**20
 
 
 class Traffic(NamedTuple):
@@ -87,7 +89,8 @@ class Neurons:
 
     Attributes:
         path: The module.
-        firing_rate: Spikes per neuron and image, 0..1; of a ReLU, the share that is not 0.
+        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0. The spikes of an
+            image are this times its windows and time steps.
         threshold: The threshold; the mean, if each channel has its own.
         potentials: The potential below which 5, 25, 50, 75 and 95% of all potentials lie.
     """
@@ -104,6 +107,8 @@ class NeuronWatch:
     def __init__(self) -> None:
         self._fired = self._values = 0
         self._samples: list[Tensor] = []
+        self._seen = 0  # potentials looked at, of which every `_every`-th is kept
+        self._every = 1
         self._threshold = 0.0
 
     def see(self, layer: Firing, potential: Tensor, spikes: Tensor) -> None:
@@ -111,9 +116,18 @@ class NeuronWatch:
         self._fired += int(spikes.count_nonzero())
         self._values += spikes.numel()
         flat = in_memory_order(potential)
-        self._samples.append(flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu())
+        self._sample(flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu())
         threshold = layer.threshold
         self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
+
+    def _sample(self, values: Tensor) -> None:
+        """Keep every `_every`-th value of all batches together; more rarely once there are too many."""
+        kept = values[-self._seen % self._every :: self._every]
+        self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
+        self._seen += len(values)
+        if self._seen > _KEPT * self._every:
+            self._samples = [torch.cat(self._samples)[::2]]
+            self._every *= 2
 
     def conclude(self, path: str) -> Neurons:
         """Sum up."""

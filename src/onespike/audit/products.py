@@ -100,6 +100,7 @@ class Tally:
     def __init__(self, name: str, weights: int) -> None:
         self.name, self.weights = name, weights
         self.macs = self.reached = self.pairs = 0
+        self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
         self.left, self.right = Operand(), Operand()
 
     def conclude(self, images: int) -> Product:
@@ -112,6 +113,10 @@ class Tally:
             nonzero = self.pairs
             if left.kind == right.kind == "binary":
                 operations = self.pairs
+            elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
+                operations = self.magnitude / abs((left.step or 1) * (right.step or 1))
+                if left.kind == "binary":
+                    operand, arrival = self.right, right
             elif left.kind == "real" and right.kind != "real":
                 operand, arrival, operations = self.right, right, self.right.operations(right)
         if arrival.kind == "real":
@@ -157,6 +162,9 @@ class Tally:
         self.right.see(b, a.shape[-2])
         both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
         self.pairs += round(both.sum().item())
+        if not (self.left.arrivals.are_real or self.right.arrivals.are_real):
+            sums = a.abs().sum(-2, dtype=torch.float64) * b.abs().sum(-1, dtype=torch.float64)  # (B, K)
+            self.magnitude += sums.sum().item()
 
     def see_conv(
         self,

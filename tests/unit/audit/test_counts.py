@@ -75,6 +75,24 @@ def test_a_linear_layer():
     assert not operations.elementwise  # a bias starts the sum
 
 
+class Sine(nn.Linear):
+    """A linear layer with a function of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(super().forward(x)) + x.mean()
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
+def test_a_linear_layer_with_work_of_its_own(shape):
+    layer, x = Sine(6, 5), spikes(*shape)
+    if len(shape) == 3:
+        x = x.movedim(1, 2)  # not contiguous: the framework adds the bias apart
+    operations = count_operations(layer, [x])
+    pixels = x[0].numel() // 6
+    assert operations.macs == pixels * 6 * 5
+    assert operations.elementwise == {"special": pixels * 5, "add": pixels * 6 + pixels * 5}
+
+
 @pytest.mark.parametrize(
     ("layer", "gates", "directions"),
     [
@@ -148,6 +166,37 @@ def test_attention_by_hand():
     x[:, :2] = (x[:, :2] > 0).float()  # binary queries and keys: a pair counts where both are 1
     scores, _ = count_operations(Attention(), [x]).products
     assert scores.operations == pytest.approx((x[:, 0] @ x[:, 1].transpose(-1, -2)).sum() / 2)
+
+
+class Product(nn.Module):
+    """A product of the two halves of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.unbind(1)
+        return a @ b
+
+
+def graded(*levels: float) -> Tensor:
+    """A whole number of spikes in each of 6x6 values, most of them 0."""
+    values = torch.tensor([0.0, 0.0, 0.0, *levels])
+    return values[torch.randint(len(values), (6, 6), generator=torch.Generator().manual_seed(len(levels)))]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "arrives"),
+    [
+        (graded(1, 2, 3), graded(1), "graded"),
+        (graded(1), graded(1, 2, 3), "graded"),
+        (graded(1, -2), graded(1, 2, 3), "graded"),
+        (graded(1, 2, 3), torch.zeros(6, 6), "graded"),
+        (graded(1, 2, 3), -graded(1), "graded"),
+    ],
+)
+def test_graded_values_that_meet_spikes(a, b, arrives):
+    """By looping: n spikes that meet m spikes are n times m, and none where one side has none."""
+    by_hand = sum(abs(a[i, k] * b[k, j]).item() for i in range(6) for k in range(6) for j in range(6))
+    (product,) = count_operations(Product(), [torch.stack([0.25 * a, 0.5 * b])[None]]).products
+    assert (product.arrives, product.operations) == (arrives, pytest.approx(by_hand))
 
 
 def test_multi_head_attention():
@@ -231,6 +280,14 @@ def test_batches_add_up_and_the_model_stays_as_it_was():
     assert count_operations(model, x.split(4)) == count_operations(model, [x])
     assert model.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_frozen_parts_stay_frozen():
+    model = small_net().train()
+    model[1].eval()
+    count_operations(model, [spikes(2, 3, 10, 10)])
+    assert [module.training for module in model] == [number != 1 for number in range(len(model))]
+    assert model.training
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
