@@ -130,7 +130,6 @@ def count_operations(
     images = 0
     with ExitStack() as stack:
         stack.callback(_restore_modes, modes)
-        stack.callback(model.train, model.training)
         model.eval()
         for path, module in model.named_modules():
             hook = _hook_for(path, module, neurons, traffic)

@@ -10,6 +10,8 @@ through the kernels of oneDNN that PyTorch brings along; nothing is compiled. Wh
 same numbers come out of ordinary, slower arithmetic.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,7 +50,7 @@ def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return gain, norm.bias.detach() - norm.running_mean * gain
 
 
-class IntegerLayer(nn.Module):
+class IntegerLayer(nn.Module, ABC):
     """What integer layers share: T terms of 8-bit weights with a scale for each output channel, and a bias.
 
     Args:
@@ -94,8 +96,9 @@ class IntegerLayer(nn.Module):
     def _taken_over(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return weight, bias
 
+    @abstractmethod
     def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Lay out one term of the weights as the layer's kernel wants it."""
 
 
 class IntegerConv(IntegerLayer):
