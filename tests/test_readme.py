@@ -31,7 +31,7 @@ def option_rows() -> list[str]:
         }
         for field in fields(kind):
             default = list(field.default) if isinstance(field.default, tuple) else field.default
-            shown = {None: "null", "": '""'}.get(field.default, str(default))
+            shown = {"None": "null", "": '""', "False": "false"}.get(str(default), str(default))  # as YAML has them
             rows.append(f"| `--{section}.{field.name}` | `{shown}` | {texts[field.name]} |")
     return rows
 

@@ -3,6 +3,7 @@
 from onespike.functional.charge import charge
 from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
+from onespike.functional.integers import to_integers
 from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
 from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
@@ -20,6 +21,7 @@ __all__ = [
     "recompose",
     "region_threshold",
     "spike",
+    "to_integers",
     "window_count",
     "window_side",
 ]

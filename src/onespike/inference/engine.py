@@ -116,7 +116,8 @@ class Engine(nn.Module):
             )
         images = images.contiguous(memory_format=torch.channels_last)
         stride = self.stem_weight.shape[-1]
-        x = F.conv2d(images, self.stem_weight, self.stem_bias, stride).movedim(1, -1)  # (B, L, L, C)
+        # Of images with one channel the convolution does not make channels-last maps; the layers add to x in place.
+        x = F.conv2d(images, self.stem_weight, self.stem_bias, stride).movedim(1, -1).contiguous()  # (B, L, L, C)
         potential = None
         for layer in self.layers:
             x, potential = layer(x, potential, generator)

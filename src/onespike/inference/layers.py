@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onespike.functional import to_integers
 from onespike.units.base import Firing, Neuron
 
 #: oneDNN's kernels: PyTorch has them on x86.
@@ -61,15 +62,13 @@ class IntegerLayer(nn.Module, ABC):
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module, terms: int) -> None:
         super().__init__()
-        weight, bias = self._taken_over(*fold(layer, norm))
-        rest, integers, scales = weight, [], []
+        rest, bias = fold(layer, norm)
+        integers, scales = [], []
         for _ in range(terms):
-            largest = rest.flatten(1).abs().amax(1)
-            scale = torch.where(largest > 0, largest / 127, 1.0)
-            along = scale.view(-1, *[1] * (rest.ndim - 1))
-            integers.append((rest / along).round())
-            scales.append(scale)
-            rest = rest - integers[-1] * along
+            whole, scale = to_integers(rest)
+            integers.append(self._needed(whole))
+            scales.append(scale.flatten())
+            rest = rest - whole * scale
         self.register_buffer("weight", torch.stack(integers).to(torch.int8))  # (T, C_out, ...)
         self.register_buffer("scale", torch.stack(scales).float())  # (T, C_out)
         self.register_buffer("bias", bias.float())
@@ -93,8 +92,9 @@ class IntegerLayer(nn.Module, ABC):
         return (self.weight * scale).sum(0)
 
     @staticmethod
-    def _taken_over(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return weight, bias
+    def _needed(weight: Tensor) -> Tensor:
+        """The part of the rounded weights that is computed with."""
+        return weight
 
     @abstractmethod
     def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:
@@ -163,8 +163,8 @@ class IntegerTap(IntegerLinear):
     """A 3x3 convolution with padding 1 on maps of one pixel, where all taps but the centre see nothing but padding."""
 
     @staticmethod
-    def _taken_over(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        return weight[:, :, 1, 1], bias
+    def _needed(weight: Tensor) -> Tensor:
+        return weight[:, :, 1, 1]
 
 
 class RealLinear(nn.Module):

@@ -37,6 +37,9 @@ class TrainConfig:
             keeps it, and epochs that do are preferred as the best; 0 is off.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
+        int8_weights: Compute with the weights of convolutions and linear layers rounded to 8 bits, each output channel
+            with a scale of its own, while the optimiser moves the exact ones: `onespike optimise` then loses nothing by
+            rounding. Not together with `ema`.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
         seed: Seed of weights, order, augmentation, dropout and encoding.
@@ -62,6 +65,7 @@ class TrainConfig:
     rate_penalty: float = 0.0
     energy_budget: float = 0.0
     ema: float = 0.0
+    int8_weights: bool = False
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
     seed: int = 0
@@ -101,6 +105,10 @@ class TrainConfig:
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if self.int8_weights and self.ema:
+            raise OnespikeError(
+                "train.int8_weights and train.ema: an average of rounded weights is not rounded; set only one of them"
+            )
         if self.batch_size % self.accumulate:
             raise OnespikeError(
                 f"train.accumulate: {self.batch_size} images cannot be split into {self.accumulate} parts"

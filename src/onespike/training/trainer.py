@@ -4,7 +4,7 @@ All randomness of a step follows from (seed, step): a run that was interrupted a
 that it would have computed without the interruption.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields
 
 import torch
@@ -24,11 +24,12 @@ from onespike.training.cost import ASCENT, CostMeter, expect_within_reach
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
+from onespike.training.rounding import Rounding
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
-FIXED = ("optimizer", "ema", "seed", "batch_size")
+FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 class Trainer:
@@ -50,6 +51,7 @@ class Trainer:
         self.network = self.card.build().to(accelerator.device, dtype)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(self.network, decay=self.config.ema, use_warmup=True) if self.config.ema else None
+        self.rounding = Rounding(self.network) if self.config.int8_weights else None
         self.monitor = SpikeMonitor(self.network)
         self.cost: CostMeter | None = None
         self.spent = (0.0, 0.0)  # synaptic operations and joules of this process's images of the last step
@@ -98,7 +100,7 @@ class Trainer:
         total_loss, hits, operations, joules = 0.0, 0.0, 0.0, 0.0
         for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last = index == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self.accelerator.no_sync(self.model), self.rounded():
                 with self.cost.watch() if self.cost else nullcontext():
                     logits = self.model(x)
                 loss = penalised = self.loss(logits, y) / parts
@@ -119,6 +121,10 @@ class Trainer:
             self.ema.update(self.network, step=number + 1)
         self.spent = operations, joules
         return total_loss, hits
+
+    def rounded(self) -> AbstractContextManager[None]:
+        """While it is open, the network computes with weights of 8 bits, if the recipe says so."""
+        return self.rounding.applied() if self.rounding else nullcontext()
 
     @property
     def penalty_weight(self) -> float:
@@ -154,7 +160,8 @@ class Trainer:
         if self.accelerator.num_processes > 1:
             for buffer in network.buffers():  # each process has batch-norm statistics of its own
                 broadcast(buffer)
-        return score(network, batches, self.data.num_classes, self.accelerator, self.config.seed)
+        with self.rounded():
+            return score(network, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def use(self, saved: Checkpoint) -> None:
         """Put a checkpoint's weights in the place from which `evaluate` takes them."""
@@ -179,10 +186,10 @@ class Trainer:
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        weights = self.network.state_dict()
-        if self.ema:
-            training |= {f"raw.{name}": tensor for name, tensor in weights.items()}
-            weights = self.ema.module.state_dict()
+        if self.ema or self.rounding:  # what is trained is not what is used
+            training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        with self.rounded():
+            weights = (self.ema.module if self.ema else self.network).state_dict()
         return Checkpoint(self.card, weights, training, state)
 
     def restore(self, run: Run) -> None:
@@ -214,10 +221,8 @@ class Trainer:
             )
         if self.ema:
             self.ema.module.load_state_dict(saved.weights)
-            raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
-            self.network.load_state_dict(raw)
-        else:
-            self.network.load_state_dict(saved.weights)
+        raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
+        self.network.load_state_dict(raw or saved.weights)
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
         if self.accelerator.scaler and saved.state["scaler"]:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])

@@ -20,8 +20,9 @@ TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}
 def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **overrides: Any) -> Network:
     """A network whose weights are whole multiples of 1/64, at most 127 of them, with statistics of batch norm."""
     torch.manual_seed(0)
-    network = create_model(f"{unit}12", preset=preset, num_classes=3, image_size=image_size, **{**TINY, **overrides})
-    network(torch.randn(16, 3, image_size, image_size))
+    options = {"num_classes": 3, "image_size": image_size, **TINY, **overrides}
+    network = create_model(f"{unit}12", preset=preset, **options)
+    network(torch.randn(16, network.in_channels, image_size, image_size))
     with torch.no_grad():
         nn.init.normal_(network.head.weight)
         for name, parameter in network.named_parameters():
@@ -39,7 +40,7 @@ def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **ove
 
 def check_equal(network: Network, batch: int = 5) -> None:
     engine = Engine(network, "int16")  # real-valued layers in float32
-    images = torch.randn(batch, 3, network.image_size, network.image_size)
+    images = torch.randn(batch, network.in_channels, network.image_size, network.image_size)
     blocks = compare_spikes(network, engine, [images])
     assert all(0.02 < block.firing_rate < 0.98 for block in blocks), "silent neurons would prove little"
     assert [block.flipped for block in blocks] == [0.0] * len(blocks)
@@ -90,6 +91,11 @@ def test_every_fusion(unit: str, fusion: str) -> None:
 @pytest.mark.parametrize("fusion", ["sincos", "sum"])
 def test_every_reset(reset: str, fusion: str) -> None:
     check_equal(make(reset=reset, fusion=fusion, learnable_threshold="channel", learnable_decay="channel"))
+
+
+@pytest.mark.parametrize("in_channels", [1, 2])
+def test_images_of_other_than_three_channels(in_channels: int) -> None:
+    check_equal(make(in_channels=in_channels))
 
 
 def test_without_the_kernels_the_results_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

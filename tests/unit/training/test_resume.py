@@ -23,6 +23,7 @@ EVERYTHING = {
     "train__accumulate": 2,
     "train__noise_range": [0.1, 0.9],
 }
+OTHERS = {"train__optimizer": "adamw"}, {"train__int8_weights": True}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -46,7 +47,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "step", counted)
 
 
-@pytest.mark.parametrize("overrides", [{}, EVERYTHING, {"train__optimizer": "adamw"}], ids=["plain", "all", "adamw"])
+@pytest.mark.parametrize("overrides", [{}, EVERYTHING, *OTHERS], ids=["plain", "all", "adamw", "int8"])
 @pytest.mark.parametrize("steps", [3, 8, 11])  # within an epoch of 8 steps, at its very end, in the second one
 def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
     recipe = small(**overrides)

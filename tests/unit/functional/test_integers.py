@@ -1,0 +1,24 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onespike.functional import to_integers
+
+
+@given(seed=st.integers(0, 2**31), outer=st.integers(1, 5), inner=st.integers(1, 7), spread=st.floats(1e-4, 1e4))
+def test_an_error_is_at_most_half_a_scale_and_rounding_twice_is_rounding_once(seed, outer, inner, spread):
+    weight = spread * torch.randn(outer, inner, 3, generator=torch.Generator().manual_seed(seed))
+    integers, scale = to_integers(weight)
+    assert scale.shape == (outer, 1, 1)
+    assert torch.equal(integers, integers.round())
+    assert torch.equal(integers.abs().amax((1, 2)), torch.full((outer,), 127.0))
+    assert (weight - integers * scale).abs().le(0.5001 * scale).all()
+    again, scale_again = to_integers(integers * scale)
+    assert torch.equal(again, integers)
+    torch.testing.assert_close(scale_again, scale, rtol=3e-7, atol=0)
+
+
+def test_a_channel_of_zeros_stays_zero():
+    integers, scale = to_integers(torch.zeros(2, 3))
+    assert torch.equal(integers, torch.zeros(2, 3))
+    assert torch.equal(scale, torch.ones(2, 1))
