@@ -1,0 +1,103 @@
+"""Finished runs side by side: what each reached, in what time, from which commit, on which machine.
+
+    python benchmarks/compare_runs.py RUN RUN … --out results --name presets --title "Presets at equal time"
+
+Writes NAME.csv, NAME.md and NAME.png. Minutes are those of the training epochs alone.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from onespike.paper.report import Table, write_report
+from onespike.training import Run, load_recipe
+
+COLUMNS = {
+    "run": "",
+    "preset": "",
+    "test top-1 %": ".2f",
+    "test top-5 %": ".2f",
+    "held out %": ".2f",
+    "minutes": ".1f",
+    "epochs": "d",
+    "images/s": ".0f",
+    "optimiser": "",
+    "lr": "g",
+    "warm-up": "g",
+    "batch": "d",
+    "augmentation": "",
+    "seed": "d",
+    "commit": "",
+    "machine": "",
+}
+
+
+def main() -> None:
+    """Read the runs, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    parser.add_argument("--name", default="runs")
+    parser.add_argument("--title", default="Runs")
+    parser.add_argument("--note", default="", help="a paragraph above the table")
+    options = parser.parse_args()
+    table = Table(COLUMNS, [row(folder) for folder in options.runs])
+    parts = [options.note, table] if options.note else [table]
+    write_report(options.out, options.name, options.title, table, parts, draw(options.runs))
+    print(table.markdown())
+
+
+def row(folder: Path) -> list[object]:
+    """What is told of one run, in the order of the columns."""
+    run = Run.open(folder)
+    recipe, summary = load_recipe(str(run.config)), json.loads(run.summary.read_text())
+    facts = json.loads((folder / "environment.json").read_text())
+    train = recipe.train
+    augmentation = [f"crop {recipe.data.crop_padding}, flip", recipe.data.auto_augment and "AutoAugment"]
+    augmentation.append(train.mixup and f"Mixup {train.mixup}")
+    return [
+        folder.name,
+        getattr(recipe.model, "preset", ""),
+        summary["test_top1"],
+        summary["test_top5"],
+        summary["valid_top1"],
+        sum(float(epoch["epoch_seconds"]) for epoch in history(folder)) / 60,
+        summary["epochs"],
+        summary["images_per_second"],
+        train.optimizer,
+        train.lr,
+        train.warmup_epochs,
+        train.batch_size,
+        ", ".join(part for part in augmentation if part),
+        train.seed,
+        facts["commit"] or "unknown",
+        f"{', '.join(facts['accelerators']) or facts['processor']}, {facts['threads']} threads, {train.precision}",
+    ]
+
+
+def history(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's `metrics.csv`."""
+    return list(csv.DictReader((folder / "metrics.csv").open()))
+
+
+def draw(folders: list[Path]) -> Figure:
+    """Accuracy on the held-out images over the minutes of training."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for folder in folders:
+        minutes, accuracies = [0.0], []
+        for epoch in history(folder):
+            minutes.append(minutes[-1] + float(epoch["epoch_seconds"]) / 60)
+            accuracies.append(float(epoch["valid_top1"]))
+        axes.plot(minutes[1:], accuracies, marker="o", label=folder.name)
+    axes.set(xlabel="minutes of training", ylabel="held-out top-1, %", xlim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    return figure
+
+
+if __name__ == "__main__":
+    main()
