@@ -56,7 +56,8 @@ def _macs(module: nn.Module, x: Tensor, output: Any) -> int:
             return output.numel() * module.in_features
         case nn.RNNBase():
             tokens, directions = x.shape[0] * x.shape[1], 2 if module.bidirectional else 1
-            each = GATES[type(module)] * module.hidden_size * (module.input_size + module.hidden_size)
+            gates = next(gates for kind, gates in GATES.items() if isinstance(module, kind))
+            each = gates * module.hidden_size * (module.input_size + module.hidden_size)
             return tokens * directions * each
         case _:
             raise TypeError(type(module))

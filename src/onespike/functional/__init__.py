@@ -4,6 +4,7 @@ from onespike.functional.charge import charge
 from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.integers import to_integers
+from onespike.functional.scan import scan_gru, scan_rnn
 from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
 from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
@@ -20,6 +21,8 @@ __all__ = [
     "partition",
     "recompose",
     "region_threshold",
+    "scan_gru",
+    "scan_rnn",
     "spike",
     "to_integers",
     "window_count",

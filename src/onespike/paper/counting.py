@@ -150,7 +150,7 @@ def count_layer(layer: nn.Module) -> float:
         case nn.Linear():
             return count_linear(layer.in_features, layer.out_features)
         case nn.LSTM() | nn.GRU() | nn.RNN():
-            kind: type = type(layer)
+            kind = next(kind for kind in GATES if isinstance(layer, kind))
             return count_cell(kind, layer.input_size, layer.hidden_size)
         case _:
             raise OnespikeError(f"there is no way yet to count the operations of a {type(layer).__name__}")

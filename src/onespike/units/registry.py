@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from onespike.units.base import Dynamics, Firing, Unit
+from onespike.units.cells import GRU, RNN
 from onespike.units.channel import ChannelLinear
 from onespike.units.conv import ConvUnit
 from onespike.units.travelling import Cell, Recurrent, TravellingUnit
@@ -34,9 +35,9 @@ UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
     "conv": ConvUnit,
     "lstm": _recurrent(nn.LSTM, bidirectional=True),
     "lstm-forward": _recurrent(nn.LSTM, bidirectional=False),
-    "gru": _recurrent(nn.GRU, bidirectional=False),
-    "bigru": _recurrent(nn.GRU, bidirectional=True),
-    "rnn": _recurrent(nn.RNN, bidirectional=False),
-    "birnn": _recurrent(nn.RNN, bidirectional=True),
+    "gru": _recurrent(GRU, bidirectional=False),
+    "bigru": _recurrent(GRU, bidirectional=True),
+    "rnn": _recurrent(RNN, bidirectional=False),
+    "birnn": _recurrent(RNN, bidirectional=True),
     "mlp": _mlp,
 }

@@ -1,0 +1,81 @@
+"""The cells that may scan: what they give is what the framework's give, whichever way they take."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.units import cells
+
+KINDS = [(cells.GRU, nn.GRU), (cells.RNN, nn.RNN)]
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Counts the scans."""
+    seen = []
+    for name in ("scan_gru", "scan_rnn"):
+        scan = getattr(cells, name)
+        monkeypatch.setattr(cells, name, lambda *a, scan=scan, **k: seen.append(1) or scan(*a, **k))
+    return seen
+
+
+def make(kind, framework, **options):
+    torch.manual_seed(0)
+    cell = kind(4, 6, **{"batch_first": True, "dtype": torch.float64, **options})
+    other = framework(4, 6, **{"batch_first": True, "dtype": torch.float64, **options})
+    other.load_state_dict(cell.state_dict())
+    return cell, other
+
+
+def check_equal(cell, other, x, *state):
+    for one, expected in zip(cell(x, *state), other(x, *state), strict=True):
+        torch.testing.assert_close(one, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "framework"), KINDS)
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_long_sequences_are_scanned(scans, kind, framework, bidirectional):
+    cell, other = make(kind, framework, bidirectional=bidirectional)
+    x = torch.randn(3, 16, 4, dtype=torch.float64)
+    check_equal(cell, other, x)
+    assert len(scans) == 1 + bidirectional
+    for layer in (cell, other):
+        layer(x)[0].square().sum().backward()
+    for (name, one), expected in zip(cell.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, expected.grad, rtol=1e-12, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize(("kind", "framework"), KINDS)
+@pytest.mark.parametrize("options", [{"num_layers": 2}, {"bias": False}, {"batch_first": False}])
+def test_what_the_scan_does_not_know_is_left_to_the_framework(scans, kind, framework, options):
+    check_equal(*make(kind, framework, **options), torch.randn(17, 16, 4, dtype=torch.float64))
+    assert not scans
+
+
+@pytest.mark.parametrize(("kind", "framework"), KINDS)
+def test_so_are_short_sequences_a_state_to_start_from_one_sequence_and_inference(scans, kind, framework):
+    cell, other = make(kind, framework)
+    x = torch.randn(3, 16, 4, dtype=torch.float64)
+    check_equal(cell, other, x[:, :15])
+    check_equal(cell, other, x, torch.randn(1, 3, 6, dtype=torch.float64))
+    check_equal(cell, other, torch.randn(16, 4, dtype=torch.float64))
+    with torch.no_grad():
+        check_equal(cell, other, x)
+    assert not scans
+
+
+def test_so_is_relu(scans):
+    check_equal(*make(cells.RNN, nn.RNN, nonlinearity="relu"), torch.randn(3, 16, 4, dtype=torch.float64))
+    assert not scans
+
+
+@pytest.mark.parametrize(("kind", "framework"), KINDS)
+def test_hooks_fire_when_it_scans(scans, kind, framework):
+    cell, _ = make(kind, framework)
+    assert isinstance(cell, framework)
+    seen = []
+    cell.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    cell.register_forward_hook(lambda _, __, output: seen.append(output[0].shape))
+    cell(torch.randn(2, 20, 4, dtype=torch.float64))
+    assert scans
+    assert seen == [(2, 20, 4), (2, 20, 6)]
