@@ -16,6 +16,7 @@ from onespike.functional import (
     window_side,
 )
 from onespike.model.config import ModelConfig
+from onespike.model.mlp import ChannelMlp
 from onespike.units.base import Firing, Memory
 from onespike.units.channel import ChannelLinear
 from onespike.units.registry import UNITS
@@ -51,16 +52,7 @@ class Block(nn.Module):
         self.encoder = Firing(channels, config) if config.encoding == "threshold" else None
         self.unit = UNITS[config.unit](channels, config, norm)
         self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
-        hidden = config.mlp_ratio * channels
-        spiking = config.mlp_activation == "spiking"
-        self.mlp = nn.Sequential(
-            Firing(channels, config) if spiking else nn.Identity(),
-            ChannelLinear(channels, hidden),
-            norm(hidden),
-            Firing(hidden, config) if spiking else nn.GELU(),
-            ChannelLinear(hidden, channels),
-            norm(channels),
-        )
+        self.mlp = ChannelMlp(config, channels, norm)
 
     def branch_ends(self) -> list[ChannelLinear]:
         """The last linear layer of each of the two residual branches."""
