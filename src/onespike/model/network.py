@@ -1,9 +1,13 @@
 """The whole network: a stem, stages of blocks with patch merging between them, a head; time is the outermost loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from onespike.errors import OnespikeError
 from onespike.model.block import NORMS, Block, BlockState, uniform
@@ -22,9 +26,16 @@ class Network(nn.Module):
         in_channels: Channels of the images.
         image_size: Side of the images, in pixels: a multiple of the stem's stride times 2^(stages-1).
 
+    Attributes:
+        recompute: Whether training keeps only what passes between blocks, and runs each block once more in the backward
+            pass (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the
+            global generator or beforehand.
+
     Raises:
         OnespikeError: The stages cannot take images of that size.
     """
+
+    recompute = False
 
     def __init__(self, config: ModelConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
@@ -110,6 +121,8 @@ class Network(nn.Module):
         expected = self.config.time_steps * len(self.blocks())
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
+        if self.recompute and generator is not None:
+            raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
         remaining = iter(draws) if draws is not None else None
         states: dict[Block, BlockState] = {}
         # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
@@ -120,7 +133,8 @@ class Network(nn.Module):
             for layer in self.layers:
                 if isinstance(layer, Block):
                     drawn = next(remaining) if remaining is not None else None
-                    x, potential, states[layer] = layer(x, potential, states.get(layer), drawn, generator)
+                    run = _run_again_later(layer) if self.recompute and torch.is_grad_enabled() else layer
+                    x, potential, states[layer] = run(x, potential, states.get(layer), drawn, generator)
                 else:
                     x, potential = layer(x, potential)
             logits.append(self._classify(x))
@@ -131,3 +145,23 @@ class Network(nn.Module):
         if self.readout is None:
             return self.head(x.mean((-2, -1)))
         return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))
+
+
+def _run_again_later(block: Block) -> Callable[..., Any]:
+    """A block that keeps its inputs alone for the backward pass, and runs again there, with the same draws."""
+    contexts = lambda: (nullcontext(), _statistics_kept(block))  # noqa: E731
+    return partial(checkpoint, block, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(block: Block) -> Iterator[None]:
+    """While it is open, batch norm does not take a batch into its running statistics: it saw this one before."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

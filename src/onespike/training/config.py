@@ -40,6 +40,8 @@ class TrainConfig:
         int8_weights: Compute with the weights of convolutions and linear layers rounded to 8 bits, each output channel
             with a scale of its own, while the optimiser moves the exact ones: `onespike optimise` then loses nothing by
             rounding. Not together with `ema`.
+        recompute: Keep only what passes between blocks, and run each block once more in the backward pass (activation
+            checkpointing): less memory, more time, the same numbers. For networks of spiking blocks.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
         seed: Seed of weights, order, augmentation, dropout and encoding.
@@ -66,6 +68,7 @@ class TrainConfig:
     energy_budget: float = 0.0
     ema: float = 0.0
     int8_weights: bool = False
+    recompute: bool = False
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
     seed: int = 0
@@ -142,3 +145,7 @@ class Recipe:
                     f"train.{name}: expected a network of spiking blocks such as conv12, got {self.model.name}"
                     f"{' with the activation relu' if isinstance(self.model, ModelConfig) else ''}"
                 )
+        if self.train.recompute and not isinstance(self.model, ModelConfig):
+            raise OnespikeError(
+                f"train.recompute: expected a network of spiking blocks such as conv12, got {self.model.name}"
+            )

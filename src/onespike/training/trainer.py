@@ -51,6 +51,8 @@ class Trainer:
         self.network = self.card.build().to(accelerator.device, dtype)
         self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ModelEmaV3(self.network, decay=self.config.ema, use_warmup=True) if self.config.ema else None
+        if isinstance(self.network, Network):
+            self.network.recompute = self.config.recompute
         self.rounding = Rounding(self.network) if self.config.int8_weights else None
         self.monitor = SpikeMonitor(self.network)
         self.cost: CostMeter | None = None

@@ -242,3 +242,32 @@ def test_under_bf16_autocast_the_residual_stream_stays_float32(norm):
     network = create_model("conv-tiny", norm=norm)
     _, streams = spikes_of(network, torch.randn(2, 3, 32, 32, generator=seeded(1)), "bf16")
     assert {stream.dtype for stream in streams} == {torch.float32}
+
+
+@pytest.mark.parametrize("time_steps", [1, 2])
+@pytest.mark.parametrize("name", ["conv12", "gru12"])
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_running_blocks_again_gives_the_same_gradients_and_statistics(name, norm, time_steps):
+    results = []
+    for recompute in (False, True):
+        network = make_network(name, norm=norm, time_steps=time_steps, dropout=0.2).train()
+        network.recompute = recompute
+        images = random_images(network)
+        seen = []
+        network.blocks()[0].register_forward_pre_hook(lambda *_, seen=seen: seen.append(1))
+        torch.manual_seed(1)
+        logits = network(images)
+        once = len(seen)
+        logits.square().sum().backward()
+        assert len(seen) == (2 * once if recompute else once)
+        statistics = [buffer for key, buffer in network.named_buffers() if "running" in key]
+        results.append([logits, *(parameter.grad for parameter in network.parameters()), *statistics])
+    for again, kept in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(again, kept, rtol=0, atol=1e-12)
+
+
+def test_blocks_that_run_again_refuse_a_generator_whose_draws_are_gone():
+    network = make_network()
+    network.recompute = True
+    with pytest.raises(ValueError, match="pass draws"):
+        network(random_images(network), generator=torch.Generator())

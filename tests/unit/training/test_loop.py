@@ -9,7 +9,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.model import create_model
-from onespike.training import train
+from onespike.training import load_recipe, train
 from onespike.training.device import make_accelerator
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
@@ -98,6 +98,19 @@ def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.Captu
     assert "warning: block 1, 2: a layer fires less than once in a thousand" in " ".join(
         capsys.readouterr().out.split()
     )
+
+
+def test_running_blocks_again_trains_the_same_weights(small):
+    settings = {"model__norm": "batch", "train__precision": "fp64", "train__accumulate": 2}
+    plain, again = (some_steps(small(**settings, train__recompute=recompute), 3) for recompute in (False, True))
+    for name, value in plain.items():
+        if "num_batches" not in name:
+            torch.testing.assert_close(again[name], value, rtol=0, atol=1e-12)
+
+
+def test_an_artificial_network_has_no_blocks_to_run_again():
+    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of spiking blocks .* got resnet18"):
+        load_recipe("cifar10/resnet18", {"train.recompute": True})
 
 
 def test_ema_is_the_moving_average_of_the_weights(small):
