@@ -2,8 +2,8 @@
 
     python benchmarks/compare_runs.py RUN RUN … --out results --name presets --title "Presets at equal time"
 
-Writes NAME.csv, NAME.md and NAME.png. Minutes are those of the training epochs alone, each as long as the run's fastest:
-a machine that does other things as well slows some of them down. What the clock said is the column "by the clock".
+Writes NAME.csv, NAME.md and NAME.png. Minutes are those of the training epochs alone, each as long as the run's
+fastest: a machine that does other things as well slows some of them down. "by the clock" is what the clock said.
 """
 
 import argparse
