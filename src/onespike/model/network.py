@@ -121,7 +121,8 @@ class Network(nn.Module):
         expected = self.config.time_steps * len(self.blocks())
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
-        if self.recompute and generator is not None:
+        recompute = self.recompute and torch.is_grad_enabled()
+        if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
         remaining = iter(draws) if draws is not None else None
         states: dict[Block, BlockState] = {}
@@ -133,7 +134,7 @@ class Network(nn.Module):
             for layer in self.layers:
                 if isinstance(layer, Block):
                     drawn = next(remaining) if remaining is not None else None
-                    run = _run_again_later(layer) if self.recompute and torch.is_grad_enabled() else layer
+                    run = _run_again_later(layer) if recompute else layer
                     x, potential, states[layer] = run(x, potential, states.get(layer), drawn, generator)
                 else:
                     x, potential = layer(x, potential)

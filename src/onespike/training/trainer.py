@@ -259,5 +259,6 @@ def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> lis
     ]
     described = ("classes", "in_channels", "image_size")
     pairs += [(name, getattr(saved.card, name), getattr(card, name)) for name in described]
-    pairs += [(f"train.{name}", saved.state["train"][name], getattr(config, name)) for name in FIXED]
+    trained = saved.state["train"]  # a run that began before an option was there had its default
+    pairs += [(f"train.{name}", trained.get(name, getattr(TrainConfig, name)), getattr(config, name)) for name in FIXED]
     return [f"{name} was {old}, now {new}" for name, old, new in pairs if old != new]

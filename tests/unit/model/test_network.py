@@ -271,3 +271,5 @@ def test_blocks_that_run_again_refuse_a_generator_whose_draws_are_gone():
     network.recompute = True
     with pytest.raises(ValueError, match="pass draws"):
         network(random_images(network), generator=torch.Generator())
+    with torch.no_grad():  # nothing runs again
+        network(random_images(network), generator=seeded(0))

@@ -23,7 +23,7 @@ EVERYTHING = {
     "train__accumulate": 2,
     "train__noise_range": [0.1, 0.9],
 }
-OTHERS = {"train__optimizer": "adamw"}, {"train__int8_weights": True}
+OTHERS = {"train__optimizer": "adamw"}, {"train__int8_weights": True, "train__recompute": True}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
