@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from onespike.allocator import keep_freed_memory
 from onespike.bench.case import Case
 from onespike.inference.timing import interleaved
 
@@ -45,6 +46,7 @@ def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
 
 
 def _run(case: Case, threads: int, rounds: int) -> Alone:
+    keep_freed_memory()  # as every command does
     torch.set_num_threads(threads)
     before = _peak_bytes()
     call = case.build()

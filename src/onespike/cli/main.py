@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from onespike._version import __version__
+from onespike.allocator import keep_freed_memory
 from onespike.errors import OnespikeError, unknown
 
 #: Commands and what they do. Each is a module of this package with `run(arguments)`, imported only when it is called.
@@ -57,6 +58,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
+    keep_freed_memory()
     return import_module(f"onespike.cli.{arguments[0].replace('-', '_')}").run(arguments[1:])
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onespike.functional.spike import exceeds
+
 WINDOW_KINDS = ("average", "dilated", "whole")
 
 
@@ -47,6 +49,20 @@ def _corners(x: Tensor, side: int) -> list[Tensor]:
     return [x[..., :side, :side], x[..., :side, -side:], x[..., -side:, :side], x[..., -side:, -side:]]
 
 
+def _add_corners(windows: Tensor, size: int) -> Tensor:
+    """Add four windows into place: (V, B, C, M, M) to a map (B, C, L, L), channels-last in memory.
+
+    Left and right are added first, as in the supplement, and so as floating-point numbers are rounded there.
+    """
+    *outer, channels, side, _ = windows.shape[1:]
+    upper, lower = (windows.new_zeros((*outer, rows, size, channels)).movedim(-1, -3) for rows in (size, side))
+    for rows, left, right in ((upper[..., :side, :], *windows[:2]), (lower, *windows[2:])):
+        rows[..., :side] += left
+        rows[..., -side:] += right
+    upper[..., -side:, :] += lower
+    return upper
+
+
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
@@ -59,15 +75,11 @@ class _Corners(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        x, ctx.side = inputs
-        ctx.like = torch.empty_like(x, device="meta")
+        ctx.size = inputs[0].shape[-1]
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        whole = torch.zeros_like(ctx.like, device=gradient.device, dtype=gradient.dtype)
-        for corner, part in zip(_corners(whole, ctx.side), gradient.unbind(), strict=True):
-            corner += part
-        return whole, None
+        return _add_corners(gradient, ctx.size), None
 
 
 def partition(x: Tensor, kind: str) -> Tensor:
@@ -98,8 +110,9 @@ def partition(x: Tensor, kind: str) -> Tensor:
 def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
 
-    Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
-    makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
+    The supplement condenses left and right windows first, their overlap weighted 1/2, then top and bottom in the same
+    way, which makes 1/4 in the centre. This equals what is done here: all windows are added into place, and each pixel
+    is divided by how many of them cover it.
 
     Args:
         windows: (V, B, C, M, M), in number and order as `partition` gives them.
@@ -120,19 +133,33 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
         )
     if kind == "whole":
         return windows[0]
-    overlap = 2 * side - (size + size % 2)
-    upper = _condense(windows[0], windows[1], overlap, dim=-1)  # (B, C, M, L)
-    lower = _condense(windows[2], windows[3], overlap, dim=-1)
-    return _condense(upper, lower, overlap, dim=-2)[..., :size, :size]
+    return _Recompose.apply(windows, size + size % 2)[..., :size, :size]
 
 
-def _condense(first: Tensor, second: Tensor, overlap: int, dim: int) -> Tensor:
-    """Join two tensors along `dim`, averaging the last `overlap` slices of the first with as many of the second."""
-    if overlap == 0:
-        return torch.cat([first, second], dim)
-    alone = first.shape[dim] - overlap
-    shared = (first.narrow(dim, alone, overlap) + second.narrow(dim, 0, overlap)) / 2
-    return torch.cat([first.narrow(dim, 0, alone), shared, second.narrow(dim, overlap, alone)], dim)
+class _Recompose(torch.autograd.Function):
+    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L)."""
+
+    @staticmethod
+    def forward(windows: Tensor, size: int) -> Tensor:
+        return _average(_add_corners(windows, size), windows.shape[-1])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
+        ctx.side = inputs[0].shape[-1]
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        return torch.stack(_corners(_average(gradient.clone(), ctx.side), ctx.side)), None
+
+
+def _average(whole: Tensor, side: int) -> Tensor:
+    """Divide each pixel of a map by how many windows of that side cover it, in place."""
+    alone = whole.shape[-1] - side
+    overlap = side - alone
+    if overlap:
+        whole.narrow(-1, alone, overlap).mul_(0.5)
+        whole.narrow(-2, alone, overlap).mul_(0.5)
+    return whole
 
 
 class _Saturate(torch.autograd.Function):
@@ -140,7 +167,7 @@ class _Saturate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, threshold: float) -> Tensor:
-        return torch.lerp(x, torch.ones_like(x), x.clone().gt_(threshold))
+        return torch.lerp(x, x.new_ones(()), exceeds(x, threshold))
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

@@ -68,15 +68,15 @@ class Dynamics:
 class Incoming:
     """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
 
+    The first window has no predecessor: see `onespike.functional.charge`.
+
     Attributes:
-        first: P of the first window, (B, C, M, M); None if nothing comes in there.
         beside: X, (V, B, C, M, M): the potentials that the window before's meet. None if they meet none.
-        behind: How many windows X lies behind.
+        behind: How many windows X lies behind, 0 or 1.
         fusion: How the two are merged, a name in `onespike.functional.FUSIONS`.
         theta: Radian factor of the fusion.
     """
 
-    first: Tensor | None = None
     beside: Tensor | None = None
     behind: int = 0
     fusion: str = "sincos"
@@ -184,12 +184,15 @@ class Neuron(Firing):
         decay = self.decay
         if self.reset == "none" and not isinstance(decay, Tensor) and not torch.compiler.is_compiling():
             return charge(currents, decay, **vars(incoming))
-        potentials: list[Tensor] = []
-        for window, current in enumerate(currents.unbind()):
-            handed = self.handed_on(potentials[-1]) if potentials else incoming.first
-            if potentials and incoming.beside is not None and handed is not None:
-                handed = fuse(incoming.beside[window - incoming.behind], handed, incoming.fusion, incoming.theta)
-            potentials.append(current if handed is None else decayed(current, handed, decay))
+        beside, potentials = incoming.beside, [currents[0]]
+        if beside is not None and incoming.behind == 0:
+            first = fuse(beside[0], beside[min(1, len(beside) - 1)], incoming.fusion, incoming.theta)
+            potentials = [decayed(currents[0], first, decay)]
+        for window in range(1, len(currents)):
+            handed = self.handed_on(potentials[-1])
+            if beside is not None:
+                handed = fuse(beside[window - incoming.behind], handed, incoming.fusion, incoming.theta)
+            potentials.append(decayed(currents[window], handed, decay))
         return torch.stack(potentials)
 
 

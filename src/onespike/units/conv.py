@@ -59,7 +59,7 @@ class ConvUnit(Unit):
         v1 = self.neuron1.charge(currents, Incoming() if passes else None, own_potential(memory, 0))
         s1 = self.neuron1(v1)
         currents = per_window(self.conv2, self.norm2, s1)
-        incoming = Incoming(None, self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
+        incoming = Incoming(self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
         v2 = self.neuron2.charge(currents, incoming, own_potential(memory, 1))
         s2 = self.neuron2(v2)
         return UnitOutput(s2, None, ((v1, s1), (v2, s2)))

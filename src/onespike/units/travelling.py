@@ -12,7 +12,6 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import fuse
 from onespike.units.base import Dynamics, Incoming, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
 
 #: The framework's recurrent layers.
@@ -50,9 +49,7 @@ class TravellingUnit(Unit):
         incoming = None
         if self.travels:
             above = torch.zeros_like(currents) if potential is None else potential
-            neighbour = above[min(1, len(above) - 1)]  # of window 1; a map that is not cut has only itself
-            first = fuse(above[0], neighbour, self.fusion, self.theta)
-            incoming = Incoming(first, above, 0, self.fusion, self.theta)
+            incoming = Incoming(above, 0, self.fusion, self.theta)
         v = self.neuron.charge(currents, incoming, own_potential(memory, 0))
         s = self.neuron(v)
         return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))

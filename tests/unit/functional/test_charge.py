@@ -10,8 +10,10 @@ def draw(*shape, seed):
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-def one_after_the_other(currents, decay, first=None, beside=None, behind=0, fusion="sincos", theta=0.5):
-    potentials = [currents[0] if first is None else currents[0] + decay * first]
+def one_after_the_other(currents, decay, beside=None, behind=0, fusion="sincos", theta=0.5):
+    potentials = [currents[0]]
+    if beside is not None and behind == 0:
+        potentials = [currents[0] + decay * fuse(beside[0], beside[1 % len(beside)], fusion, theta)]
     for window in range(1, len(currents)):
         before = potentials[-1]
         handed = before if beside is None else fuse(beside[window - behind], before, fusion, theta)
@@ -22,13 +24,10 @@ def one_after_the_other(currents, decay, first=None, beside=None, behind=0, fusi
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("windows", [1, 4])
-@pytest.mark.parametrize("with_first", [False, True])
-def test_values_and_gradients_are_those_of_the_loop(fusion, behind, windows, with_first):
-    currents, beside = draw(windows, 2, 3, 2, 2, seed=0), draw(windows, 2, 3, 2, 2, seed=1)
-    first = draw(2, 3, 2, 2, seed=2) if with_first else None
-    given = [tensor for tensor in (currents, beside, first) if tensor is not None]
+def test_values_and_gradients_are_those_of_the_loop(fusion, behind, windows):
+    given = currents, beside = draw(windows, 2, 3, 2, 2, seed=0), draw(windows, 2, 3, 2, 2, seed=1)
     weights = torch.linspace(-1, 1, currents.numel(), dtype=torch.float64).view_as(currents)
-    options = (0.4, first, beside, behind, fusion, 0.3)
+    options = (0.4, beside, behind, fusion, 0.3)
     results = [function(currents, *options) for function in (charge, one_after_the_other)]
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
     one, other = (

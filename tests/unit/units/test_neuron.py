@@ -70,21 +70,22 @@ def test_the_reset_touches_the_potentials_of_neurons_that_fire_and_no_others(res
 
 def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents():
     neuron = Neuron(3, Dynamics(decay=0.25))
-    currents, own, first = potentials(), torch.full((4, 2, 3, 2, 2), 8.0), torch.full((2, 3, 2, 2), 4.0)
+    currents, own = potentials(), torch.full((4, 2, 3, 2, 2), 8.0)
     torch.testing.assert_close(neuron.charge(currents, None), currents)
     torch.testing.assert_close(neuron.charge(currents, None, own), currents + 2)
-    expected = [currents[0] + 3]
+    expected = [currents[0] + 2]
     for current in currents[1:]:
         expected.append(current + 2 + 0.25 * expected[-1])
-    torch.testing.assert_close(neuron.charge(currents, Incoming(first), own), torch.stack(expected))
+    torch.testing.assert_close(neuron.charge(currents, Incoming(), own), torch.stack(expected))
 
 
 @pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("reset", ["none", "zero", "subtract"])
 def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on(reset, behind):
     neuron, currents, beside = Neuron(3, Dynamics(reset=reset)), potentials(), potentials().flip(0).sin()
-    v = neuron.charge(currents, Incoming(None, beside, behind, "sinsum", 0.3))
-    assert torch.equal(v[0], currents[0])
+    v = neuron.charge(currents, Incoming(beside, behind, "sinsum", 0.3))
+    first = currents[0] if behind else currents[0] + 0.4 * fuse(beside[0], beside[1], "sinsum", 0.3)
+    torch.testing.assert_close(v[0], first)
     for window in (1, 2, 3):
         fused = fuse(beside[window - behind], neuron.handed_on(v[window - 1]), "sinsum", 0.3)
         torch.testing.assert_close(v[window], currents[window] + 0.4 * fused)
