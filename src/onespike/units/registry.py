@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import nn
 
 from onespike.units.base import Dynamics, Firing, Unit
-from onespike.units.cells import GRU, RNN
+from onespike.units.cells import GRU, LSTM, RNN
 from onespike.units.channel import ChannelLinear
 from onespike.units.conv import ConvUnit
 from onespike.units.travelling import Cell, Recurrent, TravellingUnit
@@ -33,8 +33,8 @@ RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
 
 UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
     "conv": ConvUnit,
-    "lstm": _recurrent(nn.LSTM, bidirectional=True),
-    "lstm-forward": _recurrent(nn.LSTM, bidirectional=False),
+    "lstm": _recurrent(LSTM, bidirectional=True),
+    "lstm-forward": _recurrent(LSTM, bidirectional=False),
     "gru": _recurrent(GRU, bidirectional=False),
     "bigru": _recurrent(GRU, bidirectional=True),
     "rnn": _recurrent(RNN, bidirectional=False),

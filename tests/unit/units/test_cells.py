@@ -1,4 +1,4 @@
-"""The cells that may scan: what they give is what the framework's give, whichever way they take."""
+"""Our cells: what they give is what the framework's give, whichever way they take."""
 
 import pytest
 import torch
@@ -79,3 +79,26 @@ def test_hooks_fire_when_it_scans(scans, kind, framework):
     cell(torch.randn(2, 20, 4, dtype=torch.float64))
     assert scans
     assert seen == [(2, 20, 4), (2, 20, 6)]
+
+
+@pytest.mark.parametrize(("kind", "framework"), [(cells.LSTM, nn.LSTM), *KINDS])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_a_single_token_never_meets_the_weights_of_the_state(kind, framework, bidirectional, monkeypatch):
+    cell, other = make(kind, framework, bidirectional=bidirectional)
+    x = torch.randn(3, 1, 4, dtype=torch.float64)
+    expected = other(x)
+    monkeypatch.setattr(framework, "forward", None)  # whoever calls it fails
+    output = cell(x)
+    torch.testing.assert_close(output, expected, rtol=0, atol=1e-14)
+    for h, _ in (output, expected):
+        h.square().sum().backward()
+    for (name, one), wanted in zip(cell.named_parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, wanted.grad, rtol=1e-12, atol=1e-14, msg=name)
+
+
+@pytest.mark.parametrize("options", [{"proj_size": 3}, {"num_layers": 2}, {"bias": False}, {"batch_first": False}])
+def test_an_lstm_of_another_kind_is_the_framework_s(options):
+    cell, other = make(cells.LSTM, nn.LSTM, **options)
+    x = torch.randn(1, 1, 4, dtype=torch.float64)
+    for one, expected in ((cell(x), other(x)), (cell(x, other(x)[1]), other(x, other(x)[1]))):
+        torch.testing.assert_close(one, expected, rtol=0, atol=0)

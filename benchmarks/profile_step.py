@@ -1,0 +1,77 @@
+"""Where the time of a training step goes, by kind of operation.
+
+    python benchmarks/profile_step.py conv12:128 lstm12:16 gru12:16 --threads 1
+
+Prints a Markdown table: percent of a step, self time, in fp32 and bf16 (torch.profiler); images a second without it.
+"""
+
+import argparse
+import time
+from collections import Counter
+from statistics import median
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from onespike.allocator import keep_freed_memory
+from onespike.bench.case import Case
+
+#: Kinds of operations, by what their names hold; the first that fits counts.
+KINDS = {
+    "convolution": ("convolution",),
+    "recurrent cells (oneDNN)": ("rnn_layer",),
+    "matrix products": ("aten::mm", "addmm", "bmm"),
+    "random draws": ("uniform", "bernoulli", "random_"),
+    "sine, cosine": ("aten::sin", "aten::cos"),
+    "comparisons": ("aten::gt", "aten::lt", "hardtanh_backward", "aten::abs"),
+    "GELU, sigmoid, tanh": ("gelu", "sigmoid", "tanh"),
+    "multiplications, additions": ("aten::mul", "aten::add", "aten::sub", "aten::lerp", "aten::addcmul", "aten::div"),
+    "copies, casts, layouts": ("copy", "aten::cat", "clone", "fill", "zero", "contiguous", "to_copy"),
+}
+REST = "optimiser, and the rest"
+STEPS = 3
+
+
+def main() -> None:
+    """Profile, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="MODEL:BATCH")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    keep_freed_memory()
+    torch.set_num_threads(options.threads)
+    columns = {}
+    for name in options.models:
+        model, batch = name.split(":")
+        for dtype in ("fp32", "bf16"):
+            columns[f"{model}, {batch}, {dtype}"] = shares(Case("train", "onespike", dtype, int(batch), model))
+    print("| | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    for row in ("images a second", *KINDS, REST):
+        values = [column[row] for column in columns.values()]
+        print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
+
+
+def shares(case: Case) -> Counter[str]:
+    """Images a second, and the percentage of each kind of operation."""
+    step = case.build()
+    seconds = []
+    for _ in range(3 + STEPS):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(STEPS):
+            step()
+    times: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        kind = next((kind for kind, parts in KINDS.items() if any(part in event.key for part in parts)), REST)
+        times[kind] += event.self_cpu_time_total
+    whole = times.total()
+    found = Counter({kind: 100 * spent / whole for kind, spent in times.items()})
+    found["images a second"] = case.batch / median(seconds[3:])
+    return found
+
+
+if __name__ == "__main__":
+    main()
