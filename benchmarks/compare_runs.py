@@ -4,6 +4,9 @@
 
 Writes NAME.csv, NAME.md and NAME.png. Minutes are those of the training epochs alone, each as long as the run's
 fastest: a machine that does other things as well slows some of them down. "by the clock" is what the clock said.
+
+`--add-to NAME.csv` keeps the rows of a table that was written before, for runs whose folders are no longer there; of
+these the last epoch alone is drawn.
 """
 
 import argparse
@@ -41,14 +44,16 @@ def main() -> None:
     """Read the runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--add-to", type=Path, help="a CSV of this script, whose rows come first")
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--name", default="runs")
     parser.add_argument("--title", default="Runs")
     parser.add_argument("--note", default="", help="a paragraph above the table")
     options = parser.parse_args()
-    table = Table(COLUMNS, [row(folder) for folder in options.runs])
+    earlier = kept(options.add_to) if options.add_to else []
+    table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
     parts = [options.note, table] if options.note else [table]
-    write_report(options.out, options.name, options.title, table, parts, draw(options.runs))
+    write_report(options.out, options.name, options.title, table, parts, draw(options.runs, earlier))
     print(table.markdown())
 
 
@@ -81,6 +86,14 @@ def row(folder: Path) -> list[object]:
     ]
 
 
+def kept(path: Path) -> list[list[object]]:
+    """The rows of a table that was written before."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    kinds = {"": str, "d": int}
+    return [[kinds.get(spec, float)(one[name]) for name, spec in COLUMNS.items()] for one in rows]
+
+
 def history(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's `metrics.csv`."""
     return list(csv.DictReader((folder / "metrics.csv").open()))
@@ -92,10 +105,13 @@ def minutes(folder: Path) -> list[float]:
     return [fastest * (number + 1) / 60 for number in range(len(history(folder)))]
 
 
-def draw(folders: list[Path]) -> Figure:
+def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
     """Accuracy on the held-out images over the minutes of training."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
+    columns = list(COLUMNS)
+    for one in earlier:
+        axes.plot(one[columns.index("minutes")], one[columns.index("held out %")], marker="o", label=one[0])
     for folder in folders:
         accuracies = [float(epoch["valid_top1"]) for epoch in history(folder)]
         axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)

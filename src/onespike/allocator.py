@@ -1,6 +1,7 @@
 """The C library's allocator, set for a program that allocates the same large tensors step after step."""
 
 import ctypes
+import os
 import sys
 
 #: Parameters of glibc's `mallopt`, from malloc.h.
@@ -11,11 +12,14 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for what it allocates next.
 
     glibc gives every large block back to the system, and the next one's pages have to be mapped and zeroed anew: of the
-    time of a layer of neurons that is more than half. Other C libraries are left alone.
+    time of a layer of neurons that is more than half. In turn the process keeps the most it ever needed. Other C
+    libraries are left alone, and so is a glibc that the user's environment sets up (`MALLOC_…_`, `GLIBC_TUNABLES`).
 
     Returns:
-        Whether the C library is one that could be told.
+        Whether the C library was told.
     """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
         return False

@@ -1,9 +1,13 @@
 """Memory that is freed stays with the process, where the C library can be told."""
 
+import os
+import platform
 import subprocess
 import sys
 
 import pytest
+
+from onespike.allocator import keep_freed_memory
 
 PROGRAM = """
 import resource, torch
@@ -22,8 +26,19 @@ print(given_back, fresh_pages())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator is Linux's")
+def environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_large_tensors_take_no_fresh_pages_once_freed_memory_is_kept():
-    output = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, "-c", PROGRAM]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
     given_back, kept = map(int, output.split())
     assert kept < 0.05 * given_back
+
+
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_a_user_who_sets_up_the_allocator_is_obeyed(name, monkeypatch):
+    monkeypatch.setenv(name, "glibc.malloc.trim_threshold=0")
+    assert not keep_freed_memory()

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import fuse, fuse_backward
 
@@ -31,6 +32,7 @@ class _Charge(torch.autograd.Function):
         return v
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         v, beside = ctx.saved_tensors
         currents = torch.empty_like(v)  # gradient of V, and so of I, with what the next window sends back
@@ -89,6 +91,11 @@ def charge(
         theta: The fusion's radian factor.
 
     Returns:
-        V, (V, B, C, M, M).
+        V, (V, B, C, M, M). Can be differentiated once.
+
+    Raises:
+        ValueError: `behind` is neither 0 nor 1.
     """
+    if behind not in (0, 1):
+        raise ValueError(f"behind: expected 0 or 1, got {behind}")
     return _Charge.apply(currents, beside, behind, decay, fusion, theta)

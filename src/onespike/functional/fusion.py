@@ -37,18 +37,19 @@ class _SinCos(torch.autograd.Function):
         return *_sincos_backward(x, y, gradient, ctx.angle), None
 
 
+def _sincos(x: Tensor, y: Tensor, angle: float) -> Tensor:
+    return _SinCos.apply(x, y, angle)
+
+
 #: Fusions as functions of X, Y and the angle a = theta pi/2. To add one, add an entry: `FUSIONS["mine"] = …`.
 FUSIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "sincos": _SinCos.apply,
+    "sincos": _sincos,
     "sinsum": lambda x, y, a: torch.sin(a * (x + y)),
     "nested": lambda x, y, a: 2 * torch.sin(a * x * torch.cos(a * y)),
     "mean": lambda x, y, _: (x + y) / 2,
     "sum": lambda x, y, _: x + y,
     "none": lambda x, y, _: 0 * (x + y),
 }
-
-#: Gradients of X and Y written out, where that is cheaper than to differentiate: fusion to (X, Y, gradient, a).
-_BACKWARD = {_SinCos.apply: _sincos_backward}
 
 
 def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tensor:
@@ -87,8 +88,8 @@ def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: floa
     Returns:
         The gradients of X and Y.
     """
-    if FUSIONS[kind] in _BACKWARD:
-        return _BACKWARD[FUSIONS[kind]](x, y, gradient, theta * math.pi / 2)
+    if FUSIONS[kind] is _sincos:  # written out, which is cheaper
+        return _sincos_backward(x, y, gradient, theta * math.pi / 2)
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():
         fused = fuse(x, y, kind, theta)

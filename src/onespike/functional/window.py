@@ -50,22 +50,14 @@ def _corners(x: Tensor, side: int) -> list[Tensor]:
 
 
 def _add_corners(windows: Tensor, size: int) -> Tensor:
-    """Add four windows into place: (V, B, C, M, M) to a map (B, C, L, L), channels-last in memory.
-
-    Left and right are added first, as in the supplement, and so as floating-point numbers are rounded there.
-    """
+    """Add four windows into place: (V, B, C, M, M) to a map (B, C, L, L), channels-last in memory."""
     *outer, channels, side, _ = windows.shape[1:]
-    if 2 * side == size:  # they tile the map
-        whole = windows.new_empty((*outer, size, size, channels)).movedim(-1, -3)
-        for corner, window in zip(_corners(whole, side), windows.unbind(), strict=True):
-            corner.copy_(window)
-        return whole
-    upper, lower = (windows.new_zeros((*outer, rows, size, channels)).movedim(-1, -3) for rows in (size, side))
-    for rows, left, right in ((upper[..., :side, :], *windows[:2]), (lower, *windows[2:])):
-        rows[..., :side].add_(left)
-        rows[..., -side:].add_(right)
-    upper[..., -side:, :].add_(lower)
-    return upper
+    tiles = 2 * side == size
+    make = windows.new_empty if tiles else windows.new_zeros
+    whole = make((*outer, size, size, channels)).movedim(-1, -3)
+    for corner, window in zip(_corners(whole, side), windows.unbind(), strict=True):
+        corner.copy_(window) if tiles else corner.add_(window)
+    return whole
 
 
 class _Corners(torch.autograd.Function):
@@ -115,9 +107,8 @@ def partition(x: Tensor, kind: str) -> Tensor:
 def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
 
-    The supplement condenses left and right windows first, their overlap weighted 1/2, then top and bottom in the same
-    way, which makes 1/4 in the centre. This equals what is done here: all windows are added into place, and each pixel
-    is divided by how many of them cover it.
+    Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
+    makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
 
     Args:
         windows: (V, B, C, M, M), in number and order as `partition` gives them.
@@ -142,11 +133,19 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
 
 
 class _Recompose(torch.autograd.Function):
-    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L)."""
+    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L).
+
+    The gradient of joining, left to itself, fills a map with zeros for each part.
+    """
 
     @staticmethod
     def forward(windows: Tensor, size: int) -> Tensor:
-        return _average(_add_corners(windows, size), windows.shape[-1])
+        overlap = 2 * windows.shape[-1] - size
+        if not overlap:
+            return _add_corners(windows, size)
+        upper = _condense(windows[0], windows[1], overlap, dim=-1)  # (B, C, M, L)
+        lower = _condense(windows[2], windows[3], overlap, dim=-1)
+        return _condense(upper, lower, overlap, dim=-2)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
@@ -154,17 +153,20 @@ class _Recompose(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return torch.stack(_corners(_average(gradient.clone(), ctx.side), ctx.side)), None
+        alone = gradient.shape[-1] - ctx.side
+        overlap = ctx.side - alone
+        if overlap:
+            gradient = gradient.clone()
+            gradient.narrow(-1, alone, overlap).mul_(0.5)
+            gradient.narrow(-2, alone, overlap).mul_(0.5)
+        return torch.stack(_corners(gradient, ctx.side)), None
 
 
-def _average(whole: Tensor, side: int) -> Tensor:
-    """Divide each pixel of a map by how many windows of that side cover it, in place."""
-    alone = whole.shape[-1] - side
-    overlap = side - alone
-    if overlap:
-        whole.narrow(-1, alone, overlap).mul_(0.5)
-        whole.narrow(-2, alone, overlap).mul_(0.5)
-    return whole
+def _condense(first: Tensor, second: Tensor, overlap: int, dim: int) -> Tensor:
+    """Join two tensors along `dim`, averaging the last `overlap` slices of the first with as many of the second."""
+    alone = first.shape[dim] - overlap
+    shared = (first.narrow(dim, alone, overlap) + second.narrow(dim, 0, overlap)) / 2
+    return torch.cat([first.narrow(dim, 0, alone), shared, second.narrow(dim, overlap, alone)], dim)
 
 
 class _Saturate(torch.autograd.Function):

@@ -27,7 +27,7 @@ class LSTM(nn.LSTM):
 
 
 class GRU(nn.GRU):
-    """`nn.GRU`; otherwise as `LSTM`, and faster to train on a CPU, where it may scan."""
+    """`nn.GRU`, with the same arguments, parameters and results; on a CPU it is trained by our scan."""
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
@@ -37,7 +37,7 @@ class GRU(nn.GRU):
 
 
 class RNN(nn.RNN):
-    """`nn.RNN`; otherwise as `GRU`."""
+    """`nn.RNN`, with the same arguments, parameters and results; on a CPU it is trained by our scan."""
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
@@ -49,7 +49,7 @@ class RNN(nn.RNN):
 def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
     """Whether it is the kind of layer that this module knows, and starts from 0."""
     known = cell.num_layers == 1 and cell.batch_first and cell.bias and not cell.proj_size and cell.mode != "RNN_RELU"
-    return known and hx is None and x.dim() == 3
+    return known and hx is None and isinstance(x, Tensor) and x.dim() == 3  # no packed sequence
 
 
 def _is_single(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
@@ -59,8 +59,8 @@ def _is_single(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
 
 def _may_scan(cell: nn.RNNBase, x: Tensor, hx: Tensor | None) -> bool:
     """Whether the scan can do it, and faster: cuDNN and compilers do better, and inference has nothing to gain."""
-    faster = x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return faster and _is_plain(cell, x, hx) and x.shape[1] >= _LONG
+    faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG
 
 
 def _scanned(cell: nn.RNNBase, scan: Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,3 +102,10 @@ def test_an_lstm_of_another_kind_is_the_framework_s(options):
     x = torch.randn(1, 1, 4, dtype=torch.float64)
     for one, expected in ((cell(x), other(x)), (cell(x, other(x)[1]), other(x, other(x)[1]))):
         torch.testing.assert_close(one, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "framework"), [(cells.LSTM, nn.LSTM), *KINDS])
+def test_a_packed_sequence_is_left_to_the_framework(kind, framework):
+    cell, other = make(kind, framework)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(length, 4, dtype=torch.float64) for length in (3, 2)])
+    torch.testing.assert_close(cell(packed)[0].data, other(packed)[0].data, rtol=0, atol=0)
