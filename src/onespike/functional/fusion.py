@@ -93,6 +93,8 @@ def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: floa
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():
         fused = fuse(x, y, kind, theta)
+    if not fused.requires_grad:  # it depends on neither
+        return torch.zeros_like(x), torch.zeros_like(y)
     # A fusion may leave out one of the two.
     to_x, to_y = torch.autograd.grad(fused, (x, y), gradient, allow_unused=True, materialize_grads=True)
     return to_x, to_y

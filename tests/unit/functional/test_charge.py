@@ -47,3 +47,14 @@ def test_channels_last_stays_channels_last():
     currents = draw(8, 3, 4, 4, seed=4).detach().contiguous(memory_format=torch.channels_last).unflatten(0, (4, 2))
     v = charge(currents, 0.4, beside=currents.sin(), behind=1)
     assert v.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("mine", [lambda x, _, a: a * x.square(), lambda x, _, a: torch.full_like(x, a)])
+def test_a_fusion_of_one_s_own_may_leave_out_potentials(mine, monkeypatch):
+    monkeypatch.setitem(FUSIONS, "mine", mine)
+    test_values_and_gradients_are_those_of_the_loop("mine", behind=0, windows=4)
+
+
+def test_x_lies_one_window_behind_or_none():
+    with pytest.raises(ValueError, match="behind: expected 0 or 1, got 2"):
+        charge(draw(4, 1, 2, 2, 2, seed=3), 0.4, draw(4, 1, 2, 2, 2, seed=4), behind=2)
