@@ -53,7 +53,7 @@ class _Charge(torch.autograd.Function):
             if window:
                 torch.add(gradient[window - 1], to_y, out=currents[window - 1])
             else:
-                besides[_neighbour(beside)].add_(to_y)
+                besides[neighbour(beside)].add_(to_y)
         return currents, besides, None, None, None, None
 
 
@@ -61,11 +61,11 @@ def _pair(beside: Tensor, v: Tensor, window: int, behind: int) -> tuple[Tensor, 
     """The two potentials that meet in a window; None if nothing comes in there."""
     if window:
         return beside[window - behind], v[window - 1]
-    return (beside[0], beside[_neighbour(beside)]) if behind == 0 else None
+    return (beside[0], beside[neighbour(beside)]) if behind == 0 else None
 
 
-def _neighbour(beside: Tensor) -> int:
-    """Whose X the first window meets, since no window is before it: the second's, if there is one."""
+def neighbour(beside: Tensor) -> int:
+    """Number of the window whose X the first window meets, since none is before it: the second's, if there is one."""
     return min(1, len(beside) - 1)
 
 

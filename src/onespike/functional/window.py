@@ -55,8 +55,9 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
     tiles = 2 * side == size
     make = windows.new_empty if tiles else windows.new_zeros
     whole = make((*outer, size, size, channels)).movedim(-1, -3)
+    put = Tensor.copy_ if tiles else Tensor.add_
     for corner, window in zip(_corners(whole, side), windows.unbind(), strict=True):
-        corner.copy_(window) if tiles else corner.add_(window)
+        put(corner, window)
     return whole
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.functional import FUSIONS, SURROGATES, charge, fuse, spike
+from onespike.functional.charge import neighbour
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ class Neuron(Firing):
             return charge(currents, decay, **vars(incoming))
         beside, potentials = incoming.beside, [currents[0]]
         if beside is not None and incoming.behind == 0:
-            first = fuse(beside[0], beside[min(1, len(beside) - 1)], incoming.fusion, incoming.theta)
+            first = fuse(beside[0], beside[neighbour(beside)], incoming.fusion, incoming.theta)
             potentials = [decayed(currents[0], first, decay)]
         for window in range(1, len(currents)):
             handed = self.handed_on(potentials[-1])

@@ -27,10 +27,10 @@ def _mlp(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
     return TravellingUnit(layer, channels, dynamics, norm)
 
 
-#: What builds a unit out of its channels, dynamics and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 #: Units whose cell keeps a real-valued state of its own: they can never be strictly spiking.
 RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
 
+#: What builds a unit out of its channels, dynamics and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
     "conv": ConvUnit,
     "lstm": _recurrent(LSTM, bidirectional=True),
