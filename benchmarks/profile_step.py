@@ -1,8 +1,9 @@
 """Where the time of a training step goes, by kind of operation.
 
-    python benchmarks/profile_step.py conv12:128 lstm12:16 gru12:16 --threads 1
+    python benchmarks/profile_step.py conv12:128 lstm12:16 conv-unit:64 --threads 1
 
-Prints a Markdown table: percent of a step, self time, in fp32 and bf16 (torch.profiler); images a second without it.
+Prints a Markdown table: percent of a step, self time (torch.profiler), and milliseconds and images a second without the
+profiler. Models are timed in fp32 and bf16; "conv-unit" and "neuron", forward and backward alone, in fp32.
 """
 
 import argparse
@@ -26,10 +27,12 @@ KINDS = {
     "comparisons": ("aten::gt", "aten::lt", "hardtanh_backward", "aten::abs"),
     "GELU, sigmoid, tanh": ("gelu", "sigmoid", "tanh"),
     "multiplications, additions": ("aten::mul", "aten::add", "aten::sub", "aten::lerp", "aten::addcmul", "aten::div"),
+    "optimiser, clipping": ("_foreach", "Optimizer", "vector_norm"),
     "copies, casts, layouts": ("copy", "aten::cat", "clone", "fill", "zero", "contiguous", "to_copy"),
 }
-REST = "optimiser, and the rest"
+REST = "the rest"
 STEPS = 3
+RATES = MILLISECONDS, IMAGES = "milliseconds", "images a second"
 
 
 def main() -> None:
@@ -43,17 +46,23 @@ def main() -> None:
     columns = {}
     for name in options.models:
         model, batch = name.split(":")
-        for dtype in ("fp32", "bf16"):
-            columns[f"{model}, {batch}, {dtype}"] = shares(Case("train", "onespike", dtype, int(batch), model))
+        alone = model in ("neuron", "conv-unit")
+        for dtype in ("fp32",) if alone else ("fp32", "bf16"):
+            case = (
+                Case(model, "onespike", dtype, int(batch))
+                if alone
+                else Case("train", "onespike", dtype, int(batch), model)
+            )
+            columns[f"{model}, {batch}, {dtype}"] = shares(case)
     print("| | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
-    for row in ("images a second", *KINDS, REST):
+    for row in (*RATES, *KINDS, REST):
         values = [column[row] for column in columns.values()]
         print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
 
 
 def shares(case: Case) -> Counter[str]:
-    """Images a second, and the percentage of each kind of operation."""
+    """The time of a step, and the percentage of each kind of operation."""
     step = case.build()
     seconds = []
     for _ in range(3 + STEPS):
@@ -69,7 +78,7 @@ def shares(case: Case) -> Counter[str]:
         times[kind] += event.self_cpu_time_total
     whole = times.total()
     found = Counter({kind: 100 * spent / whole for kind, spent in times.items()})
-    found["images a second"] = case.batch / median(seconds[3:])
+    found[MILLISECONDS], found[IMAGES] = 1000 * median(seconds[3:]), case.batch / median(seconds[3:])
     return found
 
 

@@ -1,6 +1,5 @@
 """One thing to be timed: which task, on which model, implemented by whom, in which arithmetic."""
 
-import copy
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -30,7 +29,7 @@ class Case:
 
     Attributes:
         task: "train", "infer", "neuron" or "conv-unit".
-        implementation: "onespike", "sequential", "spikingjelly" or "snntorch"; for "infer" also "engine".
+        implementation: "onespike", "sequential" or a name in `PEERS`; for "infer" also "engine".
         dtype: "fp32" or "bf16"; for the engine "int8" or "int16".
         batch: Images in a batch.
         model: A registered model.
@@ -88,12 +87,15 @@ class Case:
             network = with_peer_units(network, self.implementation)
         elif self.implementation != "onespike":
             raise OnespikeError(f"bench: {self.implementation} cannot {self.task}")
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.to(memory_format=self._layout())  # type: ignore[call-overload]
+
+    def _layout(self) -> torch.memory_format:
+        peer = PEERS.get(self.implementation)
+        plain = self.implementation == "sequential" or (peer is not None and not peer.channels_last)
+        return torch.contiguous_format if plain else torch.channels_last
 
     def _images(self) -> Tensor:
-        images = torch.randn(self.batch, 3, self.image_size, self.image_size)
-        plain = self.implementation == "sequential"
-        return images if plain else images.contiguous(memory_format=torch.channels_last)
+        return torch.randn(self.batch, 3, self.image_size, self.image_size).contiguous(memory_format=self._layout())
 
     def _autocast(self) -> Any:
         return torch.autocast("cpu", torch.bfloat16) if self.dtype == "bf16" else nullcontext()
@@ -130,13 +132,12 @@ class Case:
 
     def _unit(self) -> Callable[[], object]:
         torch.manual_seed(0)
-        config = ModelConfig()
-        shape = (4 * self.batch, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
-        values = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        config, layout = ModelConfig(), self._layout()
+        values = torch.randn(4 * self.batch, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
         if self.task == "conv-unit":
             values = (values > 0.5).float()
-        windows = values.unflatten(0, (4, self.batch))
-        unit = ConvUnit(UNIT_CHANNELS, config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        windows = values.contiguous(memory_format=layout).unflatten(0, (4, self.batch))
+        unit = ConvUnit(UNIT_CHANNELS, config).to(memory_format=layout)  # type: ignore[call-overload]
         layer: Callable[[Tensor], Tensor]
         if self.task == "neuron":
             layer = self._neurons(config)
@@ -145,10 +146,9 @@ class Case:
         elif self.implementation == "sequential":
             plain = PlainConvUnit(UNIT_CHANNELS, config)
             plain.load_state_dict(unit.state_dict())
-            windows = windows.contiguous()
             layer = lambda x: torch.stack(plain(iter(x.unbind()), None, [])[0])  # noqa: E731
         else:
-            peer = PeerUnit(copy.deepcopy(unit), config, self.implementation)
+            peer = PeerUnit(unit, config, self.implementation)
             layer = lambda x: peer(x).spikes  # noqa: E731
         windows.requires_grad_()
 
@@ -163,9 +163,9 @@ class Case:
         """Neurons alone, each of which receives the potential of the window before."""
         if self.implementation == "onespike":
             neuron = Neuron(UNIT_CHANNELS, config)
-            return lambda x: neuron(neuron.charge(x, Incoming()))
+            return lambda x: neuron.charge_and_fire(x, Incoming())[1]
         if self.implementation in PEERS:
-            return PEERS[self.implementation](config)
+            return PEERS[self.implementation].neurons(config)
         plain = PlainNeuron(UNIT_CHANNELS, config)
 
         def one_after_the_other(x: Tensor) -> Tensor:

@@ -34,8 +34,9 @@ class Record:
         images_per_second: Median over the rounds.
         slowest: In the slowest round.
         fastest: In the fastest round.
-        gflops: Floating-point operations a second, in billions: two for each multiply-accumulate of the weight layers,
-            three times as many for a training step; None where there are no weight layers.
+        operations: Floating-point operations of one image: two for each multiply-accumulate of the weight layers, three
+            times as many for a training step; None where no network is run.
+        gflops: `operations` a second, in billions; None likewise.
         share_of_gemm: `gflops` as a share of the machine's fastest matrix product in that arithmetic, 0..1; None
             likewise.
         peak_memory_mb: Peak resident size over that of the imports, in MB; None if it was not measured.
@@ -52,6 +53,7 @@ class Record:
     images_per_second: float
     slowest: float
     fastest: float
+    operations: int | None
     gflops: float | None
     share_of_gemm: float | None
     peak_memory_mb: float | None
@@ -71,7 +73,7 @@ def cases(task: str, model: str, preset: str, batch: int, precision: str, peers:
         preset: Its preset.
         batch: Images in a batch.
         precision: "fp32", or "bf16", which comes beside fp32.
-        peers: "sequential", "spikingjelly", "snntorch", any of them.
+        peers: "sequential", or names in `PEERS`.
 
     Returns:
         The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
@@ -128,7 +130,7 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         The record.
     """
     rate = case.batch / median(seconds)
-    gflops = share = None
+    operations = gflops = share = None
     if case.task in ("train", "infer"):
         operations = 2 * count_macs(case.network()) * (TRAINING if case.task == "train" else 1)
         gflops = 1e-9 * operations * rate
@@ -144,6 +146,7 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         rate,
         case.batch / max(seconds),
         case.batch / min(seconds),
+        operations,
         gflops,
         share,
         peak_mb,

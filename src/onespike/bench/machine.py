@@ -1,16 +1,15 @@
 """The machine's own limit: how fast it multiplies square matrices, and what it is."""
 
-import os
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from onespike.inference.timing import interleaved
+from onespike.training.run import environment
 
 #: Sides of the square products that are tried; the fastest counts.
 SIDES = (1024, 2048, 4096)
@@ -42,21 +41,21 @@ class Peak:
         return replace(self, gflops=2e-9 * self.side**3 / median(seconds))
 
 
-def describe() -> dict[str, str | int]:
-    """Say which machine, versions and number of threads this is."""
-    model = platform.processor()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
+def describe() -> dict[str, str | int | None]:
+    """Say which machine, versions and number of threads this is; a library that is not there has the version None."""
+    facts = environment()
     return {
-        "processor": model,
-        "cores": os.cpu_count() or 1,
+        **{name: facts[name] for name in ("processor", "cores", "threads", "onespike", "commit", "python")},
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
+        **{package: _version(package) for package in ("torch", "spikingjelly", "snntorch")},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def gemm_peaks(sides: Sequence[int] = SIDES, rounds: int = ROUNDS) -> dict[str, Peak]:

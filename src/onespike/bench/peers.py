@@ -2,9 +2,14 @@
 
 What these libraries hand on, they hand on over time; so the four windows are four steps to them. They know no fusion:
 a neuron's potential leaks and integrates, fires, and is reset by subtraction.
+
+Each is there twice: as its own tutorials build a network (maps in the default layout; SpikingJelly all steps as one
+batch, snnTorch step after step), and with this library's arrangement (channels-last, all windows as one batch), where
+nothing but the neurons differs.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -69,19 +74,40 @@ class SnnTorchNeurons(nn.Module):
             beta=dynamics.decay, threshold=dynamics.threshold, spike_grad=surrogate.straight_through_estimator()
         )
 
+    def step(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map one window (B, C, M, M), and the potential of the one before, to spikes and the potential."""
+        return self.neuron(current, torch.zeros_like(current) if potential is None else potential)
+
     def forward(self, currents: Tensor) -> Tensor:
         """Map (V, B, C, M, M) to spikes."""
-        potential, out = torch.zeros_like(currents[0]), []
+        potential, out = None, []
         for current in currents.unbind():
-            spikes, potential = self.neuron(current, potential)
+            spikes, potential = self.step(current, potential)
             out.append(spikes)
         return torch.stack(out)
 
 
-#: Other libraries' neurons by name.
-PEERS: dict[str, Callable[[Dynamics], nn.Module]] = {
-    "spikingjelly": SpikingJellyNeurons,
-    "snntorch": SnnTorchNeurons,
+@dataclass(frozen=True)
+class Peer:
+    """Another library's neurons, and how the layers around them are arranged.
+
+    Attributes:
+        neurons: Makes a layer of them.
+        channels_last: Whether maps lie channel by channel in each pixel, as this library's do.
+        stepwise: Whether a window passes through the whole unit before the next one begins.
+    """
+
+    neurons: Callable[[Dynamics], Any]
+    channels_last: bool
+    stepwise: bool = False
+
+
+#: By the name of what is timed, which starts with the package's.
+PEERS: dict[str, Peer] = {
+    "spikingjelly": Peer(SpikingJellyNeurons, channels_last=False),
+    "snntorch": Peer(SnnTorchNeurons, channels_last=False, stepwise=True),
+    "spikingjelly-arranged": Peer(SpikingJellyNeurons, channels_last=True),
+    "snntorch-arranged": Peer(SnnTorchNeurons, channels_last=True),
 }
 
 
@@ -97,13 +123,25 @@ class PeerUnit(nn.Module):
     def __init__(self, unit: ConvUnit, dynamics: Dynamics, peer: str) -> None:
         super().__init__()
         self.out_channels, self.travels = unit.out_channels, False
-        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, PEERS[peer](dynamics)
-        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, PEERS[peer](dynamics)
+        self.stepwise, neurons = PEERS[peer].stepwise, PEERS[peer].neurons
+        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, neurons(dynamics)
+        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, neurons(dynamics)
 
     def forward(self, spikes: Tensor, potential: Any = None, memory: Any = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers on (V, B, C, M, M)."""
+        if self.stepwise:
+            return UnitOutput(self._step_after_step(spikes), None, ())
         first = self.neuron1(per_window(self.conv1, self.norm1, spikes))
         return UnitOutput(self.neuron2(per_window(self.conv2, self.norm2, first)), None, ())
+
+    def _step_after_step(self, spikes: Tensor) -> Tensor:
+        first = second = None
+        out = []
+        for window in spikes.unbind():
+            hidden, first = self.neuron1.step(self.norm1(self.conv1(window)), first)
+            fired, second = self.neuron2.step(self.norm2(self.conv2(hidden)), second)
+            out.append(fired)
+        return torch.stack(out)
 
 
 def with_peer_units(network: Network, peer: str) -> Network:

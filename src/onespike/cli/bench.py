@@ -74,7 +74,11 @@ def run(arguments: Sequence[str]) -> int:
         torch.set_num_threads(values.threads)
     # Where the standard output is for JSON, a person reads the standard error.
     console = Console(stderr=values.json == "-", highlight=False)
-    console.print(", ".join(f"{key} {value}" for key, value in describe().items()), markup=False, soft_wrap=True)
+    console.print(
+        ", ".join(f"{key} {value}" for key, value in describe().items() if value is not None),
+        markup=False,
+        soft_wrap=True,
+    )
     if values.task == "scaling":
         return _scale(values, preset, batch, console)
     peaks = gemm_peaks(values.gemm)

@@ -1,6 +1,6 @@
 """The equations of the method: pure functions of tensors, on any device, in any floating-point type."""
 
-from onespike.functional.charge import charge
+from onespike.functional.charge import charge, charge_and_fire
 from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.integers import to_integers
@@ -15,6 +15,7 @@ __all__ = [
     "WINDOW_KINDS",
     "bernoulli",
     "charge",
+    "charge_and_fire",
     "constant_mask",
     "encode",
     "fuse",

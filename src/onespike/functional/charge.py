@@ -1,60 +1,81 @@
-"""Charging: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1])."""
+"""Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1])."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import fuse, fuse_backward
+from onespike.functional.spike import check_surrogate, surrogate_backward
 
 
-class _Charge(torch.autograd.Function):
+class _ChargeAndFire(torch.autograd.Function):
     """All windows in one function, which saves the potentials once and X, and nothing in between.
 
-    In the backward pass the fusion is differentiated again, window by window.
+    If it is to fire, a window does so as soon as it is charged, while its potentials are in the cache. In the backward
+    pass the fusion is differentiated again, window by window.
     """
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, currents: Tensor, beside: Tensor | None, behind: int, decay: float, fusion: str, theta: float
-    ) -> Tensor:
+        ctx,
+        currents: Tensor,
+        decay: float,
+        firing: tuple[float, str] | None,
+        beside: Tensor | None,
+        behind: int,
+        fusion: tuple[str, float],
+    ) -> tuple[Tensor, Tensor | None]:
         v = torch.empty_like(currents)
+        spikes = None if firing is None else torch.empty_like(currents)
         for window, current in enumerate(currents.unbind()):
             handed = v[window - 1] if window else None
             if beside is not None:
                 pair = _pair(beside, v, window, behind)
-                handed = fuse(*pair, fusion, theta) if pair else None
+                handed = fuse(*pair, *fusion) if pair else None
             if handed is None:
                 v[window].copy_(current)
             else:
                 torch.add(current, handed, alpha=decay, out=v[window])
+            if firing is not None and spikes is not None:
+                torch.gt(v[window], firing[0], out=spikes[window])
         ctx.save_for_backward(v, beside)
-        ctx.behind, ctx.decay, ctx.fusion = behind, decay, (fusion, theta)
-        return v
+        ctx.set_materialize_grads(False)
+        ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
+        return v, spikes
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
+    def backward(ctx, to_v: Tensor | None, to_spikes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         v, beside = ctx.saved_tensors
-        currents = torch.empty_like(v)  # gradient of V, and so of I, with what the next window sends back
-        currents[-1].copy_(gradient[-1])
-        if beside is None:
-            for window in range(len(v) - 1, 0, -1):
-                torch.add(gradient[window - 1], currents[window], alpha=ctx.decay, out=currents[window - 1])
-            return currents, None, None, None, None, None
-        besides = torch.empty_like(beside)
-        if ctx.behind:
-            besides[-1].zero_()  # no window meets the last X
+        currents = torch.empty_like(v)  # gradient of V, and so of I
+        besides: Any = None  # gradient of X
+        if beside is not None:
+            besides = torch.empty_like(beside)
+            if ctx.behind:
+                besides[-1].zero_()  # no window meets the last X
+        back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
+        share = ctx.decay if beside is None else 1
         for window in range(len(v) - 1, -1, -1):
-            pair = _pair(beside, v, window, ctx.behind)
-            if pair is None:
-                continue
-            to_x, to_y = fuse_backward(*pair, currents[window] * ctx.decay, *ctx.fusion)
-            besides[window - ctx.behind].copy_(to_x)
-            if window:
-                torch.add(gradient[window - 1], to_y, out=currents[window - 1])
+            here = currents[window]
+            if to_spikes is None:
+                here.zero_()
             else:
-                besides[neighbour(beside)].add_(to_y)
-        return currents, besides, None, None, None, None
+                threshold, surrogate = ctx.firing
+                surrogate_backward(to_spikes[window], v[window], threshold, surrogate, out=here)
+            if to_v is not None:
+                here.add_(to_v[window])
+            if back is not None:
+                here.add_(back, alpha=share)
+            back = here
+            pair = None if beside is None else _pair(beside, v, window, ctx.behind)
+            if pair is not None:
+                to_x, back = fuse_backward(*pair, here * ctx.decay, *ctx.fusion)
+                besides[window - ctx.behind].copy_(to_x)
+                if window == 0:
+                    besides[neighbour(beside)].add_(back)
+        return currents, None, None, besides, None, None
 
 
 def _pair(beside: Tensor, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
@@ -96,6 +117,43 @@ def charge(
     Raises:
         ValueError: `behind` is neither 0 nor 1.
     """
+    v, _ = _ChargeAndFire.apply(currents, decay, None, beside, _checked(behind), (fusion, theta))
+    return v
+
+
+def charge_and_fire(
+    currents: Tensor,
+    decay: float,
+    threshold: float,
+    surrogate: str = "rectangle",
+    beside: Tensor | None = None,
+    behind: int = 0,
+    fusion: str = "sincos",
+    theta: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
+
+    Args:
+        currents: I, (V, B, C, M, M).
+        decay: alpha, 0..1.
+        threshold: The constant threshold.
+        surrogate: A name in `SURROGATES`.
+        beside: As for `charge`.
+        behind: Likewise.
+        fusion: Likewise.
+        theta: Likewise.
+
+    Returns:
+        V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each. Can be differentiated once.
+
+    Raises:
+        ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.
+    """
+    check_surrogate(surrogate)
+    return _ChargeAndFire.apply(currents, decay, (threshold, surrogate), beside, _checked(behind), (fusion, theta))
+
+
+def _checked(behind: int) -> int:
     if behind not in (0, 1):
         raise ValueError(f"behind: expected 0 or 1, got {behind}")
-    return _Charge.apply(currents, beside, behind, decay, fusion, theta)
+    return behind

@@ -24,7 +24,7 @@ class _SinCos(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, angle: float) -> Tensor:
-        return torch.sin(angle * x).mul_(torch.cos(angle * y)).mul_(2)
+        return (angle * x).sin_().mul_((angle * y).cos_()).mul_(2)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004

@@ -53,10 +53,45 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (v,) = ctx.saved_tensors
-        surrogate = SURROGATES[ctx.surrogate]
-        if surrogate is _rectangle:  # as a clamp's derivative it is one pass instead of four
-            return torch.ops.aten.hardtanh_backward(gradient, v, ctx.threshold - 0.5, ctx.threshold + 0.5), None, None
-        return surrogate(v - ctx.threshold).mul_(gradient), None, None
+        return surrogate_backward(gradient, v, ctx.threshold, ctx.surrogate), None, None
+
+
+def surrogate_backward(
+    gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None
+) -> Tensor:
+    """Multiply the gradient of spikes by the surrogate's derivative at V - threshold.
+
+    Args:
+        gradient: Of the spikes; any shape.
+        v: Potentials, of that shape.
+        threshold: The constant threshold.
+        surrogate: A name in `SURROGATES`.
+        out: Where to write, if there is a place.
+
+    Returns:
+        The gradient of V.
+    """
+    derivative = SURROGATES[surrogate]
+    if derivative is not _rectangle:
+        return torch.mul(derivative(v - threshold), gradient, out=out)
+    # As a clamp's derivative it is one pass instead of four.
+    ends = threshold - 0.5, threshold + 0.5
+    if out is None:
+        return torch.ops.aten.hardtanh_backward(gradient, v, *ends)
+    return torch.ops.aten.hardtanh_backward.grad_input(gradient, v, *ends, grad_input=out)
+
+
+def check_surrogate(surrogate: str) -> None:
+    """Refuse a surrogate that does not exist.
+
+    Args:
+        surrogate: A name in `SURROGATES`.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if surrogate not in SURROGATES:
+        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
 
 
 def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangle") -> Tensor:
@@ -74,8 +109,7 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangl
     Raises:
         ValueError: The surrogate does not exist.
     """
-    if surrogate not in SURROGATES:
-        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
+    check_surrogate(surrogate)
     if isinstance(threshold, Tensor):
         v, threshold = v - threshold, 0.0
     return _Fire.apply(v, threshold, surrogate)

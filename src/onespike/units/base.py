@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
-from onespike.functional import FUSIONS, SURROGATES, charge, fuse, spike
+from onespike.functional import FUSIONS, SURROGATES, charge, charge_and_fire, fuse, spike
 from onespike.functional.charge import neighbour
 
 
@@ -114,15 +114,18 @@ class Firing(nn.Module):
         # Learned as its logarithm: it cannot leave its range.
         return self.constant_threshold if self.raw_threshold is None else self.raw_threshold.exp()
 
-    def forward(self, potential: Tensor) -> Tensor:
+    def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
         """Fire.
 
         Args:
             potential: (..., C, H, W).
+            spikes: Its spikes, where charging has computed them on the way: hooks shall see them all the same.
 
         Returns:
             Spikes, zeros and ones of the same shape; with "relu" real values.
         """
+        if spikes is not None:
+            return spikes
         if self.activation == "relu":
             return potential.relu()
         return spike(potential, self.threshold, self.surrogate)
@@ -182,10 +185,9 @@ class Neuron(Firing):
             currents = decayed(currents, own, self.decay)
         if incoming is None:
             return currents
-        decay = self.decay
-        if self.reset == "none" and not isinstance(decay, Tensor) and not torch.compiler.is_compiling():
-            return charge(currents, decay, **vars(incoming))
-        beside, potentials = incoming.beside, [currents[0]]
+        if self._in_one_function():
+            return charge(currents, self.constant_decay, **vars(incoming))
+        decay, beside, potentials = self.decay, incoming.beside, [currents[0]]
         if beside is not None and incoming.behind == 0:
             first = fuse(beside[0], beside[neighbour(beside)], incoming.fusion, incoming.theta)
             potentials = [decayed(currents[0], first, decay)]
@@ -195,6 +197,33 @@ class Neuron(Firing):
                 handed = fuse(beside[window - incoming.behind], handed, incoming.fusion, incoming.theta)
             potentials.append(decayed(currents[window], handed, decay))
         return torch.stack(potentials)
+
+    def charge_and_fire(
+        self, currents: Tensor, incoming: Incoming | None, own: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Integrate as `charge` does, then fire; in one function where that is possible and gradients are wanted.
+
+        Args:
+            currents: I, (V, B, C, M, M).
+            incoming: As for `charge`.
+            own: Likewise.
+
+        Returns:
+            V and the spikes, (V, B, C, M, M) each.
+        """
+        trained = torch.is_grad_enabled() and self.raw_threshold is None and self.activation == "spike"
+        if incoming is None or not trained or not self._in_one_function():
+            v = self.charge(currents, incoming, own)
+            return v, self(v)
+        if own is not None:
+            currents = decayed(currents, own, self.constant_decay)
+        constants = self.constant_decay, self.constant_threshold, self.surrogate
+        v, spikes = charge_and_fire(currents, *constants, **vars(incoming))
+        return v, self(v, spikes=spikes)
+
+    def _in_one_function(self) -> bool:
+        """Whether `onespike.functional.charge` can do it, and nobody compiles the loop."""
+        return self.reset == "none" and self.raw_decay is None and not torch.compiler.is_compiling()
 
 
 def decayed(current: Tensor, potential: Tensor, decay: float | Tensor) -> Tensor:
@@ -226,7 +255,7 @@ class Unit(nn.Module, ABC):
     """The contract of a spiking unit: four windows of spikes in, four windows of spikes out, potentials beside them.
 
     The four windows share the unit's weights. Weight layers see all windows as one batch (`per_window`); only
-    potentials, which pass from window to window, are computed one after the other (`Neuron.charge`).
+    potentials, which pass from window to window, are computed one after the other (`Neuron.charge_and_fire`).
 
     Attributes:
         out_channels: Channels of the output spikes, and of the potentials that are handed to the next block.

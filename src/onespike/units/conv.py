@@ -56,10 +56,8 @@ class ConvUnit(Unit):
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""
         passes = self.fusion != "none"
         currents = per_window(self.conv1, self.norm1, spikes)
-        v1 = self.neuron1.charge(currents, Incoming() if passes else None, own_potential(memory, 0))
-        s1 = self.neuron1(v1)
+        v1, s1 = self.neuron1.charge_and_fire(currents, Incoming() if passes else None, own_potential(memory, 0))
         currents = per_window(self.conv2, self.norm2, s1)
         incoming = Incoming(self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
-        v2 = self.neuron2.charge(currents, incoming, own_potential(memory, 1))
-        s2 = self.neuron2(v2)
+        v2, s2 = self.neuron2.charge_and_fire(currents, incoming, own_potential(memory, 1))
         return UnitOutput(s2, None, ((v1, s1), (v2, s2)))

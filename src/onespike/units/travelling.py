@@ -50,8 +50,7 @@ class TravellingUnit(Unit):
         if self.travels:
             above = torch.zeros_like(currents) if potential is None else potential
             incoming = Incoming(above, 0, self.fusion, self.theta)
-        v = self.neuron.charge(currents, incoming, own_potential(memory, 0))
-        s = self.neuron(v)
+        v, s = self.neuron.charge_and_fire(currents, incoming, own_potential(memory, 0))
         return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
 
 

@@ -10,18 +10,20 @@ from typing import Any
 import pytest
 import torch
 
+import onespike
 from onespike.bench.case import Case
 from onespike.bench.compare import cases, record
 from onespike.bench.data import compare_data
 from onespike.bench.machine import Peak, gemm_peaks
 from onespike.bench.memory import Alone, alone
 from onespike.bench.operations import count_macs
-from onespike.bench.peers import PEERS
+from onespike.bench.peers import PEERS, PeerUnit
 from onespike.bench.scaling import save_scaling, scaling
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.inference.timing import interleaved
 from onespike.model import create_model
+from onespike.units import ConvUnit, Dynamics
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
@@ -93,8 +95,8 @@ def test_library_and_plain_implementation_classify_alike() -> None:
 @pytest.mark.filterwarnings("ignore")  # of the other libraries
 @pytest.mark.parametrize("peer", list(PEERS))
 def test_other_libraries_neurons_leak_fire_and_reset(peer: str) -> None:
-    pytest.importorskip(peer)
-    neurons = PEERS[peer](create_model("conv-tiny", preset="paper").config)  # threshold 0.5, decay 0.4
+    pytest.importorskip(peer.split("-")[0])
+    neurons = PEERS[peer].neurons(create_model("conv-tiny", preset="paper").config)  # threshold 0.5, decay 0.4
     # 0.4; 0.4 * 0.4 + 0.4 = 0.56 fires and loses 0.5; what is left, and a current of 0.4, is below again
     currents = torch.full((3, 1, 1, 1, 1), 0.4, requires_grad=True)
     spikes = neurons(currents)
@@ -110,8 +112,19 @@ def test_other_libraries_neurons_leak_fire_and_reset(peer: str) -> None:
 @pytest.mark.parametrize("implementation", ["onespike", "sequential", *PEERS])
 def test_every_implementation_of_every_unit(task: str, implementation: str) -> None:
     if implementation in PEERS:
-        pytest.importorskip(implementation)
+        pytest.importorskip(implementation.split("-")[0])
     Case(task, implementation, "fp32", 2, preset="modern", **TINY).build()()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])
+def test_arranged_or_as_in_its_tutorials_a_library_computes_the_same(library: str) -> None:
+    pytest.importorskip(library)
+    torch.manual_seed(0)
+    unit, windows = ConvUnit(3), (torch.rand(4, 2, 3, 5, 5) > 0.5).float()
+    one, other = (PeerUnit(unit, Dynamics(), name)(windows).spikes for name in (library, f"{library}-arranged"))
+    assert torch.equal(one, other)
+    assert one.any()
 
 
 def test_what_has_no_counterpart_is_refused() -> None:
@@ -133,6 +146,7 @@ def test_rates_and_shares_follow_from_the_times() -> None:
     one = record(case, [0.5, 0.1, 0.2], PEAKS, 12.0)
     assert (one.images_per_second, one.slowest, one.fastest) == (40.0, 16.0, 80.0)
     operations = 3 * 2 * count_macs(case.network())
+    assert one.operations == operations
     assert one.gflops == pytest.approx(operations * 40 / 1e9)
     assert one.share_of_gemm == pytest.approx(operations * 40 / 100e9)
 
@@ -195,6 +209,8 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert one["peak_memory_mb"] > 0
         assert one["share_of_gemm"] > 0
         assert set(one["gemm_gflops"]) == {"fp32", "bf16", "int8"}
+        assert (one["onespike"], one["torch"]) == (onespike.__version__, torch.__version__)
+        assert {"commit", "processor", "threads", "snntorch", "spikingjelly"} <= one.keys()
 
 
 @pytest.mark.parametrize(

@@ -91,10 +91,16 @@ def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on
         torch.testing.assert_close(v[window], currents[window] + 0.4 * fused)
 
 
-def test_charging_keeps_channels_last():
-    folded = potentials().flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    v = Neuron(3, Dynamics()).charge(folded.unflatten(0, (4, 2)), Incoming())
-    assert v.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+@pytest.mark.parametrize("own", [None, torch.full((4, 2, 3, 2, 2), 0.25)])
+@pytest.mark.parametrize("incoming", [None, Incoming(), Incoming(potentials().sin(), 1, "sinsum", 0.3)])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"reset": "zero"}, {"learnable_threshold": "channel"}, {"learnable_decay": "layer"}, {"activation": "relu"}],
+)
+def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, own):
+    neuron = Neuron(3, Dynamics(**changes))
+    v = neuron.charge(potentials(), incoming, own)
+    torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, own), (v, neuron(v)))
 
 
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
