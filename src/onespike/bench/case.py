@@ -29,7 +29,8 @@ class Case:
 
     Attributes:
         task: "train", "infer", "neuron" or "conv-unit".
-        implementation: "onespike", "sequential" or a name in `PEERS`; for "infer" also "engine".
+        implementation: "onespike", "sequential" or a name in `PEERS`; for "train" also "recompute", the library with
+            activation checkpointing; for "infer" also "engine".
         dtype: "fp32" or "bf16"; for the engine "int8" or "int16".
         batch: Images in a batch.
         model: A registered model.
@@ -85,9 +86,14 @@ class Case:
             return SequentialNetwork(network)
         if self.implementation in PEERS:
             network = with_peer_units(network, self.implementation)
+        elif self.implementation == "recompute" and self.task == "train":
+            network.recompute = True
         elif self.implementation != "onespike":
-            raise OnespikeError(f"bench: {self.implementation} cannot {self.task}")
+            raise self._cannot()
         return network.to(memory_format=self._layout())  # type: ignore[call-overload]
+
+    def _cannot(self) -> OnespikeError:
+        return OnespikeError(f"bench: there is no {self.implementation} for the task {self.task}")
 
     def _layout(self) -> torch.memory_format:
         peer = PEERS.get(self.implementation)
@@ -147,9 +153,11 @@ class Case:
             plain = PlainConvUnit(UNIT_CHANNELS, config)
             plain.load_state_dict(unit.state_dict())
             layer = lambda x: torch.stack(plain(iter(x.unbind()), None, [])[0])  # noqa: E731
-        else:
+        elif self.implementation in PEERS:
             peer = PeerUnit(unit, config, self.implementation)
             layer = lambda x: peer(x).spikes  # noqa: E731
+        else:
+            raise self._cannot()
         windows.requires_grad_()
 
         def forward_and_backward() -> None:
@@ -166,6 +174,8 @@ class Case:
             return lambda x: neuron.charge_and_fire(x, Incoming())[1]
         if self.implementation in PEERS:
             return PEERS[self.implementation].neurons(config)
+        if self.implementation != "sequential":
+            raise self._cannot()
         plain = PlainNeuron(UNIT_CHANNELS, config)
 
         def one_after_the_other(x: Tensor) -> Tensor:

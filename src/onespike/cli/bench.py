@@ -22,7 +22,7 @@ from onespike.model import PRESETS
 from onespike.training.recipe import parse
 
 Task = Literal["train", "infer", "data", "unit", "scaling"]
-AGAINST = ("sequential", *PEERS)
+AGAINST = ("sequential", "recompute", *PEERS)
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -74,6 +74,8 @@ def run(arguments: Sequence[str]) -> int:
         torch.set_num_threads(values.threads)
     # Where the standard output is for JSON, a person reads the standard error.
     console = Console(stderr=values.json == "-", highlight=False)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe has no width of its own; tables are never cut there
     console.print(
         ", ".join(f"{key} {value}" for key, value in describe().items() if value is not None),
         markup=False,

@@ -14,8 +14,8 @@ from torch import Tensor
 
 def _sincos_backward(x: Tensor, y: Tensor, gradient: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     # 2 cos(aX) cos(aY) and -2 sin(aX) sin(aY) are the sum and the difference of two cosines, not four functions.
-    plus, minus = (x + y).mul_(angle).cos_(), (x - y).mul_(angle).cos_()
-    gradient = gradient * angle
+    x, gradient = x * angle, gradient * angle
+    plus, minus = torch.add(x, y, alpha=angle).cos_(), x.sub_(y, alpha=angle).cos_()
     return (plus + minus).mul_(gradient), plus.sub_(minus).mul_(gradient)
 
 

@@ -84,6 +84,15 @@ def test_a_training_step_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(changed) > 0.8 * len(changed)
 
 
+def test_recomputing_is_a_way_to_train_and_none_to_infer() -> None:
+    case = Case("train", "recompute", "fp32", 2, preset="modern", **TINY)
+    assert case._model().recompute
+    case.build()()
+    for task in ("infer", "neuron", "conv-unit"):
+        with pytest.raises(OnespikeError, match=f"no recompute for the task {task}"):
+            replace(case, task=task).build()
+
+
 def test_library_and_plain_implementation_classify_alike() -> None:
     ours = Case("infer", "onespike", "fp32", 4, preset="modern", **TINY)
     torch.manual_seed(3)
