@@ -39,6 +39,11 @@ class Gradients:
     first_loss: float
     last_loss: float
 
+    @property
+    def unit(self) -> str:
+        """Its unit: the name without the depth."""
+        return self.model.rstrip("0123456789")
+
 
 def gradients(
     units: tuple[str, ...] = ("conv", "lstm"),
@@ -156,14 +161,21 @@ def _norms(trainer: Trainer, network: Network, images: torch.Tensor, labels: tor
 
 
 def _draw(found: list[Gradients], steps: int) -> Figure:
-    figure = Figure((9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2, sharey=True)
-    for axis, title, key in zip(axes, ("at the start", f"after {steps} steps"), ("start", "end"), strict=True):
+    """One column for each unit: above at the start, below after the steps; a line for each depth."""
+    units = list(dict.fromkeys(one.unit for one in found))
+    figure = Figure((1.2 + 2.2 * len(units), 4.8), layout="constrained")
+    grid = figure.subplots(2, len(units), sharex=True, sharey=True, squeeze=False)
+    for column, unit in zip(grid.T, units, strict=True):
         for one in found:
-            norms = getattr(one, key)
-            axis.plot(range(1, len(norms) + 1), norms, marker=".", label=one.model)
-        axis.set(title=title, xlabel="block", yscale="log")
+            if one.unit == unit:
+                for axis, norms in zip(column, (one.start, one.end), strict=True):
+                    axis.plot(range(1, len(norms) + 1), norms, label=len(norms))
+        column[0].set_title(unit)
+        column[1].set_xlabel("block")
+    for axis in grid.flat:
+        axis.set_yscale("log")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("norm of the gradient")
-    axes[1].legend(frameon=False, fontsize="small")
+    grid[0, 0].set_ylabel("gradient norm at the start")
+    grid[1, 0].set_ylabel(f"after {steps} steps")
+    grid[0, -1].legend(title="blocks", frameon=False, fontsize="small")
     return figure
