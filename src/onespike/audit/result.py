@@ -1,7 +1,5 @@
 """What an audit finds, and the files it leaves."""
 
-import csv
-import io
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,6 +8,7 @@ from onespike.audit.joules import Joules
 from onespike.audit.latency import Latency
 from onespike.audit.operations import Operations
 from onespike.audit.scaling import Scaling
+from onespike.evaluation.output import csv_text
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,7 @@ class Audit:
         header = ["path", "type", "product", "arrives", "step", "levels", "rate", "macs", "reached", "nonzero"]
         header += ["operations", "inputs", "weights", "elementwise", "potential_reads", "potential_writes"]
         header += [f"joule_{convention}" for convention in CONVENTIONS]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(header)
+        lines = []
         for layer in self.operations.layers:
             own = [sum(layer.elementwise.values()), *layer.potentials]
             energy = [
@@ -114,5 +111,5 @@ class Audit:
                 values = list(asdict(product).values()) if product else [""] * 11
                 # A layer's own work and its energy stand in its first line alone, so that columns can be summed.
                 rest = [*own, *energy] if number == 0 else [""] * (len(own) + len(energy))
-                writer.writerow([layer.path, layer.type, *values, *rest])
-        return text.getvalue()
+                lines.append([layer.path, layer.type, *values, *rest])
+        return csv_text(header, lines)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onespike.bench.operations import count_macs
 from onespike.bench.peers import PEERS, PeerUnit, with_peer_units
 from onespike.bench.sequential import PlainConvUnit, PlainNeuron, SequentialNetwork
 from onespike.errors import OnespikeError
@@ -21,6 +22,8 @@ from onespike.units import ConvUnit, Incoming, Neuron
 CLASSES = 10
 #: What the task unit times: windows as in the dilated block of conv12's first stage.
 UNIT_CHANNELS, UNIT_SIDE = 48, 12
+#: Operations of forward and backward pass, in those of the forward pass: itself, gradients of inputs and of weights.
+BOTH_WAYS = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Case:
         preset: A preset of it.
         image_size: Side of the images, in pixels.
         overrides: Further fields of `ModelConfig`.
+        device: Where it is computed: "cpu", "cuda" or "mps".
     """
 
     task: str
@@ -47,21 +51,23 @@ class Case:
     preset: str = "paper"
     image_size: int = 32
     overrides: dict[str, Any] = field(default_factory=dict)
+    device: str = "cpu"
 
     def network(self) -> Network:
         """The network, with fresh weights, a head that is not 0, and batch norm's statistics of noise."""
         torch.manual_seed(0)
-        network = create_model(
-            self.model,
-            num_classes=CLASSES,
-            image_size=self.image_size,
-            preset=self.preset,
-            **self.overrides,
-        )
-        nn.init.normal_(network.head.weight, std=0.05)
-        if network.config.norm == "batch":
-            with torch.no_grad():
-                network(torch.randn(16, 3, self.image_size, self.image_size))
+        with torch.device(self.device):
+            network = create_model(
+                self.model,
+                num_classes=CLASSES,
+                image_size=self.image_size,
+                preset=self.preset,
+                **self.overrides,
+            )
+            nn.init.normal_(network.head.weight, std=0.05)
+            if network.config.norm == "batch":
+                with torch.no_grad():
+                    network(self._images(16))
         return network
 
     def build(self) -> Callable[[], object]:
@@ -70,15 +76,36 @@ class Case:
         Raises:
             OnespikeError: Nobody has implemented it.
         """
+        with torch.device(self.device):
+            match self.task:
+                case "train":
+                    return self._train()
+                case "infer":
+                    return self._infer()
+                case "neuron" | "conv-unit":
+                    return self._unit()
+                case _:
+                    raise OnespikeError(f"bench: there is no task {self.task}")
+
+    def check(self) -> None:
+        """Make sure that somebody has implemented it, before anything is timed.
+
+        Raises:
+            OnespikeError: Nobody has, or a library is missing; the model does not exist.
+        """
+        replace(self, batch=1).build()
+
+    def operations(self) -> int | None:
+        """Floating-point operations of one image, counted dense; None where there is no weight layer."""
         match self.task:
-            case "train":
-                return self._train()
-            case "infer":
-                return self._infer()
-            case "neuron" | "conv-unit":
-                return self._unit()
+            case "train" | "infer":
+                macs = count_macs(self.network(), self._images(1))
+            case "conv-unit":
+                windows = torch.zeros(4, 1, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
+                macs = count_macs(ConvUnit(UNIT_CHANNELS), windows)
             case _:
-                raise OnespikeError(f"bench: there is no task {self.task}")
+                return None
+        return 2 * macs * (1 if self.task == "infer" else BOTH_WAYS)
 
     def _model(self) -> Any:
         network = self.network()
@@ -100,14 +127,15 @@ class Case:
         plain = self.implementation == "sequential" or (peer is not None and not peer.channels_last)
         return torch.contiguous_format if plain else torch.channels_last
 
-    def _images(self) -> Tensor:
-        return torch.randn(self.batch, 3, self.image_size, self.image_size).contiguous(memory_format=self._layout())
+    def _images(self, count: int) -> Tensor:
+        images = torch.randn(count, 3, self.image_size, self.image_size, device=self.device)
+        return images.contiguous(memory_format=self._layout())
 
     def _autocast(self) -> Any:
-        return torch.autocast("cpu", torch.bfloat16) if self.dtype == "bf16" else nullcontext()
+        return torch.autocast(self.device, torch.bfloat16) if self.dtype == "bf16" else nullcontext()
 
     def _train(self) -> Callable[[], object]:
-        model, images = self._model().train(), self._images()
+        model, images = self._model().train(), self._images(self.batch)
         labels = torch.randint(CLASSES, (self.batch,))
         optimizer = make_optimizer(TrainConfig(), model)
 
@@ -122,10 +150,12 @@ class Case:
         return step
 
     def _infer(self) -> Callable[[], object]:
-        images = self._images()
+        images = self._images(self.batch)
         if self.implementation == "engine":
             if self.dtype not in PRECISIONS:
                 raise OnespikeError(f"bench: the engine computes in {' or '.join(PRECISIONS)}, not in {self.dtype}")
+            if self.device != "cpu":
+                raise OnespikeError(f"bench: the engine computes on a cpu, not on {self.device}")
             engine = Engine(self.network(), self.dtype)
             return lambda: engine(images)
         model = self._model().eval()

@@ -10,13 +10,10 @@ import torch
 from onespike.bench.case import Case
 from onespike.bench.machine import Peak
 from onespike.bench.memory import alone
-from onespike.bench.operations import count_macs
 from onespike.errors import OnespikeError
+from onespike.inference import PRECISIONS
 from onespike.inference.engine import check_supported
 from onespike.inference.timing import interleaved
-
-#: Operations of a training step, in those of a forward pass: forward, and gradients of inputs and of weights.
-TRAINING = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Record:
         slowest: In the slowest round.
         fastest: In the fastest round.
         operations: Floating-point operations of one image: two for each multiply-accumulate of the weight layers, three
-            times as many for a training step; None where no network is run.
+            times as many forward and backward; None where there is no weight layer.
         gflops: `operations` a second, in billions; None likewise.
         share_of_gemm: `gflops` as a share of the machine's fastest matrix product in that arithmetic, 0..1; None
             likewise.
@@ -64,7 +61,9 @@ class Record:
         return asdict(self)
 
 
-def cases(task: str, model: str, preset: str, batch: int, precision: str, peers: Sequence[str]) -> list[Case]:
+def cases(
+    task: str, model: str, preset: str, batch: int, precision: str, peers: Sequence[str], device: str = "cpu"
+) -> list[Case]:
     """List what is compared.
 
     Args:
@@ -74,22 +73,38 @@ def cases(task: str, model: str, preset: str, batch: int, precision: str, peers:
         batch: Images in a batch.
         precision: "fp32", or "bf16", which comes beside fp32.
         peers: "sequential", or names in `PEERS`.
+        device: Where it is computed: "cpu", "cuda" or "mps".
 
     Returns:
         The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
+
+    Raises:
+        OnespikeError: Nobody has implemented one of them, or a library is missing.
     """
     names = ["onespike", *peers]
     if task == "unit":
-        return [Case(part, name, "fp32", batch) for part in ("neuron", "conv-unit") for name in names]
-    types = ["fp32"] if precision == "fp32" else ["fp32", "bf16"]
-    listed = [Case(task, name, dtype, batch, model, preset) for name in names for dtype in types]
-    if task == "infer":
-        try:
-            check_supported(listed[0].network().config)
-        except OnespikeError:
-            return listed  # there is no engine for this network
-        listed += [Case(task, "engine", dtype, batch, model, preset) for dtype in ("int8", "int16")]
+        types, parts = ["fp32"], ["neuron", "conv-unit"]
+    else:
+        types, parts = ["fp32"] if precision == "fp32" else ["fp32", "bf16"], [task]
+    listed = [
+        Case(part, name, dtype, batch, model, preset, device=device)
+        for part in parts
+        for name in names
+        for dtype in types
+    ]
+    for case in listed:
+        case.check()
+    if task == "infer" and device == "cpu" and _has_engine(listed[0]):
+        listed += [Case(task, "engine", dtype, batch, model, preset) for dtype in PRECISIONS]
     return listed
+
+
+def _has_engine(case: Case) -> bool:
+    try:
+        check_supported(case.network().config)
+    except OnespikeError:
+        return False
+    return True
 
 
 def compare(
@@ -130,9 +145,8 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         The record.
     """
     rate = case.batch / median(seconds)
-    operations = gflops = share = None
-    if case.task in ("train", "infer"):
-        operations = 2 * count_macs(case.network()) * (TRAINING if case.task == "train" else 1)
+    operations, gflops, share = case.operations(), None, None
+    if operations is not None:
         gflops = 1e-9 * operations * rate
         share = gflops / peaks["int8" if case.dtype.startswith("int") else case.dtype].gflops
     return Record(

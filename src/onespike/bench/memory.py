@@ -22,7 +22,8 @@ class Alone(NamedTuple):
     """What a case does in a process of its own.
 
     Attributes:
-        peak_mb: Peak resident size over that of the imports, in MB (10^6 bytes).
+        peak_mb: Peak resident size over that of the imports, in MB (10^6 bytes); of a case that CUDA computes, the most
+            memory that PyTorch held there.
         seconds: Median time of a call; 0 if it was not timed.
     """
 
@@ -52,7 +53,7 @@ def _run(case: Case, threads: int, rounds: int) -> Alone:
     call = case.build()
     for _ in range(CALLS):
         call()
-    peak = _peak_bytes() - before
+    peak = torch.cuda.max_memory_allocated() if case.device == "cuda" else _peak_bytes() - before
     seconds = median(interleaved({"": call}, rounds)[""]) if rounds else 0.0
     return Alone(peak / 1e6, seconds)
 

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.model import Network
 
 #: Products of the gates of a recurrent cell.
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
 
 
-def count_macs(network: Network) -> int:
-    """Count the multiply-accumulates of one image, biases and element-wise work left out.
+def count_macs(network: nn.Module, one: Tensor) -> int:
+    """Count the multiply-accumulates of one forward pass, biases and element-wise work left out.
 
     Args:
-        network: The network.
+        network: A network, or a part of one.
+        one: Its input; a batch of one counts them for an image.
 
     Returns:
         Their number, over all time steps.
@@ -39,8 +39,7 @@ def count_macs(network: Network) -> int:
     was_training = network.training
     try:
         with torch.no_grad():
-            side = network.image_size
-            network.eval()(torch.zeros(1, network.in_channels, side, side, dtype=network.head.weight.dtype))
+            network.eval()(one)
     finally:
         network.train(was_training)
         for handle in handles:

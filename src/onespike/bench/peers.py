@@ -1,7 +1,8 @@
 """The conv unit built of other libraries' neurons: the same convolutions, windows handed on as their time steps.
 
 What these libraries hand on, they hand on over time; so the four windows are four steps to them. They know no fusion:
-a neuron's potential leaks and integrates, fires, and is reset by subtraction.
+a neuron's potential leaks and integrates, and fires. snnTorch can leave it be then, as the method does, and computes
+the same spikes as `Neuron` does; SpikingJelly always resets it, here by subtraction.
 
 Each is there twice: as its own tutorials build a network (maps in the default layout; SpikingJelly all steps as one
 batch, snnTorch step after step), and with this library's arrangement (channels-last, all windows as one batch), where
@@ -71,7 +72,10 @@ class SnnTorchNeurons(nn.Module):
         super().__init__()
         library, surrogate = _library("snntorch"), _library("snntorch.surrogate")
         self.neuron = library.Leaky(
-            beta=dynamics.decay, threshold=dynamics.threshold, spike_grad=surrogate.straight_through_estimator()
+            beta=dynamics.decay,
+            threshold=dynamics.threshold,
+            spike_grad=surrogate.straight_through_estimator(),
+            reset_mechanism="none",
         )
 
     def step(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,5 @@
 """Throughput and memory against threads, batch, width and image size, one at a time from a common base."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +9,9 @@ from matplotlib.figure import Figure
 from rich.progress import track
 
 from onespike.bench.case import Case
+from onespike.bench.machine import describe
 from onespike.bench.memory import alone
-from onespike.evaluation.output import save_figure, save_text
+from onespike.evaluation.output import csv_text, save_figure, save_text
 from onespike.model import model_config
 
 #: What is varied, and over which values; width is in channels of the first stage.
@@ -32,6 +31,11 @@ class Point:
         task: "train" or "infer".
         axis: What is varied.
         value: Its value.
+        model: The registered model.
+        preset: Its preset.
+        dtype: Arithmetic.
+        batch: Images in a batch.
+        threads: Threads that computed.
         images_per_second: Median over the rounds.
         memory_mb_per_image: Peak resident size over that of the imports, in MB, divided by the batch.
     """
@@ -39,6 +43,11 @@ class Point:
     task: str
     axis: str
     value: int
+    model: str
+    preset: str
+    dtype: str
+    batch: int
+    threads: int
     images_per_second: float
     memory_mb_per_image: float
 
@@ -62,8 +71,12 @@ def scaling(
     points = []
     for task, axis, value in track(listed, "scaling", transient=True, disable=quiet):
         case = _varied(replace(base, task=task), axis, value)
-        measured = alone(case, value if axis == "threads" else threads, rounds)
-        points.append(Point(task, axis, value, case.batch / measured.seconds, measured.peak_mb / case.batch))
+        own_threads = value if axis == "threads" else threads
+        measured = alone(case, own_threads, rounds)
+        rate, memory = case.batch / measured.seconds, measured.peak_mb / case.batch
+        points.append(
+            Point(task, axis, value, case.model, case.preset, case.dtype, case.batch, own_threads, rate, memory)
+        )
     return points
 
 
@@ -82,7 +95,7 @@ def _varied(case: Case, axis: str, value: int) -> Case:
 
 
 def save_scaling(points: Sequence[Point], title: str, folder: Path) -> None:
-    """Write `scaling.csv` and `scaling.png`.
+    """Write `scaling.csv`, where each point is a row with the machine that it was measured on, and `scaling.png`.
 
     Args:
         points: The measurements.
@@ -92,11 +105,10 @@ def save_scaling(points: Sequence[Point], title: str, folder: Path) -> None:
     Raises:
         OnespikeError: They cannot be written.
     """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(list(Point.__annotations__))
-    writer.writerows([list(vars(point).values()) for point in points])
-    save_text(text.getvalue(), folder / "scaling.csv")
+    machine = {key: value for key, value in describe().items() if key not in Point.__annotations__}
+    columns = [*Point.__annotations__, *machine]
+    rows = [[*vars(point).values(), *machine.values()] for point in points]
+    save_text(csv_text(columns, rows), folder / "scaling.csv")
     save_figure(_draw(points, title), folder / "scaling.png", dpi=120)
 
 

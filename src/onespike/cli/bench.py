@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -21,8 +21,16 @@ from onespike.evaluation.output import save_text
 from onespike.model import PRESETS
 from onespike.training.recipe import parse
 
-Task = Literal["train", "infer", "data", "unit", "scaling"]
+Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
+#: What each task may be told, and what holds otherwise.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "train": {"vs": "", "model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
+    "infer": {"vs": "", "model": "conv12", "preset": "modern", "batch": 64, "precision": "bf16", "json": None},
+    "unit": {"vs": "", "batch": 128, "json": None},
+    "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
+    "scaling": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "out": "scaling"},
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -34,46 +42,11 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    parser = ArgumentParser(
-        prog="onespike bench",
-        usage="onespike bench TASK [options]",
-        description="Speed and memory, side by side and in turns, and the share of the machine's own matrix product "
-        "that is reached. TASK: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; "
-        "forward and backward), data (the input path against the step), scaling (threads, batch, width, image size).",
-        exit_on_error=False,
-    )
-    parser.add_argument("task", type=str | None, nargs="?", metavar="TASK", help=", ".join(get_args(Task)))
-    parser.add_argument("--vs", default="", help=f"whom to compare with: {', '.join(AGAINST)}, by commas")
-    parser.add_argument("--model", default="conv12", help="a registered model")
-    parser.add_argument("--preset", type=str | None, help="its preset; by default modern for infer, else paper")
-    parser.add_argument("--batch", type=int | None, help="images in a batch; by default 64 for infer, else 128")
-    parser.add_argument(
-        "--precision", type=Literal["fp32", "bf16"], default="bf16", help="fp32 alone, or bf16 beside fp32"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="timings of each")
-    parser.add_argument("--threads", type=int | None, help="threads that compute; by default as many as PyTorch takes")
-    parser.add_argument("--gemm", type=list[int], default=list(SIDES), help="sides of the square products to try")
-    parser.add_argument("--json", type=str | None, help="a file for the records; - prints them")
-    parser.add_argument("--out", default="scaling", help="folder for scaling's CSV and picture")
-    values = parse(parser, arguments, sections=())
-    if values.task not in get_args(Task):
-        raise unknown("task", values.task or "", get_args(Task))
-    peers = [name for name in values.vs.split(",") if name]
-    for name in peers:
-        if name not in AGAINST:
-            raise unknown("implementation", name, AGAINST)
-    preset = values.preset or ("modern" if values.task == "infer" else "paper")
-    if preset not in PRESETS:
-        raise unknown("preset", preset, PRESETS)
-    batch = values.batch if values.batch is not None else 64 if values.task == "infer" else 128
-    counts = {"batch": batch, "rounds": values.rounds, "threads": values.threads or 1, "gemm": min(values.gemm or [0])}
-    for option, number in counts.items():
-        if number < 1:
-            raise OnespikeError(f"--{option}: expected at least 1, got {number}")
+    values = _parse(arguments)
     if values.threads:
         torch.set_num_threads(values.threads)
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.json == "-", highlight=False)
+    console = Console(stderr=values.get("json") == "-", highlight=False)
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no width of its own; tables are never cut there
     console.print(
@@ -81,14 +54,22 @@ def run(arguments: Sequence[str]) -> int:
         markup=False,
         soft_wrap=True,
     )
-    if values.task == "scaling":
-        return _scale(values, preset, batch, console)
-    peaks = gemm_peaks(values.gemm)
+    if values.task == "unit":
+        listed = cases("unit", "", "", values.batch, "fp32", _names(values.vs), values.device)
+    elif values.task in ("train", "infer"):
+        named = values.model, values.preset, values.batch, values.precision
+        listed = cases(values.task, *named, _names(values.vs), values.device)
+    else:
+        step = Case(
+            "train", "onespike", values.precision, values.batch, values.model, values.preset, device=values.device
+        )
+        step.check()
+        if values.task == "scaling":
+            return _scale(step, values.rounds, Path(values.out), console)
+    peaks = gemm_peaks(values.gemm, device=values.device)
     if values.task == "data":
-        step = Case("train", "onespike", values.precision, batch, values.model, preset)
         records, peaks = compare_data(step, peaks, values.rounds)
     else:
-        listed = cases(values.task, values.model, preset, batch, values.precision, peers)
         records, peaks = compare(listed, peaks, values.rounds)
     for peak in peaks.values():
         console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
@@ -98,15 +79,67 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _scale(values: Namespace, preset: str, batch: int, console: Console) -> int:
-    """Measure how speed and memory grow; write the CSV and the picture."""
-    base = Case("train", "onespike", values.precision, batch, values.model, preset)
-    points = scaling(base, torch.get_num_threads(), values.rounds, quiet=not console.is_terminal)
-    processor = describe()["processor"]
-    title = (
-        f"{values.model}, {preset}, {values.precision}, batch {batch}, {torch.get_num_threads()} threads, {processor}"
+def _parse(arguments: Sequence[str]) -> Namespace:
+    """Read the command line; what the task does not take is refused, not ignored."""
+    parser = ArgumentParser(
+        prog="onespike bench",
+        usage="onespike bench TASK [options]",
+        description="Speed and memory, side by side and in turns, and the share of the machine's own matrix product "
+        "that is reached. TASK: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; "
+        "forward and backward), data (the input path against the step), scaling (threads, batch, width, image size).",
+        exit_on_error=False,
     )
-    save_scaling(points, title, Path(values.out))
+    parser.add_argument("task", type=str | None, nargs="?", metavar="TASK", help=", ".join(OPTIONS))
+    parser.add_argument("--vs", type=str | None, help=f"whom to compare with: {', '.join(AGAINST)}, by commas")
+    parser.add_argument("--model", type=str | None, help="a registered model; by default conv12")
+    parser.add_argument("--preset", type=str | None, help="its preset; by default modern for infer, else paper")
+    parser.add_argument("--batch", type=int | None, help="images in a batch; by default 64 for infer, else 128")
+    parser.add_argument(
+        "--precision", type=Literal["fp32", "bf16"] | None, help="fp32 alone, or bf16 too (the default)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="timings of each")
+    parser.add_argument("--threads", type=int | None, help="threads that compute; by default as many as PyTorch takes")
+    parser.add_argument("--device", type=Device, default="cpu", help="where it is computed")
+    parser.add_argument(
+        "--gemm", type=list[int], default=list(SIDES), help="sides of the square products to try, such as [1024,2048]"
+    )
+    parser.add_argument("--json", type=str | None, help="a file for the records; - prints them")
+    parser.add_argument("--out", type=str | None, help="folder for scaling's CSV and picture; by default scaling")
+    values = parse(parser, arguments, sections=())
+    if values.task not in OPTIONS:
+        raise unknown("task", values.task or "", OPTIONS)
+    taken = OPTIONS[values.task]
+    for option in {key for options in OPTIONS.values() for key in options}:
+        if values[option] is not None and option not in taken:
+            raise OnespikeError(f"--{option}: bench {values.task} does not take it, only --{', --'.join(taken)}")
+        if values[option] is None:
+            values[option] = taken.get(option)
+    if values.preset is not None and values.preset not in PRESETS:
+        raise unknown("preset", values.preset, PRESETS)
+    if values.device != "cpu" and not getattr(torch, values.device).is_available():
+        raise OnespikeError(f"--device: PyTorch finds no {values.device} here; use --device cpu")
+    for name in _names(values.vs or ""):
+        if name not in AGAINST:
+            raise unknown("implementation", name, AGAINST)
+    counts = {option: values[option] for option in ("batch", "rounds", "threads")} | {"gemm": min(values.gemm or [0])}
+    for option, number in counts.items():
+        if number is not None and number < 1:
+            raise OnespikeError(f"--{option}: expected at least 1, got {number}")
+    if values.json not in (None, "-") and not Path(values.json).absolute().parent.is_dir():
+        raise OnespikeError(f"--json: there is no folder {Path(values.json).parent}")
+    return values
+
+
+def _names(listed: str) -> list[str]:
+    return [name for name in listed.split(",") if name]
+
+
+def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:
+    """Measure how speed and memory grow; write the CSV and the picture."""
+    threads = torch.get_num_threads()
+    points = scaling(base, threads, rounds, quiet=not console.is_terminal)
+    title = f"{base.model}, {base.preset}, {base.dtype}, batch {base.batch}, {threads} threads"
+    save_scaling(points, f"{title}, {describe()['processor']}", out)
     table = Table("task", "varied", box=None, pad_edge=False, header_style="dim")
     for column in ("value", "images/s", "MB/image"):
         table.add_column(column, justify="right")
@@ -114,7 +147,7 @@ def _scale(values: Namespace, preset: str, batch: int, console: Console) -> int:
         numbers = (str(one.value), f"{one.images_per_second:.1f}", f"{one.memory_mb_per_image:.1f}")
         table.add_row(one.task, one.axis, *numbers)
     console.print(table)
-    console.print(f"scaling.csv and scaling.png are in {values.out}", markup=False, soft_wrap=True)
+    console.print(f"scaling.csv and scaling.png are in {out}", markup=False, soft_wrap=True)
     return 0
 
 

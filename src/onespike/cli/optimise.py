@@ -13,7 +13,7 @@ from onespike.evaluation.evaluate import Which
 from onespike.evaluation.output import save_json
 from onespike.inference.optimise import Report, optimise
 from onespike.training.recipe import parse
-from onespike.training.run import Run
+from onespike.training.run import Run, environment
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -52,12 +52,15 @@ def run(arguments: Sequence[str]) -> int:
     folder = Path(values.run)
     out = Path(values.out) if values.out else folder / "engine"
     report = optimise(Run.open(folder), out, values.precision, values.checkpoint, values.images, values.rounds)
-    save_json(report.to_json(), str(out / "report.json"))
-    if values.json:
-        save_json(report.to_json(), values.json)
     # Where the standard output is for JSON, a person reads the standard error.
     console = Console(stderr=values.json == "-", highlight=False)
     _print(report, console)
+    facts = environment()
+    machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
+    content = report.to_json() | {"environment": machine}
+    save_json(content, str(out / "report.json"))
+    if values.json:
+        save_json(content, values.json)
     console.print(f"\nthe engine and report.json are in {out}", markup=False, soft_wrap=True)
     return 0
 

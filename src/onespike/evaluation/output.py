@@ -1,8 +1,10 @@
 """Results on the disk: whole or not there, and a folder only once there is something to put into it."""
 
+import csv
 import io
 import json
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,15 @@ def save_text(text: str, path: Path) -> None:
         OnespikeError: It cannot be written.
     """
     _save(path, text)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write rows as CSV, with plain line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def save_json(content: dict[str, Any], target: str) -> None:

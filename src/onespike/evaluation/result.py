@@ -1,8 +1,6 @@
 """What an evaluation finds, and the files it leaves."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from onespike.evaluation.confusion import draw_confusion
-from onespike.evaluation.output import save_figure, save_json, save_text
+from onespike.evaluation.output import csv_text, save_figure, save_json, save_text
 
 
 class Spread(NamedTuple):
@@ -134,19 +132,11 @@ class Evaluation:
         counts = self.confusion.tolist()
         save_json(self.to_json(), str(folder / "evaluation.json"))
         matrix = [[name, *row] for name, row in zip(self.classes, counts, strict=True)]
-        save_text(_csv(["true class", *self.classes], matrix), folder / "confusion.csv")
+        save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
         per_class = [
             [name, sum(row), row[number], accuracy]
             for number, (row, (name, accuracy)) in enumerate(zip(counts, self.per_class.items(), strict=True))
         ]
-        save_text(_csv(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
+        save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
         title = f"{self.data}, {self.part}: top-1 {self.top1.mean:.2f}%"
         save_figure(draw_confusion(self.confusion, self.classes, title), folder / "confusion.png", dpi=120)
-
-
-def _csv(header: list[str], rows: Iterable[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()

@@ -70,6 +70,8 @@ class Report:
     """An engine beside the network that it was made of; both in float32 where they are not integer.
 
     Attributes:
+        model: The registered model.
+        preset: Its preset.
         precision: A name in `PRECISIONS`.
         threads: Threads that computed.
         images: Test images that were compared.
@@ -80,6 +82,8 @@ class Report:
         latencies: Time for batches of several sizes.
     """
 
+    model: str
+    preset: str
     precision: str
     threads: int
     images: int
@@ -135,7 +139,18 @@ def optimise(
     blocks = compare_spikes(network, engine, [pictures for pictures, _ in batches[:WATCHED]])
     top1, engine_top1, same = _compare_answers(network, engine, batches)
     latencies = tuple(time_both(network, engine, batches[0][0], batch, rounds) for batch in LATENCIES)
-    return Report(precision, torch.get_num_threads(), len(test), top1, engine_top1, same, tuple(blocks), latencies)
+    return Report(
+        network.config.name,
+        network.config.preset,
+        precision,
+        torch.get_num_threads(),
+        len(test),
+        top1,
+        engine_top1,
+        same,
+        tuple(blocks),
+        latencies,
+    )
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Mapping
 
+import torch
+
 #: Seconds that a timing warms up for, at most; one call is made in any case.
 WARM_UP = 1.0
 
@@ -21,6 +23,7 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
         started = time.perf_counter()
         for _ in range(3):
             function()
+            _wait()
             if time.perf_counter() - started > WARM_UP:
                 break
     seconds: dict[str, list[float]] = {name: [] for name in functions}
@@ -28,5 +31,12 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> d
         for name, function in functions.items():
             started = time.perf_counter()
             function()
+            _wait()
             seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def _wait() -> None:
+    """Wait until an accelerator, where there is one, has done what it was asked to do."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -10,10 +10,9 @@ from typing import Any
 from filelock import FileLock
 
 from onespike.errors import OnespikeError
-from onespike.evaluation.output import save_text
+from onespike.evaluation.output import csv_text, save_text
 from onespike.model import ModelConfig
 from onespike.paper.plan import Training
-from onespike.paper.report import csv_text
 from onespike.training.run import Run
 
 #: The budget, by the words for it in the table.

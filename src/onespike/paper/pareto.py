@@ -14,11 +14,11 @@ from numpy import linspace
 
 from onespike.audit import CONVENTIONS, EnergyTable, audit_run
 from onespike.errors import OnespikeError
-from onespike.evaluation.output import save_text
+from onespike.evaluation.output import csv_text, save_text
 from onespike.paper.ledger import Ledger, Row
 from onespike.paper.outcome import Outcome, describe_budget, outcomes
 from onespike.paper.plan import Setting, Sweep, Training, digest
-from onespike.paper.report import Table, csv_text, write_report
+from onespike.paper.report import Table, write_report
 from onespike.paper.statistics import Estimate
 from onespike.training.config import Recipe
 from onespike.training.run import Run

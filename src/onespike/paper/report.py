@@ -1,16 +1,14 @@
 """What every table or figure leaves: NAME.csv, NAME.md and NAME.png, with command, commit and machine."""
 
-import csv
-import io
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from onespike.evaluation.output import save_figure, save_text
+from onespike.evaluation.output import csv_text, save_figure, save_text
 from onespike.training.run import environment
 
 DPI = 120
@@ -42,15 +40,6 @@ class Table:
         ]
         rule = ["---:" if spec else "---" for spec in formats]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(self.columns), rule, *body])
-
-
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write rows as CSV, with plain line ends."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[str | Table], figure: Figure) -> None:

@@ -4,6 +4,7 @@ Defaults come from the dataclasses; a registered model, a recipe file and the co
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -119,7 +120,25 @@ def parse(
     try:
         return parser.parse_args(list(arguments), namespace=parser.parse_string(text))
     except ArgumentError as error:
-        raise OnespikeError(" ".join(str(error).split()).replace("Parser key ", "")) from None
+        raise OnespikeError(_plainly(" ".join(str(error).split()).replace("Parser key ", ""))) from None
+
+
+#: Words for Python's types.
+_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
+
+
+def _plainly(message: str) -> str:
+    """Say in few words what the parser says of a value of the wrong type; other messages stay as they are."""
+    wrong = re.fullmatch(
+        r'"(?P<key>[^"]+)": (?P<kinds>.*(?:Expected a|Subtypes:) .*?)G(?:ot|iven) value.*: (?P<value>.*)', message
+    )
+    if not wrong:
+        return message
+    kinds = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]|(tuple|list)\[", wrong["kinds"])
+    words = [
+        _WORDS.get(name, "a list such as [1, 2]") if not names else names.replace("'", "") for name, names, _ in kinds
+    ]
+    return f"{wrong['key']}: expected {' or '.join(dict.fromkeys(words))}, got {wrong['value']}"
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:

@@ -23,7 +23,7 @@ from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.inference.timing import interleaved
 from onespike.model import create_model
-from onespike.units import ConvUnit, Dynamics
+from onespike.units import ConvUnit, Dynamics, Incoming, Neuron
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
@@ -49,7 +49,7 @@ def command(*arguments: object) -> int:
 
 
 def test_the_papers_network_has_247_million_macs() -> None:
-    assert count_macs(create_model("conv12")) == 246_992_640
+    assert count_macs(create_model("conv12"), torch.zeros(1, 3, 32, 32)) == 246_992_640
 
 
 @pytest.mark.parametrize("unit", ["lstm", "gru", "birnn", "mlp"])
@@ -61,7 +61,7 @@ def test_cells_are_counted_gate_by_gate(unit: str) -> None:
     products = 2 * gates * directions * channels * channels  # of the input, and of the state or the second layer
     per_pixel = products + directions * channels * channels + 2 * 2 * channels * channels
     stem, head = side * side * channels * 3 * 4, channels * 3
-    assert count_macs(network) == side * side * per_pixel + stem + head
+    assert count_macs(network, torch.zeros(1, 3, 16, 16)) == side * side * per_pixel + stem + head
 
 
 @pytest.mark.parametrize("task", ["train", "infer"])
@@ -103,17 +103,41 @@ def test_library_and_plain_implementation_classify_alike() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of the other libraries
 @pytest.mark.parametrize("peer", list(PEERS))
-def test_other_libraries_neurons_leak_fire_and_reset(peer: str) -> None:
-    pytest.importorskip(peer.split("-")[0])
-    neurons = PEERS[peer].neurons(create_model("conv-tiny", preset="paper").config)  # threshold 0.5, decay 0.4
-    # 0.4; 0.4 * 0.4 + 0.4 = 0.56 fires and loses 0.5; what is left, and a current of 0.4, is below again
+def test_other_libraries_neurons_leak_and_fire(peer: str) -> None:
+    library = peer.split("-")[0]
+    pytest.importorskip(library)
+    neurons = PEERS[peer].neurons(Dynamics(threshold=0.5, decay=0.4))
+    # 0.4; 0.4 * 0.4 + 0.4 = 0.56 fires; SpikingJelly's neuron loses 0.5 then, and is below again
     currents = torch.full((3, 1, 1, 1, 1), 0.4, requires_grad=True)
     spikes = neurons(currents)
-    assert spikes.flatten().tolist() == [0, 1, 0]
+    assert spikes.flatten().tolist() == [0, 1, 0 if library == "spikingjelly" else 1]
     spikes.sum().backward()
     assert currents.grad is not None
     assert currents.grad.abs().sum() > 0
     assert torch.equal(neurons(currents), spikes), "nothing is kept from call to call"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_snntorchs_neurons_and_ours_give_the_same_spikes() -> None:
+    pytest.importorskip("snntorch")
+    currents = torch.randn(4, 2, 3, 5, 5)
+    ours = Neuron(3, Dynamics()).charge_and_fire(currents, Incoming())[1]
+    assert torch.equal(PEERS["snntorch"].neurons(Dynamics())(currents), ours)
+    assert 0.1 < ours.mean() < 0.9
+
+
+def test_a_case_stays_on_its_device() -> None:
+    """The device "meta" computes nothing, but it refuses whatever lies elsewhere."""
+    for task in ("infer", "neuron", "conv-unit"):
+        Case(task, "onespike", "fp32", 2, preset="modern", device="meta", **TINY).build()()
+    with pytest.raises(OnespikeError, match="the engine computes on a cpu"):
+        Case("infer", "engine", "int8", 2, device="meta", **TINY).build()
+
+
+def test_the_conv_units_operations_are_those_of_its_convolutions() -> None:
+    weights, pixels = 48 * 48 * 9, 4 * 12 * 12
+    assert Case("conv-unit", "onespike", "fp32", 64).operations() == 3 * 2 * 2 * weights * pixels
+    assert Case("neuron", "onespike", "fp32", 64).operations() is None
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -154,7 +178,7 @@ def test_rates_and_shares_follow_from_the_times() -> None:
     case = Case("train", "onespike", "fp32", 8, preset="modern", **TINY)
     one = record(case, [0.5, 0.1, 0.2], PEAKS, 12.0)
     assert (one.images_per_second, one.slowest, one.fastest) == (40.0, 16.0, 80.0)
-    operations = 3 * 2 * count_macs(case.network())
+    operations = 3 * 2 * count_macs(case.network(), torch.zeros(1, 3, 16, 16))
     assert one.operations == operations
     assert one.gflops == pytest.approx(operations * 40 / 1e9)
     assert one.share_of_gemm == pytest.approx(operations * 40 / 100e9)
@@ -196,6 +220,8 @@ def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
         ("train", "threads", "1"),
         ("infer", "threads", "1"),
     ]
+    assert [(row["model"], row["batch"], row["threads"]) for row in rows] == 4 * [("conv-tiny", "2", "1")]
+    assert all(row["commit"] and row["processor"] and row["torch"] == torch.__version__ for row in rows)
     assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -230,6 +256,13 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["infer", "--vs", "snntorsh"], "did you mean 'snntorch'"),
         (["infer", "--rounds", "0"], "--rounds: expected at least 1"),
         (["infer", "--preset", "moden"], "did you mean 'modern'"),
+        (["infer", "--model", "conv13"], "did you mean 'conv12'"),
+        (["infer", "--vs", "recompute"], "no recompute for the task infer"),
+        (["train", "--threads", "0"], "--threads: expected at least 1"),
+        (["train", "--batch", "many"], "batch: expected a whole number or null, got many"),
+        (["train", "--json", "nowhere/records.json"], "--json: there is no folder nowhere"),
+        (["data", "--vs", "sequential"], "--vs: bench data does not take it"),
+        (["unit", "--precision", "bf16"], "--precision: bench unit does not take it"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

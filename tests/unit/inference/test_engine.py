@@ -38,8 +38,9 @@ def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **ove
     return network.eval()
 
 
-def check_equal(network: Network, batch: int = 5) -> None:
-    engine = Engine(network, "int16")  # real-valued layers in float32
+def check_equal(network: Network, batch: int = 5, precision: str = "int16") -> None:
+    """Compare all spikes and logits; with int16, real-valued layers compute in float32."""
+    engine = Engine(network, precision)
     images = torch.randn(batch, network.in_channels, network.image_size, network.image_size)
     blocks = compare_spikes(network, engine, [images])
     assert all(0.02 < block.firing_rate < 0.98 for block in blocks), "silent neurons would prove little"
@@ -60,9 +61,25 @@ def test_every_unit(unit: str, preset: str) -> None:
 @pytest.mark.parametrize("unit", ["conv", "mlp"])
 def test_strict_networks(unit: str) -> None:
     network = make(unit, "strict")
-    check_equal(network)
+    for precision in ("int8", "int16"):
+        check_equal(network, precision=precision)
     engine = Engine(network)
     assert not [m for m in engine.modules() if isinstance(m, layers.RealLinear)], "every layer reads spikes"
+
+
+@pytest.mark.parametrize("unit", ["conv", "mlp"])
+def test_what_eight_bits_leave_over_is_a_second_term(unit: str) -> None:
+    """Weights that take 16 bits: int16 computes them exactly, int8 does not."""
+    network = make(unit, "strict")
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                rest = torch.randint(-127, 128, module.weight.shape)
+                rest.flatten(1)[:, 0], rest.flatten(1)[:, 1] = 0, 127  # the scales are 1/64 and 1/64/256
+                module.weight.add_(rest / 64 / 256)
+    check_equal(network)
+    with pytest.raises(AssertionError):
+        check_equal(network, precision="int8")
 
 
 @pytest.mark.parametrize("windows", ["average", "dilated", "none"])

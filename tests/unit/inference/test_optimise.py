@@ -10,12 +10,15 @@ from PIL import Image
 
 from onespike.cli.main import main
 from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
+from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
 from onespike.inference.timing import interleaved
 from onespike.model.zoo import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import Recipe, TrainConfig
+from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
 
 CLASSES = ("ant", "bee")
@@ -60,7 +63,8 @@ def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, cap
     assert "instead of" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["engine.json", "engine.safetensors", "report.json"]
     report = json.loads((out / "report.json").read_text())
-    assert report["images"] == 12
+    assert (report["images"], report["model"]) == (12, "conv-tiny")
+    assert {"commit", "processor", "packages", "onespike"} == report["environment"].keys()
     assert [one["batch"] for one in report["latencies"]] == [1, 8, 64]
     assert all(one["eager"] > 0 and one["engine"] > 0 for one in report["latencies"])
 
@@ -82,9 +86,17 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     out = tmp_path / "engine"
     assert command(run.folder, "--out", out, "--rounds", 1, "--images", 9) == 0
     report = json.loads((out / "report.json").read_text())
-    assert report["images"] == 9
-    for key in ("top1", "engine_top1", "same_class"):
-        assert report[key] * 9 / 100 == pytest.approx(round(report[key] * 9 / 100), abs=1e-4)
+    test = open_dataset(load_recipe(str(run.config)).data).test
+    images, labels = next(iter(EvalLoader(test, (0.5,) * 3, (0.25,) * 3, 9)))
+    answers = []
+    for model in (load(run.folder), load_engine(out)):
+        torch.manual_seed(derive_seed(0, 0))
+        with torch.no_grad():
+            answers.append(model(images).argmax(1))
+    network, engine = answers
+    counts = (network == labels).sum(), (engine == labels).sum(), (network == engine).sum()
+    shares = [report[key] for key in ("top1", "engine_top1", "same_class")]
+    assert shares == pytest.approx([100 * count.item() / 9 for count in counts], abs=1e-3)
 
 
 def test_a_folder_without_an_engine_is_refused(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--recipe", "absent.yaml"], ["no recipe file absent.yaml"]),
         (["--train.epoch", "3"], ["'--train.epoch'", "'--train.epochs'"]),
         (["--tran.epochs=3"], ["'--tran.epochs'", "'--train.epochs'"]),
-        (["--train.epochs", "many"], ["train.epochs", "int", "many"]),
+        (["--train.epochs", "many"], ["train.epochs: expected a whole number, got many"]),
         (["--train.epochs", "0"], ["train.epochs", "at least 1"]),
         (["--train.epochs"], ["train.epochs"]),
         (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),
