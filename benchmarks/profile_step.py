@@ -27,7 +27,7 @@ KINDS = {
     "comparisons": ("aten::gt", "aten::lt", "hardtanh_backward", "aten::abs"),
     "GELU, sigmoid, tanh": ("gelu", "sigmoid", "tanh"),
     "multiplications, additions": ("aten::mul", "aten::add", "aten::sub", "aten::lerp", "aten::addcmul", "aten::div"),
-    "optimiser, clipping": ("_foreach", "Optimizer", "vector_norm"),
+    "optimiser, clipping": ("_foreach", "_fused", "Optimizer", "vector_norm"),
     "copies, casts, layouts": ("copy", "aten::cat", "clone", "fill", "zero", "contiguous", "to_copy"),
 }
 REST = "the rest"
