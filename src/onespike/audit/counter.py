@@ -212,10 +212,10 @@ class ProductCounter(TorchDispatchMode):
     def _here(self) -> str:
         return f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
 
-    def _tally(self, path: str, name: str, weights: int, which: object = None) -> Tally:
+    def _tally(self, path: str, name: str, weights: int, which: object = None, channels: int | None = None) -> Tally:
         key = (path, name, which)
         if key not in self.tallies:
-            self.tallies[key] = Tally(name, weights)
+            self.tallies[key] = Tally(name, weights, channels)
         return self.tallies[key]
 
     def _is_weight(self, tensor: Tensor) -> bool:
@@ -233,22 +233,23 @@ class ProductCounter(TorchDispatchMode):
         if x.dim() == axes + 1:
             x, shape = x[None], torch.Size((1, *shape))
         kernel = "x".join(map(str, weight.shape[2:]))
-        tally = self._tally(path, f"conv {kernel}, {x.shape[1]} -> {shape[1]}", weight.numel(), self._place(weight))
+        name = f"conv {kernel}, {x.shape[1]} -> {shape[1]}"
+        tally = self._tally(path, name, weight.numel(), self._place(weight), channels=1)
         tally.see_conv(x, weight, shape, stride, padding, dilation, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two matrices, or of two stacks of them; either may be the weights."""
         a, b = args
         if self._is_weight(b):
-            self._linear(path, a, b, b.shape[-1])
+            self._linear(path, a, b, b.shape[-1], channels=-1)
         elif self._is_weight(a):
-            self._linear(path, b, a, a.shape[-2])
+            self._linear(path, b, a, a.shape[-2], channels=-2)
         else:
             a, b = (one if one.dim() == 3 else one[None] for one in (a, b))
             name = f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}"
             self._tally(path, name, 0).see_matmul(a, b)
 
-    def _linear(self, path: str, x: Tensor, weight: Tensor, out: int) -> None:
+    def _linear(self, path: str, x: Tensor, weight: Tensor, out: int, channels: int) -> None:
         module = self._modules[path]
         if isinstance(module, WindowConv):  # on windows of one pixel it computes its centre tap alone
             pixel = (x[:, :, None, None], module.weight, None, module.stride, module.padding, module.dilation)
@@ -256,7 +257,7 @@ class ProductCounter(TorchDispatchMode):
             return
         sides = [side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
         name = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}"
-        self._tally(path, name, math.prod(sides), self._place(weight)).see_linear(x, out)
+        self._tally(path, name, math.prod(sides), self._place(weight), channels).see_linear(x, out)
 
     def _place(self, weight: Tensor) -> tuple[int, int]:
         """Tell weights apart: attention projects queries, keys and values by three parts of one parameter."""

@@ -25,7 +25,7 @@ class Product:
         name: What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or
             "state" (of a recurrent layer).
         arrives: What arrives at it: "binary", "graded" or "real".
-        step: The size c of one spike; None for real values, or where none came.
+        step: The size c of one spike; None for real values, where none came, or where each channel has its own.
         levels: The largest number of spikes in one value; 0 for real values.
         rate: Spikes per arriving value; of real values, the share that is not 0.
         macs: Dense multiply-accumulates, as frameworks count them: zeros of the padding included.
@@ -51,10 +51,14 @@ class Product:
 
 
 class Operand:
-    """One side of a product: the values that arrive there and what they reach. Sums over all batches."""
+    """One side of a product: the values that arrive there and what they reach. Sums over all batches.
 
-    def __init__(self) -> None:
-        self.arrivals = Arrivals()
+    Args:
+        channels: The axis of the channels that have weights of their own, see `Arrivals`.
+    """
+
+    def __init__(self, channels: int | None = None) -> None:
+        self.arrivals = Arrivals(channels)
         self.inputs = self.active = self.nonzero = 0
         self.spikes = self.magnitude = 0.0
 
@@ -74,7 +78,7 @@ class Operand:
         if c is not None:
             self.spikes += abs(c) * active
             self.magnitude += abs(c) * nonzero
-        elif not self.arrivals.are_real:
+        elif not self.arrivals.have_no_step:
             spikes, magnitude = _sum(x.abs(), fan_out)
             self.spikes += spikes
             self.magnitude += magnitude
@@ -95,13 +99,14 @@ class Tally:
     Args:
         name: See `Product`.
         weights: Number of weights; 0 in a product of two activations.
+        channels: The axis of the channels that have weights of their own, see `Arrivals`.
     """
 
-    def __init__(self, name: str, weights: int) -> None:
+    def __init__(self, name: str, weights: int, channels: int | None = None) -> None:
         self.name, self.weights = name, weights
         self.macs = self.reached = self.pairs = 0
         self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
-        self.left, self.right = Operand(), Operand()
+        self.left, self.right = Operand(channels), Operand()
 
     def conclude(self, images: int) -> Product:
         """Sum up, per image."""
@@ -162,7 +167,7 @@ class Tally:
         self.right.see(b, a.shape[-2])
         both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
         self.pairs += round(both.sum().item())
-        if not (self.left.arrivals.are_real or self.right.arrivals.are_real):
+        if not (self.left.arrivals.have_no_step or self.right.arrivals.have_no_step):
             sums = a.abs().sum(-2, dtype=torch.float64) * b.abs().sum(-1, dtype=torch.float64)  # (B, K)
             self.magnitude += sums.sum().item()
 

@@ -8,11 +8,13 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
 from onespike.conversion import Calibration, Conversion, convert_run
 from onespike.errors import OnespikeError
 from onespike.training.config import Recipe, TrainConfig
 from onespike.training.loop import Stopped, train
+from onespike.training.optim import make_optimizer
 from onespike.training.recipe import load_recipe, parse, recipe_path
 from onespike.training.run import Run
 
@@ -50,6 +52,11 @@ def run(arguments: Sequence[str]) -> int:
     values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("train",))
     if not values.run or not values.out:
         raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
+    # What training would refuse is refused before anything is written.
+    training = TrainConfig(**values.train.as_dict())
+    make_optimizer(training, nn.Linear(1, 1))
+    if not values.finetune and any(argument.startswith("--train.") for argument in arguments):
+        raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
     if values.finetune:
         finetuned.expect_free()
@@ -69,7 +76,7 @@ def run(arguments: Sequence[str]) -> int:
     if not values.finetune:
         return 0
     converted = load_recipe(str(Run(out).config))
-    recipe = Recipe(converted.data, converted.model, TrainConfig(**values.train.as_dict()))
+    recipe = Recipe(converted.data, converted.model, training)
     try:
         train(recipe, finetuned.folder, init_from=out)
     except Stopped:

@@ -80,8 +80,8 @@ class LayerError:
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
     """Find a network's thresholds and correct its weight layers.
 
-    Neurons that stand for a staircase have their thresholds already, and their network is not corrected: where it is
-    to run for as many steps as the staircase has, there is nothing to correct on average.
+    Neurons that stand for a staircase have their thresholds already. Where they run for as many steps as it has, there
+    is nothing to correct on average, and their network stays as it is.
 
     Args:
         network: The network; changed in place.
@@ -100,18 +100,19 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.graph)
     for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
         interpreter.args_iter = iter([batch])
-    exact = any(isinstance(module, Staircase) for module in reference.modules())
+    staircases = [module for module in reference.modules() if isinstance(module, Staircase)]
+    exact = bool(staircases) and all(staircase.levels == steps for staircase in staircases)
     for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
         layer = spiking.submodules[node.target] if node.op == "call_module" else None
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
             _expect_finite(target, str(node.target))
-            mean = spiking.env[node.args[0]].unflatten(0, (steps, -1)).mean(0)
+            arriving = spiking.env[node.args[0]].unflatten(0, (steps, -1))
             if isinstance(layer, IntegrateFire):
-                if not exact:
-                    set_thresholds(layer, mean, target, options)
+                if not isinstance(analog.submodules[node.target], Staircase):
+                    set_thresholds(layer, arriving, target, options)
             elif options.correct != "none" and not exact:
-                correct(layer, mean, target, options)
+                correct(layer, str(node.target), arriving.mean(0), target, options)
         spiking.env[node] = spiking.run_node(node)
         if isinstance(layer, IntegrateFire):
             kind = type(analog.submodules[node.target]).__name__
@@ -127,70 +128,90 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
 
     Args:
         neurons: The layer; changed in place.
-        currents: Its mean input, (N, …).
-        activations: What its mean output should be, the same shape.
+        currents: Its input at each step, (T, N, …).
+        activations: What its mean output should be, (N, …).
         options: How.
     """
-    if neurons.raw_threshold.ndim:
-        rows = [x.movedim(neurons.axis, 0).flatten(1) for x in (currents, activations)]  # (C, samples)
-    else:
-        rows = [x.reshape(1, -1) for x in (currents, activations)]
-    current, activation = (x[:, :: max(1, x.shape[1] // SAMPLES)].float() for x in rows)
+    rows = _rows(neurons, activations)
+    # Places drawn by chance: every n-th one would be the same columns of each map.
+    chosen = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
+    current = torch.stack([_rows(neurons, current)[:, chosen] for current in currents]).float()  # (T, C, samples)
+    activation = rows[:, chosen].float()
     if options.thresholds == "maximum":
-        scale = rows[1].float().amax(1).clamp(min=0)
+        scale = rows.float().amax(1).clamp(min=0)
     else:
         scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
     whole = scale.max().clamp(min=1e-6)
     scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
     if options.thresholds == "error":
-        steps = neurons.time_steps
-        errors = torch.stack([_spread_of_error(current, activation, share * scale, steps, options) for share in SHARES])
+        errors = torch.stack([_spread_of_error(current, activation, share * scale, options) for share in SHARES])
         scale = scale * SHARES.to(scale)[errors.argmin(0)]
     neurons.raw_threshold.copy_((scale if neurons.raw_threshold.ndim else scale[0]).log())
 
 
-def _spread_of_error(
-    current: Tensor, activation: Tensor, threshold: Tensor, steps: int, options: Calibration
-) -> Tensor:
-    """Mean square of the error of each channel; less its mean if the layer behind will be corrected for that."""
-    rate = (current / threshold[:, None] * steps - 0.5).ceil().clamp(0, steps) / steps
-    error = rate * threshold[:, None] - activation
+def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
+    """Sort (N, …) by what shares a threshold: (C, samples), or (1, samples)."""
+    return x.movedim(neurons.axis, 0).flatten(1) if neurons.raw_threshold.ndim else x.reshape(1, -1)
+
+
+def _spread_of_error(currents: Tensor, activation: Tensor, threshold: Tensor, options: Calibration) -> Tensor:
+    """Mean square of the error of each channel; less its mean if the layer behind will be corrected for that.
+
+    The neurons' steps are gone through one by one, since how unevenly spikes arrive is a part of the error.
+    """
+    potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
+    for current in currents:
+        potential += current / threshold[:, None]
+        fired = (potential > 1).to(potential)
+        potential -= fired
+        spikes += fired
+    error = spikes * threshold[:, None] / len(currents) - activation
     return error.square().mean(1) if options.correct == "none" else error.var(1, correction=0)
 
 
-def correct(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, options: Calibration) -> None:
+def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, options: Calibration) -> None:
     """Change a weight layer so that its mean output comes closest to what it should be.
 
     Args:
         layer: Convolution or linear layer; changed in place.
+        path: Its path.
         mean: Its mean input, (N, …).
         target: What its mean output should be.
         options: How.
+
+    Raises:
+        OnespikeError: The pull towards the old weights is too weak for these images.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
-    missing = (target - layer(mean)).movedim(axis, -1).flatten(0, -2).double()  # (samples, C_out)
-    offset = missing.mean(0)
+    missing = (target - layer(mean)).movedim(axis, -1).flatten(0, -2)  # (samples, C_out)
+    offset = missing.double().mean(0)
     columns = _columns(layer, mean) if options.correct == "weights" else None
     if columns is not None:
         centre = columns.mean(0)
         columns = columns - centre
-        gram = columns.T @ columns
-        strength = options.ridge * gram.diagonal().mean() + 1e-12
-        gram.diagonal().add_(strength)
-        change = torch.cholesky_solve(
-            columns.T @ (missing - offset).to(gram), torch.linalg.cholesky(gram)
-        )  # (columns, C_out)
-        layer.weight += change.T.reshape(layer.weight.shape)
-        offset = offset - (centre @ change).double()
+        gram = (columns.T @ columns).double()
+        gram.diagonal().add_(options.ridge * gram.diagonal().mean() + 1e-12)
+        factor, failed = torch.linalg.cholesky_ex(gram)
+        if failed:
+            raise OnespikeError(
+                f"calibration: no weights of layer {path} are the best with ridge {options.ridge}: raise it, or use "
+                "more images"
+            )
+        change = torch.cholesky_solve((columns.T @ (missing - offset.to(missing))).double(), factor)  # (columns, C_out)
+        layer.weight += change.T.reshape(layer.weight.shape).to(layer.weight)
+        offset = offset - centre.double() @ change
     layer.bias += offset.to(layer.bias)
 
 
 def _columns(layer: nn.Module, mean: Tensor) -> Tensor | None:
-    """What a weight matrix multiplies, (samples, columns); None for a layer whose weights are no such matrix."""
-    if isinstance(layer, nn.Linear):
+    """What a weight matrix multiplies, (samples, columns); None for a layer whose weights are no such matrix.
+
+    A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
+    """
+    if type(layer) in (nn.Linear, ChannelLinear):
         columns = mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean
         return columns.flatten(0, -2)
-    if not isinstance(layer, nn.Conv2d) or layer.groups > 1 or isinstance(layer.padding, str):
+    if type(layer) is not nn.Conv2d or layer.groups > 1 or isinstance(layer.padding, str):
         return None
     if layer.padding_mode != "zeros":
         return None

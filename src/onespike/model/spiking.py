@@ -13,6 +13,7 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ LINEAR = (
 FUNCTIONAL: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
 FUNCTIONAL |= {"gelu": nn.GELU}
 MAX_POOL_NAMES = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-PRODUCTS = {"mul", "imul", "mul_", "matmul", "bmm", "truediv", "div"}
+PRODUCTS = {"mul", "imul", "mul_", "matmul", "bmm", "addcmul", "truediv", "div"}
 RESHAPING = {
     *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand"),
     *("getitem", "roll", "cat", "concat", "stack", "chunk", "split", "unbind", "contiguous", "clone", "narrow"),
@@ -53,6 +54,8 @@ LINEAR_NAMES = RESHAPING | {
     *("add", "add_", "iadd", "sub", "sub_", "isub", "neg", "mean", "sum", "linear", "conv1d", "conv2d", "conv3d"),
     *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d", "dropout", "pad", "interpolate", "to", "float"),
 }
+#: Reshaping, with its arguments, that leaves channels on axis 1, or makes a row of the last map of one pixel.
+_LEAVING = {("flatten", 1), ("flatten", 1, -1), ("cat", 1), ("concat", 1)}
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *MAX_POOL_NAMES, "add", "add_", "iadd", "dropout", "avg_pool2d"}
 #: What tells of a tensor's shape alone.
@@ -180,7 +183,7 @@ def _fold(graph: fx.GraphModule) -> None:
         layer = graph.get_submodule(before.target) if before.op == "call_module" else None
         fold: Callable[..., nn.Module] | None = None
         if isinstance(layer, _ConvNd):
-            fold = fuse_conv_bn_eval
+            fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif isinstance(layer, ChannelLinear) == isinstance(norm, nn.BatchNorm2d):  # both know where channels are
             fold = fuse_linear_bn_eval
         if fold and isinstance(layer, WEIGHTS) and len(before.users) == 1 and uses[before.target] == 1:
@@ -215,7 +218,8 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
             reached.add(node)
         if not inputs or name in SHAPES or node.op == "output":
             continue
-        kind = _kind(module, name, len(inputs), bool(spikes & inputs), node.args[0] in inputs)
+        count = sum(argument in inputs for argument in node.args)  # x * x has two of them
+        kind = _kind(module, name, count, bool(spikes & inputs), node.args[0] in inputs)
         moves = kind == "pooling" or name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
         if kind == "activation" or (moves and inputs <= spikes):
             spikes.add(node)
@@ -230,7 +234,7 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
             function: Any = FUNCTIONAL[name](**options)
         else:
             function = copy.deepcopy(module) if module is not None else _callable(node)
-        channels = _channels(graph, node) if per_channel else (None, 1)
+        channels = _channels(graph, node) if per_channel and _factor_folds(graph, node) else (None, 1)
         yield _Step(node, kind, function, path, channels, tuple(argument in reached for argument in node.args))
 
 
@@ -282,6 +286,23 @@ def _callable(node: fx.Node) -> Callable[..., Any]:
     if node.op == "call_method":
         return lambda x, *arguments, **options: getattr(x, name)(*arguments, **options)
     return node.target  # type: ignore[return-value]
+
+
+def _factor_folds(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a neuron's output could have a factor per channel and still be a spike to whatever weighs it.
+
+    The factor folds into weights that belong to a channel. Token mixing and attention sum over something else.
+    """
+    for user in node.users:
+        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+        name = "" if module is not None else _name(user)
+        if isinstance(module, WEIGHTS) or name in SHAPES or user.op == "output":
+            continue
+        moved = name in RESHAPING and (name, *user.args[1:], *user.kwargs.values()) not in _LEAVING
+        several = name in PRODUCTS and sum(isinstance(one, fx.Node) for one in user.args) > 1
+        if moved or several or not _factor_folds(graph, user):
+            return False
+    return True
 
 
 def _channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:

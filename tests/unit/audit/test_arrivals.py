@@ -38,6 +38,26 @@ def test_kinds(batches, expected):
     assert found.step == (None if expected.step is None else pytest.approx(expected.step))
 
 
+def of_channels(*batches: list[list[float]]) -> Arrival:
+    watch = Arrivals(channels=1)
+    for batch in batches:
+        x = torch.tensor(batch)
+        watch.see(x, int(x.count_nonzero()))
+    return watch.conclude()
+
+
+def test_each_channel_may_have_a_spike_of_its_own_size():
+    spikes = [[0.0, 1.61803], [0.7, 1.61803], [0.7, 0.0]]
+    assert of_channels(spikes) == Arrival("binary", None, 1)
+    assert of_channels(spikes, [[0.7, 0.0]]).kind == "binary"
+    assert of_channels(spikes, [[0.71, 0.0]]).kind == "real"
+    assert of_channels([[0.7, 1.61803]]).kind == "real", "one value of each channel is no proof"
+    assert of_channels([[0.0, 0.5], [1.0, 0.5], [1.0, 0.0]]).kind == "binary"
+    watch = Arrivals()  # no channels with weights of their own
+    watch.see(torch.tensor(spikes), 4)
+    assert watch.conclude().kind == "real"
+
+
 def test_one_rare_value_in_a_large_batch_is_found():
     x = torch.zeros(1000, 1000)
     x[::2] = 1

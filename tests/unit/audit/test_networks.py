@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+import onespike
+from onespike.audit.energy import EnergyTable
 from onespike.audit.operations import Operations, count_operations
 from onespike.audit.scaling import fitted_exponent, scaling
 from onespike.model import ANNS, AnnConfig, Network, create_model, model_config
@@ -140,6 +142,22 @@ def test_artificial_networks_and_what_conversion_makes_of_them(name):
     assert spiking.macs == 3 * artificial.macs
     assert spiking.macs_of("binary") > 0
     assert spiking.potentials.reads == spiking.potentials.writes > 0
+
+
+def test_thresholds_of_channels_make_no_spike_a_real_number():
+    """A conversion as it is made by default: all but the stem and the head's means reads spikes, and costs less."""
+    images = torch.randn(16, 3, 32, 32)
+    artificial = AnnConfig(name="resnet18").build(10, 3, 32).eval()
+    converted = onespike.convert(artificial, images).network
+    assert {neurons.raw_threshold.ndim for neurons in converted.neurons.values()} == {1}
+    spiking = count_operations(converted, [images])
+    assert spiking.macs_of("binary") > 0.99 * spiking.macs
+    table = EnergyTable.load()
+    costs = [
+        sum(table.layer(layer, one, "field", "network").total for layer in one.layers)
+        for one in (spiking, count_operations(artificial, [images]))
+    ]
+    assert costs[0] < 0.2 * costs[1]
 
 
 def test_a_unit_of_another_kind_names_itself():

@@ -10,10 +10,13 @@ from timm.models.vgg import ConvMlp
 from torch import nn
 
 import onespike
+from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
+from onespike.conversion.calibrate import SHARES, set_thresholds
 from onespike.errors import OnespikeError
 from onespike.model.ann import AnnConfig
 from onespike.model.spiking import spiking
+from onespike.model.vit import VIT12
 from onespike.units.integrate import IntegrateFire, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")
@@ -112,6 +115,79 @@ def test_other_peoples_networks(make):
         torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
 
 
+def test_a_convolution_that_pads_in_a_way_of_its_own_is_calibrated():
+    torch.manual_seed(0)
+    network = timm.create_model("tf_efficientnet_lite0", num_classes=5).eval()
+    conversion = onespike.convert(network, torch.randn(4, 3, 32, 32))
+    assert all(torch.tensor(layer.relative_l2).isfinite() for layer in conversion.layers)
+
+
+@pytest.mark.parametrize("channels", [6, 8])
+def test_batch_norm_folds_into_transposed_convolutions(channels):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.ConvTranspose2d(8, channels, 2), nn.BatchNorm2d(channels), nn.ReLU()).eval()
+    nn.init.uniform_(network[1].running_var, 0.5, 2.0)
+    nn.init.uniform_(network[1].weight, 0.5, 2.0)
+    images = torch.randn(4, 8, 5, 5)
+    converted = spiking(network, per_channel=True, surrogate="rectangle", time_steps=1)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
+    with torch.no_grad():
+        torch.testing.assert_close(converted.analog()(images), network(images))
+
+
+def test_a_spike_train_times_itself_is_a_product():
+    class Squared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.first(x))
+            return self.last(x * x)
+
+    torch.manual_seed(0)
+    network, points = Squared().eval(), torch.randn(64, 4)
+    with torch.no_grad():
+        expected = network(points)
+        out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
+    assert (out - expected).norm() < 0.02 * expected.norm()
+
+
+@torch.no_grad()
+def test_thresholds_are_found_on_all_columns_of_a_map():
+    """Every 16th value of a map with 16 columns would be its first column."""
+    activations = torch.rand(256, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    activations[..., 0] = 0
+    neurons = IntegrateFire(1, 1, 1, "rectangle")
+    set_thresholds(neurons, activations[None], activations, Calibration("percentile", percentile=50.0))
+    assert neurons.threshold.item() == pytest.approx(0.47, abs=0.03)  # the median, a sixteenth of them being 0
+
+
+@torch.no_grad()
+def test_the_thresholds_with_the_least_error_are_found_over_the_steps_as_they_come():
+    torch.manual_seed(0)
+    currents = torch.randn(4, 512, 2)  # steps, samples, channels: more at the end, as spikes arrive in deep layers
+    currents += torch.tensor([-0.5, 0.0, 0.5, 1.0]).view(4, 1, 1)
+    activations = currents.mean(0).relu()
+    neurons = IntegrateFire(2, 1, 4, "rectangle")
+    options = Calibration("error", percentile=100.0, correct="none")
+    set_thresholds(neurons, currents, activations, options)
+    chosen, errors = neurons.threshold.detach().clone(), []
+    for share in SHARES:
+        neurons.raw_threshold.data = (activations.amax(0) * share).log()
+        rates = neurons(currents.flatten(0, 1)).unflatten(0, (4, -1)).mean(0)
+        errors.append((rates - activations).square().mean(0))
+    best = activations.amax(0) * SHARES[torch.stack(errors).argmin(0)]
+    torch.testing.assert_close(chosen, best)
+
+
+def test_a_pull_that_is_too_weak_for_the_images_is_named():
+    network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
+    points = torch.randn(4, 64)
+    with pytest.raises(OnespikeError, match=r"layer \d of the|no weights of layer \d are the best with ridge 1e-12"):
+        onespike.convert(network, 1e3 * points, calibration=Calibration(ridge=1e-12))
+
+
 def test_what_cannot_be_converted_is_named_by_its_path():
     network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, 2), nn.Softmax(-1))
     with pytest.raises(OnespikeError, match=r"cannot be converted: 1\.0 \(LayerNorm\), 3 \(Softmax\); --allow-real"):
@@ -170,6 +246,21 @@ def outputs(root, paths, *inputs):
     return found
 
 
+def test_a_staircase_that_runs_for_fewer_steps_is_corrected(images):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), Staircase(4, 1.0), nn.Flatten(), nn.Linear(576, 5)).eval()
+    with torch.no_grad():
+        expected = network(images)
+        corrected, not_corrected = (
+            onespike.convert(network, images, calibration=Calibration(correct=correct)).network
+            for correct in ("weights", "none")
+        )
+        assert (corrected(images) - expected).norm() < 0.5 * (not_corrected(images) - expected).norm()
+    for network in (corrected, not_corrected):
+        (neurons,) = network.neurons.values()
+        torch.testing.assert_close(neurons.threshold, torch.ones(16))
+
+
 def test_a_staircase_of_several_steps_is_right_on_average(images):
     torch.manual_seed(0)
     network = nn.Sequential(
@@ -198,6 +289,10 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
     images = torch.randn(8, 3, 16, 16)
     conversion = onespike.convert(network, images)
     assert conversion.real == ()
+    products = count_operations(conversion.network, [images]).products
+    attention = [product for product in products if product.name.startswith("matmul")]
+    assert len(attention) == 2 * sum(layer.isdecimal() for layer in VIT12)
+    assert all(product.arrives != "real" for product in attention)
     with pytest.raises(OnespikeError, match=r"layers\.0\.matmul \(matmul\), layers\.0\.softmax \(softmax\)"):
         onespike.convert(AnnConfig("vit12", "relu").build(10, 3, 16), images)
 
