@@ -148,9 +148,10 @@ def convert_run(
     )
     config = replace(card.config, neurons=neurons, time_steps=time_steps)
     run.begin(replace(recipe, model=config))
-    state = {"progress": checkpoint.state["progress"], "converted": str(source.folder)}
-    for folder in (run.best, run.last):
-        Checkpoint(replace(card, config=config), conversion.network.state_dict(), {}, state).save(folder)
+    weights = conversion.network.state_dict()
+    for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either
+        state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
+        Checkpoint(replace(card, config=config), weights, {}, state).save(folder)
     conversion.save(run.folder)
     return conversion
 

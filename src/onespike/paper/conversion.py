@@ -1,22 +1,27 @@
-"""Conversion: the artificial network, converted at several numbers of time steps, and trained on at one."""
+"""Conversion: an artificial network, converted at several numbers of time steps; trained on at one, by each route."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
 from onespike.audit import audit_run
 from onespike.conversion.convert import convert_run
+from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import evaluate
 from onespike.model import AnnConfig
 from onespike.paper.report import Table, write_report
-from onespike.paper.trained import open_or_train
-from onespike.training.run import Run
+from onespike.paper.statistics import paired
+from onespike.paper.trained import open_or_train, some_test_images
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run, load
 
 #: What the small network for a first look changes in the recipe "digits".
 SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
@@ -25,38 +30,60 @@ MEASURED = 64
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One network of the comparison.
+class Measurement:
+    """What was found of one network; it depends on its weights alone, and is kept by them.
 
     Attributes:
-        network: What it is.
-        time_steps: T; 0 for an artificial network.
-        epochs: Epochs it was trained for, before and after conversion together.
-        top1: Accuracy on the test images, in percent.
-        low: Lower end of its 95% interval (Wilson).
-        high: Upper end.
+        hits: For each test image "1" if it was classified correctly, else "0".
         milliseconds: Time for one image in a batch of 64.
         microjoules: Energy for one image by the field's convention.
         memory_microjoules: Likewise with 8-bit arithmetic and memory traffic.
     """
 
-    network: str
-    time_steps: int
-    epochs: int
-    top1: float
-    low: float
-    high: float
+    hits: str
     milliseconds: float
     microjoules: float
     memory_microjoules: float
 
+    @property
+    def top1(self) -> float:
+        """Accuracy, in percent."""
+        return 100 * self.hits.count("1") / len(self.hits)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval (Wilson)."""
+        found = binomtest(self.hits.count("1"), len(self.hits)).proportion_ci(method="wilson")
+        return 100 * float(found.low), 100 * float(found.high)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        network: What it is.
+        time_steps: T; 0 for an artificial network.
+        epochs: Epochs it was trained for, before and after conversion together.
+        run: Its run.
+        measured: What was found.
+    """
+
+    network: str
+    time_steps: int
+    epochs: int
+    run: Run
+    measured: Measurement
+
 
 def conversion(
     run: Path | None = None,
-    longer: tuple[Path, ...] = (),
+    longer: Path | None = None,
+    staircase: Path | None = None,
     finetuned: tuple[Path, ...] = (),
     time_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
     images: int = 512,
+    test_images: int = 10_000,
     allow_real: bool = False,
     out: Path = Path("results"),
     work: Path = Path("runs/paper"),
@@ -65,95 +92,225 @@ def conversion(
 
     Args:
         run: The run of the artificial network; a small ResMLP on the digits, trained first, by default.
-        longer: Runs of the same network trained for as many epochs as those of `finetuned` have in all.
-        finetuned: Runs that were trained on at one time step after conversion, by any route.
+        longer: A run of the same network trained for as many epochs as those of `finetuned` have in all.
+        staircase: A run of the same network with a staircase for its activations, the second route.
+        finetuned: Runs that were trained on at one time step after conversion, by either route.
         time_steps: Numbers of time steps to convert for.
         images: Training images that calibrate.
+        test_images: Test images, spread evenly over the test set; all of them if there are fewer.
         allow_real: Leave real-valued what cannot be converted, as the softmax of an attention.
-        out: Folder for conversion.csv, conversion.md and conversion.png.
-        work: Folder for the converted runs; what is there is not made again.
+        out: Folder for conversion-MODEL-DATA.csv, .md and .png.
+        work: Folder for the converted runs and what was measured; what is there is not made again.
     """
     if not time_steps or min(time_steps) < 1:
         raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
     ann = open_or_train(run, "conversion/ann", SMALL, work)
-    config = ann.checkpoint("best").card.config
-    if not isinstance(config, AnnConfig) or config.neurons != "none":
-        raise OnespikeError(f"{ann.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
-    found = [_measure(ann, "artificial network")]
-    found += [_measure(Run.open(folder), "artificial network, trained as long") for folder in longer]
-    for steps in time_steps:
-        converted = Run(work / "conversion" / f"{ann.folder.name}-T{steps}")
-        if not converted.has_checkpoint():
-            convert_run(ann, converted.folder, time_steps=steps, images=images, allow_real=allow_real)
-        found.append(_measure(converted, "converted"))
-    found += [_measure(Run.open(folder), _route(Run.open(folder))) for folder in finetuned]
-    columns = {
-        "network": "",
-        "T": "d",
-        "epochs": "d",
-        "top-1 %": ".2f",
-        "from": ".2f",
-        "to": ".2f",
-        "ms an image": ".2f",
-        "µJ, field": ".2f",
-        "µJ, memory": ".2f",
-    }
-    table = Table(columns, [tuple(asdict(one).values()) for one in found])
-    about = (
-        f"{config.name} with {config.activation} activations on {ann.checkpoint('best').card.data}. *from* and *to* "
-        f"are the 95% interval (Wilson) over the test images; T = 0 marks an artificial network. Time and energy are "
-        f"measured on {MEASURED} test images, in a batch of {MEASURED}, by `onespike audit`; both grow with T."
-    )
-    write_report(out, "conversion", "Conversion", table, [about, table], _draw(found))
+    first = _card(ann)
+    optional = [Run.open(folder) for folder in (longer, staircase) if folder]
+    trained_on = [Run.open(folder) for folder in finetuned]
+    for other in (ann, *optional):
+        _expect_kin(first, other, converted=False)
+    for other in trained_on:
+        _expect_kin(first, other, converted=True)
+    if longer:
+        _expect_as_long(Run.open(longer), trained_on)
+    folder = work / "conversion"
+
+    def entry(network: str, one: Run) -> Entry:
+        config = _card(one)[1]
+        steps = config.time_steps if config.neurons != "none" else 0
+        return Entry(network, steps, one.epochs(), one, _measure(one, test_images, folder))
+
+    def converted(network: str, source: Run) -> list[Entry]:
+        found = []
+        for steps in time_steps:
+            one = Run(folder / f"{_digest(source)}-{images}{'-real' if allow_real else ''}-T{steps}")
+            if not one.has_checkpoint():
+                convert_run(source, one.folder, time_steps=steps, images=images, allow_real=allow_real)
+            found.append(entry(network, one))
+        return found
+
+    found = [entry("artificial network", ann)]
+    if longer:
+        found.append(entry("artificial network, trained as long", Run.open(longer)))
+    found += converted("converted", ann)
+    if staircase:
+        found.append(entry("staircase network", Run.open(staircase)))
+        found += converted("staircase, converted", Run.open(staircase))
+    found += [entry(f"trained on, {_route(one)} route", one) for one in trained_on]
+    _write(found, found[1] if longer else found[0], out)
 
 
-def _measure(run: Run, network: str) -> Outcome:
-    """Evaluate and audit a run, once: the outcome is kept beside its checkpoints."""
-    kept = run.folder / "conversion-outcome.json"
-    if kept.is_file():
-        return Outcome(**json.loads(kept.read_text()))
-    evaluation = evaluate(run)
-    right = round(evaluation.top1.mean / 100 * evaluation.images)
-    interval = binomtest(right, evaluation.images).proportion_ci(method="wilson")
-    audit = audit_run(run, images=MEASURED)
+def _card(run: Run) -> tuple[str, AnnConfig]:
+    """Data and architecture of a run.
+
+    Raises:
+        OnespikeError: It is not of an artificial network.
+    """
+    card = run.checkpoint("best").card
+    if not isinstance(card.config, AnnConfig):
+        raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
+    return card.data, card.config
+
+
+def _expect_kin(first: tuple[str, AnnConfig], run: Run, converted: bool) -> None:
+    """Make sure that a run is of the same network on the same data, and of the right kind.
+
+    Raises:
+        OnespikeError: It is not.
+    """
+    data, config = _card(run)
+    if (config.neurons != "none") != converted:
+        what = "a run that was trained on after conversion" if converted else "a run of an artificial network"
+        raise OnespikeError(
+            f"{run.folder}: expected {what}, such as of cifar10/{'finetune' if converted else 'resnet18'}"
+        )
+    if (data, config.name) != (first[0], first[1].name):
+        raise OnespikeError(
+            f"{run.folder}: expected {first[1].name} on {first[0]} like the others, got {config.name} on {data}"
+        )
+
+
+def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
+    for run in finetuned:
+        if run.epochs() != longer.epochs():
+            raise OnespikeError(
+                f"{longer.folder} was trained for {longer.epochs()} epochs, {run.folder} for {run.epochs()} in all: "
+                "expected as many"
+            )
+
+
+def _route(run: Run) -> str:
+    return "staircase" if _card(run)[1].activation == "qcfs" else "calibrated"
+
+
+def _digest(run: Run) -> str:
+    """Short digest of a run's best weights and of what computes with them."""
     checkpoint = run.checkpoint("best")
-    config = checkpoint.card.config
-    steps = config.time_steps if isinstance(config, AnnConfig) and config.neurons != "none" else 0
-    outcome = Outcome(
-        network,
-        steps,
-        evaluation.epochs,
-        evaluation.top1.mean,
-        100 * interval.low,
-        100 * interval.high,
+    digest = hashlib.sha256(json.dumps(asdict(checkpoint.card), sort_keys=True).encode())
+    for name, tensor in sorted(checkpoint.weights.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
+    """Classify the test images and audit, once."""
+    kept = folder / "measured" / f"{_digest(run)}-{test_images}.json"
+    if kept.is_file():
+        return Measurement(**json.loads(kept.read_text()))
+    audit = audit_run(run, images=MEASURED)
+    measured = Measurement(
+        _hits(run, test_images),
         1e3 / audit.latency[-1].images_per_second,
         1e6 * audit.energy("field").total,
         1e6 * audit.energy("memory").total,
     )
-    write_whole(kept, json.dumps(asdict(outcome), indent=2))
-    return outcome
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps(asdict(measured), indent=2))
+    return measured
 
 
-def _route(run: Run) -> str:
-    config = run.checkpoint("best").card.config
-    staircase = isinstance(config, AnnConfig) and config.activation == "qcfs"
-    return f"trained on, {'staircase' if staircase else 'calibrated'} route"
+@torch.no_grad()
+def _hits(run: Run, test_images: int) -> str:
+    network, checkpoint = load(run.folder), run.checkpoint("best")
+    count = min(test_images, len(open_dataset(load_recipe(str(run.config)).data).test))
+    return "".join(
+        "01"[hit]
+        for batch, labels in some_test_images(run, checkpoint, count)
+        for hit in (network(batch).argmax(1) == labels).int().tolist()
+    )
 
 
-def _draw(found: list[Outcome]) -> Figure:
+def _write(found: list[Entry], reference: Entry, out: Path) -> None:
+    data, config = _card(found[0].run)
+    columns = {
+        "network": "",
+        "T": "d",
+        "epochs": "d",
+        "seed": "d",
+        "minutes": ".1f",
+        "top-1 %": ".2f",
+        "from": ".2f",
+        "to": ".2f",
+        "points": "+.2f",
+        "points from": "+.2f",
+        "points to": "+.2f",
+        "ms an image": ".2f",
+        "µJ, field": ".2f",
+        "µJ, memory": ".2f",
+    }
+    table = Table(columns, [_row(one, reference) for one in found])
+    images = len(reference.measured.hits)
+    about = (
+        f"{config.name} with {config.activation} activations on {data}, {images:,} test images. *from* and *to* are "
+        f"the 95% interval of the accuracy (Wilson); *points* is the difference to the row *{reference.network}*, with "
+        f"the 95% interval of pairs of answers to the same images. T = 0 marks an artificial network. *epochs* are "
+        f"those before and after conversion together, *minutes* the run's own training. Time and energy are those of "
+        f"{MEASURED} test images, in a batch of {MEASURED}, by `onespike audit`; both grow with T."
+    )
+    parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
+    write_report(
+        out, f"conversion-{config.name}-{data}", f"Conversion: {config.name} on {data}", table, parts, _draw(found)
+    )
+
+
+def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
+    measured = one.measured
+    behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
+    trained = one.run.summary.is_file()
+    return (
+        one.network,
+        one.time_steps,
+        one.epochs,
+        load_recipe(str(one.run.config)).train.seed,
+        json.loads(one.run.summary.read_text())["seconds"] / 60 if trained else None,
+        measured.top1,
+        *measured.interval,
+        *behind,
+        measured.milliseconds,
+        measured.microjoules,
+        measured.memory_microjoules,
+    )
+
+
+def _winner(found: list[Entry], reference: Entry) -> str:
+    """Say which route won after training on, and by how much; nothing where none was trained on."""
+    routes = sorted((one for one in found if one.network.startswith("trained on")), key=lambda one: -one.measured.top1)
+    if not routes:
+        return ""
+    best = routes[0]
+    said = f"At one time step: {best.network}, {_points(best, reference)} to {reference.network}."
+    if len(routes) > 1:
+        low = paired(best.measured.hits, routes[1].measured.hits)[1]
+        verdict = "won" if low > 0 else "is ahead, but indistinguishable"
+        said += f" The {best.network.removeprefix('trained on, ')} {verdict}: {_points(best, routes[1])} to the other."
+    return said
+
+
+def _points(one: Entry, other: Entry) -> str:
+    mean, low, high = paired(one.measured.hits, other.measured.hits)
+    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
+
+
+def _draw(found: list[Entry]) -> Figure:
     figure = Figure((7, 4), layout="constrained")
     axis = figure.subplots()
-    converted = [one for one in found if one.network == "converted"]
-    steps = [one.time_steps for one in converted]
-    error = [[one.top1 - one.low for one in converted], [one.high - one.top1 for one in converted]]
-    axis.errorbar(steps, [one.top1 for one in converted], error, marker="o", capsize=3, label="converted")
-    for number, one in enumerate(one for one in found if one.network != "converted"):
-        color = f"C{number + 1}"
-        if one.time_steps:
-            error = [[one.top1 - one.low], [one.high - one.top1]]
-            axis.errorbar([one.time_steps], [one.top1], error, fmt="s", capsize=3, color=color, label=one.network)
-        else:
-            axis.axhline(one.top1, color=color, linestyle="--", label=one.network)
+    steps = sorted({one.time_steps for one in found if one.time_steps})
+    for number, network in enumerate(dict.fromkeys(one.network for one in found)):
+        entries, color = [one for one in found if one.network == network], f"C{number}"
+        if not entries[0].time_steps:
+            axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
+            continue
+        middle = [one.measured.top1 for one in entries]
+        ends = [one.measured.interval for one in entries]
+        error = [
+            [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
+            [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
+        ]
+        marker = "s" if len(entries) == 1 else "o-"
+        axis.errorbar(
+            [one.time_steps for one in entries], middle, error, fmt=marker, capsize=3, color=color, label=network
+        )
     axis.set(xscale="log", xlabel="time steps", ylabel="top-1, %", xticks=steps)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())

@@ -1,10 +1,10 @@
-"""Mean and spread of one setting over its seeds, and whether two settings can be told apart."""
+"""Mean and spread of one setting over its seeds; whether two settings, or two networks, can be told apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from scipy.stats import t
+from scipy.stats import t, ttest_rel
 
 CONFIDENCE = 0.95
 
@@ -47,3 +47,20 @@ class Estimate:
         if self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]:
             return "indistinguishable"
         return "above" if self.mean > other.mean else "below"
+
+
+def paired(hits: str, other: str) -> tuple[float, float, float]:
+    """Compare the accuracy of two networks on the same images.
+
+    Args:
+        hits: For each image "1" if the one network classified it correctly, else "0".
+        other: Likewise of the other one.
+
+    Returns:
+        By how many points the first is ahead, and the 95% interval of that, Student's of the pairs.
+    """
+    if hits == other:
+        return 0.0, 0.0, 0.0
+    one, two = ([100.0 * int(hit) for hit in each] for each in (hits, other))
+    interval = ttest_rel(one, two).confidence_interval(CONFIDENCE)
+    return mean(one) - mean(two), float(interval.low), float(interval.high)

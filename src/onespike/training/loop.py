@@ -62,7 +62,7 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, init_from: str 
     if resume:
         trainer.restore(run)
     elif init_from:
-        trainer.start_from(Run.open(Path(init_from)).checkpoint("best"))
+        trainer.start_from(Run.open(Path(init_from)))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run.begin(recipe)
@@ -216,6 +216,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "valid_top1": chosen["valid_top1"],
         "best_epoch": chosen["epoch"],
         "epochs": len(progress.history),
+        "epochs_before": progress.epochs_before,
         "seconds": progress.seconds,
         "images_per_second": median(row["images_per_second"] for row in progress.history),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),

@@ -11,6 +11,7 @@ class Progress:
 
     Attributes:
         epoch: Epochs that are complete.
+        epochs_before: Epochs that the weights it started from had been trained for, in other runs.
         step: Steps of the current epoch that are complete.
         loss: Sum of the loss over the images of the current epoch so far.
         hits: Of these images, how many were classified correctly.
@@ -25,6 +26,7 @@ class Progress:
     """
 
     epoch: int = 0
+    epochs_before: int = 0
     step: int = 0
     loss: float = 0.0
     hits: float = 0.0

@@ -116,6 +116,11 @@ class Run:
             print(f"warning: {problem}; using {second} instead", file=sys.stderr)
             return checkpoint
 
+    def epochs(self) -> int:
+        """Epochs that this run trained for, and those before whose weights it started from."""
+        progress = self.checkpoint("last").state["progress"]
+        return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""
         text = io.StringIO()

@@ -226,18 +226,23 @@ class Trainer:
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
+        for parameter, state in self.optimizer.state.items():  # fused optimisers look at memory, not at strides
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         if self.accelerator.scaler and saved.state["scaler"]:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
 
-    def start_from(self, saved: Checkpoint) -> None:
-        """Start from the weights of another run.
+    def start_from(self, run: Run) -> None:
+        """Start from the best weights of another run.
 
         Args:
-            saved: The other run's checkpoint.
+            run: The other run.
 
         Raises:
             OnespikeError: Its tensors do not fit; they are listed.
         """
+        saved = run.checkpoint("best")
         own = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
         other = {name: tuple(tensor.shape) for name, tensor in saved.weights.items()}
         wrong = [
@@ -249,6 +254,7 @@ class Trainer:
             raise OnespikeError(f"the weights to start from do not fit this model: {', '.join(wrong)}")
         for network in (self.network, self.ema.module if self.ema else self.network):
             network.load_state_dict(saved.weights)
+        self.progress.epochs_before = run.epochs()
 
 
 def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> list[str]:

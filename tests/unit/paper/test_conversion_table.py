@@ -1,12 +1,16 @@
 import csv
-import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scipy.stats import t
 
+from onespike.conversion.convert import convert_run
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import evaluate
 from onespike.paper.conversion import conversion
+from onespike.paper.statistics import paired
 from onespike.training import Run, load_recipe, train
 
 ANN = {
@@ -28,36 +32,106 @@ def ann(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def arguments(tmp_path: Path, **others: object) -> dict[str, Any]:
+    return {"time_steps": (1,), "images": 64, "out": tmp_path / "results", "work": tmp_path / "work", **others}
+
+
+def table(tmp_path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((tmp_path / "results" / "conversion-resmlp12-digits.csv").read_text().splitlines()))
+
+
 def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path: Path):
-    conversion(ann, time_steps=(1, 2), images=64, out=tmp_path / "results", work=tmp_path / "work")
-    text = (tmp_path / "results" / "conversion.csv").read_text()
-    rows = list(csv.DictReader(text.splitlines()))
+    conversion(ann, **arguments(tmp_path, time_steps=(1, 2)))
+    rows = table(tmp_path)
     assert [(row["network"], row["T"]) for row in rows] == [
         ("artificial network", "0"),
         ("converted", "1"),
         ("converted", "2"),
     ]
-    for row, folder in zip(rows, [ann, *(tmp_path / "work/conversion" / f"ann-T{t}" for t in (1, 2))], strict=True):
+    folders = [ann, *sorted((tmp_path / "work/conversion").glob("*-64-T?"))]
+    for row, folder in zip(rows, folders, strict=True):
         assert float(row["top-1 %"]) == pytest.approx(evaluate(Run(folder)).top1.mean)
         assert float(row["from"]) < float(row["top-1 %"]) < float(row["to"])
         assert float(row["ms an image"]) > 0
-    energies = [float(row["µJ, field"]) for row in rows[1:]]
-    assert energies[0] < energies[1], "twice the time steps take more"
-    assert (tmp_path / "results" / "conversion.png").stat().st_size > 1000
+        assert row["epochs"] == "1"
+    energies = [float(row["µJ, field"]) for row in rows]
+    assert energies[1] < energies[0], "spikes cost less than real numbers"
+    assert energies[1] < energies[2], "twice the time steps take more"
+    assert (tmp_path / "results" / "conversion-resmlp12-digits.png").stat().st_size > 1000
+
+
+def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_path: Path):
+    runs = {name: tmp_path / name for name in ("longer", "staircase", "other")}
+    train(load_recipe("digits", {**ANN, "train.epochs": 3}), runs["longer"])
+    train(load_recipe("digits", {**ANN, "model.activation": "qcfs"}), runs["staircase"])
+    finetuned = []
+    for source in (ann, runs["staircase"]):
+        converted = tmp_path / f"{source.name}-converted"
+        convert_run(Run(source), converted, images=64)
+        config = Run(converted).checkpoint().card.config
+        finetuned.append(tmp_path / f"{source.name}-finetuned")
+        recipe = load_recipe("digits", {**ANN, "train.epochs": 2})
+        train(replace(recipe, model=config), finetuned[-1], init_from=converted)
+    options = arguments(tmp_path, longer=runs["longer"], staircase=runs["staircase"], finetuned=tuple(finetuned))
+    conversion(ann, **options)
+    rows = table(tmp_path)
+    assert [(row["network"], row["epochs"]) for row in rows] == [
+        ("artificial network", "1"),
+        ("artificial network, trained as long", "3"),
+        ("converted", "1"),
+        ("staircase network", "1"),
+        ("staircase, converted", "1"),
+        ("trained on, calibrated route", "3"),
+        ("trained on, staircase route", "3"),
+    ]
+    reference = rows[1]
+    assert reference["points"] == ""
+    for row in rows[:1] + rows[2:]:
+        difference = float(row["top-1 %"]) - float(reference["top-1 %"])
+        assert float(row["points"]) == pytest.approx(difference)
+        assert float(row["points from"]) <= difference <= float(row["points to"])
+    text = (tmp_path / "results" / "conversion-resmlp12-digits.md").read_text()
+    assert "At one time step: trained on, " in text
+    assert " to the other." in text
+    assert "route won" in text or "route is ahead, but indistinguishable" in text
+    train(load_recipe("digits", {**ANN, "train.epochs": 2}), runs["other"])
+    with pytest.raises(OnespikeError, match=r"was trained for 2 epochs, .* for 3 in all"):
+        conversion(ann, **{**options, "longer": runs["other"]})
+    with pytest.raises(OnespikeError, match="expected a run that was trained on after conversion"):
+        conversion(ann, **{**options, "finetuned": (runs["other"],)})
 
 
 def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    arguments = {"time_steps": (1,), "images": 64, "out": tmp_path / "results", "work": tmp_path / "work"}
-    conversion(ann, **arguments)
-    kept = json.loads((tmp_path / "work/conversion/ann-T1/conversion-outcome.json").read_text())
+    conversion(ann, **arguments(tmp_path))
+    before = table(tmp_path)
 
     def never(*_arguments, **_options):
         raise AssertionError("made anew")
 
-    for name in ("convert_run", "evaluate", "audit_run"):
+    for name in ("convert_run", "load", "audit_run"):
         monkeypatch.setattr(f"onespike.paper.conversion.{name}", never)
-    conversion(ann, **arguments)
-    assert f"{kept['top1']:.2f}" in (tmp_path / "results" / "conversion.md").read_text()
+    conversion(ann, **arguments(tmp_path))
+    assert table(tmp_path) == before
+    with pytest.raises(AssertionError, match="made anew"):  # other calibration images are another conversion
+        conversion(ann, **arguments(tmp_path, images=32))
+
+
+def test_another_network_of_the_same_name_is_another_network(ann: Path, tmp_path: Path):
+    train(load_recipe("digits", {**ANN, "train.seed": 1}), tmp_path / "elsewhere" / "ann")
+    conversion(ann, **arguments(tmp_path))
+    first = table(tmp_path)
+    conversion(tmp_path / "elsewhere" / "ann", **arguments(tmp_path))
+    for row, other in zip(table(tmp_path), first, strict=True):
+        assert row["µJ, field"] != other["µJ, field"] or row["top-1 %"] != other["top-1 %"]
+
+
+def test_hits_are_compared_in_pairs():
+    assert paired("1100", "1100") == (0, 0, 0)
+    points, low, high = paired("1" * 60 + "0" * 40, "1" * 50 + "0" * 50)
+    assert points == pytest.approx(10)
+    # differences: 10 of 100 are 100 points; their standard error is 100 * sqrt(0.1 * 0.9 / 99)
+    half = t.ppf(0.975, 99) * 100 * (0.09 / 99) ** 0.5
+    assert (low, high) == (pytest.approx(10 - half), pytest.approx(10 + half))
 
 
 def test_a_spiking_run_is_refused(tmp_path: Path):
