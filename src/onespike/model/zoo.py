@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
-    "modern": {"encoding": "threshold", "norm": "batch", "dropout": 0.0},
+    "modern": {"encoding": "threshold", "dropout": 0.0},
     "strict": {
         "encoding": "threshold",
         "norm": "batch",

@@ -20,7 +20,8 @@ TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}
 def make(unit: str = "conv", preset: str = "modern", image_size: int = 16, **overrides: Any) -> Network:
     """A network whose weights are whole multiples of 1/64, at most 127 of them, with statistics of batch norm."""
     torch.manual_seed(0)
-    options = {"num_classes": 3, "image_size": image_size, **TINY, **overrides}
+    norm = "none" if preset == "paper" else "batch"
+    options = {"num_classes": 3, "image_size": image_size, "norm": norm, **TINY, **overrides}
     network = create_model(f"{unit}12", preset=preset, **options)
     network(torch.randn(16, network.in_channels, image_size, image_size))
     with torch.no_grad():
