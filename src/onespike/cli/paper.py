@@ -63,16 +63,16 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _call(name: str, function: Callable[..., None], options: Sequence[str]) -> None:
+def _call(name: str, function: Callable[..., str | None], options: Sequence[str]) -> None:
     """Call a table's function with options named and explained as its arguments are."""
     parser = ArgumentParser(prog=f"onespike paper {name}", description=_first_line(function), exit_on_error=False)
     parser.add_function_arguments(function)
     values = parse(parser, options, sections=()).as_dict()
-    function(**values)
-    print(f"the table is {values['out'] / name}.md, with {name}.csv and {name}.png beside it")
+    files = function(**values) or name
+    print(f"the table is {values['out'] / files}.md, with {files}.csv and {files}.png beside it")
 
 
-def _first_line(function: Callable[..., None]) -> str:
+def _first_line(function: Callable[..., object]) -> str:
     return (getdoc(function) or "").splitlines()[0].rstrip(".")
 
 

@@ -87,7 +87,7 @@ def conversion(
     allow_real: bool = False,
     out: Path = Path("results"),
     work: Path = Path("runs/paper"),
-) -> None:
+) -> str:
     """An artificial network, converted at several numbers of time steps, and after training on at one.
 
     Args:
@@ -101,6 +101,9 @@ def conversion(
         allow_real: Leave real-valued what cannot be converted, as the softmax of an attention.
         out: Folder for conversion-MODEL-DATA.csv, .md and .png.
         work: Folder for the converted runs and what was measured; what is there is not made again.
+
+    Returns:
+        What the files are called.
     """
     if not time_steps or min(time_steps) < 1:
         raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
@@ -138,7 +141,9 @@ def conversion(
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
     found += [entry(f"trained on, {_route(one)} route", one) for one in trained_on]
-    _write(found, found[1] if longer else found[0], out)
+    name = f"conversion-{first[1].name}-{first[0]}"
+    _write(found, found[1] if longer else found[0], out, name)
+    return name
 
 
 def _card(run: Run) -> tuple[str, AnnConfig]:
@@ -221,7 +226,7 @@ def _hits(run: Run, test_images: int) -> str:
     )
 
 
-def _write(found: list[Entry], reference: Entry, out: Path) -> None:
+def _write(found: list[Entry], reference: Entry, out: Path, name: str) -> None:
     data, config = _card(found[0].run)
     columns = {
         "network": "",
@@ -249,9 +254,7 @@ def _write(found: list[Entry], reference: Entry, out: Path) -> None:
         f"{MEASURED} test images, in a batch of {MEASURED}, by `onespike audit`; both grow with T."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
-    write_report(
-        out, f"conversion-{config.name}-{data}", f"Conversion: {config.name} on {data}", table, parts, _draw(found)
-    )
+    write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
 
 
 def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:

@@ -16,8 +16,9 @@ from onespike.paper.table2 import TABLE2
 from onespike.paper.taylor import taylor
 
 #: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
-#: command line takes the arguments. To add one, write a module and add a line.
-PAPER: dict[str, Sweep | Callable[..., None]] = {
+#: command line takes the arguments, and it returns what its files are called, if not like itself. To add one, write a
+#: module and add a line.
+PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "table1": table1,
     "fusion": fusion,
     "taylor": taylor,
