@@ -15,9 +15,9 @@ class ModelConfig(Dynamics):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
-            (the released code's), "modern" (what does best at one time step), "strict" (after the stem every weight
-            layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on)
-            and "binary" (spikes, nothing handed on).
+            (the released code's), "modern" (no draws, no dropout: what does best here with potentials handed on),
+            "strict" (after the stem every weight layer reads spikes alone), or the twins for comparison "ann" (ReLU
+            instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.registry.UNITS`).
         depths: Blocks in each stage.
@@ -78,6 +78,13 @@ class ModelConfig(Dynamics):
                 "activation relu: expected one time step and the encoding threshold (then a ReLU) or direct, "
                 f"got {self.time_steps} and {self.encoding}"
             )
+        if self.activation == "relu" and self.region_threshold is not None:
+            raise OnespikeError(
+                "activation relu: expected region_threshold null, for there are no spikes to make whole, got "
+                f"{self.region_threshold}; or use preset ann"
+            )
+        if self.preset == "strict" and self.activation == "relu":
+            raise OnespikeError("preset strict: expected the activation spike, got relu")
         if self.preset == "strict" and self.unit in RECURRENT:
             raise OnespikeError(
                 f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"

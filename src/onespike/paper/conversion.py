@@ -19,7 +19,7 @@ from onespike.errors import OnespikeError
 from onespike.model import AnnConfig
 from onespike.paper.report import Table, write_report
 from onespike.paper.statistics import paired
-from onespike.paper.trained import open_or_train, some_test_images
+from onespike.paper.trained import expect_images, open_or_train, some_test_images
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
 
@@ -107,6 +107,7 @@ def conversion(
     """
     if not time_steps or min(time_steps) < 1:
         raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
+    expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     first = _card(ann)
     optional = [Run.open(folder) for folder in (longer, staircase) if folder]

@@ -23,7 +23,7 @@ from torch import Tensor
 from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS, fuse
 from onespike.paper.report import Table, write_report
-from onespike.paper.trained import describe, open_or_train, some_test_images
+from onespike.paper.trained import describe, expect_images, open_or_train, some_test_images
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator
@@ -148,6 +148,7 @@ def fusion(
         images: Test images on which spikes are counted, at most.
         work: Folder in which the small network is trained.
     """
+    expect_images(images)
     trained = open_or_train(run, "fusion-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
     config, _ = checkpoint.card.blocks()

@@ -112,16 +112,27 @@ def write_outcomes(
         "held out %": ".2f",
         **({"published %": ".2f"} if published else {}),
         f"against the {sweep.reference}": "",
-        "minutes a run": ".1f",
     }
     table = Table(columns, [_row(outcome, published) for outcome in found])
     parts: list[str | Table] = [
         sweep.about,
         describe_budget(trainings, seeds, published),
         table,
+        *filter(None, [_verdicts(found, sweep.reference)]),
         _state(trainings, seeds, rows, found),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
+
+
+def _verdicts(found: Sequence[Outcome], reference: str) -> str:
+    """Say in a sentence what can be told apart; nothing as long as nothing can be compared."""
+    said = []
+    for verdict in ("above", "below", "indistinguishable"):
+        names = [f"{one.setting.group} {one.setting.label}" for one in found if one.verdict == verdict]
+        if names:
+            where = "indistinguishable from" if verdict == "indistinguishable" else verdict
+            said.append(f"{where} the {reference}: {', '.join(names)}")
+    return f"What the data says: {'; '.join(said)}." if said else ""
 
 
 def _row(outcome: Outcome, published: bool) -> list:
@@ -140,7 +151,6 @@ def _row(outcome: Outcome, published: bool) -> list:
         sum(valid) / len(valid) if valid else None,
         *([outcome.setting.published] if published else []),
         outcome.verdict,
-        sum(row["seconds"] for row in trained) / len(trained) / 60 if trained else None,
     ]
 
 

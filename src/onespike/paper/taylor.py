@@ -25,7 +25,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import fuse
 from onespike.model import Block, Network
 from onespike.paper.report import Table, write_report
-from onespike.paper.trained import describe, open_or_train, some_test_images
+from onespike.paper.trained import describe, expect_images, open_or_train, some_test_images
 from onespike.training.run import Run
 from onespike.units.travelling import TravellingUnit
 
@@ -204,6 +204,7 @@ def taylor(
         images: Test images on which potentials are recorded, at most.
         work: Folder in which the small network is trained.
     """
+    expect_images(images)
     trained = open_or_train(run, "taylor-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
     config, network = checkpoint.card.blocks()

@@ -41,7 +41,21 @@ def describe(checkpoint: Checkpoint) -> str:
     """Say which network a checkpoint holds, in words for a table's head."""
     card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
     config, _ = card.blocks()
-    return f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks) on {card.data}, after {epochs} epochs"
+    norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
+    return (
+        f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "
+        f"{card.data}, after {epochs} epochs"
+    )
+
+
+def expect_images(images: int) -> None:
+    """Make sure that there is something to look at, before anything is trained.
+
+    Raises:
+        OnespikeError: There is not.
+    """
+    if images < 1:
+        raise OnespikeError(f"images: expected at least 1, got {images}")
 
 
 def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torch.device | str = "cpu") -> EvalLoader:
@@ -59,8 +73,7 @@ def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torc
     Raises:
         OnespikeError: The number is out of its range, or the data set cannot be read or is not the run's.
     """
-    if images < 1:
-        raise OnespikeError(f"images: expected at least 1, got {images}")
+    expect_images(images)
     dataset = open_dataset(load_recipe(str(run.config)).data)
     if dataset.classes != checkpoint.card.classes:
         raise OnespikeError(f"the classes of {dataset.name} are not those that {run.folder} was trained on")

@@ -59,10 +59,12 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, init_from: str 
     with accelerator.main_process_first():
         data = open_dataset(recipe.data)
     trainer = Trainer(recipe, data, accelerator)
-    if resume:
+    if resume and run.has_checkpoint():
         trainer.restore(run)
     elif init_from:
         trainer.start_from(Run.open(Path(init_from)))
+        if accelerator.is_main_process:  # before there is a run: one that is killed early goes on from these weights
+            trainer.checkpoint().save(run.last)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run.begin(recipe)

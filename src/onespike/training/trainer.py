@@ -195,16 +195,14 @@ class Trainer:
         return Checkpoint(self.card, weights, training, state)
 
     def restore(self, run: Run) -> None:
-        """Go on where a run stopped; one that stopped before its first checkpoint starts anew.
+        """Go on where a run stopped.
 
         Args:
-            run: The run.
+            run: The run, which has a checkpoint.
 
         Raises:
             OnespikeError: The run has another architecture or optimiser, is complete, or cannot be read.
         """
-        if not run.has_checkpoint():
-            return
         saved = run.checkpoint("last")
         if "optimizer" not in saved.state:
             raise OnespikeError(f"{run.folder} was converted, not trained: train it on with --init-from {run.folder}")

@@ -54,9 +54,9 @@ def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, m
     monkeypatch.setattr(Trainer, "step", step)
     again = prune_time(recipe, 2, tmp_path / "stopped")
     assert [steps for steps, _ in begun] == [2, 1, 1]
-    assert [summary["test_top1"] for summary in again.values()] == [
-        summary["test_top1"] for summary in straight.values()
-    ]
+    for key in ("test_loss", "epochs_before"):
+        assert [summary[key] for summary in again.values()] == [summary[key] for summary in straight.values()]
+    assert [summary["epochs_before"] for summary in again.values()] == [0, 1]
 
 
 def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
