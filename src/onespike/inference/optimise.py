@@ -159,7 +159,7 @@ def _compare_answers(
 ) -> tuple[float, float, float]:
     """Top-1 of both, and how often they agree, in percent."""
     console = Console(stderr=True)
-    counts = torch.zeros(3)
+    counts = torch.zeros(3, dtype=torch.float64)
     for number, (images, labels) in enumerate(
         track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
     ):
