@@ -131,6 +131,12 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
         ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
         ("conv12", {"activation": "relu"}, "activation relu: expected one time step and the encoding threshold"),
+        ("conv12", {"activation": "relu", "encoding": "direct"}, "expected region_threshold null"),
+        (
+            "conv12",
+            {"activation": "relu", "preset": "strict", "region_threshold": None},
+            "preset strict: expected the activation spike",
+        ),
         ("conv12", {"thetta": 0.3}, "unknown model option 'thetta': did you mean 'theta'"),
         ("conv12", {"time_step": 2}, "did you mean 'time_steps'"),
     ],

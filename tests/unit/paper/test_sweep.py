@@ -170,6 +170,7 @@ def test_verdicts(sweep: Sweep, tmp_path: Path):
     assert judge([50, 51, 52], [50, 51, 53]) == ["baseline", "indistinguishable", "baseline"]
     assert judge([50, 51, 52], [70, 71, 72]) == ["baseline", "above", "baseline"]
     assert judge([50, 51, 52], [30, 31, 32]) == ["baseline", "below", "baseline"]
+    assert "What the data says: below the baseline: " in (tmp_path / "demo.md").read_text()
 
 
 def test_against_the_best_of_the_group(sweep: Sweep):

@@ -239,6 +239,23 @@ def test_a_new_run_starts_from_old_weights(small, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_new_run_that_is_killed_in_its_first_step_goes_on_from_the_old_weights(small, tmp_path, monkeypatch):
+    recipe, step = small(train__epochs=1), Trainer.step
+    train(recipe, tmp_path / "old")
+    straight = train(recipe, tmp_path / "straight", init_from=tmp_path / "old")
+
+    def killed(_self, _number, _images, _labels):
+        raise KeyboardInterrupt  # as if it were killed: nobody saves
+
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "new", init_from=tmp_path / "old")
+    monkeypatch.setattr(Trainer, "step", step)
+    summary = train(recipe, tmp_path / "new", resume=True)
+    assert (summary["test_loss"], summary["epochs_before"]) == (straight["test_loss"], 1)
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "new"))
+
+
 def test_of_equally_good_epochs_the_later_one_is_taken(small, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "quality", lambda _row: 50.0)
     summary = train(small(train__epochs=3), tmp_path / "run")
