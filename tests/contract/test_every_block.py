@@ -1,0 +1,81 @@
+"""What a block with each registered unit promises: maps of any side, time steps, gradients, layouts, compilation."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from onespike.model import Block, ModelConfig
+from onespike.units.registry import UNITS
+
+CHANNELS = 6
+
+every_unit = pytest.mark.parametrize("unit", list(UNITS))
+# The compiler itself instantiates an autograd function, and is warned about it.
+compiler_warning = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
+def make(unit: str, side: int, kind: str = "dilated") -> Block:
+    torch.manual_seed(0)
+    config = ModelConfig(unit=unit, threshold=0.05, encoding="threshold", dropout=0.0)  # so low that neurons fire
+    return Block(config, CHANNELS, side, kind)
+
+
+def run(block: Block, side: int, time_steps: int = 1, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """The stream, and the potential map if there is one, after each time step."""
+    generator, out, state = torch.Generator().manual_seed(1), [], None
+    x = torch.randn(2, CHANNELS, side, side, generator=generator).to(dtype)
+    above = torch.randn(2, block.unit.out_channels, side, side, generator=generator).to(dtype)
+    for _ in range(time_steps):
+        stream, potential, state = block(x, above if block.unit.travels else None, state)
+        out += [stream] if potential is None else [stream, potential]
+    return out
+
+
+@every_unit
+@pytest.mark.parametrize("side", [1, 3, 5, 8])
+@pytest.mark.parametrize("time_steps", [1, 3])
+@pytest.mark.parametrize("training", [True, False])
+def test_maps_of_any_side_keep_their_shape(unit: str, side: int, time_steps: int, training: bool) -> None:
+    block = make(unit, side).train(training)
+    found = run(block, side, time_steps)
+    assert len(found) == time_steps * (2 if block.unit.travels else 1)
+    for number, maps in enumerate(found):
+        is_potential = block.unit.travels and number % 2
+        assert maps.shape == (2, block.unit.out_channels if is_potential else CHANNELS, side, side)
+        assert maps.isfinite().all()
+
+
+@every_unit
+@pytest.mark.parametrize("side", [3, 8])
+def test_gradients_reach_every_parameter(unit: str, side: int) -> None:
+    block = make(unit, side)
+    sum(maps.square().sum() for maps in run(block, side, 2)).backward()  # type: ignore[union-attr]
+    missing = [name for name, one in block.named_parameters() if one.grad is None or not one.grad.any()]
+    assert missing == []
+
+
+@every_unit
+def test_the_layout_in_memory_changes_nothing(unit: str) -> None:
+    block = make(unit, 8).double()
+    expected = run(block, 8, 2, torch.float64)
+    block = block.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for found, wanted in zip(run(block, 8, 2, torch.float64), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+
+
+@every_unit
+def test_bf16_autocast_gives_finite_maps(unit: str) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(maps.isfinite().all() for maps in run(make(unit, 5), 5, 2))
+
+
+@compiler_warning
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler's, too
+@pytest.mark.parametrize("unit", ["conv", "gru", "lstm", "mlp"])
+def test_a_compiled_block_computes_the_same(unit: str) -> None:
+    torch._dynamo.reset()
+    block = make(unit, 5).double()
+    expected = run(block, 5, 1, torch.float64)
+    compiled = torch.compile(lambda: run(block, 5, 1, torch.float64), backend="aot_eager")
+    for found, wanted in zip(compiled(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
