@@ -46,7 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     if values.threads:
         torch.set_num_threads(values.threads)
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.get("json") == "-", highlight=False)
+    console = Console(stderr=values.json == "-", highlight=False)
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no width of its own; tables are never cut there
     console.print(
@@ -116,7 +116,8 @@ def _parse(arguments: Sequence[str]) -> Namespace:
             values[option] = taken.get(option)
     if values.preset is not None and values.preset not in PRESETS:
         raise unknown("preset", values.preset, PRESETS)
-    if values.device != "cpu" and not getattr(torch, values.device).is_available():
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if values.device not in ("cpu", accelerator.type if accelerator else "cpu"):
         raise OnespikeError(f"--device: PyTorch finds no {values.device} here; use --device cpu")
     for name in _names(values.vs or ""):
         if name not in AGAINST:

@@ -52,13 +52,12 @@ def run(arguments: Sequence[str]) -> int:
     values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("train",))
     if not values.run or not values.out:
         raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
-    # What training would refuse is refused before anything is written.
     training = TrainConfig(**values.train.as_dict())
-    make_optimizer(training, nn.Linear(1, 1))
     if not values.finetune and any(argument.startswith("--train.") for argument in arguments):
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
-    if values.finetune:
+    if values.finetune:  # what training would refuse is refused before anything is written
+        make_optimizer(training, nn.Linear(1, 1))
         finetuned.expect_free()
         if values.time_steps != 1:
             raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")

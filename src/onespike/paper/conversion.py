@@ -3,13 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
-from scipy.stats import binomtest
 
 from onespike.audit import audit_run
 from onespike.conversion.convert import convert_run
@@ -17,8 +14,7 @@ from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.model import AnnConfig
-from onespike.paper.report import Table, write_report
-from onespike.paper.statistics import paired
+from onespike.paper.conversion_table import Entry, Measurement, write
 from onespike.paper.trained import expect_images, open_or_train, some_test_images
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
@@ -27,53 +23,6 @@ from onespike.training.run import Run, load
 SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
 #: Images that energy and latency are measured on.
 MEASURED = 64
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What was found of one network; it depends on its weights alone, and is kept by them.
-
-    Attributes:
-        hits: For each test image "1" if it was classified correctly, else "0".
-        milliseconds: Time for one image in a batch of 64.
-        microjoules: Energy for one image by the field's convention.
-        memory_microjoules: Likewise with 8-bit arithmetic and memory traffic.
-    """
-
-    hits: str
-    milliseconds: float
-    microjoules: float
-    memory_microjoules: float
-
-    @property
-    def top1(self) -> float:
-        """Accuracy, in percent."""
-        return 100 * self.hits.count("1") / len(self.hits)
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Its 95% interval (Wilson)."""
-        found = binomtest(self.hits.count("1"), len(self.hits)).proportion_ci(method="wilson")
-        return 100 * float(found.low), 100 * float(found.high)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row.
-
-    Attributes:
-        network: What it is.
-        time_steps: T; 0 for an artificial network.
-        epochs: Epochs it was trained for, before and after conversion together.
-        run: Its run.
-        measured: What was found.
-    """
-
-    network: str
-    time_steps: int
-    epochs: int
-    run: Run
-    measured: Measurement
 
 
 def conversion(
@@ -143,7 +92,7 @@ def conversion(
         found += converted("staircase, converted", Run.open(staircase))
     found += [entry(f"trained on, {_route(one)} route", one) for one in trained_on]
     name = f"conversion-{first[1].name}-{first[0]}"
-    _write(found, found[1] if longer else found[0], out, name)
+    write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
 
@@ -225,99 +174,3 @@ def _hits(run: Run, test_images: int) -> str:
         for batch, labels in some_test_images(run, checkpoint, count)
         for hit in (network(batch).argmax(1) == labels).int().tolist()
     )
-
-
-def _write(found: list[Entry], reference: Entry, out: Path, name: str) -> None:
-    data, config = _card(found[0].run)
-    columns = {
-        "network": "",
-        "T": "d",
-        "epochs": "d",
-        "seed": "d",
-        "minutes": ".1f",
-        "top-1 %": ".2f",
-        "from": ".2f",
-        "to": ".2f",
-        "points": "+.2f",
-        "points from": "+.2f",
-        "points to": "+.2f",
-        "ms an image": ".2f",
-        "µJ, field": ".2f",
-        "µJ, memory": ".2f",
-    }
-    table = Table(columns, [_row(one, reference) for one in found])
-    images = len(reference.measured.hits)
-    about = (
-        f"{config.name} with {config.activation} activations on {data}, {images:,} test images. *from* and *to* are "
-        f"the 95% interval of the accuracy (Wilson); *points* is the difference to the row *{reference.network}*, with "
-        f"the 95% interval of pairs of answers to the same images. T = 0 marks an artificial network. *epochs* are "
-        f"those before and after conversion together, *minutes* the run's own training. Time and energy are those of "
-        f"{MEASURED} test images, in a batch of {MEASURED}, by `onespike audit`; both grow with T."
-    )
-    parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
-    write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
-
-
-def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
-    measured = one.measured
-    behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
-    trained = one.run.summary.is_file()
-    return (
-        one.network,
-        one.time_steps,
-        one.epochs,
-        load_recipe(str(one.run.config)).train.seed,
-        json.loads(one.run.summary.read_text())["seconds"] / 60 if trained else None,
-        measured.top1,
-        *measured.interval,
-        *behind,
-        measured.milliseconds,
-        measured.microjoules,
-        measured.memory_microjoules,
-    )
-
-
-def _winner(found: list[Entry], reference: Entry) -> str:
-    """Say which route won after training on, and by how much; nothing where none was trained on."""
-    routes = sorted((one for one in found if one.network.startswith("trained on")), key=lambda one: -one.measured.top1)
-    if not routes:
-        return ""
-    best = routes[0]
-    said = f"At one time step: {best.network}, {_points(best, reference)} to {reference.network}."
-    if len(routes) > 1:
-        low = paired(best.measured.hits, routes[1].measured.hits)[1]
-        verdict = "won" if low > 0 else "is ahead, but indistinguishable"
-        said += f" The {best.network.removeprefix('trained on, ')} {verdict}: {_points(best, routes[1])} to the other."
-    return said
-
-
-def _points(one: Entry, other: Entry) -> str:
-    mean, low, high = paired(one.measured.hits, other.measured.hits)
-    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
-
-
-def _draw(found: list[Entry]) -> Figure:
-    figure = Figure((7, 4), layout="constrained")
-    axis = figure.subplots()
-    steps = sorted({one.time_steps for one in found if one.time_steps})
-    for number, network in enumerate(dict.fromkeys(one.network for one in found)):
-        entries, color = [one for one in found if one.network == network], f"C{number}"
-        if not entries[0].time_steps:
-            axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
-            continue
-        middle = [one.measured.top1 for one in entries]
-        ends = [one.measured.interval for one in entries]
-        error = [
-            [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
-            [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
-        ]
-        marker = "s" if len(entries) == 1 else "o-"
-        axis.errorbar(
-            [one.time_steps for one in entries], middle, error, fmt=marker, capsize=3, color=color, label=network
-        )
-    axis.set(xscale="log", xlabel="time steps", ylabel="top-1, %", xticks=steps)
-    axis.xaxis.set_major_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize="small")
-    return figure

@@ -1,0 +1,167 @@
+"""The table of `onespike paper conversion`: rows, differences in pairs, which route won, the picture."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from scipy.stats import binomtest
+
+from onespike.paper.report import Table, write_report
+from onespike.paper.statistics import paired
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found of one network; it depends on its weights alone, and is kept by them.
+
+    Attributes:
+        hits: For each test image "1" if it was classified correctly, else "0".
+        milliseconds: Time for one image in a batch of 64.
+        microjoules: Energy for one image by the field's convention.
+        memory_microjoules: Likewise with 8-bit arithmetic and memory traffic.
+    """
+
+    hits: str
+    milliseconds: float
+    microjoules: float
+    memory_microjoules: float
+
+    @property
+    def top1(self) -> float:
+        """Accuracy, in percent."""
+        return 100 * self.hits.count("1") / len(self.hits)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval (Wilson)."""
+        found = binomtest(self.hits.count("1"), len(self.hits)).proportion_ci(method="wilson")
+        return 100 * float(found.low), 100 * float(found.high)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        network: What it is.
+        time_steps: T; 0 for an artificial network.
+        epochs: Epochs it was trained for, before and after conversion together.
+        run: Its run.
+        measured: What was found.
+    """
+
+    network: str
+    time_steps: int
+    epochs: int
+    run: Run
+    measured: Measurement
+
+
+def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str) -> None:
+    """Write the table, the picture, and which route won.
+
+    Args:
+        found: The rows; the artificial network comes first.
+        reference: The row that the others are compared with.
+        measured: Images that time and energy were measured on.
+        out: The folder.
+        name: What the files are called.
+    """
+    card = found[0].run.checkpoint("best").card
+    config, data = card.config, card.data
+    columns = {
+        "network": "",
+        "T": "d",
+        "epochs": "d",
+        "seed": "d",
+        "minutes": ".1f",
+        "top-1 %": ".2f",
+        "from": ".2f",
+        "to": ".2f",
+        "points": "+.2f",
+        "points from": "+.2f",
+        "points to": "+.2f",
+        "ms an image": ".2f",
+        "µJ, field": ".2f",
+        "µJ, memory": ".2f",
+    }
+    table = Table(columns, [_row(one, reference) for one in found])
+    images = len(reference.measured.hits)
+    about = (
+        f"{config.name} with {config.activation} activations on {data}, {images:,} test images. *from* and *to* are "
+        f"the 95% interval of the accuracy (Wilson); *points* is the difference to the row *{reference.network}*, with "
+        f"the 95% interval of pairs of answers to the same images. T = 0 marks an artificial network. *epochs* are "
+        f"those before and after conversion together, *minutes* the run's own training. Time and energy are those of "
+        f"{measured} test images, in a batch of {measured}, by `onespike audit`; both grow with T."
+    )
+    parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
+    write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
+
+
+def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
+    measured = one.measured
+    behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
+    trained = one.run.summary.is_file()
+    return (
+        one.network,
+        one.time_steps,
+        one.epochs,
+        load_recipe(str(one.run.config)).train.seed,
+        json.loads(one.run.summary.read_text())["seconds"] / 60 if trained else None,
+        measured.top1,
+        *measured.interval,
+        *behind,
+        measured.milliseconds,
+        measured.microjoules,
+        measured.memory_microjoules,
+    )
+
+
+def _winner(found: list[Entry], reference: Entry) -> str:
+    """Say which route won after training on, and by how much; nothing where none was trained on."""
+    routes = sorted((one for one in found if one.network.startswith("trained on")), key=lambda one: -one.measured.top1)
+    if not routes:
+        return ""
+    best = routes[0]
+    said = f"At one time step: {best.network}, {_points(best, reference)} to {reference.network}."
+    if len(routes) > 1:
+        low = paired(best.measured.hits, routes[1].measured.hits)[1]
+        verdict = "won" if low > 0 else "is ahead, but indistinguishable"
+        said += f" The {best.network.removeprefix('trained on, ')} {verdict}: {_points(best, routes[1])} to the other."
+    return said
+
+
+def _points(one: Entry, other: Entry) -> str:
+    mean, low, high = paired(one.measured.hits, other.measured.hits)
+    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
+
+
+def _draw(found: list[Entry]) -> Figure:
+    figure = Figure((7, 4), layout="constrained")
+    axis = figure.subplots()
+    steps = sorted({one.time_steps for one in found if one.time_steps})
+    for number, network in enumerate(dict.fromkeys(one.network for one in found)):
+        entries, color = [one for one in found if one.network == network], f"C{number}"
+        if not entries[0].time_steps:
+            axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
+            continue
+        middle = [one.measured.top1 for one in entries]
+        ends = [one.measured.interval for one in entries]
+        error = [
+            [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
+            [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
+        ]
+        marker = "s" if len(entries) == 1 else "o-"
+        axis.errorbar(
+            [one.time_steps for one in entries], middle, error, fmt=marker, capsize=3, color=color, label=network
+        )
+    axis.set(xscale="log", xlabel="time steps", ylabel="top-1, %", xticks=steps)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False, fontsize="small")
+    return figure
