@@ -17,13 +17,16 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "region threshold": ("model.region_threshold", {"none": None, "0.1": 0.1, "0.3": 0.3, "0.6": 0.6}),
     "reset": ("model.reset", {name: name for name in ("none", "zero", "subtract")}),
     "normalisation": ("model.norm", {name: name for name in ("none", "batch")}),
+    # Several choices at once, each as its preset makes them.
+    "preset": ("model.preset", {name: name for name in ("paper", "released-cifar10", "modern", "binary")}),
 }
 
 ABLATION = Sweep(
     name="ablation",
     title="Ablation",
-    about="One choice of the method at a time is changed; all others stay as in the baseline, the paper's CNN-SNN "
-    "unless the command below says otherwise. Rows that repeat the baseline's own choice show the baseline's runs.",
+    about="One choice of the method at a time is changed (a preset changes several); all others stay as in the "
+    "baseline, the paper's CNN-SNN unless the command below says otherwise. Rows that repeat the baseline's own choice "
+    "show the baseline's runs.",
     settings=[
         Setting("baseline", "baseline", {}),
         *(

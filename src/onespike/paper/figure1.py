@@ -11,7 +11,9 @@ FIGURE1 = Sweep(
     'the best depth of its unit. The supplement prints a figure, and no numbers: "the model can still be trained '
     'correctly", and "in some cases, deeper networks achieve better accuracy".',
     settings=[
-        Setting(unit, str(depth), {"model.name": f"{unit}{depth}"}) for unit in ("conv", "lstm") for depth in DEPTHS
+        Setting(unit, str(depth), {"model.name": f"{unit}{depth}", "model.unit": unit, "model.depths": list(blocks)})
+        for unit in ("conv", "lstm")
+        for depth, blocks in DEPTHS.items()
     ],
     reference="best",
     draw=draw_depths,

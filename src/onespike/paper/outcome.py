@@ -1,13 +1,13 @@
 """What a sweep has found so far: the table, from whatever rows are there."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onespike.paper.ledger import Row, budget, find
 from onespike.paper.plan import Setting, Sweep, Training, digest
 from onespike.paper.report import Table, write_report
-from onespike.paper.statistics import Estimate
+from onespike.paper.statistics import Estimate, smallest_visible
 from onespike.training.config import Recipe
 
 
@@ -22,6 +22,8 @@ class Outcome:
         estimate: Test accuracy over the seeds that did not diverge, in percent; None as long as there is none.
         verdict: How it compares with the reference: "baseline" or "best" (it is the reference), "indistinguishable",
             "above", "below", or why nothing can be said.
+        difference: By how many points it is ahead of the reference, seed by seed; None for the reference itself, and
+            where the two share no seed.
     """
 
     setting: Setting
@@ -29,6 +31,7 @@ class Outcome:
     rows: Sequence[Row]
     estimate: Estimate | None
     verdict: str = ""
+    difference: Estimate | None = None
 
     @property
     def diverged(self) -> int:
@@ -38,7 +41,12 @@ class Outcome:
     @property
     def accuracies(self) -> list[float]:
         """Test accuracy of each seed that did not diverge, in percent."""
-        return [row["test_top1"] for row in self.rows if row["outcome"] == "trained"]
+        return list(self.by_seed.values())
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """Test accuracy by seed, of those that did not diverge, in percent."""
+        return {row["seed"]: row["test_top1"] for row in self.rows if row["outcome"] == "trained"}
 
 
 def outcomes(sweep: Sweep, recipes: Sequence[Recipe], seeds: int, rows: Sequence[Row]) -> list[Outcome]:
@@ -82,7 +90,11 @@ def _judge(outcome: Outcome, reference: Outcome, name: str, is_reference: bool) 
         verdict = f"no {name} yet"
     else:
         verdict = outcome.estimate.against(reference.estimate)
-    return Outcome(outcome.setting, outcome.wanted, outcome.rows, outcome.estimate, verdict)
+    differences = [
+        accuracy - reference.by_seed[seed] for seed, accuracy in outcome.by_seed.items() if seed in reference.by_seed
+    ]
+    difference = Estimate.over(differences) if differences and not is_reference else None
+    return replace(outcome, verdict=verdict, difference=difference)
 
 
 def write_outcomes(
@@ -100,10 +112,12 @@ def write_outcomes(
     """
     found = outcomes(sweep, recipes, seeds, rows)
     published = any(outcome.setting.published is not None for outcome in found)
+    diverged = any(outcome.diverged for outcome in found)
     columns = {
         "group": "",
         "setting": "",
         "seeds": "d",
+        **({"diverged": "d"} if diverged else {}),
         "pending": "d",
         "test top-1 %": ".2f",
         "std": ".2f",
@@ -112,14 +126,16 @@ def write_outcomes(
         "held out %": ".2f",
         **({"published %": ".2f"} if published else {}),
         f"against the {sweep.reference}": "",
+        "difference": "+.2f",
+        "±": ".2f",
     }
-    table = Table(columns, [_row(outcome, published) for outcome in found])
+    table = Table(columns, [_row(outcome, published, diverged) for outcome in found])
     parts: list[str | Table] = [
         sweep.about,
         describe_budget(trainings, seeds, published),
         table,
         *filter(None, [_verdicts(found, sweep.reference)]),
-        _state(trainings, seeds, rows, found),
+        _state(trainings, seeds, rows, found, sweep.reference),
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(found))
 
@@ -132,17 +148,22 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
         if names:
             where = "indistinguishable from" if verdict == "indistinguishable" else verdict
             said.append(f"{where} the {reference}: {', '.join(names)}")
+    names = [f"{one.setting.group} {one.setting.label}" for one in found if one.diverged]
+    if names:
+        said.append(f"diverged with some seed: {', '.join(names)}")
     return f"What the data says: {'; '.join(said)}." if said else ""
 
 
-def _row(outcome: Outcome, published: bool) -> list:
+def _row(outcome: Outcome, published: bool, diverged: bool) -> list:
     estimate, trained = outcome.estimate, [row for row in outcome.rows if row["outcome"] == "trained"]
     low, high = estimate.interval if estimate and estimate.interval else (None, None)
+    ahead = outcome.difference
     valid = [row["valid_top1"] for row in trained if row["valid_top1"] is not None]
     return [
         outcome.setting.group,
         outcome.setting.label,
-        len(outcome.rows),
+        len(trained),
+        *([outcome.diverged] if diverged else []),
         outcome.wanted - len(outcome.rows),
         estimate.mean if estimate else None,
         estimate.std if estimate else None,
@@ -151,6 +172,8 @@ def _row(outcome: Outcome, published: bool) -> list:
         sum(valid) / len(valid) if valid else None,
         *([outcome.setting.published] if published else []),
         outcome.verdict,
+        ahead.mean if ahead else None,
+        (ahead.interval[1] - ahead.mean) if ahead and ahead.interval else None,
     ]
 
 
@@ -168,7 +191,9 @@ def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) 
     )
 
 
-def _state(trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found: Sequence[Outcome]) -> str:
+def _state(
+    trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found: Sequence[Outcome], reference: str
+) -> str:
     done = [row for one in trainings for row in rows if (row["digest"], row["seed"]) == (one.digest, one.seed)]
     lines = [
         f"{len(done)} of {len(trainings)} runs are done"
@@ -178,8 +203,13 @@ def _state(trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found
         lines.append("Of one seed there is no interval, and so no verdict.")
     lines.append(
         "std is the sample standard deviation over the seeds; the interval is Student's 95% interval of the mean; "
-        "indistinguishable means that two such intervals overlap."
+        "indistinguishable means that two such intervals overlap: the difference is not resolved, not that there is "
+        f"none. The last two columns are the difference to the {reference}, seed by seed, and half of its own 95% "
+        "interval; of twenty such intervals one leaves out 0 by chance."
     )
+    visible = smallest_visible([outcome.estimate for outcome in found if outcome.estimate])
+    if visible:
+        lines.append(f"With the spread seen here intervals part from some {visible:.1f} points on.")
     where = [
         f"{label} {', '.join(sorted({str(row[name]) for row in done if row[name]}))}"
         for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))

@@ -76,8 +76,15 @@ def provenance() -> str:
 
 
 def portable(command: Sequence[str]) -> list[str]:
-    """Take this machine's folders out of a command line: of an absolute path only the last name is kept."""
+    """Take out of a command line what is of no use elsewhere.
+
+    Of an absolute path only the last name is kept; which part of a sweep a process did is left out.
+    """
     program, *arguments = command
+    if "--part" in arguments:
+        position = arguments.index("--part")
+        del arguments[position : position + 2]
+    arguments = [argument for argument in arguments if not argument.startswith("--part=")]
     name = Path(program).name
     return ["onespike" if name == "__main__.py" else name, *map(_without_folders, arguments)]
 

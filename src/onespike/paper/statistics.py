@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean, mode, stdev
 
 from scipy.stats import t, ttest_rel
 
@@ -47,6 +47,23 @@ class Estimate:
         if self.interval[0] <= other.interval[1] and other.interval[0] <= self.interval[1]:
             return "indistinguishable"
         return "above" if self.mean > other.mean else "below"
+
+
+def smallest_visible(estimates: Sequence[Estimate]) -> float | None:
+    """The difference of two means from which on their intervals part, at the spread that the settings have on average.
+
+    Args:
+        estimates: Settings, of any number of values; those of one value say nothing.
+
+    Returns:
+        The difference, for as many values as most settings have; None if no setting has two.
+    """
+    several = [(one.std, one.count) for one in estimates if one.std is not None]
+    if not several:
+        return None
+    pooled = (sum(std**2 * (count - 1) for std, count in several) / sum(count - 1 for _, count in several)) ** 0.5
+    count = mode(count for _, count in several)
+    return 2 * float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * pooled / count**0.5
 
 
 def paired(hits: str, other: str) -> tuple[float, float, float]:

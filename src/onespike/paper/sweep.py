@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.paper.ledger import Ledger, Row, make_row
 from onespike.paper.outcome import write_outcomes
@@ -39,7 +40,8 @@ def run_sweep(
         part: (k, n): train every n-th run only, beginning with the k-th, so that n processes share the work.
 
     Raises:
-        OnespikeError: An option is out of its range, or `out` holds runs of another budget.
+        OnespikeError: An option is out of its range, `out` holds runs of another budget, or a data set is not there.
+            Nothing is written then.
         Stopped: Somebody stopped it; call it again to go on.
     """
     if not 1 <= part[0] <= part[1]:
@@ -55,8 +57,12 @@ def run_sweep(
                 ledger.add(row)
             (sweep.write or write_outcomes)(sweep, recipes, trainings, seeds, ledger.rows(), out)
 
-    write()
     own = trainings[part[0] - 1 :: part[1]]
+    before = ledger.rows()
+    # No table is begun whose images are not there.
+    for data in {one.recipe.data for one in own if not _is_done(one, before)}:
+        open_dataset(data)
+    write()
     for training in own:
         rows = ledger.rows()
         if _is_done(training, rows):

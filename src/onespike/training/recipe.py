@@ -17,7 +17,7 @@ from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.config import ModelConfig
-from onespike.model.zoo import registered
+from onespike.model.zoo import MODELS, PRESETS, registered
 from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -104,18 +104,22 @@ def parse(
     for section in sections:
         parser.add_class_arguments(_kind(section, name), section)
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
+    # A section as a whole (--model FILE) would get past the names that its defaults depend on.
+    known = [option for option in known if option.removeprefix("--") not in SECTIONS]
     for argument in arguments:
         option = argument.split("=")[0]
         if option.startswith("--") and option not in known:
             raise unknown("option", option, known)
+    listed = values.get("model", {}).get("name", name)
+    if (listed in ANNS) != (name in ANNS):
+        values["model"] = {}  # the file's is of the other kind, which has other values
     if "model" in sections and name in ANNS:
         parser.set_defaults({"model.name": name})
+        values["model"] = {**values.get("model", {}), "name": name}
     elif "model" in sections:
-        chosen = [
-            option_value(arguments, f"--model.{key}") or values.get("model", {}).get(key, getattr(ModelConfig, key))
-            for key in ("name", "preset")
-        ]
-        parser.set_defaults({f"model.{key}": value for key, value in registered(*chosen).items()})
+        named = {key: option_value(arguments, f"--model.{key}") for key in ("name", "preset")}
+        values["model"], defaults = _named_model(values.get("model", {}), named)
+        parser.set_defaults({f"model.{key}": value for key, value in defaults.items()})
     text = yaml.safe_dump({section: values[section] for section in sections if section in values})
     try:
         return parser.parse_args(list(arguments), namespace=parser.parse_string(text))
@@ -141,8 +145,27 @@ def _plainly(message: str) -> str:
     return f"{wrong['key']}: expected {' or '.join(dict.fromkeys(words))}, got {wrong['value']}"
 
 
+def _named_model(file: dict[str, Any], named: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a file's model still holds, and the defaults, where the command line may name a model or a preset.
+
+    A file that lists every value, as a run's does, lists what its own name and preset chose. Another name or preset
+    chooses anew: what the file has from the old ones is dropped, and so is what the new ones set.
+    """
+    before = {key: file.get(key, getattr(ModelConfig, key)) for key in ("name", "preset")}
+    after = {key: named[key] or value for key, value in before.items()}
+    defaults = registered(**after)
+    if after == before:
+        return file, defaults
+    chosen = {field.name: field.default for field in fields(ModelConfig)} | registered(**before)
+    anew: set[str] = set()
+    for key, known in (("name", MODELS), ("preset", PRESETS)):
+        anew |= known[after[key]].keys() if after[key] != before[key] else set()
+    own = {key: value for key, value in file.items() if key not in anew and value != _yaml(chosen[key])}
+    return {**own, **after}, defaults
+
+
 def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """Read one option ahead of the parser, whose defaults depend on it.
+    """Read one option ahead of the parser, whose defaults depend on it; as the parser does, the last one given.
 
     Args:
         arguments: The command line.
@@ -151,12 +174,13 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
     Returns:
         The value, None if the option is not there.
     """
+    value = None
     for position, argument in enumerate(arguments):
         if argument.startswith(option + "="):
-            return argument.split("=", 1)[1]
-        if argument == option and position + 1 < len(arguments):
-            return arguments[position + 1]
-    return None
+            value = argument.split("=", 1)[1]
+        elif argument == option and position + 1 < len(arguments):
+            value = arguments[position + 1]
+    return value
 
 
 def to_recipe(values: Namespace) -> Recipe:

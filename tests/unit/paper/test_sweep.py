@@ -16,9 +16,12 @@ from onespike.paper.figure1 import FIGURE1
 from onespike.paper.ledger import COLUMNS, Ledger
 from onespike.paper.outcome import outcomes, write_outcomes
 from onespike.paper.plan import Setting, Sweep, digest, plan, resolve
+from onespike.paper.report import portable
 from onespike.paper.sweep import run_sweep
 from onespike.paper.table2 import TABLE2
+from onespike.training import load_recipe
 from onespike.training.loop import Diverged, Stopped
+from onespike.training.recipe import dump
 from onespike.training.run import Run
 from onespike.training.trainer import Trainer
 
@@ -171,6 +174,54 @@ def test_verdicts(sweep: Sweep, tmp_path: Path):
     assert judge([50, 51, 52], [70, 71, 72]) == ["baseline", "above", "baseline"]
     assert judge([50, 51, 52], [30, 31, 32]) == ["baseline", "below", "baseline"]
     assert "What the data says: below the baseline: " in (tmp_path / "demo.md").read_text()
+    # Differences 1, 2 and 3: mean 2, half the interval 4.3027 / sqrt(3).
+    assert judge([50, 51, 52], [51, 53, 55]) == ["baseline", "indistinguishable", "baseline"]
+    text = (tmp_path / "demo.md").read_text()
+    assert "| indistinguishable | +2.00 | 2.48 |" in text
+    assert "intervals part from some 7.0 points on" in text  # 2 x 4.3027 x sqrt((1 + 4 + 1) / 3) / sqrt(3)
+
+
+def test_seeds_that_diverged_are_counted_apart_and_named(sweep: Sweep, tmp_path: Path):
+    recipes = resolve(sweep, SMALL)
+    trainings = plan(sweep, recipes, 3)
+    rows = [row(one, 50) for one in trainings[::2]]
+    rows += [row(trainings[1], 90), {**row(trainings[3], 0), "outcome": "diverged", "test_top1": None}]
+    write_outcomes(sweep, recipes, trainings, 3, rows, tmp_path)
+    text = (tmp_path / "demo.md").read_text()
+    assert "| 1 | 1 | 1 | 90.00 | - | - | - |" in text
+    assert "| diverged in 1 of 2 | +40.00 | - |" in text
+    assert "diverged with some seed: theta 0.3." in text
+
+
+@pytest.mark.parametrize("sweep", [TABLE2, FIGURE1], ids=lambda sweep: sweep.name)
+def test_each_row_is_the_network_that_its_label_says_whatever_the_recipe_lists(sweep: Sweep, tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(load_recipe("cifar10/conv12")))
+    found = [(one.model.unit, one.model.depths) for one in resolve(replace(sweep, recipe=str(file)), {})]
+    assert found == [(one.model.unit, one.model.depths) for one in resolve(sweep, {})]
+    with pytest.raises(OnespikeError, match=r"model\.unit"):
+        resolve(sweep, {"model.unit": "conv"})
+
+
+def test_no_table_is_begun_whose_images_are_not_there(sweep: Sweep, tmp_path: Path):
+    with pytest.raises(OnespikeError, match="absent"):
+        run_sweep(sweep, {"data.name": "cifar10", "data.root": str(tmp_path / "absent")}, 1, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_says_nothing_of_who_did_which_part():
+    command = [
+        "/a/__main__.py",
+        "paper",
+        "ablation",
+        "--part",
+        "1/2",
+        "--part=1/2",
+        "--data.root=/b/data",
+        "--seeds",
+        "3",
+    ]
+    assert portable(command) == ["onespike", "paper", "ablation", "--data.root=…/data", "--seeds", "3"]
 
 
 def test_against_the_best_of_the_group(sweep: Sweep):
@@ -190,7 +241,7 @@ def test_the_papers_sweeps():
     assert {recipe.data.auto_augment for recipe in units} == {"original"}
     assert [sum(recipe.model.depths) for recipe in resolve(FIGURE1, {})] == [12, 20, 24, 36] * 2
     ablation = plan(ABLATION, resolve(ABLATION, {}), 2)
-    assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1)
+    assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1 + 2)  # binary is the paper's with fusion none
     assert ablation[0].recipe.model.preset == "paper"
 
 

@@ -1,11 +1,13 @@
 from pathlib import Path
 
 import pytest
+from jsonargparse import ArgumentParser
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
+from onespike.model.zoo import model_config
 from onespike.training import load_recipe, recipe_names
-from onespike.training.recipe import dump
+from onespike.training.recipe import dump, parse, to_recipe
 
 
 def test_every_recipe_in_the_package_loads():
@@ -35,6 +37,26 @@ def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
     assert (other.model.depths, other.model.theta) == ((2, 2, 6, 2), 0.3)
 
 
+def test_a_name_on_the_command_line_chooses_anew_what_a_file_lists_of_the_old_one(tmp_path: Path):
+    file = tmp_path / "config.yaml"  # as a run's, with every value in it
+    file.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.decay": 0.2})))
+    for name, preset in (("conv12", "strict"), ("lstm20", "binary"), ("mlp36", "ann"), ("conv-tiny", "modern")):
+        again = load_recipe(str(file), {"model.name": name, "model.preset": preset}).model
+        assert again == model_config(name, preset, decay=0.2)
+    assert load_recipe(str(file), {"model.preset": "ann", "model.fusion": "sum"}).model.fusion == "sum"
+    file.write_text("model: {name: conv12, unit: conv, norm: batch}")  # what a new name sets, comes from it
+    assert load_recipe(str(file), {"model.name": "gru24"}).model == model_config("gru24", norm="batch")
+    assert load_recipe(str(file), {"model.name": "resnet18"}).model.name == "resnet18"
+    file.write_text(dump(load_recipe("cifar10/resnet18")))
+    assert load_recipe(str(file), {"model.name": "conv12"}).model == model_config("conv12")
+    assert load_recipe(str(file), {"model.name": "vit12"}).model.name == "vit12"
+
+
+def test_the_last_of_several_presets_counts():
+    values = parse(ArgumentParser(exit_on_error=False), ["--model.preset", "strict", "--model.preset=modern"])
+    assert to_recipe(values).model == model_config("conv12", "modern")
+
+
 def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
     recipe = load_recipe("digits", {"train.noise_range": [0.4, 0.9], "model.region_threshold": None, "data.root": "x"})
     (tmp_path / "config.yaml").write_text(dump(recipe))
@@ -49,6 +71,7 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--train.epoch", "3"], ["'--train.epoch'", "'--train.epochs'"]),
         (["--tran.epochs=3"], ["'--tran.epochs'", "'--train.epochs'"]),
         (["--train.epochs", "many"], ["train.epochs: expected a whole number, got many"]),
+        (["--model", '{"preset": "strict"}'], ["unknown option '--model'", "'--model."]),
         (["--train.epochs", "0"], ["train.epochs", "at least 1"]),
         (["--train.epochs"], ["train.epochs"]),
         (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),
