@@ -1,8 +1,10 @@
 """What a block with each registered unit promises: maps of any side, time steps, gradients, layouts, compilation."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike.model import Block, ModelConfig
 from onespike.units.registry import UNITS
@@ -47,11 +49,21 @@ def test_maps_of_any_side_keep_their_shape(unit: str, side: int, time_steps: int
 
 @every_unit
 @pytest.mark.parametrize("side", [3, 8])
-def test_gradients_reach_every_parameter(unit: str, side: int) -> None:
+@pytest.mark.parametrize("time_steps", [1, 3])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_reach_every_parameter(unit: str, side: int, time_steps: int, precision: str) -> None:
     block = make(unit, side)
-    sum(maps.square().sum() for maps in run(block, side, 2)).backward()  # type: ignore[union-attr]
+    layer = next(module for module in block.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    seen: set[torch.dtype] = set()
+    layer.register_forward_hook(lambda _module, _inputs, out: seen.add(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        maps = run(block, side, time_steps)
+    assert seen == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert all(one.isfinite().all() for one in maps)
+    sum(one.float().square().sum() for one in maps).backward()  # type: ignore[union-attr]
     missing = [name for name, one in block.named_parameters() if one.grad is None or not one.grad.any()]
     assert missing == []
+    assert {one.grad.dtype for one in block.parameters() if one.grad is not None} == {torch.float32}
 
 
 @every_unit
@@ -63,19 +75,19 @@ def test_the_layout_in_memory_changes_nothing(unit: str) -> None:
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
-@every_unit
-def test_bf16_autocast_gives_finite_maps(unit: str) -> None:
-    with torch.autocast("cpu", torch.bfloat16):
-        assert all(maps.isfinite().all() for maps in run(make(unit, 5), 5, 2))
-
-
 @compiler_warning
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler's, too
-@pytest.mark.parametrize("unit", ["conv", "gru", "lstm", "mlp"])
-def test_a_compiled_block_computes_the_same(unit: str) -> None:
+@every_unit
+def test_a_compiled_block_computes_the_same_forwards_and_backwards(unit: str) -> None:
+    def everything(blocks: Callable[[], list[Tensor]]) -> list[Tensor]:
+        block.zero_grad()
+        maps = blocks()
+        sum(one.square().sum() for one in maps).backward()  # type: ignore[union-attr]
+        return [one.detach() for one in maps] + [one.grad for one in block.parameters() if one.grad is not None]
+
     torch._dynamo.reset()
     block = make(unit, 5).double()
-    expected = run(block, 5, 1, torch.float64)
-    compiled = torch.compile(lambda: run(block, 5, 1, torch.float64), backend="aot_eager")
-    for found, wanted in zip(compiled(), expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
+    expected = everything(lambda: run(block, 5, 1, torch.float64))
+    found = everything(torch.compile(lambda: run(block, 5, 1, torch.float64), backend="aot_eager"))
+    for one, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, wanted, rtol=0, atol=1e-10)

@@ -3,12 +3,14 @@
 Channels are few, so that this stays fast; the images are so large that every stage but the last can dilate.
 """
 
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.model import MODELS, PRESETS
+from onespike.model import MODELS, PRESETS, ModelConfig, model_config
 from onespike.units.registry import UNITS
 
 IMAGE_SIZE, CLASSES = 64, 7
@@ -112,3 +114,42 @@ def test_every_preset_trains_every_unit_it_suits(preset):
         for label, parameter in network.named_parameters():
             assert parameter.grad is not None, (unit, label)
             assert parameter.grad.isfinite().all(), (unit, label)
+
+
+CHOICES = ("activation", "encoding", "fusion", "region_threshold", "norm", "dropout", "mlp_activation", "readout")
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("paper", ("spike", "bernoulli", "sincos", 0.1, "none", 0.1, "gelu", "real")),
+        ("released-cifar10", ("spike", "bernoulli-detached", "nested", None, "none", 0.1, "gelu", "real")),
+        ("released-cifar100", ("spike", "bernoulli-detached", "mean", 0.2, "none", 0.1, "gelu", "real")),
+        ("modern", ("spike", "threshold", "sincos", 0.1, "none", 0.0, "gelu", "real")),
+        ("strict", ("spike", "threshold", "sincos", 0.1, "batch", 0.0, "spiking", "spiking")),
+        ("ann", ("relu", "threshold", "none", None, "none", 0.1, "gelu", "real")),
+        ("binary", ("spike", "bernoulli", "none", 0.1, "none", 0.1, "gelu", "real")),
+    ],
+)
+def test_what_a_preset_chooses_does_not_drift(preset, expected):
+    config = model_config("conv12", preset)
+    assert tuple(getattr(config, name) for name in CHOICES) == expected
+    others = {name: value for name, value in asdict(config).items() if name not in (*CHOICES, "preset")}
+    assert others == {name: value for name, value in asdict(ModelConfig()).items() if name in others}
+
+
+@pytest.mark.parametrize("preset", ["paper", "ann", "binary"])
+@pytest.mark.parametrize("unit", ["conv", "lstm"])
+def test_only_what_hands_potentials_on_lets_windows_see_each_other(preset, unit):
+    block = make(f"{unit}12", preset=preset, encoding="threshold", dropout=0.0, threshold=0.05).blocks()[0]
+    side = block.size
+    x = 0.3 * torch.randn(1, CHANNELS[0], side, side, generator=torch.Generator().manual_seed(1))
+    above = torch.full((1, block.unit.out_channels, side, side), 0.2)
+    found = []
+    for shift in (0, 0.3):  # the first window of four, and the potentials above it
+        maps = [one.clone() for one in (x, above)]
+        for one in maps:
+            one[..., : side // 2, : side // 2] += shift
+        out = block(maps[0], maps[1] if block.unit.travels else None, None)[0]
+        found.append(torch.cat([out[..., side // 2 :, :].flatten(), out[..., : side // 2, side // 2 :].flatten()]))
+    assert torch.equal(*found) == (preset != "paper")

@@ -15,7 +15,7 @@ class ModelConfig(Dynamics):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
-            (the released code's), "modern" (no draws, no dropout: what does best here with potentials handed on),
+            (the released code's), "modern" (no draws, no dropout: deterministic),
             "strict" (after the stem every weight layer reads spikes alone), or the twins for comparison "ann" (ReLU
             instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),

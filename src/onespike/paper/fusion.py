@@ -92,7 +92,8 @@ class Firing:
     Attributes:
         images: Test images that it saw.
         top1: Accuracy on them, in percent.
-        rates: Firing rate of each block, 0..1.
+        rates: Firing rate of each block's last layer of neurons, 0..1: the one whose potentials are fused. (A
+            convolutional block's first layer takes its potential from the window before, and fuses nothing.)
     """
 
     images: int
@@ -133,7 +134,7 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
         monitor = SpikeMonitor(network)
         with monitor.watch():
             scores = score(network, batches, len(card.classes), accelerator)
-        found[kind] = Firing(scores.images, scores.top1, [block.firing_rate for block in monitor.summary()])
+        found[kind] = Firing(scores.images, scores.top1, [block.layers[-1] for block in monitor.summary()])
     return found
 
 
@@ -189,7 +190,8 @@ def fusion(
         "All three in percent of the square 0 <= X, Y <= th. grad D as in Table 1, over th <= X, Y <= 2 th.",
         Table(shape, rows),
         f"Firing rates are those of {describe(checkpoint)}, trained with `{config.fusion}`: its weights are kept, the "
-        f"fusion alone is swapped, on {firing[config.fusion].images:,} test images. By block:",
+        f"fusion alone is swapped, on {firing[config.fusion].images:,} test images; with `none` no potential at all is "
+        "handed on. Counted are the neurons whose potentials are fused, the last layer of each block. By block:",
         per_block,
         _remark(surfaces, means),
     ]

@@ -1,6 +1,7 @@
 """Do deep networks train? Gradient norms of every block at the start, and after some steps of training."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from statistics import mean
 
@@ -138,7 +139,12 @@ def measure(
     network = trainer.network
     if not isinstance(network, Network):
         raise OnespikeError(f"{model} has no spiking blocks whose gradients could be measured")
-    batches = list(trainer.batches.epoch(0, 0))[:steps]
+    if len(trainer.batches) < steps:
+        raise OnespikeError(
+            f"steps: expected at most {len(trainer.batches)}, the batches of {batch_size} that the training images of "
+            f"{resolved.data.name} give, got {steps}"
+        )
+    batches = list(islice(trainer.batches.epoch(0, 0), steps))
     zero = network.head.weight.detach().clone()
     nn.init.xavier_uniform_(network.head.weight)
     start = _norms(trainer, network, *batches[0])

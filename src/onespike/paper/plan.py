@@ -11,19 +11,8 @@ from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
 from onespike.training.config import Recipe
-from onespike.training.recipe import load_recipe
+from onespike.training.recipe import NO_MATTER, load_recipe
 from onespike.training.run import Run
-
-#: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
-NO_MATTER = (
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "model.preset",
-    "train.device",
-    "train.monitor_every",
-    "train.save_minutes",
-)
 
 
 @dataclass(frozen=True)

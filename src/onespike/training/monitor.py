@@ -28,6 +28,7 @@ class BlockActivity:
         always_firing: Neurons that fired for every image.
         in_support: Potentials at which the surrogate's gradient is not negligible.
         silent: Whether a whole layer of the block fires less than once in a thousand.
+        layers: Firing rate of each of the block's layers of neurons.
     """
 
     firing_rate: float
@@ -35,6 +36,7 @@ class BlockActivity:
     always_firing: float
     in_support: float
     silent: bool
+    layers: tuple[float, ...]
 
 
 class SpikeMonitor:
@@ -106,4 +108,5 @@ class SpikeMonitor:
             in_support=sum(self._supported[layer].item() for layer in layers)
             / sum(self._potentials[layer] for layer in layers),
             silent=any(rate.mean().item() < SILENT for rate in rates),
+            layers=tuple(rate.mean().item() for rate in rates),
         )

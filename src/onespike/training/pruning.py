@@ -12,7 +12,7 @@ from typing import Any
 from onespike.errors import OnespikeError
 from onespike.training.config import Recipe
 from onespike.training.loop import train
-from onespike.training.recipe import dump
+from onespike.training.recipe import differences, load_recipe
 from onespike.training.run import Run
 
 
@@ -38,8 +38,11 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
         for steps in range(first, 0, -1)
     }
     for stage, run in stages.values():
-        if run.config.is_file() and run.config.read_text() != dump(stage):
-            raise OnespikeError(f"{run.folder} holds the run of another recipe: choose another --out")
+        changed = differences(load_recipe(str(run.config)), stage) if run.config.is_file() else []
+        if changed:
+            raise OnespikeError(
+                f"{run.folder} holds the run of another recipe: {'; '.join(changed)}; choose another --out"
+            )
     summaries: dict[int, dict[str, Any]] = {}
     before: Run | None = None
     for steps, (stage, run) in stages.items():

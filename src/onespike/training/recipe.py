@@ -22,6 +22,16 @@ from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 SECTIONS = ("data", "model", "train")
+#: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
+NO_MATTER = (
+    "data.root",
+    "data.cache",
+    "data.workers",
+    "model.preset",
+    "train.device",
+    "train.monitor_every",
+    "train.save_minutes",
+)
 
 
 def recipe_names() -> list[str]:
@@ -194,6 +204,17 @@ def dump(recipe: Recipe) -> str:
     """Write a recipe as YAML, every value included."""
     sections = {name: {key: _yaml(value) for key, value in vars(getattr(recipe, name)).items()} for name in SECTIONS}
     return yaml.safe_dump(sections, sort_keys=False)
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Say which values differ that change what comes out of a training, such as "train.lr was 0.1, now 0.2"."""
+    flat = [
+        {f"{section}.{key}": value for section in SECTIONS for key, value in vars(getattr(recipe, section)).items()}
+        for recipe in (before, now)
+    ]
+    keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if key not in NO_MATTER]
+    was, will = ({key: one.get(key) for key in keys} for one in flat)
+    return [f"{key} was {_yaml(was[key])}, now {_yaml(will[key])}" for key in keys if was[key] != will[key]]
 
 
 def _kind(section: str, model: object) -> type[DataConfig | ModelConfig | AnnConfig | TrainConfig]:

@@ -43,3 +43,9 @@ def test_too_few_steps_are_refused(tmp_path: Path):
     with pytest.raises(OnespikeError, match="steps: expected at least 20, got 5"):
         gradients(steps=5, out=tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+def test_more_steps_than_the_images_give_are_refused(tmp_path: Path):
+    with pytest.raises(OnespikeError, match=r"expected at most 20, the batches of 64 .* digits give, got 21"):
+        gradients(("conv",), (12,), steps=21, batch_size=64, channels=(4, 4, 4, 4), recipe="digits", out=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -61,8 +61,16 @@ def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, m
 
 def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
     prune_time(small(train__epochs=1), 2, tmp_path)
-    with pytest.raises(OnespikeError, match="T2 holds the run of another recipe: choose another --out"):
+    with pytest.raises(
+        OnespikeError, match=r"T2 holds the run of another recipe: model.theta was 0.5, now 0.3; choose"
+    ):
         prune_time(small(train__epochs=1, model__theta=0.3), 2, tmp_path)
+
+
+def test_it_goes_on_after_a_change_that_does_not_matter(small, tmp_path: Path, begun):
+    summaries = prune_time(small(train__epochs=1), 2, tmp_path)
+    assert prune_time(small(train__epochs=1, train__save_minutes=1.0, data__workers=1), 2, tmp_path) == summaries
+    assert len(begun) == 2
 
 
 @pytest.mark.parametrize(
