@@ -18,7 +18,7 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
     "reset": ("model.reset", {name: name for name in ("none", "zero", "subtract")}),
     "normalisation": ("model.norm", {name: name for name in ("none", "batch")}),
     # Several choices at once, each as its preset makes them.
-    "preset": ("model.preset", {name: name for name in ("paper", "released-cifar10", "modern", "binary")}),
+    "preset": ("model.preset", {name: name for name in ("paper", "modern", "binary")}),
 }
 
 ABLATION = Sweep(

@@ -56,10 +56,11 @@ def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[
     Raises:
         OnespikeError: They cannot be written.
     """
+    made = provenance()  # before a file of the repository changes
     save_text(data.csv(), out / f"{name}.csv")
     save_figure(figure, out / f"{name}.png", DPI)
     body = [part if isinstance(part, str) else part.markdown() for part in parts]
-    save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", provenance()]) + "\n", out / f"{name}.md")
+    save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", made]) + "\n", out / f"{name}.md")
 
 
 def provenance() -> str:

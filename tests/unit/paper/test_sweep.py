@@ -241,7 +241,7 @@ def test_the_papers_sweeps():
     assert {recipe.data.auto_augment for recipe in units} == {"original"}
     assert [sum(recipe.model.depths) for recipe in resolve(FIGURE1, {})] == [12, 20, 24, 36] * 2
     ablation = plan(ABLATION, resolve(ABLATION, {}), 2)
-    assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1 + 2)  # binary is the paper's with fusion none
+    assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1 + 1)  # binary is the paper's with fusion none
     assert ablation[0].recipe.model.preset == "paper"
 
 
