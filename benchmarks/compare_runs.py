@@ -2,11 +2,9 @@
 
     python benchmarks/compare_runs.py RUN RUN … --out results --name presets --title "Presets at equal time"
 
-Writes NAME.csv, NAME.md and NAME.png. Minutes are those of the training epochs alone, each as long as the run's
-fastest: a machine that does other things as well slows some of them down. "by the clock" is what the clock said.
-
-`--add-to NAME.csv` keeps the rows of a table that was written before, for runs whose folders are no longer there; of
-these the last epoch alone is drawn.
+Writes NAME.csv, NAME.md and NAME.png. `--note FILE` puts that file's text above the table. `--add-to NAME.csv` keeps
+the rows of a table that was written before, for runs whose folders are no longer there; of these the last epoch alone
+is drawn.
 """
 
 import argparse
@@ -19,6 +17,12 @@ from matplotlib.figure import Figure
 from onespike.paper.report import Table, write_report
 from onespike.training import Run, load_recipe
 
+#: Below the table.
+MEANING = (
+    "*minutes* is the time of the training epochs alone, each as long as the run's fastest, since a machine that does "
+    "other things as well slows some of them down; *by the clock* is what the clock said. Of one seed a point or two "
+    "says little."
+)
 COLUMNS = {
     "run": "",
     "preset": "",
@@ -48,11 +52,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     parser.add_argument("--name", default="runs")
     parser.add_argument("--title", default="Runs")
-    parser.add_argument("--note", default="", help="a paragraph above the table")
+    parser.add_argument("--note", type=Path, help="a file with paragraphs for above the table")
     options = parser.parse_args()
     earlier = kept(options.add_to) if options.add_to else []
     table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
-    parts = [options.note, table] if options.note else [table]
+    parts = [*([options.note.read_text().strip()] if options.note else []), table, MEANING]
     write_report(options.out, options.name, options.title, table, parts, draw(options.runs, earlier))
     print(table.markdown())
 
