@@ -151,7 +151,19 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
     names = [f"{one.setting.group} {one.setting.label}" for one in found if one.diverged]
     if names:
         said.append(f"diverged with some seed: {', '.join(names)}")
-    return f"What the data says: {'; '.join(said)}." if said else ""
+    lines = [f"What the data says: {'; '.join(said)}."] if said else []
+    compared = [one for one in found if one.difference and one.difference.interval]
+    seen = [
+        f"{one.setting.group} {one.setting.label} ({one.difference.mean:+.2f})"
+        for one in compared
+        if one.verdict == "indistinguishable" and one.difference and not one.difference.reaches(0.0)
+    ]
+    if seen:
+        lines.append(
+            f"Seed by seed a difference to the {reference} shows for {', '.join(seen)}; {len(compared)} rows were "
+            "compared, and of twenty such intervals one leaves out 0 by chance."
+        )
+    return " ".join(lines)
 
 
 def _row(outcome: Outcome, published: bool, diverged: bool) -> list:
@@ -205,7 +217,7 @@ def _state(
         "std is the sample standard deviation over the seeds; the interval is Student's 95% interval of the mean; "
         "indistinguishable means that two such intervals overlap: the difference is not resolved, not that there is "
         f"none. The last two columns are the difference to the {reference}, seed by seed, and half of its own 95% "
-        "interval; of twenty such intervals one leaves out 0 by chance."
+        "interval."
     )
     visible = smallest_visible([outcome.estimate for outcome in found if outcome.estimate])
     if visible:

@@ -35,6 +35,10 @@ class Estimate:
         half = float(t.ppf((1 + CONFIDENCE) / 2, count - 1)) * spread / count**0.5
         return cls(middle, spread, (middle - half, middle + half), count)
 
+    def reaches(self, value: float) -> bool:
+        """Whether the interval holds a value; without an interval anything is possible."""
+        return self.interval is None or self.interval[0] <= value <= self.interval[1]
+
     def against(self, other: "Estimate") -> str:
         """Compare with a reference.
 

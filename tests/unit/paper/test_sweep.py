@@ -178,6 +178,12 @@ def test_verdicts(sweep: Sweep, tmp_path: Path):
     assert judge([50, 51, 52], [51, 53, 55]) == ["baseline", "indistinguishable", "baseline"]
     text = (tmp_path / "demo.md").read_text()
     assert "| indistinguishable | +2.00 | 2.48 |" in text
+    assert "Seed by seed" not in text  # 2 is less than 2.48
+    judge([50, 51, 52], [51, 52, 53.3])  # 1, 1 and 1.3: 1.1 +- 0.43
+    assert (
+        "Seed by seed a difference to the baseline shows for theta 0.3 (+1.10); 1 rows"
+        in (tmp_path / "demo.md").read_text()
+    )
     assert "intervals part from some 7.0 points on" in text  # 2 x 4.3027 x sqrt((1 + 4 + 1) / 3) / sqrt(3)
 
 
