@@ -107,8 +107,10 @@ def parse(
     values = _read(file) if file else {}
     name = option_value(arguments, "--model.name") or values.get("model", {}).get("name")
     if start and name is None:
-        before = _read(start)
-        values["model"] = {**before["model"], **values.get("model", {})}
+        before, changes = _read(start), values.get("model", {})
+        if "preset" in changes:
+            before["model"], _ = _named_model(before["model"], {"name": None, "preset": changes["preset"]})
+        values["model"] = {**before["model"], **changes}
         values.setdefault("data", before["data"])
         name = values["model"]["name"]
     for section in sections:

@@ -52,6 +52,14 @@ def test_a_name_on_the_command_line_chooses_anew_what_a_file_lists_of_the_old_on
     assert load_recipe(str(file), {"model.name": "vit12"}).model.name == "vit12"
 
 
+def test_a_preset_in_the_recipe_chooses_anew_what_the_run_it_starts_from_lists(tmp_path: Path):
+    start, file = tmp_path / "config.yaml", tmp_path / "mine.yaml"
+    start.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "strict", "model.decay": 0.2})))
+    file.write_text("model: {preset: modern, theta: 0.3}")
+    values = parse(ArgumentParser(exit_on_error=False), [], file, start=start)
+    assert to_recipe(values).model == model_config("conv12", "modern", decay=0.2, theta=0.3)
+
+
 def test_the_last_of_several_presets_counts():
     values = parse(ArgumentParser(exit_on_error=False), ["--model.preset", "strict", "--model.preset=modern"])
     assert to_recipe(values).model == model_config("conv12", "modern")
