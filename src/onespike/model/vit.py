@@ -28,7 +28,8 @@ class WindowAttention(nn.Module):
     """Multi-head attention inside windows of a map, with a shortcut; a learned bias for each relative position.
 
         real:     softmax(q k^T / sqrt(d) + bias) v
-        spiking:  a(((a(q) a(k)^T) / sqrt(d) + bias) a(v)), a the activation, through which q, k, v see their input too
+        spiking:  a((a(q) a(k)^T / (M^2 sqrt(d)) + bias) a(v)), a the activation, through which q, k, v see their
+                  input too; M^2, the pixels of a window, as nothing else keeps a sum over them from growing
 
     Windows are laid from the corner, or shifted by half their side around the edges: two layers together see across
     the borders of both. (Swin masks what meets around the edge; here it may attend.)
@@ -50,6 +51,7 @@ class WindowAttention(nn.Module):
         self.channels, self.side, self.window = channels, side, min(WINDOW, side)
         self.shift = self.window // 2 if shifted and side > self.window else 0
         self.heads, self.count, self.spiking = channels // HEAD, side // self.window, activation is not None
+        self.scale = HEAD**-0.5 / (self.window**2 if self.spiking else 1)
         make = activation or nn.Identity
         self.before, self.between = make(), make()
         self.query, self.key, self.value = (nn.Sequential(ChannelLinear(channels, channels), make()) for _ in range(3))
@@ -75,7 +77,7 @@ class WindowAttention(nn.Module):
         if self.shift:
             moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3))
         query, key, value = self.cut(self.query(moved)), self.cut(self.key(moved)), self.cut(self.value(moved))
-        weights = torch.matmul(query, key.transpose(-2, -1)) * HEAD**-0.5 + self.bias[:, self.places]
+        weights = torch.matmul(query, key.transpose(-2, -1)) * self.scale + self.bias[:, self.places]
         if not self.spiking:
             weights = torch.softmax(weights, -1)
         mixed = self.between(self.join(torch.matmul(weights, value)))
