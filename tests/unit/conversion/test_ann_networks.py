@@ -101,6 +101,19 @@ def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
     assert reached.sum() == 16
 
 
+@pytest.mark.parametrize("name", ["resmlp12", "vit12"])
+@pytest.mark.parametrize("branches", ["real", "spiking"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "qcfs"])
+def test_no_layer_lets_the_stream_grow_without_bound(name, branches, activation):
+    torch.manual_seed(0)
+    network = AnnConfig(name, activation, branches=branches).build(10, 3, 32)
+    with torch.no_grad():
+        stream = network.stem(2 * torch.randn(4, 3, 32, 32))  # twice as wide as normalised images are
+        for layer in network.layers:
+            before, stream = stream, layer(stream)
+            assert stream.std() < 1.3 * before.std()
+
+
 def test_relative_places_depend_on_the_difference_alone():
     places = relative_places(3).view(3, 3, 3, 3)
     assert places[0, 0, 1, 1] == places[1, 1, 2, 2]
