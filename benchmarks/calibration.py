@@ -1,0 +1,110 @@
+"""What each step of calibration brings: one trained network, converted with other thresholds and corrections.
+
+    python benchmarks/calibration.py RUN [--steps 1 4] [--images 1000] [--out results]
+
+RUN is a run of an artificial network, such as of cifar10/resnet18. Writes calibration-MODEL.csv, .md and .png: accuracy
+and the relative L2 error of the logits on some test images. None is trained on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from conversion_vs_spikingjelly import some
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from onespike import OnespikeError
+from onespike.conversion import Calibration, convert
+from onespike.data.dataset import open_dataset
+from onespike.paper.report import Table, write_report
+from onespike.training import Run, load, load_recipe
+
+#: What is varied; all else as by default.
+CHOICES: dict[str, dict[str, Any]] = {
+    "maximum, none": {"thresholds": "maximum", "correct": "none"},
+    "percentile, none": {"thresholds": "percentile", "correct": "none"},
+    "least error, none": {"correct": "none"},
+    "least error, bias": {"correct": "bias"},
+    "least error, weights, ridge 1": {"ridge": 1.0},
+    "least error, weights, ridge 0.1": {},
+    "least error, weights, ridge 0.01": {"ridge": 0.01},
+}
+BATCH = 125
+
+
+def main() -> None:
+    """Convert in each way, compare, write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--images", type=int, default=1000, help="test images")
+    parser.add_argument("--calibration-images", type=int, default=512)
+    parser.add_argument("--out", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    run = Run.open(options.run)
+    card, data = run.checkpoint("best").card, open_dataset(load_recipe(str(run.config)).data)
+    ann = load(options.run)
+    calibrating, _ = some(data.train, options.calibration_images, card.mean, card.std)
+    images, labels = some(data.test, options.images, card.mean, card.std)
+    wanted = predict(ann, images, BATCH)
+    rows: list[tuple[Any, ...]] = [("artificial network", "", 0, percent(wanted, labels), 0.0)]
+    for neurons in ("channel", "layer"):
+        for name, choice in CHOICES.items():
+            for steps in options.steps:
+                conversion = convert(
+                    ann, calibrating, time_steps=steps, neurons=neurons, calibration=Calibration(**choice)
+                )
+                logits = predict(conversion.network, images, max(BATCH // steps, 1))
+                error = ((logits - wanted).norm() / wanted.norm()).item()
+                rows.append((name, neurons, steps, percent(logits, labels), error))
+                print(*rows[-1], file=sys.stderr, flush=True)
+    columns = {
+        "thresholds, correction": "",
+        "a threshold per": "",
+        "T": "d",
+        "top-1 %": ".2f",
+        "error of logits": ".3f",
+    }
+    about = (
+        f"{card.config.name} with {card.config.activation} activations on {card.data}, before any training on: "
+        f"{len(calibrating)} training images calibrate, {len(labels):,} test images are classified. The error is "
+        "relative, L2, to the artificial network's logits."
+    )
+    table, name = Table(columns, rows), f"calibration-{card.config.name}"
+    title = f"Calibration of {card.config.name}, step by step"
+    write_report(options.out, name, title, table, [about, table], draw(rows))
+
+
+@torch.no_grad()
+def predict(network: torch.nn.Module, images: Tensor, batch: int) -> Tensor:
+    """Logits of all images."""
+    return torch.cat([network(part) for part in images.split(batch)])
+
+
+def percent(logits: Tensor, labels: Tensor) -> float:
+    """Accuracy, in percent."""
+    return 100 * (logits.argmax(1) == labels).float().mean().item()
+
+
+def draw(rows: list[tuple[Any, ...]]) -> Figure:
+    """Draw accuracies as bars, a panel for each number of time steps."""
+    steps = sorted({row[2] for row in rows[1:]})
+    figure = Figure((4 + 3 * len(steps), 4.5), layout="constrained")
+    for axis, count in zip(figure.subplots(1, len(steps), sharey=True, squeeze=False)[0], steps, strict=True):
+        bars = [row for row in rows[1:] if row[2] == count]
+        axis.barh([f"{row[0]} ({row[1]})" for row in bars], [row[3] for row in bars])
+        axis.axvline(rows[0][3], color="black", linestyle="--", label=rows[0][0])
+        axis.set(title=f"T = {count}", xlabel="top-1 %")
+        axis.legend()
+    axis.invert_yaxis()
+    return figure
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except OnespikeError as error:
+        sys.exit(f"error: {error}")
