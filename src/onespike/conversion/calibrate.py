@@ -7,8 +7,9 @@ before it spikes as it will in use; so each layer also makes up, as far as it ca
     weight layers   a bias, or weights by least squares, that bring their outputs closest to the artificial ones
 """
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +17,17 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError, check_choices
-from onespike.model.spiking import WEIGHTS, ConvertedNetwork
+from onespike.model.kinds import WEIGHTS
+from onespike.model.spiking import ConvertedNetwork
 from onespike.units.channel import ChannelLinear
-from onespike.units.integrate import IntegrateFire, Staircase
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
 #: Values of each channel that the search looks at.
 SAMPLES = 4096
+#: Images whose inputs to a layer are unfolded at once.
+CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class Calibration:
         check_choices(self)
         if not 0 < self.percentile <= 100:
             raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
-        if self.ridge <= 0:
-            raise OnespikeError(f"ridge: expected more than 0, got {self.ridge}")
+        if not 0 < self.ridge < math.inf:
+            raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")
 
 
 #: What measured best, see `docs/conversion.md`.
@@ -92,7 +96,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
         The error of each layer of neurons, in order.
 
     Raises:
-        OnespikeError: There are no images, or a value is not finite.
+        OnespikeError: There are no images, a value is not finite, or the images do not lie along the first axis.
     """
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
@@ -100,14 +104,19 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.graph)
     for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
         interpreter.args_iter = iter([batch])
-    staircases = [module for module in reference.modules() if isinstance(module, Staircase)]
-    exact = bool(staircases) and all(staircase.levels == steps for staircase in staircases)
+    activations = [analog.submodules[path] for path in network.neurons]
+    exact = all(isinstance(one, Staircase) and one.levels == steps for one in activations)
+    reached = set[fx.Node]()
     for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
-        layer = spiking.submodules[node.target] if node.op == "call_module" else None
+        if node.op == "placeholder" or reached.intersection(node.all_input_nodes):
+            reached.add(node)
+        layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
+        if isinstance(layer, (IntegrateFire, OverMeans, PoolSpikes, *WEIGHTS)):
+            _expect_images_first(target, len(images), str(node.target))
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
             _expect_finite(target, str(node.target))
-            arriving = spiking.env[node.args[0]].unflatten(0, (steps, -1))
+            arriving = spiking.env[node.all_input_nodes[0]].unflatten(0, (steps, -1))
             if isinstance(layer, IntegrateFire):
                 if not isinstance(analog.submodules[node.target], Staircase):
                     set_thresholds(layer, arriving, target, options)
@@ -183,13 +192,10 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
         OnespikeError: The pull towards the old weights is too weak for these images.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
-    missing = (target - layer(mean)).movedim(axis, -1).flatten(0, -2)  # (samples, C_out)
-    offset = missing.double().mean(0)
-    columns = _columns(layer, mean) if options.correct == "weights" else None
-    if columns is not None:
-        centre = columns.mean(0)
-        columns = columns - centre
-        gram = (columns.T @ columns).double()
+    missing = (target - layer(mean)).movedim(axis, -1)  # (N, …, C_out)
+    offset = missing.flatten(0, -2).double().mean(0)
+    if options.correct == "weights" and _is_matrix(layer):
+        gram, product, centre = _moments(layer, mean, missing - offset.to(missing))
         gram.diagonal().add_(options.ridge * gram.diagonal().mean() + 1e-12)
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed:
@@ -197,26 +203,53 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
                 f"calibration: no weights of layer {path} are the best with ridge {options.ridge}: raise it, or use "
                 "more images"
             )
-        change = torch.cholesky_solve((columns.T @ (missing - offset.to(missing))).double(), factor)  # (columns, C_out)
+        change = torch.cholesky_solve(product, factor)  # (columns, C_out)
         layer.weight += change.T.reshape(layer.weight.shape).to(layer.weight)
-        offset = offset - centre.double() @ change
+        offset = offset - centre @ change
     layer.bias += offset.to(layer.bias)
 
 
-def _columns(layer: nn.Module, mean: Tensor) -> Tensor | None:
-    """What a weight matrix multiplies, (samples, columns); None for a layer whose weights are no such matrix.
+def _moments(layer: nn.Module, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What the best change of a weight matrix is computed from, in double precision, without all columns at once.
+
+    Args:
+        layer: A layer whose weights are a matrix.
+        mean: Its mean input, (N, …).
+        missing: What its output lacks, of mean 0, (N, …, C_out).
+
+    Returns:
+        Sums over all samples: the columns' products with each other about their mean, (columns, columns), those with
+        what is missing, (columns, C_out); the columns' mean.
+    """
+    origin = _columns(layer, mean[:CHUNK]).mean(0)  # near the mean, so that little cancels
+    count, sums, gram, product = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    for part, lack in zip(mean.split(CHUNK), missing.split(CHUNK), strict=True):
+        columns = _columns(layer, part) - origin
+        count += len(columns)
+        sums = sums.to(columns) + columns.double().sum(0)
+        gram = gram.to(columns) + (columns.T @ columns).double()
+        product = product.to(columns) + (columns.T @ lack.flatten(0, -2)).double()
+    shift = sums / count
+    return gram - count * torch.outer(shift, shift), product, origin.double() + shift
+
+
+def _is_matrix(layer: nn.Module) -> bool:
+    """Whether a layer multiplies by its weights alone, and as one matrix.
 
     A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
     """
-    if type(layer) in (nn.Linear, ChannelLinear):
-        columns = mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean
-        return columns.flatten(0, -2)
-    if type(layer) is not nn.Conv2d or layer.groups > 1 or isinstance(layer.padding, str):
-        return None
-    if layer.padding_mode != "zeros":
-        return None
-    columns = F.unfold(mean, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    return columns.movedim(1, -1).flatten(0, 1)
+    if type(layer) is not nn.Conv2d:
+        return type(layer) in (nn.Linear, ChannelLinear)
+    return layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same"
+
+
+def _columns(layer: nn.Module, mean: Tensor) -> Tensor:
+    """What a weight matrix multiplies, (samples, columns)."""
+    if isinstance(layer, nn.Conv2d):
+        padding = 0 if isinstance(layer.padding, str) else layer.padding  # "valid"
+        columns = F.unfold(mean, layer.kernel_size, layer.dilation, padding, layer.stride)
+        return columns.movedim(1, -1).flatten(0, 1)
+    return (mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean).flatten(0, -2)
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:
@@ -230,3 +263,13 @@ def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Te
 def _expect_finite(values: Tensor, path: str) -> None:
     if not values.isfinite().all():
         raise OnespikeError(f"calibration: layer {path} of the artificial network gives values that are not finite")
+
+
+def _expect_images_first(values: Any, images: int, path: str) -> None:
+    """Make sure that time, which is laid along the first axis before the images, can be told from what is there."""
+    first = values[0] if isinstance(values, tuple) else values
+    if len(first) % images:
+        raise OnespikeError(
+            f"cannot be converted: {path} has {len(first)} along its first axis with {images} images; expected the "
+            "images there (batch_first)"
+        )

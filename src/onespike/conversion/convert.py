@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.output import save_json, save_text
 from onespike.model.ann import AnnConfig
 from onespike.model.spiking import ConvertedNetwork, spiking
@@ -23,6 +23,8 @@ from onespike.training.run import Run
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
 _SEED = 0
+#: Images that the traced network is compared with the network itself on, and the relative difference allowed.
+CHECKED, TOLERANCE = 16, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +96,52 @@ def convert(
     """
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
-    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real)
+    if neurons not in ("layer", "channel"):
+        raise unknown("neurons", neurons, ("layer", "channel"))
+    some = images[:CHECKED]
+    expected = _answers(model, some)
+    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real, some)
+    _expect_same(network, some, expected)
     return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, images: Tensor) -> Tensor:
+    """What a network says to some images, in evaluation mode; it stays as it is.
+
+    Raises:
+        OnespikeError: There are none, they are not finite, or it does not take them.
+    """
+    if not len(images):
+        raise OnespikeError("calibration: expected at least one image, got none")
+    if not images.isfinite().all():
+        raise OnespikeError("calibration: expected finite images, got some values that are not")
+    training = {module: module.training for module in model.modules()}
+    try:
+        return model.eval()(images)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
+    finally:
+        for module, was in training.items():
+            module.training = was
+
+
+@torch.no_grad()
+def _expect_same(network: ConvertedNetwork, images: Tensor, expected: Any) -> None:
+    """Make sure that the graph, with activations in it, computes what the network does.
+
+    Raises:
+        OnespikeError: It does not.
+    """
+    if not isinstance(expected, Tensor):
+        raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(expected).__name__}")
+    difference = ((network.analog()(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+    if difference > TOLERANCE:
+        raise OnespikeError(
+            f"the network's graph by torch.fx computes something else, by {difference:.1%}: expected a forward pass "
+            "that is the same for all images and changes nothing in place"
+        )
 
 
 def convert_run(

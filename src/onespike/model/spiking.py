@@ -1,11 +1,11 @@
-"""From an artificial network's graph to a spiking one's: batch norm folded, activations exchanged for neurons.
+"""From an artificial network's graph to a spiking one: activations exchanged for neurons.
 
 torch.fx traces the network into a graph of modules and functions. Each node that the images reach is one of:
 
     linear       convolution, linear layer, affine map, average pooling, addition, reshaping: stays, for it maps means
                  to means
     activation   ReLU, GELU, SiLU, a staircase: becomes `IntegrateFire`
-    pooling      max pooling: becomes `OverMeans` of it, spikes in, spikes out
+    pooling      max pooling: becomes `PoolSpikes`, spikes in, spikes out; `OverMeans` where something else comes in
     product      of two tensors, at least one of spikes: becomes `OverMeans` of it, sums of spike counts
     real         all else: refused by its path; or, where that is allowed, left real-valued, inside `OverMeans`
 """
@@ -13,53 +13,31 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, DropPath
-from timm.layers.activations import GELU, Swish
-from timm.models.vgg import ConvMlp
+import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from onespike.errors import OnespikeError
-from onespike.model.affine import Affine
-from onespike.units.channel import ChannelLinear
-from onespike.units.integrate import IntegrateFire, OverMeans, Staircase
-
-WEIGHTS = (_ConvNd, nn.Linear)
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, Staircase)
-MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d)
-#: Linear modules that keep channels where they are: a neuron behind them belongs to a channel of the layer before.
-PASSING = (Affine, nn.Identity, nn.Dropout, nn.Dropout2d, DropPath, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
-LINEAR = (
-    *(*WEIGHTS, *PASSING, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten),
-    *(nn.Unflatten, nn.ZeroPad2d, nn.PixelShuffle, nn.PixelUnshuffle, nn.Upsample),
+from onespike.model.kinds import (
+    ACTIVATIONS,
+    KEEPING,
+    LEAVING,
+    MAX_POOLS,
+    PASSING,
+    PRODUCTS,
+    RESHAPING,
+    SHAPES,
+    WEIGHTS,
+    activation_of,
+    kind_of,
+    module_of,
+    name_of,
 )
-
-#: Functions of `torch`, `torch.nn.functional` and `operator`, and methods of tensors, by name.
-FUNCTIONAL: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
-FUNCTIONAL |= {"gelu": nn.GELU}
-MAX_POOL_NAMES = ("max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d")
-PRODUCTS = {"mul", "imul", "mul_", "matmul", "bmm", "addcmul", "truediv", "div"}
-RESHAPING = {
-    *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand"),
-    *("getitem", "roll", "cat", "concat", "stack", "chunk", "split", "unbind", "contiguous", "clone", "narrow"),
-    *("t", "T", "mT"),
-}
-LINEAR_NAMES = RESHAPING | {
-    *("add", "add_", "iadd", "sub", "sub_", "isub", "neg", "mean", "sum", "linear", "conv1d", "conv2d", "conv3d"),
-    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "avg_pool2d", "dropout", "pad", "interpolate", "to", "float"),
-}
-#: Reshaping, with its arguments, that leaves channels on axis 1, or makes a row of the last map of one pixel.
-_LEAVING = {("flatten", 1), ("flatten", 1, -1), ("cat", 1), ("concat", 1)}
-#: Functions that keep channels where they are.
-KEEPING = {*FUNCTIONAL, *MAX_POOL_NAMES, "add", "add_", "iadd", "dropout", "avg_pool2d"}
-#: What tells of a tensor's shape alone.
-SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
+from onespike.model.tracing import trace
+from onespike.units.channel import ChannelLinear
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
 
 
 class ConvertedNetwork(nn.Module):
@@ -90,18 +68,26 @@ class ConvertedNetwork(nn.Module):
         return self.graph(steps).unflatten(0, (self.time_steps, -1)).mean(0)
 
     def analog(self) -> fx.GraphModule:
-        """The artificial network that this one stands for, node by node the same graph, with weights of its own."""
+        """This network with activations for neurons: node by node the same graph, with weights of its own.
+
+        Before calibration changes any weights it is the artificial network that this one stands for.
+        """
         graph = copy.deepcopy(self.graph)
         for path, activation in self._activations[0].items():
             graph.set_submodule(path, copy.deepcopy(activation))
         for module in graph.modules():
-            if isinstance(module, OverMeans):
+            if isinstance(module, OverMeans | PoolSpikes):
                 module.time_steps = 1
         return graph
 
 
 def spiking(
-    network: nn.Module, per_channel: bool, surrogate: str, time_steps: int, allow_real: bool = False
+    network: nn.Module,
+    per_channel: bool,
+    surrogate: str,
+    time_steps: int,
+    allow_real: bool = False,
+    images: Tensor | None = None,
 ) -> ConvertedNetwork:
     """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
 
@@ -111,6 +97,7 @@ def spiking(
         surrogate: Stand-in for the derivative of firing.
         time_steps: T.
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        images: Some images, for `trace`.
 
     Returns:
         The spiking network, in evaluation mode. Neurons that stand for a staircase have its threshold.
@@ -119,25 +106,32 @@ def spiking(
         OnespikeError: There is no activation, something cannot be converted (its path is named), or the network's
             forward pass cannot be traced.
     """
-    graph = _trace(network)
-    _fold(graph)
+    parameters = list(network.parameters())
+    for parameter in parameters:
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
+    graph = trace(network, images)
     steps = list(_plan(graph, per_channel))
     real = [step for step in steps if step.kind == "real"]
     if real and not allow_real:
-        names = ", ".join(f"{step.path} ({_called(step.function)})" for step in real)
+        names = ", ".join(f"{step.path} ({_called(step)})" for step in real)
         raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or a staircase in the network")
     for step in steps:
         if step.kind == "activation":
-            neurons = IntegrateFire(*step.channels, time_steps, surrogate)
+            module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate)
             if isinstance(step.function, Staircase):
-                neurons.raw_threshold.data.fill_(step.function.raw_threshold.item())
-            _exchange(graph, step.node, step.path, neurons, keep_options=False)
+                nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
+        elif step.kind == "pooling of spikes":
+            module = PoolSpikes(step.function, time_steps)
         else:
-            over_means = OverMeans(step.function, step.varying, time_steps)
-            _exchange(graph, step.node, step.path, over_means, keep_options=True)
+            degree = {"pooling": 1, "product": 2}.get(step.kind)
+            module = OverMeans(step.function, step.varying, time_steps, degree)
+        if parameters:
+            module.to(parameters[0].device)
+        _exchange(graph, step.node, step.path, module, keep_options=step.kind != "activation")
     graph.delete_all_unused_submodules()
     graph.recompile()
     for module in graph.modules():
@@ -147,63 +141,18 @@ def spiking(
     return ConvertedNetwork(graph, activations, tuple(step.path for step in real), time_steps).eval()
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        return isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS)) or super().is_leaf_module(module, path)
-
-
-def _trace(network: nn.Module) -> fx.GraphModule:
-    root = copy.deepcopy(network).eval()
-    for path, module in list(root.named_modules()):
-        # Layers of timm's that are several layers, or that look at shapes, are taken apart.
-        if isinstance(module, BatchNormAct2d):
-            norm = nn.BatchNorm2d(module.num_features, module.eps)
-            norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
-            root.set_submodule(path, nn.Sequential(norm, module.drop, module.act).eval())
-        elif isinstance(module, ConvMlp):
-            root.set_submodule(path, nn.Sequential(module.fc1, module.act1, module.drop, module.fc2, module.act2))
-    for module in root.modules():
-        if hasattr(module, "inplace"):
-            setattr(module, "inplace", False)  # noqa: B010 - not every module has one
-    try:
-        return fx.GraphModule(root, _Tracer().trace(root))
-    except Exception as error:  # whatever a network's own code does when it meets a placeholder
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"the network's forward pass cannot be traced by torch.fx: {reason}") from error
-
-
-def _fold(graph: fx.GraphModule) -> None:
-    """Fold batch norm into the layer before; one that stands alone becomes an affine map."""
-    uses = Counter(node.target for node in graph.graph.nodes if node.op == "call_module")
-    for node in list(graph.graph.nodes):
-        norm = graph.get_submodule(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
-            continue
-        before = node.args[0]
-        layer = graph.get_submodule(before.target) if before.op == "call_module" else None
-        fold: Callable[..., nn.Module] | None = None
-        if isinstance(layer, _ConvNd):
-            fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
-        elif isinstance(layer, ChannelLinear) == isinstance(norm, nn.BatchNorm2d):  # both know where channels are
-            fold = fuse_linear_bn_eval
-        if fold and isinstance(layer, WEIGHTS) and len(before.users) == 1 and uses[before.target] == 1:
-            graph.set_submodule(before.target, fold(layer, norm))
-            node.replace_all_uses_with(before)
-            graph.graph.erase_node(node)
-        else:
-            graph.set_submodule(node.target, Affine.of(norm))
-    graph.recompile()
-
-
 class _Step(NamedTuple):
-    """What becomes of a node that is not linear: its kind, what it computes, its new path; channels of its currents."""
+    """What becomes of a node that is not linear: its kind, what it computes, its new path.
+
+    `channels` are number and axis of those of its currents, `varying` the arguments that the images reach.
+    """
 
     node: fx.Node
     kind: str
     function: Any
     path: str
     channels: tuple[int | None, int]
-    varying: tuple[bool, ...]
+    varying: tuple[int | str, ...]
 
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
@@ -211,17 +160,20 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     reached, spikes = set[fx.Node](), set[fx.Node]()
     paths: Counter[str] = Counter()
     for node in graph.graph.nodes:
-        module = graph.get_submodule(node.target) if node.op == "call_module" else None
-        name = "" if module is not None else _name(node)
+        module = module_of(graph, node)
+        name = "" if module is not None else name_of(node)
         inputs = reached.intersection(node.all_input_nodes)
         if node.op == "placeholder" or (inputs and name not in SHAPES):
             reached.add(node)
         if not inputs or name in SHAPES or node.op == "output":
             continue
-        count = sum(argument in inputs for argument in node.args)  # x * x has two of them
-        kind = _kind(module, name, count, bool(spikes & inputs), node.args[0] in inputs)
-        moves = kind == "pooling" or name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
-        if kind == "activation" or (moves and inputs <= spikes):
+        arguments = (*enumerate(node.args), *node.kwargs.items())
+        varying = tuple(key for key, one in arguments if isinstance(one, fx.Node) and one in inputs)
+        kind: str = kind_of(module, node, varying, bool(spikes & inputs))
+        if kind == "pooling" and inputs <= spikes:
+            kind = "pooling of spikes"
+        moves = name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
+        if kind in ("activation", "pooling of spikes") or (moves and inputs <= spikes):
             spikes.add(node)
         if kind == "linear":
             continue
@@ -230,48 +182,28 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         if paths[path] > 1:
             path = f"{path}_{paths[path]}"
         if kind == "activation" and module is None:
-            options = {key: value for key, value in node.kwargs.items() if key == "approximate"}
-            function: Any = FUNCTIONAL[name](**options)
+            function: Any = activation_of(node)
         else:
             function = copy.deepcopy(module) if module is not None else _callable(node)
+        if len({id(one) for _, one in arguments} & set(map(id, inputs))) < len(inputs):
+            raise OnespikeError(f"cannot be converted: {path} ({name}) takes its tensors in a list")
         channels = _channels(graph, node) if per_channel and _factor_folds(graph, node) else (None, 1)
-        yield _Step(node, kind, function, path, channels, tuple(argument in reached for argument in node.args))
-
-
-def _kind(module: nn.Module | None, name: str, inputs: int, spiking: bool, first: bool) -> str:
-    """Classify a node by its module or function; its inputs: how many, any of spikes, the first argument one?"""
-    if isinstance(module, ACTIVATIONS) or name in FUNCTIONAL:
-        return "activation"
-    if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
-        return "pooling"
-    if isinstance(module, LINEAR) or name in LINEAR_NAMES:
-        return "linear"
-    if name in PRODUCTS and inputs == 1 and (first or "div" not in name):
-        return "linear"
-    return "product" if name in PRODUCTS and spiking and "div" not in name else "real"
+        yield _Step(node, kind, function, path, channels, varying)
 
 
 def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
-    """Put a module in the place of a node; without its options it takes the first argument alone."""
+    """Put a module in the place of a node; without its options it takes the first input alone."""
     graph.add_submodule(path, module)
     with graph.graph.inserting_after(node):
-        arguments, options = (node.args, node.kwargs) if keep_options else (node.args[:1], {})
+        arguments, options = (node.args, node.kwargs) if keep_options else ((node.all_input_nodes[0],), {})
         new = graph.graph.call_module(path, arguments, options)
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
 
 
-def _name(node: fx.Node) -> str:
-    """Name of the function, method or attribute that a node reads."""
-    if node.target is getattr:
-        return str(node.args[1])
-    # Max pooling is called through a dispatcher that has no name of its own.
-    pools = [name for name in MAX_POOL_NAMES if node.target is getattr(F, name)]
-    return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
-
-
-def _called(function: Any) -> str:
-    return type(function).__name__ if isinstance(function, nn.Module) else str(getattr(function, "__name__", function))
+def _called(step: _Step) -> str:
+    """What a node calls, in words."""
+    return type(step.function).__name__ if isinstance(step.function, nn.Module) else name_of(step.node)
 
 
 def _owner(node: fx.Node) -> str:
@@ -294,11 +226,11 @@ def _factor_folds(graph: fx.GraphModule, node: fx.Node) -> bool:
     The factor folds into weights that belong to a channel. Token mixing and attention sum over something else.
     """
     for user in node.users:
-        module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
-        name = "" if module is not None else _name(user)
+        module = module_of(graph, user)
+        name = "" if module is not None else name_of(user)
         if isinstance(module, WEIGHTS) or name in SHAPES or user.op == "output":
             continue
-        moved = name in RESHAPING and (name, *user.args[1:], *user.kwargs.values()) not in _LEAVING
+        moved = name in RESHAPING and (name, *user.args[1:], *user.kwargs.values()) not in LEAVING
         several = name in PRODUCTS and sum(isinstance(one, fx.Node) for one in user.args) > 1
         if moved or several or not _factor_folds(graph, user):
             return False
@@ -307,13 +239,14 @@ def _factor_folds(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 def _channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
     """Number and axis of the channels that a neuron's currents have: those of the weight layer they come from."""
-    while node.args and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-        module = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+    while node.all_input_nodes:
+        node = node.all_input_nodes[0]
+        module = module_of(graph, node)
         if isinstance(module, _ConvNd):
             return module.out_channels, 1
         if isinstance(module, nn.Linear):
             return module.out_features, -3 if isinstance(module, ChannelLinear) else -1
-        if not isinstance(module, (*PASSING, *MAX_POOLS, *ACTIVATIONS)) and _name(node) not in KEEPING:
+        keeps = name_of(node) in KEEPING if module is None else isinstance(module, (*PASSING, *MAX_POOLS, *ACTIVATIONS))
+        if not keeps:
             break
     return None, 1

@@ -5,15 +5,19 @@ import copy
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 import torchvision
+from timm.layers import StdConv2d
 from timm.models.vgg import ConvMlp
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.conversion.calibrate import SHARES, set_thresholds
 from onespike.errors import OnespikeError
+from onespike.model.affine import Affine
 from onespike.model.ann import AnnConfig
 from onespike.model.spiking import spiking
 from onespike.model.vit import VIT12
@@ -98,8 +102,9 @@ def test_every_weight_layer_behind_a_neuron_reads_zeros_and_thresholds(convoluti
         lambda: torchvision.models.squeezenet1_1(num_classes=5),
         lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
         lambda: torchvision.models.densenet121(num_classes=5),
+        lambda: torchvision.models.googlenet(num_classes=5, transform_input=True, aux_logits=False, init_weights=False),
     ],
-    ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet"],
+    ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet", "googlenet"],
 )
 def test_other_peoples_networks(make):
     torch.manual_seed(0)
@@ -133,6 +138,190 @@ def test_batch_norm_folds_into_transposed_convolutions(channels):
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     with torch.no_grad():
         torch.testing.assert_close(converted.analog()(images), network(images))
+
+
+class Forward(nn.Module):
+    """Three linear layers, and any forward pass over them."""
+
+    def __init__(self, forward):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.act, self.pass_on = nn.ReLU(inplace=True), forward
+
+    def forward(self, x):
+        return self.pass_on(self, x)
+
+
+def in_place(net, x):
+    hidden = net.first(x)
+    return net.last(net.second(net.act(hidden)) + hidden)
+
+
+def functional_in_place(net, x):
+    hidden = net.first(x)
+    return net.last(net.second(F.relu(hidden, inplace=True)) + hidden)
+
+
+def method_in_place(net, x):
+    hidden = same = net.first(x)
+    hidden.relu_().add_(net.second(hidden))
+    return net.last(same.relu())
+
+
+def sliced(net, x):
+    hidden = net.first(x).relu()[:, :8]
+    return net.last(torch.cat([hidden, hidden[:, ...]], 1))
+
+
+def with_keywords(net, x):
+    hidden = F.relu(input=net.first(input=x))
+    return net.last(torch.mul(hidden, other=net.second(hidden).clamp(min=0)))
+
+
+def called_twice(net, x):
+    return net.last(net.second(net.second(net.first(x).relu()).relu()).relu())
+
+
+FORWARD_PASSES = (in_place, functional_in_place, method_in_place, sliced, with_keywords, called_twice)
+
+
+@pytest.mark.parametrize("forward", FORWARD_PASSES, ids=lambda forward: forward.__name__)
+def test_forward_passes_of_all_kinds(forward):
+    network, points = Forward(forward).eval(), torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(points)
+        out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
+    assert (out - expected).norm() < 0.02 * expected.norm()
+
+
+def test_each_call_of_a_layer_is_corrected_for_itself():
+    network, points = Forward(called_twice).eval(), torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = network(points)
+        corrected, not_corrected = (
+            (
+                onespike.convert(network, points, calibration=Calibration(correct=correct)).network(points) - expected
+            ).norm()
+            for correct in ("weights", "none")
+        )
+    assert corrected < 0.9 * not_corrected
+
+
+def through_a_view(net, x):
+    hidden = net.first(x)
+    hidden.view(-1, 4, 4).relu_()
+    return net.last(net.second(hidden).relu())
+
+
+def by_an_operator(net, x):
+    hidden = same = net.first(x).relu()
+    hidden += net.second(hidden)  # to torch.fx the same as hidden = hidden + ...
+    return net.last(same.relu())
+
+
+@pytest.mark.parametrize("forward", [through_a_view, by_an_operator], ids=lambda forward: forward.__name__)
+def test_a_graph_that_computes_something_else_is_refused(forward):
+    with pytest.raises(OnespikeError, match="computes something else, by"):
+        onespike.convert(Forward(forward), torch.randn(8, 6))
+
+
+def test_batch_norm_is_folded_where_the_channels_are():
+    torch.manual_seed(0)
+    tokens, rows = torch.randn(64, 8, 8), torch.randn(64, 8)
+    for points, folded in ((rows, True), (tokens, False)):
+        network = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
+        nn.init.uniform_(network[1].running_var, 0.5, 2.0)
+        nn.init.uniform_(network[1].weight, 0.5, 2.0)
+        converted = onespike.convert(network, points, time_steps=64).network
+        assert any(isinstance(module, Affine) for module in converted.modules()) is not folded
+        with torch.no_grad():
+            assert (converted(points) - network(points)).norm() < 0.05 * network(points).norm()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: StdConv2d(3, 8, 3, padding=1), lambda: weight_norm(nn.Conv2d(3, 8, 3, padding=1))],
+    ids=["standardised", "weight norm"],
+)
+def test_batch_norm_stays_apart_from_weights_that_are_changed_before_use(make, images):
+    torch.manual_seed(0)
+    network = nn.Sequential(make(), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 3)).eval()
+    nn.init.uniform_(network[1].weight, 0.5, 2.0)
+    with torch.no_grad():
+        out = onespike.convert(network, images, time_steps=128).network(images)
+        assert (out - network(images)).norm() < 0.05 * network(images).norm()
+
+
+def test_attention_as_a_module_is_right_over_all_steps_where_images_come_first():
+    class Attending(nn.Module):
+        def __init__(self, batch_first):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.last = nn.Linear(8, 8), nn.Linear(8, 3)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.last(self.attention(x, x, x)[0])
+
+    tokens = torch.randn(64, 5, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        network = Attending(True).eval()
+        out = onespike.convert(network, tokens, time_steps=128, allow_real=True, calibration=MAXIMA).network(tokens)
+        assert (out - network(tokens)).norm() < 0.02 * network(tokens).norm()
+
+    class TokensFirst(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Attending(False)
+
+        def forward(self, x):
+            return self.inner(x.transpose(0, 1)).transpose(0, 1)
+
+    with pytest.raises(OnespikeError, match=r"inner\.first has 5 along its first axis with 64 images"):
+        onespike.convert(TokensFirst().eval(), tokens, time_steps=2, allow_real=True)
+
+
+def test_layers_that_images_do_not_reach_are_left_alone():
+    class Biased(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+            self.bias = nn.Linear(2, 3)
+            self.register_buffer("constant", torch.ones(2))
+
+        def forward(self, x):
+            return self.layers(x) + self.bias(self.constant)
+
+    network, points = Biased().eval(), torch.randn(64, 4)
+    converted = onespike.convert(network, points, time_steps=4).network
+    assert torch.equal(converted.graph.bias.weight, network.bias.weight)
+
+
+def test_only_a_network_of_staircases_alone_is_left_uncorrected():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 32), Staircase(1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    points = torch.randn(256, 6)
+    with torch.no_grad():
+        corrected, not_corrected = (
+            (
+                onespike.convert(network, points, calibration=Calibration(correct=correct)).network(points)
+                - network(points)
+            ).norm()
+            for correct in ("weights", "none")
+        )
+    assert corrected < 0.8 * not_corrected
+
+
+def test_spikes_stay_spikes_behind_max_pooling_at_any_number_of_steps():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+    images = torch.randn(16, 3, 12, 12)
+    for steps in (1, 7, 16):
+        converted = onespike.convert(network, images, time_steps=steps).network
+        products = count_operations(converted, [images]).products
+        assert [product.arrives for product in products] == ["real", "binary"]
 
 
 def test_a_spike_train_times_itself_is_a_product():
@@ -287,12 +476,13 @@ def test_a_staircase_of_several_steps_is_right_on_average(images):
 def test_spiking_attention_has_a_binary_side_in_every_product():
     network = AnnConfig("vit12", "relu", branches="spiking").build(10, 3, 16)
     images = torch.randn(8, 3, 16, 16)
-    conversion = onespike.convert(network, images)
-    assert conversion.real == ()
-    products = count_operations(conversion.network, [images]).products
-    attention = [product for product in products if product.name.startswith("matmul")]
-    assert len(attention) == 2 * sum(layer.isdecimal() for layer in VIT12)
-    assert all(product.arrives != "real" for product in attention)
+    for steps in (1, 8):
+        conversion = onespike.convert(network, images, time_steps=steps)
+        assert conversion.real == ()
+        products = count_operations(conversion.network, [images]).products
+        attention = [product for product in products if product.name.startswith("matmul")]
+        assert len(attention) == 2 * sum(layer.isdecimal() for layer in VIT12)
+        assert all(product.arrives != "real" for product in attention)  # spikes, or several steps' spike counts
     with pytest.raises(OnespikeError, match=r"layers\.0\.matmul \(matmul\), layers\.0\.softmax \(softmax\)"):
         onespike.convert(AnnConfig("vit12", "relu").build(10, 3, 16), images)
 
@@ -302,7 +492,9 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
     [
         (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
-        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "values that are not finite"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "expected finite images"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take images of \(5,\)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()).bfloat16(), torch.randn(8, 4).bfloat16(), "use model.float()"),
     ],
 )
 def test_bad_input(network, points, message):

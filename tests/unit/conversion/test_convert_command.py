@@ -119,7 +119,7 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
         (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
-        (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected more than 0"),
+        (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),
         (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains on at one time step"),
         (["RUN", "--out", "OUT", "--finetune", "--train.optimizer", "adamm"], "did you mean 'adam"),
         (["RUN", "--out", "OUT", "--finetune", "--train.epochs", "0"], "train.epochs: expected at least 1"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onespike.units.integrate import IntegrateFire, OverMeans, Staircase
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
 
 
 def neurons(threshold=1.0, time_steps=1, channels=None, axis=1):
@@ -78,28 +78,52 @@ def spikes(steps=6, shape=(3, 2, 4, 4)):
     return (torch.rand(steps, *shape, generator=generator) < 0.4).float().flatten(0, 1)
 
 
-def test_max_pooling_of_spike_counts_gives_spikes_and_the_largest_rate():
-    trains = spikes()
-    pooled = OverMeans(nn.MaxPool2d(2), (True,), 6)(trains)
-    assert set(pooled.round(decimals=5).unique().tolist()) <= {0.0, 1.0}
-    rates = trains.unflatten(0, (6, 3)).mean(0)
-    torch.testing.assert_close(pooled.unflatten(0, (6, 3)).mean(0), nn.functional.max_pool2d(rates, 2))
+@pytest.mark.parametrize("threshold", [1.0, 0.3])
+def test_max_pooling_of_spikes_gives_spikes_and_the_largest_rate(threshold):
+    trains = threshold * spikes(24)
+    pooled = PoolSpikes(nn.MaxPool2d(2), 24)(trains)
+    assert pooled.unique().tolist() == [0.0, torch.tensor(threshold).item()]
+    rates = trains.unflatten(0, (24, 3)).mean(0)
+    torch.testing.assert_close(pooled.unflatten(0, (24, 3)).mean(0), nn.functional.max_pool2d(rates, 2))
+    over_means = OverMeans(nn.MaxPool2d(2), (0,), 24, degree=1)(trains)
+    torch.testing.assert_close(over_means, pooled, rtol=0, atol=1e-5)
 
 
 def test_products_over_time_are_the_products_of_the_rates():
     a, b = spikes(), spikes(shape=(3, 2, 4, 5))
-    product = OverMeans(torch.matmul, (True, True), 6)(a, b).unflatten(0, (6, 3)).mean(0)
-    expected = a.unflatten(0, (6, 3)).mean(0) @ b.unflatten(0, (6, 3)).mean(0)
-    torch.testing.assert_close(product, expected)
+    seen = []
+
+    def product(x, y):
+        seen.extend((x, y))
+        return torch.matmul(x, y)
+
+    out = OverMeans(product, (0, 1), 6, degree=2)(a, b)
+    assert all(torch.equal(operand, operand.round()) for operand in seen)  # spike counts
+    rates = a.unflatten(0, (6, 3)).mean(0), b.unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(out.unflatten(0, (6, 3)).mean(0), rates[0] @ rates[1])
+    torch.testing.assert_close(OverMeans(torch.matmul, (0, 1), 6)(a, b), out)
     fixed = torch.randn(4, 5)
-    left = OverMeans(torch.matmul, (True, False), 6)(a, fixed).unflatten(0, (6, 3)).mean(0)
-    torch.testing.assert_close(left, a.unflatten(0, (6, 3)).mean(0) @ fixed)
+    left = OverMeans(torch.matmul, (0,), 6)(a, fixed).unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(left, rates[0] @ fixed)
+
+
+def test_keyword_arguments_and_several_outputs_over_means():
+    a, b = spikes(), spikes()
+
+    def function(x, *, other):
+        return x * other, None, x.sqrt()
+
+    first, nothing, second = OverMeans(function, (0, "other"), 6)(a, other=b)
+    assert nothing is None
+    rates = a.unflatten(0, (6, 3)).mean(0), b.unflatten(0, (6, 3)).mean(0)
+    torch.testing.assert_close(first.unflatten(0, (6, 3)).mean(0), rates[0] * rates[1])
+    torch.testing.assert_close(second.unflatten(0, (6, 3)).mean(0), rates[0].sqrt())
 
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_later_steps_do_not_reach_back(steps):
     trains = spikes(steps)
-    pool = OverMeans(nn.MaxPool2d(2), (True,), steps)
+    pool = PoolSpikes(nn.MaxPool2d(2), steps)
     whole = pool(trains)
     changed = trains.clone()
     changed[-3:] = 1 - changed[-3:]

@@ -1,0 +1,168 @@
+"""Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted from."""
+
+import copy
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.models.vgg import ConvMlp
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from onespike.errors import OnespikeError
+from onespike.model.affine import Affine
+from onespike.model.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS
+from onespike.units.channel import ChannelLinear
+
+#: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
+FOLDING = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    Conv2dSame,
+)
+
+
+def trace(network: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
+    """Trace a network by torch.fx, in evaluation mode.
+
+    Args:
+        network: The network; left as it is.
+        images: Some images, (N, C, H, W), which tell where linear layers have their channels. Without them batch norm
+            behind a linear layer becomes an `Affine` of its own.
+
+    Returns:
+        A graph of the layers and functions that it calls, with weights of its own. Every weight layer is called once:
+        of one that the network calls several times there are several copies.
+
+    Raises:
+        OnespikeError: The network cannot be copied, or its forward pass cannot be traced.
+    """
+    try:
+        root = copy.deepcopy(network).eval()
+    except RuntimeError as error:
+        raise OnespikeError(f"the network cannot be copied: {_line(error)}") from error
+    for path, module in list(root.named_modules()):
+        # Layers of timm's that are several layers, or that look at shapes, are taken apart.
+        if isinstance(module, BatchNormAct2d):
+            norm = nn.BatchNorm2d(module.num_features, module.eps)
+            norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
+            root.set_submodule(path, nn.Sequential(norm.to(module.running_mean), module.drop, module.act).eval())
+        elif isinstance(module, ConvMlp):
+            root.set_submodule(path, _taken_apart(module))
+    try:
+        graph = fx.GraphModule(root, _Tracer().trace(root))
+    except Exception as error:  # whatever a network's own code does when it meets a placeholder
+        raise OnespikeError(f"the network's forward pass cannot be traced by torch.fx: {_line(error)}") from error
+    _out_of_place(graph)
+    _unshare(graph)
+    if images is not None:
+        ShapeProp(graph).propagate(images)
+    _fold(graph)
+    return graph
+
+
+class AtLeast(nn.AdaptiveAvgPool2d):
+    """Average pooling that stretches a map which is smaller than the kernel behind it, as timm's VGG does.
+
+    Args:
+        side: Smallest side that the kernel needs.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to sides of at least `side`."""
+        if min(x.shape[-2:]) >= self.side:
+            return x
+        return F.adaptive_avg_pool2d(x, (max(self.side, x.shape[-2]), max(self.side, x.shape[-1])))
+
+
+def _taken_apart(module: ConvMlp) -> nn.Sequential:
+    parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
+    return nn.Sequential(AtLeast(module.input_kernel_size), *parts)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        leaves = (*LINEAR, *ACTIVATIONS, *MAX_POOLS)
+        return isinstance(module, leaves) or super().is_leaf_module(module, path)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _out_of_place(graph: fx.GraphModule) -> None:
+    """Let all that follows an operation in place read its result, and compute it out of place."""
+    order = {node: number for number, node in enumerate(graph.graph.nodes)}
+    for node in graph.graph.nodes:
+        module = graph.get_submodule(node.target) if node.op == "call_module" else None
+        method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
+        named = str(getattr(node.target, "__name__", "")).endswith("_")
+        inplace = getattr(module, "inplace", False) or node.kwargs.get("inplace") or method or named
+        if not inplace or not node.all_input_nodes:
+            continue
+        changed = node.all_input_nodes[0]
+        for user in [user for user in changed.users if order[user] > order[node]]:
+            user.replace_input_with(changed, node)
+        if method:
+            node.target = node.target.rstrip("_")
+    for module in graph.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 - not every module has one
+    graph.recompile()
+
+
+def _unshare(graph: fx.GraphModule) -> None:
+    """Give every call of a weight layer weights of its own: what is right for the one need not be for the other."""
+    calls: Counter[str] = Counter()
+    tied = set[int]()
+    for node in graph.graph.nodes:
+        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, WEIGHTS):
+            continue
+        calls[node.target] += 1
+        if calls[node.target] > 1:
+            layer = copy.deepcopy(layer)
+            node.target = f"{node.target}_{calls[node.target]}"
+            graph.add_submodule(node.target, layer)
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if id(parameter) in tied:
+                setattr(layer, name, nn.Parameter(parameter.detach().clone()))
+            tied.add(id(parameter))
+    graph.recompile()
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    """Fold batch norm into the layer before; where that cannot be, it becomes an affine map."""
+    for node in list(graph.graph.nodes):
+        norm = graph.get_submodule(node.target) if node.op == "call_module" else None
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+            continue
+        before = node.all_input_nodes[0]
+        layer = graph.get_submodule(before.target) if before.op == "call_module" else None
+        fold: Any = None
+        if type(layer) in FOLDING:
+            fold = partial(fuse_conv_bn_eval, transpose=isinstance(layer, _ConvNd) and layer.transposed)
+        elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
+            type(layer) is nn.Linear and _dimensions(before) == 2
+        ):  # batch norm's channels are those of axis 1
+            fold = fuse_linear_bn_eval
+        if fold and len(before.users) == 1:
+            graph.set_submodule(before.target, fold(layer, norm))
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+        else:
+            graph.set_submodule(node.target, Affine.of(norm))
+    graph.recompile()
+
+
+def _dimensions(node: fx.Node) -> int:
+    """How many axes a node's tensor has; 0 if that is not known."""
+    return len(getattr(node.meta.get("tensor_meta"), "shape", ()))
