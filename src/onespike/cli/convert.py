@@ -1,6 +1,7 @@
 """`onespike convert`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,15 +9,16 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import nn
 
 from onespike.conversion import Calibration, Conversion, convert_run
+from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
-from onespike.training.config import Recipe, TrainConfig
+from onespike.training.config import TrainConfig
+from onespike.training.device import make_accelerator
 from onespike.training.loop import Stopped, train
-from onespike.training.optim import make_optimizer
 from onespike.training.recipe import load_recipe, parse, recipe_path
 from onespike.training.run import Run
+from onespike.training.trainer import Trainer
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -56,12 +58,13 @@ def run(arguments: Sequence[str]) -> int:
     if not values.finetune and any(argument.startswith("--train.") for argument in arguments):
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
+    source, out = Run.open(Path(values.run)), Path(values.out)
     if values.finetune:  # what training would refuse is refused before anything is written
-        make_optimizer(training, nn.Linear(1, 1))
-        finetuned.expect_free()
         if values.time_steps != 1:
             raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")
-    source, out = Run.open(Path(values.run)), Path(values.out)
+        finetuned.expect_free()
+        recipe = replace(load_recipe(str(source.config)), train=training)
+        Trainer(recipe, open_dataset(recipe.data), make_accelerator(training))
     conversion = convert_run(
         source,
         out,
@@ -71,13 +74,11 @@ def run(arguments: Sequence[str]) -> int:
         allow_real=values.allow_real,
         calibration=Calibration(**values.calibration.as_dict()),
     )
-    _print(conversion, out)
+    _print(conversion, out, values.finetune)
     if not values.finetune:
         return 0
-    converted = load_recipe(str(Run(out).config))
-    recipe = Recipe(converted.data, converted.model, training)
     try:
-        train(recipe, finetuned.folder, init_from=out)
+        train(replace(load_recipe(str(Run(out).config)), train=training), finetuned.folder, init_from=out)
     except Stopped:
         Console(stderr=True).print(
             f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", markup=False, soft_wrap=True
@@ -86,7 +87,7 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print(conversion: Conversion, out: Path) -> None:
+def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
     console = Console(highlight=False)
     table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
@@ -98,10 +99,10 @@ def _print(conversion: Conversion, out: Path) -> None:
     console.print(table)
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
+    then = f", then: onespike evaluate {out}; onespike train --init-from {out} --recipe cifar10/finetune"
     console.print(
         f"\n{len(conversion.layers)} layers of neurons, {conversion.network.time_steps} time steps, calibrated on "
-        f"{conversion.images} images; the run is in {out}, see conversion.csv, then: onespike evaluate {out}; "
-        f"onespike train --init-from {out} --recipe cifar10/finetune",
+        f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}",
         markup=False,
         soft_wrap=True,
     )

@@ -15,7 +15,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.output import save_json, save_text
-from onespike.model.ann import AnnConfig
+from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.spiking import ConvertedNetwork, spiking
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
@@ -176,10 +176,10 @@ def convert_run(
     checkpoint = source.checkpoint("best")
     card = checkpoint.card
     if not isinstance(card.config, AnnConfig) or card.config.neurons != "none":
-        what = "a spiking network" if not isinstance(card.config, AnnConfig) else "converted already"
-        raise OnespikeError(
-            f"{source.folder} is {what}: expected a run of an artificial network, such as of cifar10/resnet18"
+        what = (
+            "converted already" if isinstance(card.config, AnnConfig) else f"of {card.config.name}, no network for this"
         )
+        raise OnespikeError(f"{source.folder} is {what}: expected a run of {', '.join(ANNS)}, trained as they are")
     recipe = load_recipe(str(source.config))
     calibrating = _calibration_images(source, card.mean, card.std, images)
     network = card.build()
@@ -211,6 +211,7 @@ def _calibration_images(run: Run, mean: tuple[float, ...], std: tuple[float, ...
     chosen = data.train.select(np.sort(order[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
         raise OnespikeError(
-            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them"
+            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
+            "another data set"
         )
     return torch.cat([batch for batch, _ in EvalLoader(chosen, mean, std, batch_size=256)])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +22,8 @@ from onespike.training.run import Run, load
 
 #: What the small network for a first look changes in the recipe "digits".
 SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
+#: The activation of the second route.
+STAIRCASE = "qcfs"
 #: Images that energy and latency are measured on.
 MEASURED = 64
 
@@ -59,12 +62,15 @@ def conversion(
     expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     first = _card(ann)
-    optional = [Run.open(folder) for folder in (longer, staircase) if folder]
+    kinds = (first[1].activation, STAIRCASE)
+    if first[1].activation == STAIRCASE:
+        raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
+    for kind, folder in zip((*kinds[:1], *kinds), (ann.folder, longer, staircase), strict=True):
+        if folder:
+            _expect_kin(first, Run.open(folder), kind)
     trained_on = [Run.open(folder) for folder in finetuned]
-    for other in (ann, *optional):
-        _expect_kin(first, other, converted=False)
     for other in trained_on:
-        _expect_kin(first, other, converted=True)
+        _expect_kin(first, other, *kinds, trained_on=True)
     if longer:
         _expect_as_long(Run.open(longer), trained_on)
     folder = work / "conversion"
@@ -79,6 +85,8 @@ def conversion(
         for steps in time_steps:
             one = Run(folder / f"{_digest(source)}-{images}{'-real' if allow_real else ''}-T{steps}")
             if not one.has_checkpoint():
+                if one.folder.exists():  # interrupted before it was whole
+                    shutil.rmtree(one.folder)
                 convert_run(source, one.folder, time_steps=steps, images=images, allow_real=allow_real)
             found.append(entry(network, one))
         return found
@@ -108,21 +116,35 @@ def _card(run: Run) -> tuple[str, AnnConfig]:
     return card.data, card.config
 
 
-def _expect_kin(first: tuple[str, AnnConfig], run: Run, converted: bool) -> None:
+def _expect_kin(first: tuple[str, AnnConfig], run: Run, *activations: str, trained_on: bool = False) -> None:
     """Make sure that a run is of the same network on the same data, and of the right kind.
+
+    Args:
+        first: Data and architecture of the artificial network.
+        run: The run.
+        activations: The activations that it may have, or may have been converted from.
+        trained_on: Whether it was converted, and then trained on at one time step.
 
     Raises:
         OnespikeError: It is not.
     """
     data, config = _card(run)
-    if (config.neurons != "none") != converted:
-        what = "a run that was trained on after conversion" if converted else "a run of an artificial network"
+    if trained_on:
+        if config.neurons == "none" or config.time_steps > 1 or not run.summary.is_file():
+            raise OnespikeError(
+                f"{run.folder}: expected a run that was trained on at one time step after conversion, such as of "
+                "cifar10/finetune, to its end"
+            )
+    elif config.neurons != "none":
+        raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
+    if (data, config.name, config.branches) != (first[0], first[1].name, first[1].branches):
         raise OnespikeError(
-            f"{run.folder}: expected {what}, such as of cifar10/{'finetune' if converted else 'resnet18'}"
+            f"{run.folder}: expected {first[1].name} with {first[1].branches} branches on {first[0]} like the others, "
+            f"got {config.name} with {config.branches} branches on {data}"
         )
-    if (data, config.name) != (first[0], first[1].name):
+    if config.activation not in activations:
         raise OnespikeError(
-            f"{run.folder}: expected {first[1].name} on {first[0]} like the others, got {config.name} on {data}"
+            f"{run.folder}: expected {' or '.join(activations)} activations here, got {config.activation}"
         )
 
 
@@ -136,7 +158,7 @@ def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
 
 
 def _route(run: Run) -> str:
-    return "staircase" if _card(run)[1].activation == "qcfs" else "calibrated"
+    return "staircase" if _card(run)[1].activation == STAIRCASE else "calibrated"
 
 
 def _digest(run: Run) -> str:

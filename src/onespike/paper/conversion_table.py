@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
+from onespike.model import AnnConfig
 from onespike.paper.report import Table, write_report
 from onespike.paper.statistics import paired
 from onespike.training.recipe import load_recipe
@@ -73,6 +74,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     """
     card = found[0].run.checkpoint("best").card
     config, data = card.config, card.data
+    branches = f" and {config.branches} branches" if isinstance(config, AnnConfig) else ""
     columns = {
         "network": "",
         "T": "d",
@@ -92,11 +94,12 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     table = Table(columns, [_row(one, reference) for one in found])
     images = len(reference.measured.hits)
     about = (
-        f"{config.name} with {config.activation} activations on {data}, {images:,} test images. *from* and *to* are "
-        f"the 95% interval of the accuracy (Wilson); *points* is the difference to the row *{reference.network}*, with "
-        f"the 95% interval of pairs of answers to the same images. T = 0 marks an artificial network. *epochs* are "
-        f"those before and after conversion together, *minutes* the run's own training. Time and energy are those of "
-        f"{measured} test images, in a batch of {measured}, by `onespike audit`; both grow with T."
+        f"{config.name} with {config.activation} activations{branches} on {data}, {images:,} test images. *from* and "
+        f"*to* are the 95% interval of the accuracy (Wilson); *points* is the difference to the row "
+        f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
+        f"artificial network. *epochs* are those before and after conversion together, *minutes* the run's own "
+        f"training. Time and energy are those of {measured} test images, in a batch of {measured}, by `onespike audit`; "
+        f"both grow with T."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
@@ -122,16 +125,20 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
 
 
 def _winner(found: list[Entry], reference: Entry) -> str:
-    """Say which route won after training on, and by how much; nothing where none was trained on."""
-    routes = sorted((one for one in found if one.network.startswith("trained on")), key=lambda one: -one.measured.top1)
-    if not routes:
+    """Say how near the best comes, and which of two routes won; nothing where none was trained on."""
+    best: dict[str, Entry] = {}
+    for one in sorted(
+        (one for one in found if one.network.startswith("trained on")), key=lambda one: one.measured.top1
+    ):
+        best[one.network] = one
+    if not best:
         return ""
-    best = routes[0]
-    said = f"At one time step: {best.network}, {_points(best, reference)} to {reference.network}."
-    if len(routes) > 1:
-        low = paired(best.measured.hits, routes[1].measured.hits)[1]
-        verdict = "won" if low > 0 else "is ahead, but indistinguishable"
-        said += f" The {best.network.removeprefix('trained on, ')} {verdict}: {_points(best, routes[1])} to the other."
+    first, *others = sorted(best.values(), key=lambda one: -one.measured.top1)
+    said = f"At one time step: {first.network}, {_points(first, reference)} to {reference.network}."
+    for other in others:
+        low = paired(first.measured.hits, other.measured.hits)[1]
+        verdict = "won against the other" if low > 0 else "is indistinguishable from the other"
+        said += f" The {first.network.removeprefix('trained on, ')} {verdict}: {_points(first, other)} to it."
     return said
 
 

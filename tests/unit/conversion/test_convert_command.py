@@ -111,8 +111,14 @@ def nan_run(source: Run, folder: Path) -> Run:
     [
         (["RUN"], "expected two run folders: onespike convert RUN --out RUN"),
         (["nowhere", "--out", "OUT"], "nowhere is not a run"),
-        (["SPIKING", "--out", "OUT"], "is a spiking network: expected a run of an artificial network"),
-        (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
+        (
+            ["SPIKING", "--out", "OUT"],
+            "is of conv-tiny, no network for this: expected a run of resmlp12, vit12, resnet18",
+        ),
+        (
+            ["CONVERTED", "--out", "OUT"],
+            "is converted already: expected a run of resmlp12, vit12, resnet18, trained as they are",
+        ),
         (["NAN", "--out", "OUT"], "values that are not finite"),
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
         (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
@@ -122,6 +128,8 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),
         (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains on at one time step"),
         (["RUN", "--out", "OUT", "--finetune", "--train.optimizer", "adamm"], "did you mean 'adam"),
+        (["RUN", "--out", "OUT", "--finetune", "--train.batch_size", "1000"], "train.batch_size"),
+        (["RUN", "--out", "OUT", "--finetune", "--train.device", "cpu", "--train.precision", "fp16"], "fp16"),
         (["RUN", "--out", "OUT", "--finetune", "--train.epochs", "0"], "train.epochs: expected at least 1"),
         (["RUN", "--out", "OUT", "--train.epochs", "2"], "--train.* options are for --finetune"),
         (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),

@@ -1,4 +1,5 @@
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,13 +93,29 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
         assert float(row["points from"]) <= difference <= float(row["points to"])
     text = (tmp_path / "results" / "conversion-resmlp12-digits.md").read_text()
     assert "At one time step: trained on, " in text
-    assert " to the other." in text
-    assert "route won" in text or "route is ahead, but indistinguishable" in text
+    assert "route won against the other: " in text or "route is indistinguishable from the other: " in text
     train(load_recipe("digits", {**ANN, "train.epochs": 2}), runs["other"])
     with pytest.raises(OnespikeError, match=r"was trained for 2 epochs, .* for 3 in all"):
         conversion(ann, **{**options, "longer": runs["other"]})
-    with pytest.raises(OnespikeError, match="expected a run that was trained on after conversion"):
-        conversion(ann, **{**options, "finetuned": (runs["other"],)})
+    for wrong in (runs["other"], tmp_path / "ann-converted"):
+        with pytest.raises(OnespikeError, match="expected a run that was trained on at one time step after conversion"):
+            conversion(ann, **{**options, "finetuned": (wrong,)})
+    with pytest.raises(OnespikeError, match="expected qcfs activations here, got relu"):
+        conversion(ann, **{**options, "staircase": runs["other"]})
+    with pytest.raises(OnespikeError, match="give it as --staircase"):
+        conversion(runs["staircase"], **arguments(tmp_path))
+    # Two runs of one route do not make two routes.
+    conversion(ann, **{**options, "finetuned": (finetuned[0], finetuned[0])})
+    assert "the other" not in (tmp_path / "results" / "conversion-resmlp12-digits.md").read_text().split("|")[0]
+
+
+def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Path):
+    conversion(ann, **arguments(tmp_path))
+    (folder,) = (tmp_path / "work/conversion").glob("*-64-T1")
+    for name in ("best", "last"):
+        shutil.rmtree(folder / name)
+    conversion(ann, **arguments(tmp_path))
+    assert Run(folder).has_checkpoint()
 
 
 def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
