@@ -98,8 +98,8 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         f"*to* are the 95% interval of the accuracy (Wilson); *points* is the difference to the row "
         f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
         f"artificial network. *epochs* are those before and after conversion together, *minutes* the run's own "
-        f"training. Time and energy are those of {measured} test images, in a batch of {measured}, by `onespike audit`; "
-        f"both grow with T."
+        f"training. Time and energy are those of {measured} test images in one batch, by `onespike audit`; both grow "
+        f"with T."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))

@@ -426,6 +426,25 @@ def test_a_staircase_of_one_step_converts_without_any_error():
         assert torch.equal(conversion.network(images), network(images))
 
 
+def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
+    torch.manual_seed(0)
+    network = AnnConfig("resnet18", "qcfs").build(10, 3, 32).eval()
+    nn.init.normal_(network.fc.weight)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+        elif isinstance(module, Staircase):
+            nn.init.constant_(module.raw_threshold, -0.5)
+    images = torch.randn(16, 3, 32, 32)
+    conversion = onespike.convert(network, images)
+    assert all(0.02 < layer.firing_rate < 0.98 for layer in conversion.layers)
+    with torch.no_grad():
+        logits, expected = conversion.network(images), network(images)
+    assert (logits - expected).norm() < 0.02 * expected.norm()
+
+
 def outputs(root, paths, *inputs):
     """What the modules of a graph gave in one forward pass."""
     found = {}
