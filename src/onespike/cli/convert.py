@@ -45,6 +45,12 @@ def run(arguments: Sequence[str]) -> int:
         "--neurons", type=Literal["layer", "channel"], default="channel", help="what has a threshold of its own"
     )
     parser.add_argument(
+        "--shortcuts",
+        type=Literal["spikes", "real"],
+        default="spikes",
+        help="what residual additions read: spikes, or the activation as it is",
+    )
+    parser.add_argument(
         "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
     )
     parser.add_argument(
@@ -71,6 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         time_steps=values.time_steps,
         images=values.images,
         neurons=values.neurons,
+        shortcuts=values.shortcuts,
         allow_real=values.allow_real,
         calibration=Calibration(**values.calibration.as_dict()),
     )

@@ -26,8 +26,8 @@ from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Stair
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
 #: Values of each channel that the search looks at.
 SAMPLES = 4096
-#: Images whose inputs to a layer are unfolded at once.
-CHUNK = 16
+#: Values of unfolded inputs that are in memory at once.
+CHUNK = 2**25
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,10 @@ def _moments(layer: nn.Module, mean: Tensor, missing: Tensor) -> tuple[Tensor, T
         Sums over all samples: the columns' products with each other about their mean, (columns, columns), those with
         what is missing, (columns, C_out); the columns' mean.
     """
-    origin = _columns(layer, mean[:CHUNK]).mean(0)  # near the mean, so that little cancels
+    first = _columns(layer, mean[:1])
+    origin, images = first.mean(0), max(CHUNK // first.numel(), 1)  # near the mean, so that little cancels
     count, sums, gram, product = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
-    for part, lack in zip(mean.split(CHUNK), missing.split(CHUNK), strict=True):
+    for part, lack in zip(mean.split(images), missing.split(images), strict=True):
         columns = _columns(layer, part) - origin
         count += len(columns)
         sums = sums.to(columns) + columns.double().sum(0)

@@ -71,6 +71,7 @@ def convert(
     *,
     time_steps: int = 1,
     neurons: Literal["layer", "channel"] = "channel",
+    shortcuts: Literal["spikes", "real"] = "spikes",
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -84,6 +85,7 @@ def convert(
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
         time_steps: T, the number of time steps that it is calibrated for and runs.
         neurons: A threshold for each "layer" or "channel".
+        shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
         calibration: How thresholds are found.
 
@@ -98,9 +100,11 @@ def convert(
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
     if neurons not in ("layer", "channel"):
         raise unknown("neurons", neurons, ("layer", "channel"))
+    if shortcuts not in ("spikes", "real"):
+        raise unknown("shortcuts", shortcuts, ("spikes", "real"))
     some = images[:CHECKED]
     expected = _answers(model, some)
-    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real, some)
+    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real, shortcuts == "real", some)
     _expect_same(network, some, expected)
     return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
 
@@ -151,6 +155,7 @@ def convert_run(
     time_steps: int = 1,
     images: int = 512,
     neurons: Literal["layer", "channel"] = "channel",
+    shortcuts: Literal["spikes", "real"] = "spikes",
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -162,6 +167,7 @@ def convert_run(
         time_steps: T.
         images: How many of the run's training images calibrate.
         neurons: A threshold for each "layer" or "channel".
+        shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         allow_real: Leave real-valued what cannot be converted.
         calibration: How thresholds are found.
 
@@ -189,10 +195,11 @@ def convert_run(
         calibrating,
         time_steps=time_steps,
         neurons=neurons,
+        shortcuts=shortcuts,
         allow_real=allow_real,
         calibration=calibration,
     )
-    config = replace(card.config, neurons=neurons, time_steps=time_steps)
+    config = replace(card.config, neurons=neurons, shortcuts=shortcuts, time_steps=time_steps)
     run.begin(replace(recipe, model=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either

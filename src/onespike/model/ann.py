@@ -37,6 +37,8 @@ class AnnConfig:
             that they read spikes after conversion; attention then has no softmax. For resmlp12 and vit12.
         neurons: "none" in an artificial network. In a converted one integrate-and-fire neurons stand for the
             activations and have a threshold per "layer" or "channel".
+        shortcuts: What a residual addition reads in a converted network: "spikes", or the activation as it is, "real",
+            where the same activation is weighed as spikes (as in membrane shortcuts, Hu et al. 2024).
         surrogate: Stand-in for the derivative of firing, over the potential in units of the threshold: "rectangle",
             "triangle", "sigmoid" or "arctan".
         time_steps: How often a converted network runs on one image; logits are averaged.
@@ -47,6 +49,7 @@ class AnnConfig:
     levels: int = 1
     branches: Literal["real", "spiking"] = "real"
     neurons: Literal["none", "layer", "channel"] = "none"
+    shortcuts: Literal["spikes", "real"] = "spikes"
     surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
     time_steps: int = 1
 
@@ -98,7 +101,14 @@ class AnnConfig:
                 network = self._resnet18(num_classes, in_channels)
         if self.neurons == "none":
             return network
-        return spiking(network, self.neurons == "channel", self.surrogate, self.time_steps, allow_real=True)
+        return spiking(
+            network,
+            self.neurons == "channel",
+            self.surrogate,
+            self.time_steps,
+            allow_real=True,
+            real_shortcuts=self.shortcuts == "real",
+        )
 
     def _activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one
         return ACTIVATIONS[self.activation](self.levels)

@@ -87,6 +87,7 @@ def spiking(
     surrogate: str,
     time_steps: int,
     allow_real: bool = False,
+    real_shortcuts: bool = False,
     images: Tensor | None = None,
 ) -> ConvertedNetwork:
     """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
@@ -97,6 +98,7 @@ def spiking(
         surrogate: Stand-in for the derivative of firing.
         time_steps: T.
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        real_shortcuts: Where an activation is weighed and added as well, add it as it is: only what is weighed spikes.
         images: Some images, for `trace`.
 
     Returns:
@@ -121,6 +123,8 @@ def spiking(
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or a staircase in the network")
     for step in steps:
         if step.kind == "activation":
+            if real_shortcuts:
+                _take_past(graph, step, time_steps)
             module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate)
             if isinstance(step.function, Staircase):
                 nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
@@ -199,6 +203,19 @@ def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module
         new = graph.graph.call_module(path, arguments, options)
     node.replace_all_uses_with(new)
     graph.graph.erase_node(node)
+
+
+def _take_past(graph: fx.GraphModule, step: _Step, time_steps: int) -> None:
+    """Let additions that follow an activation read it, past the neurons that will stand for it elsewhere."""
+    node, path = step.node, f"{step.path}_shortcut"
+    additions = [user for user in node.users if user.op != "call_module" and name_of(user) in ("add", "add_")]
+    if not 0 < len(additions) < len(node.users):
+        return
+    graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), time_steps))
+    with graph.graph.inserting_after(node):
+        past = graph.graph.call_module(path, (node.all_input_nodes[0],))
+    for addition in additions:
+        addition.replace_input_with(node, past)
 
 
 def _called(step: _Step) -> str:
