@@ -426,6 +426,43 @@ def test_a_staircase_of_one_step_converts_without_any_error():
         assert torch.equal(conversion.network(images), network(images))
 
 
+def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.last = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 3))
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            x = (x + self.second(x)).relu()
+            return self.last(x.mean((2, 3)))
+
+    network, images = Residual().eval(), torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, errors = network(images), {}
+        for shortcuts in ("spikes", "real"):
+            for steps in (1, 64):
+                options = Calibration(correct="none")
+                conversion = onespike.convert(
+                    network, images, time_steps=steps, shortcuts=shortcuts, calibration=options
+                )
+                errors[shortcuts, steps] = ((conversion.network(images) - expected).norm() / expected.norm()).item()
+                assert len(conversion.network.neurons) == 2
+        # By hand, at one step: the addition reads the ReLU, the convolution its spikes.
+        graph = conversion.network.graph
+        one = onespike.convert(network, images, shortcuts="real", calibration=MAXIMA).network.graph
+        current = one.first(images)
+        spikes = one.get_submodule("relu")(current)
+        second = one.get_submodule("relu_1")(current.relu() + one.second(spikes))
+        torch.testing.assert_close(one(images), one.last(second.mean((2, 3))))
+    assert any(name.endswith("_shortcut") for name, _ in graph.named_modules())
+    assert errors["real", 1] < errors["spikes", 1]
+    assert errors["real", 64] < 0.1 * errors["real", 1]
+    with pytest.raises(OnespikeError, match="unknown shortcuts 'rael': did you mean 'real'"):
+        onespike.convert(network, images, shortcuts="rael")
+
+
 def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
     torch.manual_seed(0)
     network = AnnConfig("resnet18", "qcfs").build(10, 3, 32).eval()
