@@ -51,6 +51,11 @@ def run(arguments: Sequence[str]) -> int:
         help="what residual additions read: spikes, or the activation as it is",
     )
     parser.add_argument(
+        "--batch-norm",
+        type=Literal["folded", "kept"] | None,
+        help="fold batch norm, or keep it for training on (default: kept with --finetune, else folded)",
+    )
+    parser.add_argument(
         "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
     )
     parser.add_argument(
@@ -78,6 +83,7 @@ def run(arguments: Sequence[str]) -> int:
         images=values.images,
         neurons=values.neurons,
         shortcuts=values.shortcuts,
+        batch_norm=values.batch_norm or ("kept" if values.finetune else "folded"),
         allow_real=values.allow_real,
         calibration=Calibration(**values.calibration.as_dict()),
     )

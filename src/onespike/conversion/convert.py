@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError
 from onespike.evaluation.output import save_json, save_text
 from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.spiking import ConvertedNetwork, spiking
@@ -72,6 +72,7 @@ def convert(
     time_steps: int = 1,
     neurons: Literal["layer", "channel"] = "channel",
     shortcuts: Literal["spikes", "real"] = "spikes",
+    batch_norm: Literal["folded", "kept"] = "folded",
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -86,6 +87,7 @@ def convert(
         time_steps: T, the number of time steps that it is calibrated for and runs.
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
+        batch_norm: Whether batch norm is "folded", or "kept", for training on.
         allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
         calibration: How thresholds are found.
 
@@ -98,13 +100,19 @@ def convert(
     """
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
-    if neurons not in ("layer", "channel"):
-        raise unknown("neurons", neurons, ("layer", "channel"))
-    if shortcuts not in ("spikes", "real"):
-        raise unknown("shortcuts", shortcuts, ("spikes", "real"))
+    AnnConfig(neurons=neurons, shortcuts=shortcuts, batch_norm=batch_norm)  # are these names right?
     some = images[:CHECKED]
     expected = _answers(model, some)
-    network = spiking(model, neurons == "channel", "rectangle", time_steps, allow_real, shortcuts == "real", some)
+    network = spiking(
+        model,
+        neurons == "channel",
+        "rectangle",
+        time_steps,
+        allow_real,
+        real_shortcuts=shortcuts == "real",
+        fold=batch_norm == "folded",
+        images=some,
+    )
     _expect_same(network, some, expected)
     return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
 
@@ -156,6 +164,7 @@ def convert_run(
     images: int = 512,
     neurons: Literal["layer", "channel"] = "channel",
     shortcuts: Literal["spikes", "real"] = "spikes",
+    batch_norm: Literal["folded", "kept"] = "folded",
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -168,6 +177,7 @@ def convert_run(
         images: How many of the run's training images calibrate.
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
+        batch_norm: Whether batch norm is "folded", or "kept", for training on.
         allow_real: Leave real-valued what cannot be converted.
         calibration: How thresholds are found.
 
@@ -196,10 +206,11 @@ def convert_run(
         time_steps=time_steps,
         neurons=neurons,
         shortcuts=shortcuts,
+        batch_norm=batch_norm,
         allow_real=allow_real,
         calibration=calibration,
     )
-    config = replace(card.config, neurons=neurons, shortcuts=shortcuts, time_steps=time_steps)
+    config = replace(card.config, neurons=neurons, shortcuts=shortcuts, batch_norm=batch_norm, time_steps=time_steps)
     run.begin(replace(recipe, model=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either

@@ -39,6 +39,8 @@ class AnnConfig:
             activations and have a threshold per "layer" or "channel".
         shortcuts: What a residual addition reads in a converted network: "spikes", or the activation as it is, "real",
             where the same activation is weighed as spikes (as in membrane shortcuts, Hu et al. 2024).
+        batch_norm: Whether a converted network has its batch norm "folded" into the layers before it, or "kept", for
+            training on; it computes the same at test time.
         surrogate: Stand-in for the derivative of firing, over the potential in units of the threshold: "rectangle",
             "triangle", "sigmoid" or "arctan".
         time_steps: How often a converted network runs on one image; logits are averaged.
@@ -50,6 +52,7 @@ class AnnConfig:
     branches: Literal["real", "spiking"] = "real"
     neurons: Literal["none", "layer", "channel"] = "none"
     shortcuts: Literal["spikes", "real"] = "spikes"
+    batch_norm: Literal["folded", "kept"] = "folded"
     surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
     time_steps: int = 1
 
@@ -108,6 +111,7 @@ class AnnConfig:
             self.time_steps,
             allow_real=True,
             real_shortcuts=self.shortcuts == "real",
+            fold=self.batch_norm == "folded",
         )
 
     def _activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one

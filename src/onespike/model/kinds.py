@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.layers.activations import GELU, Swish
 from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
@@ -25,7 +26,7 @@ MAX_POOLS = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
 #: Linear modules that keep channels where they are: a neuron behind them belongs to a channel of the layer before.
-PASSING = (Affine, nn.Identity, _DropoutNd, DropPath, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 LINEAR = (
     *(*WEIGHTS, *PASSING, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten),
     *(nn.Unflatten, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, nn.PixelShuffle, nn.PixelUnshuffle),
@@ -94,6 +95,8 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
         The kind.
     """
     name = "" if module is not None else name_of(node)
+    if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
+        return "real"
     if isinstance(module, ACTIVATIONS) or name in FUNCTIONAL or (name in CLAMPS and activation_of(node) is not None):
         return "activation"
     if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:

@@ -88,6 +88,7 @@ def spiking(
     time_steps: int,
     allow_real: bool = False,
     real_shortcuts: bool = False,
+    fold: bool = True,
     images: Tensor | None = None,
 ) -> ConvertedNetwork:
     """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
@@ -99,6 +100,7 @@ def spiking(
         time_steps: T.
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
         real_shortcuts: Where an activation is weighed and added as well, add it as it is: only what is weighed spikes.
+        fold: Whether to fold batch norm into the layers before it.
         images: Some images, for `trace`.
 
     Returns:
@@ -112,7 +114,7 @@ def spiking(
     for parameter in parameters:
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
-    graph = trace(network, images)
+    graph = trace(network, images, fold)
     steps = list(_plan(graph, per_channel))
     real = [step for step in steps if step.kind == "real"]
     if real and not allow_real:

@@ -1,4 +1,4 @@
-"""Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted from."""
+"""Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted."""
 
 import copy
 from collections import Counter
@@ -26,13 +26,14 @@ FOLDING = (
 )
 
 
-def trace(network: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
+def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -> fx.GraphModule:
     """Trace a network by torch.fx, in evaluation mode.
 
     Args:
         network: The network; left as it is.
         images: Some images, (N, C, H, W), which tell where linear layers have their channels. Without them batch norm
             behind a linear layer becomes an `Affine` of its own.
+        fold: Whether to fold batch norm; else it stays as it is, and can be trained on.
 
     Returns:
         A graph of the layers and functions that it calls, with weights of its own. Every weight layer is called once:
@@ -61,7 +62,8 @@ def trace(network: nn.Module, images: Tensor | None = None) -> fx.GraphModule:
     _unshare(graph)
     if images is not None:
         ShapeProp(graph).propagate(images)
-    _fold(graph)
+    if fold:
+        _fold(graph)
     return graph
 
 

@@ -426,6 +426,30 @@ def test_a_staircase_of_one_step_converts_without_any_error():
         assert torch.equal(conversion.network(images), network(images))
 
 
+def test_batch_norm_that_is_kept_computes_the_same_and_is_trained_on(convolutional, images):
+    folded, kept = (
+        onespike.convert(convolutional, images, time_steps=3, batch_norm=how, calibration=MAXIMA).network
+        for how in ("folded", "kept")
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(kept(images), folded(images))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    norms = [module for module in kept.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert [neurons.raw_threshold.shape for neurons in kept.neurons.values()] == [(8,), (8,)]
+    before = norms[0].running_mean.clone()
+    kept.train()(images).square().sum().backward()
+    assert not torch.equal(norms[0].running_mean, before)
+    assert all(norm.weight.grad.abs().sum() > 0 for norm in norms)
+    assert torch.equal(convolutional.bn1.running_mean, before)
+
+
+def test_batch_norm_without_statistics_of_its_own_is_not_linear():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU()).eval()
+    for how in ("folded", "kept"):
+        with pytest.raises(OnespikeError, match=r"cannot be converted: 1 \(BatchNorm2d\)"):
+            onespike.convert(network, torch.randn(8, 3, 6, 6), batch_norm=how)
+
+
 def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
     class Residual(nn.Module):
         def __init__(self):
