@@ -117,7 +117,7 @@ def parse(
         parser.add_class_arguments(_kind(section, name), section)
     known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     # A section as a whole (--model FILE) would get past the names that its defaults depend on.
-    known = [option for option in known if option.removeprefix("--") not in SECTIONS]
+    known = [option for option in known if option.removeprefix("--") not in sections]
     for argument in arguments:
         option = argument.split("=")[0]
         if option.startswith("--") and option not in known:
