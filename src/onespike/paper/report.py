@@ -1,5 +1,6 @@
 """What every table or figure leaves: NAME.csv, NAME.md and NAME.png, with command, commit and machine."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -91,12 +92,14 @@ def portable(command: Sequence[str]) -> list[str]:
 
 
 def _without_folders(argument: str) -> str:
-    option, equals, value = argument.rpartition("=")
-    path = Path(value).expanduser()
-    if not path.is_absolute():
-        return argument
-    inside = path.is_relative_to(Path.cwd())
-    return f"{option}{equals}{path.relative_to(Path.cwd()) if inside else f'…/{path.name}'}"
+    """Shorten every absolute path in an argument, as also in `--option=PATH` and `[PATH,PATH]`."""
+
+    def shorter(found: re.Match[str]) -> str:
+        path = Path(found.group())
+        inside = path.is_relative_to(Path.cwd())
+        return str(path.relative_to(Path.cwd())) if inside else f"…/{path.name}"
+
+    return re.sub(r"(?<![^=\[, ])/[^,\]]+", shorter, argument)
 
 
 def _cell(value: Any, spec: str) -> str:

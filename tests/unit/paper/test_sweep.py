@@ -228,6 +228,8 @@ def test_a_command_says_nothing_of_who_did_which_part():
         "3",
     ]
     assert portable(command) == ["onespike", "paper", "ablation", "--data.root=…/data", "--seeds", "3"]
+    command = ["onespike", "--runs", "[/home/a/one,/home/a/two]", "/home/a b/three", "cifar10/conv12", "a/b"]
+    assert portable(command) == ["onespike", "--runs", "[…/one,…/two]", "…/three", "cifar10/conv12", "a/b"]
 
 
 def test_against_the_best_of_the_group(sweep: Sweep):
