@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.output import save_json, save_text
 from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.spiking import ConvertedNetwork, spiking
@@ -100,7 +100,13 @@ def convert(
     """
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
-    AnnConfig(neurons=neurons, shortcuts=shortcuts, batch_norm=batch_norm)  # are these names right?
+    for name, value, known in (
+        ("neurons", neurons, ("layer", "channel")),
+        ("shortcuts", shortcuts, ("spikes", "real")),
+        ("batch_norm", batch_norm, ("folded", "kept")),
+    ):
+        if value not in known:
+            raise unknown(name, value, known)
     some = images[:CHECKED]
     expected = _answers(model, some)
     network = spiking(

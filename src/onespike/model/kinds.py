@@ -105,11 +105,9 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
         return "linear"
     if name in WEIGHING:
         return "linear" if varying in ((0,), ("input",)) else "real"
-    if name == "addcmul" or name in PRODUCTS:
-        if len(varying) == 1:
-            return "linear"
-        return "product" if spikes and name in PRODUCTS else "real"
-    return "real"
+    if name in PRODUCTS and len(varying) > 1:
+        return "product" if spikes else "real"
+    return "linear" if (name in PRODUCTS or name == "addcmul") and len(varying) == 1 else "real"
 
 
 def activation_of(node: fx.Node) -> nn.Module | None:

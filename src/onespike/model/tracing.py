@@ -16,7 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from onespike.errors import OnespikeError
 from onespike.model.affine import Affine
-from onespike.model.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS
+from onespike.model.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
 from onespike.units.channel import ChannelLinear
 
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
@@ -104,7 +104,7 @@ def _out_of_place(graph: fx.GraphModule) -> None:
     """Let all that follows an operation in place read its result, and compute it out of place."""
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
-        module = graph.get_submodule(node.target) if node.op == "call_module" else None
+        module = module_of(graph, node)
         method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
         named = str(getattr(node.target, "__name__", "")).endswith("_")
         inplace = getattr(module, "inplace", False) or node.kwargs.get("inplace") or method or named
@@ -126,7 +126,7 @@ def _unshare(graph: fx.GraphModule) -> None:
     calls: Counter[str] = Counter()
     tied = set[int]()
     for node in graph.graph.nodes:
-        layer = graph.get_submodule(node.target) if node.op == "call_module" else None
+        layer = module_of(graph, node)
         if not isinstance(layer, WEIGHTS):
             continue
         calls[node.target] += 1
@@ -144,11 +144,11 @@ def _unshare(graph: fx.GraphModule) -> None:
 def _fold(graph: fx.GraphModule) -> None:
     """Fold batch norm into the layer before; where that cannot be, it becomes an affine map."""
     for node in list(graph.graph.nodes):
-        norm = graph.get_submodule(node.target) if node.op == "call_module" else None
+        norm = module_of(graph, node)
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
             continue
         before = node.all_input_nodes[0]
-        layer = graph.get_submodule(before.target) if before.op == "call_module" else None
+        layer = module_of(graph, before)
         fold: Any = None
         if type(layer) in FOLDING:
             fold = partial(fuse_conv_bn_eval, transpose=isinstance(layer, _ConvNd) and layer.transposed)

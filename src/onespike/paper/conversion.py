@@ -62,17 +62,18 @@ def conversion(
     expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     first = _card(ann)
-    kinds = (first[1].activation, STAIRCASE)
-    if first[1].activation == STAIRCASE:
+    own = first[1].activation
+    if own == STAIRCASE:
         raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
-    for kind, folder in zip((*kinds[:1], *kinds), (ann.folder, longer, staircase), strict=True):
-        if folder:
-            _expect_kin(first, Run.open(folder), kind)
-    trained_on = [Run.open(folder) for folder in finetuned]
+    _expect_kin(first, ann, own)
+    trained_on = [Run.open(one) for one in finetuned]
     for other in trained_on:
-        _expect_kin(first, other, *kinds, trained_on=True)
+        _expect_kin(first, other, own, STAIRCASE, trained_on=True)
     if longer:
+        _expect_kin(first, Run.open(longer), own)
         _expect_as_long(Run.open(longer), trained_on)
+    if staircase:
+        _expect_kin(first, Run.open(staircase), STAIRCASE)
     folder = work / "conversion"
 
     def entry(network: str, one: Run) -> Entry:
@@ -98,7 +99,7 @@ def conversion(
     if staircase:
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
-    found += [entry(f"trained on, {_route(one)} route", one) for one in trained_on]
+    found += [entry(f"trained on, {_route(one)}", one) for one in trained_on]
     name = f"conversion-{first[1].name}-{first[0]}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
@@ -158,7 +159,10 @@ def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
 
 
 def _route(run: Run) -> str:
-    return "staircase" if _card(run)[1].activation == STAIRCASE else "calibrated"
+    """How a run that was trained on came to its network, in words."""
+    config = _card(run)[1]
+    route = "staircase route" if config.activation == STAIRCASE else "calibrated route"
+    return f"{route} with real shortcuts" if config.shortcuts == "real" else route
 
 
 def _digest(run: Run) -> str:

@@ -125,21 +125,20 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
 
 
 def _winner(found: list[Entry], reference: Entry) -> str:
-    """Say how near the best comes, and which of two routes won; nothing where none was trained on."""
-    best: dict[str, Entry] = {}
-    for one in sorted(
-        (one for one in found if one.network.startswith("trained on")), key=lambda one: one.measured.top1
-    ):
-        best[one.network] = one
-    if not best:
+    """Say how near the best comes, and whether it won against the other routes; nothing where none was trained on."""
+    routes: dict[str, Entry] = {}  # of runs by the same route the best
+    for one in sorted(found, key=lambda one: one.measured.top1):
+        if one.network.startswith("trained on"):
+            routes[one.network.removeprefix("trained on, ")] = one
+    if not routes:
         return ""
-    first, *others = sorted(best.values(), key=lambda one: -one.measured.top1)
-    said = f"At one time step: {first.network}, {_points(first, reference)} to {reference.network}."
-    for other in others:
+    (best, first), *others = sorted(routes.items(), key=lambda item: -item[1].measured.top1)
+    said = [f"At one time step: trained on, {best}, {_points(first, reference)} to {reference.network}."]
+    for name, other in others:
         low = paired(first.measured.hits, other.measured.hits)[1]
-        verdict = "won against the other" if low > 0 else "is indistinguishable from the other"
-        said += f" The {first.network.removeprefix('trained on, ')} {verdict}: {_points(first, other)} to it."
-    return said
+        verdict = "won against" if low > 0 else "is indistinguishable from"
+        said.append(f"The {best} {verdict} the {name}: {_points(first, other)}.")
+    return " ".join(said)
 
 
 def _points(one: Entry, other: Entry) -> str:

@@ -483,8 +483,9 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
     assert any(name.endswith("_shortcut") for name, _ in graph.named_modules())
     assert errors["real", 1] < errors["spikes", 1]
     assert errors["real", 64] < 0.1 * errors["real", 1]
-    with pytest.raises(OnespikeError, match="unknown shortcuts 'rael': did you mean 'real'"):
-        onespike.convert(network, images, shortcuts="rael")
+    for wrong in ({"shortcuts": "rael"}, {"neurons": "none"}, {"batch_norm": "fold"}):
+        with pytest.raises(OnespikeError, match=f"unknown {next(iter(wrong))} "):
+            onespike.convert(network, images, **wrong)
 
 
 def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():

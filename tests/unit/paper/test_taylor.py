@@ -6,7 +6,7 @@ import torch
 from tiny import SMALL
 
 from onespike.paper import taylor as module
-from onespike.paper.taylor import Potentials, analyse, size
+from onespike.paper.potentials import Potentials, analyse, size
 from onespike.training import load_recipe, train
 
 RECURRENT = {**SMALL, "model.unit": "gru", "model.depths": [2, 2]}
