@@ -1,6 +1,7 @@
 """The converter on networks of every kind it knows, and the promises of each route."""
 
 import copy
+import sys
 
 import pytest
 import timm
@@ -15,7 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import onespike
 from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
-from onespike.conversion.calibrate import SHARES, set_thresholds
+from onespike.conversion.calibrate import SHARES, correct, set_thresholds
 from onespike.errors import OnespikeError
 from onespike.model.affine import Affine
 from onespike.model.ann import AnnConfig
@@ -195,17 +196,44 @@ def test_forward_passes_of_all_kinds(forward):
     assert (out - expected).norm() < 0.02 * expected.norm()
 
 
-def test_each_call_of_a_layer_is_corrected_for_itself():
-    network, points = Forward(called_twice).eval(), torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = network(points)
-        corrected, not_corrected = (
-            (
-                onespike.convert(network, points, calibration=Calibration(correct=correct)).network(points) - expected
-            ).norm()
-            for correct in ("weights", "none")
-        )
-    assert corrected < 0.9 * not_corrected
+def test_each_call_of_a_layer_has_weights_of_its_own_and_so_have_tied_ones():
+    network, points = Forward(called_twice).eval(), torch.randn(64, 6)
+    network.third = nn.Linear(16, 16)
+    network.third.weight = network.second.weight
+    network.pass_on = lambda net, x: called_twice(net, x) + net.last(net.third(net.first(x).relu()).relu())
+    graph = onespike.convert(network.eval(), points).network.graph
+    weights = [module.weight for module in graph.modules() if isinstance(module, nn.Linear)]
+    assert len(weights) == 7  # as many as there are calls
+    assert len({weight.data_ptr() for weight in weights}) == 7
+    before = network.second.weight
+    assert not any(torch.equal(weight, before) for weight in weights if weight.shape == before.shape)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("chunk", [1, 2**25])
+@pytest.mark.parametrize("kind", ["linear", "convolution"])
+def test_corrected_weights_are_those_of_least_squares(kind, chunk, monkeypatch):
+    """Against the library's solver: columns about their mean, and a row for each weight's pull."""
+    monkeypatch.setattr(sys.modules[correct.__module__], "CHUNK", chunk)
+    torch.manual_seed(0)
+    if kind == "linear":
+        layer, mean = nn.Linear(6, 4), torch.randn(40, 6) + 3
+        columns, target = mean, torch.randn(40, 4)
+    else:
+        layer, mean = nn.Conv2d(2, 4, 3, padding=1), torch.randn(10, 2, 5, 5) + 3
+        columns, target = F.unfold(mean, 3, padding=1).movedim(1, -1).flatten(0, 1), torch.randn(10, 4, 5, 5)
+    rows = (target - layer(mean)).movedim(1, -1).flatten(0, -2).double()
+    about = (columns - columns.mean(0)).double()
+    pull = (0.1 * about.square().sum(0).mean()).sqrt() * torch.eye(about.shape[1]).double()
+    wanted = torch.linalg.lstsq(
+        torch.cat([about, pull]), torch.cat([rows - rows.mean(0), torch.zeros(about.shape[1], 4).double()])
+    ).solution
+    old = layer.weight.detach().clone()
+    correct(layer, "layer", mean, target, Calibration())
+    torch.testing.assert_close((layer.weight - old).flatten(1).T.double(), wanted, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        (target - layer(mean)).movedim(1, -1).flatten(0, -2).mean(0), torch.zeros(4), rtol=0, atol=1e-5
+    )
 
 
 def through_a_view(net, x):
