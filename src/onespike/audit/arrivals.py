@@ -2,7 +2,8 @@
 
 binary   {0, c} for one c over all batches, or for a c of each channel's own where every channel has its own weights: c
          folds into the weights, an arriving value costs one accumulate
-graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are: n accumulates
+graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are, or those of several neurons together; c may
+         again be each channel's own: n accumulates
 real     everything else: a multiply-accumulate
 """
 
@@ -23,6 +24,10 @@ _SAMPLE = 4096
 #: Relative difference below which two values are one, unless the values' own rounding is coarser (bfloat16's is 0.8%;
 #: neighbouring levels differ by 6%).
 _TOLERANCE = 1e-5
+#: So many values of each channel are looked at before all of them are.
+_SAMPLE_OF_CHANNEL = 64
+#: The coarsest rounding with which values of a few bits tell whole multiples from others.
+_FINE = 1e-3
 
 
 class Arrival(NamedTuple):
@@ -56,6 +61,19 @@ class Arrivals:
     def sole_value(self) -> float | None:
         """The one nonzero value seen so far; None if there were none or several."""
         return next(iter(self._values)) if self._values is not None and len(self._values) == 1 else None
+
+    @property
+    def channels(self) -> int | None:
+        """The axis of channels that may have sizes of their own; None if they have none, or none that is possible."""
+        return None if self._channels is None or self._channels.are_real else self._channels.axis
+
+    @property
+    def sizes(self) -> Tensor | None:
+        """The c of each channel, (C,), where it is the channel's own; None if there is one c for all, or none."""
+        if self._channels is None or self._one_for_all().kind != "real":
+            return None
+        found = self._channels.conclude(self._tolerance)
+        return None if found is None else found[0]
 
     @property
     def have_no_step(self) -> bool:
@@ -96,9 +114,8 @@ class Arrivals:
     def conclude(self) -> Arrival:
         """Say what arrived in all batches together."""
         found = self._one_for_all()
-        if found.kind != "binary" and self._channels is not None and self._channels.are_binary(self._tolerance):
-            return Arrival("binary", None, 1)
-        return found
+        own = None if self._channels is None or found.kind == "binary" else self._channels.conclude(self._tolerance)
+        return own[1] if own is not None and (own[1].kind == "binary" or found.kind == "real") else found
 
     def _one_for_all(self) -> Arrival:
         if self._values is None:
@@ -118,32 +135,71 @@ class Arrivals:
 
 
 class _Channels:
-    """Watches whether the values of each channel are 0 and one other.
+    """Watches which values each channel has beside 0.
 
     Args:
         axis: Where the channels are.
     """
 
     def __init__(self, axis: int) -> None:
-        self.axis = axis
-        self.counts = self.low = self.high = torch.zeros(0)  # per channel: values that are not 0, least, greatest
+        self.axis, self.count = axis, 0  # values that are not 0
+        self._values = torch.zeros(0, 0)  # distinct ones of each channel, (C, n), with infinity where it has fewer
+        self.are_real = False  # whether some channel has too many
 
     def see(self, x: Tensor) -> None:
         """Look at the values of a batch."""
+        if self.are_real:
+            return
         rows = x.detach().movedim(self.axis, 0).flatten(1).float()
-        nothing = rows == 0
-        counts = rows.shape[1] - nothing.sum(1)
-        low = rows.masked_fill(nothing, torch.inf).amin(1)
-        high = rows.masked_fill(nothing, -torch.inf).amax(1)
-        if self.counts.numel():
-            counts, low, high = counts + self.counts, torch.minimum(low, self.low), torch.maximum(high, self.high)
-        self.counts, self.low, self.high = counts, low, high
+        self.count += int(rows.count_nonzero())
+        some = rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)]
+        if _distinct(some) is None:
+            self.are_real = True
+            return
+        found = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
+        self.are_real = found is None
+        if found is not None:
+            self._values = found
 
-    def are_binary(self, tolerance: float) -> bool:
-        """Whether they are; real numbers that came once to each channel are no proof of it."""
-        active = self.counts > 0
-        alike = (self.high - self.low)[active] <= tolerance * self.high[active].abs()
-        return bool(alike.all()) and int(self.counts.sum()) >= 2 * int(active.sum())
+    def conclude(self, tolerance: float) -> tuple[Tensor, Arrival] | None:
+        """Find the size of a spike of each channel, (C,), and say what arrived; None if these are real values.
+
+        Real numbers that came once to each channel are no proof of a size.
+        """
+        values = self._values.cpu()
+        there = values.isfinite()
+        if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
+            return None
+        smallest = values.abs().amin(1)
+        smallest = smallest.where(smallest.isfinite(), 1)
+        sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
+        # In a coarser type than that every two numbers are nearly whole multiples of a third.
+        divisors = range(1, LEVELS + 1 if tolerance <= _FINE else 2)
+        for divisor in divisors:
+            counts = torch.where(there, values * (divisor / smallest)[:, None], 1)
+            whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
+            highest = counts.abs().amax(1)
+            fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
+            sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
+        if not bool((sizes > 0).all()):
+            return None
+        signs = (values.sign() * there).aminmax(dim=1)
+        binary = int(levels.max()) == 1 and not bool((signs.min * signs.max < 0).any())
+        return sizes, Arrival("binary" if binary else "graded", None, int(levels.max()))
+
+
+def _distinct(rows: Tensor) -> Tensor | None:
+    """The distinct values of each row beside 0, (C, n), from small to large; None if there are more than `LEVELS`.
+
+    Those that are nearer to each other than float32 tells count as one.
+    """
+    rows, found = rows.masked_fill(rows == 0, torch.inf), list[Tensor]()
+    while bool((least := rows.amin(1, keepdim=True)).isfinite().any()):
+        if len(found) == LEVELS:
+            return None
+        found.append(least)
+        rows = rows.masked_fill(rows <= least + _TOLERANCE * least.abs(), torch.inf)
+    return torch.cat(found, 1) if found else rows[:, :0]
 
 
 def _merged(values: Iterable[float], tolerance: float) -> list[float]:

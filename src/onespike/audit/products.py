@@ -60,7 +60,8 @@ class Operand:
     def __init__(self, channels: int | None = None) -> None:
         self.arrivals = Arrivals(channels)
         self.inputs = self.active = self.nonzero = 0
-        self.spikes = self.magnitude = 0.0
+        self.spikes = self.magnitude = 0.0  # sums of |x|, and of |x| for each weight that it meets
+        self._by_channel = torch.zeros(())  # the same for each channel, (2, C), while it may have a size of its own
 
     def see(self, x: Tensor, fan_out: Tensor | int) -> None:
         """Look at a batch.
@@ -71,6 +72,8 @@ class Operand:
         """
         active, nonzero = _count(x != 0, fan_out)
         self.arrivals.see(x, active)
+        if self.arrivals.channels is not None:
+            self._by_channel = self._by_channel + _sum_channels(x.abs(), fan_out, self.arrivals.channels)
         self.inputs += x.numel()
         self.active += active
         self.nonzero += nonzero
@@ -85,12 +88,20 @@ class Operand:
 
     def rate(self, arrival: Arrival) -> float:
         """Spikes per arriving value; of real values, the share that is not 0."""
-        graded = arrival.kind == "graded" and arrival.step is not None
-        return (self.spikes / arrival.step if graded and arrival.step else self.active) / max(self.inputs, 1)
+        return (self._counted(arrival)[0] if arrival.kind == "graded" else self.active) / max(self.inputs, 1)
 
     def operations(self, arrival: Arrival) -> float:
         """Accumulates: one for each spike and weight that it meets."""
-        return self.magnitude / arrival.step if arrival.kind == "graded" and arrival.step else self.nonzero
+        return self._counted(arrival)[1] if arrival.kind == "graded" else self.nonzero
+
+    def _counted(self, arrival: Arrival) -> tuple[float, float]:
+        """Spikes in graded values, and spikes for each weight that they meet."""
+        if arrival.step is not None:
+            return self.spikes / arrival.step, self.magnitude / arrival.step
+        sizes = self.arrivals.sizes
+        assert sizes is not None, "graded values have one size, or one for each channel"
+        spikes, met = (self._by_channel / sizes).sum(1).tolist()
+        return spikes, met
 
 
 class Tally:
@@ -228,6 +239,15 @@ def _sum(x: Tensor, fan_out: Tensor | int) -> tuple[float, float]:
         return total, total * fan_out
     places = x.sum((0, 1), dtype=torch.float64).cpu()
     return places.sum().item(), (places * fan_out).sum().item()
+
+
+def _sum_channels(x: Tensor, fan_out: Tensor | int, axis: int) -> Tensor:
+    """Sum up values, and values times the weights that they meet, for each channel, (2, C)."""
+    if isinstance(fan_out, int):
+        total = x.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64).cpu()
+        return torch.stack([total, total * fan_out])
+    places = x.sum(0, dtype=torch.float64).cpu()  # (C, *map)
+    return torch.stack([places.flatten(1).sum(1), (places * fan_out).flatten(1).sum(1)])
 
 
 def _per_image(number: float, images: int) -> float:

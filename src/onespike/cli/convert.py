@@ -56,6 +56,9 @@ def run(arguments: Sequence[str]) -> int:
         help="fold batch norm, or keep it for training on (default: kept with --finetune, else folded)",
     )
     parser.add_argument(
+        "--population", type=int, default=1, help="how many neurons stand for one activation; at one time step only"
+    )
+    parser.add_argument(
         "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
     )
     parser.add_argument(
@@ -83,6 +86,7 @@ def run(arguments: Sequence[str]) -> int:
         images=values.images,
         neurons=values.neurons,
         shortcuts=values.shortcuts,
+        population=values.population,
         batch_norm=values.batch_norm or ("kept" if values.finetune else "folded"),
         allow_real=values.allow_real,
         calibration=Calibration(**values.calibration.as_dict()),
@@ -113,8 +117,10 @@ def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
     then = f", then: onespike evaluate {out}; onespike train --init-from {out} --recipe cifar10/finetune"
+    network = conversion.network
+    each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(
-        f"\n{len(conversion.layers)} layers of neurons, {conversion.network.time_steps} time steps, calibrated on "
+        f"\n{len(conversion.layers)} layers of neurons{each}, {network.time_steps} time steps, calibrated on "
         f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}",
         markup=False,
         soft_wrap=True,

@@ -20,7 +20,7 @@ from onespike.errors import OnespikeError, check_choices
 from onespike.model.kinds import WEIGHTS
 from onespike.model.spiking import ConvertedNetwork
 from onespike.units.channel import ChannelLinear
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
@@ -69,7 +69,7 @@ class LayerError:
         threshold: Mean of the thresholds.
         relative_l2: Norm of the difference of mean output and activation, over that of the activation.
         cosine: Cosine of the angle between the two.
-        firing_rate: Spikes per neuron and time step.
+        firing_rate: Spikes per neuron and time step, 0..1.
     """
 
     layer: str
@@ -84,7 +84,7 @@ class LayerError:
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
     """Find a network's thresholds and correct its weight layers.
 
-    Neurons that stand for a staircase have their thresholds already. Where they run for as many steps as it has, there
+    Neurons that stand for a staircase have their thresholds already. Where one can fire as often as it has steps, there
     is nothing to correct on average, and their network stays as it is.
 
     Args:
@@ -104,8 +104,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.graph)
     for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
         interpreter.args_iter = iter([batch])
-    activations = [analog.submodules[path] for path in network.neurons]
-    exact = all(isinstance(one, Staircase) and one.levels == steps for one in activations)
+    pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
+    exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached = set[fx.Node]()
     for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
@@ -153,7 +153,8 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
     whole = scale.max().clamp(min=1e-6)
     scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
     if options.thresholds == "error":
-        errors = torch.stack([_spread_of_error(current, activation, share * scale, options) for share in SHARES])
+        sizes = [share * scale / neurons.population for share in SHARES]
+        errors = torch.stack([_spread_of_error(current, activation, one, neurons.population, options) for one in sizes])
         scale = scale * SHARES.to(scale)[errors.argmin(0)]
     neurons.raw_threshold.copy_((scale if neurons.raw_threshold.ndim else scale[0]).log())
 
@@ -163,18 +164,20 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
     return x.movedim(neurons.axis, 0).flatten(1) if neurons.raw_threshold.ndim else x.reshape(1, -1)
 
 
-def _spread_of_error(currents: Tensor, activation: Tensor, threshold: Tensor, options: Calibration) -> Tensor:
-    """Mean square of the error of each channel; less its mean if the layer behind will be corrected for that.
+def _spread_of_error(
+    currents: Tensor, activation: Tensor, size: Tensor, population: int, options: Calibration
+) -> Tensor:
+    """Mean square of the error of each channel with spikes of a size, (C,); less its mean if that will be corrected.
 
     The neurons' steps are gone through one by one, since how unevenly spikes arrive is a part of the error.
     """
     potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
     for current in currents:
-        potential += current / threshold[:, None]
-        fired = (potential > 1).to(potential)
+        potential += current / size[:, None]
+        fired = (potential - 1).ceil_().clamp_(0, population)
         potential -= fired
         spikes += fired
-    error = spikes * threshold[:, None] / len(currents) - activation
+    error = spikes * size[:, None] / len(currents) - activation
     return error.square().mean(1) if options.correct == "none" else error.var(1, correction=0)
 
 
@@ -255,7 +258,7 @@ def _columns(layer: nn.Module, mean: Tensor) -> Tensor:
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:
     mean = out.unflatten(0, (neurons.time_steps, -1)).mean(0)
-    fired = (out != 0).float().mean().item()
+    fired = (out / spread(neurons.threshold, neurons.axis, out)).mean().item()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
     cosine = F.cosine_similarity(mean.flatten(), target.flatten(), dim=0)
     return LayerError(path, kind, neurons.threshold.mean().item(), distance.item(), cosine.item(), fired)

@@ -50,6 +50,7 @@ class Conversion:
         """The numbers."""
         return {
             "time_steps": self.network.time_steps,
+            "population": self.network.population,
             "calibration_images": self.images,
             "layers": [asdict(layer) for layer in self.layers],
             "real_valued": list(self.real),
@@ -73,6 +74,7 @@ def convert(
     neurons: Literal["layer", "channel"] = "channel",
     shortcuts: Literal["spikes", "real"] = "spikes",
     batch_norm: Literal["folded", "kept"] = "folded",
+    population: int = 1,
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -88,6 +90,7 @@ def convert(
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         batch_norm: Whether batch norm is "folded", or "kept", for training on.
+        population: How many neurons stand for one activation, their thresholds evenly spaced; at one time step only.
         allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
         calibration: How thresholds are found.
 
@@ -98,8 +101,11 @@ def convert(
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    if time_steps < 1:
-        raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
+    for name, number in (("time_steps", time_steps), ("population", population)):
+        if number < 1:
+            raise OnespikeError(f"{name}: expected at least 1, got {number}")
+    if min(time_steps, population) > 1:
+        raise OnespikeError(f"population: expected 1 where there are {time_steps} time steps, got {population}")
     for name, value, known in (
         ("neurons", neurons, ("layer", "channel")),
         ("shortcuts", shortcuts, ("spikes", "real")),
@@ -117,6 +123,7 @@ def convert(
         allow_real,
         real_shortcuts=shortcuts == "real",
         fold=batch_norm == "folded",
+        population=population,
         images=some,
     )
     _expect_same(network, some, expected)
@@ -171,6 +178,7 @@ def convert_run(
     neurons: Literal["layer", "channel"] = "channel",
     shortcuts: Literal["spikes", "real"] = "spikes",
     batch_norm: Literal["folded", "kept"] = "folded",
+    population: int = 1,
     allow_real: bool = False,
     calibration: Calibration = DEFAULT,
 ) -> Conversion:
@@ -184,6 +192,7 @@ def convert_run(
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         batch_norm: Whether batch norm is "folded", or "kept", for training on.
+        population: How many neurons stand for one activation, their thresholds evenly spaced; at one time step only.
         allow_real: Leave real-valued what cannot be converted.
         calibration: How thresholds are found.
 
@@ -213,10 +222,18 @@ def convert_run(
         neurons=neurons,
         shortcuts=shortcuts,
         batch_norm=batch_norm,
+        population=population,
         allow_real=allow_real,
         calibration=calibration,
     )
-    config = replace(card.config, neurons=neurons, shortcuts=shortcuts, batch_norm=batch_norm, time_steps=time_steps)
+    config = replace(
+        card.config,
+        neurons=neurons,
+        shortcuts=shortcuts,
+        batch_norm=batch_norm,
+        population=population,
+        time_steps=time_steps,
+    )
     run.begin(replace(recipe, model=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either

@@ -19,6 +19,7 @@ ANNS = ("resmlp12", "vit12", "resnet18")
 #: Activations by name: what makes one out of the number of levels. timm's networks pass `inplace`.
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "relu": lambda _: nn.ReLU(),
+    "relu6": lambda _: nn.ReLU6(),
     "gelu": lambda _: nn.GELU(),
     "silu": lambda _: nn.SiLU(),
     "qcfs": Staircase,
@@ -31,7 +32,8 @@ class AnnConfig:
 
     Attributes:
         name: The registered network: "resmlp12", "vit12" or "resnet18".
-        activation: Its activations: "relu", "gelu", "silu", or "qcfs", a clipped staircase with a learned threshold.
+        activation: Its activations: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned
+            threshold.
         levels: Steps of that staircase.
         branches: What the layers of a block read: "real", the residual stream, or "spiking", an activation of it, so
             that they read spikes after conversion; attention then has no softmax. For resmlp12 and vit12.
@@ -41,18 +43,21 @@ class AnnConfig:
             where the same activation is weighed as spikes (as in membrane shortcuts, Hu et al. 2024).
         batch_norm: Whether a converted network has its batch norm "folded" into the layers before it, or "kept", for
             training on; it computes the same at test time.
-        surrogate: Stand-in for the derivative of firing, over the potential in units of the threshold: "rectangle",
+        population: How many neurons stand for one activation in a converted network, their thresholds evenly spaced; at
+            one time step only.
+        surrogate: Stand-in for the derivative of firing, over the potential in units of one spike: "rectangle",
             "triangle", "sigmoid" or "arctan".
         time_steps: How often a converted network runs on one image; logits are averaged.
     """
 
     name: str = "resnet18"
-    activation: Literal["relu", "gelu", "silu", "qcfs"] = "relu"
+    activation: Literal["relu", "relu6", "gelu", "silu", "qcfs"] = "relu"
     levels: int = 1
     branches: Literal["real", "spiking"] = "real"
     neurons: Literal["none", "layer", "channel"] = "none"
     shortcuts: Literal["spikes", "real"] = "spikes"
     batch_norm: Literal["folded", "kept"] = "folded"
+    population: int = 1
     surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
     time_steps: int = 1
 
@@ -60,10 +65,17 @@ class AnnConfig:
         check_choices(self)
         if self.name not in ANNS:
             raise unknown("model", self.name, ANNS)
-        if self.levels < 1 or self.time_steps < 1:
-            raise OnespikeError(f"levels and time_steps: expected at least 1, got {self.levels} and {self.time_steps}")
-        if self.neurons == "none" and self.time_steps > 1:
-            raise OnespikeError("time_steps: an artificial network has none; convert it first: onespike convert RUN")
+        for name in ("levels", "time_steps", "population"):
+            if getattr(self, name) < 1:
+                raise OnespikeError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.neurons == "none" and max(self.time_steps, self.population) > 1:
+            raise OnespikeError(
+                "time_steps and population: an artificial network has none; convert it first: onespike convert RUN"
+            )
+        if min(self.time_steps, self.population) > 1:
+            raise OnespikeError(
+                f"population: expected 1 where there are {self.time_steps} time steps, got {self.population}"
+            )
         if self.name == "resnet18" and self.branches == "spiking":
             raise OnespikeError(
                 "branches: expected real for resnet18, whose every layer but the first reads activations"
@@ -112,6 +124,7 @@ class AnnConfig:
             allow_real=True,
             real_shortcuts=self.shortcuts == "real",
             fold=self.batch_norm == "folded",
+            population=self.population,
         )
 
     def _activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one

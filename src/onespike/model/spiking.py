@@ -48,13 +48,19 @@ class ConvertedNetwork(nn.Module):
         activations: What each neuron stands for, by its path in the graph.
         real: Paths of what is left real-valued.
         time_steps: T.
+        population: Neurons for each activation.
     """
 
     def __init__(
-        self, graph: fx.GraphModule, activations: dict[str, nn.Module], real: tuple[str, ...], time_steps: int
+        self,
+        graph: fx.GraphModule,
+        activations: dict[str, nn.Module],
+        real: tuple[str, ...],
+        time_steps: int,
+        population: int,
     ) -> None:
         super().__init__()
-        self.graph, self.real, self.time_steps = graph, real, time_steps
+        self.graph, self.real, self.time_steps, self.population = graph, real, time_steps, population
         self._activations = (activations,)  # in a tuple: they are no part of this network
 
     @property
@@ -89,6 +95,7 @@ def spiking(
     allow_real: bool = False,
     real_shortcuts: bool = False,
     fold: bool = True,
+    population: int = 1,
     images: Tensor | None = None,
 ) -> ConvertedNetwork:
     """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
@@ -101,6 +108,7 @@ def spiking(
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
         real_shortcuts: Where an activation is weighed and added as well, add it as it is: only what is weighed spikes.
         fold: Whether to fold batch norm into the layers before it.
+        population: Neurons for each activation.
         images: Some images, for `trace`.
 
     Returns:
@@ -127,7 +135,7 @@ def spiking(
         if step.kind == "activation":
             if real_shortcuts:
                 _take_past(graph, step, time_steps)
-            module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate)
+            module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate, population)
             if isinstance(step.function, Staircase):
                 nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
         elif step.kind == "pooling of spikes":
@@ -144,7 +152,7 @@ def spiking(
         if isinstance(module, WEIGHTS) and module.bias is None:  # what calibration corrects
             rows = module.out_channels if isinstance(module, _ConvNd) else module.out_features
             module.bias = nn.Parameter(module.weight.new_zeros(rows))
-    return ConvertedNetwork(graph, activations, tuple(step.path for step in real), time_steps).eval()
+    return ConvertedNetwork(graph, activations, tuple(step.path for step in real), time_steps, population).eval()
 
 
 class _Step(NamedTuple):

@@ -34,6 +34,7 @@ def conversion(
     staircase: Path | None = None,
     finetuned: tuple[Path, ...] = (),
     time_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    populations: tuple[int, ...] = (2, 4),
     images: int = 512,
     test_images: int = 10_000,
     allow_real: bool = False,
@@ -48,6 +49,7 @@ def conversion(
         staircase: A run of the same network with a staircase for its activations, the second route.
         finetuned: Runs that were trained on at one time step after conversion, by either route.
         time_steps: Numbers of time steps to convert for.
+        populations: Numbers of neurons for each activation to convert for as well, at one time step.
         images: Training images that calibrate.
         test_images: Test images, spread evenly over the test set; all of them if there are fewer.
         allow_real: Leave real-valued what cannot be converted, as the softmax of an attention.
@@ -59,6 +61,8 @@ def conversion(
     """
     if not time_steps or min(time_steps) < 1:
         raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
+    if populations and min(populations) < 2:
+        raise OnespikeError(f"populations: expected numbers of at least 2, got {list(populations)}")
     expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     first = _card(ann)
@@ -78,17 +82,19 @@ def conversion(
 
     def entry(network: str, one: Run) -> Entry:
         config = _card(one)[1]
-        steps = config.time_steps if config.neurons != "none" else 0
-        return Entry(network, steps, one.epochs(), one, _measure(one, test_images, folder))
+        steps, neurons = (config.time_steps, config.population) if config.neurons != "none" else (0, 0)
+        return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder))
 
     def converted(network: str, source: Run) -> list[Entry]:
-        found = []
-        for steps in time_steps:
-            one = Run(folder / f"{_digest(source)}-{images}{'-real' if allow_real else ''}-T{steps}")
+        found, kind = [], f"{_digest(source)}-{images}{'-real' if allow_real else ''}"
+        for steps, population in [(one, 1) for one in time_steps] + [(1, one) for one in populations]:
+            one = Run(folder / f"{kind}-T{steps}-P{population}")
             if not one.has_checkpoint():
                 if one.folder.exists():  # interrupted before it was whole
                     shutil.rmtree(one.folder)
-                convert_run(source, one.folder, time_steps=steps, images=images, allow_real=allow_real)
+                convert_run(
+                    source, one.folder, time_steps=steps, population=population, images=images, allow_real=allow_real
+                )
             found.append(entry(network, one))
         return found
 
@@ -162,7 +168,9 @@ def _route(run: Run) -> str:
     """How a run that was trained on came to its network, in words."""
     config = _card(run)[1]
     route = "staircase route" if config.activation == STAIRCASE else "calibrated route"
-    return f"{route} with real shortcuts" if config.shortcuts == "real" else route
+    more = ["real shortcuts"] if config.shortcuts == "real" else []
+    more += [f"{config.population} neurons each"] if config.population > 1 else []
+    return f"{route} with {' and '.join(more)}" if more else route
 
 
 def _digest(run: Run) -> str:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
@@ -50,6 +51,7 @@ class Entry:
     Attributes:
         network: What it is.
         time_steps: T; 0 for an artificial network.
+        population: Neurons for each activation; 0 for an artificial network.
         epochs: Epochs it was trained for, before and after conversion together.
         run: Its run.
         measured: What was found.
@@ -57,6 +59,7 @@ class Entry:
 
     network: str
     time_steps: int
+    population: int
     epochs: int
     run: Run
     measured: Measurement
@@ -78,6 +81,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     columns = {
         "network": "",
         "T": "d",
+        "neurons": "d",
         "epochs": "d",
         "seed": "d",
         "minutes": ".1f",
@@ -97,9 +101,9 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         f"{config.name} with {config.activation} activations{branches} on {data}, {images:,} test images. *from* and "
         f"*to* are the 95% interval of the accuracy (Wilson); *points* is the difference to the row "
         f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
-        f"artificial network. *epochs* are those before and after conversion together, *minutes* the run's own "
-        f"training. Time and energy are those of {measured} test images in one batch, by `onespike audit`; both grow "
-        f"with T."
+        f"artificial network; *neurons* is how many stand for one activation. *epochs* are those before and after "
+        f"conversion together, *minutes* the run's own training. Time and energy are those of {measured} test images "
+        f"in one batch, by `onespike audit`; both grow with T, energy with the number of neurons too."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
@@ -112,6 +116,7 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
     return (
         one.network,
         one.time_steps,
+        one.population,
         one.epochs,
         load_recipe(str(one.run.config)).train.seed,
         json.loads(one.run.summary.read_text())["seconds"] / 60 if trained else None,
@@ -149,25 +154,33 @@ def _points(one: Entry, other: Entry) -> str:
 def _draw(found: list[Entry]) -> Figure:
     figure = Figure((7, 4), layout="constrained")
     axis = figure.subplots()
-    steps = sorted({one.time_steps for one in found if one.time_steps})
+    ticks = sorted({max(one.time_steps, one.population) for one in found if one.time_steps})
     for number, network in enumerate(dict.fromkeys(one.network for one in found)):
         entries, color = [one for one in found if one.network == network], f"C{number}"
         if not entries[0].time_steps:
             axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
             continue
-        middle = [one.measured.top1 for one in entries]
-        ends = [one.measured.interval for one in entries]
-        error = [
-            [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
-            [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
-        ]
         marker = "s" if len(entries) == 1 else "o-"
-        axis.errorbar(
-            [one.time_steps for one in entries], middle, error, fmt=marker, capsize=3, color=color, label=network
-        )
-    axis.set(xscale="log", xlabel="time steps", ylabel="top-1, %", xticks=steps)
+        _line(axis, [one for one in entries if one.population == 1 or len(entries) == 1], marker, color, network)
+        several = [one for one in entries if one.time_steps == 1]
+        if len(entries) > 1 and len(several) > 1:
+            _line(axis, several, "o:", color, f"{network}, several neurons")
+    label = "time steps; dotted: neurons for each activation, at one time step"
+    axis.set(xscale="log", xlabel=label, ylabel="top-1, %", xticks=ticks)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
     axis.legend(frameon=False, fontsize="small")
     return figure
+
+
+def _line(axis: Axes, entries: list[Entry], style: str, color: str, label: str) -> None:
+    """Draw accuracies with their intervals over time steps, or neurons."""
+    middle = [one.measured.top1 for one in entries]
+    ends = [one.measured.interval for one in entries]
+    error = [
+        [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
+        [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
+    ]
+    places = [max(one.time_steps, one.population) for one in entries]
+    axis.errorbar(places, middle, error, fmt=style, capsize=3, color=color, label=label)

@@ -21,27 +21,33 @@ class IntegrateFire(nn.Module):
         V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
         V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
 
+    A population of P neurons may stand for one activation. They receive the same current and project with the same
+    weights, but fire at 1, 2, … P parts of the threshold, V(0) = threshold / (2 P), with spikes of a P-th each:
+
+        S(t) = S_1(t) + … + S_P(t)           S_k(t) = 1 where V(t) > threshold * k / P, else 0
+
     The output's factor belongs into the weights behind; it is kept here so that these stay comparable with the
-    artificial network's. Potentials are computed in units of the threshold. A forward hook on `firing` sees the
-    potentials (1, B, …) and the spikes of each step.
+    artificial network's. Potentials are computed in units of one spike. A forward hook on `firing` sees the potentials
+    (1, B, …), less what the neuron's threshold lies above the first one's, and the spikes of each step and neuron.
 
     Args:
         channels: Number of channels, for a threshold per channel; None for one of the whole layer.
         axis: Where the channels are, if there is one for each.
         time_steps: T.
-        surrogate: Stand-in for the derivative of firing, over the potential in units of the threshold.
+        surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
+        population: P.
     """
 
-    def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str) -> None:
+    def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
         super().__init__()
-        self.axis, self.time_steps = axis, time_steps
+        self.axis, self.time_steps, self.population = axis, time_steps, population
         # Learned as its logarithm: it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
         self.firing = Firing(1, Dynamics(threshold=1.0, surrogate=surrogate))
 
     @property
     def threshold(self) -> Tensor:
-        """The thresholds, () or (C,)."""
+        """The thresholds, () or (C,): what the spikes of a whole population add up to."""
         return self.raw_threshold.exp()
 
     def forward(self, currents: Tensor) -> Tensor:
@@ -51,18 +57,21 @@ class IntegrateFire(nn.Module):
             currents: I, (T*B, …).
 
         Returns:
-            Spikes times the threshold, of the same shape.
+            Number of spikes times the size of one, of the same shape.
         """
-        threshold = spread(self.threshold, self.axis, currents)
+        size = spread(self.threshold / self.population, self.axis, currents)
         # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
-        charges = currents.to(torch.promote_types(currents.dtype, threshold.dtype)) / threshold
-        potential: Tensor | float = 0.5
+        charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
+        left: Tensor | float = 0.5
         spikes = []
         for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
-            fired = self.firing((charge + potential)[None])[0]
-            potential = charge + potential - fired
+            potential = charge + left
+            fired = self.firing(potential[None])[0]
+            for place in range(1, self.population):
+                fired = fired + self.firing((potential - place)[None])[0]
+            left = potential - fired
             spikes.append(fired)
-        return torch.cat(spikes) * threshold
+        return torch.cat(spikes) * size
 
 
 class Staircase(nn.Module):
@@ -70,8 +79,8 @@ class Staircase(nn.Module):
 
         n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
 
-    One step is what an integrate-and-fire neuron does in one time step, to the bit; L steps are what one does in L, if
-    its input is the same at each. The gradient of rounding is 1.
+    It is what a population of L integrate-and-fire neurons does in one time step, to the bit, and what one neuron does
+    in L, if its input is the same at each. The gradient of rounding is 1.
 
     Args:
         levels: Number of steps L.
@@ -85,12 +94,12 @@ class Staircase(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map values of any shape."""
-        threshold = self.raw_threshold.exp()
-        charge = x.to(torch.promote_types(x.dtype, threshold.dtype)) / threshold
-        clipped = charge.clamp(0, 1) * self.levels
+        size = self.raw_threshold.exp() / self.levels
+        charge = x.to(torch.promote_types(x.dtype, size.dtype)) / size
+        clipped = charge.clamp(0, self.levels)
         # The order of operations is the neuron's, so that both round alike. The gradient is that of `clipped`.
-        steps = ((charge * self.levels + 0.5) - 1).ceil().clamp(0, self.levels)
-        return (clipped + (steps - clipped).detach()) / self.levels * threshold
+        steps = ((charge + 0.5) - 1).ceil().clamp(0, self.levels)
+        return (clipped + (steps - clipped).detach()) * size
 
 
 class OverMeans(nn.Module):

@@ -41,7 +41,7 @@ def test_kinds(batches, expected):
 def of_channels(*batches: list[list[float]]) -> Arrival:
     watch = Arrivals(channels=1)
     for batch in batches:
-        x = torch.tensor(batch)
+        x = torch.as_tensor(batch)
         watch.see(x, int(x.count_nonzero()))
     return watch.conclude()
 
@@ -55,6 +55,30 @@ def test_each_channel_may_have_a_spike_of_its_own_size():
     assert of_channels([[0.0, 0.5], [1.0, 0.5], [1.0, 0.0]]).kind == "binary"
     watch = Arrivals()  # no channels with weights of their own
     watch.see(torch.tensor(spikes), 4)
+    assert watch.conclude().kind == "real"
+
+
+def test_each_channel_may_have_graded_values_of_its_own_size():
+    sizes = torch.tensor([0.7, 1.61803, 0.1])
+    counts = torch.tensor([[0.0, 3, 1], [2, 0, 0], [3, 1, 0], [0, 1, 1], [3, 0, 1], [2, 0, 0]])
+    assert of_channels(*(sizes * counts).split(2)) == Arrival("graded", None, 3)
+    assert of_channels(sizes * counts, [[0.71, 0.0, 0.0]]).kind == "real"
+    assert of_channels((sizes * counts)[:3]).kind == "real", "each value came once: no proof"
+    assert of_channels(*[[[-0.7, 1.61803], [0.7, 1.61803], [0.7, 0.0]]] * 2) == Arrival("graded", None, 1)
+    (product,) = count_operations(nn.Linear(3, 5), list((sizes * counts).split(2))).products
+    assert product.operations == pytest.approx(5 * counts.sum().item() / 6)
+    assert product.rate == pytest.approx(counts.mean().item())
+    maps = torch.randint(3, (4, 3, 5, 5), generator=torch.Generator().manual_seed(0)).float()
+    taps = nn.functional.conv2d(torch.ones(5, 5)[None, None], torch.ones(1, 1, 3, 3), padding=1)  # symmetric
+    (product,) = count_operations(nn.Conv2d(3, 2, 3, padding=1), [maps * sizes.view(3, 1, 1)]).products
+    assert product.arrives == "graded"
+    assert product.operations == pytest.approx(2 * (maps * taps).sum().item() / 4)
+
+
+def test_coarse_types_do_not_tell_thirds_of_each_channel_from_other_numbers():
+    x = torch.tensor([[0.7, 1.0], [1.2, 1.61803]] * 4, dtype=torch.bfloat16)
+    watch = Arrivals(channels=1)
+    watch.see(x, 16)
     assert watch.conclude().kind == "real"
 
 

@@ -103,7 +103,7 @@ def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
 
 @pytest.mark.parametrize("name", ["resmlp12", "vit12"])
 @pytest.mark.parametrize("branches", ["real", "spiking"])
-@pytest.mark.parametrize("activation", ["relu", "gelu", "qcfs"])
+@pytest.mark.parametrize("activation", ["relu", "relu6", "gelu", "qcfs"])
 def test_no_layer_lets_the_stream_grow_without_bound(name, branches, activation):
     torch.manual_seed(0)
     network = AnnConfig(name, activation, branches=branches).build(10, 3, 32)
@@ -126,8 +126,11 @@ def test_relative_places_depend_on_the_difference_alone():
     [
         ({"name": "resnet81"}, "unknown model 'resnet81': did you mean 'resnet18'"),
         ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
-        ({"levels": 0}, "levels and time_steps: expected at least 1"),
+        ({"levels": 0}, "levels: expected at least 1, got 0"),
         ({"time_steps": 2}, "an artificial network has none"),
+        ({"population": 2}, "an artificial network has none"),
+        ({"neurons": "layer", "population": 0}, "population: expected at least 1, got 0"),
+        ({"neurons": "layer", "population": 2, "time_steps": 3}, "population: expected 1 where there are 3 time steps"),
         ({"branches": "spiking"}, "branches: expected real for resnet18"),
     ],
 )

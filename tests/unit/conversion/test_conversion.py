@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from itertools import pairwise
 
 import pytest
 import timm
@@ -439,16 +440,17 @@ def test_signed_activations_become_thresholds(activation):
     assert errors[2] < errors[1]
 
 
-def test_a_staircase_of_one_step_converts_without_any_error():
+@pytest.mark.parametrize("levels", [1, 3])
+def test_a_staircase_converts_without_any_error_to_as_many_neurons_as_it_has_steps(levels):
     for name, branches in (("resmlp12", "real"), ("resmlp12", "spiking"), ("vit12", "spiking")):
         torch.manual_seed(0)
-        network = AnnConfig(name, "qcfs", branches=branches).build(10, 3, 16).eval()
+        network = AnnConfig(name, "qcfs", levels, branches=branches).build(10, 3, 16).eval()
         nn.init.normal_(network.head.weight)
         for module in network.modules():
             if isinstance(module, Staircase):
                 nn.init.constant_(module.raw_threshold, -1.0)
         images = torch.randn(8, 3, 16, 16)
-        conversion = onespike.convert(network, images)
+        conversion = onespike.convert(network, images, population=levels)
         assert all(layer.relative_l2 == 0 for layer in conversion.layers)
         assert any(0.02 < layer.firing_rate < 0.98 for layer in conversion.layers)
         assert torch.equal(conversion.network(images), network(images))
@@ -542,6 +544,21 @@ def outputs(root, paths, *inputs):
         root.get_submodule(path).register_forward_hook(lambda _m, _i, out, path=path: found.update({path: out}))
     root(*inputs)
     return found
+
+
+def test_more_neurons_for_each_activation_come_closer_to_it(convolutional, images):
+    with torch.no_grad():
+        expected, errors = convolutional(images), []
+        for population in (1, 2, 4, 8):
+            conversion = onespike.convert(convolutional, images, population=population)
+            errors.append((conversion.network(images) - expected).norm() / expected.norm())
+            products = count_operations(conversion.network, [images]).products
+            (product,) = (one for one in products if "8 -> 8" in one.name)
+            assert product.arrives == ("binary" if population == 1 else "graded")
+            assert product.levels <= population
+            assert all(0 < layer.firing_rate < 1 for layer in conversion.layers)
+    assert all(after < before for before, after in pairwise(errors))
+    assert errors[-1] < 0.4 * errors[0]
 
 
 def test_a_staircase_that_runs_for_fewer_steps_is_corrected(images):

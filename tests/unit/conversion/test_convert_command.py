@@ -63,6 +63,18 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     assert evaluate(Run(out), time_steps=8).loss.mean != evaluate(Run(out)).loss.mean
 
 
+def test_several_neurons_for_each_activation(ann_run, command, tmp_path):
+    out = tmp_path / "snn"
+    code, printed, _ = command("convert", ann_run.folder, "--out", out, "--population", 3, *FAST)
+    assert code == 0
+    assert "layers of neurons, 3 for each activation, 1 time steps" in printed
+    assert json.loads((out / "conversion.json").read_text())["population"] == 3
+    assert {neurons.population for neurons in onespike.load(out).neurons.values()} == {3}
+    code, _, complaints = command("evaluate", out, "--time-steps", 2)
+    assert code == 2
+    assert complaints == "error: population: expected 1 where there are 2 time steps, got 3\n"
+
+
 def test_conversion_is_repeatable(ann_run, command, tmp_path):
     for name in ("a", "b"):
         assert command("convert", ann_run.folder, "--out", tmp_path / name, *FAST)[0] == 0
@@ -123,6 +135,8 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
         (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
+        (["RUN", "--out", "OUT", "--population", "0"], "population: expected at least 1, got 0"),
+        (["RUN", "--out", "OUT", "--population", "2", "--time-steps", "2"], "population: expected 1 where there are"),
         (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
         (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),

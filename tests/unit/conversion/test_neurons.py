@@ -9,8 +9,8 @@ from torch import nn
 from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
 
 
-def neurons(threshold=1.0, time_steps=1, channels=None, axis=1):
-    layer = IntegrateFire(channels, axis, time_steps, "rectangle")
+def neurons(threshold=1.0, time_steps=1, channels=None, axis=1, population=1):
+    layer = IntegrateFire(channels, axis, time_steps, "rectangle", population)
     nn.init.constant_(layer.raw_threshold, torch.tensor(threshold).log().item())
     return layer
 
@@ -19,6 +19,12 @@ def test_by_hand():
     # V(0) = 1; V = 1.9, 2.8 -> fires, 0.8; 1.7; 2.6 -> fires
     out = neurons(2.0, 4)(torch.full((4, 1), 0.9))
     torch.testing.assert_close(out[:, 0], torch.tensor([0.0, 2.0, 0.0, 2.0]))
+
+
+def test_a_population_by_hand():
+    # Spikes of 2/3 each, at potentials above 2/3, 4/3 and 2; the start is at 1/3.
+    out = neurons(2.0, population=3)(torch.tensor([-5.0, 0.32, 0.35, 0.99, 1.01, 1.66, 1.68, 9.0]))
+    torch.testing.assert_close(out * 3 / 2, torch.tensor([0.0, 0, 1, 1, 2, 2, 3, 3]))
 
 
 @settings(max_examples=50, deadline=None)
@@ -32,13 +38,16 @@ def test_a_constant_current_fires_as_the_staircase_says(current, threshold, step
     torch.testing.assert_close(out.mean(), staircase(torch.tensor(current)), rtol=1e-4, atol=1e-6)
 
 
-def test_one_step_of_either_is_the_same_to_the_bit_ties_included():
-    staircase = Staircase(1, 1.7)
-    layer = neurons()
+@pytest.mark.parametrize("levels", [1, 2, 3, 4, 7])
+def test_one_step_of_either_is_the_same_to_the_bit_ties_included(levels):
+    staircase = Staircase(levels, 1.7)
+    layer = neurons(population=levels)
     layer.raw_threshold.data.fill_(staircase.raw_threshold.item())
-    half = staircase.raw_threshold.exp().detach() / 2
-    values = torch.cat([torch.randn(100_000), half * (1 + torch.arange(-50, 50) * 2.0**-24)])
+    ties = staircase.raw_threshold.exp().detach() * (2 * torch.arange(levels) + 1) / (2 * levels)
+    near = ties[:, None] * (1 + torch.arange(-50, 50) * 2.0**-24)
+    values = torch.cat([2 * torch.randn(100_000), near.flatten()])
     assert torch.equal(layer(values), staircase(values))
+    assert layer(values).unique().numel() == levels + 1
 
 
 def test_the_expected_error_of_several_steps_is_zero():
@@ -52,7 +61,7 @@ def test_the_expected_error_of_several_steps_is_zero():
 
 def test_gradients():
     x = torch.tensor([-0.5, 0.3, 1.2, 2.5], requires_grad=True)
-    for layer in (neurons(2.0), Staircase(1, 2.0)):
+    for layer in (neurons(2.0), Staircase(1, 2.0), neurons(2.0, population=3), Staircase(3, 2.0)):
         layer(x).sum().backward()
         assert x.grad.tolist() == [0, 1, 1, 0]  # inside 0..threshold
         assert layer.raw_threshold.grad is not None

@@ -35,7 +35,14 @@ def ann(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(tmp_path: Path, **others: object) -> dict[str, Any]:
-    return {"time_steps": (1,), "images": 64, "out": tmp_path / "results", "work": tmp_path / "work", **others}
+    return {
+        "time_steps": (1,),
+        "populations": (),
+        "images": 64,
+        "out": tmp_path / "results",
+        "work": tmp_path / "work",
+        **others,
+    }
 
 
 def table(tmp_path: Path) -> list[dict[str, str]]:
@@ -43,14 +50,16 @@ def table(tmp_path: Path) -> list[dict[str, str]]:
 
 
 def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path: Path):
-    conversion(ann, **arguments(tmp_path, time_steps=(1, 2)))
+    conversion(ann, **arguments(tmp_path, time_steps=(1, 2), populations=(3,)))
     rows = table(tmp_path)
-    assert [(row["network"], row["T"]) for row in rows] == [
-        ("artificial network", "0"),
-        ("converted", "1"),
-        ("converted", "2"),
+    assert [(row["network"], row["T"], row["neurons"]) for row in rows] == [
+        ("artificial network", "0", "0"),
+        ("converted", "1", "1"),
+        ("converted", "2", "1"),
+        ("converted", "1", "3"),
     ]
-    folders = [ann, *sorted((tmp_path / "work/conversion").glob("*-64-T?"))]
+    work = tmp_path / "work/conversion"
+    folders = [ann, *sorted(work.glob("*-64-T?-P1")), *work.glob("*-64-T1-P3")]
     for row, folder in zip(rows, folders, strict=True):
         assert float(row["top-1 %"]) == pytest.approx(evaluate(Run(folder)).top1.mean)
         assert float(row["from"]) < float(row["top-1 %"]) < float(row["to"])
@@ -59,6 +68,7 @@ def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path:
     energies = [float(row["µJ, field"]) for row in rows]
     assert energies[1] < energies[0], "spikes cost less than real numbers"
     assert energies[1] < energies[2], "twice the time steps take more"
+    assert energies[1] < energies[3], "and so do more neurons"
     assert (tmp_path / "results" / "conversion-resmlp12-digits.png").stat().st_size > 1000
 
 
@@ -114,7 +124,7 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
 
 def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Path):
     conversion(ann, **arguments(tmp_path))
-    (folder,) = (tmp_path / "work/conversion").glob("*-64-T1")
+    (folder,) = (tmp_path / "work/conversion").glob("*-64-T1-P1")
     for name in ("best", "last"):
         shutil.rmtree(folder / name)
     conversion(ann, **arguments(tmp_path))
