@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from onespike.training.device import emulates_bf16
 from onespike.training.monitor import BlockActivity
 from onespike.training.progress import Progress
 from onespike.training.trainer import Trainer
@@ -67,6 +68,12 @@ class Display:
             self.console.print(
                 f"the warm-up takes {config.warmup_epochs} epochs and the run {config.epochs}: the learning rate "
                 f"never reaches {config.lr:g} (--train.warmup_epochs 0 starts with it)"
+            )
+
+        if emulates_bf16(config, trainer.accelerator.device):
+            self.console.print(
+                "this processor has no instructions for bf16, which can take many times as long as "
+                "--train.precision fp32 (AVX2 alone: 15 times, for resnet18)"
             )
 
     def step(self, progress: Progress) -> None:

@@ -11,6 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.model import create_model
 from onespike.training import load_recipe, train
 from onespike.training.device import make_accelerator
+from onespike.training.display import Display
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.scores import score
@@ -54,6 +55,14 @@ def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
                 p -= rate * velocity[name]
     expected = network.state_dict()
     assert all(torch.allclose(got[name], expected[name], rtol=0, atol=1e-9) for name in got)
+
+
+@pytest.mark.parametrize(("capability", "precision"), [("AVX2", "bf16"), ("AVX512", "bf16"), ("AVX2", "fp32")])
+def test_that_bf16_is_emulated_is_said(capability, precision, small, monkeypatch, capsys):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    Display(1, 1).introduce(trainer(small(train__precision=precision, train__device="cpu")))
+    said = "has no instructions for bf16" in " ".join(capsys.readouterr().out.split())
+    assert said == ((capability, precision) == ("AVX2", "bf16"))
 
 
 def test_accumulating_in_parts_is_the_same_step(small):
