@@ -3,10 +3,14 @@
 binary   {0, c} for one c over all batches, or for a c of each channel's own where every channel has its own weights: c
          folds into the weights, an arriving value costs one accumulate
 graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are, or those of several neurons together; c may
-         again be each channel's own: n accumulates
+         again be each channel's own, of no more than 16 values beside 0: n accumulates
 real     everything else: a multiply-accumulate
+
+c is the largest number of which all values seen are multiples: spikes that only ever came in pairs count as one of
+twice the size. A few images may not show what many do.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
@@ -109,7 +113,7 @@ class Arrivals:
     def _add(self, flat: Tensor) -> None:
         found = {value for value in flat.unique().tolist() if value != 0}
         values = (self._values or set()) | found
-        self._values = values if len(values) <= _DISTINCT else None
+        self._values = values if len(values) <= _DISTINCT and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
         """Say what arrived in all batches together."""
@@ -157,7 +161,7 @@ class _Channels:
             self.are_real = True
             return
         found = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
-        self.are_real = found is None
+        self.are_real = found is None or not bool(rows.isfinite().all())
         if found is not None:
             self._values = found
 

@@ -72,13 +72,16 @@ class Operand:
         """
         active, nonzero = _count(x != 0, fan_out)
         self.arrivals.see(x, active)
-        if self.arrivals.channels is not None:
-            self._by_channel = self._by_channel + _sum_channels(x.abs(), fan_out, self.arrivals.channels)
         self.inputs += x.numel()
         self.active += active
         self.nonzero += nonzero
-        c = self.arrivals.sole_value
-        if c is not None:
+        c, channels = self.arrivals.sole_value, self.arrivals.channels
+        if channels is not None:
+            sums = _sum_channels(x.abs(), fan_out, channels)
+            self._by_channel = self._by_channel + sums
+            self.spikes += sums[0].sum().item()
+            self.magnitude += sums[1].sum().item()
+        elif c is not None:
             self.spikes += abs(c) * active
             self.magnitude += abs(c) * nonzero
         elif not self.arrivals.have_no_step:

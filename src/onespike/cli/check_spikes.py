@@ -76,8 +76,9 @@ def _print(readings: Sequence[Reading], console: Console) -> None:
     table.add_column("rate", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for path, product, stem in readings:
-        step = f"{product.step:g}" if product.step is not None else "nothing else"
-        arrives = f"0 and {step}" if product.arrives == "binary" else product.arrives
+        each = "one value of each channel" if product.rate else "nothing else"
+        step = f"{product.step:g}" if product.step is not None else each
+        arrives = {"binary": f"0 and {step}", "graded": f"sums of up to {product.levels}"}.get(product.arrives, "real")
         verdict = "the image" if stem else "spikes" if product.arrives == "binary" else "NO SPIKES"
         table.add_row(escape(path), product.name, arrives, f"{product.rate:.3f}", verdict)
     console.print(table)

@@ -84,8 +84,8 @@ class LayerError:
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
     """Find a network's thresholds and correct its weight layers.
 
-    Neurons that stand for a staircase have their thresholds already. Where one can fire as often as it has steps, there
-    is nothing to correct on average, and their network stays as it is.
+    Neurons that stand for a staircase have their thresholds already. Where time steps times neurons are the staircase's
+    steps, there is nothing to correct on average, and their network stays as it is.
 
     Args:
         network: The network; changed in place.

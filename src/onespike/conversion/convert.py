@@ -20,6 +20,7 @@ from onespike.model.spiking import ConvertedNetwork, spiking
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
+from onespike.units.integrate import expect_neurons
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
 _SEED = 0
@@ -90,7 +91,8 @@ def convert(
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         batch_norm: Whether batch norm is "folded", or "kept", for training on.
-        population: How many neurons stand for one activation, their thresholds evenly spaced; at one time step only.
+        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
+            step only.
         allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
         calibration: How thresholds are found.
 
@@ -101,11 +103,7 @@ def convert(
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    for name, number in (("time_steps", time_steps), ("population", population)):
-        if number < 1:
-            raise OnespikeError(f"{name}: expected at least 1, got {number}")
-    if min(time_steps, population) > 1:
-        raise OnespikeError(f"population: expected 1 where there are {time_steps} time steps, got {population}")
+    expect_neurons(time_steps, population)
     for name, value, known in (
         ("neurons", neurons, ("layer", "channel")),
         ("shortcuts", shortcuts, ("spikes", "real")),
@@ -192,7 +190,8 @@ def convert_run(
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         batch_norm: Whether batch norm is "folded", or "kept", for training on.
-        population: How many neurons stand for one activation, their thresholds evenly spaced; at one time step only.
+        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
+            step only.
         allow_real: Leave real-valued what cannot be converted.
         calibration: How thresholds are found.
 

@@ -11,7 +11,7 @@ from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.model.resmlp import resmlp
 from onespike.model.spiking import spiking
 from onespike.model.vit import vit
-from onespike.units.integrate import Staircase
+from onespike.units.integrate import Staircase, expect_neurons
 
 #: Registered artificial networks.
 ANNS = ("resmlp12", "vit12", "resnet18")
@@ -43,8 +43,8 @@ class AnnConfig:
             where the same activation is weighed as spikes (as in membrane shortcuts, Hu et al. 2024).
         batch_norm: Whether a converted network has its batch norm "folded" into the layers before it, or "kept", for
             training on; it computes the same at test time.
-        population: How many neurons stand for one activation in a converted network, their thresholds evenly spaced; at
-            one time step only.
+        population: How many neurons stand for one activation in a converted network, their thresholds evenly spaced,
+            1..16; at one time step only.
         surrogate: Stand-in for the derivative of firing, over the potential in units of one spike: "rectangle",
             "triangle", "sigmoid" or "arctan".
         time_steps: How often a converted network runs on one image; logits are averaged.
@@ -65,16 +65,12 @@ class AnnConfig:
         check_choices(self)
         if self.name not in ANNS:
             raise unknown("model", self.name, ANNS)
-        for name in ("levels", "time_steps", "population"):
-            if getattr(self, name) < 1:
-                raise OnespikeError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.levels < 1:
+            raise OnespikeError(f"levels: expected at least 1, got {self.levels}")
+        expect_neurons(self.time_steps, self.population)
         if self.neurons == "none" and max(self.time_steps, self.population) > 1:
             raise OnespikeError(
                 "time_steps and population: an artificial network has none; convert it first: onespike convert RUN"
-            )
-        if min(self.time_steps, self.population) > 1:
-            raise OnespikeError(
-                f"population: expected 1 where there are {self.time_steps} time steps, got {self.population}"
             )
         if self.name == "resnet18" and self.branches == "spiking":
             raise OnespikeError(

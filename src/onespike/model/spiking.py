@@ -136,15 +136,15 @@ def spiking(
             if real_shortcuts:
                 _take_past(graph, step, time_steps)
             module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate, population)
-            if isinstance(step.function, Staircase):
-                nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
         elif step.kind == "pooling of spikes":
             module = PoolSpikes(step.function, time_steps)
         else:
             degree = {"pooling": 1, "product": 2}.get(step.kind)
             module = OverMeans(step.function, step.varying, time_steps, degree)
         if parameters:
-            module.to(parameters[0].device)
+            module.to(parameters[0] if step.kind == "activation" else parameters[0].device)
+        if isinstance(step.function, Staircase):
+            nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
         _exchange(graph, step.node, step.path, module, keep_options=step.kind != "activation")
     graph.delete_all_unused_submodules()
     graph.recompile()

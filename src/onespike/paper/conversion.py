@@ -15,7 +15,7 @@ from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.model import AnnConfig
-from onespike.paper.conversion_table import Entry, Measurement, write
+from onespike.paper.conversion_table import TRAINED_ON, Entry, Measurement, write
 from onespike.paper.trained import expect_images, open_or_train, some_test_images
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
@@ -105,7 +105,7 @@ def conversion(
     if staircase:
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
-    found += [entry(f"trained on, {_route(one)}", one) for one in trained_on]
+    found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     name = f"conversion-{first[1].name}-{first[0]}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name

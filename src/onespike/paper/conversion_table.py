@@ -15,10 +15,13 @@ from onespike.paper.statistics import paired
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 
+#: How rows of networks begin that were trained on at one time step.
+TRAINED_ON = "trained on, "
+
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was found of one network; it depends on its weights alone, and is kept by them.
+    """What was found of one network, kept by its weights: after a change of the audit give another folder.
 
     Attributes:
         hits: For each test image "1" if it was classified correctly, else "0".
@@ -103,7 +106,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
         f"artificial network; *neurons* is how many stand for one activation. *epochs* are those before and after "
         f"conversion together, *minutes* the run's own training. Time and energy are those of {measured} test images "
-        f"in one batch, by `onespike audit`; both grow with T, energy with the number of neurons too."
+        f"in one batch, by `onespike audit`; both grow with T, and with the number of neurons."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
@@ -133,8 +136,8 @@ def _winner(found: list[Entry], reference: Entry) -> str:
     """Say how near the best comes, and whether it won against the other routes; nothing where none was trained on."""
     routes: dict[str, Entry] = {}  # of runs by the same route the best
     for one in sorted(found, key=lambda one: one.measured.top1):
-        if one.network.startswith("trained on"):
-            routes[one.network.removeprefix("trained on, ")] = one
+        if one.network.startswith(TRAINED_ON):
+            routes[one.network.removeprefix(TRAINED_ON)] = one
     if not routes:
         return ""
     (best, first), *others = sorted(routes.items(), key=lambda item: -item[1].measured.top1)
@@ -160,12 +163,14 @@ def _draw(found: list[Entry]) -> Figure:
         if not entries[0].time_steps:
             axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
             continue
-        marker = "s" if len(entries) == 1 else "o-"
-        _line(axis, [one for one in entries if one.population == 1 or len(entries) == 1], marker, color, network)
-        several = [one for one in entries if one.time_steps == 1]
-        if len(entries) > 1 and len(several) > 1:
-            _line(axis, several, "o:", color, f"{network}, several neurons")
-    label = "time steps; dotted: neurons for each activation, at one time step"
+        if network.startswith(TRAINED_ON):
+            _line(axis, entries, "s", color, network)
+            continue
+        _line(axis, [one for one in entries if one.population == 1], "o-", color, network)
+        if any(one.population > 1 for one in entries):
+            at_one = [one for one in entries if one.time_steps == 1]
+            _line(axis, at_one, "o:", color, f"{network}, several neurons")
+    label = "time steps, or neurons for each activation at one time step"
     axis.set(xscale="log", xlabel=label, ylabel="top-1, %", xticks=ticks)
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())

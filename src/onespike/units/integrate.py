@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onespike.errors import OnespikeError
 from onespike.units.base import Dynamics, Firing
+
+#: The most neurons for one activation: what sums of more spikes cost is no less than real numbers.
+MOST = 16
 
 
 class IntegrateFire(nn.Module):
@@ -21,29 +25,37 @@ class IntegrateFire(nn.Module):
         V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
         V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
 
-    A population of P neurons may stand for one activation. They receive the same current and project with the same
-    weights, but fire at 1, 2, … P parts of the threshold, V(0) = threshold / (2 P), with spikes of a P-th each:
+    At one time step a population of P neurons may stand for one activation. They receive the same current and project
+    with the same weights, but their thresholds are evenly spaced:
 
-        S(t) = S_1(t) + … + S_P(t)           S_k(t) = 1 where V(t) > threshold * k / P, else 0
+        size = threshold / P                 V = size / 2 + I
+        S_k = 1 where V > k * size, else 0   out = size * (S_1 + … + S_P)
 
     The output's factor belongs into the weights behind; it is kept here so that these stay comparable with the
-    artificial network's. Potentials are computed in units of one spike. A forward hook on `firing` sees the potentials
-    (1, B, …), less what the neuron's threshold lies above the first one's, and the spikes of each step and neuron.
+    artificial network's. Potentials are computed in units of one spike's size. A forward hook on `firing` sees, at each
+    step, the potentials (P, B, …), of each neuron less what its threshold lies above the first one's, and the spikes.
 
     Args:
         channels: Number of channels, for a threshold per channel; None for one of the whole layer.
         axis: Where the channels are, if there is one for each.
         time_steps: T.
         surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
-        population: P.
+        population: P, 1..16: more values than that are no cheaper than real numbers.
+
+    Raises:
+        OnespikeError: There is no such number of neurons or time steps, or several of both.
     """
+
+    places: Tensor
 
     def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
         super().__init__()
+        expect_neurons(time_steps, population)
         self.axis, self.time_steps, self.population = axis, time_steps, population
         # Learned as its logarithm: it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
         self.firing = Firing(1, Dynamics(threshold=1.0, surrogate=surrogate))
+        self.register_buffer("places", torch.arange(float(population)), persistent=False)
 
     @property
     def threshold(self) -> Tensor:
@@ -66,9 +78,10 @@ class IntegrateFire(nn.Module):
         spikes = []
         for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
             potential = charge + left
-            fired = self.firing(potential[None])[0]
-            for place in range(1, self.population):
-                fired = fired + self.firing((potential - place)[None])[0]
+            if self.population == 1:
+                fired = self.firing(potential[None])[0]
+            else:
+                fired = self.firing(potential - self.places.view(-1, *[1] * potential.ndim)).sum(0)
             left = potential - fired
             spikes.append(fired)
         return torch.cat(spikes) * size
@@ -169,7 +182,7 @@ class PoolSpikes(nn.Module):
         self.function, self.time_steps = function, time_steps
 
     def forward(self, spikes: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        """Pool (T*B, …), whose values are 0 or the threshold."""
+        """Pool (T*B, …), whose values are 0 or the threshold; at one time step any."""
         pooled = self.function(spikes, *inputs, **options)
         if self.time_steps == 1:
             return pooled
@@ -177,6 +190,20 @@ class PoolSpikes(nn.Module):
         highest = self.function(counts, *inputs, **options).unflatten(0, (self.time_steps, -1))
         grows = highest.diff(dim=0, prepend=torch.zeros_like(highest[:1])) > 0
         return pooled * grows.flatten(0, 1)
+
+
+def expect_neurons(time_steps: int, population: int) -> None:
+    """Make sure that so many neurons can stand for an activation over so many time steps.
+
+    Raises:
+        OnespikeError: They cannot.
+    """
+    if time_steps < 1:
+        raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
+    if not 1 <= population <= MOST:
+        raise OnespikeError(f"population: expected 1..{MOST}, got {population}")
+    if min(time_steps, population) > 1:
+        raise OnespikeError(f"population: expected 1 where there are {time_steps} time steps, got {population}")
 
 
 def spread(values: Tensor, axis: int, like: Tensor) -> Tensor:

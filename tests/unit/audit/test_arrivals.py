@@ -75,6 +75,11 @@ def test_each_channel_may_have_graded_values_of_its_own_size():
     assert product.operations == pytest.approx(2 * (maps * taps).sum().item() / 4)
 
 
+def test_what_is_not_finite_is_no_spike():
+    x = torch.tensor([[0.0, 1.0, torch.nan], [0.7, 0.0, torch.nan], [0.7, 1.0, torch.nan]] * 2)
+    assert of_channels(x).kind == "real"
+
+
 def test_coarse_types_do_not_tell_thirds_of_each_channel_from_other_numbers():
     x = torch.tensor([[0.7, 1.0], [1.2, 1.61803]] * 4, dtype=torch.bfloat16)
     watch = Arrivals(channels=1)

@@ -135,7 +135,7 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
         (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
-        (["RUN", "--out", "OUT", "--population", "0"], "population: expected at least 1, got 0"),
+        (["RUN", "--out", "OUT", "--population", "0"], "population: expected 1..16, got 0"),
         (["RUN", "--out", "OUT", "--population", "2", "--time-steps", "2"], "population: expected 1 where there are"),
         (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),

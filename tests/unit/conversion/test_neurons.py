@@ -27,6 +27,17 @@ def test_a_population_by_hand():
     torch.testing.assert_close(out * 3 / 2, torch.tensor([0.0, 0, 1, 1, 2, 2, 3, 3]))
 
 
+def test_each_neuron_of_a_population_is_seen():
+    layer = neurons(2.0, population=4)
+    seen = []
+    layer.firing.register_forward_hook(lambda _, inputs, spikes: seen.append((inputs[0], spikes)))
+    layer(torch.full((3, 2), 1.1))  # above two of the thresholds 1/2, 1, 3/2, 2, from 1/4 on
+    ((potentials, spikes),) = seen
+    assert spikes.shape == (4, 3, 2)
+    assert spikes[:, 0, 0].tolist() == [1, 1, 0, 0]
+    torch.testing.assert_close(potentials[:, 0, 0], 2.7 - torch.arange(4.0))
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-1, 4), st.floats(0.2, 3), st.integers(1, 20))
 def test_a_constant_current_fires_as_the_staircase_says(current, threshold, steps):
@@ -47,6 +58,7 @@ def test_one_step_of_either_is_the_same_to_the_bit_ties_included(levels):
     near = ties[:, None] * (1 + torch.arange(-50, 50) * 2.0**-24)
     values = torch.cat([2 * torch.randn(100_000), near.flatten()])
     assert torch.equal(layer(values), staircase(values))
+    assert torch.equal(layer.double()(values.double()), staircase.double()(values.double()))
     assert layer(values).unique().numel() == levels + 1
 
 

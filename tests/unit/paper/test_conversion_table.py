@@ -12,6 +12,7 @@ from onespike.conversion.convert import convert_run
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import evaluate
 from onespike.paper.conversion import conversion
+from onespike.paper.conversion_table import Entry, Measurement, _draw
 from onespike.paper.statistics import paired
 from onespike.training import Run, load_recipe, train
 
@@ -131,6 +132,12 @@ def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Pat
     assert Run(folder).has_checkpoint()
 
 
+@pytest.mark.parametrize("numbers", [{"time_steps": (0,)}, {"time_steps": ()}, {"populations": (1,)}])
+def test_numbers_that_do_not_suit(numbers: dict[str, tuple[int, ...]], ann: Path, tmp_path: Path):
+    with pytest.raises(OnespikeError, match=f"{next(iter(numbers))}: expected numbers of at least [12]"):
+        conversion(ann, **arguments(tmp_path, **numbers))
+
+
 def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     conversion(ann, **arguments(tmp_path))
     before = table(tmp_path)
@@ -153,6 +160,19 @@ def test_another_network_of_the_same_name_is_another_network(ann: Path, tmp_path
     conversion(tmp_path / "elsewhere" / "ann", **arguments(tmp_path))
     for row, other in zip(table(tmp_path), first, strict=True):
         assert row["µJ, field"] != other["µJ, field"] or row["top-1 %"] != other["top-1 %"]
+
+
+def test_every_network_is_drawn_once_and_several_neurons_apart():
+    def drawn(*networks: tuple[str, int, int]) -> dict[str, list[float]]:
+        (axis,) = _draw([Entry(*one, 1, Run(Path()), Measurement("10", 1, 1, 1)) for one in networks]).axes
+        handles, labels = axis.get_legend_handles_labels()
+        return {label: list(handle[0].get_xdata()) for label, handle in zip(labels, handles, strict=True)}
+
+    one, ours = "converted", "trained on, calibrated route"
+    assert drawn((one, 1, 1), (one, 4, 1), (one, 1, 2)) == {one: [1, 4], f"{one}, several neurons": [1, 2]}
+    assert drawn((one, 4, 1), (one, 1, 2)) == {one: [4], f"{one}, several neurons": [2]}
+    assert drawn((ours, 1, 1), (ours, 1, 1)) == {ours: [1, 1]}
+    assert drawn((f"{ours} with 4 neurons each", 1, 4)) == {f"{ours} with 4 neurons each": [4]}
 
 
 def test_hits_are_compared_in_pairs():
