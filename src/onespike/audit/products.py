@@ -70,24 +70,23 @@ class Operand:
             x: The arriving values; (N, C, *map) if `fan_out` is a map.
             fan_out: What each value meets: one number for all, or a map over the positions (*map).
         """
-        active, nonzero = _count(x != 0, fan_out)
+        counts = _sums(x != 0, fan_out, self.arrivals.channels)
+        active, nonzero = (round(number) for number in counts.sum(1).tolist())
         self.arrivals.see(x, active)
         self.inputs += x.numel()
         self.active += active
         self.nonzero += nonzero
         c, channels = self.arrivals.sole_value, self.arrivals.channels
+        if c is not None:
+            sums = abs(c) * counts
+        elif channels is not None or not self.arrivals.have_no_step:
+            sums = _sums(x.abs(), fan_out, channels)
+        else:
+            return
         if channels is not None:
-            sums = _sum_channels(x.abs(), fan_out, channels)
             self._by_channel = self._by_channel + sums
-            self.spikes += sums[0].sum().item()
-            self.magnitude += sums[1].sum().item()
-        elif c is not None:
-            self.spikes += abs(c) * active
-            self.magnitude += abs(c) * nonzero
-        elif not self.arrivals.have_no_step:
-            spikes, magnitude = _sum(x.abs(), fan_out)
-            self.spikes += spikes
-            self.magnitude += magnitude
+        self.spikes += sums[0].sum().item()
+        self.magnitude += sums[1].sum().item()
 
     def rate(self, arrival: Arrival) -> float:
         """Spikes per arriving value; of real values, the share that is not 0."""
@@ -224,32 +223,17 @@ def _fan_out(size: int, kernel: int, stride: int, padding: int, dilation: int, o
     return sources[(sources >= 0) & (sources < size)].bincount(minlength=size)
 
 
-def _count(mask: Tensor, fan_out: Tensor | int) -> tuple[int, int]:
-    """Count values that are not 0, and the weights that they meet."""
+def _sums(x: Tensor, fan_out: Tensor | int, channels: int | None) -> Tensor:
+    """Sum up values, and values times the weights that they meet, for each channel: (2, C), or (2, 1) for all."""
     if isinstance(fan_out, int):
-        active = int(mask.count_nonzero())
-        return active, active * fan_out
-    # float32 adds up faster, and is exact for whole numbers as small as these.
-    small = mask.shape[0] * mask.shape[1] < _EXACT_FLOAT32
-    places = mask.sum((0, 1), dtype=torch.float32 if small else torch.float64).cpu().double()
-    return round(places.sum().item()), round((places * fan_out).sum().item())
-
-
-def _sum(x: Tensor, fan_out: Tensor | int) -> tuple[float, float]:
-    """Sum up values, and values times the weights that they meet."""
-    if isinstance(fan_out, int):
-        total = x.sum(dtype=torch.float64).item()
-        return total, total * fan_out
-    places = x.sum((0, 1), dtype=torch.float64).cpu()
-    return places.sum().item(), (places * fan_out).sum().item()
-
-
-def _sum_channels(x: Tensor, fan_out: Tensor | int, axis: int) -> Tensor:
-    """Sum up values, and values times the weights that they meet, for each channel, (2, C)."""
-    if isinstance(fan_out, int):
-        total = x.movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64).cpu()
+        axes = [axis for axis in range(x.ndim) if channels is None or axis != channels % x.ndim]
+        total = x.sum(axes, dtype=torch.float64).cpu().view(-1)
         return torch.stack([total, total * fan_out])
-    places = x.sum(0, dtype=torch.float64).cpu()  # (C, *map)
+    # float32 adds up faster, and is exact for whole numbers as small as these.
+    exact = x.dtype == torch.bool and x.shape[0] * x.shape[1] < _EXACT_FLOAT32
+    places = x.sum((0, 1) if channels is None else 0, dtype=torch.float32 if exact else torch.float64).cpu().double()
+    if channels is None:
+        places = places[None]
     return torch.stack([places.flatten(1).sum(1), (places * fan_out).flatten(1).sum(1)])
 
 
