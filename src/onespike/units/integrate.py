@@ -46,8 +46,6 @@ class IntegrateFire(nn.Module):
         OnespikeError: There is no such number of neurons or time steps, or several of both.
     """
 
-    places: Tensor
-
     def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
         super().__init__()
         expect_neurons(time_steps, population)
@@ -55,7 +53,6 @@ class IntegrateFire(nn.Module):
         # Learned as its logarithm: it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
         self.firing = Firing(1, Dynamics(threshold=1.0, surrogate=surrogate))
-        self.register_buffer("places", torch.arange(float(population)), persistent=False)
 
     @property
     def threshold(self) -> Tensor:
@@ -81,7 +78,7 @@ class IntegrateFire(nn.Module):
             if self.population == 1:
                 fired = self.firing(potential[None])[0]
             else:
-                fired = self.firing(potential - self.places.view(-1, *[1] * potential.ndim)).sum(0)
+                fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
             left = potential - fired
             spikes.append(fired)
         return torch.cat(spikes) * size
