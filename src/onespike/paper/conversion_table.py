@@ -155,7 +155,7 @@ def _points(one: Entry, other: Entry) -> str:
 
 
 def _draw(found: list[Entry]) -> Figure:
-    figure = Figure((7, 4), layout="constrained")
+    figure = Figure((9, 4), layout="constrained")
     axis = figure.subplots()
     ticks = sorted({max(one.time_steps, one.population) for one in found if one.time_steps})
     for number, network in enumerate(dict.fromkeys(one.network for one in found)):
@@ -175,7 +175,7 @@ def _draw(found: list[Entry]) -> Figure:
     axis.xaxis.set_major_formatter(ScalarFormatter())
     axis.xaxis.set_minor_locator(NullLocator())
     axis.grid(alpha=0.3)
-    axis.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
     return figure
 
 
