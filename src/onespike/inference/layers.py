@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.functional import to_integers
+from onespike.processor import emulates_bf16
 from onespike.units.base import Firing, Neuron
 
 #: oneDNN's kernels: PyTorch has them on x86.
@@ -190,7 +191,7 @@ class RealLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C'), in this layer's own dtype."""
         x = x.to(self.weight.dtype)
-        if not HAS_KERNELS or x.dtype != torch.bfloat16:
+        if not HAS_KERNELS or x.dtype != torch.bfloat16 or emulates_bf16():
             return F.linear(x, self.weight, self.bias)
         if self._packed is None:  # or the weights would be laid out anew at every call, which is felt at batch 1
             self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, None)

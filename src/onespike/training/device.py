@@ -21,8 +21,3 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
-
-
-def emulates_bf16(config: TrainConfig, device: torch.device) -> bool:
-    """Whether this is training in bf16 on an x86 processor that has no instructions for it, not even wide ones."""
-    return config.precision == "bf16" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2"

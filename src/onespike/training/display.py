@@ -11,7 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from onespike.training.device import emulates_bf16
+from onespike.processor import emulates_bf16
 from onespike.training.monitor import BlockActivity
 from onespike.training.progress import Progress
 from onespike.training.trainer import Trainer
@@ -70,7 +70,7 @@ class Display:
                 f"never reaches {config.lr:g} (--train.warmup_epochs 0 starts with it)"
             )
 
-        if emulates_bf16(config, trainer.accelerator.device):
+        if config.precision == "bf16" and trainer.accelerator.device.type == "cpu" and emulates_bf16():
             self.console.print(
                 "this processor has no instructions for bf16, which can take many times as long as "
                 "--train.precision fp32 (AVX2 alone: 15 times, for resnet18)"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.functional import scan_gru, scan_rnn
+from onespike.processor import emulates_bf16
 
 #: Tokens from which the scan is faster than the framework; measured.
 _LONG = 16
@@ -21,6 +22,9 @@ class LSTM(nn.LSTM):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
         if not _is_single(self, x, hx):
+            if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
+                with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
+                    return super().forward(x.float(), hx)
             return super().forward(x, hx)
         h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
         return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
