@@ -20,7 +20,6 @@ from onespike.model.spiking import ConvertedNetwork, spiking
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
-from onespike.units.integrate import expect_neurons
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
 _SEED = 0
@@ -103,7 +102,6 @@ def convert(
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    expect_neurons(time_steps, population)
     for name, value, known in (
         ("neurons", neurons, ("layer", "channel")),
         ("shortcuts", shortcuts, ("spikes", "real")),

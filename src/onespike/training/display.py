@@ -73,7 +73,7 @@ class Display:
         if config.precision == "bf16" and trainer.accelerator.device.type == "cpu" and emulates_bf16():
             self.console.print(
                 "this processor has no instructions for bf16, which can take many times as long as "
-                "--train.precision fp32 (AVX2 alone: 15 times, for resnet18)"
+                "--train.precision fp32"
             )
 
     def step(self, progress: Progress) -> None:

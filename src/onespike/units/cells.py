@@ -22,7 +22,8 @@ class LSTM(nn.LSTM):
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
         if not _is_single(self, x, hx):
-            if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
+            tokens = isinstance(x, Tensor) and x.device.type == "cpu"  # no packed sequence
+            if tokens and torch.is_autocast_enabled("cpu") and emulates_bf16():
                 with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
                     return super().forward(x.float(), hx)
             return super().forward(x, hx)

@@ -50,7 +50,8 @@ def check_equal(network: Network, batch: int = 5, precision: str = "int16") -> N
         torch.manual_seed(1)
         expected = network(images)
         torch.manual_seed(1)
-        torch.testing.assert_close(engine(images), expected, rtol=3e-4, atol=1e-4)
+        # Logits reach thousands here, and a small one is a difference of such: rounding is measured by the largest.
+        assert (engine(images) - expected).abs().max() <= 5e-6 * expected.abs().max()
 
 
 @pytest.mark.parametrize("preset", ["modern", "paper"])
