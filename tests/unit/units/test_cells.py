@@ -109,3 +109,13 @@ def test_a_packed_sequence_is_left_to_the_framework(kind, framework):
     cell, other = make(kind, framework)
     packed = nn.utils.rnn.pack_sequence([torch.randn(length, 4, dtype=torch.float64) for length in (3, 2)])
     torch.testing.assert_close(cell(packed)[0].data, other(packed)[0].data, rtol=0, atol=0)
+
+
+def test_an_lstm_under_bf16_computes_in_single_precision_where_there_is_no_other(monkeypatch):
+    monkeypatch.setattr("onespike.units.cells.emulates_bf16", lambda: True)
+    torch.manual_seed(0)
+    cell, tokens = cells.LSTM(4, 5, batch_first=True, bidirectional=True), torch.randn(2, 3, 4)
+    expected, _ = cell(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = cell(tokens)
+    assert torch.equal(found, expected)
