@@ -1,5 +1,6 @@
 """`onespike convert`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,12 @@ def run(arguments: Sequence[str]) -> int:
         allow_real=values.allow_real,
         calibration=Calibration(**values.calibration.as_dict()),
     )
+    if not source.summary.is_file():
+        print(
+            f"warning: {source.folder} is not trained to its end (epochs so far: {source.epochs()}): its best weights "
+            "until now were converted",
+            file=sys.stderr,
+        )
     _print(conversion, out, values.finetune)
     if not values.finetune:
         return 0

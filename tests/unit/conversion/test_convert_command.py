@@ -173,6 +173,14 @@ def test_bad_input(arguments, message, ann_run, command, tmp_path, cache):
     assert contents(ann_run.folder) == before
 
 
+def test_a_run_that_is_not_trained_to_its_end_is_converted_with_a_warning(ann_run, command, tmp_path):
+    stopped = Run(shutil.copytree(ann_run.folder, tmp_path / "stopped"))
+    stopped.summary.unlink()
+    code, _, complaints = command("convert", stopped.folder, "--out", tmp_path / "snn", *FAST)
+    assert code == 0
+    assert "stopped is not trained to its end (epochs so far: 1): its best weights until now" in complaints
+
+
 def test_a_converted_run_is_trained_on_not_resumed(ann_run, command, tmp_path):
     command("convert", ann_run.folder, "--out", tmp_path / "snn", *FAST)
     code, _, complaints = command("train", "--resume", tmp_path / "snn")
