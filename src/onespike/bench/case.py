@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from onespike.bench.operations import count_macs
 from onespike.bench.peers import PEERS, PeerUnit, with_peer_units
-from onespike.bench.sequential import PlainConvUnit, PlainNeuron, SequentialNetwork
+from onespike.bench.plain_units import PlainConvUnit, PlainNeuron
+from onespike.bench.sequential import SequentialNetwork
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS, Engine
 from onespike.model import ModelConfig, Network, create_model
