@@ -16,6 +16,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where to write the numbers")
     options = parser.parse_args()
     torch.manual_seed(0)
-    run = Run.open(options.run)
+    facts, run = environment(), Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(load_recipe(str(run.config)).data)
     ann = load(options.run)
     config = card.config
@@ -77,7 +78,7 @@ def main() -> None:
             network = convert(ann, calibrating, time_steps=steps, calibration=calibration).network
             hits[name][steps] = right(network, images, labels, BATCH // min(steps, 8))
             print(f"{name}, T = {steps}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
-    report(hits, options.steps, options.csv)
+    report(hits, options.steps, facts, options.csv)
 
 
 def some(images: ImageSet, count: int, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -125,9 +126,9 @@ def spikingjelly(
     return {steps: torch.cat(guesses) == labels for steps, guesses in hits.items()}
 
 
-def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], file: Path | None) -> None:
+def report(hits: dict[str, dict[int, Tensor]], wanted: list[int], facts: dict[str, Any], file: Path | None) -> None:
     """Print, and write, accuracies and the difference to the best of SpikingJelly's settings."""
-    facts, rows = environment(), []
+    rows = []
     for steps in wanted:
         best = max(SETTINGS, key=lambda name: hits[name][steps].sum().item())
         points, low, high = paired(*("".join("01"[hit] for hit in hits[name][steps].int()) for name in ("ours", best)))

@@ -123,7 +123,7 @@ def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     console.print(table)
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
-    then = f", then: onespike evaluate {out}; onespike train --init-from {out} --recipe cifar10/finetune"
+    then = f", then: onespike evaluate {out}; to train it on at one time step, convert with --finetune"
     network = conversion.network
     each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError, check_choices
-from onespike.model.kinds import WEIGHTS
+from onespike.model.kinds import WEIGHTS, reached_by_images
 from onespike.model.spiking import ConvertedNetwork
 from onespike.units.channel import ChannelLinear
 from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, spread
@@ -37,7 +37,7 @@ class Calibration:
     Attributes:
         thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the
             least error at that number of time steps.
-        percentile: Which percentile of the positive activations.
+        percentile: Which percentile of the activations, those that are 0 included.
         correct: What is fitted in each weight layer: "none", its "bias", or its "weights" as well.
         ridge: Pull of the fitted weights towards the artificial ones, in units of the inputs' mean square.
     """
@@ -106,11 +106,9 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
         interpreter.args_iter = iter([batch])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
-    reached = set[fx.Node]()
+    reached = reached_by_images(network.graph)
     for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
-        if node.op == "placeholder" or reached.intersection(node.all_input_nodes):
-            reached.add(node)
         layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
         if isinstance(layer, (IntegrateFire, OverMeans, PoolSpikes, *WEIGHTS)):
             _expect_images_first(target, len(images), str(node.target))
@@ -196,7 +194,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     missing = (target - layer(mean)).movedim(axis, -1)  # (N, …, C_out)
-    offset = missing.flatten(0, -2).double().mean(0)
+    offset = missing.flatten(0, -2).cpu().double().mean(0)
     if options.correct == "weights" and _is_matrix(layer):
         gram, product, centre = _moments(layer, mean, missing - offset.to(missing))
         gram.diagonal().add_(options.ridge * gram.diagonal().mean() + 1e-12)
@@ -226,15 +224,16 @@ def _moments(layer: nn.Module, mean: Tensor, missing: Tensor) -> tuple[Tensor, T
     """
     first = _columns(layer, mean[:1])
     origin, images = first.mean(0), max(CHUNK // first.numel(), 1)  # near the mean, so that little cancels
-    count, sums, gram, product = 0, torch.zeros(()), torch.zeros(()), torch.zeros(())
+    # Added up on the CPU: not every device has double precision.
+    count, sums, gram, product = 0, *(torch.zeros((), dtype=torch.float64) for _ in range(3))
     for part, lack in zip(mean.split(images), missing.split(images), strict=True):
         columns = _columns(layer, part) - origin
         count += len(columns)
-        sums = sums.to(columns) + columns.double().sum(0)
-        gram = gram.to(columns) + (columns.T @ columns).double()
-        product = product.to(columns) + (columns.T @ lack.flatten(0, -2)).double()
+        sums = sums + columns.sum(0).cpu().double()
+        gram = gram + (columns.T @ columns).cpu().double()
+        product = product + (columns.T @ lack.flatten(0, -2)).cpu().double()
     shift = sums / count
-    return gram - count * torch.outer(shift, shift), product, origin.double() + shift
+    return gram - count * torch.outer(shift, shift), product, origin.cpu().double() + shift
 
 
 def _is_matrix(layer: nn.Module) -> bool:

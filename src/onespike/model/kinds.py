@@ -62,8 +62,6 @@ WEIGHING = {
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, "add", "add_", "dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
-#: Reshaping, with its arguments, that leaves channels on axis 1, or makes a row of the last map of one pixel.
-LEAVING = (("flatten", 1), ("flatten", 1, -1), ("cat", 1), ("concat", 1))
 #: What tells of a tensor's shape alone.
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
 
@@ -80,6 +78,16 @@ def name_of(node: fx.Node) -> str:
     # Max pooling is called through a dispatcher that has no name of its own.
     pools = [name for name in MAX_POOL_NAMES if node.target is getattr(F, name, None)]
     return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
+
+
+def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
+    """All nodes whose values depend on those of the images, not on their shape alone."""
+    reached = set[fx.Node]()
+    for node in graph.graph.nodes:
+        shapes = module_of(graph, node) is None and name_of(node) in SHAPES
+        if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and not shapes):
+            reached.add(node)
+    return reached
 
 
 def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, ...], spikes: bool) -> Kind:
@@ -100,7 +108,7 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     if isinstance(module, ACTIVATIONS) or name in FUNCTIONAL or (name in CLAMPS and activation_of(node) is not None):
         return "activation"
     if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
-        return "pooling"
+        return "real" if getattr(module, "return_indices", False) else "pooling"
     if isinstance(module, LINEAR) or name in LINEAR_NAMES:
         return "linear"
     if name in WEIGHING:

@@ -11,7 +11,6 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -20,23 +19,17 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError
+from onespike.model.channels import channels
 from onespike.model.kinds import (
-    ACTIVATIONS,
-    KEEPING,
-    LEAVING,
-    MAX_POOLS,
-    PASSING,
-    PRODUCTS,
     RESHAPING,
-    SHAPES,
     WEIGHTS,
     activation_of,
     kind_of,
     module_of,
     name_of,
+    reached_by_images,
 )
-from onespike.model.tracing import trace
-from onespike.units.channel import ChannelLinear
+from onespike.model.tracing import free_path, trace
 from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
 
 
@@ -131,10 +124,10 @@ def spiking(
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or a staircase in the network")
+    taken_past = 0
     for step in steps:
         if step.kind == "activation":
-            if real_shortcuts:
-                _take_past(graph, step, time_steps)
+            taken_past += real_shortcuts and _take_past(graph, step, time_steps)
             module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate, population)
         elif step.kind == "pooling of spikes":
             module = PoolSpikes(step.function, time_steps)
@@ -146,6 +139,11 @@ def spiking(
         if isinstance(step.function, Staircase):
             nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
         _exchange(graph, step.node, step.path, module, keep_options=step.kind != "activation")
+    if real_shortcuts and not taken_past:
+        raise OnespikeError(
+            "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
+            "as it is"
+        )
     graph.delete_all_unused_submodules()
     graph.recompile()
     for module in graph.modules():
@@ -171,15 +169,14 @@ class _Step(NamedTuple):
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Say of each node that the images reach, and that is not linear, what it is."""
-    reached, spikes = set[fx.Node](), set[fx.Node]()
-    paths: Counter[str] = Counter()
+    reached, spikes = reached_by_images(graph), set[fx.Node]()
+    taken = {path for path, _ in graph.named_modules()}
+    planned = set[str]()
     for node in graph.graph.nodes:
         module = module_of(graph, node)
         name = "" if module is not None else name_of(node)
         inputs = reached.intersection(node.all_input_nodes)
-        if node.op == "placeholder" or (inputs and name not in SHAPES):
-            reached.add(node)
-        if not inputs or name in SHAPES or node.op == "output":
+        if not inputs or node not in reached or node.op == "output":
             continue
         arguments = (*enumerate(node.args), *node.kwargs.items())
         varying = tuple(key for key, one in arguments if isinstance(one, fx.Node) and one in inputs)
@@ -192,17 +189,18 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         if kind == "linear":
             continue
         path = str(node.target) if module is not None else ".".join(filter(None, [_owner(node), node.name]))
-        paths[path] += 1  # a module that is called several times is several layers of neurons
-        if paths[path] > 1:
-            path = f"{path}_{paths[path]}"
+        if module is None or path in planned:  # a module that is called again is another layer of neurons
+            path = free_path(path, taken)
+        planned.add(path)
+        taken.add(path)
         if kind == "activation" and module is None:
             function: Any = activation_of(node)
         else:
             function = copy.deepcopy(module) if module is not None else _callable(node)
         if len({id(one) for _, one in arguments} & set(map(id, inputs))) < len(inputs):
             raise OnespikeError(f"cannot be converted: {path} ({name}) takes its tensors in a list")
-        channels = _channels(graph, node) if per_channel and _factor_folds(graph, node) else (None, 1)
-        yield _Step(node, kind, function, path, channels, varying)
+        own = channels(graph, node) if per_channel and kind == "activation" else (None, 1)
+        yield _Step(node, kind, function, path, own, varying)
 
 
 def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
@@ -215,17 +213,18 @@ def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module
     graph.graph.erase_node(node)
 
 
-def _take_past(graph: fx.GraphModule, step: _Step, time_steps: int) -> None:
-    """Let additions that follow an activation read it, past the neurons that will stand for it elsewhere."""
+def _take_past(graph: fx.GraphModule, step: _Step, time_steps: int) -> bool:
+    """Let additions that follow an activation read it, past the neurons that will stand for it elsewhere, if any do."""
     node, path = step.node, f"{step.path}_shortcut"
     additions = [user for user in node.users if user.op != "call_module" and name_of(user) in ("add", "add_")]
     if not 0 < len(additions) < len(node.users):
-        return
+        return False
     graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), time_steps))
     with graph.graph.inserting_after(node):
         past = graph.graph.call_module(path, (node.all_input_nodes[0],))
     for addition in additions:
         addition.replace_input_with(node, past)
+    return True
 
 
 def _called(step: _Step) -> str:
@@ -245,35 +244,3 @@ def _callable(node: fx.Node) -> Callable[..., Any]:
     if node.op == "call_method":
         return lambda x, *arguments, **options: getattr(x, name)(*arguments, **options)
     return node.target  # type: ignore[return-value]
-
-
-def _factor_folds(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a neuron's output could have a factor per channel and still be a spike to whatever weighs it.
-
-    The factor folds into weights that belong to a channel. Token mixing and attention sum over something else.
-    """
-    for user in node.users:
-        module = module_of(graph, user)
-        name = "" if module is not None else name_of(user)
-        if isinstance(module, WEIGHTS) or name in SHAPES or user.op == "output":
-            continue
-        moved = name in RESHAPING and (name, *user.args[1:], *user.kwargs.values()) not in LEAVING
-        several = name in PRODUCTS and sum(isinstance(one, fx.Node) for one in user.args) > 1
-        if moved or several or not _factor_folds(graph, user):
-            return False
-    return True
-
-
-def _channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
-    """Number and axis of the channels that a neuron's currents have: those of the weight layer they come from."""
-    while node.all_input_nodes:
-        node = node.all_input_nodes[0]
-        module = module_of(graph, node)
-        if isinstance(module, _ConvNd):
-            return module.out_channels, 1
-        if isinstance(module, nn.Linear):
-            return module.out_features, -3 if isinstance(module, ChannelLinear) else -1
-        keeps = name_of(node) in KEEPING if module is None else isinstance(module, (*PASSING, *MAX_POOLS, *ACTIVATIONS))
-        if not keeps:
-            break
-    return None, 1

@@ -1,7 +1,7 @@
 """Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted."""
 
 import copy
-from collections import Counter
+import itertools
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
@@ -61,10 +60,19 @@ def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -
     _out_of_place(graph)
     _unshare(graph)
     if images is not None:
-        ShapeProp(graph).propagate(images)
+        try:
+            _Axes(graph).run(images)
+        except Exception as error:  # as where it asks an argument of the forward pass that is None
+            raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
     if fold:
         _fold(graph)
     return graph
+
+
+def free_path(path: str, taken: set[str]) -> str:
+    """The path if it is not taken, else the first of path_2, path_3, ... that is not."""
+    candidates = (f"{path}_{number}" if number > 1 else path for number in itertools.count(1))
+    return next(one for one in candidates if one not in taken)
 
 
 class AtLeast(nn.AdaptiveAvgPool2d):
@@ -123,17 +131,18 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 
 def _unshare(graph: fx.GraphModule) -> None:
     """Give every call of a weight layer weights of its own: what is right for the one need not be for the other."""
-    calls: Counter[str] = Counter()
-    tied = set[int]()
+    taken = {path for path, _ in graph.named_modules()}
+    called, tied = set[str](), set[int]()
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, WEIGHTS):
             continue
-        calls[node.target] += 1
-        if calls[node.target] > 1:
+        if node.target in called:
             layer = copy.deepcopy(layer)
-            node.target = f"{node.target}_{calls[node.target]}"
+            node.target = free_path(str(node.target), taken)
             graph.add_submodule(node.target, layer)
+        called.add(node.target)
+        taken.add(node.target)
         for name, parameter in list(layer.named_parameters(recurse=False)):
             if id(parameter) in tied:
                 setattr(layer, name, nn.Parameter(parameter.detach().clone()))
@@ -150,10 +159,11 @@ def _fold(graph: fx.GraphModule) -> None:
         before = node.all_input_nodes[0]
         layer = module_of(graph, before)
         fold: Any = None
-        if type(layer) in FOLDING:
-            fold = partial(fuse_conv_bn_eval, transpose=isinstance(layer, _ConvNd) and layer.transposed)
+        if type(layer) in FOLDING and isinstance(layer, _ConvNd):
+            if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
+                fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
-            type(layer) is nn.Linear and _dimensions(before) == 2
+            type(layer) is nn.Linear and before.meta.get("axes") == 2
         ):  # batch norm's channels are those of axis 1
             fold = fuse_linear_bn_eval
         if fold and len(before.users) == 1:
@@ -165,6 +175,11 @@ def _fold(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def _dimensions(node: fx.Node) -> int:
-    """How many axes a node's tensor has; 0 if that is not known."""
-    return len(getattr(node.meta.get("tensor_meta"), "shape", ()))
+class _Axes(fx.Interpreter):
+    """Notes how many axes each node's tensor has."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            n.meta["axes"] = value.ndim
+        return value

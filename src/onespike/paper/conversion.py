@@ -65,19 +65,19 @@ def conversion(
         raise OnespikeError(f"populations: expected numbers of at least 2, got {list(populations)}")
     expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
-    first = _card(ann)
-    own = first[1].activation
+    data, config = _card(ann)
+    own = config.activation
     if own == STAIRCASE:
         raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
-    _expect_kin(first, ann, own)
+    _expect_kin(ann, ann, own)
     trained_on = [Run.open(one) for one in finetuned]
     for other in trained_on:
-        _expect_kin(first, other, own, STAIRCASE, trained_on=True)
+        _expect_kin(ann, other, own, STAIRCASE, trained_on=True)
     if longer:
-        _expect_kin(first, Run.open(longer), own)
+        _expect_kin(ann, Run.open(longer), own)
         _expect_as_long(Run.open(longer), trained_on)
     if staircase:
-        _expect_kin(first, Run.open(staircase), STAIRCASE)
+        _expect_kin(ann, Run.open(staircase), STAIRCASE)
     folder = work / "conversion"
 
     def entry(network: str, one: Run) -> Entry:
@@ -106,7 +106,7 @@ def conversion(
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
-    name = f"conversion-{first[1].name}-{first[0]}"
+    name = f"conversion-{config.name}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
@@ -123,11 +123,11 @@ def _card(run: Run) -> tuple[str, AnnConfig]:
     return card.data, card.config
 
 
-def _expect_kin(first: tuple[str, AnnConfig], run: Run, *activations: str, trained_on: bool = False) -> None:
-    """Make sure that a run is of the same network on the same data, and of the right kind.
+def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> None:
+    """Make sure that a run is of the same network on the same data, of the right kind, and complete.
 
     Args:
-        first: Data and architecture of the artificial network.
+        ann: The run of the artificial network.
         run: The run.
         activations: The activations that it may have, or may have been converted from.
         trained_on: Whether it was converted, and then trained on at one time step.
@@ -135,7 +135,7 @@ def _expect_kin(first: tuple[str, AnnConfig], run: Run, *activations: str, train
     Raises:
         OnespikeError: It is not.
     """
-    data, config = _card(run)
+    (first, network), (data, config) = _card(ann), _card(run)
     if trained_on:
         if config.neurons == "none" or config.time_steps > 1 or not run.summary.is_file():
             raise OnespikeError(
@@ -144,11 +144,20 @@ def _expect_kin(first: tuple[str, AnnConfig], run: Run, *activations: str, train
             )
     elif config.neurons != "none":
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
-    if (data, config.name, config.branches) != (first[0], first[1].name, first[1].branches):
+    if not run.summary.is_file():
+        raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
+    if (data, config.name, config.branches) != (first, network.name, network.branches):
         raise OnespikeError(
-            f"{run.folder}: expected {first[1].name} with {first[1].branches} branches on {first[0]} like the others, "
+            f"{run.folder}: expected {network.name} with {network.branches} branches on {first} like the others, "
             f"got {config.name} with {config.branches} branches on {data}"
         )
+    images, others = (load_recipe(str(one.config)).data for one in (ann, run))
+    for name in ("limit", "holdout", "image_size"):
+        if getattr(images, name) != getattr(others, name):
+            raise OnespikeError(
+                f"{run.folder}: expected the images of {ann.folder}, with data.{name} {getattr(images, name)}, "
+                f"got {getattr(others, name)}"
+            )
     if config.activation not in activations:
         raise OnespikeError(
             f"{run.folder}: expected {' or '.join(activations)} activations here, got {config.activation}"

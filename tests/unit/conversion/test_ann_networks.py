@@ -76,16 +76,21 @@ def test_layers_are_as_wide_as_they_say():
                 assert layer.window == min(WINDOW, layer.side)
 
 
-@pytest.mark.parametrize("name", ANNS)
+@pytest.mark.parametrize(
+    ("name", "branches"), [*((name, "real") for name in ANNS), ("resmlp12", "spiking"), ("vit12", "spiking")]
+)
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "qcfs"])
-def test_every_network_learns_from_every_weight(name, activation):
+def test_every_network_learns_from_every_weight(name, branches, activation):
     torch.manual_seed(0)
-    network = AnnConfig(name, activation).build(7, 1, 16)
+    network = AnnConfig(name, activation, branches=branches).build(7, 1, 32)
     nn.init.normal_(network.get_parameter("fc.weight" if name == "resnet18" else "head.weight"))
-    logits = network(torch.randn(4, 1, 16, 16))
+    for key, parameter in network.named_parameters():
+        if key.endswith("bn2.weight"):  # timm starts residual branches from 0
+            nn.init.ones_(parameter)
+    logits = network(torch.randn(4, 1, 32, 32))
     assert logits.shape == (4, 7)
     logits.square().sum().backward()
-    lost = [key for key, parameter in network.named_parameters() if parameter.grad is None]
+    lost = [key for key, one in network.named_parameters() if one.grad is None or not one.grad.any()]
     assert not lost
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import onespike
 from onespike.cli.main import main
@@ -171,6 +172,34 @@ def test_bad_input(arguments, message, ann_run, command, tmp_path, cache):
     assert not out.exists()
     assert not os.path.lexists(f"{out}-finetuned")
     assert contents(ann_run.folder) == before
+
+
+def test_batch_norm_is_kept_for_training_on_and_shortcuts_are_chosen(ann_run, command, tmp_path):
+    train(load_recipe(str(ann_run.config), {"model.name": "resnet18", "data.limit": 60}), tmp_path / "ann")
+    options = ("--shortcuts", "real", "--finetune", "--train.epochs", 1, "--train.batch_size", 20, *FAST)
+    code, printed, _ = command("convert", tmp_path / "ann", "--out", tmp_path / "snn", *options)
+    assert (code, "--finetune" in printed) == (0, False)
+    for name in ("snn", "snn-finetuned"):
+        config = Run(tmp_path / name).checkpoint().card.config
+        assert (config.batch_norm, config.shortcuts) == ("kept", "real")
+        assert any(isinstance(module, nn.BatchNorm2d) for module in onespike.load(tmp_path / name).modules())
+    code, printed, _ = command("convert", tmp_path / "ann", "--out", tmp_path / "folded", *FAST)
+    assert (code, "convert with --finetune" in printed) == (0, True)
+    assert Run(tmp_path / "folded").checkpoint().card.config.batch_norm == "folded"
+    folded, kept = onespike.load(tmp_path / "folded"), onespike.load(tmp_path / "snn")
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert not any(name.endswith("_shortcut") for name, _ in folded.named_modules())
+    assert any(name.endswith("_shortcut") for name, _ in kept.named_modules())
+
+
+def test_what_cannot_be_converted_is_left_real_valued_if_asked(ann_run, command, tmp_path):
+    train(load_recipe(str(ann_run.config), {"model.name": "vit12", "data.limit": 60}), tmp_path / "ann")
+    code, _, complaints = command("convert", tmp_path / "ann", "--out", tmp_path / "snn", *FAST)
+    assert (code, "layers.0.softmax (softmax)" in complaints) == (2, True)
+    code, printed, _ = command("convert", tmp_path / "ann", "--out", tmp_path / "snn", "--allow-real", *FAST)
+    assert (code, "left real-valued: layers.0.matmul" in printed) == (0, True)
+    assert "layers.0.softmax" in json.loads((tmp_path / "snn" / "conversion.json").read_text())["real_valued"]
+    assert onespike.load(tmp_path / "snn")(torch.rand(2, 1, 16, 16)).shape == (2, 10)
 
 
 def test_a_run_that_is_not_trained_to_its_end_is_converted_with_a_warning(ann_run, command, tmp_path):

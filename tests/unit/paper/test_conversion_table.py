@@ -12,7 +12,7 @@ from onespike.conversion.convert import convert_run
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import evaluate
 from onespike.paper.conversion import conversion
-from onespike.paper.conversion_table import Entry, Measurement, _draw
+from onespike.paper.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner
 from onespike.paper.statistics import paired
 from onespike.training import Run, load_recipe, train
 
@@ -112,6 +112,13 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
     for wrong in (runs["other"], tmp_path / "ann-converted"):
         with pytest.raises(OnespikeError, match="expected a run that was trained on at one time step after conversion"):
             conversion(ann, **{**options, "finetuned": (wrong,)})
+    stopped = Run(Path(shutil.copytree(runs["longer"], tmp_path / "stopped")))
+    stopped.summary.unlink()
+    with pytest.raises(OnespikeError, match="stopped: expected a run that was trained to its end; go on with --resume"):
+        conversion(ann, **{**options, "longer": stopped.folder})
+    train(load_recipe("digits", {**ANN, "train.epochs": 3, "data.limit": 150}), tmp_path / "fewer")
+    with pytest.raises(OnespikeError, match=r"expected the images of .*ann, with data\.limit 200, got 150"):
+        conversion(ann, **{**options, "longer": tmp_path / "fewer"})
     with pytest.raises(OnespikeError, match="expected qcfs activations here, got relu"):
         conversion(ann, **{**options, "staircase": runs["other"]})
     with pytest.raises(OnespikeError, match="give it as --staircase"):
@@ -173,6 +180,22 @@ def test_every_network_is_drawn_once_and_several_neurons_apart():
     assert drawn((one, 4, 1), (one, 1, 2)) == {one: [4], f"{one}, several neurons": [2]}
     assert drawn((ours, 1, 1), (ours, 1, 1)) == {ours: [1, 1]}
     assert drawn((f"{ours} with 4 neurons each", 1, 4)) == {f"{ours} with 4 neurons each": [4]}
+
+
+def test_the_verdict_between_routes_is_that_of_their_interval():
+    def entry(network: str, hits: str) -> Entry:
+        return Entry(network, 1, 1, 1, Run(Path()), Measurement(hits, 1, 1, 1))
+
+    reference = entry("artificial network", "1" * 90 + "0" * 10)
+    best, near, far = (
+        entry(f"{TRAINED_ON}{route}", "1" * right + "0" * (100 - right))
+        for route, right in (("calibrated route", 80), ("staircase route", 79), ("staircase route with more", 40))
+    )
+    said = _winner([reference, far, near, best], reference)
+    assert "At one time step: trained on, calibrated route, -10.00 points" in said
+    assert "The calibrated route is indistinguishable from the staircase route: +1.00 points" in said
+    assert "The calibrated route won against the staircase route with more: +40.00 points" in said
+    assert _winner([reference], reference) == ""
 
 
 def test_hits_are_compared_in_pairs():

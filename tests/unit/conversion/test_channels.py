@@ -1,0 +1,121 @@
+"""Which neurons have a threshold for each channel: where it is a factor of the weights behind."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import onespike
+from onespike.audit.operations import count_operations
+from onespike.conversion import Calibration
+from onespike.model.ann import AnnConfig
+
+
+class Between(nn.Module):
+    """Neurons between two weight layers, and what lies between the neurons and the second one."""
+
+    def __init__(self, first, second, between):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.between = first(), second(), between
+        self.pool, self.shuffle, self.flat = nn.MaxPool1d(2), nn.PixelShuffle(2), nn.Flatten(2)
+        self.weight = nn.Parameter(torch.randn(5, 6))
+
+    def forward(self, x):
+        return self.second(self.between(self, self.first(x).relu()))
+
+
+def conv(before, behind):
+    return lambda: nn.Conv2d(before, behind, 3, padding=1)
+
+
+def conv1(before, behind):
+    return lambda: nn.Conv1d(before, behind, 3, padding=1)
+
+
+def linear(before, behind):
+    return lambda: nn.Linear(before, behind)
+
+
+MAPS, TOKENS = (3, 4, 4), (3, 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "first", "second", "between", "thresholds"),
+    [
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: x, 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: F.max_pool2d(x, 2), 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.roll(x, (1, 1), (2, 3)), 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.roll(x, 1, 1), 0),
+        (MAPS, conv(3, 8), conv(16, 5), lambda _, x: torch.cat([x, x], 1), 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat([x, x], dim=-1), 0),
+        (MAPS, conv(3, 8), conv(2, 5), lambda net, x: net.shuffle(x), 0),
+        (MAPS, conv(3, 8), linear(128, 5), lambda _, x: x.flatten(1), 8),
+        (MAPS, conv(3, 8), linear(128, 5), lambda _, x: x.view(x.size(0), -1), 8),
+        (MAPS, conv(3, 8), linear(16, 5), lambda net, x: net.flat(x), 0),
+        (MAPS, conv(3, 8), linear(8, 5), lambda _, x: x.mean((2, 3)), 8),
+        (MAPS, conv(3, 8), linear(16, 5), lambda _, x: x.mean(1).flatten(1), 0),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: x.mean((2, 3), keepdim=True) + x, 8),
+        (MAPS, conv(3, 8), linear(4, 5), lambda _, x: x, 4),  # it reads along rows: a threshold for each place in one
+        (TOKENS, linear(6, 8), linear(8, 5), lambda _, x: x, 8),
+        (TOKENS, linear(6, 8), linear(4, 5), lambda net, x: net.pool(x), 0),  # pools across the features
+        (TOKENS, linear(6, 8), linear(3, 5), lambda _, x: x.transpose(1, 2), 0),
+        (TOKENS, conv1(3, 8), conv1(8, 5), lambda net, x: net.pool(x), 8),
+        (TOKENS, conv1(3, 8), linear(6, 5), lambda _, x: x, 6),
+    ],
+)
+def test_thresholds_are_where_they_fold(shape, first, second, between, thresholds):
+    network = Between(first, second, between).eval()
+    images = torch.randn(32, *shape, generator=torch.Generator().manual_seed(1))
+    conversion = onespike.convert(network, images, calibration=Calibration(correct="none"))
+    (neurons,) = conversion.network.neurons.values()
+    assert neurons.raw_threshold.shape == ((thresholds,) if thresholds else ())
+    seen = []
+    for channel in range(thresholds):  # by brute force: every input of the weights hears of one channel alone
+        reading = conversion.network.graph.second
+        hooks = [
+            neurons.register_forward_hook(lambda _m, _i, out, c=channel: alone(out, neurons.axis, c)),
+            reading.register_forward_hook(lambda layer, args, _: seen.append(heard(layer, args[0]))),
+        ]
+        conversion.network(images)
+        for hook in hooks:
+            hook.remove()
+    assert not sum(seen, torch.zeros(())).gt(1).any()
+
+
+def alone(out, axis, channel):
+    """Ones in one channel, zeros in the others."""
+    mask = torch.zeros_like(out)
+    mask.select(axis, channel).fill_(1)
+    return mask
+
+
+def heard(layer, x):
+    """Which inputs of a weight layer are not 0 anywhere."""
+    x = x.movedim(1, -1) if isinstance(layer, nn.Conv1d | nn.Conv2d) else x
+    return (x != 0).flatten(0, -2).any(0).float()
+
+
+@pytest.mark.parametrize(("first", "shape", "thresholds"), [(linear(6, 6), (6,), (6,)), (conv(3, 4), (3, 6, 6), ())])
+def test_functions_that_weigh_read_along_their_axis(first, shape, thresholds):
+    network = Between(first, linear(5, 5), lambda net, x: F.linear(x, net.weight)).eval()
+    (neurons,) = onespike.convert(network, torch.randn(8, *shape)).network.neurons.values()
+    assert neurons.raw_threshold.shape == thresholds  # of the convolution the channels lie elsewhere
+
+
+def test_a_threshold_for_each_channel_where_weights_read_what_no_weights_made():
+    """vit12: between its products and the projection, and where windows are shifted."""
+    network = AnnConfig("vit12", "relu6", branches="spiking").build(10, 3, 16)
+    converted = AnnConfig("vit12", "relu6", branches="spiking", neurons="channel").build(10, 3, 16)
+    assert network.layers[0].spiking
+    for path, neurons in converted.neurons.items():
+        whole = any(part in path for part in ("query", "key", "value"))  # sums over channels are taken of these
+        assert neurons.raw_threshold.ndim == (not whole), path
+
+
+def test_spikes_behind_channel_thresholds_are_spikes_to_the_audit():
+    network = Between(conv(3, 8), linear(8, 5), lambda _, x: F.max_pool2d(x, 2).mean((2, 3), keepdim=True).flatten(1))
+    images = torch.randn(64, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    converted = onespike.convert(network.eval(), images).network
+    products = count_operations(converted, [images]).products
+    assert [product.arrives for product in products] == ["real", "binary"]
