@@ -19,9 +19,9 @@ from typing_extensions import override
 from onespike.data.sources.tree import Tree, digest, unreadable
 from onespike.errors import OnespikeError
 
-#: What the standard library raises on a damaged archive. RuntimeError is a zip member behind a password,
-#: NotImplementedError one with a compression that is unknown here.
-_DAMAGE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
+#: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
+#: behind a password or with a compression that is unknown here.
+_DAMAGE = (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile, tarfile.TarError)
 
 
 class Member(NamedTuple):
