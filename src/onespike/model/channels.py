@@ -124,7 +124,7 @@ def _behind(graph: fx.GraphModule, node: fx.Node, place: _Place) -> _Place | Non
         dims = _dims(node, 2 if name == "roll" else 1, place)
         if dims is None or (place.axis in dims) != (name in ("cat", "concat")):
             return None
-        if name not in ("mean", "sum") or node.kwargs.get("keepdim"):
+        if name not in ("mean", "sum") or node.kwargs.get("keepdim") or node.args[2:3] == (True,):
             return place
         behind = sum(dim > place.axis for dim in dims)
         return _Place(place.axis + behind, place.axes and place.axes - len(dims))

@@ -56,6 +56,7 @@ MAPS, TOKENS = (3, 4, 4), (3, 6)
         (MAPS, conv(3, 8), linear(8, 5), lambda _, x: x.mean((2, 3)), 8),
         (MAPS, conv(3, 8), linear(16, 5), lambda _, x: x.mean(1).flatten(1), 0),
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: x.mean((2, 3), keepdim=True) + x, 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: x.mean((2, 3), True), 8),
         (MAPS, conv(3, 8), linear(4, 5), lambda _, x: x, 4),  # it reads along rows: a threshold for each place in one
         (TOKENS, linear(6, 8), linear(8, 5), lambda _, x: x, 8),
         (TOKENS, linear(6, 8), linear(4, 5), lambda net, x: net.pool(x), 0),  # pools across the features
