@@ -12,12 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from onespike.conversion import Calibration, Conversion, convert_run
+from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator
 from onespike.training.loop import Stopped, train
-from onespike.training.recipe import load_recipe, parse, recipe_path
+from onespike.training.recipe import load_recipe, parse, recipe_path, run_folder
 from onespike.training.run import Run
 from onespike.training.trainer import Trainer
 
@@ -35,7 +36,8 @@ def run(arguments: Sequence[str]) -> int:
         prog="onespike convert",
         usage="onespike convert RUN --out RUN [options]",
         description="Turn the artificial network of a run into a spiking one: integrate-and-fire neurons in place of "
-        "its activations, thresholds calibrated on training images. The options --train.* are for --finetune.",
+        "its activations, thresholds calibrated on training images. These are the run's own; --data.* changes them, as "
+        "--data.root FOLDER does where they have moved. The options --train.* are for --finetune.",
         exit_on_error=False,
     )
     parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder of an artificial network")
@@ -66,23 +68,27 @@ def run(arguments: Sequence[str]) -> int:
         "--finetune", action="store_true", help="then train on at one time step, into the run folder OUT-finetuned"
     )
     parser.add_class_arguments(Calibration, "calibration")
-    values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("train",))
-    if not values.run or not values.out:
+    folder = run_folder(parser, arguments)
+    start = Run.open(folder).config if folder else None
+    values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("data", "train"), start=start)
+    if not folder or not values.out:
         raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
+    data = DataConfig(**values.data.as_dict())
     training = TrainConfig(**values.train.as_dict())
     if not values.finetune and any(argument.startswith("--train.") for argument in arguments):
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
-    source, out = Run.open(Path(values.run)), Path(values.out)
+    source, out = Run(folder), Path(values.out)
     if values.finetune:  # what training would refuse is refused before anything is written
         if values.time_steps != 1:
             raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")
         finetuned.expect_free()
-        recipe = replace(load_recipe(str(source.config)), train=training)
+        recipe = replace(load_recipe(str(source.config)), data=data, train=training)
         Trainer(recipe, open_dataset(recipe.data), make_accelerator(training))
     conversion = convert_run(
         source,
         out,
+        data=data,
         time_steps=values.time_steps,
         images=values.images,
         neurons=values.neurons,

@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import Device, Part, Precision, Which, evaluate
 from onespike.evaluation.output import save_json
 from onespike.evaluation.result import Evaluation, Spread
-from onespike.training.recipe import parse
+from onespike.training.recipe import parse, run_folder
 from onespike.training.run import Run
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
     parser.add_argument("--out", type=str | None, help="folder for the results; by default RUN/evaluation")
     parser.add_argument("--json", type=str | None, help="a further file for the numbers; - prints them")
-    folder = _run_folder(arguments)
+    folder = run_folder(parser, arguments)
     values = parse(parser, arguments, Run.open(folder).config if folder else None, sections=("data",))
     if not folder:
         raise OnespikeError("expected a run folder: onespike evaluate RUN")
@@ -78,16 +78,6 @@ def run(arguments: Sequence[str]) -> int:
             soft_wrap=True,
         )
     return 0
-
-
-def _run_folder(arguments: Sequence[str]) -> Path | None:
-    """Find RUN ahead of the parser, whose defaults lie there: what is neither an option nor the value of one."""
-    before = ""
-    for argument in arguments:
-        if not argument.startswith("-") and not (before.startswith("--") and "=" not in before):
-            return Path(argument)
-        before = argument
-    return None
 
 
 def _print(result: Evaluation, console: Console, wanted: int) -> None:

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
-from onespike.data.dataset import open_dataset
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError, unknown
+from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.output import save_json, save_text
 from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.spiking import ConvertedNetwork, spiking
 from onespike.model.tracing import trace
-from onespike.training.checkpoint import Checkpoint
+from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from onespike.units.integrate import Staircase
@@ -173,6 +175,7 @@ def convert_run(
     source: Run,
     out: Path,
     *,
+    data: DataConfig | None = None,
     time_steps: int = 1,
     images: int = 512,
     neurons: Literal["layer", "channel"] = "channel",
@@ -187,8 +190,9 @@ def convert_run(
     Args:
         source: The run of an artificial network; it stays as it is.
         out: The new run folder, new or empty.
+        data: Whose training images calibrate, and which the new run is of; those of the run if None.
         time_steps: T.
-        images: How many of the run's training images calibrate.
+        images: How many training images calibrate.
         neurons: A threshold for each "layer" or "channel".
         shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
         batch_norm: Whether batch norm is "folded", or "kept", for training on.
@@ -201,7 +205,8 @@ def convert_run(
         The converted network, and the error of each layer.
 
     Raises:
-        OnespikeError: The run is not of an artificial network, or as for `convert`. Nothing is written then.
+        OnespikeError: The run is not of an artificial network, its data are not there or others do not suit it, or as
+            for `convert`. Nothing is written then.
     """
     run = Run(out)
     run.expect_free()
@@ -213,7 +218,8 @@ def convert_run(
         )
         raise OnespikeError(f"{source.folder} is {what}: expected a run of {', '.join(ANNS)}, trained as they are")
     recipe = load_recipe(str(source.config))
-    calibrating = _calibration_images(source, card.mean, card.std, images)
+    recipe = replace(recipe, data=data or recipe.data)
+    calibrating = _calibration_images(open_dataset(recipe.data), card, images)
     network = card.build()
     network.load_state_dict(checkpoint.weights)
     conversion = convert(
@@ -244,11 +250,11 @@ def convert_run(
     return conversion
 
 
-def _calibration_images(run: Run, mean: tuple[float, ...], std: tuple[float, ...], count: int) -> Tensor:
-    """Training images of a run's data, not augmented, normalised as in training."""
-    data = open_dataset(load_recipe(str(run.config)).data)
+def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
+    """Training images, not augmented, normalised as in training."""
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
+    expect_same_images(data, card)
     order = np.random.default_rng(_SEED).permutation(len(data.train))
     chosen = data.train.select(np.sort(order[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
@@ -256,4 +262,4 @@ def _calibration_images(run: Run, mean: tuple[float, ...], std: tuple[float, ...
             f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
             "another data set"
         )
-    return torch.cat([batch for batch, _ in EvalLoader(chosen, mean, std, batch_size=256)])
+    return torch.cat([batch for batch, _ in EvalLoader(chosen, card.mean, card.std, batch_size=256)])

@@ -75,7 +75,10 @@ def evaluate(
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         dataset = open_dataset(data or recipe.data)
-    images = _suitable(dataset, card, part)
+    expect_same_images(dataset, card)
+    images: ImageSet = getattr(dataset, part)
+    if not len(images):
+        raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
 
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     network = card.build()
@@ -114,8 +117,16 @@ def evaluate(
     )
 
 
-def _suitable(data: Dataset, card: ModelCard, part: Part) -> ImageSet:
-    """Pick the part of a data set, after a check that the network can tell these classes apart in such images."""
+def expect_same_images(data: Dataset, card: ModelCard) -> None:
+    """Make sure that a data set has the classes that a network tells apart, in such images as it takes.
+
+    Args:
+        data: The data set.
+        card: The network's.
+
+    Raises:
+        OnespikeError: It has not.
+    """
     if data.classes != card.classes:
         raise OnespikeError(
             f"the classes of {data.name} are not the network's: {_difference(data.classes, card.classes)}"
@@ -129,10 +140,6 @@ def _suitable(data: Dataset, card: ModelCard, part: Part) -> ImageSet:
             f"the images of {data.name} have {data.image_size} pixels a side, the network takes {card.image_size}: "
             f"pass --data.image_size {card.image_size}"
         )
-    images: ImageSet = getattr(data, part)
-    if not len(images):
-        raise OnespikeError(f"{data.name} has no {part} images: choose another part, or a --data.holdout above 0")
-    return images
 
 
 def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:

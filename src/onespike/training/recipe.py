@@ -195,6 +195,26 @@ def option_value(arguments: Sequence[str], option: str) -> str | None:
     return value
 
 
+def run_folder(parser: ArgumentParser, arguments: Sequence[str]) -> Path | None:
+    """Find RUN ahead of the parser, whose defaults lie there: what is neither an option nor the value of one.
+
+    Args:
+        parser: A parser that has the options without values already.
+        arguments: The command line.
+
+    Returns:
+        The folder, None if none is named.
+    """
+    flags = {option for action in parser._actions if action.nargs == 0 for option in action.option_strings}
+    before = ""
+    for argument in arguments:
+        takes_it = before.startswith("--") and "=" not in before and before not in flags
+        if not argument.startswith("-") and not takes_it:
+            return Path(argument)
+        before = argument
+    return None
+
+
 def to_recipe(values: Namespace) -> Recipe:
     """Make a recipe of parsed values; its dataclasses check the ranges."""
     data, model, train = (values[section].as_dict() for section in ("data", "model", "train"))

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,17 @@ def test_several_neurons_for_each_activation(ann_run, command, tmp_path):
     code, _, complaints = command("evaluate", out, "--time-steps", 2)
     assert code == 2
     assert complaints == "error: population: expected 1 where there are 2 time steps, got 3\n"
+
+
+def test_other_images_calibrate_and_are_those_of_the_new_run(ann_run, command, tmp_path):
+    out, more = tmp_path / "snn", ("--data.limit", 50, "--train.batch_size", 20, "--train.epochs", 1)
+    code, _, _ = command("convert", "--finetune", ann_run.folder, "--out", out, *FAST, "--images", 200, *more)
+    assert code == 0
+    assert json.loads((out / "conversion.json").read_text())["calibration_images"] == 45  # the rest is held out
+    before, after, trained_on = (
+        load_recipe(str(Run(one).config)).data for one in (ann_run.folder, out, tmp_path / "snn-finetuned")
+    )
+    assert after == trained_on == replace(before, limit=50)
 
 
 def test_conversion_is_repeatable(ann_run, command, tmp_path):
@@ -148,6 +160,8 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--finetune", "--train.epochs", "0"], "train.epochs: expected at least 1"),
         (["RUN", "--out", "OUT", "--train.epochs", "2"], "--train.* options are for --finetune"),
         (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),
+        (["RUN", "--out", "OUT", "--data.name", "cifar10", "--data.root", "NOWHERE"], "NOWHERE: no such file or folder"),
+        (["RUN", "--out", "OUT", "--data.image_size", "8"], "have 8 pixels a side, the network takes 16"),
         (["RUN", "--out", "RUN"], "is not empty"),
     ],
 )
