@@ -160,7 +160,10 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--finetune", "--train.epochs", "0"], "train.epochs: expected at least 1"),
         (["RUN", "--out", "OUT", "--train.epochs", "2"], "--train.* options are for --finetune"),
         (["RUN", "--out", "OUT", "--alow-real"], "unknown option '--alow-real': did you mean '--allow-real'?"),
-        (["RUN", "--out", "OUT", "--data.name", "cifar10", "--data.root", "NOWHERE"], "NOWHERE: no such file or folder"),
+        (
+            ["RUN", "--out", "OUT", "--data.name", "cifar10", "--data.root", "NOWHERE"],
+            "NOWHERE: no such file or folder",
+        ),
         (["RUN", "--out", "OUT", "--data.image_size", "8"], "have 8 pixels a side, the network takes 16"),
         (["RUN", "--out", "RUN"], "is not empty"),
     ],
