@@ -121,11 +121,12 @@ def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
     console = Console(highlight=False)
     table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
-    for column in ("threshold", "relative L2", "cosine", "firing rate"):
+    for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
         table.add_column(column, justify="right")
     for layer in conversion.layers:
         numbers = (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)
-        table.add_row(escape(layer.layer), layer.activation, *(f"{number:.3f}" for number in numbers))
+        rounded = (f"{number:.3f}" for number in numbers)
+        table.add_row(escape(layer.layer), layer.activation, str(layer.thresholds), *rounded)
     console.print(table)
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)

@@ -9,25 +9,22 @@ before it spikes as it will in use; so each layer also makes up, as far as it ca
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
+from torch import Tensor, fx
 
+from onespike.conversion.correct import correct
 from onespike.errors import OnespikeError, check_choices
 from onespike.model.kinds import WEIGHTS, reached_by_images
 from onespike.model.spiking import ConvertedNetwork
-from onespike.units.channel import ChannelLinear
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, spread
+from onespike.units.integrate import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
 #: Values of each channel that the search looks at.
 SAMPLES = 4096
-#: Values of unfolded inputs that are in memory at once.
-CHUNK = 2**25
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,8 @@ class LayerError:
     Attributes:
         layer: Path of the layer.
         activation: What the neurons stand for.
-        threshold: Mean of the thresholds.
+        thresholds: How many there are: one for each channel, or one for all.
+        threshold: Their mean.
         relative_l2: Norm of the difference of mean output and activation, over that of the activation.
         cosine: Cosine of the angle between the two.
         firing_rate: Spikes per neuron and time step, 0..1.
@@ -74,6 +72,7 @@ class LayerError:
 
     layer: str
     activation: str
+    thresholds: int
     threshold: float
     relative_l2: float
     cosine: float
@@ -96,7 +95,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
         The error of each layer of neurons, in order.
 
     Raises:
-        OnespikeError: There are no images, a value is not finite, or the images do not lie along the first axis.
+        OnespikeError: There are no images, or a value is not finite.
     """
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
@@ -110,17 +109,19 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
         layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
-        if isinstance(layer, (IntegrateFire, OverMeans, PoolSpikes, *WEIGHTS)):
-            _expect_images_first(target, len(images), str(node.target))
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
-            _expect_finite(target, str(node.target))
+            _expect_finite(target, f"layer {node.target} of the artificial network gives")
+            _expect_finite(spiking.env[node.all_input_nodes[0]], f"layer {node.target} of the spiking network reads")
             arriving = spiking.env[node.all_input_nodes[0]].unflatten(0, (steps, -1))
             if isinstance(layer, IntegrateFire):
                 if not isinstance(analog.submodules[node.target], Staircase):
                     set_thresholds(layer, arriving, target, options)
             elif options.correct != "none" and not exact:
-                correct(layer, str(node.target), arriving.mean(0), target, options)
-        spiking.env[node] = spiking.run_node(node)
+                ridge = options.ridge if options.correct == "weights" else None
+                correct(layer, str(node.target), arriving.mean(0), target, ridge)
+        out = spiking.env[node] = spiking.run_node(node)
+        if node.op == "output":
+            _expect_finite(out, "the spiking network gives")
         if isinstance(layer, IntegrateFire):
             kind = type(analog.submodules[node.target]).__name__
             errors.append(_error(str(node.target), kind, layer, target, spiking.env[node]))
@@ -179,100 +180,16 @@ def _spread_of_error(
     return error.square().mean(1) if options.correct == "none" else error.var(1, correction=0)
 
 
-def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, options: Calibration) -> None:
-    """Change a weight layer so that its mean output comes closest to what it should be.
-
-    Args:
-        layer: Convolution or linear layer; changed in place.
-        path: Its path.
-        mean: Its mean input, (N, …).
-        target: What its mean output should be.
-        options: How.
-
-    Raises:
-        OnespikeError: The pull towards the old weights is too weak for these images.
-    """
-    axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
-    missing = (target - layer(mean)).movedim(axis, -1)  # (N, …, C_out)
-    offset = missing.flatten(0, -2).cpu().double().mean(0)
-    if options.correct == "weights" and _is_matrix(layer):
-        gram, product, centre = _moments(layer, mean, missing - offset.to(missing))
-        gram.diagonal().add_(options.ridge * gram.diagonal().mean() + 1e-12)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed:
-            raise OnespikeError(
-                f"calibration: no weights of layer {path} are the best with ridge {options.ridge}: raise it, or use "
-                "more images"
-            )
-        change = torch.cholesky_solve(product, factor)  # (columns, C_out)
-        layer.weight += change.T.reshape(layer.weight.shape).to(layer.weight)
-        offset = offset - centre @ change
-    layer.bias += offset.to(layer.bias)
-
-
-def _moments(layer: nn.Module, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the best change of a weight matrix is computed from, in double precision, without all columns at once.
-
-    Args:
-        layer: A layer whose weights are a matrix.
-        mean: Its mean input, (N, …).
-        missing: What its output lacks, of mean 0, (N, …, C_out).
-
-    Returns:
-        Sums over all samples: the columns' products with each other about their mean, (columns, columns), those with
-        what is missing, (columns, C_out); the columns' mean.
-    """
-    first = _columns(layer, mean[:1])
-    origin, images = first.mean(0), max(CHUNK // first.numel(), 1)  # near the mean, so that little cancels
-    # Added up on the CPU: not every device has double precision.
-    count, sums, gram, product = 0, *(torch.zeros((), dtype=torch.float64) for _ in range(3))
-    for part, lack in zip(mean.split(images), missing.split(images), strict=True):
-        columns = _columns(layer, part) - origin
-        count += len(columns)
-        sums = sums + columns.sum(0).cpu().double()
-        gram = gram + (columns.T @ columns).cpu().double()
-        product = product + (columns.T @ lack.flatten(0, -2)).cpu().double()
-    shift = sums / count
-    return gram - count * torch.outer(shift, shift), product, origin.cpu().double() + shift
-
-
-def _is_matrix(layer: nn.Module) -> bool:
-    """Whether a layer multiplies by its weights alone, and as one matrix.
-
-    A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
-    """
-    if type(layer) is not nn.Conv2d:
-        return type(layer) in (nn.Linear, ChannelLinear)
-    return layer.groups == 1 and layer.padding_mode == "zeros" and layer.padding != "same"
-
-
-def _columns(layer: nn.Module, mean: Tensor) -> Tensor:
-    """What a weight matrix multiplies, (samples, columns)."""
-    if isinstance(layer, nn.Conv2d):
-        padding = 0 if isinstance(layer.padding, str) else layer.padding  # "valid"
-        columns = F.unfold(mean, layer.kernel_size, layer.dilation, padding, layer.stride)
-        return columns.movedim(1, -1).flatten(0, 1)
-    return (mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean).flatten(0, -2)
-
-
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:
     mean = out.unflatten(0, (neurons.time_steps, -1)).mean(0)
     fired = (out / spread(neurons.threshold, neurons.axis, out)).mean().item()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
     cosine = F.cosine_similarity(mean.flatten(), target.flatten(), dim=0)
-    return LayerError(path, kind, neurons.threshold.mean().item(), distance.item(), cosine.item(), fired)
+    thresholds = neurons.threshold
+    numbers = (thresholds.numel(), thresholds.mean().item(), distance.item(), cosine.item(), fired)
+    return LayerError(path, kind, *numbers)
 
 
-def _expect_finite(values: Tensor, path: str) -> None:
+def _expect_finite(values: Tensor, what: str) -> None:
     if not values.isfinite().all():
-        raise OnespikeError(f"calibration: layer {path} of the artificial network gives values that are not finite")
-
-
-def _expect_images_first(values: Any, images: int, path: str) -> None:
-    """Make sure that time, which is laid along the first axis before the images, can be told from what is there."""
-    first = values[0] if isinstance(values, tuple) else values
-    if len(first) % images:
-        raise OnespikeError(
-            f"cannot be converted: {path} has {len(first)} along its first axis with {images} images; expected the "
-            "images there (batch_first)"
-        )
+        raise OnespikeError(f"calibration: {what} values that are not finite")

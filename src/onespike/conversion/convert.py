@@ -4,21 +4,22 @@ import csv
 import io
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
+from onespike.conversion.check import answers, expect_images_first, expect_same
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.output import save_json, save_text
 from onespike.model.ann import ANNS, AnnConfig
-from onespike.model.spiking import ConvertedNetwork, spiking
+from onespike.model.spiking import ConvertedNetwork, Exchange, spiking
 from onespike.model.tracing import trace
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
@@ -27,8 +28,8 @@ from onespike.units.integrate import Staircase
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
 _SEED = 0
-#: Images that the traced network is compared with the network itself on, and the relative difference allowed.
-CHECKED, TOLERANCE = 16, 1e-3
+#: How many of the images the traced network is compared with the network itself on.
+CHECKED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +71,7 @@ class Conversion:
         save_json(self.to_json(), str(folder / "conversion.json"))
 
 
-def convert(
-    model: nn.Module,
-    images: Tensor,
-    *,
-    time_steps: int = 1,
-    neurons: Literal["layer", "channel"] = "channel",
-    shortcuts: Literal["spikes", "real"] = "spikes",
-    batch_norm: Literal["folded", "kept"] = "folded",
-    population: int = 1,
-    allow_real: bool = False,
-    calibration: Calibration = DEFAULT,
-) -> Conversion:
+def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFAULT, **options: Any) -> Conversion:
     """Convert an artificial network: integrate-and-fire neurons in place of its activations.
 
     The network may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU
@@ -90,14 +80,8 @@ def convert(
     Args:
         model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
-        time_steps: T, the number of time steps that it is calibrated for and runs.
-        neurons: A threshold for each "layer" or "channel".
-        shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
-        batch_norm: Whether batch norm is "folded", or "kept", for training on.
-        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
-            step only.
-        allow_real: Leave real-valued what cannot be converted; `Conversion.real` lists it.
         calibration: How thresholds are found.
+        options: Values of `onespike.conversion.Exchange`, such as `time_steps=4`, `population=3` or `allow_real=True`.
 
     Returns:
         The converted network, and the error of each layer.
@@ -106,69 +90,17 @@ def convert(
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    for name, value, known in (
-        ("neurons", neurons, ("layer", "channel")),
-        ("shortcuts", shortcuts, ("spikes", "real")),
-        ("batch_norm", batch_norm, ("folded", "kept")),
-    ):
-        if value not in known:
-            raise unknown(name, value, known)
+    exchange = Exchange(**options)
+    if not isinstance(images, Tensor):
+        raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some = images[:CHECKED]
-    expected = _answers(model, some)
-    network = spiking(
-        model,
-        neurons == "channel",
-        "rectangle",
-        time_steps,
-        allow_real,
-        real_shortcuts=shortcuts == "real",
-        fold=batch_norm == "folded",
-        population=population,
-        images=some,
-    )
+    expected = answers(model, some)
+    network = spiking(model, exchange, some)
     # A staircase turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
     stairs = any(isinstance(module, Staircase) for module in model.modules())
-    _expect_same(trace(model, fold=False) if stairs else network.analog(), some, expected)
+    expect_same(trace(model, fold=False) if stairs else network.analog(), some, expected)
+    expect_images_first(network, some)
     return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
-
-
-@torch.no_grad()
-def _answers(model: nn.Module, images: Tensor) -> Tensor:
-    """What a network says to some images, in evaluation mode; it stays as it is.
-
-    Raises:
-        OnespikeError: There are none, they are not finite, or it does not take them.
-    """
-    if not len(images):
-        raise OnespikeError("calibration: expected at least one image, got none")
-    if not images.isfinite().all():
-        raise OnespikeError("calibration: expected finite images, got some values that are not")
-    training = {module: module.training for module in model.modules()}
-    try:
-        return model.eval()(images)
-    except Exception as error:  # whatever a network's own code does with them
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
-    finally:
-        for module, was in training.items():
-            module.training = was
-
-
-@torch.no_grad()
-def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Any) -> None:
-    """Make sure that a graph, with activations in it, computes what the network does.
-
-    Raises:
-        OnespikeError: It does not.
-    """
-    if not isinstance(expected, Tensor):
-        raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(expected).__name__}")
-    difference = ((graph(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
-    if difference > TOLERANCE:
-        raise OnespikeError(
-            f"the network's graph by torch.fx computes something else, by {difference:.1%}: expected a forward pass "
-            "that is the same for all images and changes nothing in place"
-        )
 
 
 def convert_run(
@@ -176,14 +108,9 @@ def convert_run(
     out: Path,
     *,
     data: DataConfig | None = None,
-    time_steps: int = 1,
     images: int = 512,
-    neurons: Literal["layer", "channel"] = "channel",
-    shortcuts: Literal["spikes", "real"] = "spikes",
-    batch_norm: Literal["folded", "kept"] = "folded",
-    population: int = 1,
-    allow_real: bool = False,
     calibration: Calibration = DEFAULT,
+    **options: Any,
 ) -> Conversion:
     """Convert the network of a run, with its best weights, into a run folder like any other.
 
@@ -191,15 +118,9 @@ def convert_run(
         source: The run of an artificial network; it stays as it is.
         out: The new run folder, new or empty.
         data: Whose training images calibrate, and which the new run is of; those of the run if None.
-        time_steps: T.
         images: How many training images calibrate.
-        neurons: A threshold for each "layer" or "channel".
-        shortcuts: What residual additions read: "spikes", or the activation as it is, "real".
-        batch_norm: Whether batch norm is "folded", or "kept", for training on.
-        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
-            step only.
-        allow_real: Leave real-valued what cannot be converted.
         calibration: How thresholds are found.
+        options: As for `convert`.
 
     Returns:
         The converted network, and the error of each layer.
@@ -222,25 +143,10 @@ def convert_run(
     calibrating = _calibration_images(open_dataset(recipe.data), card, images)
     network = card.build()
     network.load_state_dict(checkpoint.weights)
-    conversion = convert(
-        network,
-        calibrating,
-        time_steps=time_steps,
-        neurons=neurons,
-        shortcuts=shortcuts,
-        batch_norm=batch_norm,
-        population=population,
-        allow_real=allow_real,
-        calibration=calibration,
-    )
-    config = replace(
-        card.config,
-        neurons=neurons,
-        shortcuts=shortcuts,
-        batch_norm=batch_norm,
-        population=population,
-        time_steps=time_steps,
-    )
+    exchange = asdict(Exchange(**{"surrogate": card.config.surrogate, **options}))
+    conversion = convert(network, calibrating, calibration=calibration, **exchange)
+    del exchange["allow_real"]  # a network is built anew with all that was left real-valued
+    config = replace(card.config, **exchange)
     run.begin(replace(recipe, model=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either

@@ -27,7 +27,7 @@ class Affine(nn.Module):
     @classmethod
     def of(cls, norm: _BatchNorm) -> "Affine":
         """What a batch norm with running statistics does in evaluation mode."""
-        affine = cls(norm.num_features)
+        affine = cls(norm.num_features).to(norm.running_mean)  # as exact, and on that device
         with torch.no_grad():
             # Batch norm on the points 0 and 1 tells both: (B, C) = (2, C).
             points = torch.stack([affine.shift, affine.scale])

@@ -9,7 +9,7 @@ from torch import nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.model.resmlp import resmlp
-from onespike.model.spiking import spiking
+from onespike.model.spiking import Exchange, spiking
 from onespike.model.vit import vit
 from onespike.units.integrate import Staircase, expect_neurons
 
@@ -112,16 +112,16 @@ class AnnConfig:
                 network = self._resnet18(num_classes, in_channels)
         if self.neurons == "none":
             return network
-        return spiking(
-            network,
-            self.neurons == "channel",
-            self.surrogate,
-            self.time_steps,
-            allow_real=True,
-            real_shortcuts=self.shortcuts == "real",
-            fold=self.batch_norm == "folded",
+        exchange = Exchange(
+            time_steps=self.time_steps,
+            neurons=self.neurons,
+            shortcuts=self.shortcuts,
+            batch_norm=self.batch_norm,
             population=self.population,
+            allow_real=True,
+            surrogate=self.surrogate,
         )
+        return spiking(network, exchange)
 
     def _activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one
         return ACTIVATIONS[self.activation](self.levels)

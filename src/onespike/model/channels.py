@@ -21,10 +21,14 @@ from onespike.model.kinds import (
     SHAPES,
     WEIGHING,
     WEIGHTS,
+    is_activation,
     module_of,
     name_of,
 )
 from onespike.units.channel import ChannelLinear
+
+#: What cuts a tensor into a tuple of parts.
+PARTS = ("chunk", "split")
 
 
 class _Place(NamedTuple):
@@ -47,7 +51,12 @@ def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
         The number, None if there can only be one threshold for all; and the axis, counted from the last.
     """
     for number, place in (_made(graph, node), _read(graph, node)):
-        if place is not None and _folds(graph, node, place):
+        if place is None:
+            continue
+        shape = node.meta.get("shape")  # an addition may have stretched one channel to several
+        if (shape is None or (len(shape) >= -place.axis and shape[place.axis] == number)) and _folds(
+            graph, node, place
+        ):
             return number, place.axis
     return None, 1
 
@@ -92,21 +101,26 @@ def _read(graph: fx.GraphModule, node: fx.Node) -> tuple[int, _Place | None]:
 
 def _folds(graph: fx.GraphModule, node: fx.Node, place: _Place) -> bool:
     """Whether every weight that reads a node's output belongs to one channel."""
-    for user in node.users:
-        module = module_of(graph, user)
-        name = "" if module is not None else name_of(user)
-        if user.op == "output" or name in SHAPES:
-            continue
-        if isinstance(module, WEIGHTS):
-            if _sides(module)[2].axis != place.axis:
-                return False
-        elif name == "linear" or (name in WEIGHING and name.endswith("d")):  # "conv2d", "conv_transpose2d"
-            if place.axis != (-1 if name == "linear" else -1 - int(name[-2])):
-                return False
-        else:
-            behind = _behind(graph, user, place)
-            if behind is None or not _folds(graph, user, behind):
-                return False
+    waiting, seen = [(node, place)], set[tuple[fx.Node, _Place]]()
+    while waiting:
+        node, place = waiting.pop()
+        for user in node.users if (node, place) not in seen else ():
+            module = module_of(graph, user)
+            name = "" if module is not None else name_of(user)
+            if user.op == "output" or name in SHAPES or is_activation(module, user):
+                continue  # what stands behind an activation reads the spikes of that one
+            if isinstance(module, WEIGHTS):
+                if _sides(module)[2].axis != place.axis:
+                    return False
+            elif name == "linear" or (name in WEIGHING and name.endswith("d")):  # "conv2d", "conv_transpose2d"
+                if place.axis != (-1 if name == "linear" else -1 - int(name[-2])):
+                    return False
+            else:
+                behind = _behind(graph, user, place)
+                if behind is None:
+                    return False
+                waiting.append((user, behind))
+        seen.add((node, place))
     return True
 
 
@@ -118,7 +132,7 @@ def _behind(graph: fx.GraphModule, node: fx.Node, place: _Place) -> _Place | Non
         return None
     if _is_flat(module, name, node):
         return _Place(-1, 2)  # every column belongs to one channel
-    if name in ("contiguous", "clone"):
+    if name in ("contiguous", "clone", *PARTS) or (name == "getitem" and name_of(node.all_input_nodes[0]) in PARTS):
         return place
     if name in ("roll", "mean", "sum", "cat", "concat"):
         dims = _dims(node, 2 if name == "roll" else 1, place)
@@ -137,7 +151,8 @@ def _keeps(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node keeps channels where they are, or pools."""
     module = module_of(graph, node)
     if module is None:
-        return name_of(node) in KEEPING
+        scaled = name_of(node) in ("mul", "mul_", "div", "truediv") and len(node.all_input_nodes) == 1
+        return name_of(node) in KEEPING or scaled
     return isinstance(module, (*PASSING, *MAX_POOLS, *ACTIVATIONS))
 
 

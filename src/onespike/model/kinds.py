@@ -105,7 +105,7 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     name = "" if module is not None else name_of(node)
     if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
         return "real"
-    if isinstance(module, ACTIVATIONS) or name in FUNCTIONAL or (name in CLAMPS and activation_of(node) is not None):
+    if is_activation(module, node):
         return "activation"
     if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
         return "real" if getattr(module, "return_indices", False) else "pooling"
@@ -118,11 +118,18 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     return "linear" if (name in PRODUCTS or name == "addcmul") and len(varying) == 1 else "real"
 
 
+def is_activation(module: nn.Module | None, node: fx.Node) -> bool:
+    """Whether a node, and the module that it calls if it calls one, becomes neurons."""
+    return isinstance(module, ACTIVATIONS) if module is not None else activation_of(node) is not None
+
+
 def activation_of(node: fx.Node) -> nn.Module | None:
     """The activation that a function or method is; None if it is none."""
     name = name_of(node)
     if name in FUNCTIONAL:
         return FUNCTIONAL[name](**{key: value for key, value in node.kwargs.items() if key == "approximate"})
+    if name not in CLAMPS:
+        return None
     low: Any = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None)
     high: Any = node.kwargs.get("max", node.args[2] if len(node.args) > 2 else None)
     return {(0, None): nn.ReLU(), (0, 6): nn.ReLU6()}.get((low, high))

@@ -12,13 +12,14 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, check_choices
 from onespike.model.channels import channels
 from onespike.model.kinds import (
     RESHAPING,
@@ -30,7 +31,36 @@ from onespike.model.kinds import (
     reached_by_images,
 )
 from onespike.model.tracing import free_path, trace
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, expect_neurons
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How activations are exchanged for neurons.
+
+    Attributes:
+        time_steps: T, how often the spiking network runs on one image.
+        neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
+        shortcuts: What residual additions read: "spikes", or the activation as it is, "real", where it is weighed as
+            well: only what is weighed spikes then.
+        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", for training on.
+        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
+            step only.
+        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+    """
+
+    time_steps: int = 1
+    neurons: Literal["layer", "channel"] = "channel"
+    shortcuts: Literal["spikes", "real"] = "spikes"
+    batch_norm: Literal["folded", "kept"] = "folded"
+    population: int = 1
+    allow_real: bool = False
+    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        expect_neurons(self.time_steps, self.population)
 
 
 class ConvertedNetwork(nn.Module):
@@ -80,28 +110,12 @@ class ConvertedNetwork(nn.Module):
         return graph
 
 
-def spiking(
-    network: nn.Module,
-    per_channel: bool,
-    surrogate: str,
-    time_steps: int,
-    allow_real: bool = False,
-    real_shortcuts: bool = False,
-    fold: bool = True,
-    population: int = 1,
-    images: Tensor | None = None,
-) -> ConvertedNetwork:
+def spiking(network: nn.Module, exchange: Exchange, images: Tensor | None = None) -> ConvertedNetwork:
     """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
 
     Args:
         network: An artificial network; left as it is.
-        per_channel: A threshold per channel, where the channels' axis is known, rather than one per layer.
-        surrogate: Stand-in for the derivative of firing.
-        time_steps: T.
-        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
-        real_shortcuts: Where an activation is weighed and added as well, add it as it is: only what is weighed spikes.
-        fold: Whether to fold batch norm into the layers before it.
-        population: Neurons for each activation.
+        exchange: How.
         images: Some images, for `trace`.
 
     Returns:
@@ -111,14 +125,15 @@ def spiking(
         OnespikeError: There is no activation, something cannot be converted (its path is named), or the network's
             forward pass cannot be traced.
     """
+    time_steps, population, real_shortcuts = exchange.time_steps, exchange.population, exchange.shortcuts == "real"
     parameters = list(network.parameters())
     for parameter in parameters:
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
-    graph = trace(network, images, fold)
-    steps = list(_plan(graph, per_channel))
+    graph = trace(network, images, exchange.batch_norm == "folded")
+    steps = list(_plan(graph, exchange.neurons == "channel"))
     real = [step for step in steps if step.kind == "real"]
-    if real and not allow_real:
+    if real and not exchange.allow_real:
         names = ", ".join(f"{step.path} ({_called(step)})" for step in real)
         raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
@@ -128,7 +143,7 @@ def spiking(
     for step in steps:
         if step.kind == "activation":
             taken_past += real_shortcuts and _take_past(graph, step, time_steps)
-            module: nn.Module = IntegrateFire(*step.channels, time_steps, surrogate, population)
+            module: nn.Module = IntegrateFire(*step.channels, time_steps, exchange.surrogate, population)
         elif step.kind == "pooling of spikes":
             module = PoolSpikes(step.function, time_steps)
         else:
@@ -170,6 +185,7 @@ class _Step(NamedTuple):
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Say of each node that the images reach, and that is not linear, what it is."""
     reached, spikes = reached_by_images(graph), set[fx.Node]()
+    alike = set[fx.Node]()  # spikes that may be pooled: nowhere but along the channels do several thresholds meet
     taken = {path for path, _ in graph.named_modules()}
     planned = set[str]()
     for node in graph.graph.nodes:
@@ -181,11 +197,14 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         arguments = (*enumerate(node.args), *node.kwargs.items())
         varying = tuple(key for key, one in arguments if isinstance(one, fx.Node) and one in inputs)
         kind: str = kind_of(module, node, varying, bool(spikes & inputs))
-        if kind == "pooling" and inputs <= spikes:
+        if kind == "pooling" and inputs <= alike:
             kind = "pooling of spikes"
         moves = name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
-        if kind in ("activation", "pooling of spikes") or (moves and inputs <= spikes):
-            spikes.add(node)
+        for sort in (spikes, alike):
+            if kind in ("activation", "pooling of spikes") or (moves and inputs <= sort):
+                sort.add(node)
+        if name == "stack" or (name in ("cat", "concat") and node.kwargs.get("dim", (*node.args[1:2], 0)[0]) != 1):
+            alike.discard(node)
         if kind == "linear":
             continue
         path = str(node.target) if module is not None else ".".join(filter(None, [_owner(node), node.name]))

@@ -11,7 +11,10 @@ from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from onespike.errors import OnespikeError
 from onespike.model.affine import Affine
@@ -46,6 +49,7 @@ def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -
     except RuntimeError as error:
         raise OnespikeError(f"the network cannot be copied: {_line(error)}") from error
     for path, module in list(root.named_modules()):
+        _compute_weights(module)
         # Layers of timm's that are several layers, or that look at shapes, are taken apart.
         if isinstance(module, BatchNormAct2d):
             norm = nn.BatchNorm2d(module.num_features, module.eps)
@@ -61,7 +65,7 @@ def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -
     _unshare(graph)
     if images is not None:
         try:
-            _Axes(graph).run(images)
+            _Shapes(graph).run(images)
         except Exception as error:  # as where it asks an argument of the forward pass that is None
             raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
     if fold:
@@ -73,6 +77,22 @@ def free_path(path: str, taken: set[str]) -> str:
     """The path if it is not taken, else the first of path_2, path_3, ... that is not."""
     candidates = (f"{path}_{number}" if number > 1 else path for number in itertools.count(1))
     return next(one for one in candidates if one not in taken)
+
+
+def _compute_weights(module: nn.Module) -> None:
+    """Let a layer whose weights are computed before each use, as by weight norm, have them as parameters."""
+    if parametrize.is_parametrized(module):
+        weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
+        # The library's own way changes the class, which the copy shares with the network itself.
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, weight in weights.items():
+            module.register_parameter(name, nn.Parameter(weight))
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
 
 
 class AtLeast(nn.AdaptiveAvgPool2d):
@@ -98,10 +118,16 @@ def _taken_apart(module: ConvMlp) -> nn.Sequential:
     return nn.Sequential(AtLeast(module.input_kernel_size), *parts)
 
 
+#: Packages whose subclasses of known layers are what their names say. Others are looked into.
+PACKAGES = ("torch", "torchvision", "timm", "onespike")
+
+
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        leaves = (*LINEAR, *ACTIVATIONS, *MAX_POOLS)
-        return isinstance(module, leaves) or super().is_leaf_module(module, path)
+        known = isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS))
+        if known and type(module).__module__.split(".")[0] in PACKAGES:
+            return True
+        return super().is_leaf_module(module, path)
 
 
 def _line(error: Exception) -> str:
@@ -163,7 +189,7 @@ def _fold(graph: fx.GraphModule) -> None:
             if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
                 fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
-            type(layer) is nn.Linear and before.meta.get("axes") == 2
+            type(layer) is nn.Linear and len(before.meta.get("shape", ())) == 2
         ):  # batch norm's channels are those of axis 1
             fold = fuse_linear_bn_eval
         if fold and len(before.users) == 1:
@@ -175,11 +201,11 @@ def _fold(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-class _Axes(fx.Interpreter):
-    """Notes how many axes each node's tensor has."""
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each node's tensor."""
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, Tensor):
-            n.meta["axes"] = value.ndim
+            n.meta["shape"] = value.shape
         return value

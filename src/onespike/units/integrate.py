@@ -195,6 +195,9 @@ def expect_neurons(time_steps: int, population: int) -> None:
     Raises:
         OnespikeError: They cannot.
     """
+    for name, number in (("time_steps", time_steps), ("population", population)):
+        if not isinstance(number, int):
+            raise OnespikeError(f"{name}: expected a whole number, got {number}")
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
     if not 1 <= population <= MOST:
