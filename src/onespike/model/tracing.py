@@ -131,7 +131,7 @@ class _Tracer(fx.Tracer):
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split("\n\n")[0].split())  # torch.fx adds where in the graph it was
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:

@@ -4,8 +4,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -14,6 +16,7 @@ from onespike.conversion.convert import convert_run
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
+from onespike.inference.timing import interleaved
 from onespike.model import AnnConfig
 from onespike.paper.conversion_table import TRAINED_ON, Entry, Measurement, write
 from onespike.paper.trained import expect_images, open_or_train, some_test_images
@@ -24,8 +27,8 @@ from onespike.training.run import Run, load
 SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
 #: The activation of the second route.
 STAIRCASE = "qcfs"
-#: Images that energy and latency are measured on.
-MEASURED = 64
+#: Images that energy and latency are measured on, and how often each network is timed.
+MEASURED, ROUNDS = 64, 7
 
 
 def conversion(
@@ -81,9 +84,10 @@ def conversion(
     folder = work / "conversion"
 
     def entry(network: str, one: Run) -> Entry:
+        """A row; its time is still to be measured."""
         config = _card(one)[1]
         steps, neurons = (config.time_steps, config.population) if config.neurons != "none" else (0, 0)
-        return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder))
+        return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
 
     def converted(network: str, source: Run) -> list[Entry]:
         found, kind = [], f"{_digest(source)}-{images}{'-real' if allow_real else ''}"
@@ -106,6 +110,8 @@ def conversion(
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
+    times = _milliseconds([one.run for one in found])
+    found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
     name = f"conversion-{config.name}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
@@ -196,16 +202,23 @@ def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
     kept = folder / "measured" / f"{_digest(run)}-{test_images}.json"
     if kept.is_file():
         return Measurement(**json.loads(kept.read_text()))
-    audit = audit_run(run, images=MEASURED)
+    audit = audit_run(run, images=MEASURED, latency=False)
     measured = Measurement(
         _hits(run, test_images),
-        1e3 / audit.latency[-1].images_per_second,
         1e6 * audit.energy("field").total,
         1e6 * audit.energy("memory").total,
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     write_whole(kept, json.dumps(asdict(measured), indent=2))
     return measured
+
+
+@torch.no_grad()
+def _milliseconds(runs: list[Run]) -> list[float]:
+    """Time for an image of each run's network: medians, the networks in turns, in batches of the same images."""
+    ((images, _),) = some_test_images(runs[0], runs[0].checkpoint("best"), MEASURED)
+    networks = {str(number): partial(load(run.folder), images) for number, run in enumerate(runs)}
+    return [1e3 * median(seconds) / len(images) for seconds in interleaved(networks, ROUNDS).values()]
 
 
 @torch.no_grad()

@@ -25,13 +25,11 @@ class Measurement:
 
     Attributes:
         hits: For each test image "1" if it was classified correctly, else "0".
-        milliseconds: Time for one image in a batch of 64.
         microjoules: Energy for one image by the field's convention.
         memory_microjoules: Likewise with 8-bit arithmetic and memory traffic.
     """
 
     hits: str
-    milliseconds: float
     microjoules: float
     memory_microjoules: float
 
@@ -58,6 +56,7 @@ class Entry:
         epochs: Epochs it was trained for, before and after conversion together.
         run: Its run.
         measured: What was found.
+        milliseconds: Time for one image.
     """
 
     network: str
@@ -66,6 +65,7 @@ class Entry:
     epochs: int
     run: Run
     measured: Measurement
+    milliseconds: float
 
 
 def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str) -> None:
@@ -88,6 +88,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         "epochs": "d",
         "seed": "d",
         "minutes": ".1f",
+        "whole test set %": ".2f",
         "top-1 %": ".2f",
         "from": ".2f",
         "to": ".2f",
@@ -97,6 +98,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         "ms an image": ".2f",
         "µJ, field": ".2f",
         "µJ, memory": ".2f",
+        "commit": "",
     }
     table = Table(columns, [_row(one, reference) for one in found])
     images = len(reference.measured.hits)
@@ -105,8 +107,10 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         f"*to* are the 95% interval of the accuracy (Wilson); *points* is the difference to the row "
         f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
         f"artificial network; *neurons* is how many stand for one activation. *epochs* are those before and after "
-        f"conversion together, *minutes* the run's own training. Time and energy are those of {measured} test images "
-        f"in one batch, by `onespike audit`; both grow with T, and with the number of neurons."
+        f"conversion together, *minutes* the run's own training, *whole test set* its accuracy on all test images at "
+        f"its end, *commit* what it was trained or converted from. Time and energy are those of {measured} test images "
+        f"in one batch: the time is the median, all networks timed in turns, the energy by `onespike audit`. Both grow "
+        f"with T, and with the number of neurons."
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
@@ -114,21 +118,24 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
 
 def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
     measured = one.measured
+    environment = json.loads((one.run.folder / "environment.json").read_text())
     behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
-    trained = one.run.summary.is_file()
+    trained = json.loads(one.run.summary.read_text()) if one.run.summary.is_file() else None
     return (
         one.network,
         one.time_steps,
         one.population,
         one.epochs,
         load_recipe(str(one.run.config)).train.seed,
-        json.loads(one.run.summary.read_text())["seconds"] / 60 if trained else None,
+        trained["seconds"] / 60 if trained else None,
+        trained["test_top1"] if trained else None,
         measured.top1,
         *measured.interval,
         *behind,
-        measured.milliseconds,
+        one.milliseconds,
         measured.microjoules,
         measured.memory_microjoules,
+        environment["commit"],
     )
 
 

@@ -49,6 +49,9 @@ MAPS, TOKENS = (3, 4, 4), (3, 6)
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.roll(x, 1, 1), 0),
         (MAPS, conv(3, 8), conv(16, 5), lambda _, x: torch.cat([x, x], 1), 8),
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat([x, x], dim=-1), 0),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: 2 * x / 3, 8),
+        (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat(x.split(4, 1)[::-1], 1), 8),
+        (MAPS, conv(3, 8), conv(4, 5), lambda _, x: x.chunk(2, 1)[1], 8),
         (MAPS, conv(3, 8), conv(2, 5), lambda net, x: net.shuffle(x), 0),
         (MAPS, conv(3, 8), linear(128, 5), lambda _, x: x.flatten(1), 8),
         (MAPS, conv(3, 8), linear(128, 5), lambda _, x: x.view(x.size(0), -1), 8),
@@ -82,6 +85,54 @@ def test_thresholds_are_where_they_fold(shape, first, second, between, threshold
         for hook in hooks:
             hook.remove()
     assert not sum(seen, torch.zeros(())).gt(1).any()
+
+
+def test_what_reads_the_next_neurons_does_not_matter():
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.second, self.last = conv(3, 8)(), conv(8, 8)(), nn.Linear(16, 5)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            x = (x + self.second(x)).relu()
+            return self.last(x.mean(1).flatten(1))  # a sum over channels
+
+    converted = onespike.convert(Residual().eval(), torch.randn(8, *MAPS)).network
+    assert [neurons.raw_threshold.shape for neurons in converted.neurons.values()] == [(8,), ()]
+
+
+def test_a_channel_that_an_addition_stretches_is_not_one_of_several():
+    class Stretched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.narrow, self.wide = conv(3, 1)(), conv(3, 8)()
+
+        def forward(self, x):
+            return self.narrow(x) + self.wide(x)
+
+    network = Between(Stretched, conv(8, 5), lambda _, x: x).eval()
+    (neurons,) = onespike.convert(network, torch.randn(8, *MAPS)).network.neurons.values()
+    assert neurons.raw_threshold.shape == (8,)
+
+
+def test_long_chains_of_additions_are_followed_once():
+    pool = nn.AvgPool2d(3, 1, 1)
+
+    class Chain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.pool = conv(3, 8)(), conv(8, 5)(), pool
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            for _ in range(40):  # 2^40 ways through it
+                x = x + self.pool(x)
+            return self.last(1e-12 * x)
+
+    (neurons,) = onespike.convert(Chain().eval(), torch.randn(8, *MAPS)).network.neurons.values()
+    assert neurons.raw_threshold.shape == (8,)
 
 
 def alone(out, axis, channel):

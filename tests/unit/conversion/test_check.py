@@ -100,9 +100,7 @@ def test_recurrent_layers_are_left_real_valued_at_one_time_step_alone(cell, mess
 def test_a_spiking_network_that_divides_by_no_spikes_is_refused():
     network = Forward(lambda net, x: net.last((y := net.first(x).relu() ** 2) / y.sum(1, keepdim=True))).eval()
     nn.init.constant_(network.first.bias, -1.5)
-    nn.init.constant_(
-        network.first.weight[0], 0.1
-    )  # never silent, seldom at its maximum
+    nn.init.constant_(network.first.weight[0], 0.1)  # never silent, seldom at its maximum
     network.first.bias.data[0] = 0.05
     points = torch.randn(64, 6, generator=torch.Generator().manual_seed(0)).abs()
     for steps in (1, 4):

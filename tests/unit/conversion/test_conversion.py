@@ -71,6 +71,25 @@ def test_the_artificial_network_stays_as_it_is_and_its_twin_computes_the_same(co
     assert not any(isinstance(module, nn.BatchNorm2d) for module in conversion.network.modules())
 
 
+def test_the_errors_of_a_layer_by_hand(images):
+    network = plain()
+    with torch.no_grad():
+        conversion = onespike.convert(network, images, time_steps=3)
+        converted = conversion.network
+        found = outputs(converted.graph, ("1", "3"), images.repeat(3, 1, 1, 1))
+        wanted = outputs(copy.deepcopy(network), ("1", "3"), images)
+        for layer in conversion.layers:
+            neurons = converted.graph.get_submodule(layer.layer)
+            spikes = found[layer.layer].unflatten(0, (3, -1))
+            rates, target = spikes.mean(0).flatten().double(), wanted[layer.layer].flatten().double()
+            assert layer.activation == "ReLU"
+            assert layer.thresholds == 8
+            assert layer.threshold == pytest.approx(neurons.raw_threshold.exp().sum().item() / 8)
+            assert layer.relative_l2 == pytest.approx(((rates - target) @ (rates - target) / (target @ target)) ** 0.5)
+            assert layer.cosine == pytest.approx(rates @ target / ((rates @ rates) * (target @ target)) ** 0.5)
+            assert layer.firing_rate == pytest.approx((spikes > 0).sum().item() / spikes.numel())
+
+
 def test_each_call_of_an_activation_has_neurons_of_its_own(convolutional, images):
     conversion = onespike.convert(convolutional, images)
     assert [layer.layer for layer in conversion.layers] == ["relu", "relu_1"]
@@ -122,7 +141,7 @@ def test_every_weight_layer_behind_a_neuron_reads_zeros_and_thresholds(convoluti
         lambda: nn.Sequential(nn.Conv2d(3, 8, 8, 8), ConvMlp(8, 16, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
         lambda: torchvision.models.squeezenet1_1(num_classes=5),
         lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
-        lambda: torchvision.models.densenet121(num_classes=5),
+        lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=5),
         lambda: torchvision.models.googlenet(num_classes=5, transform_input=True, aux_logits=False, init_weights=False),
     ],
     ids=["resnet", "regnet", "preactivation", "vgg", "squeezenet", "shufflenet", "densenet", "googlenet"],
@@ -139,8 +158,11 @@ def test_other_peoples_networks(make):
     assert converted.real == ()
     with torch.no_grad():
         torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
-        conversion = onespike.convert(network, images, time_steps=2, calibration=MAXIMA)
-        assert conversion.network(images).isfinite().all()
+        errors = []
+        for steps in (4, 32):
+            conversion = onespike.convert(network, images, time_steps=steps, calibration=MAXIMA)
+            errors.append((conversion.network(images) - network(images)).norm())
+    assert errors[1] < 0.6 * errors[0]
     assert [layer.layer for layer in conversion.layers] == list(converted.neurons)
     assert all(0 <= layer.firing_rate <= 1 for layer in conversion.layers)
     assert sum(layer.firing_rate > 0 for layer in conversion.layers) > 0.5 * len(conversion.layers)
@@ -578,8 +600,10 @@ def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
     with torch.no_grad():
         others = torch.randn(64, 3, 32, 32)  # not those that were compared
         logits, expected = conversion.network(others), network(others)
+        kept = onespike.convert(network, torch.randn(16, 3, 32, 32), batch_norm="kept").network
+        assert torch.equal(kept(others), expected)
     errors = (logits - expected).norm(dim=1) / expected.norm(dim=1)
-    assert errors.median() < 1e-4
+    assert (errors < 1e-4).float().mean() > 0.9  # rounding may turn one spike, which then counts as a whole one
 
 
 def test_a_staircase_is_not_refused_because_folding_rounds():
@@ -653,6 +677,9 @@ def test_a_staircase_of_several_steps_is_right_on_average(images):
         wanted = outputs(converted.analog(), ("1", "3"), images)
         found = outputs(converted.graph, ("1", "3"), images.repeat(4, 1, 1, 1))
     rates = {path: out.unflatten(0, (4, -1)).mean(0) for path, out in found.items()}
+    for path in ("0", "2", "5"):  # nothing is corrected
+        assert torch.equal(converted.graph.get_submodule(path).weight, network.get_submodule(path).weight)
+        assert torch.equal(converted.graph.get_submodule(path).bias, network.get_submodule(path).bias)
     torch.testing.assert_close(rates["1"], wanted["1"])  # its input is the same at each step
     error = rates["3"] - wanted["3"]  # this one's is not
     assert error.abs().mean() > 0.01

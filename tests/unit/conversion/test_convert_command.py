@@ -101,7 +101,8 @@ def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     assert command("convert", ann_run.folder, "--out", out, *FAST, "--finetune", "--train.epochs", 1, *options)[0] == 0
     together = Run(tmp_path / "snn-finetuned")
     config = load_recipe(str(together.config))
-    assert (config.train.optimizer, config.train.weight_decay, config.train.lr) == ("adam", 1e-4, 1e-3)
+    chosen = config.train
+    assert (chosen.optimizer, chosen.weight_decay, chosen.lr, chosen.min_lr) == ("adam", 1e-4, 1e-3, 1e-4)
     assert (config.data.image_size, config.model.neurons, config.model.time_steps) == (16, "channel", 1)
     apart = tmp_path / "apart"
     start = ("--init-from", out, "--recipe", "cifar10/finetune", "--train.epochs", 1)
