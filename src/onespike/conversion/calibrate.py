@@ -52,7 +52,7 @@ class Calibration:
             raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")
 
 
-#: What measured best, see `docs/conversion.md`.
+#: What is measured of it beside others is in `docs/conversion.md`.
 DEFAULT = Calibration()
 
 
