@@ -87,15 +87,18 @@ def _made(graph: fx.GraphModule, node: fx.Node) -> tuple[int, _Place | None]:
 
 def _read(graph: fx.GraphModule, node: fx.Node) -> tuple[int, _Place | None]:
     """Channels of a weight layer that reads a node's output."""
-    for user in node.users:
-        module = module_of(graph, user)
-        if isinstance(module, WEIGHTS):
-            number, _, place = _sides(module)
-            return number, place
-        if _keeps(graph, user) or (module is None and name_of(user) in ("roll", "contiguous", "clone")):
-            number, found = _read(graph, user)
-            if found is not None:
-                return number, found
+    waiting, seen = [node], set[fx.Node]()
+    while waiting:
+        node = waiting.pop()
+        seen.add(node)
+        for user in node.users:
+            module = module_of(graph, user)
+            if isinstance(module, WEIGHTS):
+                number, _, place = _sides(module)
+                return number, place
+            passes = module is None and name_of(user) in ("roll", "contiguous", "clone")
+            if user not in seen and (passes or _keeps(graph, user)):
+                waiting.append(user)
     return 0, None
 
 

@@ -117,22 +117,21 @@ def test_a_channel_that_an_addition_stretches_is_not_one_of_several():
     assert neurons.raw_threshold.shape == (8,)
 
 
-def test_long_chains_of_additions_are_followed_once():
-    pool = nn.AvgPool2d(3, 1, 1)
-
+@pytest.mark.parametrize(("passes", "thresholds"), [(True, (8,)), (False, ())])
+def test_long_chains_of_additions_are_followed_once(passes, thresholds):
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.first, self.last, self.pool = conv(3, 8)(), conv(8, 5)(), pool
+            self.first, self.last, self.pool = conv(3, 8)(), conv(8, 5)(), nn.AvgPool2d(3, 1, 1)
 
         def forward(self, x):
             x = self.first(x).relu()
             for _ in range(40):  # 2^40 ways through it
                 x = x + self.pool(x)
-            return self.last(1e-12 * x)
+            return self.last(1e-12 * x if passes else x.transpose(2, 3))
 
     (neurons,) = onespike.convert(Chain().eval(), torch.randn(8, *MAPS)).network.neurons.values()
-    assert neurons.raw_threshold.shape == (8,)
+    assert neurons.raw_threshold.shape == thresholds
 
 
 def alone(out, axis, channel):
