@@ -112,7 +112,7 @@ def conversion(
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     times = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
-    name = f"conversion-{config.name}-{data}"
+    name = f"conversion-{config.name}{'-spiking' if config.branches == 'spiking' else ''}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
