@@ -56,7 +56,7 @@ def conversion(
         images: Training images that calibrate.
         test_images: Test images, spread evenly over the test set; all of them if there are fewer.
         allow_real: Leave real-valued what cannot be converted, as the softmax of an attention.
-        out: Folder for conversion-MODEL-DATA.csv, .md and .png.
+        out: Folder for conversion-MODEL-DATA.csv, .md and .png (conversion-MODEL-spiking-DATA with spiking branches).
         work: Folder for the converted runs and what was measured; what is there is not made again.
 
     Returns:
