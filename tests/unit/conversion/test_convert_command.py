@@ -88,6 +88,15 @@ def test_other_images_calibrate_and_are_those_of_the_new_run(ann_run, command, t
     assert after == trained_on == replace(before, limit=50)
 
 
+def test_images_that_have_moved_are_found(ann_run, command, tmp_path):
+    moved = Run(shutil.copytree(ann_run.folder, tmp_path / "moved"))
+    moved.config.write_text(moved.config.read_text().replace("root: null", f"root: {tmp_path / 'nowhere'}"))
+    options = ("--out", tmp_path / "snn", "--finetune", "--train.epochs", 1, "--train.batch_size", 20, *FAST)
+    code, _, complaints = command("convert", moved.folder, *options)
+    assert (code, "nowhere" in complaints, (tmp_path / "snn").exists()) == (2, True, False)
+    assert command("convert", moved.folder, *options, "--data.root", "null")[0] == 0
+
+
 def test_conversion_is_repeatable(ann_run, command, tmp_path):
     for name in ("a", "b"):
         assert command("convert", ann_run.folder, "--out", tmp_path / name, *FAST)[0] == 0
