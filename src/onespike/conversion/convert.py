@@ -1,8 +1,6 @@
 """From a trained artificial network to a spiking one: in memory, or from run folder to run folder."""
 
-import csv
-import io
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.evaluation.output import save_json, save_text
+from onespike.evaluation.output import csv_text, save_json, save_text
 from onespike.model.ann import ANNS, AnnConfig
 from onespike.model.spiking import ConvertedNetwork, Exchange, spiking
 from onespike.model.tracing import trace
@@ -63,11 +61,8 @@ class Conversion:
 
     def save(self, folder: Path) -> None:
         """Write `conversion.json` and `conversion.csv`."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, [field.name for field in fields(LayerError)])
-        writer.writeheader()
-        writer.writerows(asdict(layer) for layer in self.layers)
-        save_text(text.getvalue(), folder / "conversion.csv")
+        columns = [field.name for field in fields(LayerError)]
+        save_text(csv_text(columns, map(astuple, self.layers)), folder / "conversion.csv")
         save_json(self.to_json(), str(folder / "conversion.json"))
 
 

@@ -83,20 +83,11 @@ def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:
     """What weight matrices multiply, (groups, samples, columns)."""
     if isinstance(layer, nn.Linear):
         return (mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean).flatten(0, -2)[None]
-    padded = F.pad(mean, _padding(layer), "constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    padded = F.pad(mean, layer._reversed_padding_repeated_twice, mode)
     kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
     if isinstance(layer, nn.Conv1d):  # a map of one row
         padded = padded.unsqueeze(2)
         kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
     columns = F.unfold(padded, kernel, dilation, 0, stride)
     return columns.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
-
-
-def _padding(layer: _ConvNd) -> list[int]:
-    """What a convolution pads at both ends of each axis, the last one first, as `torch.nn.functional.pad` takes it."""
-    if layer.padding == "valid":
-        return [0, 0] * len(layer.kernel_size)
-    if isinstance(layer.padding, str):  # "same"
-        totals = [dilation * (side - 1) for dilation, side in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return [end for total in reversed(totals) for end in (total // 2, total - total // 2)]
-    return [side for side in reversed(layer.padding) for _ in range(2)]

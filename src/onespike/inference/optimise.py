@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_same_images
 from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
 from onespike.inference.storage import load_engine, save_engine
@@ -131,8 +132,9 @@ def optimise(
     engine = Engine(network, precision)
     data = open_dataset(recipe.data)
     test = data.test.select(np.arange(min(images or len(data.test), len(data.test))))
-    if data.classes != card.classes or not len(test):
-        raise OnespikeError(f"{data.name}: expected test images of the classes that {run.folder} was trained on")
+    expect_same_images(data, card)
+    if not len(test):
+        raise OnespikeError(f"{data.name}: expected test images, got none")
     save_engine(engine, card, run.folder.name, out)
     engine = load_engine(out)  # what is judged is what was written
     batches = list(EvalLoader(test, card.mean, card.std, BATCH))

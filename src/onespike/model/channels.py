@@ -51,14 +51,15 @@ def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
         The number, None if there can only be one threshold for all; and the axis, counted from the last.
     """
     for number, place in (_made(graph, node), _read(graph, node)):
-        if place is None:
-            continue
-        shape = node.meta.get("shape")  # an addition may have stretched one channel to several
-        if (shape is None or (len(shape) >= -place.axis and shape[place.axis] == number)) and _folds(
-            graph, node, place
-        ):
+        if place is not None and _may_have(node, number, place) and _folds(graph, node, place):
             return number, place.axis
     return None, 1
+
+
+def _may_have(node: fx.Node, number: int, place: _Place) -> bool:
+    """Whether a node may have so many channels there: an addition stretches one to several."""
+    shape = node.meta.get("shape")  # known where there were images to trace with
+    return shape is None or (len(shape) >= -place.axis and shape[place.axis] == number)
 
 
 def _sides(layer: nn.Module | None) -> tuple[int, int, _Place]:
@@ -107,7 +108,10 @@ def _folds(graph: fx.GraphModule, node: fx.Node, place: _Place) -> bool:
     waiting, seen = [(node, place)], set[tuple[fx.Node, _Place]]()
     while waiting:
         node, place = waiting.pop()
-        for user in node.users if (node, place) not in seen else ():
+        if (node, place) in seen:
+            continue
+        seen.add((node, place))
+        for user in node.users:
             module = module_of(graph, user)
             name = "" if module is not None else name_of(user)
             if user.op == "output" or name in SHAPES or is_activation(module, user):
@@ -123,7 +127,6 @@ def _folds(graph: fx.GraphModule, node: fx.Node, place: _Place) -> bool:
                 if behind is None:
                     return False
                 waiting.append((user, behind))
-        seen.add((node, place))
     return True
 
 

@@ -9,6 +9,7 @@ import torch
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_same_images
 from onespike.paper.sweep import complete
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
@@ -75,8 +76,7 @@ def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torc
     """
     expect_images(images)
     dataset = open_dataset(load_recipe(str(run.config)).data)
-    if dataset.classes != checkpoint.card.classes:
-        raise OnespikeError(f"the classes of {dataset.name} are not those that {run.folder} was trained on")
+    expect_same_images(dataset, checkpoint.card)
     count = min(images, len(dataset.test))
     chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
     return EvalLoader(chosen, checkpoint.card.mean, checkpoint.card.std, BATCH, Share(device))
