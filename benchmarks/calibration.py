@@ -19,8 +19,8 @@ from torch import Tensor
 from onespike import OnespikeError
 from onespike.conversion import Calibration, convert
 from onespike.data.dataset import open_dataset
-from onespike.paper.report import Table, write_report
 from onespike.training import Run, load, load_recipe
+from reproduce.report import Table, write_report
 
 #: What is varied; all else as by default.
 CHOICES: dict[str, dict[str, Any]] = {

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from onespike.paper.report import Table, write_report
 from onespike.training import Run, load_recipe
+from reproduce.report import Table, write_report
 
 #: Below the table.
 MEANING = (

@@ -27,10 +27,10 @@ from onespike.conversion import Calibration, convert
 from onespike.data.dataset import ImageSet, open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.evaluation.output import csv_text, save_text
-from onespike.model import AnnConfig
-from onespike.paper.statistics import paired
+from onespike.models import AnnConfig
 from onespike.training import Run, load, load_recipe
 from onespike.training.run import environment
+from reproduce.statistics import paired
 
 SETTINGS = {
     "spikingjelly": {"mode": "Max"},

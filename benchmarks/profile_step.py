@@ -14,8 +14,8 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.case import Case
 from onespike.allocator import keep_freed_memory
-from onespike.bench.case import Case
 
 #: Kinds of operations, by what their names hold; the first that fits counts.
 KINDS = {

@@ -8,7 +8,7 @@ import pytest
 from docstring_parser import parse
 
 from onespike.data.config import DataConfig
-from onespike.model import AnnConfig, ModelConfig
+from onespike.models import AnnConfig, ModelConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import recipe_names
 

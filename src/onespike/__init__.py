@@ -8,13 +8,13 @@ from onespike.errors import OnespikeError
 if TYPE_CHECKING:
     from onespike import functional
     from onespike.conversion import convert
-    from onespike.model import create_model
+    from onespike.models import create_model
     from onespike.training import load
 
 __all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load"]
 
 #: Where the names live that need torch.
-_HOMES = {"convert": "onespike.conversion", "create_model": "onespike.model", "load": "onespike.training"}
+_HOMES = {"convert": "onespike.conversion", "create_model": "onespike.models", "load": "onespike.training"}
 
 
 def __getattr__(name: str) -> Any:

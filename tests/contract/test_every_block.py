@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onespike.model import Block, ModelConfig
+from onespike.models import Block, ModelConfig
 from onespike.units.registry import UNITS
 
 CHANNELS = 6

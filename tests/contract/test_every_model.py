@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.model import MODELS, PRESETS, ModelConfig, model_config
+from onespike.models import MODELS, PRESETS, ModelConfig, model_config
 from onespike.units.registry import UNITS
 
 IMAGE_SIZE, CLASSES = 64, 7

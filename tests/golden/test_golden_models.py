@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from onespike import create_model
-from onespike.model import MODELS
+from onespike.models import MODELS
 from onespike.units.registry import UNITS
 
 FOLDER = Path(__file__).parent

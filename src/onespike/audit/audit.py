@@ -19,7 +19,7 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.errors import OnespikeError
-from onespike.model import AnnConfig, ModelConfig
+from onespike.models import AnnConfig, ModelConfig
 from onespike.training.checkpoint import ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator

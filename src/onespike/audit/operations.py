@@ -16,7 +16,7 @@ from onespike.audit.leaky import LeakyNeuron
 from onespike.audit.potentials import Neurons, NeuronWatch, Traffic, handed_on, kept_over_time
 from onespike.audit.products import Product
 from onespike.errors import OnespikeError
-from onespike.model.patch import Merging
+from onespike.models.patch import Merging
 from onespike.units import Firing, Unit, UnitOutput
 from onespike.units.integrate import IntegrateFire
 

@@ -10,8 +10,8 @@ import torch
 
 from onespike.audit.latency import timed
 from onespike.audit.operations import count_operations
-from onespike.model import Network
-from onespike.model.config import ModelConfig
+from onespike.models import Network
+from onespike.models.config import ModelConfig
 
 
 @dataclass(frozen=True)

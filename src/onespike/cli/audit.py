@@ -17,7 +17,7 @@ from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import Device
 from onespike.evaluation.output import save_json, save_text
-from onespike.model import ANNS, MODELS, AnnConfig, ModelConfig
+from onespike.models import ANNS, MODELS, AnnConfig, ModelConfig
 from onespike.training.recipe import parse, recipe_path
 from onespike.training.run import Run
 

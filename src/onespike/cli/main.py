@@ -2,8 +2,9 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
@@ -14,9 +15,7 @@ COMMANDS = {
     "train": "train a network; leaves a run folder",
     "evaluate": "accuracy of a run, by class, with its confusion matrix",
     "inspect": "draw what a run's network makes of one image",
-    "paper": "compute a table or figure of the paper anew, beside the published one",
     "audit": "what a network costs: operations, energy, memory, latency",
-    "bench": "how fast it is, side by side with others and with the machine's limit",
     "optimise": "make an engine of a run for fast inference on CPUs",
     "convert": "turn a run's artificial network into a spiking one",
     "prune-time": "train at T time steps, then from those weights at T - 1, … down to one",
@@ -30,9 +29,13 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    exit_with(_dispatch, sys.argv[1:] if arguments is None else arguments)
+
+
+def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> NoReturn:
+    """Call a command line's function and exit as `main` does."""
     try:
-        code = _dispatch(arguments)
+        code = command(list(arguments))
         _leave_group()
         sys.exit(code)
     except OnespikeError as error:

@@ -2,6 +2,6 @@
 
 from onespike.conversion.calibrate import Calibration, LayerError, calibrate
 from onespike.conversion.convert import Conversion, convert, convert_run
-from onespike.model.spiking import Exchange
+from onespike.models.spiking import Exchange
 
 __all__ = ["Calibration", "Conversion", "Exchange", "LayerError", "calibrate", "convert", "convert_run"]

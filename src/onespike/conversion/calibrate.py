@@ -17,8 +17,8 @@ from torch import Tensor, fx
 
 from onespike.conversion.correct import correct
 from onespike.errors import OnespikeError, check_choices
-from onespike.model.kinds import WEIGHTS, reached_by_images
-from onespike.model.spiking import ConvertedNetwork
+from onespike.models.kinds import WEIGHTS, reached_by_images
+from onespike.models.spiking import ConvertedNetwork
 from onespike.units.integrate import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.

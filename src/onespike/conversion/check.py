@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from onespike.errors import OnespikeError
-from onespike.model.kinds import WEIGHTS, reached_by_images
-from onespike.model.spiking import ConvertedNetwork
+from onespike.models.kinds import WEIGHTS, reached_by_images
+from onespike.models.spiking import ConvertedNetwork
 from onespike.units.integrate import OverMeans, PoolSpikes
 
 #: Relative difference allowed between a network and its graph.

@@ -16,9 +16,9 @@ from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.output import csv_text, save_json, save_text
-from onespike.model.ann import ANNS, AnnConfig
-from onespike.model.spiking import ConvertedNetwork, Exchange, spiking
-from onespike.model.tracing import trace
+from onespike.models.ann import ANNS, AnnConfig
+from onespike.models.spiking import ConvertedNetwork, Exchange, spiking
+from onespike.models.tracing import trace
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run

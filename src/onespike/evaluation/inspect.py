@@ -12,7 +12,7 @@ from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES, window_side
-from onespike.model import Block, Network
+from onespike.models import Block, Network
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
 from onespike.units import Firing

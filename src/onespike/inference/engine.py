@@ -1,4 +1,4 @@
-"""The network as the engine runs it: the walk of `onespike.model.Network` on bytes; one time step, no gradients."""
+"""The network as the engine runs it: the walk of `onespike.models.Network` on bytes; one time step, no gradients."""
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +8,8 @@ from onespike.errors import OnespikeError
 from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, between, linear
 from onespike.inference.windows import Windows
-from onespike.model import Block, ModelConfig, Network
-from onespike.model.patch import Merging
+from onespike.models import Block, ModelConfig, Network
+from onespike.models.patch import Merging
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 from onespike.units.travelling import TravellingUnit

@@ -21,7 +21,7 @@ from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
 from onespike.inference.storage import load_engine, save_engine
 from onespike.inference.timing import interleaved
-from onespike.model import Network
+from onespike.models import Network
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from onespike.units import Firing

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from onespike.durable import flush
 from onespike.errors import OnespikeError
-from onespike.model import ModelConfig, Network
-from onespike.model.ann import ANNS, AnnConfig
+from onespike.models import ModelConfig, Network
+from onespike.models.ann import ANNS, AnnConfig
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, check_choices
-from onespike.model.ann import AnnConfig
-from onespike.model.config import ModelConfig
+from onespike.models.ann import AnnConfig
+from onespike.models.config import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.model import Network
+from onespike.models import Network
 
 #: The field's convention in joule, 45 nm, 32-bit floating point (Horowitz, ISSCC 2014); as in the audit's energy.yaml.
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6e-12, 0.9e-12

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.functional import SURROGATES
-from onespike.model import Network
+from onespike.models import Network
 from onespike.units import Firing
 
 #: Below this firing rate a layer of neurons counts as silent: no gradient worth the name passes through its spikes.

@@ -15,9 +15,9 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
-from onespike.model.ann import ANNS, AnnConfig
-from onespike.model.config import ModelConfig
-from onespike.model.zoo import MODELS, PRESETS, registered
+from onespike.models.ann import ANNS, AnnConfig
+from onespike.models.config import ModelConfig
+from onespike.models.zoo import MODELS, PRESETS, registered
 from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"

@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
-from onespike.model import Network
+from onespike.models import Network
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.config import Recipe, TrainConfig
 from onespike.training.cost import ASCENT, CostMeter, expect_within_reach

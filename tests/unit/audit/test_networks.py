@@ -9,7 +9,7 @@ import onespike
 from onespike.audit.energy import EnergyTable
 from onespike.audit.operations import Operations, count_operations
 from onespike.audit.scaling import fitted_exponent, scaling
-from onespike.model import ANNS, AnnConfig, Network, create_model, model_config
+from onespike.models import ANNS, AnnConfig, Network, create_model, model_config
 from onespike.units.registry import UNITS
 
 TINY = {"depths": (1, 1), "channels": (6, 8), "dropout": 0.0}

@@ -8,7 +8,7 @@ from torch import nn
 import onespike
 from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
-from onespike.model.ann import AnnConfig
+from onespike.models.ann import AnnConfig
 
 
 class Between(nn.Module):

@@ -18,10 +18,10 @@ from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.conversion.calibrate import SHARES, set_thresholds
 from onespike.errors import OnespikeError
-from onespike.model.affine import Affine
-from onespike.model.ann import AnnConfig
-from onespike.model.spiking import Exchange, spiking
-from onespike.model.vit import VIT12
+from onespike.models.affine import Affine
+from onespike.models.ann import AnnConfig
+from onespike.models.spiking import Exchange, spiking
+from onespike.models.vit import VIT12
 from onespike.units.integrate import IntegrateFire, PoolSpikes, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")

@@ -11,7 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.inference import Engine
 from onespike.inference.layers import IntegerConv, IntegerLinear
 from onespike.inference.optimise import compare_spikes
-from onespike.model import Network, create_model
+from onespike.models import Network, create_model
 
 UNITS = ("conv", "lstm", "gru", "birnn", "mlp")
 TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onespike.errors import OnespikeError
-from onespike.model import ModelConfig
+from onespike.models import ModelConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.run import Run
 

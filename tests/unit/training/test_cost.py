@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from onespike.audit import EnergyTable, audit
 from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
-from onespike.model import Network, create_model
+from onespike.models import Network, create_model
 from onespike.training import Stopped, TrainConfig, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter

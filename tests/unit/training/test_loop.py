@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
-from onespike.model import create_model
+from onespike.models import create_model
 from onespike.training import load_recipe, train
 from onespike.training.device import make_accelerator
 from onespike.training.display import Display

@@ -5,7 +5,7 @@ from jsonargparse import ArgumentParser
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
-from onespike.model.zoo import model_config
+from onespike.models.zoo import model_config
 from onespike.training import load_recipe, recipe_names
 from onespike.training.recipe import dump, parse, to_recipe
 

@@ -1,0 +1,168 @@
+"""Side by side, in turns: the library, the plain implementation, other libraries; beside them the machine's limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.case import Case
+from benchmarks.machine import Peak
+from benchmarks.memory import alone
+from onespike.errors import OnespikeError
+from onespike.inference import PRECISIONS
+from onespike.inference.engine import check_supported
+from onespike.inference.timing import interleaved
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was measured of one implementation in one arithmetic.
+
+    Attributes:
+        task: "train", "infer", "data", "neuron" or "conv-unit".
+        model: The registered model.
+        preset: Its preset.
+        implementation: Who implemented it.
+        dtype: Arithmetic.
+        batch: Images in a batch.
+        threads: Threads that computed.
+        images_per_second: Median over the rounds.
+        slowest: In the slowest round.
+        fastest: In the fastest round.
+        operations: Floating-point operations of one image: two for each multiply-accumulate of the weight layers, three
+            times as many forward and backward; None where there is no weight layer.
+        gflops: `operations` a second, in billions; None likewise.
+        share_of_gemm: `gflops` as a share of the machine's fastest matrix product in that arithmetic, 0..1; None
+            likewise.
+        peak_memory_mb: Peak resident size over that of the imports, in MB; None if it was not measured.
+        rounds: How often it was timed.
+    """
+
+    task: str
+    model: str
+    preset: str
+    implementation: str
+    dtype: str
+    batch: int
+    threads: int
+    images_per_second: float
+    slowest: float
+    fastest: float
+    operations: int | None
+    gflops: float | None
+    share_of_gemm: float | None
+    peak_memory_mb: float | None
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return asdict(self)
+
+
+def cases(
+    task: str, model: str, preset: str, batch: int, precision: str, peers: Sequence[str], device: str = "cpu"
+) -> list[Case]:
+    """List what is compared.
+
+    Args:
+        task: "train", "infer" or "unit".
+        model: A registered model.
+        preset: Its preset.
+        batch: Images in a batch.
+        precision: "fp32", or "bf16", which comes beside fp32.
+        peers: "sequential", or names in `PEERS`.
+        device: Where it is computed: "cpu", "cuda" or "mps".
+
+    Returns:
+        The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
+
+    Raises:
+        OnespikeError: Nobody has implemented one of them, or a library is missing.
+    """
+    names = ["onespike", *peers]
+    if task == "unit":
+        types, parts = ["fp32"], ["neuron", "conv-unit"]
+    else:
+        types, parts = ["fp32"] if precision == "fp32" else ["fp32", "bf16"], [task]
+    listed = [
+        Case(part, name, dtype, batch, model, preset, device=device)
+        for part in parts
+        for name in names
+        for dtype in types
+    ]
+    for case in listed:
+        case.check()
+    if task == "infer" and device == "cpu" and _has_engine(listed[0]):
+        listed += [Case(task, "engine", dtype, batch, model, preset) for dtype in PRECISIONS]
+    return listed
+
+
+def _has_engine(case: Case) -> bool:
+    try:
+        check_supported(case.network().config)
+    except OnespikeError:
+        return False
+    return True
+
+
+def compare(
+    listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memory: bool = True
+) -> tuple[list[Record], dict[str, Peak]]:
+    """Time cases in turns, the machine's products among them, and measure the memory of each in a process of its own.
+
+    Args:
+        listed: What to time.
+        peaks: The machine's matrix products, by type.
+        rounds: Timings of each.
+        memory: Whether to measure memory.
+
+    Returns:
+        A record for each case, and the products as they were timed in the same rounds.
+    """
+    peak_mb = [alone(case, torch.get_num_threads()).peak_mb if memory else None for case in listed]
+    functions = {str(number): case.build() for number, case in enumerate(listed)}
+    seconds = interleaved(functions | {dtype: peak.product() for dtype, peak in peaks.items()}, rounds)
+    peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
+    records = [
+        record(case, seconds[str(number)], peaks, megabytes)
+        for number, (case, megabytes) in enumerate(zip(listed, peak_mb, strict=True))
+    ]
+    return records, peaks
+
+
+def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None) -> Record:
+    """Make a record of timings.
+
+    Args:
+        case: What was timed.
+        seconds: Of each call.
+        peaks: The machine's matrix products, by type.
+        peak_mb: Peak memory, if it was measured.
+
+    Returns:
+        The record.
+    """
+    rate = case.batch / median(seconds)
+    operations, gflops, share = case.operations(), None, None
+    if operations is not None:
+        gflops = 1e-9 * operations * rate
+        share = gflops / peaks["int8" if case.dtype.startswith("int") else case.dtype].gflops
+    return Record(
+        case.task,
+        case.model if case.task in ("train", "infer") else "",
+        case.preset,
+        case.implementation,
+        case.dtype,
+        case.batch,
+        torch.get_num_threads(),
+        rate,
+        case.batch / max(seconds),
+        case.batch / min(seconds),
+        operations,
+        gflops,
+        share,
+        peak_mb,
+        len(seconds),
+    )

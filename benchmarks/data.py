@@ -1,0 +1,51 @@
+"""The input path against the step that it feeds: crop, flip, normalise."""
+
+import itertools
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.case import Case
+from benchmarks.compare import Record, record
+from benchmarks.machine import Peak
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, ImageSet
+from onespike.data.loader import TrainLoader
+from onespike.inference.timing import interleaved
+
+#: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
+IMAGES = 50_000
+
+
+def compare_data(
+    step: Case, peaks: Mapping[str, Peak], rounds: int, images: int = IMAGES
+) -> tuple[list[Record], dict[str, Peak]]:
+    """Time the input path and the training step in turns.
+
+    Real images are not needed: the time does not depend on what they show. They lie in a memory map, as the cache does.
+
+    Args:
+        step: The training step.
+        peaks: The machine's matrix products, by type.
+        rounds: Timings of each.
+        images: Images in the memory map.
+
+    Returns:
+        Two records, of the input path and of the step, and the products as they were timed in the same rounds.
+    """
+    shape = (images, step.image_size, step.image_size, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        part = ImageSet(np.load(path, mmap_mode="r"), np.zeros(images, np.int64), np.arange(images))
+        data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
+        loader = TrainLoader(data, DataConfig(), step.batch, seed=0)
+        batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
+        products = {dtype: peak.product() for dtype, peak in peaks.items()}
+        seconds = interleaved({"path": lambda: next(batches), "step": step.build()} | products, rounds)
+    path_case = Case("data", "onespike", "fp32", step.batch, step.model, step.preset, step.image_size)
+    peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
+    records = [record(path_case, seconds["path"], peaks, None), record(step, seconds["step"], peaks, None)]
+    return records, peaks

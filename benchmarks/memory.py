@@ -1,0 +1,69 @@
+"""Peak memory of a case, in a process of its own."""
+
+import multiprocessing
+import resource
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.case import Case
+from onespike.allocator import keep_freed_memory
+from onespike.inference.timing import interleaved
+
+#: Calls in which the peak is reached: optimisers make their state in the first.
+CALLS = 2
+
+
+class Alone(NamedTuple):
+    """What a case does in a process of its own.
+
+    Attributes:
+        peak_mb: Peak resident size over that of the imports, in MB (10^6 bytes); of a case that CUDA computes, the most
+            memory that PyTorch held there.
+        seconds: Median time of a call; 0 if it was not timed.
+    """
+
+    peak_mb: float
+    seconds: float
+
+
+def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
+    """Run a case in a fresh process.
+
+    Args:
+        case: What to run.
+        threads: Threads that compute.
+        rounds: Timings; 0 looks at the memory alone.
+
+    Returns:
+        Memory and time.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_run, case, threads, rounds).result()
+
+
+def _run(case: Case, threads: int, rounds: int) -> Alone:
+    keep_freed_memory()  # as every command does
+    torch.set_num_threads(threads)
+    before = _peak_bytes()
+    call = case.build()
+    for _ in range(CALLS):
+        call()
+    peak = torch.cuda.max_memory_allocated() if case.device == "cuda" else _peak_bytes() - before
+    seconds = median(interleaved({"": call}, rounds)[""]) if rounds else 0.0
+    return Alone(peak / 1e6, seconds)
+
+
+def _peak_bytes() -> int:
+    """Peak resident size of this process so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # getrusage would count what the parent held when this process was forked off it
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak

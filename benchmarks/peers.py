@@ -1,0 +1,168 @@
+"""The conv unit built of other libraries' neurons: the same convolutions, windows handed on as their time steps.
+
+What these libraries hand on, they hand on over time; so the four windows are four steps to them. They know no fusion:
+a neuron's potential leaks and integrates, and fires. snnTorch can leave it be then, as the method does, and computes
+the same spikes as `Neuron` does; SpikingJelly always resets it, here by subtraction.
+
+Each is there twice: as its own tutorials build a network (maps in the default layout; SpikingJelly all steps as one
+batch, snnTorch step after step), and with this library's arrangement (channels-last, all windows as one batch), where
+nothing but the neurons differs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.models import Network
+from onespike.units import ConvUnit, Dynamics, UnitOutput
+from onespike.units.base import per_window
+
+
+def _library(name: str) -> Any:
+    """Import an optional package.
+
+    Raises:
+        OnespikeError: It is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        package = name.split(".")[0]
+        raise OnespikeError(f"bench: {package} is not installed; pip install 'onespike[bench]'") from error
+
+
+class SpikingJellyNeurons(nn.Module):
+    """SpikingJelly's LIF neurons, multi-step.
+
+    Args:
+        dynamics: Threshold and decay.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        library, surrogate = (_library(f"spikingjelly.activation_based.{name}") for name in ("neuron", "surrogate"))
+        self.neuron = library.LIFNode(
+            tau=1 / (1 - dynamics.decay),  # V - V / tau = decay * V
+            decay_input=False,
+            v_threshold=dynamics.threshold,
+            v_reset=None,
+            surrogate_function=surrogate.Rect(),
+            step_mode="m",
+        )
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map (V, B, C, M, M) to spikes."""
+        self.neuron.reset()
+        return self.neuron(currents)
+
+
+class SnnTorchNeurons(nn.Module):
+    """snnTorch's leaky neurons, step by step.
+
+    Args:
+        dynamics: Threshold and decay.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        super().__init__()
+        library, surrogate = _library("snntorch"), _library("snntorch.surrogate")
+        self.neuron = library.Leaky(
+            beta=dynamics.decay,
+            threshold=dynamics.threshold,
+            spike_grad=surrogate.straight_through_estimator(),
+            reset_mechanism="none",
+        )
+
+    def step(self, current: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map one window (B, C, M, M), and the potential of the one before, to spikes and the potential."""
+        return self.neuron(current, torch.zeros_like(current) if potential is None else potential)
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map (V, B, C, M, M) to spikes."""
+        potential, out = None, []
+        for current in currents.unbind():
+            spikes, potential = self.step(current, potential)
+            out.append(spikes)
+        return torch.stack(out)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Another library's neurons, and how the layers around them are arranged.
+
+    Attributes:
+        neurons: Makes a layer of them.
+        channels_last: Whether maps lie channel by channel in each pixel, as this library's do.
+        stepwise: Whether a window passes through the whole unit before the next one begins.
+    """
+
+    neurons: Callable[[Dynamics], Any]
+    channels_last: bool
+    stepwise: bool = False
+
+
+#: By the name of what is timed, which starts with the package's.
+PEERS: dict[str, Peer] = {
+    "spikingjelly": Peer(SpikingJellyNeurons, channels_last=False),
+    "snntorch": Peer(SnnTorchNeurons, channels_last=False, stepwise=True),
+    "spikingjelly-arranged": Peer(SpikingJellyNeurons, channels_last=True),
+    "snntorch-arranged": Peer(SnnTorchNeurons, channels_last=True),
+}
+
+
+class PeerUnit(nn.Module):
+    """Two convolutions, each followed by another library's neurons, with the weights of a `ConvUnit`.
+
+    Args:
+        unit: The unit whose convolutions it takes.
+        dynamics: Threshold and decay.
+        peer: A name in `PEERS`.
+    """
+
+    def __init__(self, unit: ConvUnit, dynamics: Dynamics, peer: str) -> None:
+        super().__init__()
+        self.out_channels, self.travels = unit.out_channels, False
+        self.stepwise, neurons = PEERS[peer].stepwise, PEERS[peer].neurons
+        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, neurons(dynamics)
+        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, neurons(dynamics)
+
+    def forward(self, spikes: Tensor, potential: Any = None, memory: Any = None) -> UnitOutput:  # noqa: ARG002
+        """Run both layers on (V, B, C, M, M)."""
+        if self.stepwise:
+            return UnitOutput(self._step_after_step(spikes), None, ())
+        first = self.neuron1(per_window(self.conv1, self.norm1, spikes))
+        return UnitOutput(self.neuron2(per_window(self.conv2, self.norm2, first)), None, ())
+
+    def _step_after_step(self, spikes: Tensor) -> Tensor:
+        first = second = None
+        out = []
+        for window in spikes.unbind():
+            hidden, first = self.neuron1.step(self.norm1(self.conv1(window)), first)
+            fired, second = self.neuron2.step(self.norm2(self.conv2(hidden)), second)
+            out.append(fired)
+        return torch.stack(out)
+
+
+def with_peer_units(network: Network, peer: str) -> Network:
+    """Put another library's neurons into the units of a network, in place.
+
+    Args:
+        network: A network of conv units.
+        peer: A name in `PEERS`.
+
+    Returns:
+        The same network.
+
+    Raises:
+        OnespikeError: Its units are of another kind, or the library is not installed.
+    """
+    if network.config.unit != "conv":
+        raise OnespikeError(f"bench: {peer} has no counterpart of the unit {network.config.unit}; choose a conv model")
+    for block in network.blocks():
+        block.unit = PeerUnit(block.unit, network.config, peer)  # type: ignore[assignment,arg-type]
+    return network

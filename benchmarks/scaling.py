@@ -1,0 +1,137 @@
+"""Throughput and memory against threads, batch, width and image size, one at a time from a common base."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.progress import track
+
+from benchmarks.case import Case
+from benchmarks.machine import describe
+from benchmarks.memory import alone
+from onespike.evaluation.output import csv_text, save_figure, save_text
+from onespike.models import model_config
+
+#: What is varied, and over which values; width is in channels of the first stage.
+AXES: dict[str, tuple[int, ...]] = {
+    "threads": (1, 2),
+    "batch": (1, 4, 16, 64, 128),
+    "width": (24, 48, 96),
+    "image_size": (32, 64, 96),
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement.
+
+    Attributes:
+        task: "train" or "infer".
+        axis: What is varied.
+        value: Its value.
+        model: The registered model.
+        preset: Its preset.
+        dtype: Arithmetic.
+        batch: Images in a batch.
+        threads: Threads that computed.
+        images_per_second: Median over the rounds.
+        memory_mb_per_image: Peak resident size over that of the imports, in MB, divided by the batch.
+    """
+
+    task: str
+    axis: str
+    value: int
+    model: str
+    preset: str
+    dtype: str
+    batch: int
+    threads: int
+    images_per_second: float
+    memory_mb_per_image: float
+
+
+def scaling(
+    base: Case, threads: int, rounds: int, axes: dict[str, tuple[int, ...]] = AXES, quiet: bool = False
+) -> list[Point]:
+    """Measure, each point in a process of its own.
+
+    Args:
+        base: What is varied, as a training step; its classification is measured as well.
+        threads: Threads of the points that do not vary them.
+        rounds: Timings of each point.
+        axes: What is varied, over which values.
+        quiet: Whether to show no progress.
+
+    Returns:
+        The points.
+    """
+    listed = [(task, axis, value) for axis, values in axes.items() for value in values for task in ("train", "infer")]
+    points = []
+    for task, axis, value in track(listed, "scaling", transient=True, disable=quiet):
+        case = _varied(replace(base, task=task), axis, value)
+        own_threads = value if axis == "threads" else threads
+        measured = alone(case, own_threads, rounds)
+        rate, memory = case.batch / measured.seconds, measured.peak_mb / case.batch
+        points.append(
+            Point(task, axis, value, case.model, case.preset, case.dtype, case.batch, own_threads, rate, memory)
+        )
+    return points
+
+
+def _varied(case: Case, axis: str, value: int) -> Case:
+    match axis:
+        case "batch":
+            return replace(case, batch=value)
+        case "image_size":
+            return replace(case, image_size=value)
+        case "width":
+            channels = model_config(case.model, case.preset).channels
+            wider = tuple(channel * value // channels[0] for channel in channels)
+            return replace(case, overrides={**case.overrides, "channels": wider})
+        case _:  # the process, not the case, has threads
+            return case
+
+
+def save_scaling(points: Sequence[Point], title: str, folder: Path) -> None:
+    """Write `scaling.csv`, where each point is a row with the machine that it was measured on, and `scaling.png`.
+
+    Args:
+        points: The measurements.
+        title: What stands above the picture.
+        folder: Where; made if it does not exist.
+
+    Raises:
+        OnespikeError: They cannot be written.
+    """
+    machine = {key: value for key, value in describe().items() if key not in Point.__annotations__}
+    columns = [*Point.__annotations__, *machine]
+    rows = [[*vars(point).values(), *machine.values()] for point in points]
+    save_text(csv_text(columns, rows), folder / "scaling.csv")
+    save_figure(_draw(points, title), folder / "scaling.png", dpi=120)
+
+
+def _draw(points: Sequence[Point], title: str) -> Figure:
+    axes = list(dict.fromkeys(point.axis for point in points))
+    figure = Figure(figsize=(3.2 * len(axes), 5.5), layout="constrained")
+    figure.suptitle(title, parse_math=False)
+    rows: list[tuple[str, Callable[[Point], float]]] = [
+        ("images / s", lambda point: point.images_per_second),
+        ("MB / image", lambda point: point.memory_mb_per_image),
+    ]
+    panels: Any = figure.subplots(len(rows), len(axes), squeeze=False)
+    for row, (label, pick) in zip(panels, rows, strict=True):
+        for panel, axis in zip(row, axes, strict=True):
+            for task in ("train", "infer"):
+                chosen = [point for point in points if (point.task, point.axis) == (task, axis)]
+                values = [point.value for point in chosen]
+                panel.plot(values, [pick(point) for point in chosen], "o-", label=task)
+                panel.set_xscale("log", base=2)
+                panel.set_xticks(values, [str(value) for value in values])
+                panel.minorticks_off()
+            panel.set_ylim(0)
+            panel.set(xlabel=axis.replace("_", " "))
+        row[0].set_ylabel(label)
+    panels[0][0].legend()
+    return figure

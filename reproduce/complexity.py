@@ -1,0 +1,214 @@
+"""Eq. 1 and Eq. 2 of the supplement for every weight layer of every model, beside counted operations.
+
+Omega(SCNN-W) = d_x k_h k_w d_h 2                        for each token of a window, biases left out
+Omega(LSNN-W) = d_x d_h 8 + d_h (d_h 8 + 20)             likewise, one direction
+ratio         ~ d_x k_h k_w / ((d_x + d_h) 4)            Eq. 2
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from torch import nn
+
+from onespike.models import MODELS, ModelConfig, create_model
+from reproduce.counting import count_cell, count_convolution, count_layer, count_linear
+from reproduce.report import Table, write_report
+
+
+def scnn(d_x: int, d_h: int, kernel: int) -> int:
+    """Omega(SCNN-W) of Eq. 1: operations of a convolution for one token; a kernel of 1 is a linear layer."""
+    return d_x * kernel * kernel * d_h * 2
+
+
+def lsnn(d_x: int, d_h: int) -> int:
+    """Omega(LSNN-W) of Eq. 1: operations of one direction of an LSTM for one token."""
+    return d_x * d_h * 8 + d_h * (d_h * 8 + 20)
+
+
+def ratio(d_x: int, d_h: int, kernel: int) -> float:
+    """Eq. 2: how many times an LSTM's operations a convolution takes, lower orders left out."""
+    return d_x * kernel * kernel / ((d_x + d_h) * 4)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One weight layer of one model.
+
+    Attributes:
+        model: Name of the model.
+        name: Where it is in the network.
+        kind: "convolution", "linear", "LSTM", "GRU" or "RNN".
+        d_x: Channels in.
+        d_h: Channels out, of one direction.
+        kernel: Side of the kernel; 1 where there is none.
+        directions: 2 where it runs both ways.
+        equation: Eq. 1 for one token and direction; None where the supplement has no equation (GRU, RNN).
+        counted: Operations that were counted, likewise.
+    """
+
+    model: str
+    name: str
+    kind: str
+    d_x: int
+    d_h: int
+    kernel: int
+    directions: int
+    equation: int | None
+    counted: float
+
+
+def layers_of(model: str) -> list[Layer]:
+    """List the weight layers of a registered model, in the order of the network."""
+    with torch.device("meta"):
+        network = create_model(model, in_channels=3, image_size=32)
+    found = []
+    for name, layer in network.named_modules():
+        match layer:
+            case nn.Conv2d():
+                sides = ("convolution", layer.in_channels, layer.out_channels, layer.kernel_size[0], 1)
+                equation: int | None = scnn(layer.in_channels, layer.out_channels, layer.kernel_size[0])
+            case nn.Linear():
+                sides = ("linear", layer.in_features, layer.out_features, 1, 1)
+                equation = scnn(layer.in_features, layer.out_features, 1)
+            case nn.LSTM() | nn.GRU() | nn.RNN():
+                d_x, d_h = layer.input_size, layer.hidden_size
+                sides = (type(layer).__name__, d_x, d_h, 1, 2 if layer.bidirectional else 1)
+                equation = lsnn(d_x, d_h) if isinstance(layer, nn.LSTM) else None
+            case _:
+                continue
+        found.append(Layer(model, name, *sides, equation, count_layer(layer)))
+    return found
+
+
+def complexity(out: Path = Path("results")) -> None:
+    """Eq. 1 and Eq. 2 for every weight layer of every registered model, beside counted operations.
+
+    Args:
+        out: Folder for complexity.csv, complexity.md and complexity.png.
+    """
+    layers = [layer for model in MODELS for layer in layers_of(model)]
+    columns = {
+        "model": "",
+        "layer": "",
+        "kind": "",
+        "d_x": "d",
+        "d_h": "d",
+        "kernel": "d",
+        "directions": "d",
+        "Eq. 1": ",d",
+        "counted": ",.0f",
+        "counted / Eq. 1": ".4f",
+    }
+    everything = Table(columns, [[*vars(layer).values(), _share(layer)] for layer in layers])
+    distinct = {(one.kind, one.d_x, one.d_h, one.kernel): one for one in reversed(layers)}
+    chosen = sorted(distinct.values(), key=lambda one: (one.kind, one.d_x, one.d_h, one.kernel))
+    times = {key: sum((one.kind, one.d_x, one.d_h, one.kernel) == key for one in layers) for key in distinct}
+    by_shape = Table(
+        {
+            "kind": "",
+            "d_x": "d",
+            "d_h": "d",
+            "kernel": "d",
+            "layers": ",d",
+            "Eq. 1": ",d",
+            "counted": ",.0f",
+            "counted / Eq. 1": ".4f",
+        },
+        [
+            [
+                one.kind,
+                one.d_x,
+                one.d_h,
+                one.kernel,
+                times[one.kind, one.d_x, one.d_h, one.kernel],
+                *(one.equation, one.counted, _share(one)),
+            ]
+            for one in chosen
+        ],
+    )
+    stages = [(channels, *_compare(channels)) for channels in ModelConfig.channels]
+    ratios = Table(
+        {
+            "channels": "d",
+            "Eq. 2": ".3f",
+            "Eq. 1 : Eq. 1": ".3f",
+            "counted : counted": ".3f",
+            "CNN unit : LSTM unit": ".3f",
+            "with fc": ".3f",
+        },
+        stages,
+    )
+    shares = [(one.kind, one.counted / one.equation) for one in layers if one.equation]
+    worst = max(abs(share - 1) for kind, share in shares if kind != "LSTM")
+    cells = [share for kind, share in shares if kind == "LSTM"]
+    extra = {(one.counted - (one.d_x + one.d_h) * one.d_h * 8) / one.d_h for one in layers if one.kind == "LSTM"}
+    parts: list[str | Table] = [
+        "Floating-point operations for one token of a window, one direction, biases left out, every layer counted "
+        "dense. Eq. 1 has a convolution and an LSTM; a linear layer is a convolution with a kernel of 1; for GRU and "
+        "RNN there is no equation. Each of the "
+        f"{len(layers):,} weight layers of the {len(MODELS)} registered models is a row of complexity.csv; here is "
+        "each shape once.",
+        by_shape,
+        f"Convolutions and linear layers: counted and Eq. 1 differ by {worst:.2%} at most. LSTM: counted / Eq. 1 is "
+        f"{min(cells):.4f} to {max(cells):.4f}; beside the products, an "
+        f"activation or a sum being one operation, {', '.join(f'{one:g}' for one in sorted(extra))} operations for "
+        "each channel are counted where Eq. 1 says 20.",
+        "How many times the operations of the LSTM the convolution takes (d_x = d_h, 3x3):",
+        ratios,
+        "Eq. 2 compares one convolution with one direction of an LSTM. The CNN unit has two convolutions, and the LSTM "
+        "unit runs both ways: a factor of two on either side, so the ratio stays; `with fc` adds the linear layer "
+        "behind the unit, which reads C channels after the CNN unit and 2C after the LSTM.",
+    ]
+    title = "Complexity: Eq. 1 and Eq. 2 beside counted operations"
+    write_report(out, "complexity", title, everything, parts, _draw(stages))
+
+
+def _share(layer: Layer) -> float | None:
+    return layer.counted / layer.equation if layer.equation else None
+
+
+def _compare(channels: int) -> tuple[float, float, float, float, float]:
+    """Eq. 2; the ratio of Eq. 1's two lines; of counted layers; of whole units; of these with the layer behind them."""
+    conv, lstm = count_convolution(channels, channels, 3), count_cell(nn.LSTM, channels, channels)
+    fc = [count_linear(width * channels, channels) for width in (1, 2)]
+    return (
+        ratio(channels, channels, 3),
+        scnn(channels, channels, 3) / lsnn(channels, channels),
+        conv / lstm,
+        2 * conv / (2 * lstm),
+        (2 * conv + fc[0]) / (2 * lstm + fc[1]),
+    )
+
+
+def _draw(stages: list[tuple]) -> Figure:
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    operations, ratios = figure.subplots(1, 2)
+    widths = range(32, 481, 8)
+    operations.plot(widths, [scnn(one, one, 3) for one in widths], color="C0", label="convolution 3x3, Eq. 1")
+    operations.plot(widths, [lsnn(one, one) for one in widths], color="C1", label="LSTM, one direction, Eq. 1")
+    channels = [stage[0] for stage in stages]
+    for colour, count in (
+        ("C0", lambda width: count_convolution(width, width, 3)),
+        ("C1", lambda width: count_cell(nn.LSTM, width, width)),
+    ):
+        operations.plot(channels, [count(one) for one in channels], "o", color=colour, label="counted")
+    operations.set(xlabel="channels, d_x = d_h", ylabel="operations for a token", xscale="log", yscale="log")
+    operations.set_xticks(channels, [str(one) for one in channels])
+    operations.xaxis.set_minor_locator(NullLocator())
+    operations.legend(frameon=False, fontsize=9)
+    names = ("Eq. 2", "Eq. 1 : Eq. 1", "counted : counted", "units, with fc")
+    for number, (name, column) in enumerate(zip(names, (1, 2, 3, 5), strict=True)):
+        positions = [position + 0.2 * (number - 1.5) for position in range(len(stages))]
+        ratios.bar(positions, [stage[column] for stage in stages], 0.2, label=name)
+    ratios.axhline(1, color="black", linewidth=0.8)
+    ratios.set_xticks(range(len(stages)), [str(stage[0]) for stage in stages])
+    ratios.set(xlabel="channels", ylabel="convolution : LSTM", ylim=(0, 1.6))
+    ratios.legend(frameon=False, fontsize=9, ncols=2, loc="upper center")
+    for axis in (operations, ratios):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+        axis.set_axisbelow(True)
+    return figure

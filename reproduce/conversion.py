@@ -1,0 +1,232 @@
+"""Conversion: an artificial network, converted at several numbers of time steps; trained on at one, by each route."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from onespike.audit import audit_run
+from onespike.conversion.convert import convert_run
+from onespike.data.dataset import open_dataset
+from onespike.durable import write_whole
+from onespike.errors import OnespikeError
+from onespike.inference.timing import interleaved
+from onespike.models import AnnConfig
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run, load
+from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
+from reproduce.trained import expect_images, open_or_train, some_test_images
+
+#: What the small network for a first look changes in the recipe "digits".
+SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
+#: The activation of the second route.
+STAIRCASE = "qcfs"
+#: Images that energy and latency are measured on, and how often each network is timed.
+MEASURED, ROUNDS = 64, 7
+
+
+def conversion(
+    run: Path | None = None,
+    longer: Path | None = None,
+    staircase: Path | None = None,
+    finetuned: tuple[Path, ...] = (),
+    time_steps: tuple[int, ...] = (1, 2, 4, 8, 16, 32),
+    populations: tuple[int, ...] = (2, 4),
+    images: int = 512,
+    test_images: int = 10_000,
+    allow_real: bool = False,
+    out: Path = Path("results"),
+    work: Path = Path("runs/paper"),
+) -> str:
+    """An artificial network, converted at several numbers of time steps, and after training on at one.
+
+    Args:
+        run: The run of the artificial network; a small ResMLP on the digits, trained first, by default.
+        longer: A run of the same network trained for as many epochs as those of `finetuned` have in all.
+        staircase: A run of the same network with a staircase for its activations, the second route.
+        finetuned: Runs that were trained on at one time step after conversion, by either route.
+        time_steps: Numbers of time steps to convert for.
+        populations: Numbers of neurons for each activation to convert for as well, at one time step.
+        images: Training images that calibrate.
+        test_images: Test images, spread evenly over the test set; all of them if there are fewer.
+        allow_real: Leave real-valued what cannot be converted, as the softmax of an attention.
+        out: Folder for conversion-MODEL-DATA.csv, .md and .png (conversion-MODEL-spiking-DATA with spiking branches).
+        work: Folder for the converted runs and what was measured; what is there is not made again.
+
+    Returns:
+        What the files are called.
+    """
+    if not time_steps or min(time_steps) < 1:
+        raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
+    if populations and min(populations) < 2:
+        raise OnespikeError(f"populations: expected numbers of at least 2, got {list(populations)}")
+    expect_images(test_images)
+    ann = open_or_train(run, "conversion/ann", SMALL, work)
+    data, config = _card(ann)
+    own = config.activation
+    if own == STAIRCASE:
+        raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
+    _expect_kin(ann, ann, own)
+    trained_on = [Run.open(one) for one in finetuned]
+    for other in trained_on:
+        _expect_kin(ann, other, own, STAIRCASE, trained_on=True)
+    if longer:
+        _expect_kin(ann, Run.open(longer), own)
+        _expect_as_long(Run.open(longer), trained_on)
+    if staircase:
+        _expect_kin(ann, Run.open(staircase), STAIRCASE)
+    folder = work / "conversion"
+
+    def entry(network: str, one: Run) -> Entry:
+        """A row; its time is still to be measured."""
+        config = _card(one)[1]
+        steps, neurons = (config.time_steps, config.population) if config.neurons != "none" else (0, 0)
+        return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
+
+    def converted(network: str, source: Run) -> list[Entry]:
+        found, kind = [], f"{_digest(source)}-{images}{'-real' if allow_real else ''}"
+        for steps, population in [(one, 1) for one in time_steps] + [(1, one) for one in populations]:
+            one = Run(folder / f"{kind}-T{steps}-P{population}")
+            if not one.has_checkpoint():
+                if one.folder.exists():  # interrupted before it was whole
+                    shutil.rmtree(one.folder)
+                convert_run(
+                    source, one.folder, time_steps=steps, population=population, images=images, allow_real=allow_real
+                )
+            found.append(entry(network, one))
+        return found
+
+    found = [entry("artificial network", ann)]
+    if longer:
+        found.append(entry("artificial network, trained as long", Run.open(longer)))
+    found += converted("converted", ann)
+    if staircase:
+        found.append(entry("staircase network", Run.open(staircase)))
+        found += converted("staircase, converted", Run.open(staircase))
+    found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
+    times = _milliseconds([one.run for one in found])
+    found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
+    name = f"conversion-{config.name}{'-spiking' if config.branches == 'spiking' else ''}-{data}"
+    write(found, found[1] if longer else found[0], MEASURED, out, name)
+    return name
+
+
+def _card(run: Run) -> tuple[str, AnnConfig]:
+    """Data and architecture of a run.
+
+    Raises:
+        OnespikeError: It is not of an artificial network.
+    """
+    card = run.checkpoint("best").card
+    if not isinstance(card.config, AnnConfig):
+        raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
+    return card.data, card.config
+
+
+def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> None:
+    """Make sure that a run is of the same network on the same data, of the right kind, and complete.
+
+    Args:
+        ann: The run of the artificial network.
+        run: The run.
+        activations: The activations that it may have, or may have been converted from.
+        trained_on: Whether it was converted, and then trained on at one time step.
+
+    Raises:
+        OnespikeError: It is not.
+    """
+    (first, network), (data, config) = _card(ann), _card(run)
+    if trained_on:
+        if config.neurons == "none" or config.time_steps > 1 or not run.summary.is_file():
+            raise OnespikeError(
+                f"{run.folder}: expected a run that was trained on at one time step after conversion, such as of "
+                "cifar10/finetune, to its end"
+            )
+    elif config.neurons != "none":
+        raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
+    if not run.summary.is_file():
+        raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
+    if (data, config.name, config.branches) != (first, network.name, network.branches):
+        raise OnespikeError(
+            f"{run.folder}: expected {network.name} with {network.branches} branches on {first} like the others, "
+            f"got {config.name} with {config.branches} branches on {data}"
+        )
+    images, others = (load_recipe(str(one.config)).data for one in (ann, run))
+    for name in ("limit", "holdout", "image_size"):
+        if getattr(images, name) != getattr(others, name):
+            raise OnespikeError(
+                f"{run.folder}: expected the images of {ann.folder}, with data.{name} {getattr(images, name)}, "
+                f"got {getattr(others, name)}"
+            )
+    if config.activation not in activations:
+        raise OnespikeError(
+            f"{run.folder}: expected {' or '.join(activations)} activations here, got {config.activation}"
+        )
+
+
+def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
+    for run in finetuned:
+        if run.epochs() != longer.epochs():
+            raise OnespikeError(
+                f"{longer.folder} was trained for {longer.epochs()} epochs, {run.folder} for {run.epochs()} in all: "
+                "expected as many"
+            )
+
+
+def _route(run: Run) -> str:
+    """How a run that was trained on came to its network, in words."""
+    config = _card(run)[1]
+    route = "staircase route" if config.activation == STAIRCASE else "calibrated route"
+    more = ["real shortcuts"] if config.shortcuts == "real" else []
+    more += [f"{config.population} neurons each"] if config.population > 1 else []
+    return f"{route} with {' and '.join(more)}" if more else route
+
+
+def _digest(run: Run) -> str:
+    """Short digest of a run's best weights and of what computes with them."""
+    checkpoint = run.checkpoint("best")
+    digest = hashlib.sha256(json.dumps(asdict(checkpoint.card), sort_keys=True).encode())
+    for name, tensor in sorted(checkpoint.weights.items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
+    """Classify the test images and audit, once."""
+    kept = folder / "measured" / f"{_digest(run)}-{test_images}.json"
+    if kept.is_file():
+        return Measurement(**json.loads(kept.read_text()))
+    audit = audit_run(run, images=MEASURED, latency=False)
+    measured = Measurement(
+        _hits(run, test_images),
+        1e6 * audit.energy("field").total,
+        1e6 * audit.energy("memory").total,
+    )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, json.dumps(asdict(measured), indent=2))
+    return measured
+
+
+@torch.no_grad()
+def _milliseconds(runs: list[Run]) -> list[float]:
+    """Time for an image of each run's network: medians, the networks in turns, in batches of the same images."""
+    ((images, _),) = some_test_images(runs[0], runs[0].checkpoint("best"), MEASURED)
+    networks = {str(number): partial(load(run.folder), images) for number, run in enumerate(runs)}
+    return [1e3 * median(seconds) / len(images) for seconds in interleaved(networks, ROUNDS).values()]
+
+
+@torch.no_grad()
+def _hits(run: Run, test_images: int) -> str:
+    network, checkpoint = load(run.folder), run.checkpoint("best")
+    count = min(test_images, len(open_dataset(load_recipe(str(run.config)).data).test))
+    return "".join(
+        "01"[hit]
+        for batch, labels in some_test_images(run, checkpoint, count)
+        for hit in (network(batch).argmax(1) == labels).int().tolist()
+    )

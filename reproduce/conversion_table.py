@@ -1,0 +1,198 @@
+"""The table of `python -m reproduce conversion`: rows, differences in pairs, which route won, the picture."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from scipy.stats import binomtest
+
+from onespike.models import AnnConfig
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+from reproduce.report import Table, write_report
+from reproduce.statistics import paired
+
+#: How rows of networks begin that were trained on at one time step.
+TRAINED_ON = "trained on, "
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What was found of one network, kept by its weights: after a change of the audit give another folder.
+
+    Attributes:
+        hits: For each test image "1" if it was classified correctly, else "0".
+        microjoules: Energy for one image by the field's convention.
+        memory_microjoules: Likewise with 8-bit arithmetic and memory traffic.
+    """
+
+    hits: str
+    microjoules: float
+    memory_microjoules: float
+
+    @property
+    def top1(self) -> float:
+        """Accuracy, in percent."""
+        return 100 * self.hits.count("1") / len(self.hits)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Its 95% interval (Wilson)."""
+        found = binomtest(self.hits.count("1"), len(self.hits)).proportion_ci(method="wilson")
+        return 100 * float(found.low), 100 * float(found.high)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row.
+
+    Attributes:
+        network: What it is.
+        time_steps: T; 0 for an artificial network.
+        population: Neurons for each activation; 0 for an artificial network.
+        epochs: Epochs it was trained for, before and after conversion together.
+        run: Its run.
+        measured: What was found.
+        milliseconds: Time for one image.
+    """
+
+    network: str
+    time_steps: int
+    population: int
+    epochs: int
+    run: Run
+    measured: Measurement
+    milliseconds: float
+
+
+def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str) -> None:
+    """Write the table, the picture, and which route won.
+
+    Args:
+        found: The rows; the artificial network comes first.
+        reference: The row that the others are compared with.
+        measured: Images that time and energy were measured on.
+        out: The folder.
+        name: What the files are called.
+    """
+    card = found[0].run.checkpoint("best").card
+    config, data = card.config, card.data
+    branches = f" and {config.branches} branches" if isinstance(config, AnnConfig) else ""
+    columns = {
+        "network": "",
+        "T": "d",
+        "neurons": "d",
+        "epochs": "d",
+        "seed": "d",
+        "minutes": ".1f",
+        "whole test set %": ".2f",
+        "top-1 %": ".2f",
+        "from": ".2f",
+        "to": ".2f",
+        "points": "+.2f",
+        "points from": "+.2f",
+        "points to": "+.2f",
+        "ms an image": ".2f",
+        "µJ, field": ".2f",
+        "µJ, memory": ".2f",
+        "commit": "",
+    }
+    table = Table(columns, [_row(one, reference) for one in found])
+    images = len(reference.measured.hits)
+    about = (
+        f"{config.name} with {config.activation} activations{branches} on {data}, {images:,} test images. *from* and "
+        f"*to* are the 95% interval of the accuracy (Wilson); *points* is the difference to the row "
+        f"*{reference.network}*, with the 95% interval of pairs of answers to the same images. T = 0 marks an "
+        f"artificial network; *neurons* is how many stand for one activation. *epochs* are those before and after "
+        f"conversion together, *minutes* the run's own training, *whole test set* its accuracy on all test images at "
+        f"its end, *commit* what it was trained or converted from. Time and energy are those of {measured} test images "
+        f"in one batch: the time is the median, all networks timed in turns, the energy by `onespike audit`. Both grow "
+        f"with T, and with the number of neurons."
+    )
+    parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
+    write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))
+
+
+def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
+    measured = one.measured
+    environment = json.loads((one.run.folder / "environment.json").read_text())
+    behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
+    trained = json.loads(one.run.summary.read_text()) if one.run.summary.is_file() else None
+    return (
+        one.network,
+        one.time_steps,
+        one.population,
+        one.epochs,
+        load_recipe(str(one.run.config)).train.seed,
+        trained["seconds"] / 60 if trained else None,
+        trained["test_top1"] if trained else None,
+        measured.top1,
+        *measured.interval,
+        *behind,
+        one.milliseconds,
+        measured.microjoules,
+        measured.memory_microjoules,
+        environment["commit"],
+    )
+
+
+def _winner(found: list[Entry], reference: Entry) -> str:
+    """Say how near the best comes, and whether it won against the other routes; nothing where none was trained on."""
+    routes: dict[str, Entry] = {}  # of runs by the same route the best
+    for one in sorted(found, key=lambda one: one.measured.top1):
+        if one.network.startswith(TRAINED_ON):
+            routes[one.network.removeprefix(TRAINED_ON)] = one
+    if not routes:
+        return ""
+    (best, first), *others = sorted(routes.items(), key=lambda item: -item[1].measured.top1)
+    said = [f"At one time step: trained on, {best}, {_points(first, reference)} to {reference.network}."]
+    for name, other in others:
+        low = paired(first.measured.hits, other.measured.hits)[1]
+        verdict = "won against" if low > 0 else "is indistinguishable from"
+        said.append(f"The {best} {verdict} the {name}: {_points(first, other)}.")
+    return " ".join(said)
+
+
+def _points(one: Entry, other: Entry) -> str:
+    mean, low, high = paired(one.measured.hits, other.measured.hits)
+    return f"{mean:+.2f} points [{low:+.2f}, {high:+.2f}]"
+
+
+def _draw(found: list[Entry]) -> Figure:
+    figure = Figure((9, 4), layout="constrained")
+    axis = figure.subplots()
+    ticks = sorted({max(one.time_steps, one.population) for one in found if one.time_steps})
+    for number, network in enumerate(dict.fromkeys(one.network for one in found)):
+        entries, color = [one for one in found if one.network == network], f"C{number}"
+        if not entries[0].time_steps:
+            axis.axhline(entries[0].measured.top1, color=color, linestyle="--", label=network)
+            continue
+        if network.startswith(TRAINED_ON):
+            _line(axis, entries, "s", color, network)
+            continue
+        _line(axis, [one for one in entries if one.population == 1], "o-", color, network)
+        if any(one.population > 1 for one in entries):
+            at_one = [one for one in entries if one.time_steps == 1]
+            _line(axis, at_one, "o:", color, f"{network}, several neurons")
+    label = "time steps, or neurons for each activation at one time step"
+    axis.set(xscale="log", xlabel=label, ylabel="top-1, %", xticks=ticks)
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    return figure
+
+
+def _line(axis: Axes, entries: list[Entry], style: str, color: str, label: str) -> None:
+    """Draw accuracies with their intervals over time steps, or neurons."""
+    middle = [one.measured.top1 for one in entries]
+    ends = [one.measured.interval for one in entries]
+    error = [
+        [top1 - low for top1, (low, _) in zip(middle, ends, strict=True)],
+        [high - top1 for top1, (_, high) in zip(middle, ends, strict=True)],
+    ]
+    places = [max(one.time_steps, one.population) for one in entries]
+    axis.errorbar(places, middle, error, fmt=style, capsize=3, color=color, label=label)

@@ -1,0 +1,227 @@
+"""The paper's claims about energy beside what is counted, by each convention, never without the two accuracies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
+from onespike.audit.baselines import RESNET19
+from onespike.audit.energy import Convention
+from onespike.errors import OnespikeError
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+from reproduce.published import ENERGY
+from reproduce.report import Table, write_report
+from reproduce.standard import open_or_train_vgg
+from reproduce.trained import open_or_train
+
+#: What the small networks change in the recipe "digits"; the twins have the preset of their name.
+SMALL = {"train.epochs": 6, "train.warmup_epochs": 1}
+ASSUMED = "ASSUMED, not verified"
+_SMALL = (
+    f"The network, its twins and the VGG-11 are **small: trained on the digits for {SMALL['train.epochs']} epochs, "
+    "by one recipe, one seed**; the claims are about CIFAR-10. Give your own runs by --run, --ann, --binary, --vgg."
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network in the comparison.
+
+    Attributes:
+        audit: What it costs.
+        claim: A key of `published.ENERGY`: what the paper says of networks of its kind; None if it says nothing.
+        assumed: Whether its firing rate is assumed and its accuracy cited, instead of both being measured.
+    """
+
+    audit: Audit
+    claim: str | None = None
+    assumed: bool = False
+
+
+def energy(
+    out: Path = Path("results"),
+    run: Path | None = None,
+    ann: Path | None = None,
+    binary: Path | None = None,
+    vgg: Path | None = None,
+    width: int = 8,
+    images: int = 512,
+    work: Path = Path("runs/paper"),
+) -> None:
+    """The claims "10x below the ANN, 3x below a standard SNN" beside what is counted, by each convention.
+
+    Args:
+        out: Folder for energy.csv, energy.md and energy.png.
+        run: Run folder of the network; by default it and all others are small and trained on the digits.
+        ann: Run folder of its ANN twin (--model.preset ann).
+        binary: Run folder of its binary twin (--model.preset binary).
+        vgg: Folder of the spiking VGG-11; where it does not exist, one is trained there by the recipe of the run.
+        width: Channels of the first convolution of a VGG-11 that is trained; 64 in the original.
+        images: Test images on which each network is audited, at most.
+        work: Folder in which the small networks are trained.
+    """
+    if images < 1 or width < 1:
+        raise OnespikeError(f"images and width: expected at least 1, got {images} and {width}")
+    if run is None and (ann or binary or vgg):
+        raise OnespikeError("--ann, --binary and --vgg stand beside a network of yours: give its run by --run")
+    if run is None:
+        run, ann, binary = (_train_small(preset, work) for preset in ("paper", "ann", "binary"))
+        vgg, origin = work / "energy-digits-vgg", _SMALL
+    else:
+        origin = "The network is a run of the user's."
+    own = Run.open(run)
+    ours = _audit(own, images)
+    others = []
+    if ann:
+        others.append(Subject(replace(_audit(Run.open(ann), images), name="ANN twin"), "ann"))
+    if binary:
+        others.append(Subject(replace(_audit(Run.open(binary), images), name="binary twin")))
+    if vgg:
+        recipe = load_recipe(str(own.config))
+        others.append(Subject(open_or_train_vgg(vgg, recipe, width).audit(recipe, images), "snn"))
+    table = EnergyTable.load()
+    for one in RESNET19:
+        found = Audit(one.name, one.operations(), table, data="cifar10", accuracy=one.accuracy)
+        others.append(Subject(found, "snn", assumed=True))
+
+    subjects = [Subject(ours), *others]
+    networks = Table(
+        {
+            "network": "",
+            "images": "",
+            "top-1 %": ".2f",
+            "dense MACs": ",.0f",
+            "real %": ".1f",
+            "synaptic operations": ",.0f",
+            **{f"{one} µJ": ".3f" for one in CONVENTIONS},
+            "firing rates": "",
+        },
+        [_network(subject) for subject in subjects],
+    )
+    claims, refused = _claims(ours, others)
+    parts: list[str | Table] = [
+        f"The claims: {'; '.join(f'*{claim.text}*' for claim in ENERGY.values())}. {origin}",
+        networks,
+        "Energy for one image. "
+        + " ".join(f"*{one}*: {table.titles[one]}." for one in CONVENTIONS)
+        + " Spikes are accumulated; where real values arrive, whatever the layer is called, products are "
+        "multiply-accumulates.",
+        claims.markdown() if claims.rows else "No ratio can be given.",
+        "found: the energy of the other network over that of this one. A ratio says nothing without the accuracies "
+        "beside it: a network that is worse may well be cheaper.",
+        *([_refusals(refused)] if refused else []),
+        f"**{ASSUMED}**: {RESNET19[0].source}. The dense counts are exact.",
+    ]
+    write_report(out, "energy", "Energy: the claims, and what is counted", claims, parts, _draw(subjects))
+
+
+def _audit(run: Run, images: int) -> Audit:
+    found = audit_run(run, images=images, latency=False)
+    model = load_recipe(str(run.config)).model
+    return replace(found, name=f"{model.name}, preset {found.preset}" if found.preset else model.name)
+
+
+def _train_small(preset: str, work: Path) -> Path:
+    return open_or_train(None, f"energy-digits-{preset}", {**SMALL, "model.preset": preset}, work).folder
+
+
+def _network(subject: Subject) -> list[Any]:
+    found, ops = subject.audit, subject.audit.operations
+    return [
+        *(found.name, found.data, found.accuracy, ops.macs, 100 * ops.macs_of("real") / ops.macs),
+        ops.synaptic_operations,
+        *(1e6 * found.energy(one).total for one in CONVENTIONS),
+        ASSUMED if subject.assumed else "measured",
+    ]
+
+
+def _claims(ours: Audit, others: Sequence[Subject]) -> tuple[Table, list[str]]:
+    """Hold this network against each of the others, claim by claim; and say which cannot be."""
+    rows: list[list[Any]] = []
+    refused: list[str] = []
+    for subject in others:
+        made, reasons = compare([ours, subject.audit])
+        refused += reasons
+        claim = ENERGY[subject.claim] if subject.claim else None
+        for one in made:
+            for convention, ratio in one.ratios.items():
+                holds = None if claim is None else "yes" if ratio >= claim.times else "no"
+                rows.append(
+                    [
+                        *(one.second, convention, one.accuracies[0], one.accuracies[1]),
+                        *(claim.times if claim else None, ratio, holds),
+                        ASSUMED if subject.assumed else "measured",
+                    ]
+                )
+    columns = {
+        "against": "",
+        "convention": "",
+        "top-1 %": ".2f",
+        "its top-1 %": ".2f",
+        "claimed": ".0f",
+        "found": ".2f",
+        "holds": "",
+        "firing rates": "",
+    }
+    return Table(columns, rows), refused
+
+
+def _refusals(refused: Sequence[str]) -> str:
+    return "\n".join(f"- {reason}" for reason in refused)
+
+
+def _draw(subjects: Sequence[Subject]) -> Figure:
+    figure = Figure(figsize=(12, 1.5 + 0.45 * len(subjects)), layout="constrained")
+    axes = figure.subplots(1, len(CONVENTIONS), sharey=True)
+    for axis, convention in zip(axes, CONVENTIONS, strict=True):
+        _panel(axis, subjects, convention)
+    names = [f"{one.audit.name}\n{one.audit.data}, {_accuracy(one)}" for one in subjects]
+    axes[0].set_yticks(range(len(subjects)), names, fontsize=8.5)
+    axes[0].invert_yaxis()
+    return figure
+
+
+def _accuracy(subject: Subject) -> str:
+    accuracy = subject.audit.accuracy
+    text = "accuracy not known" if accuracy is None else f"top-1 {accuracy:.1f}%"
+    return f"{text}, ASSUMED rates" if subject.assumed else text
+
+
+def _panel(axis: Axes, subjects: Sequence[Subject], convention: Convention) -> None:
+    """Draw the energies by one convention; what is claimed of a network is a mark on its line."""
+    energies = [1e6 * one.audit.energy(convention).total for one in subjects]
+    for position, (subject, value) in enumerate(zip(subjects, energies, strict=True)):
+        colour = "C0" if position == 0 else "lightgrey" if subject.assumed else "C1"
+        axis.barh(
+            position, value, color=colour, height=0.62, hatch="///" if subject.assumed else None, edgecolor="white"
+        )
+        axis.annotate(
+            f"{value:,.0f}" if value >= 100 else f"{value:.3g}",
+            (value, position),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+        if subject.claim and subject.audit.data == subjects[0].audit.data:
+            claimed = energies[0] * ENERGY[subject.claim].times
+            label = None if any(line.get_label() == "claimed" for line in axis.lines) else "claimed"
+            axis.plot([claimed] * 2, [position - 0.4, position + 0.4], color="C3", linewidth=2, label=label)
+    axis.set_xscale("log")
+    axis.set_xlim(min(energies) / 3, max(energies) * 5)
+    axis.set_xlabel("µJ for one image")
+    axis.set_title(
+        {"field": "the field's convention", "int8": "8 bits", "memory": "8 bits, memory traffic"}[convention],
+        loc="left",
+        fontsize=10,
+    )
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="x", alpha=0.25)
+    axis.set_axisbelow(True)
+    if axis.lines:
+        axis.legend(frameon=False, fontsize=8.5, loc="upper right")

@@ -1,0 +1,158 @@
+"""NAME.runs.csv: one row for each training that is done; what a sweep goes on from."""
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from onespike.errors import OnespikeError
+from onespike.evaluation.output import csv_text, save_text
+from onespike.models import ModelConfig
+from onespike.training.run import Run
+from reproduce.plan import Training
+
+#: The budget, by the words for it in the table.
+BUDGET = ("limit", "epochs", "batch_size", "channels", "precision")
+COLUMNS = (
+    "group",
+    "setting",
+    "seed",
+    "outcome",
+    "test_top1",
+    "valid_top1",
+    "seconds",
+    "images_per_second",
+    *BUDGET,
+    "digest",
+    "commit",
+    "machine",
+    "torch",
+)
+NUMBERS = ("test_top1", "valid_top1", "seconds", "images_per_second")
+
+Row = dict[str, Any]
+
+
+class Ledger:
+    """The rows of a sweep. Several processes may add to the same file.
+
+    Args:
+        path: The CSV file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self) -> list[Row]:
+        """Read all rows.
+
+        Raises:
+            OnespikeError: The file is not such a table.
+        """
+        if not self.path.is_file():
+            return []
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file, strict=True)
+                rows: list[Row] = list(reader)
+                if tuple(reader.fieldnames or ()) != COLUMNS:
+                    raise ValueError("its columns are others")
+                for row in rows:
+                    row["seed"] = int(row["seed"])
+                    row.update({name: float(row[name]) if row[name] else None for name in NUMBERS})
+        except (OSError, ValueError, TypeError, csv.Error) as error:
+            raise OnespikeError(
+                f"{self.path} cannot be read as the runs of a sweep: {error}; mend it, or choose another --out"
+            ) from None
+        return rows
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from the file, and from the table made of it, inside this context."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
+            lock.acquire()
+        except OSError as error:
+            raise OnespikeError(f"cannot write into {self.path.parent}: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def add(self, row: Row) -> None:
+        """Add a row, unless a row of the same recipe and seed is there; call it `locked`."""
+        rows = self.rows()
+        if not any(_key(other) == _key(row) for other in rows):
+            save_text(csv_text(COLUMNS, [[one[name] for name in COLUMNS] for one in [*rows, row]]), self.path)
+
+    def check(self, trainings: Sequence[Training]) -> None:
+        """Make sure that no row of these settings was trained by another recipe.
+
+        Raises:
+            OnespikeError: There is one; the message says what differs.
+        """
+        planned = {(one.setting.group, one.setting.label): one for one in trainings}
+        for row in self.rows():
+            training = planned.get((row["group"], row["setting"]))
+            if training and row["digest"] != training.digest:
+                now = budget(training)
+                differences = [f"{name} was {row[name]}, now {now[name]}" for name in BUDGET if row[name] != now[name]]
+                raise OnespikeError(
+                    f"{self.path} holds runs of another budget: {row['group']} {row['setting']}: "
+                    f"{'; '.join(differences) or 'another option of the recipe'}; give the same options, or choose "
+                    "another --out"
+                )
+
+
+def find(rows: Sequence[Row], digest: str, seeds: int) -> list[Row]:
+    """Pick the rows of a recipe, seed after seed."""
+    return sorted((row for row in rows if row["digest"] == digest and row["seed"] < seeds), key=lambda row: row["seed"])
+
+
+def budget(training: Training) -> dict[str, str]:
+    """The budget of a training, as it stands in the table."""
+    recipe, model = training.recipe, training.recipe.model
+    return {
+        "limit": str(recipe.data.limit),
+        "epochs": str(recipe.train.epochs),
+        "batch_size": str(recipe.train.batch_size),
+        "channels": "-".join(map(str, model.channels)) if isinstance(model, ModelConfig) else model.name,
+        "precision": recipe.train.precision,
+    }
+
+
+def make_row(training: Training, run: Run, diverged: bool = False) -> Row:
+    """Make the row of a training out of its run folder.
+
+    Args:
+        training: Which.
+        run: Where it was trained.
+        diverged: Its loss left the finite numbers; there is no accuracy then.
+
+    Returns:
+        The row.
+    """
+    facts = json.loads((run.folder / "environment.json").read_text())
+    summary = {} if diverged else json.loads(run.summary.read_text())
+    on_accelerator = facts["accelerators"] and training.recipe.train.device == "auto"
+    return {
+        "group": training.setting.group,
+        "setting": training.setting.label,
+        "seed": training.seed,
+        "outcome": "diverged" if diverged else "trained",
+        **{name: summary.get(name) for name in NUMBERS},
+        **budget(training),
+        "digest": training.digest,
+        "commit": facts["commit"],
+        "machine": facts["accelerators"][0] if on_accelerator else facts["processor"],
+        "torch": facts["packages"]["torch"],
+    }
+
+
+def _key(row: Row) -> tuple[str, int]:
+    return row["digest"], row["seed"]

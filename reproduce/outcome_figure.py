@@ -1,0 +1,122 @@
+"""Pictures of what a sweep has found so far."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from reproduce.outcome import Outcome
+
+#: Inches for a row, and for what is above a group.
+ROW, TITLE = 0.27, 0.38
+
+
+def draw_rows(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw every setting as a row under its group's name: each seed, the mean, its interval, the published number.
+
+    Args:
+        outcomes: All settings, those of a group together.
+
+    Returns:
+        The figure.
+    """
+    groups = list(dict.fromkeys(outcome.setting.group for outcome in outcomes))
+    members = [[one for one in outcomes if one.setting.group == group] for group in groups]
+    heights = [len(rows) * ROW + TITLE for rows in members]
+    figure = Figure(figsize=(8, sum(heights) + 1.0), layout="constrained")
+    axes = figure.subplots(len(groups), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
+    baseline = next((one for one in outcomes if one.verdict == "baseline" and one.estimate), None)
+    for axis, group, rows in zip(axes, groups, members, strict=True):
+        if baseline and baseline.estimate and baseline.estimate.interval:
+            axis.axvspan(*baseline.estimate.interval, color="C0", alpha=0.12, linewidth=0)
+        for position, outcome in enumerate(rows):
+            _row(axis, position, outcome)
+        axis.set_yticks(range(len(rows)), [outcome.setting.label for outcome in rows])
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.set_title(group, loc="left", fontsize=10, fontweight="bold")
+        axis.grid(axis="x", alpha=0.25)
+        axis.tick_params(axis="y", length=0)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+    axes[-1].set_xlabel("test accuracy, %")
+    figure.legend(
+        handles=_legend(outcomes, baseline is not None),
+        loc="outside upper right",
+        frameon=False,
+        fontsize=8.5,
+        ncols=5,
+        columnspacing=1.2,
+        handletextpad=0.4,
+    )
+    return figure
+
+
+def _row(axis: Axes, position: int, outcome: Outcome) -> None:
+    accuracies, estimate = outcome.accuracies, outcome.estimate
+    if outcome.setting.published is not None:
+        axis.plot(outcome.setting.published, position, "x", color="C3", markersize=6, markeredgewidth=1.5)
+    if estimate is None:
+        axis.annotate(
+            "pending" if not outcome.rows else outcome.verdict,
+            (0.01, position),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=8,
+            color="grey",
+        )
+        return
+    colour = {"above": "C2", "below": "C1"}.get(
+        outcome.verdict, "C0" if outcome.verdict in ("baseline", "best") else "k"
+    )
+    if estimate.interval:
+        axis.plot(estimate.interval, (position, position), color=colour, linewidth=1.5)
+    axis.plot(accuracies, [position] * len(accuracies), "|", color=colour, markersize=7, alpha=0.6)
+    axis.plot(estimate.mean, position, "o", color=colour, markersize=5)
+
+
+def _legend(outcomes: Sequence[Outcome], baseline: bool) -> list[Line2D | Patch]:
+    def dot(colour: str, label: str) -> Line2D:
+        return Line2D([], [], color=colour, marker="o", markersize=5, linewidth=1.5, label=label)
+
+    verdicts = {outcome.verdict for outcome in outcomes}
+    reference = "baseline" if baseline or "baseline" in verdicts else "best"
+    handles: list[Line2D | Patch] = [dot("C0", f"{reference}, 95% interval")]
+    if "indistinguishable" in verdicts:
+        handles.append(dot("k", "indistinguishable"))
+    handles += [dot(colour, name) for name, colour in (("above", "C2"), ("below", "C1")) if name in verdicts]
+    if any(outcome.setting.published is not None for outcome in outcomes):
+        handles.append(Line2D([], [], color="C3", marker="x", linestyle="", label="published"))
+    return handles
+
+
+def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
+    """Draw accuracy over depth, a line for each unit.
+
+    Args:
+        outcomes: Settings whose label is a number of layers and whose group is a unit.
+
+    Returns:
+        The figure.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    groups = list(dict.fromkeys(outcome.setting.group for outcome in outcomes))
+    for number, group in enumerate(groups):
+        known = [one for one in outcomes if one.setting.group == group and one.estimate]
+        shift = 0.25 * (number - (len(groups) - 1) / 2)  # so that intervals do not hide each other
+        depths = [int(one.setting.label) + shift for one in known]
+        estimates = [one.estimate for one in known if one.estimate]
+        reach = [one.interval[1] - one.mean if one.interval else 0.0 for one in estimates]
+        axis.errorbar(
+            depths, [one.mean for one in estimates], reach, fmt="o-", capsize=3, color=f"C{number}", label=group
+        )
+    pending = sorted({int(one.setting.label) for one in outcomes if not one.rows})
+    if pending:
+        axis.set_title(f"pending: {', '.join(map(str, pending))} layers", loc="right", fontsize=9, color="grey")
+    axis.set(xlabel="layers", ylabel="test accuracy, %")
+    axis.set_xticks(sorted({int(one.setting.label) for one in outcomes}))
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, title="unit")
+    return figure

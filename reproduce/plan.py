@@ -1,0 +1,153 @@
+"""What a sweep trains: settings, each the base recipe with some values changed, each with several seeds."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from matplotlib.figure import Figure
+
+from onespike.errors import OnespikeError
+from onespike.training.config import Recipe
+from onespike.training.recipe import NO_MATTER, load_recipe
+from onespike.training.run import Run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a table.
+
+    Attributes:
+        group: What it is listed under: the factor that is varied, the data set, the unit.
+        label: Its name in the group.
+        overrides: What it changes in the base recipe, such as `{"model.theta": 0.3}`.
+        published: The paper's test accuracy in percent, if there is one.
+    """
+
+    group: str
+    label: str
+    overrides: Mapping[str, Any]
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A table or figure that takes trainings.
+
+    Attributes:
+        name: What its files are called.
+        title: Its heading.
+        about: What is compared, for the Markdown.
+        settings: Its rows; those that come to the same recipe are trained once.
+        reference: What each setting is compared with: the first setting ("baseline"), or the best of its group.
+        draw: Draws the outcomes, see `reproduce.outcome`.
+        recipe: The base recipe.
+        measure: Called with a training, its complete run and the folder of the table, before its row is written there:
+            what is found out about a network besides its accuracy.
+        write: Writes the table, where it is another one than `reproduce.outcome.write_outcomes` writes, whose
+            arguments it takes.
+    """
+
+    name: str
+    title: str
+    about: str
+    settings: Sequence[Setting]
+    reference: Literal["baseline", "best"]
+    draw: Callable[..., Figure]
+    recipe: str = "cifar10/conv12"
+    measure: Callable[["Training", Run, Path], None] | None = None
+    write: Callable[..., None] | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a sweep.
+
+    Attributes:
+        setting: The first setting that needs it.
+        seed: Its seed.
+        recipe: Its recipe, resolved.
+        digest: Short digest of all of the recipe that changes what comes out, the seed apart.
+    """
+
+    setting: Setting
+    seed: int
+    recipe: Recipe
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder; no other budget's run has the same."""
+        words = f"{self.setting.group} {self.setting.label} seed{self.seed} {self.digest}"
+        return "".join(c if c.isalnum() or c in ".-" else "-" for c in words)
+
+
+def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
+    """Make the recipe of every setting.
+
+    Args:
+        sweep: The sweep.
+        overrides: What the user changes in the base recipe, the same for all settings.
+
+    Returns:
+        A recipe for each setting, in order, with seed 0.
+
+    Raises:
+        OnespikeError: A value is out of its range, or one that every setting sets was given.
+    """
+    swept = set.intersection(*(set(setting.overrides) for setting in sweep.settings))
+    for key in overrides:
+        if key in swept:
+            raise OnespikeError(f"--{key}: {sweep.name} sets it itself, to a value for each row; leave it out")
+    base = load_recipe(sweep.recipe, overrides)
+    warmup = {"train.warmup_epochs": base.train.epochs / 10}
+    recipes = []
+    for setting in sweep.settings:
+        values = {**warmup, **overrides, **setting.overrides, "train.seed": 0}
+        root, name = base.data.root, values.get("data.name", base.data.name)
+        if root and (Path(root).expanduser() / name).is_dir():  # a folder of data sets
+            values["data.root"] = str(Path(root) / name)
+        recipes.append(load_recipe(sweep.recipe, values))
+    return recipes
+
+
+def plan(sweep: Sweep, recipes: Sequence[Recipe], seeds: int) -> list[Training]:
+    """List what has to be trained, seeds outermost: a partial table has all settings for seed 0 first.
+
+    Args:
+        sweep: The sweep.
+        recipes: What `resolve` returned.
+        seeds: Number of seeds, 0 … seeds - 1.
+
+    Returns:
+        Each training once, though several settings may need it.
+
+    Raises:
+        OnespikeError: The number of seeds is out of its range.
+    """
+    if seeds < 1:
+        raise OnespikeError(f"seeds: expected at least 1, got {seeds}")
+    trainings: dict[tuple[int, str], Training] = {}
+    for seed in range(seeds):
+        for setting, recipe in zip(sweep.settings, recipes, strict=True):
+            seeded = replace(recipe, train=replace(recipe.train, seed=seed))
+            trainings.setdefault((seed, digest(recipe)), Training(setting, seed, seeded, digest(recipe)))
+    return list(trainings.values())
+
+
+def digest(recipe: Recipe) -> str:
+    """Digest what of a recipe changes the outcome: 8 hexadecimal digits.
+
+    Only values that are not the default enter, so that an option that is added later does not change the digests of
+    recipes that leave it alone.
+    """
+    changed = {}
+    for section in fields(recipe):
+        values = getattr(recipe, section.name)
+        for field in fields(values):
+            key, value = f"{section.name}.{field.name}", getattr(values, field.name)
+            if key not in (*NO_MATTER, "train.seed") and value != field.default:
+                changed[key] = value
+    return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,33 @@
+"""What `python -m reproduce NAME` can make."""
+
+from collections.abc import Callable
+
+from reproduce.ablation import ABLATION
+from reproduce.complexity import complexity
+from reproduce.conversion import conversion
+from reproduce.energy import energy
+from reproduce.figure1 import FIGURE1
+from reproduce.fusion import fusion
+from reproduce.gradients import gradients
+from reproduce.pareto import PARETO
+from reproduce.sweep import Sweep
+from reproduce.table1 import table1
+from reproduce.table2 import TABLE2
+from reproduce.taylor import taylor
+
+#: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
+#: command line takes the arguments, and it returns what its files are called, if not like itself. To add one, write a
+#: module and add a line.
+PAPER: dict[str, Sweep | Callable[..., str | None]] = {
+    "table1": table1,
+    "fusion": fusion,
+    "taylor": taylor,
+    "complexity": complexity,
+    "gradients": gradients,
+    "conversion": conversion,
+    "table2": TABLE2,
+    "figure1": FIGURE1,
+    "ablation": ABLATION,
+    "pareto": PARETO,
+    "energy": energy,
+}

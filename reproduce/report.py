@@ -1,0 +1,109 @@
+"""What every table or figure leaves: NAME.csv, NAME.md and NAME.png, with command, commit and machine."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from onespike.evaluation.output import csv_text, save_figure, save_text
+from onespike.training.run import environment
+
+DPI = 120
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows under named columns.
+
+    Attributes:
+        columns: Name of each column, and the format of its numbers in Markdown, such as ".2f"; "" leaves them as they
+            are.
+        rows: As many cells as columns; None where there is nothing.
+    """
+
+    columns: Mapping[str, str]
+    rows: Sequence[Sequence[Any]]
+
+    def csv(self) -> str:
+        """All digits."""
+        return csv_text(list(self.columns), self.rows)
+
+    def markdown(self) -> str:
+        """For a reader; numbers stand to the right."""
+        formats = list(self.columns.values())
+        body = [
+            [_cell(value, spec) for value, spec in zip(row, formats, strict=True)]
+            for row in [list(r) for r in self.rows]
+        ]
+        rule = ["---:" if spec else "---" for spec in formats]
+        return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(self.columns), rule, *body])
+
+
+def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[str | Table], figure: Figure) -> None:
+    """Write the three files.
+
+    Args:
+        out: The folder; made if need be.
+        name: What the files are called.
+        title: The Markdown's heading.
+        data: What the CSV holds.
+        parts: Paragraphs and tables of the Markdown, in order.
+        figure: What the PNG shows.
+
+    Raises:
+        OnespikeError: They cannot be written.
+    """
+    made = provenance()  # before a file of the repository changes
+    save_text(data.csv(), out / f"{name}.csv")
+    save_figure(figure, out / f"{name}.png", DPI)
+    body = [part if isinstance(part, str) else part.markdown() for part in parts]
+    save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", made]) + "\n", out / f"{name}.md")
+
+
+def provenance() -> str:
+    """Say by which command, from which commit and on which machine something was made."""
+    facts = environment()
+    return "\n".join(
+        [
+            f"- Command: `{shlex.join(portable(facts['command']))}`",
+            f"- Commit: {facts['commit'] or 'unknown'}, onespike {facts['onespike']}",
+            f"- Machine: {', '.join(facts['accelerators']) or facts['processor']}, {facts['cores']} cores, "
+            f"{facts['threads']} threads, Python {facts['python']}, torch {facts['packages']['torch']}",
+        ]
+    )
+
+
+def portable(command: Sequence[str]) -> list[str]:
+    """Take out of a command line what is of no use elsewhere.
+
+    Of an absolute path only the last name is kept; which part of a sweep a process did is left out.
+    """
+    program, *arguments = command
+    if "--part" in arguments:
+        position = arguments.index("--part")
+        del arguments[position : position + 2]
+    arguments = [argument for argument in arguments if not argument.startswith("--part=")]
+    path = Path(program)
+    name = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
+    return [*name, *map(_without_folders, arguments)]
+
+
+def _without_folders(argument: str) -> str:
+    """Shorten every absolute path in an argument, as also in `--option=PATH` and `[PATH,PATH]`."""
+
+    def shorter(found: re.Match[str]) -> str:
+        path = Path(found.group())
+        inside = path.is_relative_to(Path.cwd())
+        return str(path.relative_to(Path.cwd())) if inside else f"…/{path.name}"
+
+    return re.sub(r"(?<![^=\[, ])/[^,\]]+", shorter, argument)
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None:
+        return "-"
+    return format(value, spec) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,129 @@
+"""The engine of all tables that take trainings: resumable, several processes at a time, a table after every run."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from rich.console import Console
+
+from onespike.data.dataset import open_dataset
+from onespike.errors import OnespikeError
+from onespike.training.config import Recipe
+from onespike.training.loop import Diverged, train
+from onespike.training.run import Run
+from reproduce.ledger import Ledger, Row, make_row
+from reproduce.outcome import write_outcomes
+from reproduce.plan import Setting, Sweep, Training, plan, resolve
+
+__all__ = ["Setting", "Sweep", "complete", "run_sweep"]
+
+
+def run_sweep(
+    sweep: Sweep,
+    overrides: Mapping[str, Any],
+    seeds: int = 3,
+    out: Path = Path("results"),
+    work: Path = Path("runs/paper"),
+    part: tuple[int, int] = (1, 1),
+) -> None:
+    """Train what is missing of a sweep, and write its table after every run.
+
+    Args:
+        sweep: What to train and compare.
+        overrides: What to change in its base recipe, such as `{"train.epochs": 30}`.
+        seeds: Number of seeds.
+        out: Folder for NAME.runs.csv, from which a sweep goes on, NAME.csv, NAME.md and NAME.png.
+        work: Folder for the run folders; a training that was interrupted goes on in its own.
+        part: (k, n): train every n-th run only, beginning with the k-th, so that n processes share the work.
+
+    Raises:
+        OnespikeError: An option is out of its range, `out` holds runs of another budget, or a data set is not there.
+            Nothing is written then.
+        Stopped: Somebody stopped it; call it again to go on.
+    """
+    if not 1 <= part[0] <= part[1]:
+        raise OnespikeError(f"part: expected K/N with 1 <= K <= N, got {part[0]}/{part[1]}")
+    recipes = resolve(sweep, overrides)
+    trainings = plan(sweep, recipes, seeds)
+    ledger, console = Ledger(out / f"{sweep.name}.runs.csv"), Console(highlight=False)
+    ledger.check(trainings)
+
+    def write(row: Row | None = None) -> None:
+        with ledger.locked():
+            if row:
+                ledger.add(row)
+            (sweep.write or write_outcomes)(sweep, recipes, trainings, seeds, ledger.rows(), out)
+
+    own = trainings[part[0] - 1 :: part[1]]
+    before = ledger.rows()
+    # No table is begun whose images are not there.
+    for data in {one.recipe.data for one in own if not _is_done(one, before)}:
+        open_dataset(data)
+    write()
+    for training in own:
+        rows = ledger.rows()
+        if _is_done(training, rows):
+            continue
+        console.print(_announcement(training, own, rows), markup=False, soft_wrap=True)
+        run = Run(work / sweep.name / training.folder)
+        try:
+            complete(training.recipe, run)
+            if sweep.measure:
+                sweep.measure(training, run, out)
+            row = make_row(training, run)
+        except Diverged as error:
+            console.print(f"diverged: {error}", markup=False, soft_wrap=True)
+            row = make_row(training, run, diverged=True)
+        write(row)
+        shutil.rmtree(run.last, ignore_errors=True)  # there is nothing left to go on with
+    console.print(
+        f"{sweep.name}: all {len(own)} runs{f' of part {part[0]}/{part[1]}' if part[1] > 1 else ''} are done; "
+        f"the table is {out / sweep.name}.md",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def complete(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Train a network, go on with a training that was interrupted, or do nothing where all is done.
+
+    Args:
+        recipe: Its recipe.
+        run: Its run folder.
+
+    Returns:
+        The summary, see `onespike.training.loop.train`.
+    """
+    if not run.summary.is_file():
+        train(recipe, run.folder, resume=run.config.is_file())
+    summary: dict[str, Any] = json.loads(run.summary.read_text())
+    return summary
+
+
+def _is_done(training: Training, rows: Sequence[Row]) -> bool:
+    return any((row["digest"], row["seed"]) == (training.digest, training.seed) for row in rows)
+
+
+def _announcement(training: Training, own: Sequence[Training], rows: Sequence[Row]) -> str:
+    missing = [one for one in own if not _is_done(one, rows)]
+    left = _time_left(missing, rows)
+    estimate = f", about {_duration(left)} left" if left is not None else ""
+    name = f"{training.setting.group} {training.setting.label}".strip()
+    return f"\n{len(own) - len(missing)} runs done, {len(missing)} to do{estimate}; now: {name}, seed {training.seed}"
+
+
+def _time_left(missing: Sequence[Training], rows: Sequence[Row]) -> float | None:
+    """Seconds for the missing runs, by other seeds of the same setting or else by all runs; None if there are none."""
+    timed = [row for row in rows if row["seconds"]]
+    if not timed:
+        return None
+    overall = mean(row["seconds"] for row in timed)
+    own = {one.digest: [row["seconds"] for row in timed if row["digest"] == one.digest] for one in missing}
+    return sum(mean(own[one.digest]) if own[one.digest] else overall for one in missing)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{max(1, round(seconds / 60))} min"

@@ -1,0 +1,82 @@
+"""Trained networks to look into: a run of the user's, or a small one that is trained on the spot."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from onespike.data.dataset import open_dataset
+from onespike.data.loader import EvalLoader, Share
+from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_same_images
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.recipe import load_recipe
+from onespike.training.run import Run
+from reproduce.sweep import complete
+
+#: Images in a batch when a trained network is looked into.
+BATCH = 64
+
+
+def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], work: Path) -> Run:
+    """Open the user's run, or train a small network on the digits, once.
+
+    Args:
+        folder: The user's run; None for the small one.
+        name: Folder of the small one in `work`.
+        overrides: What it changes in the recipe "digits".
+        work: Where it is trained, or was.
+
+    Returns:
+        The run.
+    """
+    if folder is not None:
+        return Run.open(folder)
+    run = Run(work / name)
+    complete(load_recipe("digits", overrides), run)
+    return run
+
+
+def describe(checkpoint: Checkpoint) -> str:
+    """Say which network a checkpoint holds, in words for a table's head."""
+    card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
+    config, _ = card.blocks()
+    norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
+    return (
+        f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "
+        f"{card.data}, after {epochs} epochs"
+    )
+
+
+def expect_images(images: int) -> None:
+    """Make sure that there is something to look at, before anything is trained.
+
+    Raises:
+        OnespikeError: There is not.
+    """
+    if images < 1:
+        raise OnespikeError(f"images: expected at least 1, got {images}")
+
+
+def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torch.device | str = "cpu") -> EvalLoader:
+    """Open some of the test images of a run, spread evenly over the test set.
+
+    Args:
+        run: The run.
+        checkpoint: Its checkpoint.
+        images: How many, at most.
+        device: Where they go.
+
+    Returns:
+        Batches.
+
+    Raises:
+        OnespikeError: The number is out of its range, or the data set cannot be read or is not the run's.
+    """
+    expect_images(images)
+    dataset = open_dataset(load_recipe(str(run.config)).data)
+    expect_same_images(dataset, checkpoint.card)
+    count = min(images, len(dataset.test))
+    chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
+    return EvalLoader(chosen, checkpoint.card.mean, checkpoint.card.std, BATCH, Share(device))

@@ -1,0 +1,131 @@
+"""One block: windows, spikes, unit, recompose, residual; then the channel MLP, residual."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from onespike.functional import (
+    constant_mask,
+    encode,
+    partition,
+    recompose,
+    region_threshold,
+    window_count,
+    window_side,
+)
+from onespike.models.config import ModelConfig
+from onespike.models.mlp import ChannelMlp
+from onespike.units.base import Firing, Memory
+from onespike.units.channel import ChannelLinear
+from onespike.units.registry import UNITS
+
+#: Normalisations by name: what makes one for a number of channels.
+NORMS: dict[str, Callable[[int], nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
+
+
+class BlockState(NamedTuple):
+    """What a block hands to itself at the next time step: the unit's memory and the dropout mask, if there is one."""
+
+    memory: Memory
+    mask: Tensor | None
+
+
+class Block(nn.Module):
+    """A spiking unit inside windows and a channel MLP, each with a residual connection.
+
+    Args:
+        config: The architecture.
+        channels: Channels in and out.
+        size: Side L of the map.
+        window_kind: A name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
+    """
+
+    def __init__(self, config: ModelConfig, channels: int, size: int, window_kind: str) -> None:
+        super().__init__()
+        norm = NORMS[config.norm]
+        self.size, self.channels = size, channels
+        self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
+        self.encoding, self.dropout = config.encoding, config.dropout
+        self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
+        self.encoder = Firing(channels, config) if config.encoding == "threshold" else None
+        self.unit = UNITS[config.unit](channels, config, norm)
+        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
+        self.mlp = ChannelMlp(config, channels, norm)
+
+    def branch_ends(self) -> list[ChannelLinear]:
+        """The last linear layer of each of the two residual branches."""
+        return [layer for layer in (self.fc[0], self.mlp[4]) if isinstance(layer, ChannelLinear)]
+
+    def draw_shape(self, batch: int) -> tuple[int, ...]:
+        """Shape of the uniform draws that this block's encoding consumes at one time step: (V, B, C, M, M)."""
+        side = window_side(self.size, self.window_kind)
+        return (window_count(self.window_kind), batch, self.channels, side, side)
+
+    def forward(
+        self,
+        x: Tensor,
+        potential: Tensor | None = None,
+        state: BlockState | None = None,
+        draws: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor | None, BlockState]:
+        """Run the block for one time step.
+
+        Args:
+            x: The residual stream, (B, C, L, L).
+            potential: The travelling potential map of the block before, (B, C, L, L), if the unit has one.
+            state: What this block returned at the time step before; None at the first.
+            draws: Uniform draws for the Bernoulli encoding, (V, B, C, M, M); drawn here if None.
+            generator: Where to draw from; the global generator if None.
+
+        Returns:
+            The residual stream, the potential map for the next block (or None), the state for the next time step.
+        """
+        windows = partition(x, self.window_kind)  # (V, B, C, M, M)
+        spikes = self._encode(windows, draws, generator)
+        mask = state.mask if state else self._dropout_mask(windows, generator)
+        if mask is not None:
+            spikes = spikes * mask
+        incoming = partition(potential, self.window_kind) if potential is not None else None
+        out = self.unit(spikes, incoming, state.memory if state else None)
+        recomposed = recompose(out.spikes, self.size, self.window_kind)  # (B, C, L, L)
+        if self.region_threshold is not None:
+            recomposed = region_threshold(recomposed, self.region_threshold)
+        x = x + self.fc(recomposed)
+        x = x + self.mlp(x)
+        if out.potential is not None:
+            potential = recompose(out.potential, self.size, self.window_kind)
+        return x, potential, BlockState(out.memory, mask)
+
+    def _encode(self, windows: Tensor, draws: Tensor | None, generator: torch.Generator | None) -> Tensor:
+        if self.encoder is not None:
+            return self.encoder(windows)
+        if draws is None and self.encoding.startswith("bernoulli"):
+            draws = uniform(windows, windows.shape, generator)
+        if draws is not None and draws.shape != windows.shape:
+            raise ValueError(f"draws: expected {tuple(windows.shape)}, got {tuple(draws.shape)}")
+        return encode(windows, self.encoding, draws)
+
+    def _dropout_mask(self, windows: Tensor, generator: torch.Generator | None) -> Tensor | None:
+        if not self.training or self.dropout == 0:
+            return None
+        return constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
+
+
+def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+    """Draw from U(0, 1) on the device of a tensor, never coarser than float32: bfloat16 knows only 256 such numbers.
+
+    Args:
+        like: Gives device and dtype.
+        shape: (..., C, M, M).
+        generator: Where to draw from; the global generator if None.
+
+    Returns:
+        The draws, channels-last in memory as the maps are that they meet: the same numbers whatever the maps' layout.
+    """
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    *outer, channels, height, width = shape
+    draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
+    return draws.movedim(-1, -3)

@@ -1,0 +1,135 @@
+"""What a node of a traced network is to a spiking network: linear, an activation, pooling, a product, or real-valued.
+
+To make a layer or function known, add it to the table it belongs to.
+"""
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.layers.activations import GELU, Swish
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
+
+from onespike.models.affine import Affine
+from onespike.units.integrate import Staircase
+
+Kind = Literal["linear", "activation", "pooling", "product", "real"]
+
+WEIGHTS = (_ConvNd, nn.Linear)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, Staircase)
+MAX_POOLS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+#: Linear modules that keep channels where they are: a neuron behind them belongs to a channel of the layer before.
+PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+LINEAR = (
+    *(*WEIGHTS, *PASSING, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten),
+    *(nn.Unflatten, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, nn.PixelShuffle, nn.PixelUnshuffle),
+    nn.Upsample,
+)
+
+# Functions of `torch`, `torch.nn.functional` and `operator`, and methods of tensors, by name.
+
+FUNCTIONAL: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
+FUNCTIONAL |= {"gelu": nn.GELU}
+#: These are activations where they cut off at 0.
+CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
+MAX_POOL_NAMES = (
+    *("max_pool1d", "max_pool2d", "max_pool3d"),
+    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
+)
+RESHAPING = {
+    *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand"),
+    *("getitem", "roll", "cat", "concat", "stack", "chunk", "split", "unbind", "contiguous", "clone", "narrow"),
+    *("t", "T", "mT"),
+}
+LINEAR_NAMES = RESHAPING | {
+    *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
+    *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
+    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+}
+#: Linear in the first argument, if the others stay the same over time.
+WEIGHING = {
+    *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("batch_norm", "truediv", "div"),
+}
+#: Linear in each argument, if the others stay the same over time.
+PRODUCTS = {"mul", "mul_", "matmul", "bmm"}
+#: Functions that keep channels where they are.
+KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, "add", "add_", "dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
+#: What tells of a tensor's shape alone.
+SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
+
+
+def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls; None if it calls a function or method."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def name_of(node: fx.Node) -> str:
+    """Name of the function, method or attribute that a node reads."""
+    if node.target is getattr:
+        return str(node.args[1])
+    # Max pooling is called through a dispatcher that has no name of its own.
+    pools = [name for name in MAX_POOL_NAMES if node.target is getattr(F, name, None)]
+    return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
+
+
+def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
+    """All nodes whose values depend on those of the images, not on their shape alone."""
+    reached = set[fx.Node]()
+    for node in graph.graph.nodes:
+        shapes = module_of(graph, node) is None and name_of(node) in SHAPES
+        if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and not shapes):
+            reached.add(node)
+    return reached
+
+
+def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, ...], spikes: bool) -> Kind:
+    """Classify a node.
+
+    Args:
+        module: What it calls, if that is a module.
+        node: The node.
+        varying: Positions and names of those of its arguments that the images reach.
+        spikes: Whether any of these is of spikes.
+
+    Returns:
+        The kind.
+    """
+    name = "" if module is not None else name_of(node)
+    if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
+        return "real"
+    if is_activation(module, node):
+        return "activation"
+    if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
+        return "real" if getattr(module, "return_indices", False) else "pooling"
+    if isinstance(module, LINEAR) or name in LINEAR_NAMES:
+        return "linear"
+    if name in WEIGHING:
+        return "linear" if varying in ((0,), ("input",)) else "real"
+    if name in PRODUCTS and len(varying) > 1:
+        return "product" if spikes else "real"
+    return "linear" if (name in PRODUCTS or name == "addcmul") and len(varying) == 1 else "real"
+
+
+def is_activation(module: nn.Module | None, node: fx.Node) -> bool:
+    """Whether a node, and the module that it calls if it calls one, becomes neurons."""
+    return isinstance(module, ACTIVATIONS) if module is not None else activation_of(node) is not None
+
+
+def activation_of(node: fx.Node) -> nn.Module | None:
+    """The activation that a function or method is; None if it is none."""
+    name = name_of(node)
+    if name in FUNCTIONAL:
+        return FUNCTIONAL[name](**{key: value for key, value in node.kwargs.items() if key == "approximate"})
+    if name not in CLAMPS:
+        return None
+    low: Any = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None)
+    high: Any = node.kwargs.get("max", node.args[2] if len(node.args) > 2 else None)
+    return {(0, None): nn.ReLU(), (0, 6): nn.ReLU6()}.get((low, high))

@@ -1,0 +1,265 @@
+"""From an artificial network's graph to a spiking one: activations exchanged for neurons.
+
+torch.fx traces the network into a graph of modules and functions. Each node that the images reach is one of:
+
+    linear       convolution, linear layer, affine map, average pooling, addition, reshaping: stays, for it maps means
+                 to means
+    activation   ReLU, GELU, SiLU, a staircase: becomes `IntegrateFire`
+    pooling      max pooling: becomes `PoolSpikes`, spikes in, spikes out; `OverMeans` where something else comes in
+    product      of two tensors, at least one of spikes: becomes `OverMeans` of it, sums of spike counts
+    real         all else: refused by its path; or, where that is allowed, left real-valued, inside `OverMeans`
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
+
+from onespike.errors import OnespikeError, check_choices
+from onespike.models.channels import channels
+from onespike.models.kinds import (
+    RESHAPING,
+    WEIGHTS,
+    activation_of,
+    kind_of,
+    module_of,
+    name_of,
+    reached_by_images,
+)
+from onespike.models.tracing import free_path, trace
+from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, expect_neurons
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How activations are exchanged for neurons.
+
+    Attributes:
+        time_steps: T, how often the spiking network runs on one image.
+        neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
+        shortcuts: What residual additions read: "spikes", or the activation as it is, "real", where it is weighed as
+            well: only what is weighed spikes then.
+        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", for training on.
+        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
+            step only.
+        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+    """
+
+    time_steps: int = 1
+    neurons: Literal["layer", "channel"] = "channel"
+    shortcuts: Literal["spikes", "real"] = "spikes"
+    batch_norm: Literal["folded", "kept"] = "folded"
+    population: int = 1
+    allow_real: bool = False
+    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        expect_neurons(self.time_steps, self.population)
+
+
+class ConvertedNetwork(nn.Module):
+    """A plain integrate-and-fire network: images at each of T time steps, logits averaged.
+
+    Args:
+        graph: The graph, with `IntegrateFire` in place of activations.
+        activations: What each neuron stands for, by its path in the graph.
+        real: Paths of what is left real-valued.
+        time_steps: T.
+        population: Neurons for each activation.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        activations: dict[str, nn.Module],
+        real: tuple[str, ...],
+        time_steps: int,
+        population: int,
+    ) -> None:
+        super().__init__()
+        self.graph, self.real, self.time_steps, self.population = graph, real, time_steps, population
+        self._activations = (activations,)  # in a tuple: they are no part of this network
+
+    @property
+    def neurons(self) -> dict[str, IntegrateFire]:
+        """The neurons by their path, in the order in which a batch meets them."""
+        return {path: self.graph.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (B, C, H, W); logits (B, K)."""
+        steps = images.repeat(self.time_steps, *[1] * (images.ndim - 1))
+        return self.graph(steps).unflatten(0, (self.time_steps, -1)).mean(0)
+
+    def analog(self) -> fx.GraphModule:
+        """This network with activations for neurons: node by node the same graph, with weights of its own.
+
+        Before calibration changes any weights it is the artificial network that this one stands for.
+        """
+        graph = copy.deepcopy(self.graph)
+        for path, activation in self._activations[0].items():
+            graph.set_submodule(path, copy.deepcopy(activation))
+        for module in graph.modules():
+            if isinstance(module, OverMeans | PoolSpikes):
+                module.time_steps = 1
+        return graph
+
+
+def spiking(network: nn.Module, exchange: Exchange, images: Tensor | None = None) -> ConvertedNetwork:
+    """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
+
+    Args:
+        network: An artificial network; left as it is.
+        exchange: How.
+        images: Some images, for `trace`.
+
+    Returns:
+        The spiking network, in evaluation mode. Neurons that stand for a staircase have its threshold.
+
+    Raises:
+        OnespikeError: There is no activation, something cannot be converted (its path is named), or the network's
+            forward pass cannot be traced.
+    """
+    time_steps, population, real_shortcuts = exchange.time_steps, exchange.population, exchange.shortcuts == "real"
+    parameters = list(network.parameters())
+    for parameter in parameters:
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
+    graph = trace(network, images, exchange.batch_norm == "folded")
+    steps = list(_plan(graph, exchange.neurons == "channel"))
+    real = [step for step in steps if step.kind == "real"]
+    if real and not exchange.allow_real:
+        names = ", ".join(f"{step.path} ({_called(step)})" for step in real)
+        raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
+    activations = {step.path: step.function for step in steps if step.kind == "activation"}
+    if not activations:
+        raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or a staircase in the network")
+    taken_past = 0
+    for step in steps:
+        if step.kind == "activation":
+            taken_past += real_shortcuts and _take_past(graph, step, time_steps)
+            module: nn.Module = IntegrateFire(*step.channels, time_steps, exchange.surrogate, population)
+        elif step.kind == "pooling of spikes":
+            module = PoolSpikes(step.function, time_steps)
+        else:
+            degree = {"pooling": 1, "product": 2}.get(step.kind)
+            module = OverMeans(step.function, step.varying, time_steps, degree)
+        if parameters:
+            module.to(parameters[0] if step.kind == "activation" else parameters[0].device)
+        if isinstance(step.function, Staircase):
+            nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
+        _exchange(graph, step.node, step.path, module, keep_options=step.kind != "activation")
+    if real_shortcuts and not taken_past:
+        raise OnespikeError(
+            "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
+            "as it is"
+        )
+    graph.delete_all_unused_submodules()
+    graph.recompile()
+    for module in graph.modules():
+        if isinstance(module, WEIGHTS) and module.bias is None:  # what calibration corrects
+            rows = module.out_channels if isinstance(module, _ConvNd) else module.out_features
+            module.bias = nn.Parameter(module.weight.new_zeros(rows))
+    return ConvertedNetwork(graph, activations, tuple(step.path for step in real), time_steps, population).eval()
+
+
+class _Step(NamedTuple):
+    """What becomes of a node that is not linear: its kind, what it computes, its new path.
+
+    `channels` are number and axis of those of its currents, `varying` the arguments that the images reach.
+    """
+
+    node: fx.Node
+    kind: str
+    function: Any
+    path: str
+    channels: tuple[int | None, int]
+    varying: tuple[int | str, ...]
+
+
+def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
+    """Say of each node that the images reach, and that is not linear, what it is."""
+    reached, spikes = reached_by_images(graph), set[fx.Node]()
+    alike = set[fx.Node]()  # spikes that may be pooled: nowhere but along the channels do several thresholds meet
+    taken = {path for path, _ in graph.named_modules()}
+    planned = set[str]()
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        name = "" if module is not None else name_of(node)
+        inputs = reached.intersection(node.all_input_nodes)
+        if not inputs or node not in reached or node.op == "output":
+            continue
+        arguments = (*enumerate(node.args), *node.kwargs.items())
+        varying = tuple(key for key, one in arguments if isinstance(one, fx.Node) and one in inputs)
+        kind: str = kind_of(module, node, varying, bool(spikes & inputs))
+        if kind == "pooling" and inputs <= alike:
+            kind = "pooling of spikes"
+        moves = name in RESHAPING or isinstance(module, nn.Flatten | nn.Identity)
+        for sort in (spikes, alike):
+            if kind in ("activation", "pooling of spikes") or (moves and inputs <= sort):
+                sort.add(node)
+        if name == "stack" or (name in ("cat", "concat") and node.kwargs.get("dim", (*node.args[1:2], 0)[0]) != 1):
+            alike.discard(node)
+        if kind == "linear":
+            continue
+        path = str(node.target) if module is not None else ".".join(filter(None, [_owner(node), node.name]))
+        if module is None or path in planned:  # a module that is called again is another layer of neurons
+            path = free_path(path, taken)
+        planned.add(path)
+        taken.add(path)
+        if kind == "activation" and module is None:
+            function: Any = activation_of(node)
+        else:
+            function = copy.deepcopy(module) if module is not None else _callable(node)
+        if len({id(one) for _, one in arguments} & set(map(id, inputs))) < len(inputs):
+            raise OnespikeError(f"cannot be converted: {path} ({name}) takes its tensors in a list")
+        own = channels(graph, node) if per_channel and kind == "activation" else (None, 1)
+        yield _Step(node, kind, function, path, own, varying)
+
+
+def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
+    """Put a module in the place of a node; without its options it takes the first input alone."""
+    graph.add_submodule(path, module)
+    with graph.graph.inserting_after(node):
+        arguments, options = (node.args, node.kwargs) if keep_options else ((node.all_input_nodes[0],), {})
+        new = graph.graph.call_module(path, arguments, options)
+    node.replace_all_uses_with(new)
+    graph.graph.erase_node(node)
+
+
+def _take_past(graph: fx.GraphModule, step: _Step, time_steps: int) -> bool:
+    """Let additions that follow an activation read it, past the neurons that will stand for it elsewhere, if any do."""
+    node, path = step.node, f"{step.path}_shortcut"
+    additions = [user for user in node.users if user.op != "call_module" and name_of(user) in ("add", "add_")]
+    if not 0 < len(additions) < len(node.users):
+        return False
+    graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), time_steps))
+    with graph.graph.inserting_after(node):
+        past = graph.graph.call_module(path, (node.all_input_nodes[0],))
+    for addition in additions:
+        addition.replace_input_with(node, past)
+    return True
+
+
+def _called(step: _Step) -> str:
+    """What a node calls, in words."""
+    return type(step.function).__name__ if isinstance(step.function, nn.Module) else name_of(step.node)
+
+
+def _owner(node: fx.Node) -> str:
+    """Path of the module whose forward pass calls the node's function."""
+    stack = node.meta.get("nn_module_stack") or {"": ("",)}
+    return str(list(stack.values())[-1][0])
+
+
+def _callable(node: fx.Node) -> Callable[..., Any]:
+    """What a node does, to be called with its arguments."""
+    name = str(node.target)
+    if node.op == "call_method":
+        return lambda x, *arguments, **options: getattr(x, name)(*arguments, **options)
+    return node.target  # type: ignore[return-value]

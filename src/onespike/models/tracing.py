@@ -1,0 +1,211 @@
+"""Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted."""
+
+import copy
+import itertools
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.models.vgg import ConvMlp
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from onespike.errors import OnespikeError
+from onespike.models.affine import Affine
+from onespike.models.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
+from onespike.units.channel import ChannelLinear
+
+#: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
+FOLDING = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
+    Conv2dSame,
+)
+
+
+def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -> fx.GraphModule:
+    """Trace a network by torch.fx, in evaluation mode.
+
+    Args:
+        network: The network; left as it is.
+        images: Some images, (N, C, H, W), which tell where linear layers have their channels. Without them batch norm
+            behind a linear layer becomes an `Affine` of its own.
+        fold: Whether to fold batch norm; else it stays as it is, and can be trained on.
+
+    Returns:
+        A graph of the layers and functions that it calls, with weights of its own. Every weight layer is called once:
+        of one that the network calls several times there are several copies.
+
+    Raises:
+        OnespikeError: The network cannot be copied, or its forward pass cannot be traced.
+    """
+    try:
+        root = copy.deepcopy(network).eval()
+    except RuntimeError as error:
+        raise OnespikeError(f"the network cannot be copied: {_line(error)}") from error
+    for path, module in list(root.named_modules()):
+        _compute_weights(module)
+        # Layers of timm's that are several layers, or that look at shapes, are taken apart.
+        if isinstance(module, BatchNormAct2d):
+            norm = nn.BatchNorm2d(module.num_features, module.eps)
+            norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
+            root.set_submodule(path, nn.Sequential(norm.to(module.running_mean), module.drop, module.act).eval())
+        elif isinstance(module, ConvMlp):
+            root.set_submodule(path, _taken_apart(module))
+    try:
+        graph = fx.GraphModule(root, _Tracer().trace(root))
+    except Exception as error:  # whatever a network's own code does when it meets a placeholder
+        raise OnespikeError(f"the network's forward pass cannot be traced by torch.fx: {_line(error)}") from error
+    _out_of_place(graph)
+    _unshare(graph)
+    if images is not None:
+        try:
+            _Shapes(graph).run(images)
+        except Exception as error:  # as where it asks an argument of the forward pass that is None
+            raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
+    if fold:
+        _fold(graph)
+    return graph
+
+
+def free_path(path: str, taken: set[str]) -> str:
+    """The path if it is not taken, else the first of path_2, path_3, ... that is not."""
+    candidates = (f"{path}_{number}" if number > 1 else path for number in itertools.count(1))
+    return next(one for one in candidates if one not in taken)
+
+
+def _compute_weights(module: nn.Module) -> None:
+    """Let a layer whose weights are computed before each use, as by weight norm, have them as parameters."""
+    if parametrize.is_parametrized(module):
+        weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
+        # The library's own way changes the class, which the copy shares with the network itself.
+        module.__class__ = parametrize.type_before_parametrizations(module)
+        del module.parametrizations
+        for name, weight in weights.items():
+            module.register_parameter(name, nn.Parameter(weight))
+    for hook in list(module._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm):
+            remove_weight_norm(module, hook.name)
+        elif isinstance(hook, SpectralNorm):
+            remove_spectral_norm(module, hook.name)
+
+
+class AtLeast(nn.AdaptiveAvgPool2d):
+    """Average pooling that stretches a map which is smaller than the kernel behind it, as timm's VGG does.
+
+    Args:
+        side: Smallest side that the kernel needs.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__(side)
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to sides of at least `side`."""
+        if min(x.shape[-2:]) >= self.side:
+            return x
+        return F.adaptive_avg_pool2d(x, (max(self.side, x.shape[-2]), max(self.side, x.shape[-1])))
+
+
+def _taken_apart(module: ConvMlp) -> nn.Sequential:
+    parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
+    return nn.Sequential(AtLeast(module.input_kernel_size), *parts)
+
+
+#: Packages whose subclasses of known layers are what their names say. Others are looked into.
+PACKAGES = ("torch", "torchvision", "timm", "onespike")
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        known = isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS))
+        if known and type(module).__module__.split(".")[0] in PACKAGES:
+            return True
+        return super().is_leaf_module(module, path)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())  # torch.fx adds where in the graph it was
+
+
+def _out_of_place(graph: fx.GraphModule) -> None:
+    """Let all that follows an operation in place read its result, and compute it out of place."""
+    order = {node: number for number, node in enumerate(graph.graph.nodes)}
+    for node in graph.graph.nodes:
+        module = module_of(graph, node)
+        method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
+        named = str(getattr(node.target, "__name__", "")).endswith("_")
+        inplace = getattr(module, "inplace", False) or node.kwargs.get("inplace") or method or named
+        if not inplace or not node.all_input_nodes:
+            continue
+        changed = node.all_input_nodes[0]
+        for user in [user for user in changed.users if order[user] > order[node]]:
+            user.replace_input_with(changed, node)
+        if method:
+            node.target = node.target.rstrip("_")
+    for module in graph.modules():
+        if hasattr(module, "inplace"):
+            setattr(module, "inplace", False)  # noqa: B010 - not every module has one
+    graph.recompile()
+
+
+def _unshare(graph: fx.GraphModule) -> None:
+    """Give every call of a weight layer weights of its own: what is right for the one need not be for the other."""
+    taken = {path for path, _ in graph.named_modules()}
+    called, tied = set[str](), set[int]()
+    for node in graph.graph.nodes:
+        layer = module_of(graph, node)
+        if not isinstance(layer, WEIGHTS):
+            continue
+        if node.target in called:
+            layer = copy.deepcopy(layer)
+            node.target = free_path(str(node.target), taken)
+            graph.add_submodule(node.target, layer)
+        called.add(node.target)
+        taken.add(node.target)
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if id(parameter) in tied:
+                setattr(layer, name, nn.Parameter(parameter.detach().clone()))
+            tied.add(id(parameter))
+    graph.recompile()
+
+
+def _fold(graph: fx.GraphModule) -> None:
+    """Fold batch norm into the layer before; where that cannot be, it becomes an affine map."""
+    for node in list(graph.graph.nodes):
+        norm = module_of(graph, node)
+        if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
+            continue
+        before = node.all_input_nodes[0]
+        layer = module_of(graph, before)
+        fold: Any = None
+        if type(layer) in FOLDING and isinstance(layer, _ConvNd):
+            if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
+                fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
+        elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
+            type(layer) is nn.Linear and len(before.meta.get("shape", ())) == 2
+        ):  # batch norm's channels are those of axis 1
+            fold = fuse_linear_bn_eval
+        if fold and len(before.users) == 1:
+            graph.set_submodule(before.target, fold(layer, norm))
+            node.replace_all_uses_with(before)
+            graph.graph.erase_node(node)
+        else:
+            graph.set_submodule(node.target, Affine.of(norm))
+    graph.recompile()
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each node's tensor."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            n.meta["shape"] = value.shape
+        return value

@@ -1,0 +1,270 @@
+"""`python -m benchmarks`: what is measured is what is said to be measured."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+import torch
+
+import onespike
+from benchmarks.__main__ import main
+from benchmarks.case import Case
+from benchmarks.compare import cases, record
+from benchmarks.data import compare_data
+from benchmarks.machine import Peak, gemm_peaks
+from benchmarks.memory import Alone, alone
+from benchmarks.operations import count_macs
+from benchmarks.peers import PEERS, PeerUnit
+from benchmarks.scaling import save_scaling, scaling
+from onespike.errors import OnespikeError
+from onespike.inference.timing import interleaved
+from onespike.models import create_model
+from onespike.units import ConvUnit, Dynamics, Incoming, Neuron
+
+PEAKS = {
+    name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
+}
+TINY: dict[str, Any] = {"model": "conv-tiny", "image_size": 16}
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spare the seconds that a process of its own costs."""
+
+    def run(case: Case, _threads: int, rounds: int = 0) -> Alone:
+        return Alone(1.0, median(interleaved({"": case.build()}, rounds)[""]) if rounds else 0.0)
+
+    monkeypatch.setattr("benchmarks.compare.alone", run)
+    monkeypatch.setattr("benchmarks.scaling.alone", run)
+
+
+def command(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as exit_:
+        main([*map(str, arguments)])
+    return int(exit_.value.code or 0)
+
+
+def test_the_papers_network_has_247_million_macs() -> None:
+    assert count_macs(create_model("conv12"), torch.zeros(1, 3, 32, 32)) == 246_992_640
+
+
+@pytest.mark.parametrize("unit", ["lstm", "gru", "birnn", "mlp"])
+def test_cells_are_counted_gate_by_gate(unit: str) -> None:
+    channels, side = 4, 8
+    overrides: dict[str, Any] = {"depths": (1,), "channels": (channels,), "mlp_ratio": 2}
+    network = create_model(f"{unit}12", num_classes=3, image_size=16, **overrides)
+    directions, gates = {"lstm": (2, 4), "gru": (1, 3), "birnn": (2, 1), "mlp": (1, 1)}[unit]
+    products = 2 * gates * directions * channels * channels  # of the input, and of the state or the second layer
+    per_pixel = products + directions * channels * channels + 2 * 2 * channels * channels
+    stem, head = side * side * channels * 3 * 4, channels * 3
+    assert count_macs(network, torch.zeros(1, 3, 16, 16)) == side * side * per_pixel + stem + head
+
+
+@pytest.mark.parametrize("task", ["train", "infer"])
+@pytest.mark.parametrize("implementation", ["onespike", "sequential"])
+def test_a_case_does_its_task(task: str, implementation: str) -> None:
+    case = Case(task, implementation, "bf16", 4, preset="modern", **TINY)
+    outcome = case.build()()
+    if task == "infer":
+        assert isinstance(outcome, torch.Tensor)
+        assert outcome.shape == (4, 10)
+
+
+def test_a_training_step_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("train", "onespike", "fp32", 4, preset="modern", **TINY)
+    network = case.network()
+    monkeypatch.setattr(Case, "network", lambda _: network)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    case.build()()
+    changed = [not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True)]
+    assert sum(changed) > 0.8 * len(changed)
+
+
+def test_recomputing_is_a_way_to_train_and_none_to_infer() -> None:
+    case = Case("train", "recompute", "fp32", 2, preset="modern", **TINY)
+    assert case._model().recompute
+    case.build()()
+    for task in ("infer", "neuron", "conv-unit"):
+        with pytest.raises(OnespikeError, match=f"no recompute for the task {task}"):
+            replace(case, task=task).build()
+
+
+def test_library_and_plain_implementation_classify_alike() -> None:
+    ours = Case("infer", "onespike", "fp32", 4, preset="modern", **TINY)
+    torch.manual_seed(3)
+    expected = ours.build()()
+    torch.manual_seed(3)
+    torch.testing.assert_close(replace(ours, implementation="sequential").build()(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")  # of the other libraries
+@pytest.mark.parametrize("peer", list(PEERS))
+def test_other_libraries_neurons_leak_and_fire(peer: str) -> None:
+    library = peer.split("-")[0]
+    pytest.importorskip(library)
+    neurons = PEERS[peer].neurons(Dynamics(threshold=0.5, decay=0.4))
+    # 0.4; 0.4 * 0.4 + 0.4 = 0.56 fires; SpikingJelly's neuron loses 0.5 then, and is below again
+    currents = torch.full((3, 1, 1, 1, 1), 0.4, requires_grad=True)
+    spikes = neurons(currents)
+    assert spikes.flatten().tolist() == [0, 1, 0 if library == "spikingjelly" else 1]
+    spikes.sum().backward()
+    assert currents.grad is not None
+    assert currents.grad.abs().sum() > 0
+    assert torch.equal(neurons(currents), spikes), "nothing is kept from call to call"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_snntorchs_neurons_and_ours_give_the_same_spikes() -> None:
+    pytest.importorskip("snntorch")
+    currents = torch.randn(4, 2, 3, 5, 5)
+    ours = Neuron(3, Dynamics()).charge_and_fire(currents, Incoming())[1]
+    assert torch.equal(PEERS["snntorch"].neurons(Dynamics())(currents), ours)
+    assert 0.1 < ours.mean() < 0.9
+
+
+def test_a_case_stays_on_its_device() -> None:
+    """The device "meta" computes nothing, but it refuses whatever lies elsewhere."""
+    for task in ("infer", "neuron", "conv-unit"):
+        Case(task, "onespike", "fp32", 2, preset="modern", device="meta", **TINY).build()()
+    with pytest.raises(OnespikeError, match="the engine computes on a cpu"):
+        Case("infer", "engine", "int8", 2, device="meta", **TINY).build()
+
+
+def test_the_conv_units_operations_are_those_of_its_convolutions() -> None:
+    weights, pixels = 48 * 48 * 9, 4 * 12 * 12
+    assert Case("conv-unit", "onespike", "fp32", 64).operations() == 3 * 2 * 2 * weights * pixels
+    assert Case("neuron", "onespike", "fp32", 64).operations() is None
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("task", ["neuron", "conv-unit", "train"])
+@pytest.mark.parametrize("implementation", ["onespike", "sequential", *PEERS])
+def test_every_implementation_of_every_unit(task: str, implementation: str) -> None:
+    if implementation in PEERS:
+        pytest.importorskip(implementation.split("-")[0])
+    Case(task, implementation, "fp32", 2, preset="modern", **TINY).build()()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("library", ["spikingjelly", "snntorch"])
+def test_arranged_or_as_in_its_tutorials_a_library_computes_the_same(library: str) -> None:
+    pytest.importorskip(library)
+    torch.manual_seed(0)
+    unit, windows = ConvUnit(3), (torch.rand(4, 2, 3, 5, 5) > 0.5).float()
+    one, other = (PeerUnit(unit, Dynamics(), name)(windows).spikes for name in (library, f"{library}-arranged"))
+    assert torch.equal(one, other)
+    assert one.any()
+
+
+def test_what_has_no_counterpart_is_refused() -> None:
+    pytest.importorskip("snntorch")
+    with pytest.raises(OnespikeError, match="no counterpart of the unit gru"):
+        Case("infer", "snntorch", "fp32", 2, "gru12").build()
+
+
+def test_the_engine_is_compared_where_it_can_run() -> None:
+    assert [c.dtype for c in cases("infer", "conv12", "modern", 4, "fp32", []) if c.implementation == "engine"] == [
+        "int8",
+        "int16",
+    ]
+    assert {c.implementation for c in cases("infer", "conv12", "ann", 4, "fp32", [])} == {"onespike"}
+
+
+def test_rates_and_shares_follow_from_the_times() -> None:
+    case = Case("train", "onespike", "fp32", 8, preset="modern", **TINY)
+    one = record(case, [0.5, 0.1, 0.2], PEAKS, 12.0)
+    assert (one.images_per_second, one.slowest, one.fastest) == (40.0, 16.0, 80.0)
+    operations = 3 * 2 * count_macs(case.network(), torch.zeros(1, 3, 16, 16))
+    assert one.operations == operations
+    assert one.gflops == pytest.approx(operations * 40 / 1e9)
+    assert one.share_of_gemm == pytest.approx(operations * 40 / 100e9)
+
+
+def test_peaks_are_measured_in_three_types() -> None:
+    peaks = gemm_peaks((64, 128), rounds=1)
+    assert set(peaks) == {"fp32", "bf16", "int8"}
+    assert all(peak.gflops > 0 and peak.side in (64, 128) for peak in peaks.values())
+
+
+def test_memory_is_that_of_a_process_of_its_own() -> None:
+    """This process holds more than the case needs, which must not be counted; the case's maps must."""
+    held = torch.ones(100_000_000)
+    case = Case("train", "onespike", "fp32", 256, **TINY)
+    outcome = alone(case, threads=1, rounds=1)
+    maps = 4 * 256 * 16 * 8 * 8  # bytes of one map of the first stage; dozens are kept for the backward pass
+    assert 20 * maps / 1e6 < outcome.peak_mb < held.nbytes / 1e6
+    assert outcome.seconds > 0
+
+
+def test_the_input_path_is_timed_beside_the_step() -> None:
+    (path, step), _ = compare_data(Case("train", "onespike", "fp32", 8, **TINY), PEAKS, rounds=3, images=20)
+    assert (path.task, path.share_of_gemm, path.rounds) == ("data", None, 3)
+    assert (step.task, step.rounds) == ("train", 3)
+    assert path.images_per_second > step.images_per_second
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
+    base = Case("train", "onespike", "fp32", 2, **TINY)
+    points = scaling(base, 1, 1, {"width": (8,), "threads": (1,)}, quiet=True)
+    save_scaling(points, "title", tmp_path / "out")
+    with (tmp_path / "out" / "scaling.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["task"], row["axis"], row["value"]) for row in rows] == [
+        ("train", "width", "8"),
+        ("infer", "width", "8"),
+        ("train", "threads", "1"),
+        ("infer", "threads", "1"),
+    ]
+    assert [(row["model"], row["batch"], row["threads"]) for row in rows] == 4 * [("conv-tiny", "2", "1")]
+    assert all(row["commit"] and row["processor"] and row["torch"] == torch.__version__ for row in rows)
+    assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "records.json"
+    options = ["--model", "conv-tiny", "--batch", "2", "--rounds", "1", "--precision", "fp32", "--gemm", "[64]"]
+    assert command("infer", "--vs", "sequential", *options, "--json", file) == 0
+    assert "onespike is" in capsys.readouterr().out
+    records = json.loads(file.read_text())
+    assert [(one["implementation"], one["dtype"]) for one in records] == [
+        ("onespike", "fp32"),
+        ("sequential", "fp32"),
+        ("engine", "int8"),
+        ("engine", "int16"),
+    ]
+    for one in records:
+        assert one["task"] == "infer"
+        assert one["images_per_second"] > 0
+        assert one["peak_memory_mb"] > 0
+        assert one["share_of_gemm"] > 0
+        assert set(one["gemm_gflops"]) == {"fp32", "bf16", "int8"}
+        assert (one["onespike"], one["torch"]) == (onespike.__version__, torch.__version__)
+        assert {"commit", "processor", "threads", "snntorch", "spikingjelly"} <= one.keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean 'train'"),
+        ([], "unknown task"),
+        (["infer", "--vs", "snntorsh"], "did you mean 'snntorch'"),
+        (["infer", "--rounds", "0"], "--rounds: expected at least 1"),
+        (["infer", "--preset", "moden"], "did you mean 'modern'"),
+        (["infer", "--model", "conv13"], "did you mean 'conv12'"),
+        (["infer", "--vs", "recompute"], "no recompute for the task infer"),
+        (["train", "--threads", "0"], "--threads: expected at least 1"),
+        (["train", "--batch", "many"], "batch: expected a whole number or null, got many"),
+        (["train", "--json", "nowhere/records.json"], "--json: there is no folder nowhere"),
+        (["data", "--vs", "sequential"], "--vs: bench data does not take it"),
+        (["unit", "--precision", "bf16"], "--precision: bench unit does not take it"),
+    ],
+)
+def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert command(*arguments) == 2
+    assert message in capsys.readouterr().err

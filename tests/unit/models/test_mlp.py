@@ -1,0 +1,37 @@
+import pytest
+import torch
+from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from onespike.models.config import ModelConfig
+from onespike.models.mlp import ChannelMlp
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+@pytest.mark.parametrize("mlp_activation", ["gelu", "spiking"])
+def test_it_is_the_sequence_of_its_layers_in_values_and_gradients(norm, mlp_activation):
+    torch.manual_seed(0)
+    mlp = ChannelMlp(ModelConfig(mlp_activation=mlp_activation), 6, norm).double()
+    x = torch.randn(4, 6, 5, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
+    results = []
+    for function in (mlp, nn.Sequential(*mlp)):
+        out = function(x)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, *mlp.parameters()])])
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_wide_output_of_the_gelu_is_not_kept(precision):
+    mlp = ChannelMlp(ModelConfig(), 6, nn.Identity)
+    kept = {}
+    for name, layer in (("input", mlp[1]), ("output", mlp[3])):
+        layer.register_forward_hook(
+            lambda _, __, out, name=name: kept.update({name: StorageWeakRef(out.untyped_storage())})
+        )
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        out = mlp(torch.randn(2, 6, 4, 4))
+    assert not kept["input"].expired()
+    assert kept["output"].expired()
+    out.float().sum().backward()
+    assert all(parameter.grad is not None for parameter in mlp.parameters())

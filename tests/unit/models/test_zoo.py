@@ -1,0 +1,238 @@
+"""Models by name: their size, the images they take, their options, and what is wrong with the rest."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike import OnespikeError, create_model
+from onespike.models import MODELS, ModelConfig
+
+TINY = {"depths": (1, 2), "channels": (4, 8), "image_size": 16}
+AVERAGE_THEN_DILATED = ["average", "dilated"]
+
+
+def kinds(network):
+    return [block.window_kind for block in network.blocks()]
+
+
+def multiply_accumulates(network):
+    """For one image, with every convolution and linear layer counted dense, by what goes in and comes out of each."""
+    count = 0
+
+    def add(layer, _, output):
+        nonlocal count
+        inputs = layer.weight[0].numel()  # what one output value is made of
+        count += output.numel() * inputs
+
+    hooks = [
+        layer.register_forward_hook(add) for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    with torch.no_grad():
+        network(torch.zeros(1, network.in_channels, network.image_size, network.image_size))
+    for hook in hooks:
+        hook.remove()
+    return count
+
+
+@pytest.fixture(scope="module")
+def conv12():
+    return create_model("conv12", num_classes=10, in_channels=3, image_size=32)
+
+
+def test_conv12_has_13_885_402_parameters(conv12):
+    assert sum(parameter.numel() for parameter in conv12.parameters()) == 13_885_402
+
+
+def test_conv12_has_246_992_640_dense_multiply_accumulates(conv12):
+    assert multiply_accumulates(conv12) == 246_992_640
+
+
+def test_conv12_is_the_papers_network_by_default(conv12):
+    config = conv12.config
+    assert (config.depths, config.channels) == ((2, 2, 6, 2), (48, 96, 192, 384))
+    assert (config.threshold, config.decay, config.theta, config.region_threshold) == (0.5, 0.4, 0.5, 0.1)
+    assert (config.encoding, config.fusion, config.reset) == ("bernoulli", "sincos", "none")
+    assert (config.surrogate, config.windows, config.norm) == ("rectangle", "alternating", "none")
+    assert (config.mlp_activation, config.mlp_ratio, config.dropout, config.time_steps) == ("gelu", 3, 0.1, 1)
+    assert (config.learnable_threshold, config.learnable_decay) == ("none", "none")
+    assert conv12.training
+
+
+def test_at_32_pixels_blocks_alternate_over_the_whole_network_but_the_last_map_of_side_2_cannot_be_dilated(conv12):
+    assert kinds(conv12) == AVERAGE_THEN_DILATED * 5 + ["average"] * 2
+    assert [block.size for block in conv12.blocks()] == [16] * 2 + [8] * 2 + [4] * 6 + [2] * 2
+
+
+@pytest.mark.parametrize(
+    ("image_size", "sides", "expected"),
+    [
+        (64, [32, 16, 8, 4], AVERAGE_THEN_DILATED * 6),
+        (80, [40, 20, 10, 5], AVERAGE_THEN_DILATED * 2 + ["average"] * 8),
+        (96, [24, 12, 6, 3], AVERAGE_THEN_DILATED * 2 + ["average"] * 8),
+        (128, [32, 16, 8, 4], AVERAGE_THEN_DILATED * 6),
+        (224, [56, 28, 14, 7], AVERAGE_THEN_DILATED * 2 + ["average"] * 8),
+        (16, [8, 4, 2, 1], AVERAGE_THEN_DILATED * 2 + ["average"] * 8),
+    ],
+)
+def test_the_image_size_decides_the_stem_and_the_kind_of_each_block(image_size, sides, expected):
+    network = create_model("conv12", channels=(4, 4, 4, 4), image_size=image_size)
+    assert [block.size for block in network.blocks()] == [
+        side for side, depth in zip(sides, (2, 2, 6, 2), strict=True) for _ in range(depth)
+    ]
+    assert kinds(network) == expected
+    assert network.stem[0].stride == ((4, 4) if image_size >= 96 else (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("windows", "expected"),
+    [
+        ("average", ["average"] * 12),
+        ("dilated", ["dilated"] * 10 + ["average"] * 2),
+    ],
+)
+def test_one_kind_of_windows_can_be_used_throughout(windows, expected):
+    assert kinds(create_model("conv12", channels=(4, 4, 4, 4), windows=windows)) == expected
+
+
+def test_the_alternation_counts_blocks_over_stages_of_odd_depth():
+    assert kinds(create_model("conv12", depths=(1, 3), channels=(4, 4))) == AVERAGE_THEN_DILATED * 2
+
+
+@pytest.mark.parametrize(
+    ("depths", "image_size"),
+    [((1, 1), 12), ((1, 1, 1), 24), ((1, 1, 2, 1), 16), ((1, 1, 2, 1), 48), ((1, 1, 1, 2), 96)],
+)
+def test_an_odd_last_map_works(depths, image_size):
+    network = create_model("conv12", depths=depths, channels=(4,) * len(depths), image_size=image_size)
+    assert network.blocks()[-1].size % 2 == 1
+    assert network(torch.rand(2, 3, image_size, image_size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "multiple"), [(0, 16), (-16, 16), (8, 16), (28, 16), (33, 16), (95, 16), (100, 32), (112, 32)]
+)
+def test_a_size_that_the_stages_cannot_take_is_an_error_that_names_the_multiple(image_size, multiple):
+    with pytest.raises(OnespikeError, match=f"multiple of {multiple} pixels, got {image_size}"):
+        create_model("conv12", image_size=image_size)
+
+
+@pytest.mark.parametrize("count", ["num_classes", "in_channels"])
+def test_no_classes_or_no_channels_are_an_error(count):
+    with pytest.raises(OnespikeError, match=f"{count}.*got .*0"):
+        create_model("conv-tiny", **{count: 0})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("conv21", {}, "unknown model 'conv21': did you mean 'conv2[04]'"),
+        ("resnet", {}, "unknown model 'resnet': see --help"),
+        ("lstm21", {}, "unknown model 'lstm21': did you mean 'lstm2[04]'"),
+        ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
+        ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
+        ("conv12", {"activation": "relu"}, "activation relu: expected one time step and the encoding threshold"),
+        ("conv12", {"activation": "relu", "encoding": "direct"}, "expected region_threshold null"),
+        (
+            "conv12",
+            {"activation": "relu", "preset": "strict", "region_threshold": None},
+            "preset strict: expected the activation spike",
+        ),
+        ("conv12", {"thetta": 0.3}, "unknown model option 'thetta': did you mean 'theta'"),
+        ("conv12", {"time_step": 2}, "did you mean 'time_steps'"),
+    ],
+)
+def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, overrides, message):
+    with pytest.raises(OnespikeError, match=message) as error:
+        create_model(name, **overrides)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"depths": (2, 2)}, r"one of each per stage, got \(2, 2\), \(48, 96, 192, 384\)"),
+        ({"depths": (), "channels": ()}, r"one of each per stage, got \(\), \(\)"),
+        ({"depths": (2, 2, 0, 2)}, "depths.* at least 1"),
+        ({"depths": (2.0, 2, 2, 2)}, "depths.* whole numbers"),
+        ({"channels": (48, 0, 192, 384)}, "channels.* at least 1"),
+        ({"mlp_ratio": 0}, "mlp_ratio.* at least 1"),
+        ({"time_steps": 0}, "time_steps.* at least 1"),
+        ({"region_threshold": 1.0}, "region_threshold: expected 0 <= region_threshold < 1, got 1.0"),
+        ({"region_threshold": -0.1}, "region_threshold: .*got -0.1"),
+        ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
+        ({"dropout": -0.1}, "dropout: .*got -0.1"),
+        ({"theta": 2}, "theta: .*got 2"),
+        ({"threshold": 0}, "threshold: .*got 0"),
+        ({"decay": 1.5}, "decay: .*got 1.5"),
+        ({"learnable_decay": "layer", "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
+    ],
+)
+def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overrides, message):
+    with pytest.raises(OnespikeError, match=message):
+        create_model("conv12", **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"surrogate": "triangel"},
+        {"reset": "substract"},
+        {"fusion": "sincoss"},
+        {"learnable_threshold": "chanel"},
+        {"learnable_decay": "chanel"},
+        {"unit": "conf"},
+        {"encoding": "bernouli"},
+        {"windows": "dilate"},
+        {"norm": "bach"},
+        {"mlp_activation": "spike"},
+    ],
+)
+def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_built(overrides):
+    (key,) = overrides
+    with pytest.raises(OnespikeError, match=f"{key}"):
+        create_model("conv12", **TINY, **overrides)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *({"encoding": encoding} for encoding in ("bernoulli", "bernoulli-detached", "threshold", "direct")),
+        *({"fusion": fusion} for fusion in ("sincos", "sinsum", "nested", "mean", "sum", "none")),
+        *({"reset": reset} for reset in ("none", "zero", "subtract")),
+        *({"surrogate": surrogate} for surrogate in ("rectangle", "triangle", "sigmoid", "arctan")),
+        *({"windows": windows} for windows in ("alternating", "average", "dilated")),
+        *({"learnable_threshold": each, "learnable_decay": each} for each in ("layer", "channel")),
+        {"learnable_threshold": "channel", "encoding": "threshold", "mlp_activation": "spiking"},
+        {"learnable_decay": "channel", "fusion": "none", "time_steps": 2},
+        {"norm": "batch"},
+        {"norm": "batch", "mlp_activation": "spiking", "encoding": "threshold"},
+        {"mlp_activation": "spiking"},
+        {"region_threshold": None},
+        {"region_threshold": 0.5},
+        {"dropout": 0.0},
+        {"mlp_ratio": 1},
+        {"time_steps": 3},
+        {"in_channels": 1, "num_classes": 2},
+    ],
+    ids=lambda overrides: ",".join(f"{key}={value}" for key, value in overrides.items()),
+)
+def test_every_option_gives_a_network_whose_parameters_all_learn(overrides):
+    torch.manual_seed(0)
+    network = create_model("conv12", **{**TINY, "channels": (8, 16), **overrides})
+    nn.init.normal_(network.head.weight)
+    logits = network(torch.randn(8, network.in_channels, 16, 16))
+    assert logits.shape == (8, network.num_classes)
+    logits.square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_a_registered_model_can_be_changed_and_is_not():
+    before = {name: dict(changes) for name, changes in MODELS.items()}
+    network = create_model("conv-tiny", theta=0.9, encoding="direct")
+    assert (network.config.theta, network.config.encoding, network.config.norm) == (0.9, "direct", "batch")
+    assert network.config.name == "conv-tiny"
+    assert before == MODELS
+    assert ModelConfig() == create_model("conv12").config

@@ -1,0 +1,86 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from reproduce.complexity import layers_of, lsnn, ratio, scnn
+from reproduce.counting import (
+    CellCounter,
+    count_cell,
+    count_convolution,
+    count_layer,
+    gru_step,
+    lstm_step,
+    rnn_step,
+)
+
+
+def test_convolution_by_a_loop_over_every_product():
+    d_x, d_h, kernel = 2, 3, 3
+    products = sum(1 for _ in range(d_h) for _ in range(d_x) for _ in range(kernel) for _ in range(kernel))
+    assert scnn(d_x, d_h, kernel) == 2 * products == count_convolution(d_x, d_h, kernel)
+    assert count_convolution(3, 48, 2, stride=2) == scnn(3, 48, 2)
+    assert count_layer(nn.Linear(5, 7)) == scnn(5, 7, 1) == 70
+
+
+def test_lstm_by_hand():
+    d_x, d_h = 48, 96
+    matrices = 4 * (d_x * d_h + d_h * d_h) * 2
+    # of each channel: 4 sums of two products, 5 activations, 2 products and a sum for the state, 1 for the output
+    assert count_cell(nn.LSTM, d_x, d_h) == matrices + 13 * d_h
+    assert lsnn(d_x, d_h) == matrices + 20 * d_h
+    assert lsnn(1, 1) == 36
+
+
+def test_eq2_is_eq1_without_its_lower_order():
+    assert ratio(48, 48, 3) == 1.125
+    assert scnn(10**6, 10**6, 3) / lsnn(10**6, 10**6) == pytest.approx(ratio(10**6, 10**6, 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_the_cells_that_are_counted_are_the_frameworks(cell: type):
+    torch.manual_seed(0)
+    layer = cell(3, 5, bias=False, batch_first=True)
+    tokens = torch.randn(1, 4, 3)
+    expected, _ = layer(tokens)
+    h = c = torch.zeros(1, 5)
+    weights = layer.weight_ih_l0, layer.weight_hh_l0
+    for token, wanted in zip(tokens.unbind(1), expected.unbind(1), strict=True):
+        if cell is nn.LSTM:
+            h, c = lstm_step(token, h, c, *weights)
+        else:
+            h = (gru_step if cell is nn.GRU else rnn_step)(token, h, *weights)
+        torch.testing.assert_close(h, wanted)
+
+
+def test_an_operation_that_is_not_known_raises():
+    ones = torch.ones(2)
+    with pytest.raises(LookupError, match="exp"), CellCounter():
+        ones.exp()
+
+
+def test_layers_of_a_model():
+    layers = layers_of("lstm12")
+    cells = [layer for layer in layers if layer.kind == "LSTM"]
+    assert len(cells) == 12
+    assert {layer.directions for layer in cells} == {2}
+    assert [layer.d_x for layer in cells] == [48] * 2 + [96] * 2 + [192] * 6 + [384] * 2
+    assert all(layer.equation is None for layer in layers_of("gru12") if layer.kind == "GRU")
+    convolutions = [layer for layer in layers_of("conv12") if layer.kind == "convolution"]
+    assert len(convolutions) == 1 + 24
+
+
+def test_what_is_written(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from reproduce import complexity
+
+    monkeypatch.setattr(complexity, "MODELS", {"conv12": {}, "lstm12": {}})
+    code, _, complaints = command("complexity", "--out", "results")
+    assert (code, complaints) == (0, "")
+    with (tmp_path / "results" / "complexity.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["model"] for row in rows} == {"conv12", "lstm12"}
+    shares = {float(row["counted / Eq. 1"]) for row in rows if row["kind"] in ("convolution", "linear")}
+    assert shares == {1.0}
+    assert "13 operations for each channel" in (tmp_path / "results" / "complexity.md").read_text()

@@ -1,0 +1,219 @@
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import t
+
+from onespike.conversion.convert import convert_run
+from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import evaluate
+from onespike.training import Run, load_recipe, train
+from reproduce.conversion import conversion
+from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner
+from reproduce.statistics import paired
+
+ANN = {
+    "data.image_size": 16,
+    "data.limit": 200,
+    "data.flip": 0,
+    "model.name": "resmlp12",
+    "train.epochs": 1,
+    "train.batch_size": 20,
+    "train.warmup_epochs": 0,
+    "train.mixup": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def ann(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "ann"
+    train(load_recipe("digits", ANN), folder)
+    return folder
+
+
+def arguments(tmp_path: Path, **others: object) -> dict[str, Any]:
+    return {
+        "time_steps": (1,),
+        "populations": (),
+        "images": 64,
+        "out": tmp_path / "results",
+        "work": tmp_path / "work",
+        **others,
+    }
+
+
+def table(tmp_path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((tmp_path / "results" / "conversion-resmlp12-digits.csv").read_text().splitlines()))
+
+
+def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path: Path):
+    conversion(ann, **arguments(tmp_path, time_steps=(1, 2), populations=(3,)))
+    rows = table(tmp_path)
+    assert [(row["network"], row["T"], row["neurons"]) for row in rows] == [
+        ("artificial network", "0", "0"),
+        ("converted", "1", "1"),
+        ("converted", "2", "1"),
+        ("converted", "1", "3"),
+    ]
+    work = tmp_path / "work/conversion"
+    folders = [ann, *sorted(work.glob("*-64-T?-P1")), *work.glob("*-64-T1-P3")]
+    for row, folder in zip(rows, folders, strict=True):
+        assert float(row["top-1 %"]) == pytest.approx(evaluate(Run(folder)).top1.mean)
+        assert float(row["from"]) < float(row["top-1 %"]) < float(row["to"])
+        assert float(row["ms an image"]) > 0
+        assert row["epochs"] == "1"
+        assert row["commit"] == json.loads((folder / "environment.json").read_text())["commit"]
+    assert [bool(row["whole test set %"]) for row in rows] == [True, False, False, False]
+    assert float(rows[0]["whole test set %"]) == pytest.approx(evaluate(Run(ann)).top1.mean)
+    energies = [float(row["µJ, field"]) for row in rows]
+    assert energies[1] < energies[0], "spikes cost less than real numbers"
+    assert energies[1] < energies[2], "twice the time steps take more"
+    assert energies[1] < energies[3], "and so do more neurons"
+    assert (tmp_path / "results" / "conversion-resmlp12-digits.png").stat().st_size > 1000
+
+
+def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_path: Path):
+    runs = {name: tmp_path / name for name in ("longer", "staircase", "other")}
+    train(load_recipe("digits", {**ANN, "train.epochs": 3}), runs["longer"])
+    train(load_recipe("digits", {**ANN, "model.activation": "qcfs"}), runs["staircase"])
+    finetuned = []
+    for source in (ann, runs["staircase"]):
+        converted = tmp_path / f"{source.name}-converted"
+        convert_run(Run(source), converted, images=64)
+        config = Run(converted).checkpoint().card.config
+        finetuned.append(tmp_path / f"{source.name}-finetuned")
+        recipe = load_recipe("digits", {**ANN, "train.epochs": 2})
+        train(replace(recipe, model=config), finetuned[-1], init_from=converted)
+    options = arguments(tmp_path, longer=runs["longer"], staircase=runs["staircase"], finetuned=tuple(finetuned))
+    conversion(ann, **options)
+    rows = table(tmp_path)
+    assert [(row["network"], row["epochs"]) for row in rows] == [
+        ("artificial network", "1"),
+        ("artificial network, trained as long", "3"),
+        ("converted", "1"),
+        ("staircase network", "1"),
+        ("staircase, converted", "1"),
+        ("trained on, calibrated route", "3"),
+        ("trained on, staircase route", "3"),
+    ]
+    reference = rows[1]
+    assert reference["points"] == ""
+    for row in rows[:1] + rows[2:]:
+        difference = float(row["top-1 %"]) - float(reference["top-1 %"])
+        assert float(row["points"]) == pytest.approx(difference)
+        assert float(row["points from"]) <= difference <= float(row["points to"])
+    text = (tmp_path / "results" / "conversion-resmlp12-digits.md").read_text()
+    assert "At one time step: trained on, " in text
+    assert re.search(r"route (won against|is indistinguishable from) the (calibrated|staircase) route: ", text)
+    train(load_recipe("digits", {**ANN, "train.epochs": 2}), runs["other"])
+    with pytest.raises(OnespikeError, match=r"was trained for 2 epochs, .* for 3 in all"):
+        conversion(ann, **{**options, "longer": runs["other"]})
+    for wrong in (runs["other"], tmp_path / "ann-converted"):
+        with pytest.raises(OnespikeError, match="expected a run that was trained on at one time step after conversion"):
+            conversion(ann, **{**options, "finetuned": (wrong,)})
+    stopped = Run(Path(shutil.copytree(runs["longer"], tmp_path / "stopped")))
+    stopped.summary.unlink()
+    with pytest.raises(OnespikeError, match="stopped: expected a run that was trained to its end; go on with --resume"):
+        conversion(ann, **{**options, "longer": stopped.folder})
+    train(load_recipe("digits", {**ANN, "train.epochs": 3, "data.limit": 150}), tmp_path / "fewer")
+    with pytest.raises(OnespikeError, match=r"expected the images of .*ann, with data\.limit 200, got 150"):
+        conversion(ann, **{**options, "longer": tmp_path / "fewer"})
+    with pytest.raises(OnespikeError, match="expected qcfs activations here, got relu"):
+        conversion(ann, **{**options, "staircase": runs["other"]})
+    with pytest.raises(OnespikeError, match="give it as --staircase"):
+        conversion(runs["staircase"], **arguments(tmp_path))
+    # Two runs of one route do not make two routes.
+    conversion(ann, **{**options, "finetuned": (finetuned[0], finetuned[0])})
+    text = (tmp_path / "results" / "conversion-resmlp12-digits.md").read_text()
+    assert "At one time step: trained on, calibrated route" in text
+    assert not re.search("won against|indistinguishable", text)
+
+
+def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Path):
+    conversion(ann, **arguments(tmp_path))
+    (folder,) = (tmp_path / "work/conversion").glob("*-64-T1-P1")
+    for name in ("best", "last"):
+        shutil.rmtree(folder / name)
+    conversion(ann, **arguments(tmp_path))
+    assert Run(folder).has_checkpoint()
+
+
+@pytest.mark.parametrize("numbers", [{"time_steps": (0,)}, {"time_steps": ()}, {"populations": (1,)}])
+def test_numbers_that_do_not_suit(numbers: dict[str, tuple[int, ...]], ann: Path, tmp_path: Path):
+    with pytest.raises(OnespikeError, match=f"{next(iter(numbers))}: expected numbers of at least [12]"):
+        conversion(ann, **arguments(tmp_path, **numbers))
+
+
+def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    conversion(ann, **arguments(tmp_path))
+    before = table(tmp_path)
+
+    def never(*_arguments, **_options):
+        raise AssertionError("made anew")
+
+    for name in ("convert_run", "_hits", "audit_run"):
+        monkeypatch.setattr(f"reproduce.conversion.{name}", never)
+    conversion(ann, **arguments(tmp_path))
+    for row, old in zip(table(tmp_path), before, strict=True):  # time alone is measured again
+        assert {**row, "ms an image": ""} == {**old, "ms an image": ""}
+    with pytest.raises(AssertionError, match="made anew"):  # other calibration images are another conversion
+        conversion(ann, **arguments(tmp_path, images=32))
+
+
+def test_another_network_of_the_same_name_is_another_network(ann: Path, tmp_path: Path):
+    train(load_recipe("digits", {**ANN, "train.seed": 1}), tmp_path / "elsewhere" / "ann")
+    conversion(ann, **arguments(tmp_path))
+    first = table(tmp_path)
+    conversion(tmp_path / "elsewhere" / "ann", **arguments(tmp_path))
+    for row, other in zip(table(tmp_path), first, strict=True):
+        assert row["µJ, field"] != other["µJ, field"] or row["top-1 %"] != other["top-1 %"]
+
+
+def test_every_network_is_drawn_once_and_several_neurons_apart():
+    def drawn(*networks: tuple[str, int, int]) -> dict[str, list[float]]:
+        (axis,) = _draw([Entry(*one, 1, Run(Path()), Measurement("10", 1, 1), 1) for one in networks]).axes
+        handles, labels = axis.get_legend_handles_labels()
+        return {label: list(handle[0].get_xdata()) for label, handle in zip(labels, handles, strict=True)}
+
+    one, ours = "converted", "trained on, calibrated route"
+    assert drawn((one, 1, 1), (one, 4, 1), (one, 1, 2)) == {one: [1, 4], f"{one}, several neurons": [1, 2]}
+    assert drawn((one, 4, 1), (one, 1, 2)) == {one: [4], f"{one}, several neurons": [2]}
+    assert drawn((ours, 1, 1), (ours, 1, 1)) == {ours: [1, 1]}
+    assert drawn((f"{ours} with 4 neurons each", 1, 4)) == {f"{ours} with 4 neurons each": [4]}
+
+
+def test_the_verdict_between_routes_is_that_of_their_interval():
+    def entry(network: str, hits: str) -> Entry:
+        return Entry(network, 1, 1, 1, Run(Path()), Measurement(hits, 1, 1), 1)
+
+    reference = entry("artificial network", "1" * 90 + "0" * 10)
+    best, near, far = (
+        entry(f"{TRAINED_ON}{route}", "1" * right + "0" * (100 - right))
+        for route, right in (("calibrated route", 80), ("staircase route", 79), ("staircase route with more", 40))
+    )
+    said = _winner([reference, far, near, best], reference)
+    assert "At one time step: trained on, calibrated route, -10.00 points" in said
+    assert "The calibrated route is indistinguishable from the staircase route: +1.00 points" in said
+    assert "The calibrated route won against the staircase route with more: +40.00 points" in said
+    assert _winner([reference], reference) == ""
+
+
+def test_hits_are_compared_in_pairs():
+    assert paired("1100", "1100") == (0, 0, 0)
+    points, low, high = paired("1" * 60 + "0" * 40, "1" * 50 + "0" * 50)
+    assert points == pytest.approx(10)
+    # differences: 10 of 100 are 100 points; their standard error is 100 * sqrt(0.1 * 0.9 / 99)
+    half = t.ppf(0.975, 99) * 100 * (0.09 / 99) ** 0.5
+    assert (low, high) == (pytest.approx(10 - half), pytest.approx(10 + half))
+
+
+def test_a_spiking_run_is_refused(tmp_path: Path):
+    train(load_recipe("digits", {"data.limit": 100, "train.epochs": 1, "train.warmup_epochs": 0}), tmp_path / "run")
+    with pytest.raises(OnespikeError, match="expected a run of an artificial network"):
+        conversion(tmp_path / "run", out=tmp_path / "results", work=tmp_path / "work")
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,110 @@
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny import SMALL
+
+from onespike.audit import audit_run, baselines
+from onespike.errors import OnespikeError
+from onespike.training import load_recipe
+from onespike.training.run import Run
+from reproduce import energy as module
+from reproduce import standard
+from reproduce.published import ENERGY
+from reproduce.standard import open_or_train_vgg
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ResNet-19 is counted at a sixteenth of its width, and all trainings are short."""
+    whole = baselines.SpikingResNet19
+    monkeypatch.setattr(baselines, "SpikingResNet19", lambda time_steps: whole(width=8, time_steps=time_steps))
+    monkeypatch.setattr(module, "SMALL", SMALL)
+    monkeypatch.setattr(standard, "TIME_STEPS", 2)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "energy.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_small_networks_are_trained_once_and_no_ratio_stands_without_two_accuracies(command, tmp_path: Path):
+    options = ("energy", "--images", 24, "--width", 2)
+    code, _, complaints = command(*options)
+    assert (code, complaints) == (0, "")
+    found = rows(tmp_path / "results")
+    assert {row["against"] for row in found} == {"ANN twin", "binary twin", "spiking VGG-11, T = 2"}
+    assert all(row["top-1 %"] and row["its top-1 %"] for row in found)
+    text = (tmp_path / "results" / "energy.md").read_text()
+    assert "small: trained on the digits" in text
+    # ResNet-19 is known on CIFAR-10 alone: its energy is shown, as assumed, and no ratio.
+    assert "ResNet-19, T = 4, rate 0.1: no ratio, since they were audited" in text.replace("\n", " ")
+    assert text.count(f"| {module.ASSUMED} |") == 6
+    assert str(tmp_path) not in text
+    assert (tmp_path / "results" / "energy.png").stat().st_size > 10_000
+
+    work = tmp_path / "runs" / "paper"
+    ours, ann = (
+        audit_run(Run.open(work / f"energy-digits-{name}"), images=24, latency=False) for name in ("paper", "ann")
+    )
+    row = next(row for row in found if (row["against"], row["convention"]) == ("ANN twin", "memory"))
+    assert float(row["found"]) == pytest.approx(ann.energy("memory").total / ours.energy("memory").total)
+    assert float(row["top-1 %"]) == pytest.approx(ours.accuracy)
+    assert row["holds"] == ("yes" if float(row["found"]) >= float(row["claimed"]) == 10 else "no")
+    assert not next(row for row in found if row["against"] == "binary twin")["claimed"]
+
+    files = [work / "energy-digits-paper" / "summary.json", work / "energy-digits-vgg" / "standard.json"]
+    written = [file.stat().st_mtime_ns for file in files]
+    command(*options)
+    assert [file.stat().st_mtime_ns for file in files] == written
+    assert rows(tmp_path / "results") == found
+
+
+def test_the_vgg_is_trained_by_the_recipe_and_comes_out_the_same_again(tmp_path: Path, capsys):
+    recipe = load_recipe("digits", {**SMALL, "train.epochs": 2, "train.mixup": 0.2})
+    one, other = (open_or_train_vgg(tmp_path / name, recipe, 2) for name in ("one", "other"))
+    assert one.facts == other.facts
+    assert all((a == b).all() for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True))
+    assert (one.facts["width"], one.facts["epochs"], one.facts["time_steps"]) == (2, 2, 2)
+    seeded = replace(recipe, train=replace(recipe.train, seed=1))
+    third = open_or_train_vgg(tmp_path / "third", seeded, 2)
+    assert any((a != b).any() for a, b in zip(one.network.parameters(), third.network.parameters(), strict=True))
+    audited = one.audit(recipe, 16)
+    assert audited.accuracy == one.facts["test_top1"]
+    assert [product.arrives for product in audited.operations.products] == ["real"] + ["binary"] * 8
+    capsys.readouterr()
+
+
+def test_what_is_no_vgg_is_refused(tmp_path: Path, capsys):
+    recipe = load_recipe("digits", SMALL)
+    (tmp_path / "precious").write_text("data")
+    with pytest.raises(OnespikeError, match="is not empty and holds no VGG-11"):
+        open_or_train_vgg(tmp_path, recipe, 2)
+    folder = tmp_path / "vgg"
+    trained = open_or_train_vgg(folder, recipe, 2)
+    with pytest.raises(OnespikeError, match="the VGG-11 was trained on cifar10 and the run on digits"):
+        replace(trained, facts={**trained.facts, "data": "cifar10"}).audit(recipe, 8)
+    (folder / "standard.json").write_text(json.dumps({**trained.facts, "width": 3}))
+    with pytest.raises(OnespikeError, match="cannot be read as a VGG-11"):
+        open_or_train_vgg(folder, recipe, 2)
+    with pytest.raises(OnespikeError, match="expected a multiple of 16 pixels, got 24"):
+        open_or_train_vgg(tmp_path / "new", load_recipe("digits", {**SMALL, "data.image_size": 24}), 2)
+    assert not (tmp_path / "new").exists()
+    capsys.readouterr()
+
+
+def test_bad_input(command, tmp_path: Path):
+    for options, message in (
+        (("--images", 0), "images and width: expected at least 1"),
+        (("--ann", tmp_path), "give its run by --run"),
+        (("--run", tmp_path), "is not a run"),
+    ):
+        code, _, complaints = command("energy", *options)
+        assert (code, complaints.count("\n")) == (2, 1)
+        assert message in complaints
+
+
+def test_the_claims_are_the_papers():
+    assert (ENERGY["ann"].times, ENERGY["snn"].times) == (10, 3)

@@ -1,0 +1,51 @@
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.errors import OnespikeError
+from onespike.models import create_model
+from reproduce.gradients import _norms, gradients
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> list[dict[str, str]]:
+    gradients(("conv",), (12,), steps=20, batch_size=8, channels=(4, 4, 4, 4), recipe="digits", out=tmp_path)
+    return list(csv.DictReader((tmp_path / "gradients.csv").read_text().splitlines()))
+
+
+def test_every_block_has_a_gradient_at_the_start_and_after_the_steps(table, tmp_path: Path):
+    assert [(row["model"], int(row["block"])) for row in table] == [("conv12", block) for block in range(1, 13)]
+    assert all(float(row["norm_start"]) > 0 and float(row["norm_end"]) > 0 for row in table)
+    assert "conv12" in (tmp_path / "gradients.md").read_text()
+    assert (tmp_path / "gradients.png").stat().st_size > 1000
+
+
+def test_the_norm_is_that_of_all_the_gradients_of_a_block():
+    torch.manual_seed(0)
+    network = create_model("conv12", channels=(4, 4, 4, 4), encoding="threshold", dropout=0.0)
+    nn.init.normal_(network.head.weight)
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+
+    class Stub:
+        optimizer = torch.optim.SGD(network.parameters())
+
+    norms = _norms(Stub(), network, images, labels)
+    nn.functional.cross_entropy(network(images), labels).backward()
+    for block, norm in zip(network.blocks(), norms, strict=True):
+        squares = sum(parameter.grad.double().square().sum().item() for parameter in block.parameters())
+        assert norm == pytest.approx(squares**0.5, rel=1e-5)
+
+
+def test_too_few_steps_are_refused(tmp_path: Path):
+    with pytest.raises(OnespikeError, match="steps: expected at least 20, got 5"):
+        gradients(steps=5, out=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_more_steps_than_the_images_give_are_refused(tmp_path: Path):
+    with pytest.raises(OnespikeError, match=r"expected at most 20, the batches of 64 .* digits give, got 21"):
+        gradients(("conv",), (12,), steps=21, batch_size=64, channels=(4, 4, 4, 4), recipe="digits", out=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from reproduce.statistics import Estimate
+
+
+def test_by_hand():
+    found = Estimate.over([1.0, 2.0, 3.0])
+    assert (found.mean, found.std, found.count) == (2.0, 1.0, 3)
+    # t for 95% and 2 degrees of freedom is 4.3027, the standard error 1/sqrt(3)
+    assert found.interval == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+
+
+def test_against_scipy():
+    values = [71.2, 69.8, 73.1, 70.0]
+    expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
+    assert Estimate.over(values).interval == pytest.approx(expected)
+
+
+def test_one_value_has_no_interval():
+    found = Estimate.over([5.0])
+    assert (found.mean, found.std, found.interval) == (5.0, None, None)
+    assert found.against(Estimate.over([1.0, 2.0])) == "no interval"
+    assert Estimate.over([1.0, 2.0]).against(found) == "no interval"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        ((0.0, 1.0), (0.5, 2.0), "indistinguishable"),
+        ((0.5, 2.0), (0.0, 1.0), "indistinguishable"),
+        ((0.0, 1.0), (1.0, 2.0), "indistinguishable"),  # they touch
+        ((0.0, 9.0), (4.0, 5.0), "indistinguishable"),  # one lies in the other
+        ((0.0, 1.0), (1.1, 2.0), "below"),
+        ((1.1, 2.0), (0.0, 1.0), "above"),
+    ],
+)
+def test_overlap(first: tuple[float, float], second: tuple[float, float], verdict: str):
+    one, other = (Estimate(sum(pair) / 2, 0.1, pair, 3) for pair in (first, second))
+    assert one.against(other) == verdict

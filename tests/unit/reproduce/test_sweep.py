@@ -1,0 +1,258 @@
+import csv
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import SMALL
+
+from onespike.errors import OnespikeError
+from onespike.training import load_recipe
+from onespike.training.loop import Diverged, Stopped
+from onespike.training.recipe import dump
+from onespike.training.run import Run
+from onespike.training.trainer import Trainer
+from reproduce import sweep as engine
+from reproduce.ablation import ABLATION
+from reproduce.figure1 import FIGURE1
+from reproduce.ledger import COLUMNS, Ledger
+from reproduce.outcome import outcomes, write_outcomes
+from reproduce.plan import Setting, Sweep, digest, plan, resolve
+from reproduce.report import portable
+from reproduce.sweep import run_sweep
+from reproduce.table2 import TABLE2
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Training takes no time and leaves what it always leaves; gives the run folders, as they come."""
+    calls = []
+
+    def pretend(recipe: Any, out: Path, resume: bool) -> None:
+        assert not resume
+        calls.append(out)
+        run = Run(out)
+        run.begin(recipe)
+        run.last.mkdir()
+        numbers = {"valid_top1": 40.0, "seconds": 60.0, "images_per_second": 100.0}
+        run.summary.write_text(json.dumps({"test_top1": 50.0 + recipe.model.theta + recipe.train.seed, **numbers}))
+        if recipe.model.reset == "zero":
+            run.summary.unlink()
+            raise Diverged("the loss is no longer a finite number")
+
+    monkeypatch.setattr(engine, "train", pretend)
+    return calls
+
+
+def row(training: Any, top1: float, **others: Any) -> dict[str, Any]:
+    given = {"group": training.setting.group, "setting": training.setting.label, "seed": training.seed}
+    numbers = {"outcome": "trained", "test_top1": top1, "seconds": 60.0, "digest": training.digest}
+    return {**dict.fromkeys(COLUMNS, ""), "valid_top1": None, **given, **numbers, **others}
+
+
+def test_trains_each_recipe_once_and_goes_on_from_the_rows(sweep: Sweep, trained, tmp_path: Path):
+    out = tmp_path / "results"
+    run_sweep(sweep, SMALL, 2, out, tmp_path / "work")
+    assert [folder.name.split("-seed")[0] for folder in trained] == ["baseline-baseline", "theta-0.3"] * 2
+    rows = Ledger(out / "demo.runs.csv").rows()
+    assert [one["seed"] for one in rows] == [0, 0, 1, 1]  # seeds outermost
+    assert all(one["torch"] and one["machine"] and one["images_per_second"] > 0 for one in rows)
+    assert not any((folder / "last").exists() for folder in trained)
+    with (out / "demo.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [one["against the baseline"] for one in table][::2] == ["baseline", "baseline"]
+    assert table[0]["test top-1 %"] == table[2]["test top-1 %"]
+    # Another session, to which only the results folder came: nothing is trained again, but another seed is.
+    run_sweep(sweep, SMALL, 2, out, tmp_path / "elsewhere")
+    assert len(trained) == 4
+    run_sweep(sweep, SMALL, 3, out, tmp_path / "elsewhere")
+    assert len(trained) == 6
+
+
+def test_a_finished_run_whose_row_was_lost_is_not_trained_again(sweep: Sweep, trained, tmp_path: Path):
+    run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work")
+    before = (tmp_path / "demo.runs.csv").read_text()
+    (tmp_path / "demo.runs.csv").unlink()
+    run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work")
+    assert len(trained) == 2
+    assert (tmp_path / "demo.runs.csv").read_text() == before
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    budget = {**SMALL, "train.epochs": 2}
+    alone = replace(sweep, settings=sweep.settings[:1])
+    step, steps = Trainer.step, []
+
+    def count(self: Trainer, number: int, *batch: Any) -> Any:
+        steps.append(number)
+        if steps == [0, 1, 2, 3, 4]:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, number, *batch)
+
+    monkeypatch.setattr(Trainer, "step", count)
+    with pytest.raises(Stopped):
+        run_sweep(alone, budget, 1, tmp_path / "one", tmp_path / "work")
+    assert "| baseline | baseline | 0 | 1 |" in (tmp_path / "one" / "demo.md").read_text()
+    run_sweep(alone, budget, 1, tmp_path / "one", tmp_path / "work")
+    assert steps == [0, 1, 2, 3, 4, 5]
+    run_sweep(alone, budget, 1, tmp_path / "two", tmp_path / "work2")
+    one, two = (Ledger(tmp_path / name / "demo.runs.csv").rows() for name in ("one", "two"))
+    assert one[0]["test_top1"] == two[0]["test_top1"]
+
+
+def test_parts_share_the_work(sweep: Sweep, trained, tmp_path: Path):
+    run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work", part=(2, 2))
+    assert [folder.name.split("-seed")[0] for folder in trained] == ["theta-0.3"]
+    assert "1 of 2 runs are done; what is missing is marked pending" in (tmp_path / "demo.md").read_text()
+    assert "baseline | 0 | 1 | - | - | - | - | - | - | pending" in (tmp_path / "demo.md").read_text()
+    run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work", part=(1, 2))
+    assert len(Ledger(tmp_path / "demo.runs.csv").rows()) == 2
+    assert "2 of 2 runs are done." in (tmp_path / "demo.md").read_text()
+
+
+@pytest.mark.usefixtures("trained")
+def test_a_training_that_diverges_is_said_and_does_not_stop_the_others(sweep: Sweep, tmp_path: Path):
+    reset = Setting("reset", "zero", {"model.reset": "zero"})
+    run_sweep(
+        replace(sweep, settings=[sweep.settings[0], reset, sweep.settings[1]]), SMALL, 1, tmp_path, tmp_path / "work"
+    )
+    assert "diverged in 1 of 1" in (tmp_path / "demo.md").read_text()
+    rows = Ledger(tmp_path / "demo.runs.csv").rows()
+    assert [one["outcome"] for one in rows] == ["trained", "diverged", "trained"]
+    assert rows[1]["test_top1"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"train.epochs": 2}, "epochs was 1, now 2"),
+        ({"data.limit": 80, "model.channels": [4, 8]}, "limit was 60, now 80; channels was 4-6, now 4-8"),
+        ({"train.lr": 0.3}, "another option of the recipe"),
+    ],
+)
+def test_rows_of_another_budget_are_refused(changed, message, sweep: Sweep, tmp_path: Path):
+    [first, _] = plan(sweep, resolve(sweep, SMALL), 1)
+    ledger = Ledger(tmp_path / "demo.runs.csv")
+    spent = {"limit": 60, "epochs": 1, "batch_size": 16, "channels": "4-6", "precision": "fp32"}
+    with ledger.locked():
+        ledger.add(row(first, 10.0, **spent))
+    ledger.check(plan(sweep, resolve(sweep, {**SMALL, "data.workers": 1}), 3))  # that changes no result
+    with pytest.raises(OnespikeError, match="holds runs of another budget") as error:
+        run_sweep(sweep, {**SMALL, **changed}, 1, tmp_path, tmp_path / "work")
+    assert message in str(error.value)
+    assert not (tmp_path / "work").exists()
+
+
+def test_digest():
+    base, theta, *_ = resolve(ABLATION, {})
+    assert digest(base) == digest(theta)  # alternating windows, the baseline's own
+    assert digest(replace(base, train=replace(base.train, seed=5, save_minutes=1))) == digest(base)
+    assert digest(replace(base, train=replace(base.train, lr=0.1))) != digest(base)
+    assert digest(replace(base, data=replace(base.data, root="/somewhere"))) == digest(base)
+
+
+def test_verdicts(sweep: Sweep, tmp_path: Path):
+    recipes = resolve(sweep, SMALL)
+    trainings = plan(sweep, recipes, 3)
+
+    def judge(baseline: list[float], theta: list[float]) -> list[str]:
+        rows = [row(trainings[2 * seed], value) for seed, value in enumerate(baseline)]
+        rows += [row(trainings[2 * seed + 1], value) for seed, value in enumerate(theta)]
+        write_outcomes(sweep, recipes, trainings, 3, rows, tmp_path)
+        return [outcome.verdict for outcome in outcomes(sweep, recipes, 3, rows)]
+
+    assert judge([], []) == ["pending"] * 3
+    assert judge([50, 51, 52], []) == ["baseline", "pending", "baseline"]
+    assert judge([], [50]) == ["pending", "no baseline yet", "pending"]
+    assert judge([50], [70]) == ["baseline", "no interval", "baseline"]
+    assert judge([50, 51, 52], [50, 51, 53]) == ["baseline", "indistinguishable", "baseline"]
+    assert judge([50, 51, 52], [70, 71, 72]) == ["baseline", "above", "baseline"]
+    assert judge([50, 51, 52], [30, 31, 32]) == ["baseline", "below", "baseline"]
+    assert "What the data says: below the baseline: " in (tmp_path / "demo.md").read_text()
+    # Differences 1, 2 and 3: mean 2, half the interval 4.3027 / sqrt(3).
+    assert judge([50, 51, 52], [51, 53, 55]) == ["baseline", "indistinguishable", "baseline"]
+    text = (tmp_path / "demo.md").read_text()
+    assert "| indistinguishable | +2.00 | 2.48 |" in text
+    assert "Seed by seed" not in text  # 2 is less than 2.48
+    judge([50, 51, 52], [51, 52, 53.3])  # 1, 1 and 1.3: 1.1 +- 0.43
+    assert (
+        "Seed by seed a difference to the baseline shows for theta 0.3 (+1.10); 1 rows"
+        in (tmp_path / "demo.md").read_text()
+    )
+    assert "intervals part from some 7.0 points on" in text  # 2 x 4.3027 x sqrt((1 + 4 + 1) / 3) / sqrt(3)
+
+
+def test_seeds_that_diverged_are_counted_apart_and_named(sweep: Sweep, tmp_path: Path):
+    recipes = resolve(sweep, SMALL)
+    trainings = plan(sweep, recipes, 3)
+    rows = [row(one, 50) for one in trainings[::2]]
+    rows += [row(trainings[1], 90), {**row(trainings[3], 0), "outcome": "diverged", "test_top1": None}]
+    write_outcomes(sweep, recipes, trainings, 3, rows, tmp_path)
+    text = (tmp_path / "demo.md").read_text()
+    assert "| 1 | 1 | 1 | 90.00 | - | - | - |" in text
+    assert "| diverged in 1 of 2 | +40.00 | - |" in text
+    assert "diverged with some seed: theta 0.3." in text
+
+
+@pytest.mark.parametrize("sweep", [TABLE2, FIGURE1], ids=lambda sweep: sweep.name)
+def test_each_row_is_the_network_that_its_label_says_whatever_the_recipe_lists(sweep: Sweep, tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    file.write_text(dump(load_recipe("cifar10/conv12")))
+    found = [(one.model.unit, one.model.depths) for one in resolve(replace(sweep, recipe=str(file)), {})]
+    assert found == [(one.model.unit, one.model.depths) for one in resolve(sweep, {})]
+    with pytest.raises(OnespikeError, match=r"model\.unit"):
+        resolve(sweep, {"model.unit": "conv"})
+
+
+def test_no_table_is_begun_whose_images_are_not_there(sweep: Sweep, tmp_path: Path):
+    with pytest.raises(OnespikeError, match="absent"):
+        run_sweep(sweep, {"data.name": "cifar10", "data.root": str(tmp_path / "absent")}, 1, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_says_nothing_of_who_did_which_part():
+    command = [
+        "/a/reproduce/__main__.py",
+        "ablation",
+        "--part",
+        "1/2",
+        "--part=1/2",
+        "--data.root=/b/data",
+        "--seeds",
+        "3",
+    ]
+    assert portable(command) == ["python", "-m", "reproduce", "ablation", "--data.root=…/data", "--seeds", "3"]
+    command = ["onespike", "--runs", "[/home/a/one,/home/a/two]", "/home/a b/three", "cifar10/conv12", "a/b"]
+    assert portable(command) == ["onespike", "--runs", "[…/one,…/two]", "…/three", "cifar10/conv12", "a/b"]
+
+
+def test_against_the_best_of_the_group(sweep: Sweep):
+    best = replace(sweep, reference="best", settings=sweep.settings[1:])
+    recipes = resolve(best, SMALL)
+    first, second = plan(best, recipes, 1)
+    rows = [row(first, 60), row(second, 40)]
+    assert [outcome.verdict for outcome in outcomes(best, recipes, 1, rows)] == ["best", "no interval"]
+
+
+def test_the_papers_sweeps():
+    units = resolve(TABLE2, {"train.epochs": 5})
+    assert [(recipe.data.name, recipe.model.unit) for recipe in units] == [
+        (data, unit) for data in ("cifar10", "cifar100") for unit in ("mlp", "rnn", "birnn", "gru", "lstm", "conv")
+    ]
+    assert {recipe.train.warmup_epochs for recipe in units} == {0.5}
+    assert {recipe.data.auto_augment for recipe in units} == {"original"}
+    assert [sum(recipe.model.depths) for recipe in resolve(FIGURE1, {})] == [12, 20, 24, 36] * 2
+    ablation = plan(ABLATION, resolve(ABLATION, {}), 2)
+    assert len(ablation) == 2 * (1 + 3 + 5 + 4 + 3 + 3 + 2 + 1 + 1)  # binary is the paper's with fusion none
+    assert ablation[0].recipe.model.preset == "paper"
+
+
+def test_a_folder_of_data_sets(tmp_path: Path):
+    (tmp_path / "cifar10").mkdir()
+    roots = [recipe.data.root for recipe in resolve(TABLE2, {"data.root": str(tmp_path)})]
+    assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
