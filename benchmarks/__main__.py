@@ -1,13 +1,12 @@
 """`python -m benchmarks`."""
 
-import json
 import sys
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +17,11 @@ from benchmarks.machine import SIDES, Peak, describe, gemm_peaks
 from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.output import save_text
-from onespike.models import PRESETS
-from onespike.training.recipe import parse
+from onespike.models import model_config
 
 Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
@@ -45,11 +44,46 @@ def run(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    values = _parse(arguments)
-    if values.threads:
-        torch.set_num_threads(values.threads)
+    return call(benchmark, arguments, "python -m benchmarks TASK")
+
+
+def benchmark(
+    task: str,
+    vs: str | None = None,
+    model: str | None = None,
+    preset: str | None = None,
+    batch: int | None = None,
+    precision: Literal["fp32", "bf16"] | None = None,
+    rounds: int = 7,
+    threads: int | None = None,
+    device: Device = "cpu",
+    gemm: tuple[int, ...] = SIDES,
+    json: str | None = None,
+    out: str | None = None,
+) -> int:
+    """Speed and memory, side by side and in turns, and the share of the machine's own matrix product that is reached.
+
+    Args:
+        task: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; forward and backward), data
+            (the input path against the step), scaling (threads, batch, width, image size).
+        vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
+        model: A registered model; by default conv12.
+        preset: Its preset; by default modern for infer, else paper.
+        batch: Images in a batch; by default 64 for infer, else 128.
+        precision: fp32 alone, or bf16 too (the default).
+        rounds: Timings of each.
+        threads: Threads that compute; by default as many as PyTorch takes.
+        device: Where it is computed.
+        gemm: Sides of the square products to try, such as [1024,2048].
+        json: A file for the records; - prints them.
+        out: Folder for scaling's CSV and picture; by default scaling.
+    """
+    given = {"vs": vs, "model": model, "preset": preset, "batch": batch, "precision": precision, "json": json, "out": out}
+    values = _checked(task, given, rounds, threads, device, gemm)
+    if threads:
+        torch.set_num_threads(threads)
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.json == "-", highlight=False)
+    console = Console(stderr=json == "-", highlight=False)
     if not console.is_terminal:
         console.width = 120  # a file or a pipe has no width of its own; tables are never cut there
     console.print(
@@ -57,80 +91,56 @@ def run(arguments: Sequence[str]) -> int:
         markup=False,
         soft_wrap=True,
     )
-    if values.task == "unit":
-        listed = cases("unit", "", "", values.batch, "fp32", _names(values.vs), values.device)
-    elif values.task in ("train", "infer"):
-        named = values.model, values.preset, values.batch, values.precision
-        listed = cases(values.task, *named, _names(values.vs), values.device)
+    if task == "unit":
+        listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), device)
+    elif task in ("train", "infer"):
+        named = values["model"], values["preset"], values["batch"], values["precision"]
+        listed = cases(task, *named, _names(values["vs"]), device)
     else:
         step = Case(
-            "train", "onespike", values.precision, values.batch, values.model, values.preset, device=values.device
+            "train", "onespike", values["precision"], values["batch"], values["model"], values["preset"], device=device
         )
         step.check()
-        if values.task == "scaling":
-            return _scale(step, values.rounds, Path(values.out), console)
-    peaks = gemm_peaks(values.gemm, device=values.device)
-    if values.task == "data":
-        records, peaks = compare_data(step, peaks, values.rounds)
+        if task == "scaling":
+            return _scale(step, rounds, Path(values["out"]), console)
+    peaks = gemm_peaks(gemm, device=device)
+    if task == "data":
+        records, peaks = compare_data(step, peaks, rounds)
     else:
-        records, peaks = compare(listed, peaks, values.rounds)
+        records, peaks = compare(listed, peaks, rounds)
     for peak in peaks.values():
         console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
     _print(records, console)
-    if values.json:
-        _save(records, peaks, values.json)
+    if json:
+        _save(records, peaks, json)
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> Namespace:
-    """Read the command line; what the task does not take is refused, not ignored."""
-    parser = ArgumentParser(
-        prog="python -m benchmarks",
-        usage="python -m benchmarks TASK [options]",
-        description="Speed and memory, side by side and in turns, and the share of the machine's own matrix product "
-        "that is reached. TASK: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; "
-        "forward and backward), data (the input path against the step), scaling (threads, batch, width, image size).",
-        exit_on_error=False,
-    )
-    parser.add_argument("task", type=str | None, nargs="?", metavar="TASK", help=", ".join(OPTIONS))
-    parser.add_argument("--vs", type=str | None, help=f"whom to compare with: {', '.join(AGAINST)}, by commas")
-    parser.add_argument("--model", type=str | None, help="a registered model; by default conv12")
-    parser.add_argument("--preset", type=str | None, help="its preset; by default modern for infer, else paper")
-    parser.add_argument("--batch", type=int | None, help="images in a batch; by default 64 for infer, else 128")
-    parser.add_argument(
-        "--precision", type=Literal["fp32", "bf16"] | None, help="fp32 alone, or bf16 too (the default)"
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="timings of each")
-    parser.add_argument("--threads", type=int | None, help="threads that compute; by default as many as PyTorch takes")
-    parser.add_argument("--device", type=Device, default="cpu", help="where it is computed")
-    parser.add_argument(
-        "--gemm", type=list[int], default=list(SIDES), help="sides of the square products to try, such as [1024,2048]"
-    )
-    parser.add_argument("--json", type=str | None, help="a file for the records; - prints them")
-    parser.add_argument("--out", type=str | None, help="folder for scaling's CSV and picture; by default scaling")
-    values = parse(parser, arguments, sections=())
-    if values.task not in OPTIONS:
-        raise unknown("task", values.task or "", OPTIONS)
-    taken = OPTIONS[values.task]
-    for option in {key for options in OPTIONS.values() for key in options}:
-        if values[option] is not None and option not in taken:
-            raise OnespikeError(f"--{option}: bench {values.task} does not take it, only --{', --'.join(taken)}")
-        if values[option] is None:
-            values[option] = taken.get(option)
-    if values.preset is not None and values.preset not in PRESETS:
-        raise unknown("preset", values.preset, PRESETS)
+def _checked(
+    task: str, given: dict[str, Any], rounds: int, threads: int | None, device: str, gemm: Sequence[int]
+) -> dict[str, Any]:
+    """The task's options, with its own defaults; what it does not take is refused, not ignored."""
+    if task not in OPTIONS:
+        raise unknown("task", task, OPTIONS)
+    taken = OPTIONS[task]
+    for option, value in given.items():
+        if value is not None and option not in taken:
+            raise OnespikeError(f"--{option}: {task} does not take it, only --{', --'.join(taken)}")
+    values = {option: taken.get(option) if value is None else value for option, value in given.items()}
+    if values["preset"] is not None:
+        model_config(values["model"], values["preset"])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if values.device not in ("cpu", accelerator.type if accelerator else "cpu"):
-        raise OnespikeError(f"--device: PyTorch finds no {values.device} here; use --device cpu")
-    for name in _names(values.vs or ""):
+    if device not in ("cpu", accelerator.type if accelerator else "cpu"):
+        raise OnespikeError(f"--device: PyTorch finds no {device} here; use --device cpu")
+    for name in _names(values["vs"] or ""):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)
-    counts = {option: values[option] for option in ("batch", "rounds", "threads")} | {"gemm": min(values.gemm or [0])}
+    counts = {"batch": values["batch"], "rounds": rounds, "threads": threads, "gemm": min(gemm or [0])}
     for option, number in counts.items():
         if number is not None and number < 1:
             raise OnespikeError(f"--{option}: expected at least 1, got {number}")
-    if values.json not in (None, "-") and not Path(values.json).absolute().parent.is_dir():
-        raise OnespikeError(f"--json: there is no folder {Path(values.json).parent}")
+    if values["json"] not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():
+        raise OnespikeError(f"--json: there is no folder {Path(values['json']).parent}")
     return values
 
 
@@ -158,7 +168,7 @@ def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:
 def _save(records: Sequence[Record], peaks: dict[str, Peak], target: str) -> None:
     """Write the records, each with the machine that it was measured on."""
     machine = describe() | {"gemm_gflops": {peak.dtype: round(peak.gflops, 1) for peak in peaks.values()}}
-    text = json.dumps([record.to_json() | machine for record in records], indent=2, allow_nan=False)
+    text = dumps([record.to_json() | machine for record in records], indent=2, allow_nan=False)
     if target == "-":
         print(text)
     else:

@@ -4,111 +4,86 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from onespike.conversion import Calibration, Conversion, convert_run
-from onespike.data.config import DataConfig
-from onespike.data.dataset import open_dataset
+from onespike.cli.command import Overrides, call
+from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
-from onespike.training.config import TrainConfig
-from onespike.training.device import make_accelerator
-from onespike.training.loop import Stopped, train
-from onespike.training.recipe import load_recipe, parse, recipe_path, run_folder
-from onespike.training.run import Run
-from onespike.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from onespike.conversion import Conversion
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Convert a run.
+    """Run the command."""
+    return call(convert, arguments, "onespike convert RUN --out RUN", ("data", "train", "calibration"))
+
+
+def convert(
+    run: Path,
+    overrides: Overrides,
+    conversion: ConversionConfig,
+    out: Path | None = None,
+    images: int = 512,
+    finetune: bool = False,
+) -> int:
+    """Turn the artificial network of a run into a spiking one: integrate-and-fire neurons in place of activations.
+
+    Thresholds are calibrated on training images: the run's own; --data.* changes them, as --data.root FOLDER does where
+    they have moved. The options --train.* are for --finetune, those of --calibration.* say how thresholds are found.
 
     Args:
-        arguments: The command line behind `onespike convert`.
-
-    Returns:
-        The exit code.
+        run: Run folder of an artificial network.
+        overrides: Other images, another training, another calibration.
+        conversion: How.
+        out: Run folder of the spiking network, new or empty.
+        images: How many training images calibrate.
+        finetune: Then fine-tune at one time step, into the run folder OUT-finetuned; batch norm is kept for that.
     """
-    parser = ArgumentParser(
-        prog="onespike convert",
-        usage="onespike convert RUN --out RUN [options]",
-        description="Turn the artificial network of a run into a spiking one: integrate-and-fire neurons in place of "
-        "its activations, thresholds calibrated on training images. These are the run's own; --data.* changes them, as "
-        "--data.root FOLDER does where they have moved. The options --train.* are for --finetune.",
-        exit_on_error=False,
-    )
-    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder of an artificial network")
-    parser.add_argument("--out", type=str | None, help="run folder of the spiking network, new or empty")
-    parser.add_argument("--time-steps", type=int, default=1, help="how often the spiking network runs on one image")
-    parser.add_argument("--images", type=int, default=512, help="how many training images calibrate")
-    parser.add_argument(
-        "--neurons", type=Literal["layer", "channel"], default="channel", help="what has a threshold of its own"
-    )
-    parser.add_argument(
-        "--shortcuts",
-        type=Literal["spikes", "real"],
-        default="spikes",
-        help="what residual additions read: spikes, or the activation as it is",
-    )
-    parser.add_argument(
-        "--batch-norm",
-        type=Literal["folded", "kept"] | None,
-        help="fold batch norm, or keep it for training on (default: kept with --finetune, else folded)",
-    )
-    parser.add_argument(
-        "--population", type=int, default=1, help="how many neurons stand for one activation; at one time step only"
-    )
-    parser.add_argument(
-        "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
-    )
-    parser.add_argument(
-        "--finetune", action="store_true", help="then train on at one time step, into the run folder OUT-finetuned"
-    )
-    parser.add_class_arguments(Calibration, "calibration")
-    folder = run_folder(parser, arguments)
-    start = Run.open(folder).config if folder else None
-    values = parse(parser, arguments, recipe_path("cifar10/finetune"), sections=("data", "train"), start=start)
-    if not folder or not values.out:
+    from rich.console import Console
+
+    from onespike.configs import make
+    from onespike.training.convert import convert_run
+    from onespike.training.loop import Stopped, train
+    from onespike.training.optim import make_accelerator
+    from onespike.training.recipe import load_recipe
+    from onespike.training.run import Run
+    from onespike.training.trainer import Trainer
+
+    given: dict[str, Any] = dict(conversion)  # type: ignore[call-overload]
+    if out is None:
         raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
-    data = DataConfig(**values.data.as_dict())
-    training = TrainConfig(**values.train.as_dict())
-    if not values.finetune and any(argument.startswith("--train.") for argument in arguments):
+    groups: dict[str, Overrides] = {section: {} for section in ("data", "train", "calibration")}
+    for key, value in overrides.items():
+        groups[key.split(".")[0]][key] = value
+    if groups["train"] and not finetune:
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
-    finetuned = Run(Path(f"{values.out.rstrip('/')}-finetuned"))
-    source, out = Run(folder), Path(values.out)
-    if values.finetune:  # what training would refuse is refused before anything is written
-        if values.time_steps != 1:
-            raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")
-        finetuned.expect_free()
-        recipe = replace(load_recipe(str(source.config)), data=data, train=training)
-        Trainer(recipe, open_dataset(recipe.data), make_accelerator(training))
-    conversion = convert_run(
-        source,
-        out,
-        data=data,
-        time_steps=values.time_steps,
-        images=values.images,
-        neurons=values.neurons,
-        shortcuts=values.shortcuts,
-        population=values.population,
-        batch_norm=values.batch_norm or ("kept" if values.finetune else "folded"),
-        allow_real=values.allow_real,
-        calibration=Calibration(**values.calibration.as_dict()),
+    calibration = make(
+        Calibration, {key.split(".", 1)[1]: value for key, value in groups["calibration"].items()}, "calibration"
     )
-    if not source.summary.is_file():
+    if finetune:
+        given.setdefault("batch_norm", "kept")
+    source, finetuned = Run.open(run), Run(f"{str(out).rstrip('/')}-finetuned")
+    data = source.recipe_with(groups["data"]).data
+    training = load_recipe("cifar10/finetune", groups["train"], source.recipe).train
+    if finetune:  # what training would refuse is refused before anything is written
+        if given.get("time_steps", 1) != 1:
+            raise OnespikeError(f"--finetune is for one time step: leave out --time-steps {given['time_steps']}")
+        finetuned.expect_free()
+        recipe = replace(source.recipe, data=data, train=training)
+        Trainer(source.model(), _no_loss, source.dataset(data), recipe, make_accelerator(training))
+    made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
+    if not source.is_complete:
         print(
             f"warning: {source.folder} is not trained to its end (epochs so far: {source.epochs()}): its best weights "
             "until now were converted",
             file=sys.stderr,
         )
-    _print(conversion, out, values.finetune)
-    if not values.finetune:
+    _print(made, out, finetune)
+    if not finetune:
         return 0
     try:
-        train(replace(load_recipe(str(Run(out).config)), train=training), finetuned.folder, init_from=out)
+        train(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out)
     except Stopped:
         Console(stderr=True).print(
             f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", markup=False, soft_wrap=True
@@ -117,8 +92,16 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
+def _no_loss(*_: object) -> Any:
+    """Stands in for a loss where nothing is trained."""
+
+
+def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     console = Console(highlight=False)
     table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
     for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
@@ -130,7 +113,7 @@ def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     console.print(table)
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
-    then = f", then: onespike evaluate {out}; to train it on at one time step, convert with --finetune"
+    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
     network = conversion.network
     each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(

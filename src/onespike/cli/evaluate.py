@@ -2,86 +2,85 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from accelerate import PartialState
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from onespike.cli.command import Overrides, call
 
-from onespike.data.config import DataConfig
-from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import Device, Part, Precision, Which, evaluate
-from onespike.evaluation.output import save_json
-from onespike.evaluation.result import Evaluation, Spread
-from onespike.training.recipe import parse, run_folder
-from onespike.training.run import Run
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onespike.evaluation.result import Evaluation, Spread
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Evaluate a run.
+    """Run the command."""
+    return call(evaluate, arguments, "onespike evaluate RUN", ("data",))
+
+
+def evaluate(
+    run: Path,
+    overrides: Overrides,
+    part: Literal["test", "validation", "train"] = "test",
+    checkpoint: Literal["best", "last"] = "best",
+    passes: int = 1,
+    batch_size: int | None = None,
+    precision: Literal["trained", "fp32", "bf16", "fp16", "fp64"] = "trained",
+    time_steps: int | None = None,
+    device: Literal["auto", "cpu"] = "auto",
+    out: Path | None = None,
+    json: str | None = None,
+) -> int:
+    """Accuracy of a run's network, by class, and which classes it takes for which.
+
+    The images are the run's own; other ones with the options --data.*, such as --data.name folder --data.root FOLDER.
 
     Args:
-        arguments: The command line behind `onespike evaluate`.
-
-    Returns:
-        The exit code.
+        run: Run folder.
+        overrides: Other images.
+        part: Which images of the data set: test, validation or train.
+        checkpoint: Which weights of the run: best or last.
+        passes: How often to show the images to a network that draws random numbers.
+        batch_size: Images in a batch; by default as in training.
+        precision: Arithmetic: fp32, bf16, fp16, fp64, or trained, as in training.
+        time_steps: How often the network runs on one image.
+        device: auto takes the accelerator if there is one, cpu never.
+        out: Folder for the results; by default RUN/evaluation.
+        json: A further file for the numbers; - prints them.
     """
-    parser = ArgumentParser(
-        prog="onespike evaluate",
-        usage="onespike evaluate RUN [options]",
-        description="Accuracy of a run's network, by class, and which classes it takes for which. The images are the "
-        "run's own; other ones with the options --data.*, such as: --data.name folder --data.root FOLDER",
-        exit_on_error=False,
-    )
-    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")
-    parser.add_argument("--part", type=Part, default="test", help="which images of the data set")
-    parser.add_argument("--checkpoint", type=Which, default="best", help="which weights of the run")
-    parser.add_argument(
-        "--passes", type=int, default=1, help="how often to show the images to a network whose Bernoulli encoding draws"
-    )
-    parser.add_argument("--batch-size", type=int | None, help="images in a batch; by default as in training")
-    parser.add_argument("--precision", type=Precision, default="trained", help="arithmetic; trained: as in training")
-    parser.add_argument("--time-steps", type=int | None, help="how often the network runs on one image")
-    parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
-    parser.add_argument("--out", type=str | None, help="folder for the results; by default RUN/evaluation")
-    parser.add_argument("--json", type=str | None, help="a further file for the numbers; - prints them")
-    folder = run_folder(parser, arguments)
-    values = parse(parser, arguments, Run.open(folder).config if folder else None, sections=("data",))
-    if not folder:
-        raise OnespikeError("expected a run folder: onespike evaluate RUN")
-    result = evaluate(
-        Run(folder),
-        DataConfig(**values.data.as_dict()),
-        values.part,
-        values.checkpoint,
-        values.passes,
-        values.batch_size,
-        values.precision,
-        values.device,
-        values.time_steps,
-    )
+    from accelerate import PartialState
+    from rich.console import Console
+
+    from onespike.evaluation.evaluate import evaluate as evaluate_run
+    from onespike.evaluation.output import save_json
+    from onespike.training.run import Run
+
+    opened = Run.open(run)
+    data = opened.recipe_with(overrides).data
+    result = evaluate_run(opened, data, part, checkpoint, passes, batch_size, precision, device, time_steps)
     if PartialState().is_main_process:
         # Where the standard output is for JSON, a person reads the standard error.
-        console = Console(stderr=values.json == "-", highlight=False)
-        _print(result, console, values.passes)
-        out = Path(values.out) if values.out else folder / "evaluation"
-        result.save(out)
-        if values.json:
-            save_json(result.to_json(), values.json)
+        console = Console(stderr=json == "-", highlight=False)
+        _print(result, console, passes)
+        folder = out or run / "evaluation"
+        result.save(folder)
+        if json:
+            save_json(result.to_json(), json)
         console.print(
-            f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {out}",
+            f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}",
             markup=False,
             soft_wrap=True,
         )
     return 0
 
 
-def _print(result: Evaluation, console: Console, wanted: int) -> None:
+def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
     """Print what came out, for a person."""
+    from rich.markup import escape
+    from rich.table import Table
+
     console.print(
         f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
         + (f", {result.passes} passes" if result.passes > 1 else ""),
@@ -113,5 +112,5 @@ def _print(result: Evaluation, console: Console, wanted: int) -> None:
         console.print(table)
 
 
-def _percent(value: Spread) -> str:
+def _percent(value: "Spread") -> str:
     return f"{value.mean:.2f}%" if value.std is None else f"{value.mean:.2f}% ± {value.std:.2f}"

@@ -2,63 +2,68 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
+from onespike.cli.command import call
 from onespike.errors import OnespikeError
-from onespike.evaluation.drawing import draw_inspection
-from onespike.evaluation.evaluate import Which
-from onespike.evaluation.inspect import Inspection, inspect_image
-from onespike.evaluation.output import save_figure, save_json
-from onespike.training.recipe import parse
-from onespike.training.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onespike.evaluation.inspect import Inspection
 
 GUESSES = 3
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Draw what the network of a run makes of one image.
+    """Run the command."""
+    return call(inspect, arguments, "onespike inspect RUN --image FILE")
+
+
+def inspect(
+    run: Path,
+    image: Path | None = None,
+    out: Path | None = None,
+    json: str | None = None,
+    checkpoint: Literal["best", "last"] = "best",
+    seed: int = 0,
+) -> int:
+    """Draw what a run's network makes of one image: the windows, the spikes and potentials of every block, the answer.
 
     Args:
-        arguments: The command line behind `onespike inspect`.
-
-    Returns:
-        The exit code.
+        run: Run folder.
+        image: The image file; made to fit the network's size and channels.
+        out: The PNG to write; by default RUN/inspection/IMAGE.png.
+        json: A file for the same as numbers; - prints them.
+        checkpoint: Which weights of the run: best or last.
+        seed: Seed of the draws of a network that draws random numbers.
     """
-    parser = ArgumentParser(
-        prog="onespike inspect",
-        usage="onespike inspect RUN --image FILE [options]",
-        description="Draw what a run's network makes of one image: the windows, the spikes and potentials of every "
-        "block, the answer.",
-        exit_on_error=False,
-    )
-    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")
-    parser.add_argument("--image", type=str | None, help="the image file; made to fit the network's size and channels")
-    parser.add_argument("--out", type=str | None, help="the PNG to write; by default RUN/inspection/IMAGE.png")
-    parser.add_argument("--json", type=str | None, help="a file for the same as numbers; - prints them")
-    parser.add_argument("--checkpoint", type=Which, default="best", help="which weights of the run")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draws of a Bernoulli encoding")
-    values = parse(parser, arguments, sections=())
-    if not values.run or not values.image:
+    from rich.console import Console
+
+    from onespike.evaluation.drawing import draw_inspection
+    from onespike.evaluation.inspect import inspect_image
+    from onespike.evaluation.output import save_figure, save_json
+    from onespike.training.run import Run
+
+    if image is None:
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE")
-    image = Path(values.image)
-    view = inspect_image(Run.open(Path(values.run)), image, values.checkpoint, values.seed)
-    out = Path(values.out) if values.out else Path(values.run) / "inspection" / f"{image.stem}.png"
-    save_figure(draw_inspection(view), out, dpi=100)
-    if values.json:
-        save_json(view.to_json(), values.json)
+    view = inspect_image(Run.open(run), image, checkpoint, seed)
+    picture = out or run / "inspection" / f"{image.stem}.png"
+    save_figure(draw_inspection(view), picture, dpi=100)
+    if json:
+        save_json(view.to_json(), json)
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.json == "-", highlight=False)
+    console = Console(stderr=json == "-", highlight=False)
     _print(view, console)
-    console.print(f"\nthe picture is {out}", markup=False, soft_wrap=True)
+    console.print(f"\nthe picture is {picture}", markup=False, soft_wrap=True)
     return 0
 
 
-def _print(view: Inspection, console: Console) -> None:
+def _print(view: "Inspection", console: "Console") -> None:
     """Print what came out, for a person."""
+    from rich.markup import escape
+    from rich.table import Table
+
     answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(GUESSES))
     console.print(f"{view.path}: {answer}", markup=False, soft_wrap=True)
     if view.note:

@@ -20,6 +20,7 @@ COMMANDS = {
     "convert": "turn a run's artificial network into a spiking one",
     "prune-time": "train at T time steps, then from those weights at T - 1, … down to one",
     "check-spikes": "prove that every weight layer behind the stem reads spikes alone",
+    "models": "list the registered models, or one model's presets and options",
     "cite": "print the references of what is implemented here",
 }
 

@@ -2,71 +2,70 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.table import Table
+from onespike.cli.command import call
 
-from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import Which
-from onespike.evaluation.output import save_json
-from onespike.inference.optimise import Report, optimise
-from onespike.training.recipe import parse
-from onespike.training.run import Run, environment
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onespike.inference.optimise import Report
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Make an inference engine of a run.
+    """Run the command."""
+    return call(optimise, arguments, "onespike optimise RUN")
+
+
+def optimise(
+    run: Path,
+    out: Path | None = None,
+    precision: Literal["int8", "int16"] = "int8",
+    checkpoint: Literal["best", "last"] = "best",
+    images: int = 0,
+    rounds: int = 20,
+    json: str | None = None,
+) -> int:
+    """Make an engine for fast inference on CPUs: batch norm folded, spikes as bytes, weights as integers.
+
+    It is then compared with the run's network on the run's test images. In Python:
+    onespike.inference.load_engine(FOLDER)(images)
 
     Args:
-        arguments: The command line behind `onespike optimise`.
-
-    Returns:
-        The exit code.
+        run: Run folder.
+        out: Folder for the engine; by default RUN/engine.
+        precision: int8, 8 bits for weights that meet spikes, bf16 in layers that read real values; or int16, 16 bits and
+            fp32, slower, and nearly every spike stays the same.
+        checkpoint: Which weights of the run: best or last.
+        images: Compare at most so many test images; 0 takes all.
+        rounds: Timings for each batch size.
+        json: A further file for the report; - prints it.
     """
-    parser = ArgumentParser(
-        prog="onespike optimise",
-        usage="onespike optimise RUN [options]",
-        description="Make an engine for fast inference on CPUs: batch norm folded, spikes as bytes, weights as "
-        "integers. It is then compared with the run's network on the run's test images. "
-        "In Python: onespike.inference.load_engine(FOLDER)(images)",
-        exit_on_error=False,
-    )
-    parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=str | None, help="folder for the engine; by default RUN/engine")
-    parser.add_argument(
-        "--precision",
-        type=Literal["int8", "int16"],
-        default="int8",
-        help="int8: 8 bits for weights that meet spikes, bf16 in layers that read real values; int16: 16 bits and "
-        "fp32, slower, and nearly every spike stays the same",
-    )
-    parser.add_argument("--checkpoint", type=Which, default="best", help="which weights of the run")
-    parser.add_argument("--images", type=int, default=0, help="compare at most so many test images; 0 takes all")
-    parser.add_argument("--rounds", type=int, default=20, help="timings for each batch size")
-    parser.add_argument("--json", type=str | None, help="a further file for the report; - prints it")
-    values = parse(parser, arguments, sections=())
-    if not values.run:
-        raise OnespikeError("expected a run folder: onespike optimise RUN --out FOLDER")
-    folder = Path(values.run)
-    out = Path(values.out) if values.out else folder / "engine"
-    report = optimise(Run.open(folder), out, values.precision, values.checkpoint, values.images, values.rounds)
+    from rich.console import Console
+
+    from onespike.evaluation.output import save_json
+    from onespike.inference.optimise import optimise as make_engine
+    from onespike.training.run import Run, environment
+
+    folder = out or run / "engine"
+    report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.json == "-", highlight=False)
+    console = Console(stderr=json == "-", highlight=False)
     _print(report, console)
     facts = environment()
     machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
     content = report.to_json() | {"environment": machine}
-    save_json(content, str(out / "report.json"))
-    if values.json:
-        save_json(content, values.json)
-    console.print(f"\nthe engine and report.json are in {out}", markup=False, soft_wrap=True)
+    save_json(content, str(folder / "report.json"))
+    if json:
+        save_json(content, json)
+    console.print(f"\nthe engine and report.json are in {folder}", markup=False, soft_wrap=True)
     return 0
 
 
-def _print(report: Report, console: Console) -> None:
+def _print(report: "Report", console: "Console") -> None:
     """Print what came out, for a person."""
+    from rich.table import Table
+
     console.print(
         f"{report.precision}: top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} "
         f"images, the same class on {report.same_class:.2f}%\n"

@@ -14,7 +14,7 @@ leaves either the old checkpoint or the new one.
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,15 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from onespike.durable import flush
+from onespike.classpath import ClassPath
+from onespike.configs import make, plain
+from onespike.conversion import ConversionConfig, spiking
+from onespike.data.dataset import Dataset
 from onespike.errors import OnespikeError
-from onespike.models import ModelConfig, Network
-from onespike.models.ann import ANNS, AnnConfig
+from onespike.training.recipe import Recipe, model_from
 
+#: How many tensors that do not fit are listed.
+LISTED = 5
 FILES = ("model.safetensors", "model.json", "training.safetensors")
 
 
@@ -36,50 +41,105 @@ class ModelCard:
     """All that is needed to use a model, beside its weights: what `model.json` holds.
 
     Attributes:
-        config: The architecture.
+        model: The architecture: a family's config, or somebody's class.
         classes: Names of the classes.
         in_channels: Channels of the images.
         image_size: Side of the images, in pixels.
         mean: Channel-wise mean for normalisation, 0..1.
         std: Channel-wise standard deviation, 0..1.
         data: Name of the data set it was trained on.
+        conversion: How the model was converted into a spiking one; None if it was not.
     """
 
-    config: ModelConfig | AnnConfig
+    model: Any
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     data: str
+    conversion: ConversionConfig | None = None
 
-    def build(self) -> nn.Module:
-        """Build the network, with fresh weights: a `Network`, or an artificial network or what was converted of one."""
-        if isinstance(self.config, AnnConfig):
-            return self.config.build(len(self.classes), self.in_channels, self.image_size)
-        return Network(self.config, len(self.classes), self.in_channels, self.image_size)
+    @classmethod
+    def of(cls, recipe: Recipe, data: Dataset) -> "ModelCard":
+        """The card of a recipe's model for the images of a data set."""
+        shape = (data.classes, data.in_channels, data.image_size, data.mean, data.std)
+        return cls(recipe.model, *shape, data.name, recipe.conversion)
 
-    def blocks(self) -> tuple[ModelConfig, Network]:
-        """The architecture and the network, with fresh weights, for what only a network of spiking blocks can answer.
+    @property
+    def name(self) -> str:
+        """What to call the model."""
+        return str(self.model.name)
+
+    @property
+    def draws(self) -> bool | None:
+        """Whether the network draws random numbers at test time; None where that is not known."""
+        return False if self.conversion else getattr(self.model, "draws", None)
+
+    @property
+    def time_steps(self) -> int | None:
+        """How often the network runs on one image; None where that is not known."""
+        return (self.conversion or self.model).time_steps if self.has_time_steps else None
+
+    @property
+    def has_time_steps(self) -> bool:
+        """Whether the number of time steps is the config's to choose."""
+        return hasattr(self.conversion or self.model, "time_steps")
+
+    def with_time_steps(self, time_steps: int) -> "ModelCard":
+        """The card of the same network over another number of time steps.
 
         Raises:
-            OnespikeError: It is another kind of network.
+            OnespikeError: Its config has none.
         """
-        network = self.build()
-        if not isinstance(network, Network) or not isinstance(self.config, ModelConfig):
-            raise OnespikeError(
-                f"{self.config.name} has no spiking blocks: expected a run of a model such as conv12; an artificial or "
-                "converted network can be trained and evaluated"
-            )
-        return self.config, network
+        if not self.has_time_steps:
+            raise OnespikeError(f"time_steps: {self.name} has no such option")
+        if self.conversion:
+            return replace(self, conversion=replace(self.conversion, time_steps=time_steps))
+        return replace(self, model=replace(self.model, time_steps=time_steps))
+
+    def build(self, model: nn.Module | None = None) -> nn.Module:
+        """Build the network, with fresh weights.
+
+        Args:
+            model: The network as it is before any conversion, where it is somebody's own; built from the card if None.
+
+        Returns:
+            The network: images (B, C, H, W) to logits (B, K), or (T, B, K).
+
+        Raises:
+            OnespikeError: It is somebody's class that cannot be built, see `onespike.classpath`.
+        """
+        if model is None:
+            shape = {
+                "num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size
+            }
+            model = self.model.make("model", **shape) if isinstance(self.model, ClassPath) else self.model.build(**shape)
+        if not isinstance(model, nn.Module):
+            raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
+        return spiking(model, replace(self.conversion, allow_real=True)) if self.conversion else model
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":
-        """Read what `asdict` wrote."""
-        lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
-        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-        kind = AnnConfig if config["name"] in ANNS else ModelConfig
-        return cls(**{**content, **lists, "config": kind(**config)})
+        """Read what `plain` wrote."""
+        return make(_StoredCard, content, "model.json").card()
+
+
+@dataclass(frozen=True)
+class _StoredCard:
+    """The card as it is stored; its model is a mapping until its family is known."""
+
+    model: dict[str, Any]
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+    conversion: ConversionConfig | None = None
+
+    def card(self) -> ModelCard:
+        return ModelCard(**{**vars(self), "model": model_from(self.model)})
 
 
 @dataclass(frozen=True)
@@ -114,7 +174,7 @@ class Checkpoint:
             new.mkdir(parents=True)
             (new / "model.safetensors").write_bytes(save(_plain(self.weights)))
             (new / "training.safetensors").write_bytes(save(_plain(self.training)))
-            (new / "model.json").write_text(json.dumps(asdict(self.card), indent=2))
+            (new / "model.json").write_text(json.dumps(plain(self.card), indent=2))
             digests = {name: _digest(new / name) for name in FILES} | {"state": _digest_of(self.state)}
             (new / "state.json").write_text(json.dumps({**self.state, "sha256": digests}, indent=2))
             for path in [*new.iterdir(), new]:
@@ -131,6 +191,28 @@ class Checkpoint:
         new.rename(folder)
         flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
+
+    def put_into(self, network: nn.Module, complaint: str) -> None:
+        """Load the weights into a network.
+
+        Args:
+            network: The network; changed in place.
+            complaint: What is wrong if they do not fit.
+
+        Raises:
+            OnespikeError: They do not fit; the first tensors that differ are listed.
+        """
+        own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+        saved = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        wrong = [
+            f"{name} {saved.get(name, 'missing')} instead of {own.get(name, 'nothing')}"
+            for name in sorted(own.keys() | saved.keys())
+            if own.get(name) != saved.get(name)
+        ]
+        if wrong:
+            more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
+            raise OnespikeError(f"{complaint}: {', '.join(wrong[:LISTED])}{more}")
+        network.load_state_dict(self.weights)
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint":
@@ -160,7 +242,7 @@ class Checkpoint:
             card = ModelCard.from_json(json.loads((folder / "model.json").read_text()))
             weights = load_file(folder / "model.safetensors")
             training = load_file(folder / "training.safetensors")
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
         return cls(card, weights, training, state)
 

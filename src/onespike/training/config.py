@@ -1,13 +1,10 @@
-"""Everything that can be chosen about a training run: the recipe is data, model and training together."""
+"""Everything that can be chosen about a training."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, check_choices
-from onespike.models.ann import AnnConfig
-from onespike.models.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -28,24 +25,28 @@ class TrainConfig:
         momentum: Momentum, where the optimiser has one.
         weight_decay: Weight decay; biases, norms and learnable thresholds are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
+        loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the mean
+            of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
         label_smoothing: Label smoothing, 0..1.
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
-            off. For networks of spiking blocks.
+            off.
         energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
             multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
             keeps it, and epochs that do are preferred as the best; 0 is off.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
-        int8_weights: Compute with the weights of convolutions and linear layers rounded to 8 bits, each output channel
-            with a scale of its own, while the optimiser moves the exact ones: `onespike optimise` then loses nothing by
-            rounding. Not together with `ema`.
+        int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to 8
+            bits, each output channel with a scale of its own, while the optimiser moves the exact ones: `onespike
+            optimise` then loses nothing by rounding. Not together with `ema`.
         recompute: Keep only what passes between blocks, and run each block once more in the backward pass (activation
-            checkpointing): less memory, more time, the same numbers. For networks of spiking blocks.
+            checkpointing): less memory, more time, the same numbers. For networks of blocks, such as conv12.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
         seed: Seed of weights, order, augmentation, dropout and encoding.
         monitor_every: Steps between two looks at the spikes.
+        track: Where curves are written as well: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever else
+            accelerate knows; an empty list for nowhere.
         save_minutes: Minutes between two checkpoints within an epoch; each epoch ends with one anyway.
     """
 
@@ -62,6 +63,7 @@ class TrainConfig:
     momentum: float = 0.9
     weight_decay: float = 2e-5
     clip_grad: float = 20.0
+    loss: str = "mean"
     label_smoothing: float = 0.1
     mixup: float = 0.1
     rate_penalty: float = 0.0
@@ -73,6 +75,7 @@ class TrainConfig:
     device: Literal["auto", "cpu"] = "auto"
     seed: int = 0
     monitor_every: int = 20
+    track: tuple[str, ...] = ("tensorboard",)
     save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
@@ -118,34 +121,3 @@ class TrainConfig:
             )
         if self.mixup and self.batch_size % 2:
             raise OnespikeError(f"train.mixup: mixes pairs and needs an even train.batch_size, got {self.batch_size}")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A whole training run: what `config.yaml` in a run folder holds.
-
-    Attributes:
-        data: The data set and its augmentation.
-        model: The architecture.
-        train: The training.
-    """
-
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig | AnnConfig = field(default_factory=ModelConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-
-    def __post_init__(self) -> None:
-        if self.data.augmix_splits and self.train.mixup:
-            raise OnespikeError(
-                "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
-            )
-        for name in ("rate_penalty", "energy_budget"):
-            if getattr(self.train, name) and getattr(self.model, "activation", "") != "spike":
-                raise OnespikeError(
-                    f"train.{name}: expected a network of spiking blocks such as conv12, got {self.model.name}"
-                    f"{' with the activation relu' if isinstance(self.model, ModelConfig) else ''}"
-                )
-        if self.train.recompute and not isinstance(self.model, ModelConfig):
-            raise OnespikeError(
-                f"train.recompute: expected a network of spiking blocks such as conv12, got {self.model.name}"
-            )

@@ -4,26 +4,31 @@ import errno
 import json
 import math
 import time
-from contextlib import nullcontext
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from onespike.data.dataset import open_dataset
+import torch
+from torch import nn
+
+from onespike.classpath import ClassPath
+from onespike.data.dataset import as_dataset, open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.training.board import Board
-from onespike.training.config import Recipe
-from onespike.training.curves import draw_curves
-from onespike.training.device import make_accelerator
+from onespike.training.callbacks import Callback
+from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
 from onespike.training.interrupt import Interrupt
-from onespike.training.monitor import BlockActivity
+from onespike.training.losses import Loss, make_loss
+from onespike.training.optim import make_accelerator
+from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run
+from onespike.training.saving import Saving
+from onespike.training.trackers import Trackers
 from onespike.training.trainer import Trainer
 
-#: Seconds between two drawings of the curves while training goes on.
-REDRAW = 30.0
 #: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
 WITHIN = 1.03
 
@@ -36,14 +41,31 @@ class Diverged(OnespikeError):  # noqa: N818 - named for what happened
     """The loss is no longer a finite number."""
 
 
-def train(recipe: Recipe, out: str | Path, resume: bool = False, init_from: str | Path | None = None) -> dict[str, Any]:
+def train(
+    recipe: Recipe | str,
+    out: str | Path,
+    resume: bool = False,
+    init_from: str | Path | None = None,
+    *,
+    model: nn.Module | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Train a network and test it once, at the end.
 
     Args:
-        recipe: Data, model and training.
+        recipe: Data, model and training, or a recipe's name.
         out: The run folder, new or empty; with `resume` one that holds a run.
         resume: Go on with the run in `out`.
         init_from: A run whose best weights the network starts from.
+        model: The network, in place of the recipe's: any module from images (B, C, H, W) to logits (B, K), or (T, B, K).
+            A run that is resumed takes one of the same class.
+        data: The images, in place of the recipe's: any data set that `onespike.data.as_dataset` takes.
+        loss: Logits and labels to a number, in place of the recipe's.
+        callbacks: What else happens while it trains.
+        quiet: Print nothing.
 
     Returns:
         The summary, as in `summary.json`.
@@ -52,22 +74,38 @@ def train(recipe: Recipe, out: str | Path, resume: bool = False, init_from: str 
         OnespikeError: Something outside the program is wrong; the message says what.
         Stopped: Somebody stopped the run; a checkpoint was saved first.
     """
-    run = Run.open(Path(out)) if resume else Run(Path(out))
+    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    run = Run.open(out) if resume else Run(out)
     if not resume:
         run.expect_free()
+    if model is not None and not isinstance(model, nn.Module):
+        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    if model is not None and not isinstance(recipe.model, ClassPath):
+        recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
+    recipe = recipe if loss is None or recipe.loss else replace(recipe, loss=ClassPath.of(loss))
     accelerator = make_accelerator(recipe.train)
     with accelerator.main_process_first():
-        data = open_dataset(recipe.data)
-    trainer = Trainer(recipe, data, accelerator)
+        if data is None:
+            images = open_dataset(recipe.data)
+        else:
+            images = as_dataset(data, holdout=recipe.data.holdout, limit=recipe.data.limit)
+            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None))
+    torch.manual_seed(recipe.train.seed)
+    passed = model is not None
+    model = ModelCard.of(recipe, images).build(model)
+    trainer = Trainer(model, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
     if resume and run.has_checkpoint():
         trainer.restore(run)
-    elif init_from:
-        trainer.start_from(Run.open(Path(init_from)))
+    elif init_from or passed:
+        if init_from:
+            trainer.start_from(Run.open(init_from))
         if accelerator.is_main_process:  # before there is a run: one that is killed early goes on from these weights
             trainer.checkpoint().save(run.last)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         run.begin(recipe)
+    main = accelerator.is_main_process
+    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(recipe.train.track), Saving(main)]
     try:
         return fit(trainer, run)
     except OSError as error:
@@ -83,89 +121,67 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
 
     Args:
         trainer: The network and what trains it.
-        run: The run folder; only the first process writes to it.
+        run: The run folder.
 
     Returns:
         The summary.
     """
-    main, steps, progress = trainer.accelerator.is_main_process, len(trainer.batches), trainer.progress
-    epochs = trainer.config.epochs
-    done = progress.epoch * steps + progress.step
-    drawn = -math.inf
-    progress.start_clock()
-    with (
-        Interrupt() as interrupt,
-        Display(epochs, steps, done, quiet=not main) as display,
-        Board(run, done, quiet=not main) as board,
-    ):
-        display.introduce(trainer)
-        while progress.epoch < epochs:
-            train_epoch(trainer, run, interrupt, display, board)
-            blocks = trainer.monitor.summary()
-            row = finish_epoch(trainer, blocks)
-            display.epoch(row, blocks)
-            board.epoch(row, progress.epoch * steps)
-            if main:
-                if quality(row) >= progress.best:  # of equals the later one: small held-out sets tie often
-                    progress.best = quality(row)
-                    trainer.checkpoint().save(run.best)
-                trainer.checkpoint().save(run.last)
-                run.write_metrics(progress.history)
-                if time.monotonic() - drawn > REDRAW or progress.epoch == epochs:
-                    draw_curves(progress.history, run.folder / "curves.png")
-                    drawn = time.monotonic()
-        summary = test(trainer, run)
-        display.finish(summary, run.folder)
-        return summary
+    trainer.run = run
+    trainer.progress.start_clock()
+    try:
+        with Interrupt() as interrupt:
+            for callback in trainer.callbacks:
+                callback.start(trainer)
+            while trainer.progress.epoch < trainer.config.epochs:
+                train_epoch(trainer, interrupt)
+                row = finish_epoch(trainer)
+                for callback in trainer.callbacks:
+                    callback.after_epoch(trainer, row)
+            summary = test(trainer, run)
+            for callback in trainer.callbacks:
+                callback.finish(trainer, summary)
+            return summary
+    finally:
+        for callback in reversed(trainer.callbacks):
+            callback.close()
 
 
-def train_epoch(trainer: Trainer, run: Run, interrupt: Interrupt, display: Display, board: Board) -> None:
+def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
     """Do what is left of the current epoch.
 
     Raises:
         OnespikeError: The loss is no longer a number.
         Stopped: The interrupt was requested; a checkpoint was saved.
     """
-    config, progress, steps = trainer.config, trainer.progress, len(trainer.batches)
-    main = trainer.accelerator.is_main_process
+    progress, steps = trainer.progress, len(trainer.batches)
     trainer.network.train()
-    trainer.monitor.clear()
     progress.tick()
-    saved, first = time.monotonic(), progress.step
-    for images, labels in trainer.batches.epoch(progress.epoch, first):
+    for images, labels in trainer.batches.epoch(progress.epoch, progress.step):
         number = progress.epoch * steps + progress.step
-        watching = progress.step == first or number % config.monitor_every == 0
-        with trainer.monitor.watch() if watching else nullcontext():
-            loss, hits = trainer.step(number, images, labels)
-        total, right, count, stop, operations, joules = trainer.add_up(
-            [loss * len(labels), hits, len(labels), interrupt.requested, *trainer.spent]
+        for callback in trainer.callbacks:
+            callback.before_step(trainer, number)
+        loss, hits = trainer.step(number, images, labels)
+        total, right, count, stop = trainer.add_up(
+            [loss * len(labels), hits, len(labels), interrupt.requested or trainer.stop]
         )
         if not math.isfinite(total):
-            raise Diverged(_diverged(trainer, run))
+            raise Diverged(_diverged(trainer))
         progress.step += 1
         progress.loss += total
         progress.hits += right
         progress.images += int(count)
-        trainer.account(operations, joules, int(count))
         progress.epoch_seconds += progress.tick()
-        display.step(progress)
-        if watching:
-            blocks = trainer.monitor.summary()
-            display.spikes(blocks)
-            board.step(number, loss, trainer.optimizer.param_groups[0]["lr"], blocks)
-        if main and (stop or time.monotonic() - saved > 60 * config.save_minutes):
-            trainer.checkpoint().save(run.last)
-            saved = time.monotonic()
-        if stop:
+        trainer.stop = bool(stop)
+        trainer.after_step(number, total / count, int(count))
+        if trainer.stop:
             raise Stopped
 
 
-def finish_epoch(trainer: Trainer, blocks: list[BlockActivity]) -> dict[str, Any]:
+def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     """Evaluate on the held-out images, and put the epoch into the history.
 
     Args:
         trainer: The network and what trains it.
-        blocks: What the blocks' neurons did; empty if nothing of the epoch was left to do, and so to watch.
 
     Returns:
         The epoch's row of `metrics.csv`.
@@ -182,16 +198,9 @@ def finish_epoch(trainer: Trainer, blocks: list[BlockActivity]) -> dict[str, Any
         "epoch_seconds": progress.epoch_seconds,
         "images_per_second": progress.images / progress.epoch_seconds,
     }
-    if trainer.cost:
-        row["synaptic_operations"] = progress.operations / progress.images
-        row["energy_uj"] = 1e6 * progress.joules / progress.images
-        row["penalty_weight"] = trainer.penalty_weight
-    if trainer.config.energy_budget:
-        row["energy_of_budget"] = row["energy_uj"] / trainer.config.energy_budget
-    for number in range(trainer.monitor.blocks):
-        for key in ("firing_rate", "dead", "always_firing", "in_support"):
-            row[f"block{number + 1:02}_{key}"] = getattr(blocks[number], key) if blocks else None
-    progress.finish_epoch(row)
+    for callback in trainer.callbacks:
+        callback.measure(trainer, row)
+    progress.finish_epoch(row, quality(row))
     return row
 
 
@@ -206,7 +215,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         The summary.
     """
     trainer.accelerator.wait_for_everyone()
-    trainer.use(run.checkpoint("best"))
+    run.checkpoint("best").put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
     scores, progress = trainer.evaluate(trainer.test), trainer.progress
     progress.tick()
     chosen = max(progress.history, key=lambda row: (quality(row), row["epoch"]))
@@ -222,11 +231,11 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "seconds": progress.seconds,
         "images_per_second": median(row["images_per_second"] for row in progress.history),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
-        "model": trainer.recipe.model.name,
+        "model": trainer.card.name,
         "data": trainer.data.name,
     }
     if trainer.accelerator.is_main_process:
-        write_whole(run.summary, json.dumps(summary, indent=2))
+        write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
     return summary
 
 
@@ -241,14 +250,14 @@ def quality(row: dict[str, Any]) -> float:
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
 
 
-def _diverged(trainer: Trainer, run: Run) -> str:
-    config, progress = trainer.config, trainer.progress
+def _diverged(trainer: Trainer) -> str:
+    config, progress, run = trainer.config, trainer.progress, trainer.run
     advice = [f"a lower --train.lr (it is {config.lr:g})", "a longer --train.warmup_epochs"]
     if getattr(trainer.recipe.model, "norm", "") == "none":
         advice.append("--model.norm batch")
     if config.precision != "fp32":
         advice.append("--train.precision fp32")
-    kept = f"the last checkpoint is {run.last}" if run.has_checkpoint() else "there is no checkpoint yet"
+    kept = f"the last checkpoint is {run.last}" if run and run.has_checkpoint() else "there is no checkpoint yet"
     return (
         f"the loss is no longer a finite number, in epoch {progress.epoch + 1}, step {progress.step + 1}: try "
         f"{', '.join(advice)}; {kept}"

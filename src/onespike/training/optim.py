@@ -1,17 +1,17 @@
-"""Optimiser, schedule, loss: timm's, chosen by a recipe."""
+"""Optimiser, schedule and Mixup (timm's), device and precision (accelerate's), chosen by a recipe."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.data import Mixup
-from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
-from torch import Tensor, nn
+from torch import nn
 
 from onespike.errors import OnespikeError, unknown
-from onespike.training.config import Recipe, TrainConfig
+from onespike.training.config import TrainConfig
 
 #: What PyTorch does in one kernel for each weight, on CPU, CUDA and MPS (timm's names); on a CPU 2 to 4 times as fast.
 FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
@@ -66,11 +66,16 @@ def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
     return Mixup(mixup_alpha=config.mixup, label_smoothing=config.label_smoothing, num_classes=classes)
 
 
-def make_loss(recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
-    """Make the loss: cross-entropy, with soft targets under Mixup, with a Jensen-Shannon term under AugMix splits."""
-    smoothing = recipe.train.label_smoothing
-    if recipe.data.augmix_splits:
-        return JsdCrossEntropy(num_splits=recipe.data.augmix_splits, smoothing=smoothing)
-    if recipe.train.mixup:
-        return SoftTargetCrossEntropy()
-    return nn.CrossEntropyLoss(label_smoothing=smoothing)
+def make_accelerator(config: TrainConfig) -> Accelerator:
+    """Choose device, precision and processes.
+
+    Raises:
+        OnespikeError: The device cannot compute in that precision.
+    """
+    device = torch.accelerator.current_accelerator() if config.device == "auto" else None
+    kind = device.type if device and torch.accelerator.is_available() else "cpu"
+    if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
+        raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
+    AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one
+    mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
+    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)

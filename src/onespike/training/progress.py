@@ -16,13 +16,12 @@ class Progress:
         loss: Sum of the loss over the images of the current epoch so far.
         hits: Of these images, how many were classified correctly.
         images: Number of these images.
-        operations: Sum of their synaptic operations, where training is for cost.
-        joules: Sum of their energy, likewise.
-        raised: What the energy budget has added to the penalty's weight so far.
         epoch_seconds: Time spent on them.
         seconds: Time spent on the run, over all its sittings.
         best: Highest quality so far: accuracy on the held-out images or, without any, the epoch.
         history: A row for each complete epoch.
+
+    After an epoch `is_best` says whether its weights are the best so far.
     """
 
     epoch: int = 0
@@ -31,9 +30,6 @@ class Progress:
     loss: float = 0.0
     hits: float = 0.0
     images: int = 0
-    operations: float = 0.0
-    joules: float = 0.0
-    raised: float = 0.0
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best: float = -1.0
@@ -50,10 +46,17 @@ class Progress:
         self.seconds += passed
         return passed
 
-    def finish_epoch(self, row: dict[str, Any]) -> None:
-        """Put a row into the history and begin the next epoch."""
+    def finish_epoch(self, row: dict[str, Any], quality: float) -> None:
+        """Put a row into the history and begin the next epoch.
+
+        Args:
+            row: The epoch's line of `metrics.csv`.
+            quality: How good its weights are; of equals the later one is best, since small held-out sets tie often.
+        """
+        self.is_best = quality >= self.best
+        self.best = max(self.best, quality)
         self.history.append(row)
         self.epoch += 1
         self.step = self.images = 0
-        self.loss = self.hits = self.epoch_seconds = self.operations = self.joules = 0.0
+        self.loss = self.hits = self.epoch_seconds = 0.0
         self.tick()

@@ -4,15 +4,13 @@ Chowdhury, Rathi and Roy, "Towards Ultra Low Latency Spiking Neural Networks for
 Temporal Pruning", ECCV 2022.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from onespike.errors import OnespikeError
-from onespike.training.config import Recipe
 from onespike.training.loop import train
-from onespike.training.recipe import differences, load_recipe
+from onespike.training.recipe import Recipe, differences
 from onespike.training.run import Run
 
 
@@ -33,12 +31,14 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     """
     if first < 2:
         raise OnespikeError(f"from: expected at least 2 time steps to prune, got {first}")
+    if not hasattr(recipe.model, "time_steps"):
+        raise OnespikeError(f"prune-time: {recipe.model.name} has no time steps to choose; expected a model such as conv12")
     stages = {
         steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
         for steps in range(first, 0, -1)
     }
     for stage, run in stages.values():
-        changed = differences(load_recipe(str(run.config)), stage) if run.config.is_file() else []
+        changed = differences(Run.open(run.folder).recipe, stage) if run.config.is_file() else []
         if changed:
             raise OnespikeError(
                 f"{run.folder} holds the run of another recipe: {'; '.join(changed)}; choose another --out"
@@ -46,8 +46,8 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     summaries: dict[int, dict[str, Any]] = {}
     before: Run | None = None
     for steps, (stage, run) in stages.items():
-        if not run.summary.is_file():
+        if not run.is_complete:
             train(stage, run.folder, resume=run.config.is_file(), init_from=before.folder if before else None)
-        summaries[steps] = json.loads(run.summary.read_text())
+        summaries[steps] = run.summary or {}
         before = run
     return summaries

@@ -1,27 +1,30 @@
-"""Recipes: YAML in, checked and typed values out.
+"""Recipes: what a run is made of. YAML in, checked and typed values out.
 
-Defaults come from the dataclasses; a registered model, a recipe file and the command line change them, in that order.
+Values come from a family's defaults, then the registered model and its preset, then the recipe's file, then the command
+line. What a run stores is resolved: every value, so that nothing has to be looked up or guessed again.
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from onespike._version import __version__
+from onespike.classpath import ClassPath
+from onespike.configs import convert, flat, make, merge, names_of, plain, read_yaml
+from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
-from onespike.models.ann import ANNS, AnnConfig
-from onespike.models.config import ModelConfig
-from onespike.models.zoo import MODELS, PRESETS, registered
-from onespike.training.config import Recipe, TrainConfig
+from onespike.models.registry import family, model_config
+from onespike.training.config import TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-SECTIONS = ("data", "model", "train")
+#: The parts of a recipe. The last two need not be there.
+SECTIONS = ("data", "model", "train", "loss", "conversion")
+#: The key by which a recipe says that every value is in it, and which version wrote it: a run's `config.yaml`.
+RESOLVED = "resolved_by"
 #: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
 NO_MATTER = (
     "data.root",
@@ -31,7 +34,33 @@ NO_MATTER = (
     "train.device",
     "train.monitor_every",
     "train.save_minutes",
+    "train.track",
 )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run: what `config.yaml` in a run folder holds.
+
+    Attributes:
+        data: The data set and its augmentation.
+        model: The architecture: the config of a registered family, or somebody's class.
+        train: The training.
+        loss: Somebody's loss, in place of `train.loss`.
+        conversion: How the model was converted into a spiking one; None if it was not.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: Any = field(default_factory=lambda: model_config("conv12"))
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: ClassPath | None = None
+    conversion: ConversionConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.data.augmix_splits and self.train.mixup:
+            raise OnespikeError(
+                "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
+            )
 
 
 def recipe_names() -> list[str]:
@@ -39,18 +68,145 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
-def recipe_path(name: str) -> Path:
-    """Find a recipe.
+def load_recipe(
+    name: str | Path, overrides: Mapping[str, Any] | None = None, start: Recipe | None = None
+) -> Recipe:
+    """Load a recipe and change it.
 
     Args:
-        name: A name in `recipe_names()`, or the path of a YAML file.
+        name: A recipe's name, or the path of a YAML file.
+        overrides: Values to change by their whole names, such as `{"train.epochs": 5}`; text is read as YAML.
+        start: A recipe whose model (and conversion) is taken, and changed, where neither `name` nor `overrides` names
+            one, and whose data are taken where `name` has none.
 
     Returns:
-        The file.
+        The recipe.
 
     Raises:
-        OnespikeError: There is none.
+        OnespikeError: There is no such recipe, a key does not exist, or a value has the wrong type or is out of its
+            range.
     """
+    path = _recipe_path(str(name))
+    return _resolve(_read(path), _nested(overrides or {}), path, start)
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe as YAML, every value included."""
+    sections = {name: plain(value) for name in SECTIONS if (value := getattr(recipe, name)) is not None}
+    return yaml.safe_dump({RESOLVED: f"onespike {__version__}", **sections}, sort_keys=False)
+
+
+def values_of(recipe: Recipe) -> dict[str, Any]:
+    """All values by their whole names, such as "train.lr"."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        if (config := getattr(recipe, section)) is not None:
+            found |= flat(config, section)
+    return found
+
+
+def differences(before: Recipe, now: Recipe) -> list[str]:
+    """Say which values differ that change what comes out of a training, such as "train.lr was 0.1, now 0.2"."""
+    was, will = values_of(before), values_of(now)
+    keys = [key for key in dict.fromkeys([*was, *will]) if key not in NO_MATTER]
+    return [f"{key} was {was.get(key)}, now {will.get(key)}" for key in keys if was.get(key) != will.get(key)]
+
+
+def model_from(values: Mapping[str, Any]) -> Any:
+    """Make a model's config of all its values, as a run stores them.
+
+    Raises:
+        OnespikeError: They are not those of a model.
+    """
+    if "class_path" in values:
+        return make(ClassPath, values, "model")
+    return make(family(values.get("name")).config, values, "model")
+
+
+def option_names(model: str | None = None) -> list[str]:
+    """All names of a recipe's values, with those of a model's family (by default the paper's)."""
+    kinds = {"data": DataConfig, "model": family(model or "conv12").config, "train": TrainConfig}
+    kinds |= {"loss": ClassPath, "conversion": ConversionConfig}
+    names = [name for section, kind in kinds.items() for name in names_of(kind, section)]
+    return [*names, "model.class_path", "model.init_args", "data.class_path", "data.init_args"]
+
+
+def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
+    resolved = RESOLVED in file
+    file = {section: values for section, values in file.items() if section != RESOLVED}
+    conversion = merge(file.get("conversion", {}), given.get("conversion", {}))
+    before = file.get("model", {})
+    names_one = any(key in values for values in (before, given.get("model", {})) for key in ("name", "class_path"))
+    if start is not None:
+        file.setdefault("data", plain(start.data))
+        if not names_one:
+            # The model that is started from is resolved: a preset chooses anew, other values change it.
+            given = {**given, "model": merge(before, given.get("model", {}))}
+            before, resolved = plain(start.model), True
+            if start.conversion is not None:
+                conversion = merge(plain(start.conversion), conversion)
+    model = _model(before, given.get("model", {}), resolved, path)
+    sections = {
+        section: make(kind, merge(file.get(section, {}), given.get(section, {})), section)
+        for section, kind in (("data", DataConfig), ("train", TrainConfig))
+    }
+    loss = merge(file.get("loss", {}), given.get("loss", {}))
+    return Recipe(
+        model=model,
+        **sections,
+        loss=make(ClassPath, loss, "loss") if loss else None,
+        conversion=make(ConversionConfig, conversion, "conversion") if conversion else None,
+    )
+
+
+def _model(file: Mapping[str, Any], given: Mapping[str, Any], resolved: bool, path: Path) -> Any:
+    """The model of a file's values and what is changed of them."""
+    if "class_path" in given or ("class_path" in file and "name" not in given):
+        same = given.get("class_path", file.get("class_path")) == file.get("class_path")
+        return make(ClassPath, merge(file if same else {}, given), "model")
+    name = convert(given.get("name", file.get("name", "conv12")), str, "model.name")
+    chosen = family(name)
+    anew = any(given[key] != file.get(key) for key in ("name", "preset") if key in given)
+    if file.get("name") is not None and family(file["name"]) is not chosen:
+        file = {}  # of another family, which has other values
+    elif resolved and anew:  # what is listed belongs to the old name and preset
+        file = {"name": file["name"], "preset": file.get("preset")}
+    known = names_of(chosen.config, "model")
+    for label, values in ((f"key in {path}", file), ("option", given)):
+        for key in _keys(values, "model"):
+            if key not in known and not any(key.startswith(f"{one}.") for one in known):
+                raise unknown(label, key if label != "option" else f"--{key}", known)
+    values = merge(file, given)
+    if resolved and not anew:
+        return make(chosen.config, values, "model")
+    rest = {key: value for key, value in values.items() if key not in ("name", "preset")}
+    return model_config(name, values.get("preset"), **rest)
+
+
+def _keys(values: Mapping[str, Any], prefix: str) -> list[str]:
+    found = []
+    for key, value in values.items():
+        found += _keys(value, f"{prefix}.{key}") if isinstance(value, Mapping) else [f"{prefix}.{key}"]
+    return found
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """{"model.neuron.decay": 0.3} as {"model": {"neuron": {"decay": 0.3}}}; a name that does not exist is refused."""
+    nested: dict[str, Any] = {}
+    for name, value in overrides.items():
+        section, *keys = name.split(".")
+        if section not in SECTIONS or not keys:
+            raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
+        kind = {"data": DataConfig, "train": TrainConfig, "conversion": ConversionConfig}.get(section)
+        if kind is not None and name not in names_of(kind, section) and keys[0] not in ("init_args",):
+            raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
+        for key in reversed(keys):
+            value = {key: value}  # noqa: PLW2901 - from the innermost key outwards
+        nested[section] = merge(nested.get(section, {}), value)
+    return nested
+
+
+def _recipe_path(name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
         if not Path(name).is_file():
             raise OnespikeError(f"there is no recipe file {name}")
@@ -60,214 +216,25 @@ def recipe_path(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def load_recipe(name: str, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Load a recipe from Python.
-
-    Args:
-        name: A recipe's name, or the path of a YAML file.
-        overrides: Values to change, such as `{"train.epochs": 5}`.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        OnespikeError: A key does not exist, or a value has the wrong type or is out of its range.
-    """
-    arguments = [
-        f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in (overrides or {}).items()
-    ]
-    parser = ArgumentParser(prog="load_recipe", exit_on_error=False)
-    return to_recipe(parse(parser, arguments, recipe_path(name)))
-
-
-def parse(
-    parser: ArgumentParser,
-    arguments: Sequence[str],
-    file: Path | None = None,
-    sections: Iterable[str] = SECTIONS,
-    start: Path | None = None,
-) -> Namespace:
-    """Parse a command line whose options include the sections of a recipe.
-
-    Args:
-        parser: A parser with the command's own options; the sections' options are added to it.
-        arguments: The command line.
-        file: The YAML file that the values start from, if any.
-        sections: Which sections the command takes. The file may have them all.
-        start: A recipe whose model is taken, and changed, where neither the file nor the command line names one, and
-            whose data are taken where the file has none.
-
-    Returns:
-        All values, checked for their types.
-
-    Raises:
-        OnespikeError: A key does not exist (the nearest one is named), or a value has the wrong type.
-    """
-    sections = list(sections)
-    values = _read(file) if file else {}
-    name = option_value(arguments, "--model.name") or values.get("model", {}).get("name")
-    if start and name is None:
-        before, changes = _read(start), values.get("model", {})
-        if "preset" in changes:
-            before["model"], _ = _named_model(before["model"], {"name": None, "preset": changes["preset"]})
-        values["model"] = {**before["model"], **changes}
-        values.setdefault("data", before["data"])
-        name = values["model"]["name"]
-    for section in sections:
-        parser.add_class_arguments(_kind(section, name), section)
-    known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-    # A section as a whole (--model FILE) would get past the names that its defaults depend on.
-    known = [option for option in known if option.removeprefix("--") not in sections]
-    for argument in arguments:
-        option = argument.split("=")[0]
-        if option.startswith("--") and option not in known:
-            raise unknown("option", option, known)
-    listed = values.get("model", {}).get("name", name)
-    if (listed in ANNS) != (name in ANNS):
-        values["model"] = {}  # the file's is of the other kind, which has other values
-    if "model" in sections and name in ANNS:
-        parser.set_defaults({"model.name": name})
-        values["model"] = {**values.get("model", {}), "name": name}
-    elif "model" in sections:
-        named = {key: option_value(arguments, f"--model.{key}") for key in ("name", "preset")}
-        values["model"], defaults = _named_model(values.get("model", {}), named)
-        parser.set_defaults({f"model.{key}": value for key, value in defaults.items()})
-    text = yaml.safe_dump({section: values[section] for section in sections if section in values})
+def _read(file: Path) -> dict[str, Any]:
+    """Read a recipe file and check its sections."""
     try:
-        return parser.parse_args(list(arguments), namespace=parser.parse_string(text))
-    except ArgumentError as error:
-        raise OnespikeError(_plainly(" ".join(str(error).split()).replace("Parser key ", ""))) from None
-
-
-#: Words for Python's types.
-_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "NoneType": "null", "str": "text"}
-
-
-def _plainly(message: str) -> str:
-    """Say in few words what the parser says of a value of the wrong type; other messages stay as they are."""
-    wrong = re.fullmatch(
-        r'"(?P<key>[^"]+)": (?P<kinds>.*(?:Expected a|Subtypes:) .*?)G(?:ot|iven) value.*: (?P<value>.*)', message
-    )
-    if not wrong:
-        return message
-    kinds = re.findall(r"<class '(\w+)'>|Literal\[(.*?)\]|(tuple|list)\[", wrong["kinds"])
-    words = [
-        _WORDS.get(name, "a list such as [1, 2]") if not names else names.replace("'", "") for name, names, _ in kinds
-    ]
-    return f"{wrong['key']}: expected {' or '.join(dict.fromkeys(words))}, got {wrong['value']}"
-
-
-def _named_model(file: dict[str, Any], named: Mapping[str, str | None]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What of a file's model still holds, and the defaults, where the command line may name a model or a preset.
-
-    A file that lists every value, as a run's does, lists what its own name and preset chose. Another name or preset
-    chooses anew: what the file has from the old ones is dropped, and so is what the new ones set.
-    """
-    before = {key: file.get(key, getattr(ModelConfig, key)) for key in ("name", "preset")}
-    after = {key: named[key] or value for key, value in before.items()}
-    defaults = registered(**after)
-    if after == before:
-        return file, defaults
-    chosen = {field.name: field.default for field in fields(ModelConfig)} | registered(**before)
-    anew: set[str] = set()
-    for key, known in (("name", MODELS), ("preset", PRESETS)):
-        anew |= known[after[key]].keys() if after[key] != before[key] else set()
-    own = {key: value for key, value in file.items() if key not in anew and value != _yaml(chosen[key])}
-    return {**own, **after}, defaults
-
-
-def option_value(arguments: Sequence[str], option: str) -> str | None:
-    """Read one option ahead of the parser, whose defaults depend on it; as the parser does, the last one given.
-
-    Args:
-        arguments: The command line.
-        option: Such as "--model.name".
-
-    Returns:
-        The value, None if the option is not there.
-    """
-    value = None
-    for position, argument in enumerate(arguments):
-        if argument.startswith(option + "="):
-            value = argument.split("=", 1)[1]
-        elif argument == option and position + 1 < len(arguments):
-            value = arguments[position + 1]
-    return value
-
-
-def run_folder(parser: ArgumentParser, arguments: Sequence[str]) -> Path | None:
-    """Find RUN ahead of the parser, whose defaults lie there: what is neither an option nor the value of one.
-
-    Args:
-        parser: A parser that has the options without values already.
-        arguments: The command line.
-
-    Returns:
-        The folder, None if none is named.
-    """
-    flags = {option for action in parser._actions if action.nargs == 0 for option in action.option_strings}
-    before = ""
-    for argument in arguments:
-        takes_it = before.startswith("--") and "=" not in before and before not in flags
-        if not argument.startswith("-") and not takes_it:
-            return Path(argument)
-        before = argument
-    return None
-
-
-def to_recipe(values: Namespace) -> Recipe:
-    """Make a recipe of parsed values; its dataclasses check the ranges."""
-    data, model, train = (values[section].as_dict() for section in ("data", "model", "train"))
-    kind = AnnConfig if model["name"] in ANNS else ModelConfig
-    return Recipe(DataConfig(**data), kind(**model), TrainConfig(**train))
-
-
-def dump(recipe: Recipe) -> str:
-    """Write a recipe as YAML, every value included."""
-    sections = {name: {key: _yaml(value) for key, value in vars(getattr(recipe, name)).items()} for name in SECTIONS}
-    return yaml.safe_dump(sections, sort_keys=False)
-
-
-def differences(before: Recipe, now: Recipe) -> list[str]:
-    """Say which values differ that change what comes out of a training, such as "train.lr was 0.1, now 0.2"."""
-    flat = [
-        {f"{section}.{key}": value for section in SECTIONS for key, value in vars(getattr(recipe, section)).items()}
-        for recipe in (before, now)
-    ]
-    keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if key not in NO_MATTER]
-    was, will = ({key: one.get(key) for key in keys} for one in flat)
-    return [f"{key} was {_yaml(was[key])}, now {_yaml(will[key])}" for key in keys if was[key] != will[key]]
-
-
-def _kind(section: str, model: object) -> type[DataConfig | ModelConfig | AnnConfig | TrainConfig]:
-    """The dataclass of a section of a recipe, which for the model depends on its name."""
-    if section == "model":
-        return AnnConfig if model in ANNS else ModelConfig
-    return DataConfig if section == "data" else TrainConfig
-
-
-def _yaml(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    """Read a recipe file and check its keys."""
-    try:
-        values = yaml.safe_load(file.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise OnespikeError(f"{file}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OnespikeError(f"{file}: cannot be read as YAML: {error}") from None
+    values = read_yaml(text, file) or {}
     if not isinstance(values, dict):
         raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {type(values).__name__}")
+    kinds = {"data": DataConfig, "train": TrainConfig}
     for section, content in values.items():
+        if section == RESOLVED:
+            continue
         if section not in SECTIONS:
             raise unknown(f"section in {file}", section, SECTIONS)
         if not isinstance(content, dict):
             raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
-        kinds = [_kind(section, content.get("name"))]
-        if section == "model" and "name" not in content:  # it may be meant for either kind of model
-            kinds.append(AnnConfig)
+        known = names_of(kinds[section], section) if section in kinds else []
         for key in content:
-            known = [f"{section}.{field.name}" for kind in kinds for field in fields(kind)]
-            if f"{section}.{key}" not in known:
+            if known and f"{section}.{key}" not in known:
                 raise unknown(f"key in {file}", f"{section}.{key}", known)
     return values

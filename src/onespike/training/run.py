@@ -16,6 +16,8 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cached_property
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ import torch
 from torch import nn
 
 from onespike._version import __version__
+from onespike.data.config import DataConfig
+from onespike.data.dataset import Dataset, as_dataset, open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.config import Recipe
-from onespike.training.recipe import dump
+from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
@@ -41,24 +44,96 @@ class Run:
         folder: Where it is, or will be.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.config, self.summary = folder / "config.yaml", folder / "summary.json"
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder = Path(folder)
+        self.config = folder / "config.yaml"
         self.best, self.last = folder / "best", folder / "last"
 
     @classmethod
-    def open(cls, folder: Path) -> "Run":
+    def open(cls, folder: str | Path) -> "Run":
         """Open a run that exists.
 
         Raises:
-            OnespikeError: The folder is not a run.
+            OnespikeError: The folder is not a run, or one of a version whose runs cannot be read.
         """
         run = cls(folder)
         if not run.config.is_file():
             raise OnespikeError(
                 f"{folder} is not a run: expected a folder with config.yaml, as onespike train --out makes it"
             )
+        if RESOLVED not in run.config.read_text(encoding="utf-8", errors="replace"):
+            raise OnespikeError(
+                f"{folder} was made by onespike 0.1, whose runs this version does not read: train it again, or use 0.1"
+            )
         return run
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What the run was made of, every value resolved."""
+        return load_recipe(self.config)
+
+    def recipe_with(self, overrides: Mapping[str, Any]) -> Recipe:
+        """The recipe with some values changed, as `load_recipe` changes them."""
+        return load_recipe(self.config, overrides) if overrides else self.recipe
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """What came out, as in `summary.json`; None until the run is complete.
+
+        Raises:
+            OnespikeError: The file is damaged.
+        """
+        if not self.is_complete:
+            return None
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise OnespikeError(f"{self.folder / 'summary.json'} cannot be read: {error}") from error
+        return content
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the run was trained and tested to its end."""
+        return (self.folder / "summary.json").is_file()
+
+    def model(
+        self, which: str = "best", model: nn.Module | None = None, time_steps: int | None = None
+    ) -> nn.Module:
+        """Load the network with its weights.
+
+        Args:
+            which: "best" or "last".
+            model: A network like the one that was trained, where it is of somebody else's class; its weights are
+                replaced. Not needed for registered models, nor where `allow_imports` names the class's module.
+            time_steps: How often it runs on one image, if another number than in training.
+
+        Returns:
+            The network on the CPU, in evaluation mode.
+
+        Raises:
+            OnespikeError: Both checkpoints are damaged, or the network cannot be built, or is another one.
+        """
+        checkpoint = self.checkpoint(which)
+        card = checkpoint.card if time_steps is None else checkpoint.card.with_time_steps(time_steps)
+        network = card.build(model)
+        checkpoint.put_into(network, f"{self.folder} holds the weights of another network")
+        return network.eval()
+
+    def dataset(self, data: Any = None) -> Dataset:
+        """Open the images.
+
+        Args:
+            data: Other images than the run's own: a `DataConfig`, or a data set that `as_dataset` takes.
+
+        Returns:
+            The data set.
+
+        Raises:
+            OnespikeError: It is not there; or it was passed to the training from Python, and has to be passed again.
+        """
+        if data is not None and not isinstance(data, DataConfig):
+            return as_dataset(data, holdout=self.recipe.data.holdout, limit=self.recipe.data.limit)
+        return open_dataset(data or self.recipe.data)
 
     def expect_free(self) -> None:
         """Make sure that a new run overwrites nothing.
@@ -81,11 +156,12 @@ class Run:
         Raises:
             OnespikeError: The folder cannot be written.
         """
+        self.__dict__.pop("recipe", None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, dump(recipe))
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
-            self.summary.unlink(missing_ok=True)
+            (self.folder / "summary.json").unlink(missing_ok=True)
         except OSError as error:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 
@@ -131,12 +207,13 @@ class Run:
         write_whole(self.folder / "metrics.csv", text.getvalue())
 
 
-def load(folder: str | Path, which: str = "best") -> nn.Module:
+def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
     """Load a trained network.
 
     Args:
-        folder: A run folder, or a checkpoint folder inside one.
-        which: "best" or "last"; for a run folder.
+        folder: A run folder.
+        which: "best" or "last".
+        model: As for `Run.model`, for a network of somebody else's class.
 
     Returns:
         The network on the CPU, in evaluation mode. `Run(folder).checkpoint().card` has class names and normalisation.
@@ -144,12 +221,7 @@ def load(folder: str | Path, which: str = "best") -> nn.Module:
     Raises:
         OnespikeError: There is no such run, or both its checkpoints are damaged.
     """
-    folder = Path(folder)
-    is_checkpoint = (folder / "model.safetensors").is_file()
-    checkpoint = Checkpoint.load(folder) if is_checkpoint else Run.open(folder).checkpoint(which)
-    network = checkpoint.card.build()
-    network.load_state_dict(checkpoint.weights)
-    return network.eval()
+    return Run.open(folder).model(which, model)
 
 
 def environment() -> dict[str, Any]:

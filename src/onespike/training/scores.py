@@ -9,6 +9,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from onespike.data.loader import Batch, derive_seed
+from onespike.neurons.watch import reset_state
+from onespike.training.losses import over_time
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     """Evaluate a network.
 
     Args:
-        model: Images (B, C, H, W) to logits (B, K); put into evaluation mode, and back into the mode it was in.
+        model: Images (B, C, H, W) to logits (B, K) or (T, B, K); put into evaluation mode, and back into the mode it was in.
         batches: This process's share of the images; a share of a batch may be empty.
         classes: Number of classes K.
         accelerator: Device, precision and processes.
@@ -61,8 +63,9 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
         if not len(images):
             continue
         torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
+        reset_state(model)
         with accelerator.autocast():
-            logits = model(images)
+            logits = over_time(model(images))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         best = logits.topk(min(5, classes)).indices

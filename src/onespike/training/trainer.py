@@ -4,27 +4,26 @@ All randomness of a step follows from (seed, step): a run that was interrupted a
 that it would have computed without the interruption.
 """
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
-from timm.utils import ModelEmaV3
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
-from onespike.models import Network
+from onespike.neurons.watch import reset_state
+from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
-from onespike.training.config import Recipe, TrainConfig
-from onespike.training.cost import ASCENT, CostMeter, expect_within_reach
-from onespike.training.monitor import SpikeMonitor
-from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
+from onespike.training.losses import Loss, over_time
+from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
-from onespike.training.rounding import Rounding
+from onespike.training.recipe import Recipe, values_of
 from onespike.training.run import Run
 from onespike.training.scores import Scores, score
 
@@ -36,49 +35,80 @@ class Trainer:
     """A network and everything that trains it.
 
     Args:
-        recipe: Data, model and training.
-        data: The data set that the recipe names.
+        model: The network, on the CPU: images (B, C, H, W) to logits (B, K) or (T, B, K).
+        loss: Logits and targets to a number.
+        data: The images.
+        recipe: How it is trained; its model is what a checkpoint says of the network.
         accelerator: Device, precision and processes.
+        callbacks: What else happens, after what the recipe asks for itself.
+
+    Attributes:
+        network: The network that is trained.
+        evaluated: The one that is evaluated and saved: the same, or a moving average of it.
+        callbacks: All of them, those that the recipe asks for first.
+        monitor: The callback that looks at spikes.
+        progress: How far the run has come.
+        run: The run folder, once training starts.
+        stop: Whether somebody asked to stop after this step; a callback may ask.
+
+    Raises:
+        OnespikeError: The network does not suit the data or the recipe.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset, accelerator: Accelerator) -> None:
-        self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
-        self.card = ModelCard(
-            recipe.model, data.classes, data.in_channels, data.image_size, data.mean, data.std, data.name
-        )
-        dtype = torch.float64 if self.config.precision == "fp64" else torch.float32
-        torch.manual_seed(self.config.seed)
-        self.network = self.card.build().to(accelerator.device, dtype)
-        self.network = self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = ModelEmaV3(self.network, decay=self.config.ema, use_warmup=True) if self.config.ema else None
-        if isinstance(self.network, Network):
-            self.network.recompute = self.config.recompute
-        self.rounding = Rounding(self.network) if self.config.int8_weights else None
-        self.monitor = SpikeMonitor(self.network)
-        self.cost: CostMeter | None = None
-        self.spent = (0.0, 0.0)  # synaptic operations and joules of this process's images of the last step
-        if (self.config.rate_penalty or self.config.energy_budget) and isinstance(self.network, Network):
-            self.cost = CostMeter(self.network)
-            expect_within_reach(self.cost, self.config.energy_budget)
-
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        data: Dataset,
+        recipe: Recipe,
+        accelerator: Accelerator,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.recipe, self.config, self.data, self.accelerator, self.loss = recipe, recipe.train, data, accelerator, loss
+        self.card, config = ModelCard.of(recipe, data), recipe.train
+        self.run: Run | None = None
+        self.stop = False
+        dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.network = _channels_last(model.to(accelerator.device, dtype))
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
-        size = self.config.batch_size
-        self.batches = TrainLoader(data, recipe.data, size, self.config.seed, share)
+        size = config.batch_size
+        self.batches = TrainLoader(data, recipe.data, size, config.seed, share)
         self.held_out = EvalLoader(data.validation, data.mean, data.std, size, share)
         self.test = EvalLoader(data.test, data.mean, data.std, size, share)
-
         part = size // accelerator.num_processes
-        if part % self.config.accumulate or (self.config.mixup and part % 2):
+        if part % config.accumulate or (config.mixup and part % 2):
             raise OnespikeError(
                 f"train.batch_size: each of {accelerator.num_processes} processes takes {part} of {size} images; "
-                f"expected a multiple of train.accumulate ({self.config.accumulate}), and an even number for Mixup"
+                f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             )
-        self.loss = make_loss(recipe)
-        self.mixup = make_mixup(self.config, data.num_classes)
-        optimizer = make_optimizer(self.config, self.network)
-        self.scheduler = make_scheduler(self.config, optimizer, len(self.batches))
+        expect_logits(self.network, data, accelerator.device, dtype)
+        if config.recompute:
+            if not hasattr(self.network, "recompute"):
+                raise OnespikeError(
+                    f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}"
+                )
+            self.network.recompute = True
+        self.evaluated = self.network
+        self.monitor = Monitor(self.network, config.monitor_every)
+        self.callbacks: list[Callback] = [*self._asked_for(), self.monitor, *callbacks]
+        self.mixup = make_mixup(config, data.num_classes)
+        optimizer = make_optimizer(config, self.network)
+        self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         self.progress = Progress()
+
+    def _asked_for(self) -> Iterator[Callback]:
+        """The callbacks that the recipe asks for."""
+        config = self.config
+        if config.int8_weights:
+            yield Int8Weights(self.network)
+        if config.ema:
+            average = MovingAverage(self.network, config.ema)
+            self.evaluated = average.ema.module
+            yield average
+        if config.rate_penalty or config.energy_budget:
+            shape = (self.data.in_channels, self.data.image_size, self.data.image_size)
+            yield EnergyBudget(self.network, shape, config.rate_penalty, config.energy_budget)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step of the optimiser.
@@ -99,55 +129,46 @@ class Trainer:
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
-        total_loss, hits, operations, joules = 0.0, 0.0, 0.0, 0.0
+        total_loss, hits = 0.0, 0.0
         for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last = index == parts - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model), self.rounded():
-                with self.cost.watch() if self.cost else nullcontext():
+            with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
+                reset_state(self.network)
+                with self._watched():
                     logits = self.model(x)
-                loss = penalised = self.loss(logits, y) / parts
-                if self.cost:
-                    cost = self.cost.read(len(x))
-                    penalised = loss + self.penalty_weight * cost.share / parts
-                    operations += cost.operations.item() * len(labels) / parts
-                    joules += cost.joules.item() * len(labels) / parts
-                self.accelerator.backward(penalised)
+                loss = self.loss(logits, y) / parts
+                penalties = [callback.penalty(self, len(x)) for callback in self.callbacks]
+                extra = [penalty / parts for penalty in penalties if penalty is not None]
+                self.accelerator.backward(sum(extra, start=loss))
             total_loss += loss.item()
             truth = y if y.ndim == 1 else y.argmax(1)
-            hits += (logits[: len(truth)].argmax(1) == truth).sum().item()
+            hits += (over_time(logits)[: len(truth)].argmax(1) == truth).sum().item()
         if self.config.clip_grad:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.ema:
-            self.ema.update(self.network, step=number + 1)
-        self.spent = operations, joules
         return total_loss, hits
 
-    def rounded(self) -> AbstractContextManager[None]:
-        """While it is open, the network computes with weights of 8 bits, if the recipe says so."""
-        return self.rounding.applied() if self.rounding else nullcontext()
+    def after_step(self, number: int, loss: float, images: int) -> None:
+        """Tell the callbacks of a step."""
+        step = Step(number, loss, images, self.optimizer.param_groups[0]["lr"])
+        for callback in self.callbacks:
+            callback.after_step(self, step)
 
-    @property
-    def penalty_weight(self) -> float:
-        """Weight of the penalty on synaptic operations, raised as far as the energy budget demanded so far."""
-        return self.config.rate_penalty + self.progress.raised
+    @contextmanager
+    def weights(self) -> Iterator[None]:
+        """While this is open, the network has the weights that it computes with, such as rounded ones."""
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.weights())
+            yield
 
-    def account(self, operations: float, joules: float, images: int) -> None:
-        """Book what a step cost, and move the penalty's weight towards the energy budget (dual ascent).
-
-        Args:
-            operations: Synaptic operations, summed over the images of all processes.
-            joules: Energy, likewise.
-            images: How many images these were.
-        """
-        self.progress.operations += operations
-        self.progress.joules += joules
-        if self.cost and self.config.energy_budget:
-            least, budget = self.cost.least, 1e-6 * self.config.energy_budget
-            over = (joules / images - least) / (budget - least) - 1
-            gain = ASCENT / (self.config.epochs * len(self.batches))
-            self.progress.raised = max(0.0, self.progress.raised + gain * over)
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for callback in self.callbacks:
+                stack.enter_context(callback.forward())
+            yield
 
     def evaluate(self, batches: EvalLoader) -> Scores:
         """Score the weights to use on some images.
@@ -158,16 +179,11 @@ class Trainer:
         Returns:
             Scores over the images of all processes.
         """
-        network = self.ema.module if self.ema else self.network
         if self.accelerator.num_processes > 1:
-            for buffer in network.buffers():  # each process has batch-norm statistics of its own
+            for buffer in self.evaluated.buffers():  # each process has batch-norm statistics of its own
                 broadcast(buffer)
-        with self.rounded():
-            return score(network, batches, self.data.num_classes, self.accelerator, self.config.seed)
-
-    def use(self, saved: Checkpoint) -> None:
-        """Put a checkpoint's weights in the place from which `evaluate` takes them."""
-        (self.ema.module if self.ema else self.network).load_state_dict(saved.weights)
+        with self.weights():
+            return score(self.evaluated, batches, self.data.num_classes, self.accelerator, self.config.seed)
 
     def add_up(self, numbers: list[float]) -> list[float]:
         """Sum numbers over all processes, so that all of them see and decide the same."""
@@ -179,6 +195,8 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """Everything that a resumed run needs, as it stands between two steps."""
         training: dict[str, Tensor] = {}
+        states = {f"{number}.{type(one).__name__}": one.state() for number, one in enumerate(self.callbacks)}
+        reset_state(self.network)
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
@@ -186,12 +204,14 @@ class Trainer:
             # All draws follow from the seed and the position: together they are the state of every random generator.
             "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
+            "callbacks": {name: split_tensors(one, f"callbacks.{name}", training) for name, one in states.items()},
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        if self.ema or self.rounding:  # what is trained is not what is used
+        if self.evaluated is not self.network or any(type(one).weights is not Callback.weights for one in self.callbacks):
+            # What is trained is not what is used.
             training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        with self.rounded():
-            weights = (self.ema.module if self.ema else self.network).state_dict()
+        with self.weights():
+            weights = self.evaluated.state_dict()
         return Checkpoint(self.card, weights, training, state)
 
     def restore(self, run: Run) -> None:
@@ -205,22 +225,19 @@ class Trainer:
         """
         saved = run.checkpoint("last")
         if "optimizer" not in saved.state:
-            raise OnespikeError(f"{run.folder} was converted, not trained: train it on with --init-from {run.folder}")
-        differences = _differences(saved, self.card, self.config)
-        if saved.state["images"] != len(self.data.train):
-            differences.append(f"training images were {saved.state['images']}, now {len(self.data.train)}")
+            raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
+        differences = self._differences(saved)
         if differences:
             raise OnespikeError(
                 f"{run.folder} is another run: {'; '.join(differences)}; a run is resumed with the model and the "
                 "optimiser it began with (--init-from starts a new one from its weights)"
             )
         self.progress = Progress(**saved.state["progress"])
-        if self.progress.epoch >= self.config.epochs + (not run.summary.exists()):
+        if self.progress.epoch >= self.config.epochs + (not run.is_complete):
             raise OnespikeError(
-                f"{run.folder} is complete after {self.progress.epoch} epochs: to train on, raise --train.epochs"
+                f"{run.folder} is complete after {self.progress.epoch} epochs: to train longer, raise --train.epochs"
             )
-        if self.ema:
-            self.ema.module.load_state_dict(saved.weights)
+        self.evaluated.load_state_dict(saved.weights)
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
@@ -228,8 +245,28 @@ class Trainer:
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        for number, callback in enumerate(self.callbacks):
+            kept = saved.state["callbacks"].get(f"{number}.{type(callback).__name__}")
+            if kept is not None:
+                callback.load_state(join_tensors(kept, saved.training))
         if self.accelerator.scaler and saved.state["scaler"]:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+
+    def _differences(self, saved: Checkpoint) -> list[str]:
+        """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
+
+        def described(card: ModelCard) -> dict[str, object]:
+            values = values_of(Recipe(model=card.model, conversion=card.conversion))
+            values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
+            return values | {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+
+        was, now = described(saved.card), described(self.card)
+        trained = saved.state["train"]
+        was |= {f"train.{name}": trained.get(name) for name in FIXED}
+        now |= {f"train.{name}": getattr(self.config, name) for name in FIXED}
+        was["training images"], now["training images"] = saved.state["images"], len(self.data.train)
+        keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
+        return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
     def start_from(self, run: Run) -> None:
         """Start from the best weights of another run.
@@ -241,28 +278,46 @@ class Trainer:
             OnespikeError: Its tensors do not fit; they are listed.
         """
         saved = run.checkpoint("best")
-        own = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
-        other = {name: tuple(tensor.shape) for name, tensor in saved.weights.items()}
-        wrong = [
-            f"{name} {other.get(name, 'missing')} instead of {own.get(name, 'nothing')}"
-            for name in sorted(own.keys() | other.keys())
-            if own.get(name) != other.get(name)
-        ]
-        if wrong:
-            raise OnespikeError(f"the weights to start from do not fit this model: {', '.join(wrong)}")
-        for network in (self.network, self.ema.module if self.ema else self.network):
-            network.load_state_dict(saved.weights)
+        for network in {self.network, self.evaluated}:
+            saved.put_into(network, "the weights to start from do not fit this model")
         self.progress.epochs_before = run.epochs()
 
 
-def _differences(saved: Checkpoint, card: ModelCard, config: TrainConfig) -> list[str]:
-    """Name what a checkpoint and a recipe disagree about, as "model.theta was 0.5, now 0.3"."""
-    pairs = [
-        (f"model.{field.name}", getattr(saved.card.config, field.name, None), getattr(card.config, field.name))
-        for field in fields(card.config)
-    ]
-    described = ("classes", "in_channels", "image_size")
-    pairs += [(name, getattr(saved.card, name), getattr(card, name)) for name in described]
-    trained = saved.state["train"]  # a run that began before an option was there had its default
-    pairs += [(f"train.{name}", trained.get(name, getattr(TrainConfig, name)), getattr(config, name)) for name in FIXED]
-    return [f"{name} was {old}, now {new}" for name, old, new in pairs if old != new]
+def expect_logits(network: nn.Module, data: Dataset, device: torch.device, dtype: torch.dtype) -> None:
+    """Make sure that a network takes images of a data set, and gives logits for its classes.
+
+    Args:
+        network: The network, on its device.
+        data: The images.
+        device: Where the network is.
+        dtype: Floating-point type of the images.
+
+    Raises:
+        OnespikeError: It does not.
+    """
+    count, classes, side = 2, data.num_classes, data.image_size
+    was_training = network.training
+    reset_state(network)
+    with torch.random.fork_rng(), torch.no_grad():
+        try:
+            logits = network.eval()(torch.zeros(count, data.in_channels, side, side, device=device, dtype=dtype))
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise OnespikeError(
+                f"model: it does not take the images of {data.name}, {data.in_channels}x{side}x{side}: {reason}"
+            ) from error
+    reset_state(network)
+    network.train(was_training)
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
+        raise OnespikeError(
+            f"model: it gives {shape} for {count} images; expected logits of the shape ({count}, {classes}), or (T, "
+            f"{count}, {classes}) over time, for the {classes} classes of {data.name}"
+        )
+
+
+def _channels_last(network: nn.Module) -> nn.Module:
+    """Lay the weights of two-dimensional convolutions channels-last; three-dimensional ones know no such order."""
+    if any(parameter.ndim == 5 for parameter in network.parameters()):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,138 @@
+"""Other people's classes by their import path, and whose modules may be imported.
+
+A file never decides what is imported: a class path in a recipe or a run folder is followed only into modules that
+whoever opens it has named, by `--import MODULE`, by a class path on the command line, or by `allow_imports`.
+"""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from onespike.errors import OnespikeError
+
+_ALLOWED: set[str] = set()
+
+
+@dataclass(frozen=True)
+class ClassPath:
+    """A class (or function) of somebody else's, and what it is called with.
+
+    Attributes:
+        class_path: Where it is imported from, such as "pkg.Net".
+        init_args: Its arguments by name; None where an object was passed from Python, which nobody can build again.
+    """
+
+    class_path: str
+    init_args: dict[str, Any] | None = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, thing: object) -> "ClassPath":
+        """Where an object's class is from; how it was built is not known."""
+        kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
+        return cls(f"{kind.__module__}.{kind.__qualname__}", None)  # type: ignore[union-attr]
+
+    @property
+    def name(self) -> str:
+        """What to call it: the last part of its path."""
+        return self.class_path.rpartition(".")[2]
+
+    def make(self, where: str, **offered: Any) -> Any:
+        """Call it.
+
+        Args:
+            where: What it is called in messages, such as "model".
+            offered: Further arguments, passed where it has parameters of these names and `init_args` does not set them.
+
+        Returns:
+            What it gives.
+
+        Raises:
+            OnespikeError: Its module may not be imported, it does not exist, or the arguments do not fit.
+        """
+        if self.init_args is None:
+            raise OnespikeError(
+                f"{where}: {self.class_path} was passed from Python as an object, which a file cannot build: pass it "
+                f"again ({where}=…)"
+            )
+        target = resolve(self.class_path, where)
+        return call(target, self.init_args, where, offered)
+
+
+def allow_imports(*modules: str) -> None:
+    """Import modules, and allow class paths in recipes and runs to lead into them and what is below them.
+
+    Args:
+        *modules: Such as "pkg" or "pkg.nets"; looked for in the current folder as well.
+
+    Raises:
+        OnespikeError: There is no such module.
+    """
+    trust(*modules)
+    for name in modules:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise OnespikeError(f"--import {name}: cannot be imported: {error}") from error
+
+
+def trust(*modules: str) -> None:
+    """Allow class paths to lead into modules, without importing them yet; see `allow_imports`."""
+    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    if here not in sys.path:
+        sys.path.append(here)
+    _ALLOWED.update(modules)
+
+
+def resolve(class_path: str, where: str) -> Callable[..., Any]:
+    """Find what a class path leads to.
+
+    Args:
+        class_path: Such as "pkg.Net".
+        where: What it is called in messages.
+
+    Returns:
+        The class or function.
+
+    Raises:
+        OnespikeError: Nobody allowed its module, or it leads nowhere.
+    """
+    module, _, name = class_path.rpartition(".")
+    if not module:
+        raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
+    if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in _ALLOWED):
+        raise OnespikeError(
+            f"{where}: {class_path} is not this package's, and no file makes code be imported: if you trust it, add "
+            f"--import {module} (in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
+        )
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise OnespikeError(f"{where}.class_path: there is no {class_path}: {error}") from error
+    if not callable(found):
+        raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")
+    return found
+
+
+def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, offered: Mapping[str, Any]) -> Any:
+    """Call a class or function with arguments by name, and with what it takes of those that are offered.
+
+    Raises:
+        OnespikeError: The arguments do not fit its signature, or it refuses them.
+    """
+    signature = inspect.signature(target)
+    takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    given = {**{name: value for name, value in offered.items() if name in takes}, **arguments}
+    label = f"{target.__module__}.{target.__qualname__}"
+    try:
+        signature.bind(**given)
+    except TypeError as error:
+        raise OnespikeError(f"{where}.init_args: {error}; expected those of {label}{signature}") from None
+    try:
+        return target(**given)
+    except (TypeError, ValueError) as error:  # how code refuses arguments; other errors are its own bugs
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnespikeError(f"{where}.init_args: {label} refuses {dict(given)}: {reason}") from error

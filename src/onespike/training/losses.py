@@ -1,0 +1,59 @@
+"""Losses: what is compared with the labels where logits come over time, (T, B, K)."""
+
+from collections.abc import Callable
+
+from timm.loss import JsdCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError, unknown
+from onespike.training.recipe import Recipe
+
+#: Logits (B, K) or (T, B, K) and targets (B,) or (B, K) to a number.
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def mean_logits(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of the logits' mean over time."""
+    return loss(over_time(logits), targets)
+
+
+def each_step(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """Temporal efficient training (TET, Deng et al. 2022): the mean over time of each step's loss.
+
+    Their regulariser, a mean square towards a constant, is left out.
+    """
+    steps = logits if logits.ndim == 3 else logits[None]
+    return sum((loss(step, targets) for step in steps.unbind()), start=steps.new_zeros(())) / len(steps)
+
+
+#: What a loss of logits (B, K) becomes over time, by name. To add one, add an entry.
+LOSSES: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {"mean": mean_logits, "tet": each_step}
+
+
+def over_time(logits: Tensor) -> Tensor:
+    """The answer of a network: logits (B, K) as they are, (T, B, K) as their mean over time."""
+    return logits.mean(0) if logits.ndim == 3 else logits
+
+
+def make_loss(recipe: Recipe) -> Loss:
+    """Make the loss: cross-entropy, with soft targets under Mixup, with a Jensen-Shannon term under AugMix splits.
+
+    Raises:
+        OnespikeError: It does not exist, or somebody's class cannot be made or gives nothing that can be called.
+    """
+    if recipe.loss is not None:
+        loss = recipe.loss.make("loss")
+        if not callable(loss):
+            raise OnespikeError(f"loss: expected something to call with logits and targets, got {loss!r}")
+        return loss
+    name, smoothing = recipe.train.loss, recipe.train.label_smoothing
+    if name not in LOSSES:
+        raise unknown("train.loss", name, LOSSES)
+    base: Loss
+    if recipe.data.augmix_splits:
+        base = JsdCrossEntropy(num_splits=recipe.data.augmix_splits, smoothing=smoothing)
+    elif recipe.train.mixup:
+        base = SoftTargetCrossEntropy()
+    else:
+        base = nn.CrossEntropyLoss(label_smoothing=smoothing)
+    return lambda logits, targets: LOSSES[name](base, logits, targets)

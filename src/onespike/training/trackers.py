@@ -1,0 +1,79 @@
+"""Curves for TensorBoard, Weights & Biases, MLflow and whatever else accelerate can write to."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+from onespike.errors import OnespikeError, unknown
+from onespike.training.callbacks import Callback, Step
+from onespike.training.recipe import values_of
+
+if TYPE_CHECKING:
+    from onespike.training.trainer import Trainer
+
+
+class Trackers(Callback):
+    """Writes what a watched step and an epoch showed; accelerate lets only the first process do so.
+
+    Args:
+        names: Names of accelerate's trackers.
+
+    Raises:
+        OnespikeError: One does not exist, or its package is not installed.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        available = {str(name) for name in get_available_trackers()}
+        for name in names:
+            if name not in LOGGER_TYPE_TO_CLASS:
+                raise unknown("train.track", name, LOGGER_TYPE_TO_CLASS)
+            if name not in available:
+                raise OnespikeError(f"train.track: {name} is not installed: pip install {name}")
+        self.names = names
+        self._trainer: Trainer | None = None
+
+    def start(self, trainer: "Trainer") -> None:
+        """Open the trackers."""
+        if not self.names or trainer.run is None:
+            return
+        self._trainer = trainer
+        folder, accelerator = trainer.run.folder, trainer.accelerator
+        done = trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
+        # Later events of an interrupted run are hidden from here on.
+        options: dict[str, Any] = {"logging_dir": str(folder), "purge_step": done}
+        accelerator.log_with = [
+            LOGGER_TYPE_TO_CLASS[name]("tensorboard", **options) if name == "tensorboard" else name
+            for name in self.names
+        ]
+        accelerator.project_configuration.set_directories(str(folder))
+        accelerator.init_trackers("onespike")
+        for tracker in accelerator.trackers:
+            if tracker.name != "tensorboard":  # which makes a further run of it; the recipe is in config.yaml anyway
+                tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
+
+    def after_step(self, trainer: "Trainer", step: Step) -> None:
+        """Write what a watched step showed."""
+        monitor = trainer.monitor
+        if not self.names or not monitor.due:
+            return
+        values = {"train/loss": step.loss, "train/lr": step.lr}
+        for label, group in zip(monitor.monitor.labels, monitor.groups, strict=False):
+            values |= {f"{key}/{label}": getattr(group, key) for key in monitor.COLUMNS}
+        self._log(values, step.number)
+
+    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+        """Write the epoch's line of `metrics.csv`."""
+        keys = ("train_loss", "train_top1", "valid_loss", "valid_top1", "images_per_second")
+        self._log({f"epoch/{key}": row[key] for key in keys}, trainer.progress.epoch * len(trainer.batches))
+
+    def close(self) -> None:
+        """Close the trackers."""
+        if self._trainer is not None:
+            for tracker in self._trainer.accelerator.trackers:
+                tracker.finish()
+            self._trainer.accelerator.trackers = []
+
+    def _log(self, values: dict[str, Any], step: int) -> None:
+        if self._trainer is not None:
+            self._trainer.accelerator.log({key: one for key, one in values.items() if one is not None}, step=step)
