@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args()
     run = Run.open(options.run)
-    card, data = run.checkpoint("best").card, open_dataset(load_recipe(str(run.config)).data)
+    card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)
     calibrating, _ = some(data.train, options.calibration_images, card.mean, card.std)
     images, labels = some(data.test, options.images, card.mean, card.std)
@@ -69,12 +69,12 @@ def main() -> None:
         "error of logits": ".3f",
     }
     about = (
-        f"{card.config.name} with {card.config.activation} activations on {card.data}, before any training on: "
+        f"{card.model.name} with {card.model.activation} activations on {card.data}, before any training on: "
         f"{len(calibrating)} training images calibrate, {len(labels):,} test images are classified. The error is "
         "relative, L2, to the artificial network's logits."
     )
-    table, name = Table(columns, rows), f"calibration-{card.config.name}"
-    title = f"Calibration of {card.config.name}, step by step"
+    table, name = Table(columns, rows), f"calibration-{card.model.name}"
+    title = f"Calibration of {card.model.name}, step by step"
     write_report(options.out, name, title, table, [about, table], draw(rows))
 
 

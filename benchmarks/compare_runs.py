@@ -64,7 +64,7 @@ def main() -> None:
 def row(folder: Path) -> list[object]:
     """What is told of one run, in the order of the columns."""
     run = Run.open(folder)
-    recipe, summary = load_recipe(str(run.config)), json.loads(run.summary.read_text())
+    recipe, summary = run.recipe, run.summary
     facts = json.loads((folder / "environment.json").read_text())
     train = recipe.train
     augmentation = [f"crop {recipe.data.crop_padding}, flip", recipe.data.auto_augment and "AutoAugment"]

@@ -57,9 +57,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     facts, run = environment(), Run.open(options.run)
-    card, data = run.checkpoint("best").card, open_dataset(load_recipe(str(run.config)).data)
+    card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)
-    config = card.config
+    config = card.model
     if not isinstance(config, AnnConfig) or config.activation != "relu" or config.neurons != "none":
         raise OnespikeError(
             f"{options.run}: expected a run of an artificial network with ReLU, such as cifar10/resnet18"

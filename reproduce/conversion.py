@@ -124,9 +124,9 @@ def _card(run: Run) -> tuple[str, AnnConfig]:
         OnespikeError: It is not of an artificial network.
     """
     card = run.checkpoint("best").card
-    if not isinstance(card.config, AnnConfig):
+    if not isinstance(card.model, AnnConfig):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
-    return card.data, card.config
+    return card.data, card.model
 
 
 def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> None:
@@ -143,21 +143,21 @@ def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False)
     """
     (first, network), (data, config) = _card(ann), _card(run)
     if trained_on:
-        if config.neurons == "none" or config.time_steps > 1 or not run.summary.is_file():
+        if config.neurons == "none" or config.time_steps > 1 or not run.is_complete:
             raise OnespikeError(
                 f"{run.folder}: expected a run that was trained on at one time step after conversion, such as of "
                 "cifar10/finetune, to its end"
             )
     elif config.neurons != "none":
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
-    if not run.summary.is_file():
+    if not run.is_complete:
         raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
     if (data, config.name, config.branches) != (first, network.name, network.branches):
         raise OnespikeError(
             f"{run.folder}: expected {network.name} with {network.branches} branches on {first} like the others, "
             f"got {config.name} with {config.branches} branches on {data}"
         )
-    images, others = (load_recipe(str(one.config)).data for one in (ann, run))
+    images, others = (one.recipe.data for one in (ann, run))
     for name in ("limit", "holdout", "image_size"):
         if getattr(images, name) != getattr(others, name):
             raise OnespikeError(
@@ -224,7 +224,7 @@ def _milliseconds(runs: list[Run]) -> list[float]:
 @torch.no_grad()
 def _hits(run: Run, test_images: int) -> str:
     network, checkpoint = load(run.folder), run.checkpoint("best")
-    count = min(test_images, len(open_dataset(load_recipe(str(run.config)).data).test))
+    count = min(test_images, len(open_dataset(run.recipe.data).test))
     return "".join(
         "01"[hit]
         for batch, labels in some_test_images(run, checkpoint, count)

@@ -79,7 +79,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         name: What the files are called.
     """
     card = found[0].run.checkpoint("best").card
-    config, data = card.config, card.data
+    config, data = card.model, card.data
     branches = f" and {config.branches} branches" if isinstance(config, AnnConfig) else ""
     columns = {
         "network": "",
@@ -120,13 +120,13 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
     measured = one.measured
     environment = json.loads((one.run.folder / "environment.json").read_text())
     behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
-    trained = json.loads(one.run.summary.read_text()) if one.run.summary.is_file() else None
+    trained = json.loads(one.run.summary.read_text()) if one.run.is_complete else None
     return (
         one.network,
         one.time_steps,
         one.population,
         one.epochs,
-        load_recipe(str(one.run.config)).train.seed,
+        one.run.recipe.train.seed,
         trained["seconds"] / 60 if trained else None,
         trained["test_top1"] if trained else None,
         measured.top1,

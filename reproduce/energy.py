@@ -82,7 +82,7 @@ def energy(
     if binary:
         others.append(Subject(replace(_audit(Run.open(binary), images), name="binary twin")))
     if vgg:
-        recipe = load_recipe(str(own.config))
+        recipe = own.recipe
         others.append(Subject(open_or_train_vgg(vgg, recipe, width).audit(recipe, images), "snn"))
     table = EnergyTable.load()
     for one in RESNET19:
@@ -122,7 +122,7 @@ def energy(
 
 def _audit(run: Run, images: int) -> Audit:
     found = audit_run(run, images=images, latency=False)
-    model = load_recipe(str(run.config)).model
+    model = run.recipe.model
     return replace(found, name=f"{model.name}, preset {found.preset}" if found.preset else model.name)
 
 

@@ -13,7 +13,7 @@ from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.models.zoo import DEPTHS
-from onespike.training.device import make_accelerator
+from onespike.training.optim import make_accelerator
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Trainer
 from reproduce.report import Table, write_report

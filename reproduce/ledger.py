@@ -138,7 +138,7 @@ def make_row(training: Training, run: Run, diverged: bool = False) -> Row:
         The row.
     """
     facts = json.loads((run.folder / "environment.json").read_text())
-    summary = {} if diverged else json.loads(run.summary.read_text())
+    summary = {} if diverged else run.summary
     on_accelerator = facts["accelerators"] and training.recipe.train.device == "auto"
     return {
         "group": training.setting.group,

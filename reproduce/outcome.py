@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onespike.training.config import Recipe
+from onespike.training.recipe import Recipe
 from reproduce.ledger import Row, budget, find
 from reproduce.plan import Setting, Sweep, Training, digest
 from reproduce.report import Table, write_report

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
-from onespike.training.config import Recipe
+from onespike.training.recipe import Recipe
 from onespike.training.loop import Diverged, train
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, make_row
@@ -97,9 +97,9 @@ def complete(recipe: Recipe, run: Run) -> dict[str, Any]:
     Returns:
         The summary, see `onespike.training.loop.train`.
     """
-    if not run.summary.is_file():
+    if not run.is_complete:
         train(recipe, run.folder, resume=run.config.is_file())
-    summary: dict[str, Any] = json.loads(run.summary.read_text())
+    summary: dict[str, Any] = run.summary
     return summary
 
 

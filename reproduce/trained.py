@@ -75,7 +75,7 @@ def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torc
         OnespikeError: The number is out of its range, or the data set cannot be read or is not the run's.
     """
     expect_images(images)
-    dataset = open_dataset(load_recipe(str(run.config)).data)
+    dataset = open_dataset(run.recipe.data)
     expect_same_images(dataset, checkpoint.card)
     count = min(images, len(dataset.test))
     chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))

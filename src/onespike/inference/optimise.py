@@ -124,7 +124,7 @@ def optimise(
             f"optimise: expected precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1, "
             f"got {precision}, {images}, {rounds}"
         )
-    recipe, checkpoint = load_recipe(str(run.config)), run.checkpoint(which)
+    recipe, checkpoint = run.recipe, run.checkpoint(which)
     card = checkpoint.card
     _, network = card.blocks()
     network.load_state_dict(checkpoint.weights)
