@@ -26,7 +26,8 @@ class Fired(NamedTuple):
         neuron: The layer.
         potential: Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen.
         spikes: What came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU.
-        threshold: The threshold, one number or one for each channel; None where it is not known.
+        threshold: The threshold, one number, or one for each channel in a shape that broadcasts to the potentials;
+            None where it is not known.
         surrogate: Name of the surrogate, in `onespike.functional.SURROGATES`; None where it is not known.
         steps: Time steps in this call, along the first axis of the spikes; 1 if they have no axis of time.
         batch_axis: The axis of the images.
@@ -154,6 +155,8 @@ def _watch(
         # Windows, a population or time come before the images.
         ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
         threshold = neuron.v_threshold if isinstance(neuron, _spikingjelly()) else neuron.threshold
+        if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
+            threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
         surrogate = neuron.surrogate if own else None
         see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
 

@@ -45,7 +45,8 @@ class Board:
         self.writer.add_scalar("train/lr", lr, number)
         for block, activity in enumerate(blocks, 1):
             for key in ("firing_rate", "dead", "always_firing", "in_support"):
-                self.writer.add_scalar(f"{key}/block{block:02}", getattr(activity, key), number)
+                if getattr(activity, key) is not None:
+                    self.writer.add_scalar(f"{key}/block{block:02}", getattr(activity, key), number)
 
     def epoch(self, row: dict[str, Any], steps: int) -> None:
         """Write the row of a finished epoch.

@@ -21,6 +21,7 @@ from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state
+from onespike.units.channel import ChannelLinear
 
 _PRICES = EnergyTable.load().operations["fp32"]
 #: The field's convention, in joule.
@@ -88,7 +89,7 @@ class CostMeter:
             if product.arrives == "real":
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
-                size = product.step if product.step is not None else _sizes(tally)
+                size = product.step if product.step is not None else _sizes(tally, layer)
                 self._readers[layer] = _Reader(size, product.arrives == "signed", product.macs / product.inputs)
         self.least = MULTIPLY_ACCUMULATE * real
 
@@ -162,13 +163,13 @@ def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, ob
     return counter.tallies
 
 
-def _sizes(tally: Tally) -> float | Tensor:
-    """The size of a spike of each channel, to divide what arrives by; 1 where none arrived."""
-    arrivals = tally.left.arrivals
-    sizes, axis = arrivals.sizes, arrivals.channels
-    if sizes is None or axis is None:
+def _sizes(tally: Tally, layer: nn.Module) -> float | Tensor:
+    """The size of a spike of each channel, shaped as what arrives; 1 where no spike was seen."""
+    sizes = tally.left.arrivals.sizes
+    if sizes is None:
         return 1.0
-    return sizes
+    behind = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2 * isinstance(layer, ChannelLinear)
+    return sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
 
 
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:

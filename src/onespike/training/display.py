@@ -132,7 +132,7 @@ class Display:
                 "█" * round(20 * block.firing_rate),
                 f"{block.dead:.0%}",
                 f"{block.always_firing:.0%}",
-                f"{block.in_support:.0%}",
+                "" if block.in_support is None else f"{block.in_support:.0%}",
                 style="yellow" if block.silent else None,
             )
         return Group(self.bar, table)
