@@ -13,7 +13,7 @@ from benchmarks.memory import alone
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS
 from onespike.inference.engine import check_supported
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 
 
 @dataclass(frozen=True)

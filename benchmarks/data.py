@@ -13,7 +13,7 @@ from benchmarks.machine import Peak
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, ImageSet
 from onespike.data.loader import TrainLoader
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 
 #: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
 IMAGES = 50_000

@@ -8,7 +8,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 from onespike.training.run import environment
 
 #: Sides of the square products that are tried; the fastest counts.

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.case import Case
 from onespike.allocator import keep_freed_memory
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 
 #: Calls in which the peak is reached: optimisers make their state in the first.
 CALLS = 2

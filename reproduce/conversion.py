@@ -16,7 +16,7 @@ from onespike.conversion.convert import convert_run
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 from onespike.models import AnnConfig
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
 from onespike.audit.baselines import RESNET19
-from onespike.audit.energy import Convention
+from onespike.counting.energy import Convention
 from onespike.errors import OnespikeError
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run

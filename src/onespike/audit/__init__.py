@@ -2,9 +2,9 @@
 
 from onespike.audit.audit import audit, audit_model, audit_run
 from onespike.audit.compare import Comparison, compare
-from onespike.audit.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
-from onespike.audit.operations import Layer, Operations, count_operations
-from onespike.audit.products import Product
+from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
+from onespike.counting.operations import Layer, Operations, count_operations
+from onespike.counting.products import Product
 from onespike.audit.report import save_report
 from onespike.audit.result import Audit
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.audit.energy import EnergyTable
+from onespike.counting.energy import EnergyTable
 from onespike.audit.joules import Joules, measure_joules
 from onespike.audit.latency import measure_latency
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 from onespike.audit.result import Audit
 from onespike.audit.scaling import scaling
 from onespike.data.config import DataConfig

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from onespike.audit.leaky import LeakyNeuron
-from onespike.audit.operations import Operations, count_operations
-from onespike.audit.products import Product
+from onespike.counting.operations import Operations, count_operations
+from onespike.counting.products import Product
 
 #: Channels of VGG-11's convolutions in units of the first one's; 0 is a pooling.
 _VGG11 = (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onespike.audit.energy import CONVENTIONS, Convention
+from onespike.counting.energy import CONVENTIONS, Convention
 from onespike.audit.result import Audit
 
 

@@ -28,3 +28,7 @@ class LeakyNeuron(nn.Module):
                 potential = self.decay * potential * (1 - spikes[-1]) + current
             spikes.append(self.fire(potential))
         return torch.stack(spikes)
+
+    def kept_over_time(self, currents: Tensor) -> int:
+        """Count the potentials that are kept: written at all steps but the last, and read again."""
+        return currents.numel() // len(currents) * (len(currents) - 1)

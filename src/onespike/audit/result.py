@@ -3,10 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onespike.audit.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
+from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.audit.joules import Joules
 from onespike.audit.latency import Latency
-from onespike.audit.operations import Operations
+from onespike.counting.operations import Operations
 from onespike.audit.scaling import Scaling
 from onespike.evaluation.output import csv_text
 
@@ -40,7 +40,7 @@ class Audit:
     joules: Joules = field(default_factory=lambda: Joules(None, "not measured"))
 
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
-        """Energy for one image, in joule; see `onespike.audit.energy`.
+        """Energy for one image, in joule; see `onespike.counting.energy`.
 
         Args:
             convention: "field", "int8" or "memory".

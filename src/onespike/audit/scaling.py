@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from onespike.audit.latency import timed
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 from onespike.models import Network
 from onespike.models.config import ModelConfig
 

@@ -2,8 +2,8 @@
 
 from typing import NamedTuple
 
-from onespike.audit.operations import Operations
-from onespike.audit.products import Product
+from onespike.counting.operations import Operations
+from onespike.counting.products import Product
 
 
 class Reading(NamedTuple):

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from onespike.audit.audit import audit_model, audit_run
 from onespike.audit.compare import Comparison, compare
-from onespike.audit.energy import CONVENTIONS, VARIANTS, EnergyTable
+from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
 from onespike.audit.report import save_report
 from onespike.audit.result import Audit
 from onespike.data.config import DataConfig

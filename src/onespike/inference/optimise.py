@@ -20,7 +20,7 @@ from onespike.evaluation.evaluate import expect_same_images
 from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
 from onespike.inference.storage import load_engine, save_engine
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 from onespike.models import Network
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run

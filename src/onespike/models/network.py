@@ -86,6 +86,13 @@ class Network(nn.Module):
         """All blocks, in the order in which a batch meets them."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
+    def neuron_groups(self) -> dict[str, list[nn.Module]]:
+        """The layers of neurons of each block's unit, by block."""
+        return {
+            f"block{number:02}": [module for module in block.unit.modules() if isinstance(module, Firing)]
+            for number, block in enumerate(self.blocks(), 1)
+        }
+
     def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """Draw beforehand what the Bernoulli encodings of one forward pass consume.
 

@@ -3,7 +3,8 @@
 A spike costs as much as the weights that it meets. So each weight layer that reads spikes is asked for the spikes that
 arrive, wherever they were made: in a neuron, in a Bernoulli encoding, in overlapping windows. Their sum, each times the
 weights that it meets, is what `onespike audit` counts as synaptic operations; through it the surrogate gradients
-of the spikes, or the encoding's own, receive the penalty.
+of the spikes, or the encoding's own, receive the penalty. Which layers read spikes, how large one is and what a layer
+costs counted dense, the audit's counter says.
 """
 
 from collections.abc import Iterator
@@ -13,18 +14,23 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from onespike.counting.counter import ProductCounter
+from onespike.counting.energy import EnergyTable
+from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
-from onespike.models import Network
+from onespike.neurons.watch import reset_state
+from onespike.units.channel import ChannelLinear
 
-#: The field's convention in joule, 45 nm, 32-bit floating point (Horowitz, ISSCC 2014); as in the audit's energy.yaml.
-MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6e-12, 0.9e-12
+_PRICES = EnergyTable.load().operations["fp32"]
+#: The field's convention, in joule.
+ACCUMULATE = 1e-12 * _PRICES["add"]
+MULTIPLY_ACCUMULATE = 1e-12 * (_PRICES["multiply"] + _PRICES["add"])
 #: What a whole training adds to the penalty's weight if the spikes take twice what the energy budget leaves for them.
 ASCENT = 20.0
-#: Spikes are multiples of this: the mean over the four windows that overlap in the middle of a map.
-_QUARTER = 0.25
-#: Weight layers; what else has weights in a network of spiking blocks is element-wise.
-_Weights = nn.Conv2d | nn.Linear | nn.RNNBase
+#: Images of noise that the network is shown.
+_NOISE = 4
 
 
 class Cost(NamedTuple):
@@ -41,47 +47,58 @@ class Cost(NamedTuple):
     joules: Tensor
 
 
+class _Reader(NamedTuple):
+    """A weight layer that reads spikes.
+
+    Attributes:
+        size: Size of one spike, or of each channel's own.
+        signed: Whether spikes have a sign.
+        macs: Dense multiply-accumulates for each arriving value.
+    """
+
+    size: float | Tensor
+    signed: bool
+    macs: float
+
+
 class CostMeter:
     """Counts what the forward passes inside `watch()` cost. Costs nothing outside.
 
+    Convolutions, linear and recurrent layers that read spikes are counted anew at each pass. Everything else is taken
+    as it was found: real values as their dense count, products of two activations that are spikes as nothing.
+
     Args:
-        network: The network, on its device. It is shown noise once, to see which of its layers read spikes.
+        network: Any network, on its device. It is shown noise once, to see which of its layers read spikes, and how
+            large these are.
+        image: Shape of an image, (C, H, W); by default the network's own `in_channels` and `image_size`.
+
+    Attributes:
+        least: What takes energy however little the network fires, in joule for one image.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._layers = [module for module in network.modules() if isinstance(module, _Weights)]
-        self._real: set[nn.Module] = set()
-        self._sizes = {block.fc[0]: _QUARTER for block in network.blocks() if _leaves_fractions(block)}
-        self._look(network)
-
-    @torch.no_grad()
-    def _look(self, network: Network) -> None:
-        """Find the layers at which other values than spikes arrive."""
-
-        def see(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if (inputs[0] / _QUARTER).frac().any():
-                self._real.add(layer)
-
-        like = next(network.parameters())
-        generator = torch.Generator(like.device).manual_seed(0)  # the run's own draws stay as they are
-        shape = (4, network.in_channels, network.image_size, network.image_size)
-        images = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-        handles = [layer.register_forward_pre_hook(see) for layer in self._layers]
-        was_training = network.training
-        with self.watch():
-            network.eval()(images, generator=generator)
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
-        self.least = MULTIPLY_ACCUMULATE * self._real_macs / len(images)
+    def __init__(self, network: nn.Module, image: tuple[int, ...] | None = None) -> None:
+        if image is None:
+            side = int(network.image_size)  # type: ignore[arg-type]
+            image = (int(network.in_channels), side, side)  # type: ignore[arg-type]
+        self._readers: dict[nn.Module, _Reader] = {}
+        self._macs = real = 0.0
+        modules = dict(network.named_modules())
+        for (path, name, _), tally in _look(network, image).items():
+            product, layer = tally.conclude(_NOISE), modules[path]
+            self._macs += product.macs
+            if product.arrives == "real":
+                real += product.macs
+            elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
+                size = product.step if product.step is not None else _sizes(tally, layer)
+                self._readers[layer] = _Reader(size, product.arrives == "signed", product.macs / product.inputs)
+        self.least = MULTIPLY_ACCUMULATE * real
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Count during the forward passes inside this context, from 0."""
         self._operations: list[Tensor] = []
         self._accumulates: list[Tensor] = []
-        self._macs = self._real_macs = 0.0
-        handles = [layer.register_forward_pre_hook(self._count) for layer in self._layers]
+        handles = [layer.register_forward_pre_hook(self._count) for layer in self._readers]
         try:
             yield
         finally:
@@ -97,22 +114,18 @@ class CostMeter:
         Returns:
             Their mean cost.
         """
-        operations, accumulates = (torch.stack(found).sum() for found in (self._operations, self._accumulates))
-        joules = ACCUMULATE * accumulates + MULTIPLY_ACCUMULATE * self._real_macs
-        return Cost(operations / images, operations / self._macs, joules / images)
+        none = [torch.zeros(())]
+        operations, accumulates = (torch.stack(found or none).sum() for found in (self._operations, self._accumulates))
+        joules = ACCUMULATE * accumulates / images + self.least
+        return Cost(operations / images, operations / (images * self._macs), joules)
 
-    def _count(self, layer: _Weights, inputs: tuple[Any, ...]) -> None:
-        x = inputs[0]
-        arriving, kept = _macs(layer, x)
-        self._macs += arriving + kept
-        self._real_macs += kept
-        if layer in self._real:
-            self._real_macs += arriving
-            return
+    def _count(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        x, reader = inputs[0], self._readers[layer]
         with torch.autocast(x.device.type, enabled=False):
-            spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / self._sizes.get(layer, 1.0)
+            spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / reader.size
+            spikes = spikes.abs() if reader.signed else spikes
             self._operations.append(_met(layer, spikes))
-            self._accumulates.append(spikes.sum() * (arriving / x.numel()))
+            self._accumulates.append(spikes.sum() * reader.macs)
 
 
 def expect_within_reach(meter: CostMeter, budget: float) -> None:
@@ -132,37 +145,50 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
         )
 
 
-def _leaves_fractions(block: Any) -> bool:
-    """Whether windows overlap in a block and no region threshold makes whole spikes of what they leave there."""
-    kept = block.region_threshold is None or block.region_threshold >= _QUARTER
-    return block.window_kind == "dilated" and kept
+@torch.no_grad()
+def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
+    """Show a network noise and count; the run's own draws stay as they are."""
+    like = next(network.parameters())
+    counter = ProductCounter(network)
+    modes = [(module, module.training) for module in network.modules()]
+    with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+        torch.manual_seed(0)
+        images = torch.randn((_NOISE, *image), device=like.device, dtype=like.dtype)
+        reset_state(network)
+        with counter.watch():
+            network.eval()(images)
+        reset_state(network)
+    for module, training in modes:
+        module.training = training
+    return counter.tallies
 
 
-def _macs(layer: _Weights, x: Tensor) -> tuple[float, float]:
-    """Dense multiply-accumulates of a batch: of what arrives, and of the state of a recurrent layer."""
-    if isinstance(layer, nn.RNNBase):
-        weights = {"weight_ih": 0, "weight_hh": 0}
-        for name, weight in layer.named_parameters():
-            if name[:9] in weights:
-                weights[name[:9]] += weight.numel()
-        tokens = x.numel() / layer.input_size
-        return tokens * weights["weight_ih"], tokens * weights["weight_hh"]
-    if isinstance(layer, nn.Conv2d):
-        positions = 1
-        for axis, size in enumerate(x.shape[-2:]):
-            reach = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-            positions *= (size + 2 * int(layer.padding[axis]) - reach - 1) // layer.stride[axis] + 1
-        return float(len(x) * positions * layer.weight.numel()), 0.0
-    return x.numel() * layer.out_features, 0.0
+def _sizes(tally: Tally, layer: nn.Module) -> float | Tensor:
+    """The size of a spike of each channel, shaped as what arrives; 1 where no spike was seen."""
+    sizes = tally.left.arrivals.sizes
+    if sizes is None:
+        return 1.0
+    behind = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2 * isinstance(layer, ChannelLinear)
+    return sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
 
 
-def _met(layer: _Weights, spikes: Tensor) -> Tensor:
+def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
     """How many weights all spikes meet together; at the border of a map they meet fewer."""
     if isinstance(layer, nn.RNNBase):
         gates = len(layer.get_parameter("weight_ih_l0"))
         return spikes.sum() * (gates * (2 if layer.bidirectional else 1))
-    if isinstance(layer, nn.Conv2d):
+    if isinstance(layer, _ConvNd):
+        axes = len(layer.kernel_size)
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
-        taps = F.conv2d(spikes.sum(1, keepdim=True), ones, None, layer.stride, layer.padding, layer.dilation)
+        spikes, padding = spikes.sum(-1 - axes, keepdim=True), layer.padding
+        if layer.padding_mode != "zeros":
+            spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
+            padding = 0
+        if isinstance(layer, _ConvTransposeNd):
+            transposed = getattr(F, f"conv_transpose{axes}d")
+            taps = transposed(spikes, ones, None, layer.stride, padding, layer.output_padding, 1, layer.dilation)
+        else:
+            taps = getattr(F, f"conv{axes}d")(spikes, ones, None, layer.stride, padding, layer.dilation)
         return taps.sum() * (layer.out_channels // layer.groups)
+    assert isinstance(layer, nn.Linear)
     return spikes.sum() * layer.out_features

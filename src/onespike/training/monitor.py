@@ -1,16 +1,14 @@
 """Watching the spikes of a network while it trains: who fires, who never does, who can still learn."""
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from onespike.functional import SURROGATES
-from onespike.models import Network
-from onespike.units import Firing
+from onespike.neurons.watch import Fired, neuron_layers, watch_neurons
 
 #: Below this firing rate a layer of neurons counts as silent: no gradient worth the name passes through its spikes.
 SILENT = 1e-3
@@ -20,93 +18,115 @@ SUPPORT = 0.01
 
 @dataclass(frozen=True)
 class BlockActivity:
-    """What the neurons of one block did, over the batches that were watched. All values are shares, 0..1.
+    """What a group of neurons did, over the batches that were watched. All values are shares, 0..1.
 
     Attributes:
-        firing_rate: Spikes per neuron and image.
+        firing_rate: Spikes per neuron, image and time step.
         dead: Neurons that fired for no image.
-        always_firing: Neurons that fired for every image.
-        in_support: Potentials at which the surrogate's gradient is not negligible.
-        silent: Whether a whole layer of the block fires less than once in a thousand.
-        layers: Firing rate of each of the block's layers of neurons.
+        always_firing: Neurons that fired for every image, at each time step.
+        in_support: Potentials at which the surrogate's gradient is not negligible; None where the surrogate is unknown.
+        silent: Whether a whole layer of the group fires less than once in a thousand.
+        layers: Firing rate of each of the group's layers of neurons.
     """
 
     firing_rate: float
     dead: float
     always_firing: float
-    in_support: float
+    in_support: float | None
     silent: bool
     layers: tuple[float, ...]
 
 
+@dataclass
+class _Counts:
+    """Counts of one layer of neurons; a layer that is called on maps of several sizes has neurons for each."""
+
+    fired: dict[torch.Size, Tensor] = field(default_factory=dict)
+    seen: dict[torch.Size, int] = field(default_factory=dict)
+    supported: Tensor | None = None
+    potentials: int = 0
+
+    @property
+    def rates(self) -> Tensor:
+        """Firing rate of each neuron."""
+        return torch.cat([(spikes / self.seen[shape]).flatten() for shape, spikes in self.fired.items()])
+
+
 class SpikeMonitor:
-    """Counts spikes per neuron in the units of a network. Costs nothing outside `watch()`.
+    """Counts spikes per neuron in any network. Costs nothing outside `watch()`.
 
     Args:
-        network: The network to watch. In a converted one each layer of neurons counts as a block; an artificial one has
-            none.
+        network: The network to watch. Its method `neuron_groups`, if it has one, says which layers of neurons belong
+            together: {label: layers}; otherwise each layer is a group of its own, its label the layer's path.
     """
 
     def __init__(self, network: nn.Module) -> None:
-        if isinstance(network, Network):
-            self._layers = [
-                [module for module in block.unit.modules() if isinstance(module, Firing)] for block in network.blocks()
-            ]
-        else:
-            self._layers = [[module] for module in network.modules() if isinstance(module, Firing)]
+        self._network = network
+        groups = getattr(network, "neuron_groups", None)
+        self._groups: dict[str, Sequence[nn.Module]] = (
+            groups() if groups else {path: [neuron] for path, neuron in neuron_layers(network).items()}
+        )
+        self._watched = {layer for layers in self._groups.values() for layer in layers}
         self.clear()
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the groups that are watched."""
+        return tuple(self._groups)
+
+    @property
     def blocks(self) -> int:
-        """Number of blocks that are watched."""
-        return len(self._layers)
+        """Number of groups that are watched."""
+        return len(self._groups)
 
     def clear(self) -> None:
         """Forget all counts."""
-        self._spikes: dict[nn.Module, Tensor] = {}
-        self._images: dict[nn.Module, int] = defaultdict(int)
-        self._supported: dict[nn.Module, Tensor] = {}
-        self._potentials: dict[nn.Module, int] = defaultdict(int)
+        self._counts: dict[nn.Module, _Counts] = {}
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Count during the forward passes inside this context."""
-        handles = [layer.register_forward_hook(self._count) for layers in self._layers for layer in layers]
-        try:
+        with watch_neurons(self._network, self._count, foreign_potentials=False):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     @torch.no_grad()
-    def _count(self, layer: Firing, inputs: tuple[Tensor], spikes: Tensor) -> None:
-        (potential,) = inputs
-        fired = spikes.float().sum(1)  # (V, C, M, M): how many images of the batch each neuron fired for
-        inside = (SURROGATES[layer.surrogate](potential.float() - layer.threshold) > SUPPORT).sum()
-        self._spikes[layer] = self._spikes[layer] + fired if layer in self._spikes else fired
-        self._supported[layer] = self._supported[layer] + inside if layer in self._supported else inside
-        self._images[layer] += spikes.shape[1]
-        self._potentials[layer] += potential.numel()
+    def _count(self, call: Fired) -> None:
+        if call.neuron not in self._watched:
+            return
+        counts, spikes = self._counts.setdefault(call.neuron, _Counts()), (call.spikes != 0).float()
+        spikes = spikes.movedim(call.batch_axis, 0)  # (B, …), or (B, T, …) of several time steps
+        images = len(spikes) * call.steps
+        fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # by how many images each neuron fired
+        shape = fired.shape
+        counts.fired[shape] = counts.fired[shape] + fired if shape in counts.fired else fired
+        counts.seen[shape] = counts.seen.get(shape, 0) + images
+        if call.potential is not None and call.surrogate is not None:
+            inside = (SURROGATES[call.surrogate](call.potential.float() - call.threshold) > SUPPORT).sum()
+            counts.supported = inside if counts.supported is None else counts.supported + inside
+            counts.potentials += call.potential.numel()
 
     def summary(self) -> list[BlockActivity]:
         """Summarise what was counted.
 
         Returns:
-            One entry for each block, in order; empty if nothing was watched yet.
+            One entry for each group, in the order of `labels`; empty if nothing was watched yet.
         """
-        if not self._spikes:
+        if not self._counts:
             return []
-        return [self._block(layers) for layers in self._layers]
+        # A layer that no batch reached did not fire.
+        silent = _Counts({torch.Size([1]): torch.zeros(1)}, {torch.Size([1]): 1})
+        return [self._group([self._counts.get(one, silent) for one in layers]) for layers in self._groups.values()]
 
-    def _block(self, layers: list[Firing]) -> BlockActivity:
-        rates = [self._spikes[layer] / self._images[layer] for layer in layers]
-        neurons = torch.cat([rate.flatten() for rate in rates])
+    def _group(self, layers: list[_Counts]) -> BlockActivity:
+        rates = [layer.rates for layer in layers]
+        neurons, potentials = torch.cat(rates), sum(layer.potentials for layer in layers)
+        supported = [layer.supported.item() for layer in layers if layer.supported is not None]
+        means = tuple(rate.mean().item() for rate in rates)
         return BlockActivity(
             firing_rate=neurons.mean().item(),
             dead=(neurons == 0).float().mean().item(),
             always_firing=(neurons == 1).float().mean().item(),
-            in_support=sum(self._supported[layer].item() for layer in layers)
-            / sum(self._potentials[layer] for layer in layers),
-            silent=any(rate.mean().item() < SILENT for rate in rates),
-            layers=tuple(rate.mean().item() for rate in rates),
+            in_support=sum(supported) / potentials if potentials else None,
+            silent=any(rate < SILENT for rate in means),
+            layers=means,
         )

@@ -278,6 +278,33 @@ class Unit(nn.Module, ABC):
             Spikes and potentials.
         """
 
+    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:
+        """Count the potentials that one call hands on from window to window, block to block and step to step.
+
+        Args:
+            potential: What came from the block before, (V, B, C, M, M), or None.
+            memory: What came from the time step before, or None.
+            out: What the unit gave.
+
+        Returns:
+            The values read and written, in the whole batch.
+
+        Raises:
+            OnespikeError: The unit does not say.
+        """
+        raise OnespikeError(
+            f"{type(self).__name__}: the audit does not know which potentials this unit hands on: expected a method "
+            "potential_traffic, as ConvUnit has it"
+        )
+
+
+def kept_over_time(out: UnitOutput, memory: Memory | None, passed: int) -> tuple[int, int]:
+    """Count the values that a unit's layers keep over time, read and written; `passed` are written already."""
+    if memory is None:
+        return 0, 0
+    values = out.memory[0][0].numel()
+    return len(out.memory) * values, len(out.memory) * (values - passed)
+
 
 def per_window(layer: nn.Module, norm: nn.Module, windows: Tensor) -> Tensor:
     """Apply a weight layer and its normalisation to all windows at once, as one batch.

@@ -12,7 +12,17 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.units.base import Dynamics, Incoming, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+from onespike.units.base import (
+    Dynamics,
+    Incoming,
+    Memory,
+    Neuron,
+    Unit,
+    UnitOutput,
+    kept_over_time,
+    own_potential,
+    per_window,
+)
 
 
 class WindowConv(nn.Conv2d):
@@ -61,3 +71,10 @@ class ConvUnit(Unit):
         incoming = Incoming(self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
         v2, s2 = self.neuron2.charge_and_fire(currents, incoming, own_potential(memory, 1))
         return UnitOutput(s2, None, ((v1, s1), (v2, s2)))
+
+    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:  # noqa: ARG002
+        """Layer 1 reads its own potentials, layer 2 those of both layers; the first window has no predecessor."""
+        v = out.memory[0][0]
+        passed = v.numel() * (len(v) - 1) // len(v) if self.fusion != "none" else 0
+        reads, writes = kept_over_time(out, memory, passed)
+        return 3 * passed + reads, 2 * passed + writes

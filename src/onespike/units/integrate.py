@@ -83,6 +83,10 @@ class IntegrateFire(nn.Module):
             spikes.append(fired)
         return torch.cat(spikes) * size
 
+    def kept_over_time(self, currents: Tensor) -> int:
+        """Count the potentials that are kept: written at all steps but the last, and read again."""
+        return currents.numel() // self.time_steps * (self.time_steps - 1)
+
 
 class Staircase(nn.Module):
     """A clipped staircase with `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.

@@ -12,7 +12,17 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from onespike.units.base import Dynamics, Incoming, Memory, Neuron, Unit, UnitOutput, own_potential, per_window
+from onespike.units.base import (
+    Dynamics,
+    Incoming,
+    Memory,
+    Neuron,
+    Unit,
+    UnitOutput,
+    kept_over_time,
+    own_potential,
+    per_window,
+)
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -52,6 +62,16 @@ class TravellingUnit(Unit):
             incoming = Incoming(above, 0, self.fusion, self.theta)
         v, s = self.neuron.charge_and_fire(currents, incoming, own_potential(memory, 0))
         return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
+
+    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:
+        """All windows go to the next block; the first reads a second window of the block before."""
+        v = out.memory[0][0]
+        if not self.travels:
+            return kept_over_time(out, memory, 0)
+        reads, writes = kept_over_time(out, memory, v.numel())
+        passed = v.numel() * (len(v) - 1) // len(v)  # all windows but one have a predecessor
+        above = v.numel() + v.numel() // len(v) if potential is not None else 0
+        return passed + above + reads, v.numel() + writes
 
 
 class Recurrent(nn.Module):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from onespike.audit.arrivals import Arrival, Arrivals, in_memory_order
-from onespike.audit.operations import count_operations
+from onespike.counting.arrivals import Arrival, Arrivals, in_memory_order
+from onespike.counting.operations import count_operations
 
 
 def arrival(*batches: list[float]) -> Arrival:
@@ -25,7 +25,9 @@ def arrival(*batches: list[float]) -> Arrival:
         ([[0.0, 1.0], [0.0, 1.25]], Arrival("graded", 0.25, 5)),  # each batch by itself would be binary
         ([[0.0, 0.25, 0.5, 1.0]], Arrival("graded", 0.25, 4)),
         ([[0.5, 0.75]], Arrival("graded", 0.25, 3)),
-        ([[-1.0, 1.0]], Arrival("graded", 1.0, 1)),
+        ([[-1.0, 1.0]], Arrival("signed", 1.0, 1)),
+        ([[-0.5, 0.0], [0.5, 0.0]], Arrival("signed", 0.5, 1)),
+        ([[-0.5, 0.0], [1.0, 0.0]], Arrival("graded", 0.5, 2)),
         ([[0.0, 1.0, 17.0]], Arrival("real", None, 0)),
         ([[0.0, 1.0, 1.61803]], Arrival("real", None, 0)),
         ([list(torch.linspace(0.1, 3, 100))], Arrival("real", None, 0)),
@@ -64,7 +66,7 @@ def test_each_channel_may_have_graded_values_of_its_own_size():
     assert of_channels(*(sizes * counts).split(2)) == Arrival("graded", None, 3)
     assert of_channels(sizes * counts, [[0.71, 0.0, 0.0]]).kind == "real"
     assert of_channels((sizes * counts)[:3]).kind == "real", "each value came once: no proof"
-    assert of_channels(*[[[-0.7, 1.61803], [0.7, 1.61803], [0.7, 0.0]]] * 2) == Arrival("graded", None, 1)
+    assert of_channels(*[[[-0.7, 1.61803], [0.7, 1.61803], [0.7, 0.0]]] * 2) == Arrival("signed", None, 1)
     (product,) = count_operations(nn.Linear(3, 5), list((sizes * counts).split(2))).products
     assert product.operations == pytest.approx(5 * counts.sum().item() / 6)
     assert product.rate == pytest.approx(counts.mean().item())

@@ -9,7 +9,7 @@ import yaml
 from PIL import Image
 
 from onespike.audit import audit_run
-from onespike.audit.energy import DEFAULT
+from onespike.counting.energy import DEFAULT
 from onespike.data.config import DataConfig
 
 QUICK = ("--latency", "false", "--images", 24, "--device", "cpu")

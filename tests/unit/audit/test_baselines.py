@@ -5,7 +5,7 @@ import torch
 
 from onespike.audit import EnergyTable
 from onespike.audit.baselines import RESNET19, SpikingResNet19, SpikingVGG11
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 
 
 def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():

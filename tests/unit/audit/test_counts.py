@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from onespike.audit.operations import Operations, count_operations
+from onespike.counting.operations import Operations, count_operations
 
 
 def spikes(*shape: int, rate: float = 0.3) -> Tensor:

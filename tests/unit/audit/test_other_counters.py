@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.audit.baselines import SpikingVGG11
-from onespike.audit.operations import Operations, count_operations
+from onespike.counting.operations import Operations, count_operations
 
 
 @pytest.fixture(scope="module")

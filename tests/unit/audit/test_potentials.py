@@ -2,22 +2,21 @@
 
 import torch
 
-from onespike.audit.potentials import QUANTILES, NeuronWatch
-from onespike.units import Dynamics, Firing
+from onespike.counting.operations import QUANTILES, NeuronTally
 
 
 def test_quantiles_of_more_values_than_the_framework_takes():
     """Batch number n holds nothing but n: each quantile is the number of the batch that lies there."""
-    layer, watch, batches = Firing(1, Dynamics()), NeuronWatch(), 2**24 // 4096 + 4
+    watch, batches = NeuronTally(), 2**24 // 4096 + 4
     potential = torch.empty(1, 1, 64, 64)
     for number in range(batches):
-        watch.see(layer, potential.fill_(number), potential[..., :1, :1])
+        watch.see(potential.fill_(number), potential[..., :1, :1], 0.5)
     found = torch.tensor(watch.conclude("").potentials)
     torch.testing.assert_close(found, batches * torch.tensor(QUANTILES), rtol=0, atol=2)
 
 
 def test_few_values_are_all_kept():
-    layer, watch = Firing(1, Dynamics()), NeuronWatch()
+    watch = NeuronTally()
     for number in range(5):
-        watch.see(layer, torch.full((1, 1, 1, 1), float(number)), torch.zeros(1, 1, 1, 1))
+        watch.see(torch.full((1, 1, 1, 1), float(number)), torch.zeros(1, 1, 1, 1), 0.5)
     torch.testing.assert_close(torch.tensor(watch.conclude("").potentials), 4 * torch.tensor(QUANTILES))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 
 

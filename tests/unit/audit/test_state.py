@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.audit.operations import Operations, count_operations
+from onespike.counting.operations import Operations, count_operations
 from onespike.errors import OnespikeError
 
 IMAGES = 2

@@ -21,7 +21,7 @@ from benchmarks.operations import count_macs
 from benchmarks.peers import PEERS, PeerUnit
 from benchmarks.scaling import save_scaling, scaling
 from onespike.errors import OnespikeError
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 from onespike.models import create_model
 from onespike.units import ConvUnit, Dynamics, Incoming, Neuron
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.models.ann import AnnConfig
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
-from onespike.audit.operations import count_operations
+from onespike.counting.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.conversion.calibrate import SHARES, set_thresholds
 from onespike.errors import OnespikeError

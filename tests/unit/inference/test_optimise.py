@@ -14,7 +14,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
-from onespike.inference.timing import interleaved
+from onespike.clock import interleaved
 from onespike.models.zoo import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import Recipe, TrainConfig

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from onespike.audit.arrivals import Arrival, Arrivals, Kind
+from onespike.counting.arrivals import KINDS, Arrival, Arrivals, Kind
 
 #: Below it float32 holds every whole number.
 _EXACT_FLOAT32 = 2**24
@@ -24,7 +24,7 @@ class Product:
     Attributes:
         name: What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or
             "state" (of a recurrent layer).
-        arrives: What arrives at it: "binary", "graded" or "real".
+        arrives: What arrives at it: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`.
         step: The size c of one spike; None for real values, where none came, or where each channel has its own.
         levels: The largest number of spikes in one value; 0 for real values.
         rate: Spikes per arriving value; of real values, the share that is not 0.
@@ -133,7 +133,7 @@ class Tally:
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
                 operations = self.magnitude / abs((left.step or 1) * (right.step or 1))
-                if left.kind == "binary":
+                if KINDS.index(left.kind) < KINDS.index(right.kind):
                     operand, arrival = self.right, right
             elif left.kind == "real" and right.kind != "real":
                 operand, arrival, operations = self.right, right, self.right.operations(right)

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from onespike.audit import recurrent
-from onespike.audit.elementwise import work
-from onespike.audit.products import Tally
+from onespike.counting.elementwise import work
+from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
 from onespike.units.conv import WindowConv
 
@@ -98,7 +97,7 @@ class ProductCounter(TorchDispatchMode):
         if not isinstance(inputs[0], Tensor):
             raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
         with _disable_current_modes():
-            self.elementwise[path] += recurrent.count(
+            self.elementwise[path] += _count_recurrent(
                 layer, inputs[0], lambda name, weights: self._tally(path, name, weights)
             )
 
@@ -185,7 +184,7 @@ class ProductCounter(TorchDispatchMode):
         if done is None:
             raise OnespikeError(
                 f"{self._here()} does {func.overloadpacket}, which the audit cannot count: "
-                "add it to onespike.audit.elementwise or onespike.audit.counter"
+                "add it to onespike.counting.elementwise or .counter"
             )
         arriving = [tensor for tensor in tensors if not self._is_weight(tensor)]
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
@@ -268,6 +267,14 @@ class ProductCounter(TorchDispatchMode):
         self._matrices(path, (a if a.dim() > 1 else a[None], b[:, None]), result)
 
 
+#: Work of one hidden unit at one token. Input and state parts are added, gates squash, states are mixed:
+#: LSTM c = f c + i g, h = o tanh(c); GRU n = tanh(W x + r (U h)), h = (1 - z) n + z h; RNN h = tanh(W x + U h).
+_GATES = {
+    "LSTM": Counter(add=4 + 1, multiply=3, special=4 + 1),
+    "GRU": Counter(add=3 + 2, multiply=3, special=3),
+    "RNN_TANH": Counter(add=1, special=1),
+    "RNN_RELU": Counter(add=1, compare=1),
+}
 _ADDITIONS = ("add", "add_")
 _BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
 _Count = Callable[[ProductCounter, str, tuple[Any, ...], Any], None]
@@ -283,6 +290,35 @@ _PRODUCTS: dict[str, _Count] = {
     "addmv": lambda counter, path, args, result: counter._vector(path, args[1:3], result),
     "baddbmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
 }
+
+
+def _count_recurrent(layer: nn.RNNBase, x: Tensor, tally: Callable[[str, int], Tally]) -> Counter[str]:
+    """Count one call of a recurrent layer: the products of its input and of its own state apart, dense, and its gates.
+
+    Spikes that arrive cost accumulates. The state is a real number, whatever arrives; at the first token it is 0.
+
+    Args:
+        layer: An LSTM, GRU or RNN.
+        x: Its input: tokens in any order, their channels last.
+        tally: Gives the tally for a name and a number of weights.
+
+    Returns:
+        The element-wise work.
+    """
+    tokens = x.numel() // layer.input_size
+    directions = 2 if layer.bidirectional else 1
+    state_size = layer.proj_size or layer.hidden_size
+    gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
+    tally("input", gates * layer.input_size * directions).see_linear(x, gates * directions)
+    if layer.num_layers > 1:
+        values = directions * state_size * (layer.num_layers - 1)
+        weights = values * gates * directions
+        tally("between layers", weights).see_real(tokens * values, tokens * weights)
+    values = state_size * directions * layer.num_layers
+    weights = values * gates + layer.proj_size * layer.hidden_size * directions * layer.num_layers
+    tally("state", weights).see_real(tokens * values, tokens * weights)
+    units = tokens * layer.hidden_size * directions * layer.num_layers
+    return Counter({kind: times * units for kind, times in _GATES[layer.mode].items()})
 
 
 def _memory(tensor: Tensor) -> int:

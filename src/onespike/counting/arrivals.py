@@ -2,6 +2,7 @@
 
 binary   {0, c} for one c over all batches, or for a c of each channel's own where every channel has its own weights: c
          folds into the weights, an arriving value costs one accumulate
+signed   {-c, 0, c}, as a ternary neuron fires, c as above: a spike with a sign is added or subtracted, one accumulate
 graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are, or those of several neurons together; c may
          again be each channel's own, of no more than 16 values beside 0: n accumulates
 real     everything else: a multiply-accumulate
@@ -12,12 +13,13 @@ twice the size. A few images may not show what many do.
 
 import math
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-Kind = Literal["binary", "graded", "real"]
+Kind = Literal["binary", "signed", "graded", "real"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: The largest n of a graded value; more accumulates than that would cost more than the multiplication they replace.
 LEVELS = 16
@@ -38,10 +40,10 @@ class Arrival(NamedTuple):
     """What arrives.
 
     Attributes:
-        kind: "binary", "graded" or "real".
+        kind: "binary", "signed", "graded" or "real".
         step: c, the size of one spike; None for real values, where nothing but zeros ever came, and where each channel
             has a size of its own.
-        levels: The largest |n|: 1 if binary, up to 16 if graded, 0 if real.
+        levels: The largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real.
     """
 
     kind: Kind
@@ -74,7 +76,7 @@ class Arrivals:
     @property
     def sizes(self) -> Tensor | None:
         """The c of each channel, (C,), where it is the channel's own; None if there is one c for all, or none."""
-        if self._channels is None or self._one_for_all().kind != "real":
+        if self._channels is None or self.conclude().step is not None:
             return None
         found = self._channels.conclude(self._tolerance)
         return None if found is None else found[0]
@@ -119,7 +121,8 @@ class Arrivals:
         """Say what arrived in all batches together."""
         found = self._one_for_all()
         own = None if self._channels is None or found.kind == "binary" else self._channels.conclude(self._tolerance)
-        return own[1] if own is not None and (own[1].kind == "binary" or found.kind == "real") else found
+        # Of two readings the simpler one: `KINDS` go from simple to not.
+        return own[1] if own is not None and KINDS.index(own[1].kind) < KINDS.index(found.kind) else found
 
     def _one_for_all(self) -> Arrival:
         if self._values is None:
@@ -134,7 +137,8 @@ class Arrivals:
             if max(map(abs, counts)) > LEVELS + 0.5:
                 break
             if all(abs(n - round(n)) <= self._tolerance * abs(n) for n in counts):
-                return Arrival("graded", step, max(abs(round(n)) for n in counts))
+                levels = max(abs(round(n)) for n in counts)
+                return Arrival("graded" if levels > 1 else "signed", step, levels)
         return Arrival("real", None, 0)
 
 
@@ -190,9 +194,9 @@ class _Channels:
             sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
         if not bool((sizes > 0).all()):
             return None
-        signs = (values.sign() * there).aminmax(dim=1)
-        binary = int(levels.max()) == 1 and not bool((signs.min * signs.max < 0).any())
-        return sizes, Arrival("binary" if binary else "graded", None, int(levels.max()))
+        signs, most = (values.sign() * there).aminmax(dim=1), int(levels.max())
+        single: Kind = "signed" if bool((signs.min * signs.max < 0).any()) else "binary"
+        return sizes, Arrival(single if most == 1 else "graded", None, most)
 
 
 def _distinct(rows: Tensor) -> Tensor | None:

@@ -5,20 +5,49 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.audit.counter import ProductCounter
-from onespike.audit.leaky import LeakyNeuron
-from onespike.audit.potentials import Neurons, NeuronWatch, Traffic, handed_on, kept_over_time
-from onespike.audit.products import Product
+from onespike.counting.arrivals import in_memory_order
+from onespike.counting.counter import ProductCounter
+from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
-from onespike.units import Firing, Unit, UnitOutput
-from onespike.units.integrate import IntegrateFire
+from onespike.neurons.watch import Fired, kept_states, resetter, watch_neurons
+from onespike.units import Unit, UnitOutput
+
+#: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
+_SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
+#: Of these, the most that are kept over all batches; above, every second one goes.
+_KEPT = 2**20
+
+
+class Traffic(NamedTuple):
+    """Potentials that are handed on: values read, values written."""
+
+    reads: float
+    writes: float
+
+
+@dataclass(frozen=True)
+class Neurons:
+    """A layer of neurons.
+
+    Attributes:
+        path: The module.
+        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0. The spikes of an
+            image are this times its windows and time steps.
+        threshold: The threshold; the mean, if each channel has its own; None where it is not known.
+        potentials: The potential below which 5, 25, 50, 75 and 95% of all potentials lie; empty where none were seen.
+    """
+
+    path: str
+    firing_rate: float
+    threshold: float | None
+    potentials: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -75,7 +104,7 @@ class Operations:
         return sum(product.macs for product in self.products)
 
     def macs_of(self, kind: str) -> float:
-        """Dense multiply-accumulates of the products at which "binary", "graded" or "real" values arrive."""
+        """Dense multiply-accumulates of the products at which "binary", "signed", "graded" or "real" values arrive."""
         return sum(product.macs for product in self.products if product.arrives == kind)
 
     @property
@@ -112,7 +141,7 @@ def count_operations(
     """Count what a model does.
 
     Args:
-        model: Any model of the framework. It runs in evaluation mode; one that was compiled runs as it was written.
+        model: Any model of the framework. Neurons of other packages forget their state before each batch. It runs in evaluation mode; one that was compiled runs as it was written.
         batches: Batches of inputs, (B, ...); real ones, since what arrives at a layer is judged by its values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
 
@@ -125,28 +154,32 @@ def count_operations(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     counter = ProductCounter(model)
     modes = [(module, module.training) for module in model.modules()]  # parts may be frozen, in a mode of their own
-    neurons: dict[str, NeuronWatch] = defaultdict(NeuronWatch)
-    traffic: dict[str, Counter[str]] = defaultdict(Counter)
+    watch = _NeuronWatch()
+    reset = resetter(model)
     images = 0
     with ExitStack() as stack:
         stack.callback(_restore_modes, modes)
         model.eval()
+        stack.enter_context(watch_neurons(model, watch.see))
         for path, module in model.named_modules():
-            hook = _hook_for(path, module, neurons, traffic)
+            hook = _traffic_hook(path, module, watch.traffic)
             if hook is not None:
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         for number, batch in enumerate(batches):
+            reset()
             if before is not None:
                 before(number)
             with counter.watch():
                 model(batch)
+            watch.end_batch()
             images += len(batch)
+    reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     return Operations(
         images=images,
-        layers=_layers(model, counter, traffic, images),
-        neurons=tuple(watch.conclude(path) for path, watch in neurons.items()),
+        layers=_layers(model, counter, watch.traffic, images),
+        neurons=tuple(tally.conclude(path) for path, tally in watch.neurons.items()),
         weights=sum(parameter.numel() for parameter in model.parameters()),
     )
 
@@ -156,29 +189,79 @@ def _restore_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
         module.training = training
 
 
-def _hook_for(
-    path: str, module: nn.Module, neurons: dict[str, NeuronWatch], traffic: dict[str, Counter[str]]
-) -> Callable[..., None] | None:
-    """Make the hook that watches a layer of neurons, or a unit; None for other modules."""
-
-    def watch_neurons(layer: Firing, args: tuple[Tensor], _kwargs: dict[str, Any], spikes: Tensor) -> None:
-        with _disable_current_modes():
-            neurons[path].see(layer, args[0], spikes)
+def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
+    """Make the hook that counts the potentials a unit hands on, or a neuron keeps by itself; None for other modules."""
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
-        reads, writes = handed_on(unit, given.get("potential"), given.get("memory"), out)
+        reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
         traffic[path] += Counter(reads=int(reads), writes=int(writes))
 
-    def watch_time(neuron: nn.Module, args: tuple[Tensor], _kwargs: dict[str, Any], _spikes: Tensor) -> None:
-        kept = kept_over_time(neuron, args[0])
+    def watch_time(neuron: Any, args: tuple[Tensor], _kwargs: dict[str, Any], _spikes: Tensor) -> None:
+        kept = neuron.kept_over_time(args[0])
         traffic[path] += Counter(reads=kept, writes=kept)
 
-    if isinstance(module, Firing):
-        return watch_neurons
-    if isinstance(module, LeakyNeuron | IntegrateFire):
+    if hasattr(module, "kept_over_time"):
         return watch_time
     return watch_unit if isinstance(module, Unit) else None
+
+
+class _NeuronWatch:
+    """Watches all layers of neurons: how often they fire, at which potentials, and what they keep from step to step."""
+
+    def __init__(self) -> None:
+        self.neurons: dict[str, NeuronTally] = defaultdict(NeuronTally)
+        self.traffic: dict[str, Counter[str]] = defaultdict(Counter)
+        self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
+
+    def see(self, fired: Fired) -> None:
+        """Look at one call of a layer of neurons."""
+        with _disable_current_modes():
+            self.neurons[fired.path].see(fired.potential, fired.spikes, fired.threshold)
+            kept = kept_states(fired.neuron, fired.spikes[0] if fired.steps > 1 else fired.spikes)
+        if kept:
+            self.traffic[fired.path] += Counter(reads=kept * fired.steps, writes=kept * fired.steps)
+            self._last[fired.path] = kept
+
+    def end_batch(self) -> None:
+        """What was written at the last step nobody reads, and at the first there was nothing to read."""
+        for path, kept in self._last.items():
+            self.traffic[path] -= Counter(reads=kept, writes=kept)
+        self._last.clear()
+
+
+class NeuronTally:
+    """One layer of neurons while it is being watched, over all batches."""
+
+    def __init__(self) -> None:
+        self._fired = self._values = 0
+        self._samples: list[Tensor] = []
+        self._seen = 0  # potentials looked at, of which every `_every`-th is kept
+        self._every = 1
+        self._threshold: float | None = None
+
+    def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
+        """Look at a batch."""
+        self._fired += int(spikes.count_nonzero())
+        self._values += spikes.numel()
+        if potential is not None:
+            flat = in_memory_order(potential)
+            self._sample(flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu())
+        self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
+
+    def _sample(self, values: Tensor) -> None:
+        """Keep every `_every`-th value of all batches together; more rarely once there are too many."""
+        kept = values[-self._seen % self._every :: self._every]
+        self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
+        self._seen += len(values)
+        if self._seen > _KEPT * self._every:
+            self._samples = [torch.cat(self._samples)[::2]]
+            self._every *= 2
+
+    def conclude(self, path: str) -> Neurons:
+        """Sum up."""
+        quantiles = torch.cat(self._samples).quantile(torch.tensor(QUANTILES)).tolist() if self._samples else ()
+        return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 
 
 def _layers(

@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from onespike.audit.operations import Layer, Operations
-from onespike.audit.products import Product
+from onespike.counting.operations import Layer, Operations
+from onespike.counting.products import Product
 from onespike.errors import OnespikeError, unknown
 
 Convention = Literal["field", "int8", "memory"]
@@ -198,7 +198,8 @@ class EnergyTable:
             spent["storage"] = _PICO * self.transfer(product.weights, weight, network.weights * weight / 8)
             spent["weights"] = _PICO * self.transfer(times, weight, held=0)
             # Of two activations the wider decides: at least one of the two may be real.
-            bits = self.bits["real"] if real or not product.weights else float(product.levels.bit_length())
+            spikes = product.levels.bit_length() + (product.arrives == "signed")  # a sign is one bit more
+            bits = self.bits["real"] if real or not product.weights else float(spikes)
             spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, product.inputs * bits / 8)
         return Energy(**spent)
 

@@ -1,0 +1,18 @@
+"""Counting what a network does while it looks at images, and what that would cost: one counter for all who ask."""
+
+from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
+from onespike.counting.operations import Layer, Neurons, Operations, Traffic, count_operations
+from onespike.counting.products import Product
+
+__all__ = [
+    "CONVENTIONS",
+    "VARIANTS",
+    "Energy",
+    "EnergyTable",
+    "Layer",
+    "Neurons",
+    "Operations",
+    "Product",
+    "Traffic",
+    "count_operations",
+]

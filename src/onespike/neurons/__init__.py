@@ -1,0 +1,1 @@
+"""Neurons: what they are, and how any network's are watched."""

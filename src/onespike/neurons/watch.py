@@ -1,0 +1,205 @@
+"""Watching the neurons of any network: the library's own, SpikingJelly's and snnTorch's.
+
+Each call of a layer of neurons is seen as potentials and spikes. The other packages are never imported here: a network
+can only hold their neurons where they are imported already.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from onespike.functional import SURROGATES
+
+_SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
+
+
+class Fired(NamedTuple):
+    """One call of a layer of neurons.
+
+    Attributes:
+        path: Where the layer is in the network.
+        neuron: The layer.
+        potential: Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen.
+        spikes: What came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU.
+        threshold: The threshold, one number, or one for each channel in a shape that broadcasts to the potentials;
+            None where it is not known.
+        surrogate: Name of the surrogate, in `onespike.functional.SURROGATES`; None where it is not known.
+        steps: Time steps in this call, along the first axis of the spikes; 1 if they have no axis of time.
+        batch_axis: The axis of the images.
+    """
+
+    path: str
+    neuron: nn.Module
+    potential: Tensor | None
+    spikes: Tensor
+    threshold: float | Tensor | None
+    surrogate: str | None
+    steps: int
+    batch_axis: int
+
+
+def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Find the layers of neurons of a network: by path, in the order in which they are registered."""
+    foreign = _spikingjelly() + _snntorch()
+    return {path: module for path, module in model.named_modules() if _is_own(module) or isinstance(module, foreign)}
+
+
+@contextmanager
+def watch_neurons(
+    model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True
+) -> Iterator[None]:
+    """Watch all layers of neurons during the forward passes inside this context. Costs nothing outside.
+
+    Args:
+        model: Any network; a call of a part of it is seen as well.
+        see: Called after each call of a layer of neurons.
+        foreign_potentials: Whether to see the potentials of other packages' neurons as well. They then compute step by
+            step, in plain torch, which may round otherwise than their fused operations do.
+    """
+    images = 0
+
+    def begin(_model: nn.Module, args: tuple[Any, ...]) -> None:
+        nonlocal images
+        images = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else 0
+
+    with ExitStack() as stack:
+        stack.callback(model.register_forward_pre_hook(begin).remove)
+        for path, neuron in neuron_layers(model).items():
+            stack.enter_context(_watch(path, neuron, lambda: images, see, foreign_potentials))
+        yield
+
+
+def resetter(model: nn.Module) -> Callable[[], None]:
+    """Find the neurons that keep a state from call to call, of other packages; the library's own keep none.
+
+    Args:
+        model: Any network.
+
+    Returns:
+        A function that sets their states back to the start and cuts them off from the gradients of what was before.
+    """
+    resets: list[Callable[[], None]] = []
+    spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
+    for module in model.modules():
+        if isinstance(module, spikingjelly):
+            resets.append(module.reset)
+        elif isinstance(module, snntorch) and hasattr(module, "reset_mem"):
+            resets.append(module.reset_mem)
+
+    def reset() -> None:
+        for one in resets:
+            one()
+
+    return reset
+
+
+def reset_state(model: nn.Module) -> None:
+    """Forget what the neurons of other packages kept of the batch before; nothing to do for the library's own."""
+    resetter(model)()
+
+
+def kept_states(neuron: nn.Module, like: Tensor) -> int:
+    """Count the values of one time step that a neuron of another package keeps until the next.
+
+    Args:
+        neuron: A layer of neurons.
+        like: Its spikes at one time step.
+
+    Returns:
+        Values, over all its states of that shape; 0 for the library's own.
+    """
+    if _is_own(neuron):
+        return 0
+    memories = getattr(neuron, "_memories", None)  # SpikingJelly's
+    states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
+    return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Whether it is a neuron of this library: its forward hook sees potentials and spikes. THE place that says so."""
+    return getattr(module, "surrogate", None) in tuple(SURROGATES) and hasattr(module, "threshold")
+
+
+def _loaded(module: str, name: str) -> tuple[type, ...]:
+    """A class of another package, where that is imported."""
+    found = getattr(sys.modules.get(module), name, None)
+    return (found,) if isinstance(found, type) else ()
+
+
+def _spikingjelly() -> tuple[type, ...]:
+    place = f"{_SPIKINGJELLY}.neuron"
+    return _loaded(place, "BaseNode") + _loaded(place, "SimpleBaseNode")
+
+
+def _snntorch() -> tuple[type, ...]:
+    return _loaded(_SNNTORCH, "SpikingNeuron") + _loaded(f"{_SNNTORCH}._neurons.neurons", "SpikingNeuron")
+
+
+@contextmanager
+def _watch(
+    path: str, neuron: Any, images: Callable[[], int], see: Callable[[Fired], None], foreign_potentials: bool
+) -> Iterator[None]:
+    own, caught = _is_own(neuron), list[Tensor]()
+
+    def leave(_neuron: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+        spikes = out[0] if isinstance(out, tuple) else out
+        steps = len(spikes) if getattr(neuron, "step_mode", "s") == "m" else None
+        with _disable_current_modes():
+            potential = args[0] if own else _joined(caught, spikes, steps)
+        caught.clear()
+        # Windows, a population or time come before the images.
+        ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
+        threshold = neuron.v_threshold if isinstance(neuron, _spikingjelly()) else neuron.threshold
+        if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
+            threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
+        surrogate = neuron.surrogate if own else None
+        see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
+
+    with ExitStack() as stack:
+        stack.callback(neuron.register_forward_hook(leave).remove)
+        if foreign_potentials and not own:
+            # Potentials of other packages are caught where they meet the threshold: in the surrogate, or in `fire`.
+            surrogate = getattr(neuron, "surrogate_function", None)
+            if isinstance(surrogate, nn.Module):
+                neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
+                stack.callback(setattr, neuron, "surrogate_function", surrogate)
+            for name in ("fire", "fire_inhibition"):
+                if hasattr(neuron, name):
+                    setattr(neuron, name, _catching(getattr(neuron, name), caught))
+                    stack.callback(delattr, neuron, name)
+        yield
+
+
+class _Catching(nn.Module):
+    """A surrogate of SpikingJelly, called as before; what comes in is the potential less the threshold."""
+
+    def __init__(self, surrogate: nn.Module, caught: list[Tensor], threshold: float) -> None:
+        super().__init__()
+        self.surrogate, self.caught, self.threshold = surrogate, caught, threshold
+
+    def forward(self, distance: Tensor) -> Any:
+        with _disable_current_modes():
+            self.caught.append(distance.detach() + self.threshold)
+        return self.surrogate.forward(distance)  # not as a module of its own: what it does, the neuron does
+
+
+def _catching(fire: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:
+    def caught_fire(*args: Any) -> Any:
+        caught.append(args[-1].detach())
+        return fire(*args)
+
+    return caught_fire
+
+
+def _joined(caught: list[Tensor], spikes: Tensor, steps: int | None) -> Tensor | None:
+    """Potentials of all steps; a neuron with two thresholds looks at each potential twice."""
+    if not caught or len(caught) % (steps or 1):
+        return None
+    first = caught[:: len(caught) // (steps or 1)]
+    potential = torch.stack(first) if steps else first[0]
+    return potential if potential.shape == spikes.shape else None
