@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onespike.conversion import Calibration, Conversion, convert_run
+from onespike.conversion import Calibration, Conversion
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
+from onespike.evaluation.convert import convert_run
 from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator
 from onespike.training.loop import Stopped, train
