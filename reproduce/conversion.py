@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from onespike.audit import audit_run
-from onespike.conversion.convert import convert_run
+from onespike.evaluation.convert import convert_run
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError

@@ -7,14 +7,19 @@ from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
     from onespike import functional
-    from onespike.conversion import convert
+    from onespike.conversion import convert, load_converted
     from onespike.models import create_model
     from onespike.training import load
 
-__all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load"]
+__all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load", "load_converted"]
 
 #: Where the names live that need torch.
-_HOMES = {"convert": "onespike.conversion", "create_model": "onespike.models", "load": "onespike.training"}
+_HOMES = {
+    "convert": "onespike.conversion",
+    "create_model": "onespike.models",
+    "load": "onespike.training",
+    "load_converted": "onespike.conversion",
+}
 
 
 def __getattr__(name: str) -> Any:

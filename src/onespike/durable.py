@@ -1,6 +1,8 @@
 """Files that are whole or not there, and that survive the machine's next crash."""
 
 import os
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -33,3 +35,41 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace a folder at once: a reader finds the old files or the new ones, never some of each.
+
+    The new folder is written beside the old one, flushed to the disk, and renamed. Between the two renames the old one
+    is called `.NAME.old`: read through `whole_folder`.
+
+    Args:
+        folder: The folder; all that is in it is lost.
+        files: Contents by name.
+
+    Raises:
+        OSError: It cannot be written; the old folder is then still there.
+    """
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        for name, content in files.items():
+            (new / name).write_bytes(content)
+        for path in [*new.iterdir(), new]:
+            flush(path)
+    except OSError:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    flush(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def whole_folder(folder: Path) -> Path:
+    """Where the content of a folder is that `write_folder` wrote, even if a crash came between its two renames."""
+    old = folder.with_name(f".{folder.name}.old")
+    return old if old.exists() and not folder.exists() else folder

@@ -1,7 +1,17 @@
-"""Conversion of trained artificial networks into spiking ones."""
+"""Conversion of trained artificial networks into spiking ones: any `nn.Module` in, an `nn.Module` out."""
 
 from onespike.conversion.calibrate import Calibration, LayerError, calibrate
-from onespike.conversion.convert import Conversion, convert, convert_run
-from onespike.models.spiking import Exchange
+from onespike.conversion.convert import Conversion, convert, load_converted
+from onespike.conversion.spiking import ConversionConfig, ConvertedNetwork, spiking
 
-__all__ = ["Calibration", "Conversion", "Exchange", "LayerError", "calibrate", "convert", "convert_run"]
+__all__ = [
+    "Calibration",
+    "Conversion",
+    "ConversionConfig",
+    "ConvertedNetwork",
+    "LayerError",
+    "calibrate",
+    "convert",
+    "load_converted",
+    "spiking",
+]

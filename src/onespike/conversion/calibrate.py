@@ -17,8 +17,8 @@ from torch import Tensor, fx
 
 from onespike.conversion.correct import correct
 from onespike.errors import OnespikeError, check_choices
-from onespike.models.kinds import WEIGHTS, reached_by_images
-from onespike.models.spiking import ConvertedNetwork
+from onespike.conversion.kinds import WEIGHTS, reached_by_images
+from onespike.conversion.spiking import ConvertedNetwork
 from onespike.units.integrate import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.
@@ -102,13 +102,13 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
     reference, steps, errors = network.analog(), network.time_steps, []
-    analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.graph)
+    analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
     for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
         interpreter.args_iter = iter([batch])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
-    reached = reached_by_images(network.graph)
-    for node, twin in zip(network.graph.graph.nodes, reference.graph.nodes, strict=True):
+    reached = reached_by_images(network.body)
+    for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
         layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):

@@ -1,4 +1,4 @@
-"""What is asked of a network before it is converted: that it takes the images, that its graph computes the same."""
+"""Checks before calibration: the network takes the images, its graph computes the same, images come first."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, fx, nn
 
 from onespike.errors import OnespikeError
-from onespike.models.kinds import WEIGHTS, reached_by_images
-from onespike.models.spiking import ConvertedNetwork
-from onespike.units.integrate import OverMeans, PoolSpikes
+from onespike.conversion.kinds import WEIGHTS, reached_by_images
+from onespike.conversion.spiking import ConvertedNetwork
+from onespike.conversion.over_time import OverMeans, PoolSpikes
 
 #: Relative difference allowed between a network and its graph.
 TOLERANCE = 1e-3
-#: Relative difference from which on rows are those of other images; rounding may move a staircase's.
+#: Relative difference from which on rows belong to other images; rounding may move a QCFS by a step.
 MIXED = 0.05
 
 
 @torch.no_grad()
-def answers(model: nn.Module, images: Tensor) -> Tensor:
-    """What a network says to some images, in evaluation mode; it stays as it is.
+def answers(model: nn.Module, images: Tensor, some: Tensor) -> Any:
+    """The network's logits for some of the images, in evaluation mode; it stays as it is.
 
     Raises:
-        OnespikeError: There are none, they are not finite, or it does not take them.
+        OnespikeError: There are no images, they are not finite, or the network does not take them.
     """
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
@@ -29,7 +29,7 @@ def answers(model: nn.Module, images: Tensor) -> Tensor:
         raise OnespikeError("calibration: expected finite images, got some values that are not")
     training = {module: module.training for module in model.modules()}
     try:
-        return model.eval()(images)
+        return model.eval()(some)
     except Exception as error:  # whatever a network's own code does with them
         reason = " ".join(str(error).split())
         raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
@@ -56,13 +56,17 @@ def expect_same(graph: fx.GraphModule, images: Tensor, expected: Any) -> None:
 
 
 @torch.no_grad()
-def expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
-    """Make sure that the rows of what a layer gives are the images', one after the other: time is laid before them.
+def expect_images_first(network: ConvertedNetwork, graph: fx.GraphModule, images: Tensor) -> None:
+    """Make sure that images lie along the first axis of what every layer gives: time steps are stacked along it.
+
+    Args:
+        network: The converted network.
+        graph: Its artificial twin, `network.analog()`.
+        images: Some images.
 
     Raises:
-        OnespikeError: They are not.
+        OnespikeError: They do not.
     """
-    graph = network.analog()
     called = {str(node.target) for node in reached_by_images(graph) if node.op == "call_module"}
     timed = (OverMeans, PoolSpikes, *WEIGHTS)
     paths = {path for path in called if path in network.neurons or isinstance(graph.get_submodule(path), timed)}
@@ -71,7 +75,7 @@ def expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
     among.run(torch.cat([images, images.flip(0)]))
     for path, values in alone.noted.items():
         several = isinstance(values, tuple)
-        # Of several outputs the first alone is met by time, where there is one step.
+        # At one time step only the first of several outputs matters.
         pairs = list(zip(values, among.noted[path], strict=True)) if several else [(values, among.noted[path])]
         for one, more in pairs if network.time_steps > 1 else pairs[:1]:
             if one is None:
@@ -81,12 +85,12 @@ def expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
             if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
                 raise OnespikeError(
                     f"cannot be converted: the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images, "
-                    "are not those of one image after the other; expected the images along the first axis (batch_first)"
+                    "are not one image after the other; expected the images along the first axis (batch_first)"
                 )
 
 
 class _Noted(fx.Interpreter):
-    """Notes what the modules give in whose place time will matter."""
+    """Records the outputs of some modules."""
 
     def __init__(self, graph: fx.GraphModule, paths: set[str]) -> None:
         super().__init__(graph)

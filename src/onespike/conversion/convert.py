@@ -1,48 +1,46 @@
-"""From a trained artificial network to a spiking one: in memory, or from run folder to run folder."""
+"""Convert an artificial network into a spiking one, save it and load it again."""
 
-from dataclasses import asdict, astuple, dataclass, fields, replace
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
 from onespike.conversion.check import answers, expect_images_first, expect_same
-from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, open_dataset
-from onespike.data.loader import EvalLoader
+from onespike.conversion.spiking import ConversionConfig, ConvertedNetwork, spiking
+from onespike.conversion.trace import trace
+from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
-from onespike.evaluation.output import csv_text, save_json, save_text
-from onespike.models.ann import ANNS, AnnConfig
-from onespike.models.spiking import ConvertedNetwork, Exchange, spiking
-from onespike.models.tracing import trace
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.recipe import load_recipe
-from onespike.training.run import Run
 from onespike.units.integrate import Staircase
 
-#: Which training images calibrate depends on their number alone: conversions stay comparable.
-_SEED = 0
-#: How many of the images the traced network is compared with the network itself on.
-CHECKED = 16
+#: How many of the images the network is traced and checked with.
+CHECKED = 4
+#: What a saved conversion consists of.
+WEIGHTS, CARD = "model.safetensors", "conversion.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and what the conversion brought.
+    """A converted network, and the errors that converting brought.
 
     Attributes:
         network: The spiking network, in evaluation mode: images (B, C, H, W) to logits (B, K).
         layers: The error of each layer of neurons.
         images: Number of calibration images.
+        traced: Shape of the images that the network was traced with, (N, C, H, W).
     """
 
     network: ConvertedNetwork
     layers: tuple[LayerError, ...]
     images: int
+    traced: tuple[int, ...]
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -59,11 +57,33 @@ class Conversion:
             "real_valued": list(self.real),
         }
 
-    def save(self, folder: Path) -> None:
-        """Write `conversion.json` and `conversion.csv`."""
-        columns = [field.name for field in fields(LayerError)]
-        save_text(csv_text(columns, map(astuple, self.layers)), folder / "conversion.csv")
-        save_json(self.to_json(), str(folder / "conversion.json"))
+    def save(self, folder: str | Path) -> None:
+        """Save the converted network without pickle; `load_converted` reads it.
+
+        Writes `model.safetensors` (weights and thresholds) and `conversion.json` (the `ConversionConfig`, the layers of
+        the graph, each layer's error). An interrupted save leaves the earlier conversion, or nothing.
+
+        Args:
+            folder: A new or empty folder, or one that holds an earlier conversion, which is replaced.
+
+        Raises:
+            OnespikeError: Something else is there, or it cannot be written.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= {WEIGHTS, CARD}):
+            raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
+        weights = save({name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in self.network.state_dict().items()})
+        card = {
+            "config": asdict(self.network.config),
+            **self.to_json(),
+            "traced": list(self.traced),
+            "graph": self.network.outline(),
+            "sha256": hashlib.sha256(weights).hexdigest(),
+        }
+        try:
+            write_folder(folder, {WEIGHTS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
+        except OSError as error:
+            raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFAULT, **options: Any) -> Conversion:
@@ -76,7 +96,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFA
         model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
         calibration: How thresholds are found.
-        options: Values of `onespike.conversion.Exchange`, such as `time_steps=4`, `population=3` or `allow_real=True`.
+        options: Values of `ConversionConfig`, such as `time_steps=4`, `population=3` or `allow_real=True`.
 
     Returns:
         The converted network, and the error of each layer.
@@ -85,82 +105,56 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFA
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    exchange = Exchange(**options)
+    config = ConversionConfig(**options)
     if not isinstance(images, Tensor):
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some = images[:CHECKED]
-    expected = answers(model, some)
-    network = spiking(model, exchange, some)
-    # A staircase turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
+    expected = answers(model, images, some)
+    network = spiking(model, config, some)
+    artificial = network.analog()
+    # A QCFS turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
     stairs = any(isinstance(module, Staircase) for module in model.modules())
-    expect_same(trace(model, fold=False) if stairs else network.analog(), some, expected)
-    expect_images_first(network, some)
-    return Conversion(network, tuple(calibrate(network, images, calibration)), len(images))
+    expect_same(trace(model, fold=False) if stairs else artificial, some, expected)
+    expect_images_first(network, artificial, some)
+    del artificial
+    return Conversion(network, tuple(calibrate(network, images, calibration)), len(images), tuple(some.shape))
 
 
-def convert_run(
-    source: Run,
-    out: Path,
-    *,
-    data: DataConfig | None = None,
-    images: int = 512,
-    calibration: Calibration = DEFAULT,
-    **options: Any,
-) -> Conversion:
-    """Convert the network of a run, with its best weights, into a run folder like any other.
+def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
+    """Load what `Conversion.save` wrote.
 
     Args:
-        source: The run of an artificial network; it stays as it is.
-        out: The new run folder, new or empty.
-        data: Whose training images calibrate, and which the new run is of; those of the run if None.
-        images: How many training images calibrate.
-        calibration: How thresholds are found.
-        options: As for `convert`.
+        folder: The folder.
+        model: An artificial network of the architecture that was converted, such as a new `torchvision.models.vgg11_bn()`.
+            It says how to build the spiking one; its weights do not matter, and it stays as it is.
 
     Returns:
-        The converted network, and the error of each layer.
+        The conversion; its network gives the same logits as the saved one, to the bit, on the device of `model`.
 
     Raises:
-        OnespikeError: The run is not of an artificial network, its data are not there or others do not suit it, or as
-            for `convert`. Nothing is written then.
+        OnespikeError: There is no saved conversion, it is damaged, or it is of another network.
     """
-    run = Run(out)
-    run.expect_free()
-    checkpoint = source.checkpoint("best")
-    card = checkpoint.card
-    if not isinstance(card.config, AnnConfig) or card.config.neurons != "none":
-        what = (
-            "converted already" if isinstance(card.config, AnnConfig) else f"of {card.config.name}, no network for this"
-        )
-        raise OnespikeError(f"{source.folder} is {what}: expected a run of {', '.join(ANNS)}, trained as they are")
-    recipe = load_recipe(str(source.config))
-    recipe = replace(recipe, data=data or recipe.data)
-    calibrating = _calibration_images(open_dataset(recipe.data), card, images)
-    network = card.build()
-    network.load_state_dict(checkpoint.weights)
-    exchange = asdict(Exchange(**{"surrogate": card.config.surrogate, **options}))
-    conversion = convert(network, calibrating, calibration=calibration, **exchange)
-    del exchange["allow_real"]  # a network is built anew with all that was left real-valued
-    config = replace(card.config, **exchange)
-    run.begin(replace(recipe, model=config))
-    weights = conversion.network.state_dict()
-    for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either
-        state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
-        Checkpoint(replace(card, config=config), weights, {}, state).save(folder)
-    conversion.save(run.folder)
-    return conversion
-
-
-def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
-    """Training images, not augmented, normalised as in training."""
-    if count < 1:
-        raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
-    expect_same_images(data, card)
-    order = np.random.default_rng(_SEED).permutation(len(data.train))
-    chosen = data.train.select(np.sort(order[:count]))
-    if len(np.unique(chosen.labels[chosen.indices])) < 2:
-        raise OnespikeError(
-            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
-            "another data set"
-        )
-    return torch.cat([batch for batch, _ in EvalLoader(chosen, card.mean, card.std, batch_size=256)])
+    folder = Path(folder)
+    path = whole_folder(folder)
+    if not all((path / name).is_file() for name in (WEIGHTS, CARD)):
+        raise OnespikeError(f"{folder} is no saved conversion: expected {WEIGHTS} and {CARD} in it")
+    try:
+        card, content = json.loads((path / CARD).read_text()), (path / WEIGHTS).read_bytes()
+        if hashlib.sha256(content).hexdigest() != card["sha256"]:
+            raise ValueError(f"{WEIGHTS} is not what was written")
+        config, weights = ConversionConfig(**card["config"]), load(content)
+        layers = tuple(LayerError(**layer) for layer in card["layers"])
+        traced, outline, count = tuple(map(int, card["traced"])), list(card["graph"]), int(card["calibration_images"])
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
+    like = next(model.parameters(), torch.empty(()))
+    network = spiking(model, config, like.new_zeros(traced))
+    for found, saved in zip_longest(network.outline(), outline, fillvalue="nothing"):
+        if found != saved:
+            raise OnespikeError(f"{folder} is the conversion of another network: expected {saved}, got {found}")
+    try:
+        network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"{folder} is the conversion of another network: {reason}") from error
+    return Conversion(network, layers, count, traced)

@@ -1,4 +1,11 @@
-"""Changing a weight layer so that it makes up for what spikes get wrong: its weights by least squares, its bias."""
+"""Correcting a weight layer for what spikes get wrong: its weights by least squares with ridge, its bias.
+
+With X the layer's centred inputs (one row for each sample, one column for each weight of an output) and Y what its
+outputs lack, the change D of its weights minimises |X D - Y|^2 + pull |D|^2. Two forms give the same D:
+
+    primal   D = (X'X + pull)^-1 X'Y         factors columns x columns
+    dual     D = X' (XX' + pull)^-1 Y        factors samples x samples: where these are fewer
+"""
 
 import torch
 import torch.nn.functional as F
@@ -8,17 +15,19 @@ from torch.nn.modules.conv import _ConvNd
 from onespike.errors import OnespikeError
 from onespike.units.channel import ChannelLinear
 
-#: Values of unfolded inputs that are in memory at once.
+#: Values of inputs or columns that are in memory at once.
 CHUNK = 2**25
+#: Convolutions whose padded maps are at most so many times their outputs have shifted views multiplied, not columns.
+PADDED = 1.5
 
 
 def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, ridge: float | None) -> None:
-    """Change a weight layer so that its mean output comes closest to what it should be.
+    """Change a weight layer so that its mean output comes closest to the artificial network's.
 
     Args:
         layer: Convolution or linear layer; changed in place.
         path: Its path.
-        mean: Its mean input, (N, …).
+        mean: Its input, averaged over time, (N, …).
         target: What its mean output should be.
         ridge: Pull of the weights towards the old ones, in units of the inputs' mean square; None for the bias alone.
 
@@ -27,24 +36,47 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     missing = (target - layer(mean)).movedim(axis, -1)  # (N, …, C_out)
+    if not missing.any():  # as of the layer that reads the images
+        return
     offset = missing.flatten(0, -2).cpu().double().mean(0)
     if ridge is not None and _is_matrix(layer):
-        gram, product, centre = _moments(layer, mean, missing - offset.to(missing))
-        diagonal = gram.diagonal(dim1=1, dim2=2)
-        diagonal.add_(ridge * diagonal.mean(1, keepdim=True) + 1e-12)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        if failed.any():
+        missing = missing - offset.to(missing)
+        try:
+            few = missing[..., 0].numel() < layer.weight[0].numel()
+            change, centre = (_dual if few else _primal)(layer, mean, missing, ridge)
+        except torch.linalg.LinAlgError as error:
             raise OnespikeError(
                 f"calibration: no weights of layer {path} are the best with ridge {ridge}: raise it, or use more images"
-            )
-        change = torch.cholesky_solve(product, factor)  # (groups, columns, C_out / groups)
+            ) from error
         layer.weight += change.mT.reshape(layer.weight.shape).to(layer.weight)
-        offset = offset - (centre @ change).flatten()
+        offset = offset - (centre @ change).flatten().cpu()
     layer.bias += offset.to(layer.bias)
 
 
+def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The change of weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
+    moments = _moments_of_maps if _overlaps(layer, mean, missing) else _moments
+    gram, product, centre = moments(layer, mean, missing)
+    diagonal = gram.diagonal(dim1=1, dim2=2)
+    diagonal.add_(ridge * diagonal.mean(1, keepdim=True) + 1e-12)
+    return torch.cholesky_solve(product, torch.linalg.cholesky(gram)), centre
+
+
+def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The same as `_primal`, from the samples' products with each other: (groups, samples, samples)."""
+    columns = _columns(layer, mean)
+    centre = columns.mean(1, keepdim=True)
+    columns = columns - centre
+    kernel = (columns @ columns.mT).cpu().double()
+    diagonal = kernel.diagonal(dim1=1, dim2=2)
+    diagonal.add_(ridge * diagonal.sum(1, keepdim=True) / columns.shape[2] + 1e-12)
+    wanted = missing.flatten(0, -2).unflatten(1, (len(columns), -1)).movedim(1, 0).cpu().double()
+    weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))
+    return columns.mT @ weights.to(columns), centre
+
+
 def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the best change of weight matrices is computed from, in double precision, without all columns at once.
+    """The sums that the primal form needs, in double precision, without all columns in memory at once.
 
     Args:
         layer: A layer whose weights are a matrix for each group.
@@ -71,6 +103,52 @@ def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor) -> tuple
     return gram - count * shift.mT @ shift, product, origin.cpu().double() + shift
 
 
+def _moments_of_maps(layer: _ConvNd, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same as `_moments`, for a convolution of stride 1, whose columns are shifted views of one another.
+
+    Padded maps lie one behind the other in a row for each channel, between zeros. Summed over all places of that row,
+    the product of two columns depends on the distance of their shifts alone: a 3x3 kernel has 13 of these, but 45 pairs
+    of shifts. Places that are no sample's are counted too, and are then taken off.
+    """
+    kernel, dilation, _ = _geometry(layer)
+    origin = mean.mean((0, *range(2, mean.ndim))).view(1, -1, 1, 1)
+    images, taps = max(CHUNK // _padded(layer, mean[:1]).numel(), 1), kernel[0] * kernel[1]
+    shape = (layer.groups, taps, layer.in_channels // layer.groups)
+    sums, product = torch.zeros(shape, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    gram = torch.zeros(*shape, *shape[1:], dtype=torch.float64)
+    for part, lack in zip(mean.split(images), missing.split(images), strict=True):
+        maps = _padded(layer, part) - origin  # (N, C, H, W)
+        shifts = [y * dilation[0] * maps.shape[3] + x * dilation[1] for y in range(kernel[0]) for x in range(kernel[1])]
+        reach = shifts[-1]
+        rows = F.pad(maps.transpose(0, 1).flatten(1), (reach, reach)).unflatten(0, (layer.groups, -1))
+        places = rows.shape[2] - reach
+        lack = lack if lack.ndim == 4 else lack.unsqueeze(1)
+        beyond = (0, maps.shape[3] - lack.shape[2], 0, maps.shape[2] - lack.shape[1])
+        ours = F.pad(F.pad(lack.new_ones(lack.shape[:3]), beyond).flatten(), (reach, 0))
+        others = (ours == 0).nonzero().squeeze(1)
+        outside = [rows[..., others + shift] for shift in shifts]
+        lacking = F.pad(F.pad(lack, (0, 0, *beyond)).flatten(0, 2), (0, 0, reach, 0))
+        lacking = lacking.unflatten(1, (layer.groups, -1)).movedim(1, 0)
+        found = torch.stack([rows[..., shift : shift + places] @ lacking for shift in shifts], 1)
+        product = product + found.cpu().double()
+        sums += (rows.sum(-1)[:, None] - torch.stack([one.sum(-1) for one in outside], 1)).cpu().double()
+        apart = dict[int, Tensor]()
+        for one, near in enumerate(shifts):
+            for other, far in enumerate(shifts[one:], one):
+                distance = far - near
+                if distance not in apart:
+                    apart[distance] = rows[..., : rows.shape[2] - distance] @ rows[..., distance:].mT
+                block = (apart[distance] - outside[one] @ outside[other].mT).cpu()
+                gram[:, one, :, other] += block
+                if other > one:
+                    gram[:, other, :, one] += block.mT
+    shift = (sums / missing[..., 0].numel()).mT.flatten(1)[:, None]  # columns are sorted by channel, then by place
+    gram = gram.permute(0, 2, 1, 4, 3).flatten(3, 4).flatten(1, 2)
+    gram -= missing[..., 0].numel() * shift.mT @ shift
+    centre = origin.view(layer.groups, -1, 1).expand(-1, -1, taps).flatten(1)[:, None].cpu().double() + shift
+    return gram, product.transpose(1, 2).flatten(1, 2), centre
+
+
 def _is_matrix(layer: nn.Module) -> bool:
     """Whether a layer multiplies by its weights alone, and as a matrix for each group.
 
@@ -79,15 +157,29 @@ def _is_matrix(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d)
 
 
+def _overlaps(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor) -> bool:
+    """Whether a layer's columns are shifted views of maps that are hardly larger than its output."""
+    if isinstance(layer, nn.Linear) or max(layer.stride) > 1:
+        return False
+    return _padded(layer, mean[:1])[0, 0].numel() <= PADDED * missing[0, ..., 0].numel()
+
+
 def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:
     """What weight matrices multiply, (groups, samples, columns)."""
     if isinstance(layer, nn.Linear):
         return (mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean).flatten(0, -2)[None]
+    kernel, dilation, stride = _geometry(layer)
+    columns = F.unfold(_padded(layer, mean), kernel, dilation, 0, stride)
+    return columns.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+
+
+def _padded(layer: _ConvNd, mean: Tensor) -> Tensor:
+    """A convolution's input, padded, (N, C, H, W); one dimension is a map of one row."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(mean, layer._reversed_padding_repeated_twice, mode)
-    kernel, dilation, stride = layer.kernel_size, layer.dilation, layer.stride
-    if isinstance(layer, nn.Conv1d):  # a map of one row
-        padded = padded.unsqueeze(2)
-        kernel, dilation, stride = (1, *kernel), (1, *dilation), (1, *stride)
-    columns = F.unfold(padded, kernel, dilation, 0, stride)
-    return columns.unflatten(1, (layer.groups, -1)).permute(1, 0, 3, 2).flatten(1, 2)
+    return padded.unsqueeze(2) if isinstance(layer, nn.Conv1d) else padded
+
+
+def _geometry(layer: _ConvNd) -> tuple[tuple[int, ...], ...]:
+    """Kernel size, dilation and stride of a convolution, (y, x) each; one dimension is a map of one row."""
+    return tuple(((1,) * (2 - len(one)) + one) for one in (layer.kernel_size, layer.dilation, layer.stride))

@@ -9,7 +9,6 @@ from torch import nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.models.resmlp import resmlp
-from onespike.models.spiking import Exchange, spiking
 from onespike.models.vit import vit
 from onespike.units.integrate import Staircase, expect_neurons
 
@@ -112,7 +111,9 @@ class AnnConfig:
                 network = self._resnet18(num_classes, in_channels)
         if self.neurons == "none":
             return network
-        exchange = Exchange(
+        from onespike.conversion.spiking import ConversionConfig, spiking  # the room above: see pyproject.toml
+
+        exchange = ConversionConfig(
             time_steps=self.time_steps,
             neurons=self.neurons,
             shortcuts=self.shortcuts,

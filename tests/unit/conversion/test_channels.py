@@ -76,7 +76,7 @@ def test_thresholds_are_where_they_fold(shape, first, second, between, threshold
     assert neurons.raw_threshold.shape == ((thresholds,) if thresholds else ())
     seen = []
     for channel in range(thresholds):  # by brute force: every input of the weights hears of one channel alone
-        reading = conversion.network.graph.second
+        reading = conversion.network.body.second
         hooks = [
             neurons.register_forward_hook(lambda _m, _i, out, c=channel: alone(out, neurons.axis, c)),
             reading.register_forward_hook(lambda layer, args, _: seen.append(heard(layer, args[0]))),

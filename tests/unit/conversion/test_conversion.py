@@ -20,9 +20,10 @@ from onespike.conversion.calibrate import SHARES, set_thresholds
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
 from onespike.models.ann import AnnConfig
-from onespike.models.spiking import Exchange, spiking
+from onespike.conversion.spiking import ConversionConfig, spiking
 from onespike.models.vit import VIT12
-from onespike.units.integrate import IntegrateFire, PoolSpikes, Staircase
+from onespike.conversion.over_time import PoolSpikes
+from onespike.units.integrate import IntegrateFire, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")
 
@@ -76,10 +77,10 @@ def test_the_errors_of_a_layer_by_hand(images):
     with torch.no_grad():
         conversion = onespike.convert(network, images, time_steps=3)
         converted = conversion.network
-        found = outputs(converted.graph, ("1", "3"), images.repeat(3, 1, 1, 1))
+        found = outputs(converted.body, ("1", "3"), images.repeat(3, 1, 1, 1))
         wanted = outputs(copy.deepcopy(network), ("1", "3"), images)
         for layer in conversion.layers:
-            neurons = converted.graph.get_submodule(layer.layer)
+            neurons = converted.body.get_submodule(layer.layer)
             spikes = found[layer.layer].unflatten(0, (3, -1))
             rates, target = spikes.mean(0).flatten().double(), wanted[layer.layer].flatten().double()
             assert layer.activation == "ReLU"
@@ -154,7 +155,7 @@ def test_other_peoples_networks(make):
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
     images = torch.randn(1, 3, 64, 64)
-    converted = spiking(network, Exchange())
+    converted = spiking(network, ConversionConfig())
     assert converted.real == ()
     with torch.no_grad():
         torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
@@ -184,7 +185,7 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
     nn.init.uniform_(network[1].running_var, 0.5, 2.0)
     nn.init.uniform_(network[1].weight, 0.5, 2.0)
     images = torch.randn(4, 8, 5, 5)
-    converted = spiking(network, Exchange())
+    converted = spiking(network, ConversionConfig())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert any(isinstance(module, Affine) for module in converted.modules()) is (groups > 1)
     with torch.no_grad():
@@ -251,7 +252,7 @@ def test_each_call_of_a_layer_has_weights_of_its_own_and_so_have_tied_ones():
     network.third = nn.Linear(16, 16)
     network.third.weight = network.second.weight
     network.pass_on = lambda net, x: called_twice(net, x) + net.last(net.third(net.first(x).relu()).relu())
-    graph = onespike.convert(network.eval(), points).network.graph
+    graph = onespike.convert(network.eval(), points).network.body
     weights = [module.weight for module in graph.modules() if isinstance(module, nn.Linear)]
     assert len(weights) == 7  # as many as there are calls
     assert len({weight.data_ptr() for weight in weights}) == 7
@@ -361,7 +362,7 @@ def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
         expected = network(images)
         converted = onespike.convert(network, images, time_steps=512, calibration=MAXIMA).network
         assert (converted(images) - expected).norm() < 0.01 * expected.norm()
-    assert isinstance(converted.graph.pool, PoolSpikes) is spikes
+    assert isinstance(converted.body.pool, PoolSpikes) is spikes
 
 
 def test_attention_as_a_module_is_right_over_all_steps_where_images_come_first():
@@ -396,7 +397,7 @@ def test_layers_that_images_do_not_reach_are_left_alone():
 
     network, points = Biased().eval(), torch.randn(64, 4)
     converted = onespike.convert(network, points, time_steps=4).network
-    assert torch.equal(converted.graph.bias.weight, network.bias.weight)
+    assert torch.equal(converted.body.bias.weight, network.bias.weight)
 
 
 def test_only_a_network_of_staircases_alone_is_left_uncorrected():
@@ -568,8 +569,8 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
                 errors[shortcuts, steps] = ((conversion.network(images) - expected).norm() / expected.norm()).item()
                 assert len(conversion.network.neurons) == 2
         # By hand, at one step: the addition reads the ReLU, the convolution its spikes.
-        graph = conversion.network.graph
-        one = onespike.convert(network, images, shortcuts="real", calibration=MAXIMA).network.graph
+        graph = conversion.network.body
+        one = onespike.convert(network, images, shortcuts="real", calibration=MAXIMA).network.body
         current = one.first(images)
         spikes = one.get_submodule("relu")(current)
         second = one.get_submodule("relu_1")(current.relu() + one.second(spikes))
@@ -675,11 +676,11 @@ def test_a_staircase_of_several_steps_is_right_on_average(images):
         network[2].weight *= 6
         converted = onespike.convert(network, images, time_steps=4).network
         wanted = outputs(converted.analog(), ("1", "3"), images)
-        found = outputs(converted.graph, ("1", "3"), images.repeat(4, 1, 1, 1))
+        found = outputs(converted.body, ("1", "3"), images.repeat(4, 1, 1, 1))
     rates = {path: out.unflatten(0, (4, -1)).mean(0) for path, out in found.items()}
     for path in ("0", "2", "5"):  # nothing is corrected
-        assert torch.equal(converted.graph.get_submodule(path).weight, network.get_submodule(path).weight)
-        assert torch.equal(converted.graph.get_submodule(path).bias, network.get_submodule(path).bias)
+        assert torch.equal(converted.body.get_submodule(path).weight, network.get_submodule(path).weight)
+        assert torch.equal(converted.body.get_submodule(path).bias, network.get_submodule(path).bias)
     torch.testing.assert_close(rates["1"], wanted["1"])  # its input is the same at each step
     error = rates["3"] - wanted["3"]  # this one's is not
     assert error.abs().mean() > 0.01

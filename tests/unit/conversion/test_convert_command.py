@@ -16,7 +16,7 @@ import onespike
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
-from onespike.models.spiking import ConvertedNetwork
+from onespike.conversion.spiking import ConvertedNetwork
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 

@@ -71,6 +71,6 @@ def test_layers_without_such_a_matrix_get_a_bias():
 
 def test_a_pull_that_is_too_weak_for_the_images_is_named():
     network = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3)).eval()
-    points = torch.randn(4, 64)
+    points = torch.randn(4, 64).repeat(32, 1)  # fewer samples than columns would be another form, which has an answer
     with pytest.raises(OnespikeError, match=r"no weights of layer \d are the best with ridge 1e-12"):
         onespike.convert(network, 1e3 * points, calibration=Calibration(ridge=1e-12))

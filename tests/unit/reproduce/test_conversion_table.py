@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
-from onespike.conversion.convert import convert_run
+from onespike.evaluation.convert import convert_run
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import evaluate
 from onespike.training import Run, load_recipe, train

@@ -18,7 +18,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
-from onespike.models.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
+from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
 from onespike.units.channel import ChannelLinear
 
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.

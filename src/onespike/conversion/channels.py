@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from onespike.models.kinds import (
+from onespike.conversion.kinds import (
     ACTIVATIONS,
     KEEPING,
     MAX_POOLS,

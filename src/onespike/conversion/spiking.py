@@ -1,16 +1,17 @@
-"""From an artificial network's graph to a spiking one: activations exchanged for neurons.
+"""From an artificial network to a spiking one: integrate-and-fire neurons replace its activations.
 
-torch.fx traces the network into a graph of modules and functions. Each node that the images reach is one of:
+torch.fx traces the network into a graph of modules and functions. Each node that depends on the images is one of:
 
-    linear       convolution, linear layer, affine map, average pooling, addition, reshaping: stays, for it maps means
+    linear       convolution, linear layer, affine map, average pooling, addition, reshaping: stays, since it maps means
                  to means
-    activation   ReLU, GELU, SiLU, a staircase: becomes `IntegrateFire`
-    pooling      max pooling: becomes `PoolSpikes`, spikes in, spikes out; `OverMeans` where something else comes in
-    product      of two tensors, at least one of spikes: becomes `OverMeans` of it, sums of spike counts
-    real         all else: refused by its path; or, where that is allowed, left real-valued, inside `OverMeans`
+    activation   ReLU, GELU, SiLU, QCFS: becomes `IntegrateFire`
+    pooling      max pooling: becomes `PoolSpikes` where spikes come in, else `OverMeans`
+    product      of two tensors, at least one of spikes: becomes `OverMeans`, a product of spike counts
+    real         all else: refused, its path is named; or, with `allow_real`, left real-valued inside `OverMeans`
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -20,8 +21,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError, check_choices
-from onespike.models.channels import channels
-from onespike.models.kinds import (
+from onespike.conversion.channels import channels
+from onespike.conversion.kinds import (
     RESHAPING,
     WEIGHTS,
     activation_of,
@@ -30,24 +31,25 @@ from onespike.models.kinds import (
     name_of,
     reached_by_images,
 )
-from onespike.models.tracing import free_path, trace
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, expect_neurons
+from onespike.conversion.over_time import OverMeans, PoolSpikes
+from onespike.conversion.trace import free_path, trace
+from onespike.units.integrate import IntegrateFire, Staircase, expect_neurons
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """How activations are exchanged for neurons.
+class ConversionConfig:
+    """How neurons replace activations.
 
     Attributes:
-        time_steps: T, how often the spiking network runs on one image.
+        time_steps: T, how often the spiking network runs on one image; logits are averaged.
         neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
-        shortcuts: What residual additions read: "spikes", or the activation as it is, "real", where it is weighed as
-            well: only what is weighed spikes then.
-        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", for training on.
+        shortcuts: What residual additions read: "spikes", or, where the same activation is also weighed, its "real"
+            value (membrane shortcuts, Hu et al. 2024); only what is weighed spikes then.
+        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", to be fine-tuned.
         population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
             step only.
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
-        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
     """
 
     time_steps: int = 1
@@ -64,44 +66,39 @@ class Exchange:
 
 
 class ConvertedNetwork(nn.Module):
-    """A plain integrate-and-fire network: images at each of T time steps, logits averaged.
+    """A network of integrate-and-fire neurons: it sees the images at each of T time steps and averages the logits.
 
     Args:
-        graph: The graph, with `IntegrateFire` in place of activations.
-        activations: What each neuron stands for, by its path in the graph.
+        body: The graph, with `IntegrateFire` in place of activations.
+        activations: The activation that each layer of neurons replaces, by its path in the graph.
         real: Paths of what is left real-valued.
-        time_steps: T.
-        population: Neurons for each activation.
+        config: How it was converted.
     """
 
     def __init__(
-        self,
-        graph: fx.GraphModule,
-        activations: dict[str, nn.Module],
-        real: tuple[str, ...],
-        time_steps: int,
-        population: int,
+        self, body: fx.GraphModule, activations: dict[str, nn.Module], real: tuple[str, ...], config: ConversionConfig
     ) -> None:
         super().__init__()
-        self.graph, self.real, self.time_steps, self.population = graph, real, time_steps, population
+        self.body, self.real, self.config = body, real, config
+        self.time_steps, self.population = config.time_steps, config.population
         self._activations = (activations,)  # in a tuple: they are no part of this network
 
     @property
     def neurons(self) -> dict[str, IntegrateFire]:
-        """The neurons by their path, in the order in which a batch meets them."""
-        return {path: self.graph.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
+        """The neurons by their path, in the order of the forward pass."""
+        return {path: self.body.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W); logits (B, K)."""
         steps = images.repeat(self.time_steps, *[1] * (images.ndim - 1))
-        return self.graph(steps).unflatten(0, (self.time_steps, -1)).mean(0)
+        return self.body(steps).unflatten(0, (self.time_steps, -1)).mean(0)
 
     def analog(self) -> fx.GraphModule:
-        """This network with activations for neurons: node by node the same graph, with weights of its own.
+        """The artificial twin: the same graph, node by node, with activations and with weights of its own.
 
-        Before calibration changes any weights it is the artificial network that this one stands for.
+        Before calibration changes any weights it computes what the artificial network does.
         """
-        graph = copy.deepcopy(self.graph)
+        graph = copy.deepcopy(self.body)
         for path, activation in self._activations[0].items():
             graph.set_submodule(path, copy.deepcopy(activation))
         for module in graph.modules():
@@ -109,41 +106,51 @@ class ConvertedNetwork(nn.Module):
                 module.time_steps = 1
         return graph
 
+    def outline(self) -> list[str]:
+        """One line for each node of the graph, with all that the weights do not say: which network it is."""
+        lines = []
+        for node in self.body.graph.nodes:
+            module = self._activations[0].get(str(node.target)) or module_of(self.body, node)
+            called = name_of(node) if module is None else f"{node.target} {' '.join(repr(module).split())}"
+            options = f" {node.kwargs}" if node.kwargs else ""
+            lines.append(re.sub(r" at 0x\w+", "", f"{node} = {called} {node.args}{options}"))
+        return lines
 
-def spiking(network: nn.Module, exchange: Exchange, images: Tensor | None = None) -> ConvertedNetwork:
-    """Exchange a network's activations for integrate-and-fire neurons. Their thresholds are still to be found.
+
+def spiking(network: nn.Module, config: ConversionConfig, images: Tensor | None = None) -> ConvertedNetwork:
+    """Replace a network's activations by integrate-and-fire neurons, whose thresholds `calibrate` finds afterwards.
 
     Args:
         network: An artificial network; left as it is.
-        exchange: How.
+        config: How.
         images: Some images, for `trace`.
 
     Returns:
-        The spiking network, in evaluation mode. Neurons that stand for a staircase have its threshold.
+        The spiking network, in evaluation mode. Neurons that replace a QCFS have its threshold.
 
     Raises:
         OnespikeError: There is no activation, something cannot be converted (its path is named), or the network's
             forward pass cannot be traced.
     """
-    time_steps, population, real_shortcuts = exchange.time_steps, exchange.population, exchange.shortcuts == "real"
+    time_steps, population, real_shortcuts = config.time_steps, config.population, config.shortcuts == "real"
     parameters = list(network.parameters())
     for parameter in parameters:
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
-    graph = trace(network, images, exchange.batch_norm == "folded")
-    steps = list(_plan(graph, exchange.neurons == "channel"))
+    graph = trace(network, images, config.batch_norm == "folded")
+    steps = list(_plan(graph, config.neurons == "channel"))
     real = [step for step in steps if step.kind == "real"]
-    if real and not exchange.allow_real:
+    if real and not config.allow_real:
         names = ", ".join(f"{step.path} ({_called(step)})" for step in real)
         raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:
-        raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or a staircase in the network")
-    taken_past = 0
+        raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or QCFS in the network")
+    bypassed = 0
     for step in steps:
         if step.kind == "activation":
-            taken_past += real_shortcuts and _take_past(graph, step, time_steps)
-            module: nn.Module = IntegrateFire(*step.channels, time_steps, exchange.surrogate, population)
+            bypassed += real_shortcuts and _bypass(graph, step, time_steps)
+            module: nn.Module = IntegrateFire(*step.channels, time_steps, config.surrogate, population)
         elif step.kind == "pooling of spikes":
             module = PoolSpikes(step.function, time_steps)
         else:
@@ -153,8 +160,8 @@ def spiking(network: nn.Module, exchange: Exchange, images: Tensor | None = None
             module.to(parameters[0] if step.kind == "activation" else parameters[0].device)
         if isinstance(step.function, Staircase):
             nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
-        _exchange(graph, step.node, step.path, module, keep_options=step.kind != "activation")
-    if real_shortcuts and not taken_past:
+        _replace(graph, step.node, step.path, module, keep_options=step.kind != "activation")
+    if real_shortcuts and not bypassed:
         raise OnespikeError(
             "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
             "as it is"
@@ -165,13 +172,13 @@ def spiking(network: nn.Module, exchange: Exchange, images: Tensor | None = None
         if isinstance(module, WEIGHTS) and module.bias is None:  # what calibration corrects
             rows = module.out_channels if isinstance(module, _ConvNd) else module.out_features
             module.bias = nn.Parameter(module.weight.new_zeros(rows))
-    return ConvertedNetwork(graph, activations, tuple(step.path for step in real), time_steps, population).eval()
+    return ConvertedNetwork(graph, activations, tuple(step.path for step in real), config).eval()
 
 
 class _Step(NamedTuple):
-    """What becomes of a node that is not linear: its kind, what it computes, its new path.
+    """How a node that is not linear is replaced: its kind, what it computes, its new path.
 
-    `channels` are number and axis of those of its currents, `varying` the arguments that the images reach.
+    `channels` are number and axis of those with a threshold each, `varying` the arguments that depend on the images.
     """
 
     node: fx.Node
@@ -183,9 +190,9 @@ class _Step(NamedTuple):
 
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
-    """Say of each node that the images reach, and that is not linear, what it is."""
+    """Say what each node is that depends on the images and is not linear."""
     reached, spikes = reached_by_images(graph), set[fx.Node]()
-    alike = set[fx.Node]()  # spikes that may be pooled: nowhere but along the channels do several thresholds meet
+    alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
     taken = {path for path, _ in graph.named_modules()}
     planned = set[str]()
     for node in graph.graph.nodes:
@@ -222,8 +229,8 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         yield _Step(node, kind, function, path, own, varying)
 
 
-def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
-    """Put a module in the place of a node; without its options it takes the first input alone."""
+def _replace(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
+    """Call a module instead of a node; without the node's options it takes the first input alone."""
     graph.add_submodule(path, module)
     with graph.graph.inserting_after(node):
         arguments, options = (node.args, node.kwargs) if keep_options else ((node.all_input_nodes[0],), {})
@@ -232,17 +239,17 @@ def _exchange(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module
     graph.graph.erase_node(node)
 
 
-def _take_past(graph: fx.GraphModule, step: _Step, time_steps: int) -> bool:
-    """Let additions that follow an activation read it, past the neurons that will stand for it elsewhere, if any do."""
+def _bypass(graph: fx.GraphModule, step: _Step, time_steps: int) -> bool:
+    """Let the additions behind an activation read its real value; whether there are any, and others that weigh it."""
     node, path = step.node, f"{step.path}_shortcut"
     additions = [user for user in node.users if user.op != "call_module" and name_of(user) in ("add", "add_")]
     if not 0 < len(additions) < len(node.users):
         return False
     graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), time_steps))
     with graph.graph.inserting_after(node):
-        past = graph.graph.call_module(path, (node.all_input_nodes[0],))
+        value = graph.graph.call_module(path, (node.all_input_nodes[0],))
     for addition in additions:
-        addition.replace_input_with(node, past)
+        addition.replace_input_with(node, value)
     return True
 
 
