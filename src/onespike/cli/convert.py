@@ -43,7 +43,7 @@ def convert(
     from rich.console import Console
 
     from onespike.configs import make
-    from onespike.training.convert import convert_run
+    from onespike.evaluation.convert import convert_run
     from onespike.training.loop import Stopped, train
     from onespike.training.optim import make_accelerator
     from onespike.training.recipe import load_recipe

@@ -1,24 +1,22 @@
 """`onespike convert`: from run folder to run folder."""
 
-from dataclasses import asdict, astuple, fields, replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike.conversion import Calibration, Conversion, ConversionConfig, LayerError, convert
 from onespike.conversion.calibrate import DEFAULT
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, open_dataset
+from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.output import csv_text, save_json, save_text
-from onespike.models.ann import ANNS, AnnConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
@@ -32,6 +30,7 @@ def convert_run(
     data: DataConfig | None = None,
     images: int = 512,
     calibration: Calibration = DEFAULT,
+    model: nn.Module | None = None,
     **options: Any,
 ) -> Conversion:
     """Convert the network of a run, with its best weights, into a run folder like any other.
@@ -42,38 +41,32 @@ def convert_run(
         data: Whose training images calibrate, and which the new run is of; those of the run if None.
         images: How many training images calibrate.
         calibration: How thresholds are found.
+        model: As for `Run.model`, where the network is of somebody else's class.
         options: As for `convert`.
 
     Returns:
         The converted network, and the error of each layer.
 
     Raises:
-        OnespikeError: The run is not of an artificial network, its data are not there or others do not suit it, or as
-            for `convert`. Nothing is written then.
+        OnespikeError: The run was converted already, its data are not there or others do not suit it, or as for
+            `convert`. Nothing is written then.
     """
     run = Run(out)
     run.expect_free()
     checkpoint = source.checkpoint("best")
     card = checkpoint.card
-    if not isinstance(card.config, AnnConfig) or card.config.neurons != "none":
-        what = (
-            "converted already" if isinstance(card.config, AnnConfig) else f"of {card.config.name}, no network for this"
-        )
-        raise OnespikeError(f"{source.folder} is {what}: expected a run of {', '.join(ANNS)}, trained as they are")
-    recipe = load_recipe(str(source.config))
-    recipe = replace(recipe, data=data or recipe.data)
-    calibrating = _calibration_images(open_dataset(recipe.data), card, images)
-    network = card.build()
-    network.load_state_dict(checkpoint.weights)
-    options = asdict(ConversionConfig(**{"surrogate": card.config.surrogate, **options}))
-    conversion = convert(network, calibrating, calibration=calibration, **options)
-    del options["allow_real"]  # a network is built anew with all that was left real-valued
-    config = replace(card.config, **options)
-    run.begin(replace(recipe, model=config))
+    if card.conversion is not None:
+        raise OnespikeError(f"{source.folder} is converted already: expected a run of an artificial network")
+    dataset = source.dataset(data)
+    recipe = source.recipe if data is None else replace(source.recipe, data=data)
+    calibrating = _calibration_images(dataset, card, images)
+    config = ConversionConfig(**options)
+    conversion = convert(source.model("best", model), calibrating, calibration=calibration, **options)
+    run.begin(replace(recipe, conversion=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either
         state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
-        Checkpoint(replace(card, config=config), weights, {}, state).save(folder)
+        Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
     save_json(conversion.to_json(), str(run.folder / "conversion.json"))
     columns = [field.name for field in fields(LayerError)]
     save_text(csv_text(columns, map(astuple, conversion.layers)), run.folder / "conversion.csv")

@@ -3,21 +3,20 @@
 import math
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from rich.console import Console
 from rich.progress import track
+from torch import nn
 
-from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, ImageSet, open_dataset
+from onespike.data.dataset import Dataset, ImageSet
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.result import Evaluation, Spread
 from onespike.training.checkpoint import ModelCard
-from onespike.training.device import make_accelerator
-from onespike.training.recipe import load_recipe
-from onespike.training.run import Run
+from onespike.training.optim import make_accelerator
+from onespike.training.run import Run, channels_last
 from onespike.training.scores import score
 
 Part = Literal["test", "validation", "train"]
@@ -28,7 +27,7 @@ Device = Literal["auto", "cpu"]
 
 def evaluate(
     run: Run,
-    data: DataConfig | None = None,
+    data: Any = None,
     part: Part = "test",
     which: Which = "best",
     passes: int = 1,
@@ -36,6 +35,7 @@ def evaluate(
     precision: Precision = "trained",
     device: Device = "auto",
     time_steps: int | None = None,
+    model: nn.Module | None = None,
 ) -> Evaluation:
     """Evaluate the network of a run; under a launcher such as torchrun, by all processes together.
 
@@ -44,7 +44,7 @@ def evaluate(
 
     Args:
         run: The run.
-        data: The images; those of the run if None.
+        data: The images, as for `Run.dataset`; those of the run if None.
         part: Which part of them.
         which: Which checkpoint; the other one if it is damaged.
         passes: How often to show the images to a network whose encoding draws; a deterministic one sees them once.
@@ -52,6 +52,7 @@ def evaluate(
         precision: Arithmetic, as in `TrainConfig`; "trained" takes that of training.
         device: "auto" takes the accelerator if there is one, "cpu" never.
         time_steps: How often a network runs on one image; its own number if None.
+        model: As for `Run.model`, where the network is of somebody else's class.
 
     Returns:
         The same result on all processes.
@@ -64,30 +65,25 @@ def evaluate(
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise OnespikeError(f"{name}: expected at least 1, got {number}")
-    recipe = load_recipe(str(run.config))
-    checkpoint = run.checkpoint(which)
-    card = checkpoint.card
-    if time_steps is not None:
-        card = replace(card, config=replace(card.config, time_steps=time_steps))
-    config = replace(recipe.train, device=device)
+    config = replace(run.recipe.train, device=device)
     if precision != "trained":
         config = replace(config, precision=precision)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
-        dataset = open_dataset(data or recipe.data)
+        dataset = run.dataset(data)
+    checkpoint = run.checkpoint(which)
+    card = checkpoint.card
     expect_same_images(dataset, card)
     images: ImageSet = getattr(dataset, part)
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
 
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    network = card.build()
-    network.load_state_dict(checkpoint.weights)
-    network = network.to(accelerator.device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = channels_last(run.model(which, model, time_steps).to(accelerator.device, dtype))
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)
-    deterministic = not card.config.draws
+    deterministic = card.draws is False
     console = Console(stderr=True)
     hidden = not (accelerator.is_main_process and console.is_terminal)
     bar = partial(

@@ -181,6 +181,11 @@ class EnergyBudget(Callback):
 
     def __init__(self, network: nn.Module, shape: tuple[int, int, int], weight: float, budget: float) -> None:
         self.meter, self.weight, self.budget = CostMeter(network, shape), weight, budget
+        if not self.meter.reads_spikes:
+            raise OnespikeError(
+                "train.rate_penalty and train.energy_budget: expected a network of which some layers read spikes, got one "
+                "that reads real values alone"
+            )
         expect_within_reach(self.meter, budget)
         self.raised = self.operations = self.joules = 0.0  # the last two are sums over the images of the epoch
         self._step = [0.0, 0.0]  # synaptic operations and joules of this process's images of this step

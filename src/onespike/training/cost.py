@@ -93,6 +93,11 @@ class CostMeter:
                 self._readers[layer] = _Reader(size, product.arrives == "signed", product.macs / product.inputs)
         self.least = MULTIPLY_ACCUMULATE * real
 
+    @property
+    def reads_spikes(self) -> bool:
+        """Whether any layer reads spikes, so that there is something to save."""
+        return bool(self._readers)
+
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Count during the forward passes inside this context, from 0."""

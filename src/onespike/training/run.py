@@ -224,6 +224,13 @@ def load(folder: str | Path, which: str = "best", model: nn.Module | None = None
     return Run.open(folder).model(which, model)
 
 
+def channels_last(network: nn.Module) -> nn.Module:
+    """Lay the weights of two-dimensional convolutions channels-last; three-dimensional ones know no such order."""
+    if any(parameter.ndim == 5 for parameter in network.parameters()):
+        return network
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def environment() -> dict[str, Any]:
     """Describe machine, versions and command."""
     installed = {d.metadata["Name"].lower(): d.version for d in distributions()}

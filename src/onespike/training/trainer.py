@@ -24,7 +24,7 @@ from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, values_of
-from onespike.training.run import Run
+from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
@@ -69,7 +69,7 @@ class Trainer:
         self.run: Run | None = None
         self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
-        self.network = _channels_last(model.to(accelerator.device, dtype))
+        self.network = channels_last(model.to(accelerator.device, dtype))
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size
         self.batches = TrainLoader(data, recipe.data, size, config.seed, share)
@@ -314,10 +314,3 @@ def expect_logits(network: nn.Module, data: Dataset, device: torch.device, dtype
             f"model: it gives {shape} for {count} images; expected logits of the shape ({count}, {classes}), or (T, "
             f"{count}, {classes}) over time, for the {classes} classes of {data.name}"
         )
-
-
-def _channels_last(network: nn.Module) -> nn.Module:
-    """Lay the weights of two-dimensional convolutions channels-last; three-dimensional ones know no such order."""
-    if any(parameter.ndim == 5 for parameter in network.parameters()):
-        return network
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
