@@ -3,6 +3,7 @@
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
@@ -10,7 +11,7 @@ import yaml
 from onespike.errors import OnespikeError, unknown
 
 #: What a value of each type is called in messages.
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", str: "text"}
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", str: "text", Path: "a path"}
 
 
 def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
@@ -53,7 +54,9 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return _first_that_fits(value, get_args(hint), where)
     if hint is Any or hint is object or (isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float)):
         return value
-    if hint is str:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint in (str, Path):
         raise _wrong(value, hint, where)
     if isinstance(hint, type) and is_dataclass(hint):
         return make(hint, named(_parsed(value), hint, where), where)

@@ -28,7 +28,7 @@ def call(
     """Call a command's function with what a command line says.
 
     Args:
-        function: Parameters without a default are positional, the others options. `overrides`, if it is there, receives
+        function: Parameters without a default are positional, positional-only ones too, the others options. `overrides`, if it is there, receives
             the values of a recipe; one that is annotated with a config has an option for each of its fields, and
             receives those that are given.
         arguments: The command line behind the command's name.
@@ -64,7 +64,8 @@ def call(
     given = vars(values)
     for name, kind in configs.items():
         given[name] = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
-    return function(**given, **({"overrides": overrides} if takes_overrides else {}))
+    first = [given.pop(name) for name, one in parameters.items() if one.kind is one.POSITIONAL_ONLY]
+    return function(*first, **given, **({"overrides": overrides} if takes_overrides else {}))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -81,8 +82,11 @@ def _describe(parser: _Parser, function: Callable[..., int], parameters: dict[st
     parser.description = " ".join(filter(None, [docstring.short_description, docstring.long_description]))
     for name, parameter in parameters.items():
         hint, text = hints[name], texts.get(name, "").replace("%", "%%")
-        if parameter.default is inspect.Parameter.empty:
-            parser.add_argument(name, metavar=name.upper(), help=text, type=partial(_value, hint=hint, option=name))
+        missing, optional = parameter.default is inspect.Parameter.empty, parameter.kind is parameter.POSITIONAL_ONLY
+        if missing or optional:
+            count = "?" if optional and not missing else None
+            kind = partial(_value, hint=hint, option=name)
+            parser.add_argument(name, metavar=name.upper(), help=text, type=kind, nargs=count)
             continue
         option = f"--{name.strip('_').replace('_', '-')}"
         several = get_origin(hint) is list
@@ -97,7 +101,8 @@ def _describe(parser: _Parser, function: Callable[..., int], parameters: dict[st
             type=partial(_value, hint=inner, option=option),
             help=text + shown,
         )
-    parser.add_argument("--import", dest="_", metavar="MODULE", help="import a module whose classes a recipe or run names")
+    about = "import a module whose classes a recipe or a run names"
+    parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
 
 
 def _add_config(parser: _Parser, kind: Any) -> list[str]:

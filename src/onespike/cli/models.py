@@ -7,10 +7,10 @@ from onespike.cli.command import call
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command."""
-    return call(models, arguments, "onespike models [--name NAME]")
+    return call(models, arguments, "onespike models [NAME]")
 
 
-def models(name: str | None = None) -> int:
+def models(name: str | None = None, /) -> int:
     """List the registered models; with a name, that model's presets and options.
 
     Args:
@@ -30,7 +30,7 @@ def models(name: str | None = None) -> int:
         for one in model_names():
             table.add_row(one, " ".join((family(one).config.__doc__ or "").split("\n")[0].split()))
         console.print(table)
-        console.print("\nonespike models --name NAME lists a model's presets and options", markup=False)
+        console.print("\nonespike models NAME lists a model's presets and options", markup=False)
         return 0
     chosen, values = family(name), plain(model_config(name))
     texts = {

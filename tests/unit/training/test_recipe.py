@@ -1,13 +1,12 @@
 from pathlib import Path
 
 import pytest
-from jsonargparse import ArgumentParser
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
-from onespike.models.zoo import model_config
+from onespike.models import model_config
 from onespike.training import load_recipe, recipe_names
-from onespike.training.recipe import dump, parse, to_recipe
+from onespike.training.recipe import differences, dump
 
 
 def test_every_recipe_in_the_package_loads():
@@ -29,40 +28,53 @@ def test_conv12_recipe_is_section_8_of_the_method():
 
 def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
     file = tmp_path / "mine.yaml"
-    file.write_text("model: {name: conv-tiny, theta: 0.3, decay: 0.2}\ntrain: {lr: 1e-3}\n")
-    recipe = load_recipe(str(file), {"model.decay": 0.1})
-    assert (recipe.model.decay, recipe.model.theta) == (0.1, 0.3)
+    file.write_text("model: {name: conv-tiny, theta: 0.3, neuron: {decay: 0.2, threshold: 0.7}}\ntrain: {lr: 1e-3}\n")
+    recipe = load_recipe(str(file), {"model.neuron.decay": 0.1})
+    assert (recipe.model.neuron.decay, recipe.model.neuron.threshold, recipe.model.theta) == (0.1, 0.7, 0.3)
     assert (recipe.model.depths, recipe.train.lr, recipe.train.momentum) == ((2, 2, 2), 1e-3, 0.9)
     other = load_recipe(str(file), {"model.name": "conv12"})
     assert (other.model.depths, other.model.theta) == ((2, 2, 6, 2), 0.3)
+    assert load_recipe(str(file), {"model.name": "resnet18"}).model == model_config("resnet18")
 
 
-def test_a_name_on_the_command_line_chooses_anew_what_a_file_lists_of_the_old_one(tmp_path: Path):
-    file = tmp_path / "config.yaml"  # as a run's, with every value in it
-    file.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.decay": 0.2})))
-    for name, preset in (("conv12", "strict"), ("lstm20", "binary"), ("mlp36", "ann"), ("conv-tiny", "modern")):
-        again = load_recipe(str(file), {"model.name": name, "model.preset": preset}).model
-        assert again == model_config(name, preset, decay=0.2)
-    assert load_recipe(str(file), {"model.preset": "ann", "model.fusion": "sum"}).model.fusion == "sum"
-    file.write_text("model: {name: conv12, unit: conv, norm: batch}")  # what a new name sets, comes from it
-    assert load_recipe(str(file), {"model.name": "gru24"}).model == model_config("gru24", norm="batch")
-    assert load_recipe(str(file), {"model.name": "resnet18"}).model.name == "resnet18"
-    file.write_text(dump(load_recipe("cifar10/resnet18")))
-    assert load_recipe(str(file), {"model.name": "conv12"}).model == model_config("conv12")
-    assert load_recipe(str(file), {"model.name": "vit12"}).model.name == "vit12"
-
-
-def test_a_preset_in_the_recipe_chooses_anew_what_the_run_it_starts_from_lists(tmp_path: Path):
-    start, file = tmp_path / "config.yaml", tmp_path / "mine.yaml"
-    start.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "strict", "model.decay": 0.2})))
+def test_a_preset_on_the_command_line_takes_the_place_of_a_recipes(tmp_path: Path):
+    assert load_recipe("cifar10/conv12-modern", {"model.preset": "strict"}).model == model_config("conv12", "strict")
+    file = tmp_path / "mine.yaml"
     file.write_text("model: {preset: modern, theta: 0.3}")
-    values = parse(ArgumentParser(exit_on_error=False), [], file, start=start)
-    assert to_recipe(values).model == model_config("conv12", "modern", decay=0.2, theta=0.3)
+    found = load_recipe(file, {"model.preset": "ann", "model.mlp_ratio": "2"}).model
+    assert found == model_config("conv12", "ann", theta=0.3, mlp_ratio=2)
 
 
-def test_the_last_of_several_presets_counts():
-    values = parse(ArgumentParser(exit_on_error=False), ["--model.preset", "strict", "--model.preset=modern"])
-    assert to_recipe(values).model == model_config("conv12", "modern")
+def test_what_a_run_lists_belongs_to_its_own_name_and_preset(tmp_path: Path):
+    file = tmp_path / "config.yaml"  # as a run's, with every value in it
+    file.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.theta": 0.2})))
+    assert load_recipe(file, {"model.theta": 0.4}).model == model_config("conv12", "released-cifar10", theta=0.4)
+    for name, preset in (("conv12", "strict"), ("lstm20", "binary"), ("mlp36", "ann"), ("conv-tiny", "modern")):
+        assert load_recipe(file, {"model.name": name, "model.preset": preset}).model == model_config(name, preset)
+    assert load_recipe(file, {"model.name": "vit12"}).model == model_config("vit12")
+
+
+def test_a_recipe_starts_from_a_runs_model_and_data():
+    start = load_recipe("cifar10/conv12", {"model.preset": "strict", "model.theta": 0.2, "data.limit": 7})
+    same = load_recipe("cifar10/finetune", start=start)
+    assert (same.model, same.data, same.train.optimizer) == (start.model, start.data, "adam")
+    assert load_recipe("cifar10/finetune", {"model.theta": "0.3"}, start).model.theta == 0.3
+    again = load_recipe("cifar10/finetune", {"model.preset": "modern"}, start)
+    assert again.model == model_config("conv12", "modern")
+    assert load_recipe("digits", start=start).model == load_recipe("digits").model
+
+
+def test_a_neuron_may_be_named_alone():
+    recipe = load_recipe("cifar10/conv12", {"model.neuron": "plif"})
+    assert recipe.model.neuron.name == "plif"
+    both = load_recipe("cifar10/conv12", {"model.neuron": "plif", "model.neuron.decay": "0.3"})
+    assert (both.model.neuron.name, both.model.neuron.decay) == ("plif", 0.3)
+
+
+def test_only_what_changes_the_outcome_is_a_difference():
+    recipe = load_recipe("digits")
+    other = load_recipe("digits", {"model.neuron.decay": 0.3, "train.save_minutes": 1, "data.workers": 0})
+    assert differences(recipe, other) == ["model.neuron.decay was 0.4, now 0.3"]
 
 
 def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
@@ -80,6 +92,9 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--tran.epochs=3"], ["'--tran.epochs'", "'--train.epochs'"]),
         (["--train.epochs", "many"], ["train.epochs: expected a whole number, got many"]),
         (["--model", '{"preset": "strict"}'], ["unknown option '--model'", "'--model."]),
+        (["--model.threshold", "0.4"], ["'--model.threshold'", "'--model.neuron.threshold'"]),
+        (["--model.neuron.treshold", "0.4"], ["'--model.neuron.threshold'"]),
+        (["--conversion.time_stepz", "2"], ["'--conversion.time_steps'"]),
         (["--train.epochs", "0"], ["train.epochs", "at least 1"]),
         (["--train.epochs"], ["train.epochs"]),
         (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),

@@ -1,0 +1,96 @@
+"""Plain values become configs, or one line says why not."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onespike.configs import convert, flat, make, merge, names_of, plain
+from onespike.errors import OnespikeError
+
+
+@dataclass(frozen=True)
+class Inner:
+    name: str = "a"
+    rate: float = 0.5
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int = 1
+    sizes: tuple[int, ...] = (1, 2)
+    span: tuple[float, float] | None = None
+    kind: Literal["x", "y"] = "x"
+    flag: bool = False
+    text: str | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_text_is_read_as_yaml_where_that_is_meant():
+    values = {"count": "3", "sizes": "[4,5]", "span": "[0.1,1e-3]", "flag": "true", "text": "5", "kind": "y"}
+    made = make(Outer, {**values, "inner": {"rate": "1e-2", "options": {"gain": "2"}}}, "outer")
+    assert made == Outer(3, (4, 5), (0.1, 0.001), "y", True, "5", Inner("a", 0.01, {"gain": 2.0}))
+    assert make(Outer, {"text": "null", "span": "null", "inner": "b"}, "outer") == Outer(inner=Inner("b"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"count": "many"}, "outer.count: expected a whole number, got many"),
+        ({"count": 1.5}, "outer.count: expected a whole number, got 1.5"),
+        ({"count": True}, "outer.count: expected a whole number, got True"),
+        ({"flag": "maybe"}, "outer.flag: expected true or false, got maybe"),
+        ({"sizes": "[1,a]"}, "outer.sizes: expected a whole number, got a"),
+        ({"sizes": 3}, "outer.sizes: expected a list such as [1, 2], got 3"),
+        ({"span": "[1,2,3]"}, "outer.span: expected a list such as [1, 2] or null, got [1,2,3]"),
+        ({"kind": "z"}, "unknown outer.kind 'z': known: x, y"),
+        ({"kint": "x"}, "unknown option 'outer.kint': did you mean 'outer.kind'"),
+        ({"inner": {"rat": 1}}, "unknown option 'outer.inner.rat': did you mean 'outer.inner.rate'"),
+        ({"inner": 3}, "outer.inner: expected keys and values, got 3"),
+        ({"inner": {"options": {"gain": "much"}}}, "outer.inner.options.gain: expected a number, got much"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str):
+    with pytest.raises(OnespikeError) as error:
+        make(Outer, values, "outer")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+configs = st.builds(
+    Outer,
+    st.integers(),
+    st.lists(st.integers(), max_size=3).map(tuple),
+    st.none() | st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False)),
+    st.sampled_from(["x", "y"]),
+    st.booleans(),
+    st.none() | st.text(),
+    st.builds(Inner, st.text(), st.floats(allow_nan=False), st.dictionaries(st.text(), st.floats(allow_nan=False))),
+)
+
+
+@given(configs)
+def test_plain_values_make_the_same_config(config: Outer):
+    if config.text not in ("null", "None"):
+        assert make(Outer, plain(config), "outer") == config
+
+
+def test_names_and_flat_values():
+    assert names_of(Outer, "o")[-3:] == ["o.inner.name", "o.inner.rate", "o.inner.options"]
+    assert flat(Outer(), "o")["o.inner.rate"] == 0.5
+    assert "o.inner" not in flat(Outer(), "o")
+
+
+def test_merging_goes_into_mappings_and_a_name_starts_anew():
+    assert merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}) == {"a": {"b": 1, "c": 3}}
+    assert merge({"a": "lif"}, {"a": {"decay": 3}}) == {"a": {"name": "lif", "decay": 3}}
+    assert merge({"a": {"b": 1}}, {"a": "lif"}) == {"a": "lif"}
+
+
+def test_a_value_that_fits_is_left_alone():
+    inner = Inner("b")
+    assert convert(inner, Inner, "x") is inner
+    assert convert(5, Any, "x") == 5
