@@ -9,10 +9,14 @@ from onespike.errors import OnespikeError
 class DataConfig:
     """The images of a run.
 
+    A data set of the user's own whose images are float tensors is taken as it is: `crop_padding`, `flip`,
+    `auto_augment` and `random_erasing` do not apply to it.
+
     Attributes:
-        name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, or `folder`
-            (your own images, one folder per class).
+        name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
+            (your own images, one folder per class), or `hub` (whatever Hugging Face `datasets` reads).
         root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
+            For `hub` a local folder or a repository of the Hub, owner/name or owner/name:configuration.
         cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
         limit: Use at most this many training images, the held-out ones included; 0 uses all. The test set stays whole.
         holdout: Share of the training images, in [0, 1), that is held out to choose the best checkpoint; 0 trains on

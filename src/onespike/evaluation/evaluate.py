@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, ImageSet, open_dataset
+from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.result import Evaluation, Spread
@@ -76,7 +76,7 @@ def evaluate(
     with accelerator.main_process_first():
         dataset = open_dataset(data or recipe.data)
     expect_same_images(dataset, card)
-    images: ImageSet = getattr(dataset, part)
+    images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
 
