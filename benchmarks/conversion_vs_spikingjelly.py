@@ -24,8 +24,9 @@ from torch import Tensor, fx, nn
 
 from onespike import OnespikeError
 from onespike.conversion import Calibration, convert
-from onespike.data.dataset import ImageSet, open_dataset
+from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
+from onespike.data.sets import ImageSet
 from onespike.evaluation.output import csv_text, save_text
 from onespike.models import AnnConfig
 from onespike.training import Run, load, load_recipe

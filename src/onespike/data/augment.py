@@ -52,12 +52,14 @@ class BatchAugment:
         """Crop, flip and normalise.
 
         Args:
-            images: Raw images, (B, H, W, C), uint8.
+            images: Raw images, (B, H, W, C), uint8; floats, (B, C, H, W), are taken as they are.
             draws: What `draw` returned for these images; None (evaluation) only normalises.
 
         Returns:
             (B, C, H, W) in channels-last memory.
         """
+        if images.is_floating_point():
+            return images.to(self.device, self._scale.dtype, memory_format=torch.channels_last)
         images = images.to(self.device, non_blocking=True)
         if draws is not None and (self.padding or self.flip):
             images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding)

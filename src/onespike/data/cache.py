@@ -6,32 +6,34 @@ renaming of a finished folder, so it is whole or not there, whatever happens to 
 
 import hashlib
 import json
+import math
 import shutil
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from onespike.data.sources.base import PARTS, HubUnreachableError, Source
-from onespike.data.writer import PartWriter, channel_statistics
+from onespike.data.sources.base import PARTS, Content, HubUnreachableError, Sample, Source
 from onespike.durable import flush
 from onespike.errors import OnespikeError
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 1
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
+_CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Pixels:
     """The decoded images of one part.
 
     Attributes:
-        images: (M, H, W, C) uint8, a read-only memory map.
+        images: (M, H, W, C) uint8; from the cache a read-only memory map.
         labels: (M,) int64.
     """
 
@@ -40,7 +42,7 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class CacheEntry:
+class Decoded:
     """A decoded source.
 
     Attributes:
@@ -49,15 +51,17 @@ class CacheEntry:
         std: Channel-wise standard deviation of the training part, 0..1; 1 for a channel that never changes, so that
             dividing by it is safe.
         parts: `train`, `test` and perhaps `validation`.
+        note: As in `Content`.
     """
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    parts: dict[str, Part]
+    parts: dict[str, Pixels]
+    note: str = ""
 
 
-def open_cache(source: Source, directory: Path, image_size: int | None = None) -> CacheEntry:
+def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Decoded:
     """Open the decoded images of a source, decoding them first if they are not there yet.
 
     If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do.
@@ -91,37 +95,49 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
     return _read(entry)
 
 
+def decode_here(content: Content, name: str, image_size: int | None = None) -> Decoded:
+    """Decode images into memory; arguments and errors as in `open_cache`."""
+    parts = {}
+    with _checked(content, name, image_size) as checked:
+        for part, count in content.counts.items():
+            images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
+            for index, sample in enumerate(checked(part)):
+                images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
+                images[index], labels[index] = sample.pixels, sample.label
+            parts[part] = Pixels(images, labels)
+    return Decoded(content.classes, *channel_statistics(parts["train"].images), parts, content.note)
+
+
 def _build(source: Source, entry: Path, image_size: int | None) -> None:
     """Decode into a temporary folder, then rename it."""
     directory = entry.parent
     directory.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(directory)
+    for path in directory.glob(".building-*"):  # what killed processes had begun; a younger one may still be at work
+        if path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
     building = directory / f".building-{entry.name}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
-        counts = {part: count for part in PARTS if (count := source.count(part))}
+        content = source.content()
+        counts = {part: count for part in PARTS if (count := content.counts.get(part))}
         if missing := {"train", "test"} - counts.keys():
             raise OnespikeError(
                 f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
             )
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-            task = progress.add_task(f"decoding {source.name} (once)", total=sum(counts.values()))
-            writer = PartWriter(source, building, image_size, lambda: progress.advance(task))
+        with _checked(content, source.name, image_size) as checked:
             for part, count in counts.items():
-                writer.write(part, count)
+                _write_part(building, part, count, checked(part), source.origin)
         mean, std = channel_statistics(np.load(building / "train-images.npy", mmap_mode="r"))
         meta = {
             "format": _FORMAT,
             "name": source.name,
             "origin": source.origin,
             "image_size": image_size,
-            "classes": source.classes,
+            "classes": content.classes,
             "mean": mean,
             "std": std,
             "images": counts,
-        }
+        } | ({"note": content.note} if content.note else {})
         (building / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
         for path in [*building.iterdir(), building]:
             flush(path)
@@ -135,14 +151,85 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _read(entry: Path) -> CacheEntry:
+def _write_part(folder: Path, part: str, count: int, samples: Iterator[Sample], origin: str) -> None:
+    """Write <part>-images.npy, (count, H, W, C) uint8, and <part>-labels.npy, (count,) int64, in constant memory."""
+    labels: list[int] = []
+    # Written from front to back rather than through a writable memory map: where the disk is full, the system kills a
+    # process that touches the map, whereas `write` reports it.
+    with (folder / f"{part}-images.npy").open("wb") as file:
+        for sample in samples:
+            if not labels:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *sample.pixels.shape)}
+                np.lib.format.write_array_header_1_0(file, header)
+            file.write(np.ascontiguousarray(sample.pixels).data)
+            labels.append(sample.label)
+    if len(labels) != count:
+        raise OnespikeError(
+            f"{origin}: {len(labels):,} images in the {part} part; expected the {count:,} that it "
+            "announces; restore or download it again"
+        )
+    np.save(folder / f"{part}-labels.npy", np.array(labels, np.int64))
+
+
+@contextmanager
+def _checked(content: Content, name: str, image_size: int | None) -> Iterator[Any]:
+    """Give a function that decodes a part: resized, with labels in range, all square and of the first one's shape."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from onespike.data.sources.image import fit
+
+    first: Sample | None = None
+
+    def checked(part: str) -> Iterator[Sample]:
+        nonlocal first
+        for sample in content.samples(part):
+            _expect_label(sample, len(content.classes))
+            if image_size is not None:
+                sample = sample._replace(pixels=fit(sample.pixels, image_size))
+            first = first or sample
+            _expect_shape(sample, first)
+            yield sample
+            progress.advance(task)
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"decoding {name} (once)", total=sum(content.counts.values()))
+        yield checked
+
+
+def _expect_label(sample: Sample, classes: int) -> None:
+    if not 0 <= sample.label < classes:
+        raise OnespikeError(
+            f"{sample.origin}: label {sample.label}; expected 0 to {classes - 1}; correct or restore it"
+        )
+
+
+def _expect_shape(sample: Sample, first: Sample) -> None:
+    height, width, _ = sample.pixels.shape
+    if height != width:
+        raise OnespikeError(
+            f"{sample.origin}: {width}x{height} pixels; expected a square image; pass --data.image_size to cut a "
+            "square out of each"
+        )
+    if sample.pixels.shape != first.pixels.shape:
+        side = first.pixels.shape[0]
+        raise OnespikeError(
+            f"{sample.origin}: {width}x{height} pixels; expected {side}x{side} as in {first.origin}; pass "
+            "--data.image_size to resize all"
+        )
+
+
+def _read(entry: Path) -> Decoded:
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         parts = {
-            part: Part(np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy"))
+            part: Pixels(np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy"))
             for part in meta["images"]
         }
-        return CacheEntry(tuple(meta["classes"]), tuple(meta["mean"]), tuple(meta["std"]), parts)
+        classes, mean, std = (tuple(meta[key]) for key in ("classes", "mean", "std"))
+        return Decoded(classes, mean, std, parts, meta.get("note", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OnespikeError(
             f"{entry}: damaged cache entry ({error}); expected meta.json and .npy files; remove the folder, it will be "
@@ -161,8 +248,27 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
-def _remove_leftovers(directory: Path) -> None:
-    """Remove what killed processes had begun; a younger folder may belong to one that is still at work."""
-    for path in directory.glob(".building-*"):
-        if path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, from exact sums.
+
+    Args:
+        images: (N, H, W, C) uint8; read in chunks, so it may be a memory map of any size.
+
+    Returns:
+        Means and (population) standard deviations in units of 0..1, C of each; a deviation of 0 is given as 1.
+    """
+    channels = images.shape[3]
+    histogram = np.zeros((channels, 256), np.int64)
+    step = max(1, _CHUNK_BYTES // images[0].size)
+    for start in range(0, len(images), step):
+        chunk = images[start : start + step]
+        for channel in range(channels):
+            histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+    values = np.arange(256)
+    means, deviations = [], []
+    for counts in histogram:
+        # Python's integers: n * squares - total ** 2 does not fit into 64 bits.
+        n, total, squares = int(counts.sum()), int(counts @ values), int(counts @ values**2)
+        means.append(total / (255 * n))
+        deviations.append(math.sqrt(n * squares - total**2) / (255 * n) or 1.0)
+    return tuple(means), tuple(deviations)

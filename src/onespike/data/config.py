@@ -1,18 +1,26 @@
 """What a user may choose about the images: where they come from, how they are split and how they are augmented."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from onespike.errors import OnespikeError
+
+#: The name of a data set that was passed to a training from Python: it cannot be opened by it.
+PASSED = "passed-from-python"
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """The images of a run.
 
+    A data set of the user's own whose images are float tensors is taken as it is: `crop_padding`, `flip`,
+    `auto_augment` and `random_erasing` do not apply to it.
+
     Attributes:
-        name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, or `folder`
-            (your own images, one folder per class).
+        name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
+            (your own images, one folder per class), or `hub` (whatever Hugging Face `datasets` reads).
         root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
+            For `hub` a local folder or a repository of the Hub, owner/name or owner/name:configuration.
         cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
         limit: Use at most this many training images, the held-out ones included; 0 uses all. The test set stays whole.
         holdout: Share of the training images, in [0, 1), that is held out to choose the best checkpoint; 0 trains on
@@ -25,6 +33,9 @@ class DataConfig:
         random_erasing: Probability, in [0, 1], of erasing a random rectangle of a training image.
         augmix_splits: Number of AugMix views per training image, the clean one included: 0 for none, or 2 to 6.
         workers: Processes that augment images, 0 or more; 0 does it in the main process.
+        class_path: Somebody's data set in place of `name`, such as "pkg.Data": a class or function, see
+            `onespike.data.dataset.from_class`.
+        init_args: What it is called with.
     """
 
     name: str = "digits"
@@ -39,6 +50,8 @@ class DataConfig:
     random_erasing: float = 0.0
     augmix_splits: int = 0
     workers: int = 2
+    class_path: str | None = None
+    init_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _expect(self.limit >= 0, "limit", self.limit, "0 (all) or a number of images")

@@ -1,65 +1,23 @@
-"""A data set ready for use: training, validation and test images, as views of one memory map each."""
+"""A data set ready for use: training, validation and test images, opened by name or made of somebody's own."""
 
+import inspect
 import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from onespike.data.cache import Part, open_cache
-from onespike.data.config import DataConfig
+from onespike.classpath import resolve
+from onespike.data.cache import Decoded, decode_here, open_cache
+from onespike.data.config import PASSED, DataConfig
+from onespike.data.items import Part, TorchItems, class_names, content_of, note_on, parts_of
+from onespike.data.sets import ImageSet, PixelSet, TensorSet, as_floats
 from onespike.data.sources.registry import open_source
+from onespike.data.split import split
 from onespike.errors import OnespikeError
-
-#: Which images are kept and held out depends on the data alone, not on a run's seed: runs stay comparable.
-_SPLIT_SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Some of the images of a memory map. Image k of the set is images[indices[k]], its label labels[indices[k]].
-
-    Attributes:
-        images: (M, H, W, C) uint8; the whole map, never copied.
-        labels: (M,) int64; the labels of the whole map.
-        indices: (N,) int64, ascending; which images belong to the set.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    indices: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
-        """Image (H, W, C) uint8, a view of the map, and label."""
-        index = self.indices[position]
-        return self.images[index], int(self.labels[index])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Send a memory map to a worker process by its file's name, not by its content."""
-        images = self.images
-        if isinstance(images, np.memmap) and images.filename is not None:
-            return _reopened, (str(images.filename), self.labels, self.indices)
-        return ImageSet, (images, self.labels, self.indices)
-
-    def select(self, positions: np.ndarray) -> "ImageSet":
-        """Make a subset.
-
-        Args:
-            positions: (K,) integers, 0 <= position < N.
-
-        Returns:
-            The K images, on the same memory map.
-        """
-        return ImageSet(self.images, self.labels, self.indices[positions])
-
-
-def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> ImageSet:
-    return ImageSet(np.load(path, mmap_mode="r"), labels, indices)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +30,10 @@ class Dataset:
         train: Images to train on.
         validation: Images to choose the best checkpoint by; may be empty.
         test: Images to test on, once.
-        mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it.
-        std: Channel-wise standard deviation, likewise.
+        mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0
+            for images that are not raw.
+        std: Channel-wise standard deviation, likewise; 1 for images that are not raw.
+        note: What was decided for the user and matters to who compares results, in a sentence; often empty.
     """
 
     name: str
@@ -83,6 +43,7 @@ class Dataset:
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    note: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -91,17 +52,17 @@ class Dataset:
 
     @property
     def in_channels(self) -> int:
-        """Channels of the images: 1 (grey) or 3."""
-        return self.train.images.shape[3]
+        """Channels of the images."""
+        return self.train.shape[0]
 
     @property
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
-        return self.train.images.shape[1]
+        return self.train.shape[1]
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Open a data set; the first time, its images are decoded into the cache.
+    """Open a data set by its name; the first time, its images are decoded into the cache.
 
     Args:
         config: Which data set, from where, how much of it.
@@ -112,41 +73,185 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         OnespikeError: The data set is unknown, missing or damaged, or the cache cannot be written.
     """
+    if config.class_path is not None:
+        return from_class(resolve(config.class_path, "data"), config.init_args, config)
+    if config.name == PASSED:
+        raise OnespikeError(
+            "data: the images of this run were passed from Python, which a file cannot do: pass them again (data=…), or "
+            "choose others by --data.name"
+        )
     root = Path(config.root).expanduser() if config.root is not None else None
+    cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
     with open_source(config.name, root) as source:
-        entry = open_cache(source, _cache_directory(config), config.image_size)
-    train = _whole(entry.parts["train"])
-    if 0 < config.limit < len(train):
-        train, _ = _split(train, config.limit)
-    if "validation" in entry.parts:
-        validation = _whole(entry.parts["validation"])
-    elif config.holdout:
+        decoded = open_cache(source, cache, config.image_size)
+    return _of_pixels(source.name, decoded, config.holdout, config.limit)
+
+
+def as_dataset(
+    data: Any,
+    *,
+    test: Any = None,
+    validation: Any = None,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    holdout: float = 0.1,
+    limit: int = 0,
+    image_size: int | None = None,
+) -> Dataset:
+    """Make a data set of somebody's own.
+
+    Images that are raw (Pillow's, or uint8) are decoded into memory, and from there on treated as those of any data set
+    that is opened by name: the loaders normalise and augment them. Images that are float tensors (C, H, W) are taken as
+    they are, already transformed by their owner: mean 0, deviation 1, none of our augmentation. They are made when a
+    batch needs them; their owner's random transforms draw, through the global generators, from a seed of their own for
+    each (seed, epoch, image), so that a resumed run sees the same bits.
+
+    Args:
+        data: A `Dataset` of ours, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs (image,
+            label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or several of
+            these: (train, test), (train, validation, test), or a mapping from "train", "validation" and "test", such as
+            a `datasets.DatasetDict`. Without a test part the validation part takes its place; without either, a fixed
+            fifth of the images (stratified, seed 0) does, and `note` says so.
+        test: The test part, if `data` holds none.
+        validation: The validation part, likewise.
+        name: What to call the data set; the name of its class, or on the Hub, if None.
+        classes: Class names; those that the data set knows if None, or else "0", "1", ...
+        holdout: As in `DataConfig`.
+        limit: As in `DataConfig`.
+        image_size: As in `DataConfig`; for raw images alone.
+
+    Returns:
+        The data set; the same arguments give the same split every time.
+
+    Raises:
+        OnespikeError: It is no such data set, an item has no label or one that is out of range, the images differ in
+            size or are not square. The item is named.
+    """
+    if isinstance(data, Dataset):
+        return data
+    name = name or _name(data)
+    parts = parts_of(data, name, test, validation)
+    names = class_names(parts, tuple(classes or ()))
+    first = parts["train"].items.fetch(int(parts["train"].indices[0]))[0]
+    if (floats := as_floats(first)) is None:
+        decoded = decode_here(content_of(parts, names), name, image_size)
+        return _of_pixels(name, decoded, holdout, limit)
+    shape = tuple(floats.shape)
+    if len(shape) != 3 or shape[1] != shape[2] or image_size not in (None, shape[1]):
+        raise OnespikeError(
+            f"{name}: images of floats, shape {shape}; expected square ones, (C, {image_size or 'H'}, "
+            f"{image_size or 'H'}); resize them in the transform that makes them"
+        )
+    sets = {part: _of_floats(some, shape) for part, some in parts.items()}
+    mean, std = (0.0,) * shape[0], (1.0,) * shape[0]
+    return _divided(name, names, sets, mean, std, note_on(parts), holdout, limit)
+
+
+def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
+    """Make a data set of a class, or of a function, that is not ours.
+
+    Where it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
+    torchvision's do, and the arguments do not set it, it is called once for each part; else once, and what it returns
+    goes to `as_dataset`.
+
+    Args:
+        factory: The class or function.
+        init_args: Its arguments.
+        config: Holdout, limit and image size.
+
+    Returns:
+        The data set, with the factory's name.
+
+    Raises:
+        OnespikeError: The arguments do not fit, or as in `as_dataset`.
+    """
+    name = getattr(factory, "__name__", type(factory).__name__)
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # something built in
+        signature = inspect.Signature([inspect.Parameter("init_args", inspect.Parameter.VAR_KEYWORD)])
+    open_keys = signature.parameters.keys() - init_args.keys()
+
+    def make(**part: Any) -> Any:
+        try:
+            signature.bind(**init_args, **part)
+        except TypeError as error:
+            raise OnespikeError(
+                f"data.init_args: {error}; expected the arguments of {name}{signature}; change --data.init_args"
+            ) from None
+        return factory(**init_args, **part)
+
+    if "train" in open_keys:
+        data: Any = {"train": make(train=True), "test": make(train=False)}
+    elif "split" in open_keys:
+        data = _splits(make)
+    else:
+        data = make()
+    return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
+
+
+def _splits(make: Callable[..., Any]) -> dict[str, Any]:
+    """The splits that a factory knows; one that takes any word is not asked for more than "train" and "test"."""
+    found = {"train": make(split="train")}
+
+    def ask(*names: str) -> Any:
+        for name in names:
+            with suppress(ValueError, KeyError, AssertionError):  # what unknown splits are refused with
+                return make(split=name)
+        return None
+
+    validation = ("val", "validation") if ask("no such split") is None else ()
+    return found | {"validation": ask(*validation), "test": ask("test")}
+
+
+def _name(data: Any) -> str:
+    """The name of a data set's class, or the one that Hugging Face knows it by."""
+    if isinstance(data, tuple | Mapping):
+        data = next(iter(data.values() if isinstance(data, Mapping) else data), None)
+    while hasattr(data, "dataset"):  # a subset's whole
+        data = data.dataset
+    return str(getattr(getattr(data, "info", None), "dataset_name", None) or type(data).__name__)
+
+
+def _of_pixels(name: str, decoded: Decoded, holdout: float, limit: int) -> Dataset:
+    sets: dict[str, ImageSet] = {
+        part: PixelSet(pixels.images, pixels.labels, np.arange(len(pixels.labels)))
+        for part, pixels in decoded.parts.items()
+    }
+    return _divided(name, decoded.classes, sets, decoded.mean, decoded.std, decoded.note, holdout, limit)
+
+
+def _of_floats(part: Part, shape: tuple[int, int, int]) -> ImageSet:
+    if not isinstance(part.items, TorchItems):
+        raise OnespikeError(
+            f"{part.items.where}: raw images; expected floats as in the training part; convert all alike"
+        )
+    images = TensorSet(part.items, part.labels, part.indices, shape)
+    images[0]  # complains now if the parts do not match
+    return images
+
+
+def _divided(
+    name: str,
+    classes: tuple[str, ...],
+    sets: dict[str, ImageSet],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    note: str,
+    holdout: float,
+    limit: int,
+) -> Dataset:
+    """Leave out training images above the limit, then hold some out unless there is a validation part."""
+    train = sets["train"]
+    validation = sets.get("validation", train.select(np.arange(0)))
+    if 0 < limit < len(train):
+        train = train.select(split(train.targets, limit)[0])
+    if "validation" not in sets and holdout:
         if len(train) < 2:
             raise OnespikeError(
                 f"data.holdout: {len(train)} training image cannot be split; expected 2 or more; pass --data.holdout 0"
             )
-        held_out = min(max(1, round(config.holdout * len(train))), len(train) - 1)
-        validation, train = _split(train, held_out)
-    else:
-        validation = train.select(np.arange(0))
-    return Dataset(config.name, entry.classes, train, validation, _whole(entry.parts["test"]), entry.mean, entry.std)
-
-
-def _cache_directory(config: DataConfig) -> Path:
-    return Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
-
-
-def _whole(part: Part) -> ImageSet:
-    return ImageSet(part.images, part.labels, np.arange(len(part.labels)))
-
-
-def _split(images: ImageSet, count: int) -> tuple[ImageSet, ImageSet]:
-    """Split off `count` images, with the same share of each class if that can be, and give these and the others."""
-    positions = np.arange(len(images))
-    try:
-        chosen, others = train_test_split(
-            positions, train_size=count, random_state=_SPLIT_SEED, stratify=images.labels[images.indices]
-        )
-    except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
-        chosen, others = train_test_split(positions, train_size=count, random_state=_SPLIT_SEED)
-    return images.select(np.sort(chosen)), images.select(np.sort(others))
+        held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
+        chosen, others = split(train.targets, held_out)
+        train, validation = train.select(others), train.select(chosen)
+    return Dataset(name, classes, train, validation, sets["test"], mean, std, note)

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 
 from onespike.data.augment import BatchAugment
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, ImageSet
-from onespike.data.policy import PolicyDataset
+from onespike.data.dataset import Dataset
+from onespike.data.policy import Key, PolicyDataset
+from onespike.data.sets import Batch, ImageSet, PixelSet, TensorSet
 from onespike.errors import OnespikeError
-
-Batch = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class TrainLoader:
         share: What of it this process takes.
 
     Raises:
-        OnespikeError: The batch is larger than the training set, or cannot be shared equally.
+        OnespikeError: The batch is larger than the training set, or cannot be shared equally; or AugMix is asked of
+            images that are not raw.
     """
 
     def __init__(
@@ -79,7 +80,16 @@ class TrainLoader:
         self.augment = BatchAugment(data.mean, data.std, config.crop_padding, config.flip, share.device, share.dtype)
         self.workers = config.workers
         wants_policy = config.auto_augment or config.random_erasing or config.augmix_splits
-        self.policy = PolicyDataset(data.train, config, data.mean, data.std) if wants_policy else None
+        self.singly: PolicyDataset | _Drawn | None = None
+        if isinstance(data.train, TensorSet):
+            if config.augmix_splits:
+                raise OnespikeError(
+                    f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
+                    "pass --data.augmix_splits 0"
+                )
+            self.singly = _Drawn(data.train)
+        elif isinstance(data.train, PixelSet) and wants_policy:
+            self.singly = PolicyDataset(data.train, config, data.mean, data.std)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -99,8 +109,9 @@ class TrainLoader:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.images), generator=generator)
         batches = list(order.split(self.batch_size))[start : len(self)]
-        if self.policy:
-            yield from self._by_workers(self.policy, epoch, batches)
+        if self.singly:
+            keys = [[(derive_seed(self.seed, epoch, i), i) for i in indices[self.own].tolist()] for indices in batches]
+            yield from _by_workers(self.singly, keys, self.workers, self.share)
         else:
             yield from self._at_once(epoch, start, batches)
 
@@ -112,13 +123,25 @@ class TrainLoader:
             images, labels = gather(self.images, indices[self.own].numpy())
             yield self.augment(images, draws), labels.to(self.share.device)
 
-    def _by_workers(self, policy: PolicyDataset, epoch: int, batches: list[Tensor]) -> Iterator[Batch]:
-        keys = [[(derive_seed(self.seed, epoch, i), i) for i in indices[self.own].tolist()] for indices in batches]
-        loader = DataLoader(policy, batch_sampler=keys, num_workers=self.workers, worker_init_fn=_leave_signals)
-        for images, labels in loader:
-            # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
-            stacked = images.transpose(0, 1).flatten(0, 1).to(self.share.device, self.share.dtype)
-            yield stacked.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+
+class _Drawn(TorchDataset):
+    """Images of a `TensorSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
+
+    def __init__(self, images: TensorSet) -> None:
+        self.images = images
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        seed, index = key
+        image, label = self.images.drawn(index, seed)
+        return image[None], label
+
+
+def _by_workers(singly: PolicyDataset | _Drawn, keys: list[list[Key]], workers: int, share: Share) -> Iterator[Batch]:
+    loader = DataLoader(singly, batch_sampler=keys, num_workers=workers, worker_init_fn=_leave_signals)
+    for images, labels in loader:
+        # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
+        stacked = images.transpose(0, 1).flatten(0, 1).to(share.device, share.dtype)
+        yield stacked.contiguous(memory_format=torch.channels_last), labels.to(share.device)
 
 
 def _leave_signals(_worker: int) -> None:
@@ -160,14 +183,13 @@ class EvalLoader:
 
 
 def gather(images: ImageSet, indices: np.ndarray) -> Batch:
-    """Copy some raw images out of the memory map.
+    """Fetch some images.
 
     Args:
         images: Where from.
         indices: Which, (B,).
 
     Returns:
-        Images (B, H, W, C), uint8, and labels (B,), int64.
+        Images, raw (B, H, W, C), uint8, or floats (B, C, H, W); and labels (B,), int64.
     """
-    where = images.indices[indices]
-    return torch.from_numpy(images.images[where]), torch.from_numpy(images.labels[where])
+    return images.gather(indices)

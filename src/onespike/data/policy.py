@@ -5,19 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
-from timm.data.auto_augment import (
-    augment_and_mix_transform,
-    auto_augment_transform,
-    rand_augment_transform,
-)
-from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import v2
 
 from onespike.data.config import DataConfig
-from onespike.data.dataset import ImageSet
+from onespike.data.sets import PixelSet
 from onespike.errors import OnespikeError
 
 #: One image of one epoch: (seed of its draws, its index in the image set).
@@ -40,9 +32,12 @@ class PolicyDataset(TorchDataset):
         OnespikeError: timm does not know the policy.
     """
 
-    def __init__(self, images: ImageSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, images: PixelSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        from timm.data.random_erasing import RandomErasing
+        from torchvision.transforms import v2
+
         self.images, self.splits = images, max(1, config.augmix_splits)
-        size = images.images.shape[1]
+        size = images.shape[1]
         self.crop = v2.Compose(
             [
                 v2.RandomCrop(size, padding=config.crop_padding or None),
@@ -50,9 +45,8 @@ class PolicyDataset(TorchDataset):
             ]
         )
         self.policy = _policy(config, mean)
-        erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
-        self.erase = erase
+        self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,6 +62,8 @@ class PolicyDataset(TorchDataset):
         """
         seed, index = key
         seed_everything(seed)
+        from PIL import Image
+
         raw, label = self.images[index]
         cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
         first = self.policy(cropped) if self.policy and self.splits == 1 else cropped
@@ -86,6 +82,8 @@ def seed_everything(seed: int) -> None:
 
 
 def _policy(config: DataConfig, mean: Sequence[float]):  # type: ignore[no-untyped-def]
+    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+
     name = config.auto_augment
     fill = tuple(round(255 * m) for m in mean)
     options = {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from onespike.data.dataset import Dataset, ImageSet
+from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.result import Evaluation, Spread
@@ -74,7 +74,7 @@ def evaluate(
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     expect_same_images(dataset, card)
-    images: ImageSet = getattr(dataset, part)
+    images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
 

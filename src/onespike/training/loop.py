@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from onespike.classpath import ClassPath
+from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
@@ -89,7 +90,7 @@ def train(
             images = open_dataset(recipe.data)
         else:
             images = as_dataset(data, holdout=recipe.data.holdout, limit=recipe.data.limit)
-            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None))
+            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)
     passed = model is not None
     model = ModelCard.of(recipe, images).build(model)

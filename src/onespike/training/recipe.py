@@ -128,7 +128,7 @@ def option_names(model: str | None = None) -> list[str]:
     kinds = {"data": DataConfig, "model": family(model or "conv12").config, "train": TrainConfig}
     kinds |= {"loss": ClassPath, "conversion": ConversionConfig}
     names = [name for section, kind in kinds.items() for name in names_of(kind, section)]
-    return [*names, "model.class_path", "model.init_args", "data.class_path", "data.init_args"]
+    return [*names, "model.class_path", "model.init_args"]
 
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
@@ -145,6 +145,8 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before, resolved = plain(start.model), True
             if start.conversion is not None:
                 conversion = merge(plain(start.conversion), conversion)
+    if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # in place of somebody's data set
+        file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
     model = _model(before, given.get("model", {}), resolved, path)
     sections = {
         section: make(kind, merge(file.get(section, {}), given.get(section, {})), section)

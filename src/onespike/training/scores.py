@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from onespike.data.loader import Batch, derive_seed
+from onespike.data.loader import derive_seed
+from onespike.data.sets import Batch
 from onespike.neurons.watch import reset_state
 from onespike.training.losses import over_time
 

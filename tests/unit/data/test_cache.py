@@ -12,10 +12,9 @@ from layouts import write_binary
 from made import Made
 
 from onespike import durable
-from onespike.data.cache import open_cache
+from onespike.data.cache import channel_statistics, open_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
-from onespike.data.writer import channel_statistics
 from onespike.errors import OnespikeError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from layouts import dump_python2, dump_python3, write_pickled
 
-from onespike.data.sources.pickles import load_pickle
+from onespike.data.sources.cifar import load_pickle
 from onespike.errors import OnespikeError
 
 

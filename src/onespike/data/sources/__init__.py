@@ -1,1 +1,1 @@
-"""Where images come from: one file a data set, all behind the protocol of `base.Source`, by name in `registry`."""
+"""Where images come from: a function a data set, each of which opens a `base.Source`, by name in `registry`."""

@@ -1,7 +1,8 @@
 """What every source of images offers to the cache."""
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ class Sample(NamedTuple):
 
     Attributes:
         pixels: (H, W, C) uint8; C is 1 (grey) or 3 (red, green, blue) and the same throughout a source.
-        label: Index of the image's class; the cache checks that it is in range.
+        label: Index of the image's class; whoever stores the sample checks that it is in range.
         origin: Where the image lies, for an error's first words: its path, or its file and row, or archive and member.
     """
 
@@ -25,33 +26,40 @@ class Sample(NamedTuple):
     origin: str
 
 
-class Source(Protocol):
-    """A data set as its owner ships it; to add one, write a class like this and enter its opener in the registry.
+class Content(NamedTuple):
+    """What is in a source.
 
-    Only `key` is called when the decoded images are cached already, so it must not decode anything. All members raise
-    OnespikeError where the files are missing, damaged or of another form than expected.
+    Attributes:
+        classes: The class names; a label is an index into them.
+        counts: Part, one of `PARTS` -> number of its images.
+        samples: Decodes the images of a part one after the other, always in the same order.
+        note: What was decided about it and matters to who compares results; often empty.
     """
 
-    @property
-    def name(self) -> str:
-        """The data set's name, the first part of its cache folder's name."""
+    classes: tuple[str, ...]
+    counts: dict[str, int]
+    samples: Callable[[str], Iterable[Sample]]
+    note: str = ""
 
-    @property
-    def origin(self) -> str:
-        """Where the images come from, for a person to read: a path, a Hub repository or "embedded"."""
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names; a label is an index into them."""
+@dataclass(frozen=True)
+class Source:
+    """A data set as its owner ships it; to add one, write a function that opens it and enter it in the registry.
 
-    def key(self) -> str:
-        """Hash of the content, in hexadecimal: another content has another key."""
+    The functions raise OnespikeError where the files are missing, damaged or of another form than expected.
 
-    def count(self, part: str) -> int:
-        """Number of images in a part, one of `PARTS`; 0 if the source has no such part."""
+    Attributes:
+        name: The data set's name, the first part of its cache folder's name.
+        origin: Where the images come from, for a person to read: a path, a Hub repository or "embedded".
+        key: Hash of the content, in hexadecimal: another content has another key. It is all that is called when the
+            decoded images are cached already, so it must not decode anything.
+        content: Reads what is needed for decoding.
+    """
 
-    def samples(self, part: str) -> Iterator[Sample]:
-        """Decode the images of a part one after the other, always in the same order, `count(part)` of them."""
+    name: str
+    origin: str
+    key: Callable[[], str]
+    content: Callable[[], Content]
 
 
 class HubUnreachableError(OnespikeError):

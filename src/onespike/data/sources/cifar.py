@@ -1,18 +1,24 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 50,000 + 10,000 colour images of 32x32 pixels.
 
+The official "python version" is pickled. A pickle is a program: it may name any function of any module and call it.
+The reader here knows three functions, those that numpy arrays are made of, and refuses to look up any other name.
+"""
+
+import io
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
-from onespike.data.sources.base import Sample, Source
-from onespike.data.sources.hub import HubSource
-from onespike.data.sources.parquet import ParquetSource, parquet_folder
-from onespike.data.sources.pickles import load_pickle
-from onespike.data.sources.root import not_recognised, open_root
-from onespike.data.sources.tree import Tree
+from onespike.data.sources.base import Content, Sample, Source
+from onespike.data.sources.files import Files, not_recognised, open_files
+from onespike.data.sources.hub import Columns, hub_parquet, parquet_folder, parquet_source
 from onespike.errors import OnespikeError
 
 _PIXELS = 3 * 32 * 32
@@ -30,7 +36,7 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 @dataclass(frozen=True)
-class Variant:
+class _Variant:
     """What tells CIFAR-10 and CIFAR-100 apart.
 
     Attributes:
@@ -38,139 +44,38 @@ class Variant:
         files: Official file names (the binary version adds .bin) and their numbers of images, for each part.
         label_bytes: Bytes before an image in the binary version; the last of them is the label.
         label: Key of the labels in the pickled version.
-        label_column: Column of the labels in Parquet.
         repository: Where the Hub has it.
-        classes: Class names in the official order.
+        columns: Columns of its Parquet files, with the class names in the official order.
     """
 
     name: str
     files: dict[str, dict[str, int]]
     label_bytes: int
     label: str
-    label_column: str
     repository: str
-    classes: tuple[str, ...]
+    columns: Columns
 
 
-CIFAR10 = Variant(
+_CIFAR10 = _Variant(
     name="cifar10",
     files={"train": {f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test": {"test_batch": 10_000}},
     label_bytes=1,
     label="labels",
-    label_column="label",
     repository="uoft-cs/cifar10",
-    classes=tuple(_CLASSES.split()),
+    columns=Columns("img", "label", tuple(_CLASSES.split())),
 )
-
-CIFAR100 = Variant(
+_CIFAR100 = _Variant(
     name="cifar100",
     files={"train": {"train": 50_000}, "test": {"test": 10_000}},
     label_bytes=2,
     label="fine_labels",
-    label_column="fine_label",
     repository="uoft-cs/cifar100",
-    classes=tuple(_FINE_CLASSES.split()),
+    columns=Columns("img", "fine_label", tuple(_FINE_CLASSES.split())),
 )
 
 
-@dataclass(frozen=True)
-class CifarSource:
-    """The official files, of the binary version or of the pickled ("python") one.
-
-    Attributes:
-        variant: CIFAR-10 or CIFAR-100.
-        tree: The files.
-        binary: Whether this is the binary version.
-    """
-
-    variant: Variant
-    tree: Tree
-    binary: bool
-
-    @property
-    def name(self) -> str:
-        """The data set's name."""
-        return self.variant.name
-
-    @property
-    def origin(self) -> str:
-        """The folder or archive."""
-        return str(self.tree.root)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The official class names; of CIFAR-100 the fine ones."""
-        return self.variant.classes
-
-    def key(self) -> str:
-        """Hash of the files' names and bytes."""
-        return self.tree.key([self._name(file) for files in self.variant.files.values() for file in files])
-
-    def count(self, part: str) -> int:
-        """Number of images in the files of a part."""
-        return sum(len(self._load(file)[1]) for file in self.variant.files.get(part, ()))
-
-    def samples(self, part: str) -> Iterator[Sample]:
-        """Go through the files in their official order."""
-        for file in self.variant.files[part]:
-            pixels, labels = self._load(file)
-            images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            where = self.tree.where(self._name(file))
-            for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield Sample(image, int(label), f"{where}: image {row}")
-
-    def _name(self, file: str) -> str:
-        return f"{file}.bin" if self.binary else file
-
-    def _load(self, file: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read one file: pixels (N, 3072), all red ones of an image first, then green, then blue; and labels (N,)."""
-        return self._load_binary(file) if self.binary else self._load_pickle(file)
-
-    def _load_binary(self, file: str) -> tuple[np.ndarray, np.ndarray]:
-        record = self.variant.label_bytes + _PIXELS
-        self._check_size(file, record)
-        records = np.frombuffer(self.tree.read(self._name(file)), np.uint8).reshape(-1, record)
-        return records[:, self.variant.label_bytes :], records[:, self.variant.label_bytes - 1]
-
-    def _check_size(self, file: str, record: int) -> None:
-        official = {name: count * record for files in self.variant.files.values() for name, count in files.items()}
-        sizes = {name: self.tree.size(self._name(name)) for name in official}
-        # Half of an official file is still a whole number of records, but the files beside it give it away.
-        if any(sizes[name] == official[name] for name in official):
-            expected, fine = f"{official[file]:,} bytes", sizes[file] == official[file]
-        else:
-            expected, fine = f"whole records of {record:,} bytes each", sizes[file] > 0 and sizes[file] % record == 0
-        if not fine:
-            raise OnespikeError(
-                f"{self.tree.where(self._name(file))}: {sizes[file]:,} bytes; expected {expected}; download it again"
-            )
-
-    def _load_pickle(self, file: str) -> tuple[np.ndarray, np.ndarray]:
-        where = self.tree.where(file)
-        batch = load_pickle(self.tree.read(file), where)
-        pixels, labels = (_entry(batch, key) for key in ("data", self.variant.label))
-        if not (
-            isinstance(pixels, np.ndarray)
-            and pixels.dtype == np.uint8
-            and pixels.shape[1:] == (_PIXELS,)
-            and isinstance(labels, list)
-            and len(labels) == len(pixels) > 0
-            and all(type(label) is int for label in labels)
-        ):
-            raise OnespikeError(
-                f"{where}: not a batch of {self.name}; expected data, (N, {_PIXELS}) uint8, and {self.variant.label}, "
-                "a list of N whole numbers; download it again"
-            )
-        return pixels, np.array(labels)
-
-
-def _entry(batch: object, key: str) -> object:
-    """Look up a key that Python 2 wrote, which we read as bytes, or Python 3."""
-    return batch.get(key.encode(), batch.get(key)) if isinstance(batch, dict) else None
-
-
 @contextmanager
-def open_cifar(variant: Variant, root: Path | None) -> Iterator[Source]:
+def _open_cifar(variant: _Variant, root: Path | None) -> Iterator[Source]:
     """Find out which form of CIFAR lies at a root; without a root, take the Hub's.
 
     Args:
@@ -182,20 +87,131 @@ def open_cifar(variant: Variant, root: Path | None) -> Iterator[Source]:
         OnespikeError: The root is missing, empty, damaged or none of these.
     """
     if root is None:
-        yield HubSource(variant.name, variant.repository, "img", variant.label_column, variant.classes)
+        yield hub_parquet(variant.name, variant.repository, variant.columns)
         return
-    with open_root(root) as tree:
-        yield _recognise(variant, tree)
-
-
-def _recognise(variant: Variant, tree: Tree) -> Source:
     first = next(iter(variant.files["train"]))
-    if binary := tree.find(f"{first}.bin"):
-        return CifarSource(variant, binary, binary=True)
-    if pickled := tree.find(first):
-        return CifarSource(variant, pickled, binary=False)
-    if parquet := parquet_folder(tree.root):
-        return ParquetSource(variant.name, parquet, "img", variant.label_column, variant.classes)
-    raise not_recognised(
-        tree.root, variant.name, f"{first}.bin (binary version)", f"{first} (python version)", "train*.parquet (Hub)"
-    )
+    with open_files(root) as files:
+        if binary := files.find(f"{first}.bin"):
+            yield _official(variant, binary, ".bin")
+        elif pickled := files.find(first):
+            yield _official(variant, pickled, "")
+        elif folder := parquet_folder(root):
+            yield parquet_source(variant.name, folder, variant.columns)
+        else:
+            forms = (f"{first}.bin (binary version)", f"{first} (python version)", "train*.parquet (Hub)")
+            raise not_recognised(root, variant.name, *forms)
+
+
+open_cifar10, open_cifar100 = partial(_open_cifar, _CIFAR10), partial(_open_cifar, _CIFAR100)
+
+
+def _official(variant: _Variant, files: Files, ending: str) -> Source:
+    """The official files, of the binary version (ending in .bin) or of the pickled one."""
+    read = _read_binary if ending else _read_pickle
+
+    def content() -> Content:
+        loaded = {part: {name: read(variant, files, name) for name in names} for part, names in variant.files.items()}
+        counts = {part: sum(len(labels) for _, labels in found.values()) for part, found in loaded.items()}
+        return Content(variant.columns.classes, counts, lambda part: samples(loaded[part]))
+
+    def samples(loaded: dict[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[Sample]:
+        for name, (pixels, labels) in loaded.items():
+            images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            for row, (image, label) in enumerate(zip(images, labels, strict=True)):
+                yield Sample(image, int(label), f"{files.where(name + ending)}: image {row}")
+
+    names = [name + ending for part in variant.files.values() for name in part]
+    return Source(variant.name, str(files.root), lambda: files.key(names), content)
+
+
+def _read_binary(variant: _Variant, files: Files, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read pixels (N, 3072), all red ones of an image first, then green, then blue; and labels (N,)."""
+    record = variant.label_bytes + _PIXELS
+    official = {name: count * record for part in variant.files.values() for name, count in part.items()}
+    sizes = {name: files.size(f"{name}.bin") for name in official}
+    # Half of an official file is still a whole number of records, but the files beside it give it away.
+    if any(sizes[name] == official[name] for name in official):
+        expected, fine = f"{official[name]:,} bytes", sizes[name] == official[name]
+    else:
+        expected, fine = f"whole records of {record:,} bytes each", sizes[name] > 0 and sizes[name] % record == 0
+    if not fine:
+        raise OnespikeError(
+            f"{files.where(name + '.bin')}: {sizes[name]:,} bytes; expected {expected}; download it again"
+        )
+    records = np.frombuffer(files.read(f"{name}.bin"), np.uint8).reshape(-1, record)
+    return records[:, variant.label_bytes :], records[:, variant.label_bytes - 1]
+
+
+def _read_pickle(variant: _Variant, files: Files, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read pixels and labels, as `_read_binary` does."""
+    where = files.where(name)
+    batch = load_pickle(files.read(name), where)
+    # Python 2 wrote keys that we read as bytes.
+    entries = batch if isinstance(batch, dict) else {}
+    pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", variant.label))
+    if not (
+        isinstance(pixels, np.ndarray)
+        and pixels.dtype == np.uint8
+        and pixels.shape[1:] == (_PIXELS,)
+        and isinstance(labels, list)
+        and len(labels) == len(pixels) > 0
+        and all(type(label) is int for label in labels)
+    ):
+        raise OnespikeError(
+            f"{where}: not a batch of {variant.name}; expected data, (N, {_PIXELS}) uint8, and {variant.label}, "
+            "a list of N whole numbers; download it again"
+        )
+    return pixels, np.array(labels)
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Python 3 writes bytes into old pickles as a call of this function, always with latin1."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding}")
+    return text.encode("latin1")
+
+
+_RECONSTRUCT = np.empty(0).__reduce__()[0]
+_ADMITTED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _latin1,
+}
+
+
+class _Refused(Exception):  # noqa: N818 - the name that the pickle asked for, on its way out of the unpickler
+    pass
+
+
+class _Unpickler(pickle.Unpickler):
+    @override
+    def find_class(self, module_name: str, global_name: str) -> Any:
+        if (module_name, global_name) not in _ADMITTED:
+            raise _Refused(f"{module_name}.{global_name}")
+        return _ADMITTED[module_name, global_name]
+
+
+def load_pickle(data: bytes, origin: str) -> Any:
+    """Unpickle plain containers, numbers, strings and numpy arrays; strings of Python 2 become bytes.
+
+    Args:
+        data: The pickle.
+        origin: Where it lies, for the error.
+
+    Raises:
+        OnespikeError: It names anything else, or is truncated or damaged.
+    """
+    try:
+        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except _Refused as refused:
+        raise OnespikeError(
+            f"{origin}: refused a foreign pickle, for it asks for {refused}; expected nothing but plain containers and "
+            "numpy arrays; download the official file again"
+        ) from None
+    except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise OnespikeError(
+            f"{origin}: truncated or damaged pickle ({reason}); expected a whole one; download it again"
+        ) from error

@@ -2,53 +2,43 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
-from onespike.data.sources.base import Sample
+from onespike.data.sources.base import Content, Sample, Source
+from onespike.data.split import split
+from onespike.errors import OnespikeError
 
 _SIDE = 32
-_TEST_SHARE = 0.2
+_TRAINING = 1437
 
 
-@dataclass(frozen=True)
-class Digits:
-    """Digits 0 to 9, 8x8 pixels of 17 greys, enlarged to 32x32; a fixed fifth of each class is the test set."""
+@contextmanager
+def open_digits(root: Path | None) -> Iterator[Source]:
+    """Open digits 0 to 9, 8x8 pixels of 17 greys, enlarged to 32x32; a fixed fifth of each class is the test set.
 
-    name: str = "digits"
-    origin: str = "embedded in scikit-learn"
-    classes: tuple[str, ...] = tuple("0123456789")
+    Raises:
+        OnespikeError: There is a root.
+    """
+    if root is not None:
+        raise OnespikeError(f"{root}: digits comes with scikit-learn; expected no --data.root; leave it out")
+    from sklearn.datasets import load_digits
 
-    def key(self) -> str:
-        """Hash of pixels and labels as scikit-learn ships them."""
-        return hashlib.sha256(self._pixels.tobytes() + self._labels.tobytes()).hexdigest()
+    shipped = load_digits()
+    pixels = np.rint(shipped.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 is spread over 0..255
+    labels = shipped.target.astype(np.int64)
 
-    def count(self, part: str) -> int:
-        """1,437 for training, 360 for the test."""
-        return len(self._split.get(part, ()))
+    def content() -> Content:
+        parts = dict(zip(("train", "test"), split(labels, _TRAINING), strict=True))
+        counts = {part: len(indices) for part, indices in parts.items()}
+        return Content(tuple("0123456789"), counts, lambda part: map(sample, parts[part]))
 
-    def samples(self, part: str) -> Iterator[Sample]:
-        """Enlarge the images of a part, bicubically."""
-        for index in self._split[part]:
-            enlarged = Image.fromarray(self._pixels[index]).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-            yield Sample(np.asarray(enlarged)[:, :, None], int(self._labels[index]), f"digits: image {index}")
+    def sample(index: int) -> Sample:
+        enlarged = Image.fromarray(pixels[index]).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        return Sample(np.asarray(enlarged)[:, :, None], int(labels[index]), f"digits: image {index}")
 
-    @cached_property
-    def _pixels(self) -> np.ndarray:
-        """(1797, 8, 8) uint8, scikit-learn's 0..16 spread over 0..255."""
-        return np.rint(load_digits().images * (255 / 16)).astype(np.uint8)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return load_digits().target.astype(np.int64)
-
-    @cached_property
-    def _split(self) -> dict[str, np.ndarray]:
-        indices = np.arange(len(self._labels))
-        train, test = train_test_split(indices, test_size=_TEST_SHARE, stratify=self._labels, random_state=0)
-        return {"train": np.sort(train), "test": np.sort(test)}
+    digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
+    yield Source("digits", "embedded in scikit-learn", lambda: digest, content)

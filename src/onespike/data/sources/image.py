@@ -1,6 +1,9 @@
-"""From an image file's bytes to pixels."""
+"""From an image file's bytes, or an image of Pillow's, to pixels."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -29,31 +32,42 @@ def decode(data: bytes, origin: str, channels: int) -> np.ndarray:
     Raises:
         OnespikeError: The image is damaged, or has more than 8 bits a channel.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.mode.startswith(_DEEP_MODES):
-                raise OnespikeError(
-                    f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
-                )
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except OnespikeError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        raise _corrupt(origin, error) from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+    with _opened(data, origin) as image:
+        return _pixels(image, origin, channels)
 
 
 def is_grey(data: bytes, origin: str) -> bool:
-    """Tell from an image file's header whether it is stored in grey.
+    """Tell from an image file's header whether it is stored in grey; raises OnespikeError if the header is damaged."""
+    with _opened(data, origin) as image:
+        return image.mode in _GREY_MODES
+
+
+def uint8_pixels(image: Any, origin: str) -> np.ndarray:
+    """Take an image as a data set of somebody's gives it.
+
+    Args:
+        image: A Pillow image, or uint8: (H, W), (H, W, C) or (C, H, W), an array or a tensor. Where both the first and
+            the last axis could be channels, a tensor's are first and an array's are last.
+        origin: Where it comes from, for the error.
+
+    Returns:
+        (H, W, C) uint8, C = 1 for a grey image, else 3.
 
     Raises:
-        OnespikeError: The header is damaged.
+        OnespikeError: It is none of these.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return image.mode in _GREY_MODES
-    except Exception as error:  # as above
-        raise _corrupt(origin, error) from error
+    if isinstance(image, Image.Image):
+        return _pixels(image, origin, 1 if image.mode in _GREY_MODES else 3)
+    pixels = np.asarray(image)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3) for axis in (0, -1))
+    if pixels.dtype != np.uint8 or not (first or last):
+        raise OnespikeError(
+            f"{origin}: an image of {pixels.dtype}, shape {tuple(pixels.shape)}; expected a Pillow image or uint8 with "
+            "1 or 3 channels, or floats (C, H, W) throughout; convert it"
+        )
+    return pixels.transpose(1, 2, 0) if first and not (last and isinstance(image, np.ndarray)) else pixels
 
 
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:
@@ -64,7 +78,25 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(fitted).reshape(size, size, channels)
 
 
-def _corrupt(origin: str, error: Exception) -> OnespikeError:
-    # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
-    reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
-    return OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole image file; restore or remove it")
+def _pixels(image: Image.Image, origin: str, channels: int) -> np.ndarray:
+    if image.mode.startswith(_DEEP_MODES):
+        raise OnespikeError(
+            f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
+        )
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+@contextmanager
+def _opened(data: bytes, origin: str) -> Iterator[Image.Image]:
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            yield image
+    except OnespikeError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
+        reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
+        raise OnespikeError(
+            f"{origin}: corrupt image ({reason}); expected a whole image file; restore or remove it"
+        ) from error

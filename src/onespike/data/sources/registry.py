@@ -1,33 +1,22 @@
 """The data sets by name."""
 
 import difflib
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from contextlib import AbstractContextManager
+from importlib import import_module
 from pathlib import Path
 
 from onespike.data.sources.base import Source
-from onespike.data.sources.cifar import CIFAR10, CIFAR100, open_cifar
-from onespike.data.sources.digits import Digits
-from onespike.data.sources.folder import open_folder
-from onespike.data.sources.tiny_imagenet import open_tiny_imagenet
 from onespike.errors import OnespikeError
 
-
-@contextmanager
-def _open_digits(root: Path | None) -> Iterator[Source]:
-    if root is not None:
-        raise OnespikeError(f"{root}: digits comes with scikit-learn; expected no --data.root; leave it out")
-    yield Digits()
-
-
-#: Name -> what opens it, given a root (None for the embedded images or the Hub). To add a data set, add a line.
-SOURCES: dict[str, Callable[[Path | None], AbstractContextManager[Source]]] = {
-    "digits": _open_digits,
-    "cifar10": partial(open_cifar, CIFAR10),
-    "cifar100": partial(open_cifar, CIFAR100),
-    "tiny-imagenet": open_tiny_imagenet,
-    "folder": open_folder,
+#: Name -> module and function that opens it, given a root (None for the embedded images or the Hub). To add a data
+#: set, add a line. Modules are imported when they are asked for: some bring heavy libraries along.
+SOURCES = {
+    "digits": "digits.open_digits",
+    "cifar10": "cifar.open_cifar10",
+    "cifar100": "cifar.open_cifar100",
+    "tiny-imagenet": "folders.open_tiny_imagenet",
+    "folder": "folders.open_folder",
+    "hub": "hub.open_hub",
 }
 
 
@@ -46,4 +35,6 @@ def open_source(name: str, root: Path | None) -> AbstractContextManager[Source]:
         raise OnespikeError(
             f"data.name: unknown data set {name!r}, did you mean {near!r}? Expected one of {', '.join(SOURCES)}"
         )
-    return SOURCES[name](root)
+    module, _, function = SOURCES[name].partition(".")
+    opened: AbstractContextManager[Source] = getattr(import_module(f"onespike.data.sources.{module}"), function)(root)
+    return opened
