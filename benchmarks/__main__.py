@@ -78,7 +78,15 @@ def benchmark(
         json: A file for the records; - prints them.
         out: Folder for scaling's CSV and picture; by default scaling.
     """
-    given = {"vs": vs, "model": model, "preset": preset, "batch": batch, "precision": precision, "json": json, "out": out}
+    given = {
+        "vs": vs,
+        "model": model,
+        "preset": preset,
+        "batch": batch,
+        "precision": precision,
+        "json": json,
+        "out": out,
+    }
     values = _checked(task, given, rounds, threads, device, gemm)
     if threads:
         torch.set_num_threads(threads)

@@ -19,7 +19,7 @@ from torch import Tensor
 from onespike import OnespikeError
 from onespike.conversion import Calibration, convert
 from onespike.data.dataset import open_dataset
-from onespike.training import Run, load, load_recipe
+from onespike.training import Run, load
 from reproduce.report import Table, write_report
 
 #: What is varied; all else as by default.

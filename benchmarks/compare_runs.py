@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from onespike.training import Run, load_recipe
+from onespike.training import Run
 from reproduce.report import Table, write_report
 
 #: Below the table.

@@ -29,7 +29,7 @@ from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
 from onespike.evaluation.output import csv_text, save_text
 from onespike.models import AnnConfig
-from onespike.training import Run, load, load_recipe
+from onespike.training import Run, load
 from onespike.training.run import environment
 from reproduce.statistics import paired
 

@@ -12,13 +12,12 @@ from statistics import median
 import torch
 
 from onespike.audit import audit_run
-from onespike.evaluation.convert import convert_run
+from onespike.clock import interleaved
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.clock import interleaved
+from onespike.evaluation.convert import convert_run
 from onespike.models import AnnConfig
-from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
 from reproduce.trained import expect_images, open_or_train, some_test_images

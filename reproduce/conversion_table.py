@@ -10,7 +10,6 @@ from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
 from onespike.models import AnnConfig
-from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from reproduce.report import Table, write_report
 from reproduce.statistics import paired

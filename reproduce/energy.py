@@ -12,7 +12,6 @@ from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
 from onespike.audit.baselines import RESNET19
 from onespike.counting.energy import Convention
 from onespike.errors import OnespikeError
-from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from reproduce.published import ENERGY
 from reproduce.report import Table, write_report

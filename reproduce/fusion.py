@@ -24,8 +24,8 @@ from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS, fuse
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
-from onespike.training.optim import make_accelerator
 from onespike.training.monitor import SpikeMonitor
+from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
 from reproduce.report import Table, write_report

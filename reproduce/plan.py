@@ -10,8 +10,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
-from onespike.training.recipe import Recipe
-from onespike.training.recipe import NO_MATTER, load_recipe
+from onespike.training.recipe import NO_MATTER, Recipe, load_recipe
 from onespike.training.run import Run
 
 

@@ -18,9 +18,8 @@ from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
+from onespike.training.optim import make_accelerator, make_loss, make_mixup, make_optimizer, make_scheduler
 from onespike.training.recipe import Recipe
-from onespike.training.optim import make_accelerator
-from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
 from onespike.training.scores import score
 from reproduce.trained import BATCH
 

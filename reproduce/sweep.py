@@ -1,6 +1,5 @@
 """The engine of all tables that take trainings: resumable, several processes at a time, a table after every run."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from rich.console import Console
 
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
-from onespike.training.recipe import Recipe
 from onespike.training.loop import Diverged, train
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, make_row
 from reproduce.outcome import write_outcomes

@@ -11,7 +11,14 @@ import yaml
 from onespike.errors import OnespikeError, unknown
 
 #: What a value of each type is called in messages.
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", str: "text", Path: "a path"}
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+    str: "text",
+    Path: "a path",
+}
 
 
 def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
@@ -52,7 +59,11 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     """
     if _is_union(hint):
         return _first_that_fits(value, get_args(hint), where)
-    if hint is Any or hint is object or (isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float)):
+    if (
+        hint is Any
+        or hint is object
+        or (isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float))
+    ):
         return value
     if hint is Path and isinstance(value, str):
         return Path(value)

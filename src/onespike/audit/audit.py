@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.counting.energy import EnergyTable
 from onespike.audit.joules import Joules, measure_joules
 from onespike.audit.latency import measure_latency
-from onespike.counting.operations import count_operations
 from onespike.audit.result import Audit
 from onespike.audit.scaling import scaling
+from onespike.counting.energy import EnergyTable
+from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed

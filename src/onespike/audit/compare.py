@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onespike.counting.energy import CONVENTIONS, Convention
 from onespike.audit.result import Audit
+from onespike.counting.energy import CONVENTIONS, Convention
 
 
 @dataclass(frozen=True)

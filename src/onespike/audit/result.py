@@ -3,11 +3,11 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.audit.joules import Joules
 from onespike.audit.latency import Latency
-from onespike.counting.operations import Operations
 from onespike.audit.scaling import Scaling
+from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
+from onespike.counting.operations import Operations
 from onespike.evaluation.output import csv_text
 
 

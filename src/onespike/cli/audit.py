@@ -10,9 +10,9 @@ from rich.table import Table
 
 from onespike.audit.audit import audit_model, audit_run
 from onespike.audit.compare import Comparison, compare
-from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
 from onespike.audit.report import save_report
 from onespike.audit.result import Audit
+from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import Device

@@ -22,9 +22,7 @@ from onespike.training.config import TrainConfig
 Overrides = dict[str, str]
 
 
-def call(
-    function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()
-) -> int:
+def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
     """Call a command's function with what a command line says.
 
     Args:

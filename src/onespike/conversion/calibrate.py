@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from onespike.conversion.correct import correct
-from onespike.errors import OnespikeError, check_choices
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.spiking import ConvertedNetwork
+from onespike.errors import OnespikeError, check_choices
 from onespike.units.integrate import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.

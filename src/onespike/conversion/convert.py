@@ -72,7 +72,12 @@ class Conversion:
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= {WEIGHTS, CARD}):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
-        weights = save({name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in self.network.state_dict().items()})
+        weights = save(
+            {
+                name: one.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, one in self.network.state_dict().items()
+            }
+        )
         card = {
             "config": asdict(self.network.config),
             **self.to_json(),

@@ -50,9 +50,7 @@ def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 @contextmanager
-def watch_neurons(
-    model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True
-) -> Iterator[None]:
+def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True) -> Iterator[None]:
     """Watch all layers of neurons during the forward passes inside this context. Costs nothing outside.
 
     Args:

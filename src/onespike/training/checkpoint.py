@@ -23,11 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from onespike.durable import flush
 from onespike.classpath import ClassPath
 from onespike.configs import make, plain
 from onespike.conversion import ConversionConfig, spiking
 from onespike.data.dataset import Dataset
+from onespike.durable import flush
 from onespike.errors import OnespikeError
 from onespike.training.recipe import Recipe, model_from
 
@@ -111,10 +111,10 @@ class ModelCard:
             OnespikeError: It is somebody's class that cannot be built, see `onespike.classpath`.
         """
         if model is None:
-            shape = {
-                "num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size
-            }
-            model = self.model.make("model", **shape) if isinstance(self.model, ClassPath) else self.model.build(**shape)
+            shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
+            model = (
+                self.model.make("model", **shape) if isinstance(self.model, ClassPath) else self.model.build(**shape)
+            )
         if not isinstance(model, nn.Module):
             raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
         return spiking(model, replace(self.conversion, allow_real=True)) if self.conversion else model

@@ -3,7 +3,6 @@
 import errno
 import json
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -32,7 +32,9 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     if first < 2:
         raise OnespikeError(f"from: expected at least 2 time steps to prune, got {first}")
     if not hasattr(recipe.model, "time_steps"):
-        raise OnespikeError(f"prune-time: {recipe.model.name} has no time steps to choose; expected a model such as conv12")
+        raise OnespikeError(
+            f"prune-time: {recipe.model.name} has no time steps to choose; expected a model such as conv12"
+        )
     stages = {
         steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
         for steps in range(first, 0, -1)

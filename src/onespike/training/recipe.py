@@ -68,9 +68,7 @@ def recipe_names() -> list[str]:
     return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
-def load_recipe(
-    name: str | Path, overrides: Mapping[str, Any] | None = None, start: Recipe | None = None
-) -> Recipe:
+def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, start: Recipe | None = None) -> Recipe:
     """Load a recipe and change it.
 
     Args:
@@ -203,7 +201,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
         if kind is not None and name not in names_of(kind, section) and keys[0] not in ("init_args",):
             raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
         for key in reversed(keys):
-            value = {key: value}  # noqa: PLW2901 - from the innermost key outwards
+            value = {key: value}
         nested[section] = merge(nested.get(section, {}), value)
     return nested
 

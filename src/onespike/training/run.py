@@ -96,9 +96,7 @@ class Run:
         """Whether the run was trained and tested to its end."""
         return (self.folder / "summary.json").is_file()
 
-    def model(
-        self, which: str = "best", model: nn.Module | None = None, time_steps: int | None = None
-    ) -> nn.Module:
+    def model(self, which: str = "best", model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
         """Load the network with its weights.
 
         Args:

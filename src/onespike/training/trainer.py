@@ -207,7 +207,9 @@ class Trainer:
             "callbacks": {name: split_tensors(one, f"callbacks.{name}", training) for name, one in states.items()},
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        if self.evaluated is not self.network or any(type(one).weights is not Callback.weights for one in self.callbacks):
+        if self.evaluated is not self.network or any(
+            type(one).weights is not Callback.weights for one in self.callbacks
+        ):
             # What is trained is not what is used.
             training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
         with self.weights():

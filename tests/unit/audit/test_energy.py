@@ -6,9 +6,9 @@ import yaml
 from torch import nn
 
 from onespike.audit.compare import compare
+from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
 from onespike.counting.operations import count_operations
-from onespike.audit.result import Audit
 from onespike.errors import OnespikeError
 
 
