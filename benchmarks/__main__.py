@@ -21,7 +21,7 @@ from onespike.allocator import keep_freed_memory
 from onespike.cli.main import exit_with
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.output import save_text
-from onespike.models import PRESETS
+from onespike.models.onespike import PRESETS
 from onespike.training.recipe import parse
 
 Device = Literal["cpu", "cuda", "mps"]

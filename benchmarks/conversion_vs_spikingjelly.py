@@ -27,7 +27,7 @@ from onespike.conversion import Calibration, convert
 from onespike.data.dataset import ImageSet, open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.evaluation.output import csv_text, save_text
-from onespike.models import AnnConfig
+from onespike.models.artificial import ArtificialConfig
 from onespike.training import Run, load, load_recipe
 from onespike.training.run import environment
 from reproduce.statistics import paired
@@ -60,7 +60,7 @@ def main() -> None:
     card, data = run.checkpoint("best").card, open_dataset(load_recipe(str(run.config)).data)
     ann = load(options.run)
     config = card.config
-    if not isinstance(config, AnnConfig) or config.activation != "relu" or config.neurons != "none":
+    if not isinstance(config, ArtificialConfig) or config.activation != "relu":
         raise OnespikeError(
             f"{options.run}: expected a run of an artificial network with ReLU, such as cifar10/resnet18"
         )

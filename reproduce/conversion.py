@@ -17,7 +17,7 @@ from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.inference.timing import interleaved
-from onespike.models import AnnConfig
+from onespike.models.artificial import ArtificialConfig
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
@@ -112,19 +112,24 @@ def conversion(
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     times = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
-    name = f"conversion-{config.name}{'-spiking' if config.branches == 'spiking' else ''}-{data}"
+    name = f"conversion-{config.name}{'-spiking' if _branches(config) == 'spiking' else ''}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
 
-def _card(run: Run) -> tuple[str, AnnConfig]:
+def _branches(config: ArtificialConfig) -> str:
+    """What the layers of its blocks read, where that can be chosen."""
+    return getattr(config, "branches", "real")
+
+
+def _card(run: Run) -> tuple[str, ArtificialConfig]:
     """Data and architecture of a run.
 
     Raises:
         OnespikeError: It is not of an artificial network.
     """
     card = run.checkpoint("best").card
-    if not isinstance(card.config, AnnConfig):
+    if not isinstance(card.config, ArtificialConfig):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     return card.data, card.config
 
@@ -152,10 +157,14 @@ def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False)
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     if not run.summary.is_file():
         raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
-    if (data, config.name, config.branches) != (first, network.name, network.branches):
+    if (data, config.name, _branches(config)) != (
+        first,
+        network.name,
+        _branches(network),
+    ):
         raise OnespikeError(
-            f"{run.folder}: expected {network.name} with {network.branches} branches on {first} like the others, "
-            f"got {config.name} with {config.branches} branches on {data}"
+            f"{run.folder}: expected {network.name} with {_branches(network)} branches on {first} like the others, "
+            f"got {config.name} with {_branches(config)} branches on {data}"
         )
     images, others = (load_recipe(str(one.config)).data for one in (ann, run))
     for name in ("limit", "holdout", "image_size"):

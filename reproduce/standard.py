@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from onespike.audit import Audit, audit
-from onespike.audit.baselines import SpikingVGG11
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
+from onespike.models import SpikingVGG11, create_model
 from onespike.training.config import Recipe
 from onespike.training.device import make_accelerator
 from onespike.training.optim import make_loss, make_mixup, make_optimizer, make_scheduler
@@ -84,7 +84,13 @@ def open_or_train_vgg(folder: Path, recipe: Recipe, width: int) -> Standard:
         write_whole(facts_file, json.dumps(facts, indent=2))
     try:
         facts = json.loads(facts_file.read_text())
-        network = SpikingVGG11(facts["classes"], facts["in_channels"], facts["width"], facts["time_steps"])
+        network = create_model(
+            "spiking-vgg11",
+            num_classes=facts["classes"],
+            in_channels=facts["in_channels"],
+            width=facts["width"],
+            time_steps=facts["time_steps"],
+        )
         network.load_state_dict(load(weights_file.read_bytes()))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise OnespikeError(
@@ -102,7 +108,14 @@ def _train(recipe: Recipe, width: int) -> tuple[SpikingVGG11, dict[str, Any]]:
     accelerator, console = make_accelerator(config), Console(highlight=False)
     share = Share(accelerator.device)
     torch.manual_seed(config.seed)
-    network = SpikingVGG11(data.num_classes, data.in_channels, width, TIME_STEPS)
+    network = create_model(
+        "spiking-vgg11",
+        num_classes=data.num_classes,
+        in_channels=data.in_channels,
+        image_size=data.image_size,
+        width=width,
+        time_steps=TIME_STEPS,
+    )
     network = network.to(accelerator.device)
     batches = TrainLoader(data, recipe.data, config.batch_size, config.seed, share)
     held_out, test = (

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from onespike.audit.counter import ProductCounter
-from onespike.audit.leaky import LeakyNeuron
-from onespike.audit.potentials import Neurons, NeuronWatch, Traffic, handed_on, kept_over_time
+from onespike.audit.potentials import Neurons, NeuronWatch, kept_over_time
 from onespike.audit.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
-from onespike.units import Firing, Unit, UnitOutput
-from onespike.units.integrate import IntegrateFire
+from onespike.neurons import IntegrateFire, Neuron, OverTime
+from onespike.units import Traffic, Unit, UnitOutput
 
 
 @dataclass(frozen=True)
@@ -161,22 +160,22 @@ def _hook_for(
 ) -> Callable[..., None] | None:
     """Make the hook that watches a layer of neurons, or a unit; None for other modules."""
 
-    def watch_neurons(layer: Firing, args: tuple[Tensor], _kwargs: dict[str, Any], spikes: Tensor) -> None:
+    def watch_neurons(layer: Neuron, args: tuple[Tensor], _kwargs: dict[str, Any], spikes: Tensor) -> None:
         with _disable_current_modes():
             neurons[path].see(layer, args[0], spikes)
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
-        reads, writes = handed_on(unit, given.get("potential"), given.get("memory"), out)
+        reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
         traffic[path] += Counter(reads=int(reads), writes=int(writes))
 
     def watch_time(neuron: nn.Module, args: tuple[Tensor], _kwargs: dict[str, Any], _spikes: Tensor) -> None:
         kept = kept_over_time(neuron, args[0])
         traffic[path] += Counter(reads=kept, writes=kept)
 
-    if isinstance(module, Firing):
+    if isinstance(module, Neuron):
         return watch_neurons
-    if isinstance(module, LeakyNeuron | IntegrateFire):
+    if isinstance(module, OverTime | IntegrateFire):
         return watch_time
     return watch_unit if isinstance(module, Unit) else None
 

@@ -1,72 +1,17 @@
 """Potentials: what neurons hand on (values that must be written and read again), and how they are distributed."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from onespike.audit.arrivals import in_memory_order
-from onespike.errors import OnespikeError
-from onespike.units import ConvUnit, Firing, UnitOutput
-from onespike.units.integrate import IntegrateFire
-from onespike.units.travelling import TravellingUnit
+from onespike.neurons import IntegrateFire, Neuron
 
 #: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
 _SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Of these, the most that are kept over all batches; above, every second one goes.
 _KEPT = 2**20
-
-
-class Traffic(NamedTuple):
-    """Potentials that are handed on: values read, values written."""
-
-    reads: float
-    writes: float
-
-
-def handed_on(unit: nn.Module, potential: Tensor | None, memory: Any, out: UnitOutput) -> Traffic:
-    """Count the potentials that a unit hands from window to window, from block to block and from step to step.
-
-    Args:
-        unit: The unit.
-        potential: What came from the block before, (V, B, C, M, M), or None.
-        memory: What came from the time step before, or None.
-        out: What the unit gave.
-
-    Returns:
-        The values read and written, in the whole batch.
-
-    Raises:
-        OnespikeError: The unit is of a kind whose potentials this function does not know.
-    """
-    layers = len(out.memory)
-    v = out.memory[0][0]
-    passed = v.numel() * (len(v) - 1) // len(v)  # all windows but one have a predecessor
-    reads = writes = 0
-    match unit:
-        case ConvUnit() if unit.fusion == "none":
-            passed = 0
-        case ConvUnit():
-            # Layer 1 reads its own potentials, layer 2 those of both layers.
-            reads, writes = 3 * passed, 2 * passed
-        case TravellingUnit() if not unit.travels:
-            passed = 0
-        case TravellingUnit():
-            # All windows go to the next block; the first reads a second window of the block before.
-            reads, writes = passed, v.numel()
-            if potential is not None:
-                reads += v.numel() + v.numel() // len(v)
-            passed = v.numel()
-        case _:
-            raise OnespikeError(
-                f"{type(unit).__name__}: the audit does not know which potentials this unit hands on: "
-                "add a case to onespike.audit.potentials.handed_on"
-            )
-    if memory is not None:  # what is kept over time; what the windows hand on is written already
-        reads += layers * v.numel()
-        writes += layers * (v.numel() - passed)
-    return Traffic(reads, writes)
 
 
 def kept_over_time(neuron: nn.Module, currents: Tensor) -> int:
@@ -111,7 +56,7 @@ class NeuronWatch:
         self._every = 1
         self._threshold = 0.0
 
-    def see(self, layer: Firing, potential: Tensor, spikes: Tensor) -> None:
+    def see(self, layer: Neuron, potential: Tensor, spikes: Tensor) -> None:
         """Look at a batch."""
         self._fired += int(spikes.count_nonzero())
         self._values += spikes.numel()

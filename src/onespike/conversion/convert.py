@@ -16,13 +16,13 @@ from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.output import csv_text, save_json, save_text
-from onespike.models.ann import ANNS, AnnConfig
+from onespike.models import ResMLPConfig, ResNetConfig, ViTConfig
 from onespike.models.spiking import ConvertedNetwork, Exchange, spiking
 from onespike.models.tracing import trace
+from onespike.neurons import Staircase
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
-from onespike.units.integrate import Staircase
 
 #: Which training images calibrate depends on their number alone: conversions stay comparable.
 _SEED = 0
@@ -128,17 +128,14 @@ def convert_run(
     run.expect_free()
     checkpoint = source.checkpoint("best")
     card = checkpoint.card
-    if not isinstance(card.config, AnnConfig) or card.config.neurons != "none":
-        what = (
-            "converted already" if isinstance(card.config, AnnConfig) else f"of {card.config.name}, no network for this"
-        )
-        raise OnespikeError(f"{source.folder} is {what}: expected a run of {', '.join(ANNS)}, trained as they are")
+    if not isinstance(card.config, ResMLPConfig | ResNetConfig | ViTConfig):
+        raise OnespikeError(f"{source.folder} is of {card.config.name}, expected an artificial network")
     recipe = load_recipe(str(source.config))
     recipe = replace(recipe, data=data or recipe.data)
     calibrating = _calibration_images(open_dataset(recipe.data), card, images)
     network = card.build()
     network.load_state_dict(checkpoint.weights)
-    exchange = asdict(Exchange(**{"surrogate": card.config.surrogate, **options}))
+    exchange = asdict(Exchange(**options))
     conversion = convert(network, calibrating, calibration=calibration, **exchange)
     del exchange["allow_real"]  # a network is built anew with all that was left real-valued
     config = replace(card.config, **exchange)

@@ -68,7 +68,7 @@ def evaluate(
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     if time_steps is not None:
-        card = replace(card, config=replace(card.config, time_steps=time_steps))
+        card = replace(card, config=replace(card.config, time_steps=time_steps))  # type: ignore[call-arg]
     config = replace(recipe.train, device=device)
     if precision != "trained":
         config = replace(config, precision=precision)

@@ -31,7 +31,8 @@ from onespike.models.kinds import (
     reached_by_images,
 )
 from onespike.models.tracing import free_path, trace
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase, expect_neurons
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase, expect_neurons
+from onespike.units.integrate import OverMeans, PoolSpikes
 
 
 @dataclass(frozen=True)

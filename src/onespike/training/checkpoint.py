@@ -25,8 +25,7 @@ from torch import Tensor, nn
 
 from onespike.durable import flush
 from onespike.errors import OnespikeError
-from onespike.models import ModelConfig, Network
-from onespike.models.ann import ANNS, AnnConfig
+from onespike.models import ModelConfig, Network, OnespikeConfig, config_from_dict
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
 
@@ -45,7 +44,7 @@ class ModelCard:
         data: Name of the data set it was trained on.
     """
 
-    config: ModelConfig | AnnConfig
+    config: ModelConfig
     classes: tuple[str, ...]
     in_channels: int
     image_size: int
@@ -54,19 +53,17 @@ class ModelCard:
     data: str
 
     def build(self) -> nn.Module:
-        """Build the network, with fresh weights: a `Network`, or an artificial network or what was converted of one."""
-        if isinstance(self.config, AnnConfig):
-            return self.config.build(len(self.classes), self.in_channels, self.image_size)
-        return Network(self.config, len(self.classes), self.in_channels, self.image_size)
+        """Build the network, with fresh weights: of whatever family."""
+        return self.config.build(len(self.classes), self.in_channels, self.image_size)
 
-    def blocks(self) -> tuple[ModelConfig, Network]:
+    def blocks(self) -> tuple[OnespikeConfig, Network]:
         """The architecture and the network, with fresh weights, for what only a network of spiking blocks can answer.
 
         Raises:
             OnespikeError: It is another kind of network.
         """
         network = self.build()
-        if not isinstance(network, Network) or not isinstance(self.config, ModelConfig):
+        if not isinstance(network, Network) or not isinstance(self.config, OnespikeConfig):
             raise OnespikeError(
                 f"{self.config.name} has no spiking blocks: expected a run of a model such as conv12; an artificial or "
                 "converted network can be trained and evaluated"
@@ -77,9 +74,7 @@ class ModelCard:
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":
         """Read what `asdict` wrote."""
         lists = {key: tuple(value) for key, value in content.items() if isinstance(value, list)}
-        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["config"].items()}
-        kind = AnnConfig if config["name"] in ANNS else ModelConfig
-        return cls(**{**content, **lists, "config": kind(**config)})
+        return cls(**{**content, **lists, "config": config_from_dict(content["config"])})
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from typing import Literal
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, check_choices
-from onespike.models.ann import AnnConfig
-from onespike.models.config import ModelConfig
+from onespike.models import ModelConfig, OnespikeConfig
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Recipe:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig | AnnConfig = field(default_factory=ModelConfig)
+    model: ModelConfig = field(default_factory=OnespikeConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -140,12 +139,13 @@ class Recipe:
                 "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             )
         for name in ("rate_penalty", "energy_budget"):
-            if getattr(self.train, name) and getattr(self.model, "activation", "") != "spike":
+            spiking = isinstance(self.model, OnespikeConfig) and self.model.neuron.neuron.spiking
+            if getattr(self.train, name) and not spiking:
                 raise OnespikeError(
                     f"train.{name}: expected a network of spiking blocks such as conv12, got {self.model.name}"
-                    f"{' with the activation relu' if isinstance(self.model, ModelConfig) else ''}"
+                    f"{' with the neuron relu' if isinstance(self.model, OnespikeConfig) else ''}"
                 )
-        if self.train.recompute and not isinstance(self.model, ModelConfig):
+        if self.train.recompute and not isinstance(self.model, OnespikeConfig):
             raise OnespikeError(
                 f"train.recompute: expected a network of spiking blocks such as conv12, got {self.model.name}"
             )

@@ -105,7 +105,7 @@ class Display:
         if silent:
             self.console.print(
                 f"warning: block {', '.join(silent)}: a layer fires less than once in a thousand; hardly any gradient "
-                "passes through it. Try a lower --model.threshold, --model.norm batch or a lower --train.lr",
+                "passes through it. Try a lower --model.neuron.threshold, --model.norm batch or a lower --train.lr",
                 style="yellow",
             )
 

@@ -1,16 +1,16 @@
 """Watching the spikes of a network while it trains: who fires, who never does, who can still learn."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from onespike.functional import SURROGATES
-from onespike.models import Network
-from onespike.units import Firing
+from onespike.neurons import Neuron
 
 #: Below this firing rate a layer of neurons counts as silent: no gradient worth the name passes through its spikes.
 SILENT = 1e-3
@@ -28,7 +28,7 @@ class BlockActivity:
         always_firing: Neurons that fired for every image.
         in_support: Potentials at which the surrogate's gradient is not negligible.
         silent: Whether a whole layer of the block fires less than once in a thousand.
-        layers: Firing rate of each of the block's layers of neurons.
+        layers: Neuron rate of each of the block's layers of neurons.
     """
 
     firing_rate: float
@@ -48,12 +48,9 @@ class SpikeMonitor:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        if isinstance(network, Network):
-            self._layers = [
-                [module for module in block.unit.modules() if isinstance(module, Firing)] for block in network.blocks()
-            ]
-        else:
-            self._layers = [[module] for module in network.modules() if isinstance(module, Firing)]
+        groups: Callable[[], dict[str, list[nn.Module]]] | None = getattr(network, "neuron_groups", None)
+        alone = [[module] for module in network.modules() if isinstance(module, Neuron)]
+        self._layers: list[list[Any]] = list(groups().values()) if groups is not None else alone
         self.clear()
 
     @property
@@ -79,7 +76,7 @@ class SpikeMonitor:
                 handle.remove()
 
     @torch.no_grad()
-    def _count(self, layer: Firing, inputs: tuple[Tensor], spikes: Tensor) -> None:
+    def _count(self, layer: Neuron, inputs: tuple[Tensor], spikes: Tensor) -> None:
         (potential,) = inputs
         fired = spikes.float().sum(1)  # (V, C, M, M): how many images of the batch each neuron fired for
         inside = (SURROGATES[layer.surrogate](potential.float() - layer.threshold) > SUPPORT).sum()
@@ -98,7 +95,7 @@ class SpikeMonitor:
             return []
         return [self._block(layers) for layers in self._layers]
 
-    def _block(self, layers: list[Firing]) -> BlockActivity:
+    def _block(self, layers: list[Neuron]) -> BlockActivity:
         rates = [self._spikes[layer] / self._images[layer] for layer in layers]
         neurons = torch.cat([rate.flatten() for rate in rates])
         return BlockActivity(

@@ -34,7 +34,10 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     if first < 2:
         raise OnespikeError(f"from: expected at least 2 time steps to prune, got {first}")
     stages = {
-        steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
+        steps: (
+            replace(recipe, model=replace(recipe.model, time_steps=steps)),  # type: ignore[call-arg]
+            Run(Path(out) / f"T{steps}"),
+        )
         for steps in range(first, 0, -1)
     }
     for stage, run in stages.values():

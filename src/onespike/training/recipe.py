@@ -6,7 +6,7 @@ Defaults come from the dataclasses; a registered model, a recipe file and the co
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
-from onespike.models.ann import ANNS, AnnConfig
-from onespike.models.config import ModelConfig
-from onespike.models.zoo import MODELS, PRESETS, registered
+from onespike.models import MODELS, OnespikeConfig, config_from_dict, family
+from onespike.models.registry import registered
 from onespike.training.config import Recipe, TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
@@ -123,15 +122,15 @@ def parse(
         if option.startswith("--") and option not in known:
             raise unknown("option", option, known)
     listed = values.get("model", {}).get("name", name)
-    if (listed in ANNS) != (name in ANNS):
-        values["model"] = {}  # the file's is of the other kind, which has other values
-    if "model" in sections and name in ANNS:
+    if _kind("model", listed) is not _kind("model", name):
+        values["model"] = {}  # the file's is of another family, which has other values
+    if "model" in sections and not issubclass(_kind("model", name), OnespikeConfig):
         parser.set_defaults({"model.name": name})
         values["model"] = {**values.get("model", {}), "name": name}
     elif "model" in sections:
         named = {key: option_value(arguments, f"--model.{key}") for key in ("name", "preset")}
         values["model"], defaults = _named_model(values.get("model", {}), named)
-        parser.set_defaults({f"model.{key}": value for key, value in defaults.items()})
+        parser.set_defaults(_flat({"model": defaults}))
     text = yaml.safe_dump({section: values[section] for section in sections if section in values})
     try:
         return parser.parse_args(list(arguments), namespace=parser.parse_string(text))
@@ -163,17 +162,37 @@ def _named_model(file: dict[str, Any], named: Mapping[str, str | None]) -> tuple
     A file that lists every value, as a run's does, lists what its own name and preset chose. Another name or preset
     chooses anew: what the file has from the old ones is dropped, and so is what the new ones set.
     """
-    before = {key: file.get(key, getattr(ModelConfig, key)) for key in ("name", "preset")}
+    before = {key: file.get(key, getattr(OnespikeConfig, key)) for key in ("name", "preset")}
     after = {key: named[key] or value for key, value in before.items()}
     defaults = registered(**after)
     if after == before:
         return file, defaults
-    chosen = {field.name: field.default for field in fields(ModelConfig)} | registered(**before)
-    anew: set[str] = set()
-    for key, known in (("name", MODELS), ("preset", PRESETS)):
-        anew |= known[after[key]].keys() if after[key] != before[key] else set()
-    own = {key: value for key, value in file.items() if key not in anew and value != _yaml(chosen[key])}
-    return {**own, **after}, defaults
+    chosen = _flat(asdict(OnespikeConfig()) | before) | _flat(registered(**before))
+    ours, anew = family(after["name"]), set[str]()
+    for key, known in (("name", ours.variants), ("preset", ours.presets)):
+        anew |= _flat(known[after[key]]).keys() if after[key] != before[key] else set()
+    own = {key: value for key, value in _flat(file).items() if key not in anew and value != _yaml(chosen.get(key))}
+    return {**_nested(own), **after}, defaults
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flat`."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        *outer, last = key.split(".")
+        place = found
+        for name in outer:
+            place = place.setdefault(name, {})
+        place[last] = value
+    return found
 
 
 def option_value(arguments: Sequence[str], option: str) -> str | None:
@@ -218,31 +237,27 @@ def run_folder(parser: ArgumentParser, arguments: Sequence[str]) -> Path | None:
 def to_recipe(values: Namespace) -> Recipe:
     """Make a recipe of parsed values; its dataclasses check the ranges."""
     data, model, train = (values[section].as_dict() for section in ("data", "model", "train"))
-    kind = AnnConfig if model["name"] in ANNS else ModelConfig
-    return Recipe(DataConfig(**data), kind(**model), TrainConfig(**train))
+    return Recipe(DataConfig(**data), config_from_dict(model), TrainConfig(**train))
 
 
 def dump(recipe: Recipe) -> str:
     """Write a recipe as YAML, every value included."""
-    sections = {name: {key: _yaml(value) for key, value in vars(getattr(recipe, name)).items()} for name in SECTIONS}
+    sections = {name: {k: _yaml(v) for k, v in asdict(getattr(recipe, name)).items()} for name in SECTIONS}
     return yaml.safe_dump(sections, sort_keys=False)
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:
     """Say which values differ that change what comes out of a training, such as "train.lr was 0.1, now 0.2"."""
-    flat = [
-        {f"{section}.{key}": value for section in SECTIONS for key, value in vars(getattr(recipe, section)).items()}
-        for recipe in (before, now)
-    ]
+    flat = [_flat({section: asdict(getattr(recipe, section)) for section in SECTIONS}) for recipe in (before, now)]
     keys = [key for key in dict.fromkeys([*flat[0], *flat[1]]) if key not in NO_MATTER]
     was, will = ({key: one.get(key) for key in keys} for one in flat)
     return [f"{key} was {_yaml(was[key])}, now {_yaml(will[key])}" for key in keys if was[key] != will[key]]
 
 
-def _kind(section: str, model: object) -> type[DataConfig | ModelConfig | AnnConfig | TrainConfig]:
+def _kind(section: str, model: Any) -> type[Any]:
     """The dataclass of a section of a recipe, which for the model depends on its name."""
     if section == "model":
-        return AnnConfig if model in ANNS else ModelConfig
+        return MODELS[model].config if model in tuple(MODELS) else OnespikeConfig
     return DataConfig if section == "data" else TrainConfig
 
 
@@ -265,7 +280,7 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
             raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
         kinds = [_kind(section, content.get("name"))]
         if section == "model" and "name" not in content:  # it may be meant for either kind of model
-            kinds.append(AnnConfig)
+            kinds += {one.config for one in MODELS.values()}
         for key in content:
             known = [f"{section}.{field.name}" for kind in kinds for field in fields(kind)]
             if f"{section}.{key}" not in known:

@@ -3,12 +3,12 @@
 import torch
 
 from onespike.audit.potentials import QUANTILES, NeuronWatch
-from onespike.units import Dynamics, Firing
+from onespike.neurons import LIF
 
 
 def test_quantiles_of_more_values_than_the_framework_takes():
     """Batch number n holds nothing but n: each quantile is the number of the batch that lies there."""
-    layer, watch, batches = Firing(1, Dynamics()), NeuronWatch(), 2**24 // 4096 + 4
+    layer, watch, batches = LIF(1), NeuronWatch(), 2**24 // 4096 + 4
     potential = torch.empty(1, 1, 64, 64)
     for number in range(batches):
         watch.see(layer, potential.fill_(number), potential[..., :1, :1])
@@ -17,7 +17,7 @@ def test_quantiles_of_more_values_than_the_framework_takes():
 
 
 def test_few_values_are_all_kept():
-    layer, watch = Firing(1, Dynamics()), NeuronWatch()
+    layer, watch = LIF(1), NeuronWatch()
     for number in range(5):
         watch.see(layer, torch.full((1, 1, 1, 1), float(number)), torch.zeros(1, 1, 1, 1))
     torch.testing.assert_close(torch.tensor(watch.conclude("").potentials), 4 * torch.tensor(QUANTILES))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onespike.units.integrate import IntegrateFire, OverMeans, PoolSpikes, Staircase
+from onespike.neurons import IntegrateFire, Staircase
+from onespike.units.integrate import OverMeans, PoolSpikes
 
 
 def neurons(threshold=1.0, time_steps=1, channels=None, axis=1, population=1):

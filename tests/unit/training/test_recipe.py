@@ -5,7 +5,7 @@ from jsonargparse import ArgumentParser
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
-from onespike.models.zoo import model_config
+from onespike.models import model_config
 from onespike.training import load_recipe, recipe_names
 from onespike.training.recipe import dump, parse, to_recipe
 
@@ -30,8 +30,8 @@ def test_conv12_recipe_is_section_8_of_the_method():
 def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
     file = tmp_path / "mine.yaml"
     file.write_text("model: {name: conv-tiny, theta: 0.3, decay: 0.2}\ntrain: {lr: 1e-3}\n")
-    recipe = load_recipe(str(file), {"model.decay": 0.1})
-    assert (recipe.model.decay, recipe.model.theta) == (0.1, 0.3)
+    recipe = load_recipe(str(file), {"model.neuron.decay": 0.1})
+    assert (recipe.model.neuron.decay, recipe.model.theta) == (0.1, 0.3)
     assert (recipe.model.depths, recipe.train.lr, recipe.train.momentum) == ((2, 2, 2), 1e-3, 0.9)
     other = load_recipe(str(file), {"model.name": "conv12"})
     assert (other.model.depths, other.model.theta) == ((2, 2, 6, 2), 0.3)
@@ -39,10 +39,12 @@ def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
 
 def test_a_name_on_the_command_line_chooses_anew_what_a_file_lists_of_the_old_one(tmp_path: Path):
     file = tmp_path / "config.yaml"  # as a run's, with every value in it
-    file.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.decay": 0.2})))
+    file.write_text(
+        dump(load_recipe("cifar10/conv12", {"model.preset": "released-cifar10", "model.neuron.decay": 0.2}))
+    )
     for name, preset in (("conv12", "strict"), ("lstm20", "binary"), ("mlp36", "ann"), ("conv-tiny", "modern")):
         again = load_recipe(str(file), {"model.name": name, "model.preset": preset}).model
-        assert again == model_config(name, preset, decay=0.2)
+        assert again == model_config(name, preset, neuron={"decay": 0.2})
     assert load_recipe(str(file), {"model.preset": "ann", "model.fusion": "sum"}).model.fusion == "sum"
     file.write_text("model: {name: conv12, unit: conv, norm: batch}")  # what a new name sets, comes from it
     assert load_recipe(str(file), {"model.name": "gru24"}).model == model_config("gru24", norm="batch")
@@ -54,10 +56,10 @@ def test_a_name_on_the_command_line_chooses_anew_what_a_file_lists_of_the_old_on
 
 def test_a_preset_in_the_recipe_chooses_anew_what_the_run_it_starts_from_lists(tmp_path: Path):
     start, file = tmp_path / "config.yaml", tmp_path / "mine.yaml"
-    start.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "strict", "model.decay": 0.2})))
+    start.write_text(dump(load_recipe("cifar10/conv12", {"model.preset": "strict", "model.neuron.decay": 0.2})))
     file.write_text("model: {preset: modern, theta: 0.3}")
     values = parse(ArgumentParser(exit_on_error=False), [], file, start=start)
-    assert to_recipe(values).model == model_config("conv12", "modern", decay=0.2, theta=0.3)
+    assert to_recipe(values).model == model_config("conv12", "modern", neuron={"decay": 0.2}, theta=0.3)
 
 
 def test_the_last_of_several_presets_counts():

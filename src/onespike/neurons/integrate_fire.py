@@ -1,0 +1,135 @@
+"""Integrate-and-fire neurons of converted networks, and the activation that is trained for them.
+
+    V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
+    V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
+
+Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.neurons.base import NeuronConfig
+from onespike.neurons.lif import LIF
+
+#: The most neurons for one activation: what sums of more spikes cost is no less than real numbers.
+MOST = 16
+
+
+class IntegrateFire(nn.Module):
+    """Integrate-and-fire neurons without leak, reset by subtraction.
+
+        V(0) = threshold / 2
+        V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
+        V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
+
+    At one time step a population of P neurons may stand for one activation. They receive the same current and project
+    with the same weights, but their thresholds are evenly spaced:
+
+        size = threshold / P                 V = size / 2 + I
+        S_k = 1 where V > k * size, else 0   out = size * (S_1 + … + S_P)
+
+    The output's factor belongs into the weights behind; it is kept here so that these stay comparable with the
+    artificial network's. Potentials are computed in units of one spike's size. A forward hook on `firing` sees, at each
+    step, the potentials (P, B, …), of each neuron less what its threshold lies above the first one's, and the spikes.
+
+    Args:
+        channels: Number of channels, for a threshold per channel; None for one of the whole layer.
+        axis: Where the channels are, if there is one for each.
+        time_steps: T.
+        surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
+        population: P, 1..16: more values than that are no cheaper than real numbers.
+
+    Raises:
+        OnespikeError: There is no such number of neurons or time steps, or several of both.
+    """
+
+    def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
+        super().__init__()
+        expect_neurons(time_steps, population)
+        self.axis, self.time_steps, self.population = axis, time_steps, population
+        # Learned as its logarithm: it cannot leave its range.
+        self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
+        self.firing = LIF(1, NeuronConfig(threshold=1.0, surrogate=surrogate), integrates=False)
+
+    @property
+    def threshold(self) -> Tensor:
+        """The thresholds, () or (C,): what the spikes of a whole population add up to."""
+        return self.raw_threshold.exp()
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Integrate and fire.
+
+        Args:
+            currents: I, (T*B, …).
+
+        Returns:
+            Number of spikes times the size of one, of the same shape.
+        """
+        size = spread(self.threshold / self.population, self.axis, currents)
+        # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
+        charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
+        left: Tensor | float = 0.5
+        spikes = []
+        for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
+            potential = charge + left
+            if self.population == 1:
+                fired = self.firing(potential[None])[0]
+            else:
+                fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
+            left = potential - fired
+            spikes.append(fired)
+        return torch.cat(spikes) * size
+
+
+class Staircase(nn.Module):
+    """A clipped staircase with `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
+
+        n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
+
+    It is what a population of L integrate-and-fire neurons does in one time step, to the bit, and what one neuron does
+    in L, if its input is the same at each. The gradient of rounding is 1.
+
+    Args:
+        levels: Number of steps L.
+        threshold: Where the threshold, which is learned, starts.
+    """
+
+    def __init__(self, levels: int, threshold: float = 2.0) -> None:
+        super().__init__()
+        self.levels = levels
+        self.raw_threshold = nn.Parameter(torch.tensor(math.log(threshold)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map values of any shape."""
+        size = self.raw_threshold.exp() / self.levels
+        charge = x.to(torch.promote_types(x.dtype, size.dtype)) / size
+        clipped = charge.clamp(0, self.levels)
+        # The order of operations is the neuron's, so that both round alike. The gradient is that of `clipped`.
+        steps = ((charge + 0.5) - 1).ceil().clamp(0, self.levels)
+        return (clipped + (steps - clipped).detach()) * size
+
+
+def expect_neurons(time_steps: int, population: int) -> None:
+    """Make sure that so many neurons can stand for an activation over so many time steps.
+
+    Raises:
+        OnespikeError: They cannot.
+    """
+    for name, number in (("time_steps", time_steps), ("population", population)):
+        if not isinstance(number, int):
+            raise OnespikeError(f"{name}: expected a whole number, got {number}")
+    if time_steps < 1:
+        raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
+    if not 1 <= population <= MOST:
+        raise OnespikeError(f"population: expected 1..{MOST}, got {population}")
+    if min(time_steps, population) > 1:
+        raise OnespikeError(f"population: expected 1 where there are {time_steps} time steps, got {population}")
+
+
+def spread(values: Tensor, axis: int, like: Tensor) -> Tensor:
+    """Shape values per channel, (C,) or (), so that they broadcast along an axis of another tensor."""
+    return values if not values.ndim else values.view(-1, *[1] * (like.ndim - 1 - axis % like.ndim))
