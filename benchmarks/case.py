@@ -13,10 +13,11 @@ from benchmarks.operations import count_macs
 from benchmarks.peers import PEERS, PeerUnit, with_peer_units
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS, Engine
-from onespike.models import ModelConfig, Network, create_model
+from onespike.models import Network, OnespikeConfig, create_model
+from onespike.neurons import LIF, Incoming
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
-from onespike.units import ConvUnit, Incoming, Neuron
+from onespike.units import ConvUnit
 from tests.reference.plain_units import PlainConvUnit, PlainNeuron
 from tests.reference.sequential import SequentialNetwork
 
@@ -40,7 +41,7 @@ class Case:
         model: A registered model.
         preset: A preset of it.
         image_size: Side of the images, in pixels.
-        overrides: Further fields of `ModelConfig`.
+        overrides: Further fields of `OnespikeConfig`.
         device: Where it is computed: "cpu", "cuda" or "mps".
     """
 
@@ -169,23 +170,23 @@ class Case:
 
     def _unit(self) -> Callable[[], object]:
         torch.manual_seed(0)
-        config, layout = ModelConfig(), self._layout()
+        config, layout = OnespikeConfig(), self._layout()
         values = torch.randn(4 * self.batch, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
         if self.task == "conv-unit":
             values = (values > 0.5).float()
         windows = values.contiguous(memory_format=layout).unflatten(0, (4, self.batch))
-        unit = ConvUnit(UNIT_CHANNELS, config).to(memory_format=layout)  # type: ignore[call-overload]
+        unit = ConvUnit(UNIT_CHANNELS, config.units).to(memory_format=layout)  # type: ignore[call-overload]
         layer: Callable[[Tensor], Tensor]
         if self.task == "neuron":
             layer = self._neurons(config)
         elif self.implementation == "onespike":
             layer = lambda x: unit(x).spikes  # noqa: E731
         elif self.implementation == "sequential":
-            plain = PlainConvUnit(UNIT_CHANNELS, config)
+            plain = PlainConvUnit(UNIT_CHANNELS, config.units)
             plain.load_state_dict(unit.state_dict())
             layer = lambda x: torch.stack(plain(iter(x.unbind()), None, [])[0])  # noqa: E731
         elif self.implementation in PEERS:
-            peer = PeerUnit(unit, config, self.implementation)
+            peer = PeerUnit(unit, config.neuron, self.implementation)
             layer = lambda x: peer(x).spikes  # noqa: E731
         else:
             raise self._cannot()
@@ -198,13 +199,13 @@ class Case:
 
         return forward_and_backward
 
-    def _neurons(self, config: ModelConfig) -> Callable[[Tensor], Tensor]:
+    def _neurons(self, config: OnespikeConfig) -> Callable[[Tensor], Tensor]:
         """Neurons alone, each of which receives the potential of the window before."""
         if self.implementation == "onespike":
-            neuron = Neuron(UNIT_CHANNELS, config)
+            neuron = LIF(UNIT_CHANNELS, config.neuron)
             return lambda x: neuron.charge_and_fire(x, Incoming())[1]
         if self.implementation in PEERS:
-            return PEERS[self.implementation].neurons(config)
+            return PEERS[self.implementation].neurons(config.neuron)
         if self.implementation != "sequential":
             raise self._cannot()
         plain = PlainNeuron(UNIT_CHANNELS, config)

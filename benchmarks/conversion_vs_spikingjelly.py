@@ -28,7 +28,6 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
 from onespike.evaluation.output import csv_text, save_text
-from onespike.models import AnnConfig
 from onespike.training import Run, load
 from onespike.training.run import environment
 from reproduce.statistics import paired
@@ -61,7 +60,7 @@ def main() -> None:
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)
     config = card.model
-    if not isinstance(config, AnnConfig) or config.activation != "relu" or config.neurons != "none":
+    if getattr(config, "activation", "") != "relu" or card.conversion:
         raise OnespikeError(
             f"{options.run}: expected a run of an artificial network with ReLU, such as cifar10/resnet18"
         )

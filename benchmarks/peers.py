@@ -2,7 +2,7 @@
 
 What these libraries hand on, they hand on over time; so the four windows are four steps to them. They know no fusion:
 a neuron's potential leaks and integrates, and fires. snnTorch can leave it be then, as the method does, and computes
-the same spikes as `Neuron` does; SpikingJelly always resets it, here by subtraction.
+the same spikes as `LIF` does; SpikingJelly always resets it, here by subtraction.
 
 Each is there twice: as its own tutorials build a network (maps in the default layout; SpikingJelly all steps as one
 batch, snnTorch step after step), and with this library's arrangement (channels-last, all windows as one batch), where
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models import Network
-from onespike.units import ConvUnit, Dynamics, UnitOutput
+from onespike.neurons import NeuronConfig
+from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import per_window
 
 
@@ -40,16 +41,16 @@ class SpikingJellyNeurons(nn.Module):
     """SpikingJelly's LIF neurons, multi-step.
 
     Args:
-        dynamics: Threshold and decay.
+        config: Threshold and decay.
     """
 
-    def __init__(self, dynamics: Dynamics) -> None:
+    def __init__(self, config: NeuronConfig) -> None:
         super().__init__()
         library, surrogate = (_library(f"spikingjelly.activation_based.{name}") for name in ("neuron", "surrogate"))
         self.neuron = library.LIFNode(
-            tau=1 / (1 - dynamics.decay),  # V - V / tau = decay * V
+            tau=1 / (1 - config.decay),  # V - V / tau = decay * V
             decay_input=False,
-            v_threshold=dynamics.threshold,
+            v_threshold=config.threshold,
             v_reset=None,
             surrogate_function=surrogate.Rect(),
             step_mode="m",
@@ -65,15 +66,15 @@ class SnnTorchNeurons(nn.Module):
     """snnTorch's leaky neurons, step by step.
 
     Args:
-        dynamics: Threshold and decay.
+        config: Threshold and decay.
     """
 
-    def __init__(self, dynamics: Dynamics) -> None:
+    def __init__(self, config: NeuronConfig) -> None:
         super().__init__()
         library, surrogate = _library("snntorch"), _library("snntorch.surrogate")
         self.neuron = library.Leaky(
-            beta=dynamics.decay,
-            threshold=dynamics.threshold,
+            beta=config.decay,
+            threshold=config.threshold,
             spike_grad=surrogate.straight_through_estimator(),
             reset_mechanism="none",
         )
@@ -101,7 +102,7 @@ class Peer:
         stepwise: Whether a window passes through the whole unit before the next one begins.
     """
 
-    neurons: Callable[[Dynamics], Any]
+    neurons: Callable[[NeuronConfig], Any]
     channels_last: bool
     stepwise: bool = False
 
@@ -120,16 +121,16 @@ class PeerUnit(nn.Module):
 
     Args:
         unit: The unit whose convolutions it takes.
-        dynamics: Threshold and decay.
+        config: Threshold and decay.
         peer: A name in `PEERS`.
     """
 
-    def __init__(self, unit: ConvUnit, dynamics: Dynamics, peer: str) -> None:
+    def __init__(self, unit: ConvUnit, config: NeuronConfig, peer: str) -> None:
         super().__init__()
         self.out_channels, self.travels = unit.out_channels, False
         self.stepwise, neurons = PEERS[peer].stepwise, PEERS[peer].neurons
-        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, neurons(dynamics)
-        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, neurons(dynamics)
+        self.conv1, self.norm1, self.neuron1 = unit.conv1, unit.norm1, neurons(config)
+        self.conv2, self.norm2, self.neuron2 = unit.conv2, unit.norm2, neurons(config)
 
     def forward(self, spikes: Tensor, potential: Any = None, memory: Any = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers on (V, B, C, M, M)."""

@@ -15,7 +15,7 @@ FACTORS: dict[str, tuple[str, dict[str, Any]]] = {
         {name: name for name in ("bernoulli", "bernoulli-detached", "threshold", "direct")},
     ),
     "region threshold": ("model.region_threshold", {"none": None, "0.1": 0.1, "0.3": 0.3, "0.6": 0.6}),
-    "reset": ("model.reset", {name: name for name in ("none", "zero", "subtract")}),
+    "reset": ("model.neuron.reset", {name: name for name in ("none", "zero", "subtract")}),
     "normalisation": ("model.norm", {name: name for name in ("none", "batch")}),
     # Several choices at once, each as its preset makes them.
     "preset": ("model.preset", {name: name for name in ("paper", "modern", "binary")}),

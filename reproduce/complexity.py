@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from torch import nn
 
-from onespike.models import MODELS, ModelConfig, create_model
+from onespike.models import OnespikeConfig, create_model
+from onespike.models.onespike import VARIANTS
 from reproduce.counting import count_cell, count_convolution, count_layer, count_linear
 from reproduce.report import Table, write_report
 
@@ -89,7 +90,7 @@ def complexity(out: Path = Path("results")) -> None:
     Args:
         out: Folder for complexity.csv, complexity.md and complexity.png.
     """
-    layers = [layer for model in MODELS for layer in layers_of(model)]
+    layers = [layer for model in VARIANTS for layer in layers_of(model)]
     columns = {
         "model": "",
         "layer": "",
@@ -129,7 +130,7 @@ def complexity(out: Path = Path("results")) -> None:
             for one in chosen
         ],
     )
-    stages = [(channels, *_compare(channels)) for channels in ModelConfig.channels]
+    stages = [(channels, *_compare(channels)) for channels in OnespikeConfig.channels]
     ratios = Table(
         {
             "channels": "d",
@@ -149,7 +150,7 @@ def complexity(out: Path = Path("results")) -> None:
         "Floating-point operations for one token of a window, one direction, biases left out, every layer counted "
         "dense. Eq. 1 has a convolution and an LSTM; a linear layer is a convolution with a kernel of 1; for GRU and "
         "RNN there is no equation. Each of the "
-        f"{len(layers):,} weight layers of the {len(MODELS)} registered models is a row of complexity.csv; here is "
+        f"{len(layers):,} weight layers of the {len(VARIANTS)} registered models is a row of complexity.csv; here is "
         "each shape once.",
         by_shape,
         f"Convolutions and linear layers: counted and Eq. 1 differ by {worst:.2%} at most. LSTM: counted / Eq. 1 is "

@@ -17,7 +17,6 @@ from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.evaluation.convert import convert_run
-from onespike.models import AnnConfig
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
 from reproduce.trained import expect_images, open_or_train, some_test_images
@@ -111,19 +110,24 @@ def conversion(
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     times = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
-    name = f"conversion-{config.name}{'-spiking' if config.branches == 'spiking' else ''}-{data}"
+    name = f"conversion-{config.name}{'-spiking' if _branches(config) == 'spiking' else ''}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
 
-def _card(run: Run) -> tuple[str, AnnConfig]:
+def _branches(config: ArtificialConfig) -> str:
+    """What the layers of its blocks read, where that can be chosen."""
+    return getattr(config, "branches", "real")
+
+
+def _card(run: Run) -> tuple[str, ArtificialConfig]:
     """Data and architecture of a run.
 
     Raises:
         OnespikeError: It is not of an artificial network.
     """
     card = run.checkpoint("best").card
-    if not isinstance(card.model, AnnConfig):
+    if not hasattr(card.model, "activation"):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     return card.data, card.model
 
@@ -151,10 +155,14 @@ def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False)
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     if not run.is_complete:
         raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
-    if (data, config.name, config.branches) != (first, network.name, network.branches):
+    if (data, config.name, _branches(config)) != (
+        first,
+        network.name,
+        _branches(network),
+    ):
         raise OnespikeError(
-            f"{run.folder}: expected {network.name} with {network.branches} branches on {first} like the others, "
-            f"got {config.name} with {config.branches} branches on {data}"
+            f"{run.folder}: expected {network.name} with {_branches(network)} branches on {first} like the others, "
+            f"got {config.name} with {_branches(config)} branches on {data}"
         )
     images, others = (one.recipe.data for one in (ann, run))
     for name in ("limit", "holdout", "image_size"):

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from scipy.stats import binomtest
 
-from onespike.models import AnnConfig
 from onespike.training.run import Run
 from reproduce.report import Table, write_report
 from reproduce.statistics import paired
@@ -79,7 +78,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
     """
     card = found[0].run.checkpoint("best").card
     config, data = card.model, card.data
-    branches = f" and {config.branches} branches" if isinstance(config, AnnConfig) else ""
+    branches = f" and {config.branches} branches" if hasattr(config, "branches") else ""
     columns = {
         "network": "",
         "T": "d",

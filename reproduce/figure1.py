@@ -1,6 +1,6 @@
 """Figure 1: deeper networks, with the convolutional and the LSTM unit, under one budget."""
 
-from onespike.models.zoo import DEPTHS
+from onespike.models.onespike import DEPTHS
 from reproduce.outcome_figure import draw_depths
 from reproduce.plan import Setting, Sweep
 

@@ -153,7 +153,8 @@ def fusion(
     trained = open_or_train(run, "fusion-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
     config, _ = checkpoint.card.blocks()
-    surfaces = {kind: measure(kind, config.theta, config.threshold) for kind in FUSIONS}
+    neuron = config.neuron
+    surfaces = {kind: measure(kind, config.theta, neuron.threshold) for kind in FUSIONS}
     firing = fire(trained, checkpoint, images)
     means = {kind: sum(one.rates) / len(one.rates) for kind, one in firing.items()}
     blocks = range(len(firing["sum"].rates))
@@ -184,7 +185,7 @@ def fusion(
         [[*row, *firing[kind].rates] for kind, row in zip(FUSIONS, rows, strict=True)],
     )
     parts: list[str | Table] = [
-        f"theta = {config.theta:g}, th = {config.threshold:g}. A fusion over-activates where Omega(X, Y) > th though "
+        f"theta = {config.theta:g}, th = {neuron.threshold:g}. A fusion over-activates where Omega(X, Y) > th though "
         "neither X nor Y, both 0 or more, exceeds th: for the plane (`sum`) that is where X + Y is in (th, 2 th], the "
         "supplement's range. Suppressed: the plane over-activates, the fusion does not; added: the other way round. "
         "All three in percent of the square 0 <= X, Y <= th. grad D as in Table 1, over th <= X, Y <= 2 th.",
@@ -195,7 +196,7 @@ def fusion(
         per_block,
         _remark(surfaces, means),
     ]
-    figure = _draw(surfaces, firing, config.fusion, config.theta, config.threshold)
+    figure = _draw(surfaces, firing, config.fusion, config.theta, neuron.threshold)
     write_report(out, "fusion", "Fusion: surfaces, over-activation, firing rates", everything, parts, figure)
 
 

@@ -11,7 +11,6 @@ from filelock import FileLock
 
 from onespike.errors import OnespikeError
 from onespike.evaluation.output import csv_text, save_text
-from onespike.models import ModelConfig
 from onespike.training.run import Run
 from reproduce.plan import Training
 
@@ -121,7 +120,7 @@ def budget(training: Training) -> dict[str, str]:
         "limit": str(recipe.data.limit),
         "epochs": str(recipe.train.epochs),
         "batch_size": str(recipe.train.batch_size),
-        "channels": "-".join(map(str, model.channels)) if isinstance(model, ModelConfig) else model.name,
+        "channels": "-".join(map(str, model.channels)) if hasattr(model, "channels") else model.name,
         "precision": recipe.train.precision,
     }
 

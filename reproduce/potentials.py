@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from onespike.functional import fuse
 from onespike.models import Block, Network
-from onespike.units.travelling import TravellingUnit
+from onespike.units.tokens import TravellingUnit
 
 
 @dataclass(frozen=True)

@@ -52,13 +52,14 @@ def taylor(
     trained = open_or_train(run, "taylor-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
     config, network = checkpoint.card.blocks()
+    neuron = config.neuron
     network.load_state_dict(checkpoint.weights)
     _expect_travelling(network, trained)
     batches = [batch for batch, _ in some_test_images(trained, checkpoint, images)]
     seen = record(network, batches)
     if not seen:
         raise OnespikeError(f"{trained.folder}: no block follows another one in its stage; expected a deeper network")
-    findings = [analyse(one, config.decay) for one in seen]
+    findings = [analyse(one, neuron.decay) for one in seen]
     columns = {
         "block": "d",
         "V": ".3f",
@@ -76,7 +77,7 @@ def taylor(
     table = Table(columns, [list(vars(one).values()) for one in findings])
     count = sum(len(batch) for batch in batches)
     parts: list[str | Table] = [
-        f"Of {describe(checkpoint)}, fusion `{config.fusion}`, alpha = {config.decay:g}, on {count} test images. Sizes "
+        f"Of {describe(checkpoint)}, fusion `{config.fusion}`, alpha = {neuron.decay:g}, on {count} test images. Sizes "
         "are root mean squares over neurons, images and windows 2 to 4. V[eta-1, v] is what block eta receives: the "
         "map of the block before, cut into the windows of block eta. Blocks behind a patch merging are left out, since "
         "the map above has other channels.",
@@ -85,7 +86,7 @@ def taylor(
         "- Eq. 4 = down + across; Eq. 5 = V[eta, v] - alpha V[eta-1, v-1]; their difference in percent of Eq. 4\n"
         "- I: what the unit's layer delivers; the last column checks that V = alpha Omega + I holds in the record",
         table,
-        _remark(findings, config.decay),
+        _remark(findings, neuron.decay),
     ]
     write_report(
         out,
@@ -93,7 +94,7 @@ def taylor(
         "Eq. 3-5: the potential over depth and windows",
         table,
         parts,
-        _draw(findings, seen, config.decay),
+        _draw(findings, seen, neuron.decay),
     )
 
 
@@ -104,10 +105,10 @@ def _expect_travelling(network: Network, run: Run) -> None:
             f"{run.folder} is no RNN-SNN: with the unit {config.unit} and fusion {config.fusion} no potential travels "
             "from block to block; expected a run with the unit lstm, gru, rnn, … or mlp, and a fusion"
         )
-    if config.time_steps > 1 or config.windows == "none" or config.learnable_decay != "none":
+    if config.time_steps > 1 or config.windows == "none" or config.neuron.learnable_decay != "none":
         raise OnespikeError(
             f"{run.folder}: expected one time step, four windows and a constant decay, got {config.time_steps} time "
-            f"steps, windows {config.windows}, learnable_decay {config.learnable_decay}"
+            f"steps, windows {config.windows}, learnable_decay {config.neuron.learnable_decay}"
         )
 
 

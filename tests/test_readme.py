@@ -1,14 +1,14 @@
 """The README says what is so."""
 
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 
 import pytest
 from docstring_parser import parse
 
 from onespike.data.config import DataConfig
-from onespike.models import AnnConfig, ModelConfig
+from onespike.models import OnespikeConfig, ViTConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import recipe_names
 
@@ -16,24 +16,32 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
 #: The options of the spiking networks, then those of the artificial ones.
-KINDS = [("data", DataConfig), ("model", ModelConfig), ("train", TrainConfig), ("model", AnnConfig)]
+KINDS = [("data", DataConfig), ("model", OnespikeConfig), ("train", TrainConfig), ("model", ViTConfig)]
+
+
+def rows_of(section: str, kind: type) -> list[str]:
+    """The rows of a dataclass, those of a nested one in its place."""
+    rows = []
+    texts = {
+        parameter.arg_name: " ".join(parameter.description.split())
+        for base in reversed(kind.__mro__)
+        if is_dataclass(base)
+        for parameter in parse(base.__doc__).params
+    }
+    for field in fields(kind):
+        if is_dataclass(field.type):
+            rows += rows_of(f"{section}.{field.name}", field.type)
+            continue
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = list(default) if isinstance(default, tuple) else default
+        shown = {"None": "null", "": '""', "False": "false"}.get(str(default), str(default))  # as YAML has them
+        rows.append(f"| `--{section}.{field.name}` | `{shown}` | {texts[field.name]} |")
+    return rows
 
 
 def option_rows() -> list[str]:
     """The tables of options, as the README must have them: made from the dataclasses and their docstrings."""
-    rows = []
-    for section, kind in KINDS:
-        texts = {
-            parameter.arg_name: " ".join(parameter.description.split())
-            for base in reversed(kind.__mro__)
-            if is_dataclass(base)
-            for parameter in parse(base.__doc__).params
-        }
-        for field in fields(kind):
-            default = list(field.default) if isinstance(field.default, tuple) else field.default
-            shown = {"None": "null", "": '""', "False": "false"}.get(str(default), str(default))  # as YAML has them
-            rows.append(f"| `--{section}.{field.name}` | `{shown}` | {texts[field.name]} |")
-    return rows
+    return [row for section, kind in KINDS for row in rows_of(section, kind)]
 
 
 def test_the_tables_of_options_are_complete_and_right():

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onespike.models import Block, ModelConfig
+from onespike.models import Block, OnespikeConfig
+from onespike.neurons import NeuronConfig
 from onespike.units.registry import UNITS
 
 CHANNELS = 6
@@ -18,8 +19,9 @@ compiler_warning = pytest.mark.filterwarnings("ignore:.*should not be instantiat
 
 def make(unit: str, side: int, kind: str = "dilated") -> Block:
     torch.manual_seed(0)
-    config = ModelConfig(unit=unit, threshold=0.05, encoding="threshold", dropout=0.0)  # so low that neurons fire
-    return Block(config, CHANNELS, side, kind)
+    neuron = NeuronConfig(threshold=0.05)  # so low that neurons fire
+    config = OnespikeConfig(unit=unit, neuron=neuron, encoding="threshold", dropout=0.0)
+    return config.block(CHANNELS, side, kind)
 
 
 def run(block: Block, side: int, time_steps: int = 1, dtype: torch.dtype = torch.float32) -> list[Tensor]:

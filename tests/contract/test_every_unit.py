@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from onespike.functional import FUSIONS, SURROGATES, encode, partition, recompose
-from onespike.units import Dynamics, Unit, base
-from onespike.units.registry import UNITS
+from onespike.neurons import NeuronConfig, base
+from onespike.units import UNITS, Unit, UnitConfig
 
 CHANNELS = 3
 #: The output of a token layer is small, so its threshold is lower unless it stands here.
@@ -21,11 +21,11 @@ every_side = pytest.mark.parametrize("side", [1, 3, 4])
 compiler_warning = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
-def make(name, **dynamics):
+def make(name, fusion="sincos", kind="lif", **neuron):
     """A unit with weights so large, or a threshold so low, that many of its neurons fire."""
     torch.manual_seed(0)
-    dynamics.setdefault("threshold", THRESHOLDS.get(name, 0.05))
-    unit = UNITS[name](CHANNELS, Dynamics(**dynamics), nn.Identity)
+    neuron.setdefault("threshold", THRESHOLDS.get(name, 0.05))
+    unit = UNITS[name](CHANNELS, UnitConfig(NeuronConfig(kind, **neuron), fusion), nn.Identity)
     with torch.no_grad():
         for parameter in unit.parameters():
             if parameter.ndim > 1 and parameter.shape[-2:] != (1, 1):
@@ -152,7 +152,8 @@ def test_a_unit_has_no_state_outside_its_parameters_and_buffers(name):
     for one, other in zip(first, second, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
     assert all(torch.equal(tensor, before[key]) for key, tensor in unit.state_dict().items())
-    twin = UNITS[name](CHANNELS, Dynamics(threshold=THRESHOLDS.get(name, 0.05)), nn.Identity).eval()
+    neuron = NeuronConfig(threshold=THRESHOLDS.get(name, 0.05))
+    twin = UNITS[name](CHANNELS, UnitConfig(neuron), nn.Identity).eval()
     twin.load_state_dict(before)
     assert torch.equal(run(twin, spikes)[0].spikes, first[0].spikes)
 
@@ -234,7 +235,7 @@ def leaves(unit):
 @every_unit
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_without_the_threshold_the_gradients_are_those_of_finite_differences(name, fusion):
-    unit = make(name, activation="relu", fusion=fusion).double()
+    unit = make(name, fusion, kind="relu").double()
     given = leaves(unit)
 
     def outputs(*values):

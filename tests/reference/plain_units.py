@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onespike.models import ModelConfig
+from onespike.models import OnespikeConfig
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 BIDIRECTIONAL = ("lstm", "bigru", "birnn")
@@ -44,28 +44,28 @@ class Step(torch.autograd.Function):
 class PlainFiring(nn.Module):
     """Fires above a threshold, or, in an artificial network, lets pass what is positive."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         super().__init__()
         self.config = config
-        self.raw_threshold = _parameter(config.learnable_threshold, channels)
+        self.raw_threshold = _parameter(config.neuron.learnable_threshold, channels)
 
     def threshold(self, like: Tensor) -> Tensor:
         """The threshold, in the type of a tensor."""
-        return like.new_tensor(self.config.threshold) if self.raw_threshold is None else self.raw_threshold.exp()
+        return like.new_tensor(self.config.neuron.threshold) if self.raw_threshold is None else self.raw_threshold.exp()
 
     def forward(self, v: Tensor) -> Tensor:
         """Map (B, C, M, M) to spikes."""
-        if self.config.activation == "relu":
+        if self.config.neuron.name == "relu":
             return v.relu()
-        return Step.apply(v, self.threshold(v), self.config.surrogate)
+        return Step.apply(v, self.threshold(v), self.config.neuron.surrogate)
 
 
 class PlainNeuron(PlainFiring):
     """Leaky integrate-and-fire neurons, for a single window."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         super().__init__(channels, config)
-        self.raw_decay = _parameter(config.learnable_decay, channels)
+        self.raw_decay = _parameter(config.neuron.learnable_decay, channels)
 
     def forward(self, v: Tensor) -> Tensor:
         """Map (B, C, M, M) to spikes."""
@@ -73,13 +73,13 @@ class PlainNeuron(PlainFiring):
 
     def charge(self, current: Tensor, handed: Tensor | None, own: Tensor | None) -> Tensor:
         """V = alpha * P + alpha * V(t-1) * (1 - S(t-1)) + I."""
-        decay = self.config.decay if self.raw_decay is None else self.raw_decay.sigmoid()
+        decay = self.config.neuron.decay if self.raw_decay is None else self.raw_decay.sigmoid()
         v = current if own is None else current + decay * own
         return v if handed is None else v + decay * handed
 
     def handed_on(self, v: Tensor, s: Tensor) -> Tensor:
         """What the next window receives."""
-        match self.config.reset:
+        match self.config.neuron.reset:
             case "zero":
                 return v * (1 - s)
             case "subtract":
@@ -91,7 +91,7 @@ class PlainNeuron(PlainFiring):
 class PlainConvUnit(nn.Module):
     """Two convolutional layers; what it carries from window to window are the potentials of both."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         super().__init__()
         self.out_channels, self.config = channels, config
         self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
@@ -122,7 +122,7 @@ class PlainConvUnit(nn.Module):
 class PlainTravellingUnit(nn.Module):
     """A layer over a window's pixels; the potentials of the block before meet those of the window before."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         super().__init__()
         self.config = config
         self.out_channels = channels * (2 if config.unit in BIDIRECTIONAL else 1)
@@ -156,7 +156,7 @@ class PlainTravellingUnit(nn.Module):
 class PlainCell(nn.Module):
     """The framework's recurrent layer over pixels in row-major order."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         super().__init__()
         kind = CELLS[config.unit.removesuffix("-forward").removeprefix("bi")]
         self.cell = kind(channels, channels, batch_first=True, bidirectional=config.unit in BIDIRECTIONAL)
@@ -178,14 +178,14 @@ class PlainLinear(nn.Linear):
 class PlainMlp(nn.Sequential):
     """The layer of the unit "mlp"."""
 
-    def __init__(self, channels: int, config: ModelConfig) -> None:
+    def __init__(self, channels: int, config: OnespikeConfig) -> None:
         between = PlainFiring(channels, config) if config.mlp_activation == "spiking" else nn.GELU()
         super().__init__(
             PlainLinear(channels, channels), norm(config, channels), between, PlainLinear(channels, channels)
         )
 
 
-def fuse(x: Tensor, y: Tensor, config: ModelConfig) -> Tensor:
+def fuse(x: Tensor, y: Tensor, config: OnespikeConfig) -> Tensor:
     """Omega of the potential of the layer or block before, and that of the window before."""
     angle = config.theta * math.pi / 2
     match config.fusion:
@@ -201,7 +201,7 @@ def fuse(x: Tensor, y: Tensor, config: ModelConfig) -> Tensor:
             return x + y
 
 
-def norm(config: ModelConfig, channels: int) -> nn.Module:
+def norm(config: OnespikeConfig, channels: int) -> nn.Module:
     """Batch normalisation, if the architecture has any."""
     return nn.BatchNorm2d(channels) if config.norm == "batch" else nn.Identity()
 

@@ -15,14 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.models import ModelConfig, Network
+from onespike.models import Network, OnespikeConfig
 from tests.reference.plain_units import PlainConvUnit, PlainFiring, PlainLinear, PlainTravellingUnit, norm
 
 
 class PlainBlock(nn.Module):
     """Crop a window, encode it, run the unit, put it back; then the two residual connections."""
 
-    def __init__(self, config: ModelConfig, channels: int, size: int, number: int) -> None:
+    def __init__(self, config: OnespikeConfig, channels: int, size: int, number: int) -> None:
         super().__init__()
         self.config, self.channels = config, channels
         dilated = config.windows == "dilated" or (config.windows == "alternating" and number % 2 == 1)
@@ -103,7 +103,7 @@ class PlainBlock(nn.Module):
 class PlainMerging(nn.Module):
     """Patch merging of the features and of the potential map, if it travels on."""
 
-    def __init__(self, before: PlainBlock, behind: PlainBlock, config: ModelConfig) -> None:
+    def __init__(self, before: PlainBlock, behind: PlainBlock, config: OnespikeConfig) -> None:
         super().__init__()
         spiking = config.readout == "spiking"
         self.firing = PlainFiring(before.channels, config) if spiking else None

@@ -19,7 +19,7 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.errors import OnespikeError
-from onespike.models import AnnConfig, ModelConfig
+from onespike.models import ModelConfig, OnespikeConfig
 from onespike.training.checkpoint import ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.device import make_accelerator
@@ -96,7 +96,7 @@ def audit_run(
 
 
 def audit_model(
-    config: ModelConfig | AnnConfig,
+    config: ModelConfig,
     data: DataConfig,
     images: int = 512,
     table: EnergyTable | None = None,
@@ -147,7 +147,7 @@ def _audit(
             f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
             f"the network takes {card.in_channels} and {card.image_size}: choose others with the options --data.*"
         )
-    if scale and not isinstance(card.config, ModelConfig):
+    if scale and not isinstance(card.config, OnespikeConfig):
         raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {card.config.name}")
     place = make_accelerator(TrainConfig(device=device)).device
     network = network.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -162,12 +162,12 @@ def _audit(
         joules = measure_joules(network, large)
     return replace(
         result,
-        preset=card.config.preset if isinstance(card.config, ModelConfig) else "",
+        preset=card.config.preset,
         data=dataset.name,
         latency=tuple(measured),
         joules=joules,
         scaling=scaling(card.config, card.in_channels, card.image_size, latency)
-        if scale and isinstance(card.config, ModelConfig)
+        if scale and isinstance(card.config, OnespikeConfig)
         else (),
     )
 

@@ -10,8 +10,7 @@ import torch
 
 from onespike.audit.latency import timed
 from onespike.counting.operations import count_operations
-from onespike.models import Network
-from onespike.models.config import ModelConfig
+from onespike.models import OnespikeConfig
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
-def scaling(config: ModelConfig, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
+def scaling(config: OnespikeConfig, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
     """Build the network in other sizes, and count.
 
     Args:
@@ -89,13 +88,13 @@ def scaling(config: ModelConfig, in_channels: int, image_size: int, time_it: boo
 def _along(
     axis: str,
     values: Sequence[float],
-    networks: Sequence[tuple[ModelConfig, int]],
+    networks: Sequence[tuple[OnespikeConfig, int]],
     in_channels: int,
     time_it: bool,
 ) -> Scaling:
     macs, seconds = [], []
     for config, size in networks:
-        network = Network(config, 10, in_channels, size).eval()
+        network = config.build(10, in_channels, size).eval()
         image = torch.rand(1, in_channels, size, size)
         macs.append(count_operations(network, [image]).macs)
         if time_it:

@@ -17,7 +17,7 @@ from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import Device
 from onespike.evaluation.output import save_json, save_text
-from onespike.models import ANNS, MODELS, AnnConfig, ModelConfig
+from onespike.models import MODELS, config_from_dict
 from onespike.training.recipe import parse, recipe_path
 from onespike.training.run import Run
 
@@ -98,8 +98,8 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], subject: str | None
         return parse(parser, arguments, None)
     if Path(subject).is_dir():
         return parse(parser, arguments, Run.open(Path(subject)).config, sections=("data",))
-    if subject not in (*MODELS, *ANNS):
-        raise unknown("run folder or model", subject, [*MODELS, *ANNS])
+    if subject not in MODELS:
+        raise unknown("run folder or model", subject, MODELS)
     recipe = recipe_path("digits" if subject == "conv-tiny" else "cifar10/conv12")
     return parse(parser, [*arguments, f"--model.name={subject}"], recipe, sections=("data", "model"))
 
@@ -110,8 +110,7 @@ def _audit(name: str, subject: str, values: Namespace, table: EnergyTable) -> Au
     if Path(name).is_dir():
         # The images of --data.* are for the first network; the others bring theirs along.
         return audit_run(Run.open(Path(name)), data if name == subject else None, *choices)
-    kind = AnnConfig if name in ANNS else ModelConfig
-    return audit_model(kind(**values.model.as_dict()), data, *choices)
+    return audit_model(config_from_dict(values.model.as_dict()), data, *choices)
 
 
 def _save(

@@ -19,7 +19,7 @@ from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.spiking import ConvertedNetwork
 from onespike.errors import OnespikeError, check_choices
-from onespike.units.integrate import IntegrateFire, Staircase, spread
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])

@@ -18,7 +18,7 @@ from onespike.conversion.spiking import ConversionConfig, ConvertedNetwork, spik
 from onespike.conversion.trace import trace
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
-from onespike.units.integrate import Staircase
+from onespike.neurons.integrate_fire import Staircase
 
 #: How many of the images the network is traced and checked with.
 CHECKED = 4

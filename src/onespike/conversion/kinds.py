@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 
 from onespike.models.affine import Affine
-from onespike.units.integrate import Staircase
+from onespike.neurons.integrate_fire import Staircase
 
 Kind = Literal["linear", "activation", "pooling", "product", "real"]
 

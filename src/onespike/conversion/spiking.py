@@ -33,7 +33,7 @@ from onespike.conversion.kinds import (
 from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError, check_choices
-from onespike.units.integrate import IntegrateFire, Staircase, expect_neurons
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase, expect_neurons
 
 
 @dataclass(frozen=True)

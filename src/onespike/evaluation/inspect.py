@@ -13,9 +13,9 @@ from onespike.data.sources.image import decode, fit
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES, window_side
 from onespike.models import Block, Network
+from onespike.neurons import Neuron
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
-from onespike.units import Firing
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
@@ -222,7 +222,7 @@ def _watch(network: Network, image: Tensor, generator: torch.Generator) -> tuple
     for block in network.blocks():
         block.fc.register_forward_pre_hook(keep_input)
         for module in block.modules():
-            if isinstance(module, Firing):
+            if isinstance(module, Neuron):
                 module.register_forward_hook(keep)
     logits = network(image, generator=generator)
 
@@ -230,7 +230,7 @@ def _watch(network: Network, image: Tensor, generator: torch.Generator) -> tuple
     for number, block in enumerate(network.blocks(), 1):
         layers = []
         for name, module in block.named_modules():
-            if isinstance(module, Firing):
+            if isinstance(module, Neuron):
                 # Time becomes the first axis; the batch, of one image, goes.
                 potentials, spikes = (torch.stack(tensors).squeeze(-4) for tensors in zip(*seen[module], strict=True))
                 threshold = torch.as_tensor(module.threshold).detach()

@@ -175,6 +175,8 @@ class _Saturate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, threshold: float) -> Tensor:
+        if torch.compiler.is_compiling():  # it cannot give `lerp` the memory layout that it wants
+            return torch.where(x > threshold, 1.0, x)
         return torch.lerp(x, x.new_ones(()), exceeds(x, threshold))
 
     @staticmethod

@@ -8,26 +8,26 @@ from onespike.errors import OnespikeError
 from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, between, linear
 from onespike.inference.windows import Windows
-from onespike.models import Block, ModelConfig, Network
+from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
-from onespike.units.travelling import TravellingUnit
+from onespike.units.tokens import TravellingUnit
 
 #: Arithmetic by the bits of the weights that meet spikes.
 PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torch.float32)}
 
 
-def check_supported(config: ModelConfig) -> None:
+def check_supported(config: OnespikeConfig) -> None:
     """Check that the engine can run an architecture.
 
     Raises:
         OnespikeError: It cannot: its units read real values, or it looks at an image more than once.
     """
-    if config.activation != "spike" or config.encoding == "direct":
+    if config.neuron.name != "lif" or config.encoding == "direct":
         raise OnespikeError(
-            "optimise: expected a network whose units read spikes, got "
-            f"activation {config.activation} and encoding {config.encoding}"
+            "optimise: expected a network of the neuron lif whose units read spikes, got "
+            f"neuron {config.neuron.name} and encoding {config.encoding}"
         )
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
@@ -117,7 +117,7 @@ class EngineBlock(nn.Module):
         arithmetic: Of its layers.
     """
 
-    def __init__(self, block: Block, config: ModelConfig, arithmetic: Arithmetic) -> None:
+    def __init__(self, block: Block, config: OnespikeConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.windows, self.whole = Windows(block.size, block.window_kind), block.region_threshold
         self.encoder = Fire(block.encoder) if block.encoder is not None else None

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.functional import to_integers
+from onespike.neurons import Neuron
 from onespike.processor import emulates_bf16
-from onespike.units.base import Firing, Neuron
 
 #: oneDNN's kernels: PyTorch has them on x86.
 _KERNELS = torch.ops.onednn
@@ -205,7 +205,7 @@ class Fire(nn.Module):
         firing: The layer of neurons to take over.
     """
 
-    def __init__(self, firing: Firing) -> None:
+    def __init__(self, firing: Neuron) -> None:
         super().__init__()
         self.register_buffer("threshold", _constant(firing.threshold))
 

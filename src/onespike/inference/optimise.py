@@ -22,8 +22,8 @@ from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
 from onespike.inference.storage import load_engine, save_engine
 from onespike.models import Network
+from onespike.neurons import Neuron
 from onespike.training.run import Run
-from onespike.units import Firing
 
 #: Images in a batch while accuracies are compared, and batches in which every spike is.
 BATCH, WATCHED = 100, 2
@@ -187,7 +187,7 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
     Returns:
         One entry for each block.
     """
-    layers = [[m for m in block.unit.modules() if isinstance(m, Firing)] for block in network.blocks()]
+    layers = [[m for m in block.unit.modules() if isinstance(m, Neuron)] for block in network.blocks()]
     engine_layers = [[m for m in block.unit.modules() if isinstance(m, Fire)] for block in engine.blocks()]
     totals = torch.zeros(len(layers), 4, dtype=torch.float64)
     for number, images in enumerate(batches):

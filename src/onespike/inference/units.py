@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from onespike.functional import fuse
 from onespike.inference.layers import Fire, IntegerConv, IntegerLinear, IntegerTap, LeakyFire, RealLinear, affine
 from onespike.units import ConvUnit
-from onespike.units.travelling import Recurrent, TravellingUnit
+from onespike.units.tokens import Recurrent, TravellingUnit
 
 
 class Arithmetic(NamedTuple):

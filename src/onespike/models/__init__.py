@@ -1,9 +1,42 @@
-"""The network: stem, stages of blocks, head; built by name with `create_model`."""
+"""Networks by name, one file for each family: `create_model` builds them, `register_model` adds to them."""
 
-from onespike.models.ann import ANNS, AnnConfig
 from onespike.models.block import Block
-from onespike.models.config import ModelConfig
-from onespike.models.network import Network
-from onespike.models.zoo import MODELS, PRESETS, create_model, model_config
+from onespike.models.onespike import Network, OnespikeConfig
+from onespike.models.registry import (
+    MODELS,
+    Family,
+    ModelConfig,
+    config_from_dict,
+    create_model,
+    family,
+    model_config,
+    model_names,
+    register_model,
+)
+from onespike.models.resmlp import ResMLPConfig
+from onespike.models.resnet import ResNetConfig
+from onespike.models.spiking_resnet import SpikingResNet19, SpikingResNetConfig
+from onespike.models.spiking_vgg import SpikingVGG11, SpikingVGGConfig
+from onespike.models.vit import ViTConfig
 
-__all__ = ["ANNS", "MODELS", "PRESETS", "AnnConfig", "Block", "ModelConfig", "Network", "create_model", "model_config"]
+__all__ = [
+    "MODELS",
+    "Block",
+    "Family",
+    "ModelConfig",
+    "Network",
+    "OnespikeConfig",
+    "ResMLPConfig",
+    "ResNetConfig",
+    "SpikingResNet19",
+    "SpikingResNetConfig",
+    "SpikingVGG11",
+    "SpikingVGGConfig",
+    "ViTConfig",
+    "config_from_dict",
+    "create_model",
+    "family",
+    "model_config",
+    "model_names",
+    "register_model",
+]

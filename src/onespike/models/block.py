@@ -15,9 +15,8 @@ from onespike.functional import (
     window_count,
     window_side,
 )
-from onespike.models.config import ModelConfig
-from onespike.models.mlp import ChannelMlp
-from onespike.units.base import Firing, Memory
+from onespike.neurons import NeuronConfig, make_neuron
+from onespike.units.base import Memory, UnitConfig
 from onespike.units.channel import ChannelLinear
 from onespike.units.registry import UNITS
 
@@ -36,23 +35,44 @@ class Block(nn.Module):
     """A spiking unit inside windows and a channel MLP, each with a residual connection.
 
     Args:
-        config: The architecture.
         channels: Channels in and out.
         size: Side L of the map.
         window_kind: A name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
+        unit: A name in `UNITS`.
+        config: The unit's neurons, which encode as well, and how potentials meet.
+        encoding: How the residual stream becomes spikes, a name in `onespike.functional.ENCODINGS`.
+        norm: A name in `NORMS`.
+        region_threshold: Fractions of a spike above it become whole after a dilated recompose; None leaves them.
+        mlp_ratio: Hidden width of the channel MLP, in channels.
+        dropout: Share of the unit's input spikes that a constant mask drops in training.
     """
 
-    def __init__(self, config: ModelConfig, channels: int, size: int, window_kind: str) -> None:
+    def __init__(
+        self,
+        channels: int,
+        size: int,
+        window_kind: str,
+        *,
+        unit: str = "conv",
+        config: UnitConfig = UnitConfig(),
+        encoding: str = "bernoulli",
+        norm: str = "none",
+        region_threshold: float | None = 0.1,
+        mlp_ratio: int = 3,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
-        norm = NORMS[config.norm]
+        make_norm = NORMS[norm]
         self.size, self.channels = size, channels
         self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
-        self.encoding, self.dropout = config.encoding, config.dropout
-        self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
-        self.encoder = Firing(channels, config) if config.encoding == "threshold" else None
-        self.unit = UNITS[config.unit](channels, config, norm)
-        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
-        self.mlp = ChannelMlp(config, channels, norm)
+        self.encoding, self.dropout = encoding, dropout
+        self.region_threshold = region_threshold if self.window_kind == "dilated" else None
+        self.encoder = make_neuron(channels, config.neuron, integrates=False) if encoding == "threshold" else None
+        self.unit = UNITS[unit](channels, config, make_norm)
+        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), make_norm(channels))
+        self.mlp = ChannelMlp(
+            channels, mlp_ratio, make_norm, config.neuron if config.mlp_activation == "spiking" else None
+        )
 
     def branch_ends(self) -> list[ChannelLinear]:
         """The last linear layer of each of the two residual branches."""
@@ -129,3 +149,55 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
     *outer, channels, height, width = shape
     draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
     return draws.movedim(-1, -3)
+
+
+class ChannelMlp(nn.Sequential):
+    """(Fire,) linear, GELU or fire, linear: pixel by pixel, a normalisation behind each linear layer.
+
+    In training the GELU's output, which is wide, is not kept for the second linear layer's gradient: it is computed
+    again from the GELU's input, which is kept anyway.
+
+    Args:
+        channels: Channels in and out.
+        ratio: Hidden width, in channels.
+        norm: Makes the normalisation out of a number of channels.
+        neuron: The neurons that fire before each linear layer; None for a GELU between them.
+    """
+
+    def __init__(
+        self, channels: int, ratio: int, norm: Callable[[int], nn.Module], neuron: NeuronConfig | None = None
+    ) -> None:
+        hidden = ratio * channels
+        super().__init__(
+            nn.Identity() if neuron is None else make_neuron(channels, neuron, integrates=False),
+            ChannelLinear(channels, hidden),
+            norm(hidden),
+            nn.GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),
+            ChannelLinear(hidden, channels),
+            norm(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, L, L) to (B, C, L, L)."""
+        first, linear1, norm1, between, linear2, norm2 = self
+        before = norm1(linear1(first(x)))
+        after = between(before)
+        if not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
+            return norm2(linear2(after))
+        with _recomputed(after, before, between):
+            return norm2(linear2(after))
+
+
+def _recomputed(output: Tensor, source: Tensor, function: nn.GELU) -> torch.autograd.graph.saved_tensors_hooks:
+    """While it is open, autograd keeps `source` wherever it would keep `output` = function(source), or a view of it."""
+    place = output.data_ptr()
+
+    def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:
+        return (saved.shape, saved.stride()) if saved.data_ptr() == place else saved
+
+    def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        return function(source.detach()).as_strided(*kept)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

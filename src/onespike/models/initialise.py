@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-from timm.layers import lecun_normal_
 from torch import nn
 
 PAPERS_DEPTH = 12
@@ -16,6 +15,8 @@ def initialise(network: nn.Module) -> None:
     Args:
         network: A network whose classifier is its attribute `head`; changed in place.
     """
+    from timm.layers import lecun_normal_  # half a second
+
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             lecun_normal_(module.weight)

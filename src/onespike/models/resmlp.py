@@ -1,12 +1,15 @@
 """ResMLP (Touvron et al. 2022), in stages: token mixing and channel feed-forward, each behind an affine map."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from onespike.models.affine import Affine
+from onespike.models.artificial import BranchedConfig
 from onespike.models.initialise import initialise
 from onespike.models.patch import PatchEmbedding, PatchMerging
+from onespike.models.registry import expect_multiple, register_model
 from onespike.units.channel import ChannelLinear
 
 #: The supplement's network, in its own notation: a number is a token-mixing layer of that width, F a feed-forward layer
@@ -104,36 +107,26 @@ class Stages(nn.Module):
         return self.head(self.layers(self.stem(images)).mean((-2, -1)))
 
 
-def resmlp(
-    activation: Callable[[], nn.Module],
-    spiking: bool,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    notation: tuple[str, ...] = RESMLP12,
-) -> Stages:
-    """Build a ResMLP.
+@dataclass(frozen=True)
+class ResMLPConfig(BranchedConfig):
+    """A ResMLP in stages."""
 
-    Args:
-        activation: Makes the activations.
-        spiking: Whether every branch begins with an activation, so that its layers read activations alone.
-        num_classes: Number of classes.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels: a multiple of 2 for the stem and for each patch merging.
-        notation: The layers.
+    name: str = "resmlp12"
 
-    Returns:
-        The network.
-    """
-    scale = 0.1  # ResMLP's LayerScale for up to 18 layers
+
+@register_model(ResMLPConfig, {"resmlp12": {}})
+def resmlp(config: ResMLPConfig, num_classes: int, in_channels: int, image_size: int) -> Stages:
+    """Build it, for images whose side is a multiple of 16: the stem halves it, and so does each patch merging."""
+    expect_multiple(config.name, image_size, 16)
+    make, scale = config.make_activation, 0.1  # ResMLP's LayerScale for up to 18 layers
 
     def before(channels: int) -> nn.Module:
-        return nn.Sequential(Affine(channels), activation()) if spiking else Affine(channels)
+        return nn.Sequential(Affine(channels), make()) if config.branches == "spiking" else Affine(channels)
 
     return Stages(
-        notation,
+        RESMLP12,
         lambda channels, side: TokenMixing(channels, side, scale, before(channels)),
-        lambda channels: FeedForward(channels, activation, scale, before(channels)),
+        lambda channels: FeedForward(channels, make, scale, before(channels)),
         num_classes,
         in_channels,
         image_size,

@@ -2,11 +2,14 @@
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from onespike.models.affine import Affine
+from onespike.models.artificial import BranchedConfig
+from onespike.models.registry import expect_multiple, register_model
 from onespike.models.resmlp import FeedForward, Stages
 from onespike.units.channel import ChannelLinear
 
@@ -93,33 +96,24 @@ def relative_places(side: int) -> Tensor:
     return down * (2 * side - 1) + right
 
 
-def vit(
-    activation: Callable[[], nn.Module],
-    spiking: bool,
-    num_classes: int,
-    in_channels: int,
-    image_size: int,
-    notation: tuple[str, ...] = VIT12,
-) -> Stages:
-    """Build a vision transformer.
+@dataclass(frozen=True)
+class ViTConfig(BranchedConfig):
+    """A vision transformer in stages."""
 
-    Args:
-        activation: Makes the activations.
-        spiking: Whether every branch reads activations alone, and attention has no softmax.
-        num_classes: Number of classes.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels: a multiple of 2 for the stem and for each patch merging.
-        notation: The layers.
+    name: str = "vit12"
 
-    Returns:
-        The network.
-    """
-    scale, number = 0.1, itertools.count()
+
+@register_model(ViTConfig, {"vit12": {}})
+def vit(config: ViTConfig, num_classes: int, in_channels: int, image_size: int) -> Stages:
+    """Build it, for images whose side is a multiple of 16: the stem halves it, and so does each patch merging."""
+    expect_multiple(config.name, image_size, 16)
+    make, scale, number = config.make_activation, 0.1, itertools.count()
+    spiking = config.branches == "spiking"
 
     def mixing(channels: int, side: int) -> nn.Module:
-        return WindowAttention(channels, side, next(number) % 2 == 1, scale, activation if spiking else None)
+        return WindowAttention(channels, side, next(number) % 2 == 1, scale, make if spiking else None)
 
     def feed_forward(channels: int) -> nn.Module:
-        return FeedForward(channels, activation, scale, activation() if spiking else nn.Identity())
+        return FeedForward(channels, make, scale, make() if spiking else nn.Identity())
 
-    return Stages(notation, mixing, feed_forward, num_classes, in_channels, image_size)
+    return Stages(VIT12, mixing, feed_forward, num_classes, in_channels, image_size)

@@ -1,1 +1,26 @@
-"""Neurons: what they are, and how any network's are watched."""
+"""Neurons: one file each, opened by its equation. Usable alone, in anybody's network: `LIF(64)(currents)`."""
+
+from onespike.neurons.adaptive import AdaptiveLIF
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, OverTime
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.lif import LIF
+from onespike.neurons.plif import PLIF
+from onespike.neurons.registry import NEURONS, make_neuron
+from onespike.neurons.relu import ReLU
+from onespike.neurons.ternary import Ternary
+
+__all__ = [
+    "LIF",
+    "NEURONS",
+    "PLIF",
+    "AdaptiveLIF",
+    "Incoming",
+    "IntegrateFire",
+    "Neuron",
+    "NeuronConfig",
+    "OverTime",
+    "ReLU",
+    "Staircase",
+    "Ternary",
+    "make_neuron",
+]

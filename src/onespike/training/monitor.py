@@ -17,7 +17,7 @@ SUPPORT = 0.01
 
 
 @dataclass(frozen=True)
-class BlockActivity:
+class Activity:
     """What a group of neurons did, over the batches that were watched. All values are shares, 0..1.
 
     Attributes:
@@ -105,7 +105,7 @@ class SpikeMonitor:
             counts.supported = inside if counts.supported is None else counts.supported + inside
             counts.potentials += call.potential.numel()
 
-    def summary(self) -> list[BlockActivity]:
+    def summary(self) -> list[Activity]:
         """Summarise what was counted.
 
         Returns:
@@ -117,12 +117,12 @@ class SpikeMonitor:
         silent = _Counts({torch.Size([1]): torch.zeros(1)}, {torch.Size([1]): 1})
         return [self._group([self._counts.get(one, silent) for one in layers]) for layers in self._groups.values()]
 
-    def _group(self, layers: list[_Counts]) -> BlockActivity:
+    def _group(self, layers: list[_Counts]) -> Activity:
         rates = [layer.rates for layer in layers]
         neurons, potentials = torch.cat(rates), sum(layer.potentials for layer in layers)
         supported = [layer.supported.item() for layer in layers if layer.supported is not None]
         means = tuple(rate.mean().item() for rate in rates)
-        return BlockActivity(
+        return Activity(
             firing_rate=neurons.mean().item(),
             dead=(neurons == 0).float().mean().item(),
             always_firing=(neurons == 1).float().mean().item(),

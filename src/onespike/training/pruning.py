@@ -36,7 +36,10 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
             f"prune-time: {recipe.model.name} has no time steps to choose; expected a model such as conv12"
         )
     stages = {
-        steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
+        steps: (
+            replace(recipe, model=replace(recipe.model, time_steps=steps)),  # type: ignore[call-arg]
+            Run(Path(out) / f"T{steps}"),
+        )
         for steps in range(first, 0, -1)
     }
     for stage, run in stages.values():

@@ -12,17 +12,8 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.units.base import (
-    Dynamics,
-    Incoming,
-    Memory,
-    Neuron,
-    Unit,
-    UnitOutput,
-    kept_over_time,
-    own_potential,
-    per_window,
-)
+from onespike.neurons import Incoming, make_neuron
+from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, chained, kept_over_time, per_window
 
 
 class WindowConv(nn.Conv2d):
@@ -44,37 +35,37 @@ class ConvUnit(Unit):
 
     Args:
         channels: Channels in, between and out.
-        dynamics: How the neurons charge, fire and hand on.
+        config: Its neurons, and how potentials meet.
         norm: Makes the layer behind each convolution out of a number of channels; none by default. Its statistics span
             windows, batch and map.
     """
 
     def __init__(
-        self, channels: int, dynamics: Dynamics = Dynamics(), norm: Callable[[int], nn.Module] = nn.Identity
+        self, channels: int, config: UnitConfig = UnitConfig(), norm: Callable[[int], nn.Module] = nn.Identity
     ) -> None:
         super().__init__()
         self.out_channels, self.travels = channels, False
-        self.fusion, self.theta = dynamics.fusion, dynamics.theta
+        self.fusion, self.theta = config.fusion, config.theta
         self.conv1 = WindowConv(channels, channels, 3, padding=1)
         self.norm1 = norm(channels)
-        self.neuron1 = Neuron(channels, dynamics)
+        self.neuron1 = make_neuron(channels, config.neuron)
         self.conv2 = WindowConv(channels, channels, 3, padding=1)
         self.norm2 = norm(channels)
-        self.neuron2 = Neuron(channels, dynamics)
+        self.neuron2 = make_neuron(channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""
-        passes = self.fusion != "none"
+        passes, (before1, before2) = self.fusion != "none", memory or (None, None)
         currents = per_window(self.conv1, self.norm1, spikes)
-        v1, s1 = self.neuron1.charge_and_fire(currents, Incoming() if passes else None, own_potential(memory, 0))
-        currents = per_window(self.conv2, self.norm2, s1)
-        incoming = Incoming(self.neuron1.handed_on(v1), 1, self.fusion, self.theta) if passes else None
-        v2, s2 = self.neuron2.charge_and_fire(currents, incoming, own_potential(memory, 1))
-        return UnitOutput(s2, None, ((v1, s1), (v2, s2)))
+        layer1 = self.neuron1.charge_and_fire(currents, Incoming() if passes else None, before1)
+        currents = per_window(self.conv2, self.norm2, layer1[1])
+        incoming = Incoming(self.neuron1.handed_on(*layer1[:2]), 1, self.fusion, self.theta) if passes else None
+        layer2 = self.neuron2.charge_and_fire(currents, incoming, before2)
+        return UnitOutput(layer2[1], None, (layer1, layer2))
 
-    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:  # noqa: ARG002
-        """Layer 1 reads its own potentials, layer 2 those of both layers; the first window has no predecessor."""
-        v = out.memory[0][0]
-        passed = v.numel() * (len(v) - 1) // len(v) if self.fusion != "none" else 0
-        reads, writes = kept_over_time(out, memory, passed)
-        return 3 * passed + reads, 2 * passed + writes
+    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
+        """Layer 1 reads its own potentials, layer 2 those of both layers."""
+        passed = chained(out) if self.fusion != "none" else 0
+        kept = kept_over_time(out, passed) if memory is not None else Traffic(0, 0)
+        more = sum(len(layer) - 2 for layer in out.memory)  # such as risen thresholds
+        return Traffic((3 + more) * passed + kept.reads, (2 + more) * passed + kept.writes)

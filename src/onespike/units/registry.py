@@ -4,34 +4,35 @@ from collections.abc import Callable
 
 from torch import nn
 
-from onespike.units.base import Dynamics, Firing, Unit
+from onespike.neurons import make_neuron
+from onespike.units.base import Unit, UnitConfig
 from onespike.units.cells import GRU, LSTM, RNN
 from onespike.units.channel import ChannelLinear
 from onespike.units.conv import ConvUnit
-from onespike.units.travelling import Cell, Recurrent, TravellingUnit
+from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
 Norm = Callable[[int], nn.Module]
 
 
-def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, Dynamics, Norm], Unit]:
-    def build(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
+def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:
+    def build(channels: int, config: UnitConfig, norm: Norm) -> Unit:
         layer = Recurrent(cell, channels, bidirectional)
-        return TravellingUnit(layer, channels * (2 if bidirectional else 1), dynamics, norm)
+        return TravellingUnit(layer, channels * (2 if bidirectional else 1), config, norm)
 
     return build
 
 
-def _mlp(channels: int, dynamics: Dynamics, norm: Norm) -> Unit:
-    between = nn.GELU() if dynamics.mlp_activation == "gelu" else Firing(channels, dynamics)
+def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
+    between = nn.GELU() if config.mlp_activation == "gelu" else make_neuron(channels, config.neuron, integrates=False)
     layer = nn.Sequential(ChannelLinear(channels, channels), norm(channels), between, ChannelLinear(channels, channels))
-    return TravellingUnit(layer, channels, dynamics, norm)
+    return TravellingUnit(layer, channels, config, norm)
 
 
 #: Units whose cell keeps a real-valued state of its own: they can never be strictly spiking.
 RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
 
-#: What builds a unit out of its channels, dynamics and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
-UNITS: dict[str, Callable[[int, Dynamics, Norm], Unit]] = {
+#: What builds a unit out of its channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
+UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
     "lstm": _recurrent(LSTM, bidirectional=True),
     "lstm-forward": _recurrent(LSTM, bidirectional=False),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from onespike.data.config import DataConfig
-from onespike.models.zoo import model_config
+from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import Recipe, TrainConfig
 from onespike.training.run import Run

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from onespike.audit import EnergyTable
-from onespike.audit.baselines import RESNET19, SpikingResNet19, SpikingVGG11
+from onespike.audit.baselines import RESNET19
 from onespike.counting.operations import count_operations
+from onespike.models import create_model
 
 
 def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
     torch.manual_seed(0)
-    model = SpikingVGG11(num_classes=3, width=16, time_steps=2)
+    model = create_model("spiking-vgg11", num_classes=3, image_size=16, width=16, time_steps=2)
     images = torch.randn(6, 3, 16, 16)
     labels = torch.tensor([0, 1, 2, 0, 1, 2])
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003)
@@ -28,14 +29,14 @@ def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
 
 
 def test_vgg_by_hand():
-    operations = count_operations(SpikingVGG11(width=4, time_steps=3), [torch.rand(1, 3, 32, 32)])
+    operations = count_operations(create_model("spiking-vgg11", width=4, time_steps=3), [torch.rand(1, 3, 32, 32)])
     sides = [(32, 3, 4), (16, 4, 8), (8, 8, 16), (8, 16, 16), (4, 16, 32), (4, 32, 32), (2, 32, 32), (2, 32, 32)]
     assert operations.macs == 3 * (sum(side**2 * 9 * a * b for side, a, b in sides) + 2 * 2 * 32 * 10)
     assert operations.potentials.reads == 2 * sum(side**2 * channels for side, _, channels in sides)
 
 
 def test_resnet_by_hand():
-    operations = count_operations(SpikingResNet19(time_steps=2, width=4), [torch.rand(1, 3, 32, 32)])
+    operations = count_operations(create_model("spiking-resnet19", time_steps=2, width=4), [torch.rand(1, 3, 32, 32)])
     stem = 32**2 * 9 * 3 * 4
     stages = 32**2 * 9 * 6 * 4 * 4
     stages += 16**2 * (9 * (4 * 8 + 5 * 8 * 8) + 4 * 8)

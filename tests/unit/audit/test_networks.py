@@ -7,9 +7,11 @@ import torch
 
 import onespike
 from onespike.audit.scaling import fitted_exponent, scaling
+from onespike.conversion import ConversionConfig
+from onespike.conversion import spiking as convert_graph
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
-from onespike.models import ANNS, AnnConfig, Network, create_model, model_config
+from onespike.models import Network, create_model, model_config
 from onespike.units.registry import UNITS
 
 TINY = {"depths": (1, 1), "channels": (6, 8), "dropout": 0.0}
@@ -131,13 +133,13 @@ def test_the_potential_map_of_a_travelling_unit_by_hand():
     assert [layer.handing for layer in merging] == [True]
 
 
-@pytest.mark.parametrize("name", sorted(ANNS))
+@pytest.mark.parametrize("name", ["resmlp12", "resnet18", "vit12"])
 def test_artificial_networks_and_what_conversion_makes_of_them(name):
     images = torch.randn(1, 3, 32, 32)
-    artificial = count_operations(AnnConfig(name=name).build(10, 3, 32), [images])
+    artificial = count_operations(create_model(name), [images])
     assert artificial.macs_of("real") == artificial.macs
     assert artificial.potentials == (0, 0)
-    converted = AnnConfig(name=name, activation="qcfs", neurons="layer", time_steps=3).build(10, 3, 32)
+    converted = convert_graph(create_model(name, activation="qcfs"), ConversionConfig(3, "layer", allow_real=True))
     spiking = count_operations(converted, [images])
     assert spiking.macs == 3 * artificial.macs
     assert spiking.macs_of("binary") > 0
@@ -147,7 +149,7 @@ def test_artificial_networks_and_what_conversion_makes_of_them(name):
 def test_thresholds_of_channels_make_no_spike_a_real_number():
     """A conversion as it is made by default: all but the stem and the head's means reads spikes, and costs less."""
     images = torch.randn(16, 3, 32, 32)
-    artificial = AnnConfig(name="resnet18").build(10, 3, 32).eval()
+    artificial = create_model("resnet18").eval()
     converted = onespike.convert(artificial, images).network
     assert {neurons.raw_threshold.ndim for neurons in converted.neurons.values()} == {1}
     spiking = count_operations(converted, [images])

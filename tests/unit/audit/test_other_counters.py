@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from onespike.audit.baselines import SpikingVGG11
 from onespike.counting.operations import Operations, count_operations
+from onespike.models import create_model
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return SpikingVGG11(num_classes=5, in_channels=2, width=4, time_steps=2).eval()
+    return create_model("spiking-vgg11", num_classes=5, in_channels=2, width=4, time_steps=2).eval()
 
 
 @pytest.fixture(scope="module")

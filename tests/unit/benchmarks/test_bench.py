@@ -23,7 +23,8 @@ from benchmarks.scaling import save_scaling, scaling
 from onespike.clock import interleaved
 from onespike.errors import OnespikeError
 from onespike.models import create_model
-from onespike.units import ConvUnit, Dynamics, Incoming, Neuron
+from onespike.neurons import LIF, Incoming, NeuronConfig
+from onespike.units import ConvUnit
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
@@ -106,7 +107,7 @@ def test_library_and_plain_implementation_classify_alike() -> None:
 def test_other_libraries_neurons_leak_and_fire(peer: str) -> None:
     library = peer.split("-")[0]
     pytest.importorskip(library)
-    neurons = PEERS[peer].neurons(Dynamics(threshold=0.5, decay=0.4))
+    neurons = PEERS[peer].neurons(NeuronConfig(threshold=0.5, decay=0.4))
     # 0.4; 0.4 * 0.4 + 0.4 = 0.56 fires; SpikingJelly's neuron loses 0.5 then, and is below again
     currents = torch.full((3, 1, 1, 1, 1), 0.4, requires_grad=True)
     spikes = neurons(currents)
@@ -121,8 +122,8 @@ def test_other_libraries_neurons_leak_and_fire(peer: str) -> None:
 def test_snntorchs_neurons_and_ours_give_the_same_spikes() -> None:
     pytest.importorskip("snntorch")
     currents = torch.randn(4, 2, 3, 5, 5)
-    ours = Neuron(3, Dynamics()).charge_and_fire(currents, Incoming())[1]
-    assert torch.equal(PEERS["snntorch"].neurons(Dynamics())(currents), ours)
+    ours = LIF(3).charge_and_fire(currents, Incoming())[1]
+    assert torch.equal(PEERS["snntorch"].neurons(NeuronConfig())(currents), ours)
     assert 0.1 < ours.mean() < 0.9
 
 
@@ -155,7 +156,7 @@ def test_arranged_or_as_in_its_tutorials_a_library_computes_the_same(library: st
     pytest.importorskip(library)
     torch.manual_seed(0)
     unit, windows = ConvUnit(3), (torch.rand(4, 2, 3, 5, 5) > 0.5).float()
-    one, other = (PeerUnit(unit, Dynamics(), name)(windows).spikes for name in (library, f"{library}-arranged"))
+    one, other = (PeerUnit(unit, NeuronConfig(), name)(windows).spikes for name in (library, f"{library}-arranged"))
     assert torch.equal(one, other)
     assert one.any()
 

@@ -92,7 +92,16 @@ def test_every_fusion(unit: str, fusion: str) -> None:
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
 def test_every_surrogate_and_reset(reset: str, surrogate: str) -> None:
-    check_equal(make(reset=reset, surrogate=surrogate, learnable_threshold="channel", learnable_decay="layer"))
+    check_equal(
+        make(
+            neuron={
+                "reset": reset,
+                "surrogate": surrogate,
+                "learnable_threshold": "channel",
+                "learnable_decay": "layer",
+            }
+        )
+    )
 
 
 @pytest.mark.parametrize("region_threshold", [None, 0.3])

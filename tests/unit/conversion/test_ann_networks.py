@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from onespike.errors import OnespikeError
-from onespike.models.ann import ANNS, AnnConfig
+from onespike.models import create_model, model_config
 from onespike.models.patch import PatchMerging
 from onespike.models.resmlp import FeedForward, TokenMixing
 from onespike.models.vit import WINDOW, WindowAttention, relative_places
@@ -15,6 +15,14 @@ from onespike.models.vit import WINDOW, WindowAttention, relative_places
 #: As printed in the supplement, section 5.
 RESMLP12 = "48, F-48-shorcut , 48, PM, 96, F-96-shorcut, 96, PM, (192, F-192-shorcut) $\\times$ 3, 384, F-384, 384, C"
 VIT12 = "48, MLP-48 , 48, PM, 96, MLP-96, 96, PM, (192, MLP-96) $\\times$ 3, 384, MLP-384, 384, C"
+
+
+NAMES = ("resmlp12", "vit12", "resnet18")
+
+
+def options(activation, branches):
+    """Overrides; a network without a choice of branches takes none."""
+    return {"activation": activation} | ({"branches": branches} if branches == "spiking" else {})
 
 
 def parse(text: str) -> list[tuple[str, int]]:
@@ -50,7 +58,7 @@ def built(network: nn.Module) -> list[tuple[str, int]]:
 
 @pytest.mark.parametrize(("name", "text"), [("resmlp12", RESMLP12), ("vit12", VIT12)])
 def test_the_supplements_string_is_what_is_built(name, text):
-    printed, network = parse(text), AnnConfig(name).build(10, 3, 32)
+    printed, network = parse(text), create_model(name, image_size=32)
     assert built(network) == corrected(printed)
     assert sum(kind == "PM" for kind, _ in built(network)) == 3
     assert not any(isinstance(module, nn.BatchNorm2d | nn.LayerNorm) for module in network.modules())
@@ -66,7 +74,7 @@ def test_the_corrections_are_two():
 
 def test_layers_are_as_wide_as_they_say():
     for name in ("resmlp12", "vit12"):
-        for layer in AnnConfig(name).build(10, 3, 32).layers:
+        for layer in create_model(name, image_size=32).layers:
             if isinstance(layer, FeedForward):
                 assert (layer.expand.in_features, layer.expand.out_features) == (layer.channels, 3 * layer.channels)
             if isinstance(layer, TokenMixing):
@@ -77,12 +85,19 @@ def test_layers_are_as_wide_as_they_say():
 
 
 @pytest.mark.parametrize(
-    ("name", "branches"), [*((name, "real") for name in ANNS), ("resmlp12", "spiking"), ("vit12", "spiking")]
+    ("name", "branches"),
+    [*((name, "real") for name in NAMES), ("resmlp12", "spiking"), ("vit12", "spiking")],
 )
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu", "qcfs"])
 def test_every_network_learns_from_every_weight(name, branches, activation):
     torch.manual_seed(0)
-    network = AnnConfig(name, activation, branches=branches).build(7, 1, 32)
+    network = create_model(
+        name,
+        num_classes=7,
+        in_channels=1,
+        activation=activation,
+        **({} if branches == "real" else {"branches": branches}),
+    )
     nn.init.normal_(network.get_parameter("fc.weight" if name == "resnet18" else "head.weight"))
     for key, parameter in network.named_parameters():
         if key.endswith("bn2.weight"):  # timm starts residual branches from 0
@@ -111,7 +126,7 @@ def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
 @pytest.mark.parametrize("activation", ["relu", "relu6", "gelu", "qcfs"])
 def test_no_layer_lets_the_stream_grow_without_bound(name, branches, activation):
     torch.manual_seed(0)
-    network = AnnConfig(name, activation, branches=branches).build(10, 3, 32)
+    network = create_model(name, **options(activation, branches))
     with torch.no_grad():
         stream = network.stem(2 * torch.randn(4, 3, 32, 32))  # twice as wide as normalised images are
         for layer in network.layers:
@@ -132,20 +147,15 @@ def test_relative_places_depend_on_the_difference_alone():
         ({"name": "resnet81"}, "unknown model 'resnet81': did you mean 'resnet18'"),
         ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
         ({"levels": 0}, "levels: expected at least 1, got 0"),
-        ({"time_steps": 2}, "an artificial network has none"),
-        ({"population": 2}, "an artificial network has none"),
-        ({"neurons": "layer", "population": 0}, "population: expected 1..16, got 0"),
-        ({"neurons": "layer", "population": 17}, "population: expected 1..16, got 17"),
-        ({"neurons": "layer", "time_steps": 0}, "time_steps: expected at least 1, got 0"),
-        ({"neurons": "layer", "population": 2, "time_steps": 3}, "population: expected 1 where there are 3 time steps"),
-        ({"branches": "spiking"}, "branches: expected real for resnet18"),
+        ({"preset": "strict"}, "preset: resnet18 has none, got 'strict'"),
+        ({"branches": "spiking"}, "unknown model option 'branches'"),
     ],
 )
 def test_bad_configurations(values, message):
     with pytest.raises(OnespikeError, match=re.escape(message)):
-        AnnConfig(**values)
+        model_config(**{"name": "resnet18", **values})
 
 
 def test_an_image_size_that_does_not_suit():
     with pytest.raises(OnespikeError, match="image_size: resmlp12 needs a multiple of 16 pixels, got 24"):
-        AnnConfig("resmlp12").build(10, 3, 24)
+        create_model("resmlp12", image_size=24)

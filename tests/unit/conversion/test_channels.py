@@ -7,8 +7,9 @@ from torch import nn
 
 import onespike
 from onespike.conversion import Calibration
+from onespike.conversion import ConversionConfig, spiking
 from onespike.counting.operations import count_operations
-from onespike.models.ann import AnnConfig
+from onespike.models import create_model
 
 
 class Between(nn.Module):
@@ -156,8 +157,8 @@ def test_functions_that_weigh_read_along_their_axis(first, shape, thresholds):
 
 def test_a_threshold_for_each_channel_where_weights_read_what_no_weights_made():
     """vit12: between its products and the projection, and where windows are shifted."""
-    network = AnnConfig("vit12", "relu6", branches="spiking").build(10, 3, 16)
-    converted = AnnConfig("vit12", "relu6", branches="spiking", neurons="channel").build(10, 3, 16)
+    network = create_model("vit12", activation="relu6", branches="spiking", image_size=16)
+    converted = spiking(network, ConversionConfig(allow_real=True))
     assert network.layers[0].spiking
     for path, neurons in converted.neurons.items():
         whole = any(part in path for part in ("query", "key", "value"))  # sums over channels are taken of these

@@ -20,10 +20,10 @@ from onespike.conversion.over_time import PoolSpikes
 from onespike.conversion.spiking import ConversionConfig, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
+from onespike.models import create_model
 from onespike.models.affine import Affine
-from onespike.models.ann import AnnConfig
 from onespike.models.vit import VIT12
-from onespike.units.integrate import IntegrateFire, Staircase
+from onespike.neurons import IntegrateFire, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")
 
@@ -509,7 +509,7 @@ def test_signed_activations_become_thresholds(activation):
 def test_a_staircase_converts_without_any_error_to_as_many_neurons_as_it_has_steps(levels):
     for name, branches in (("resmlp12", "real"), ("resmlp12", "spiking"), ("vit12", "spiking")):
         torch.manual_seed(0)
-        network = AnnConfig(name, "qcfs", levels, branches=branches).build(10, 3, 16).eval()
+        network = create_model(name, activation="qcfs", levels=levels, branches=branches, image_size=16).eval()
         nn.init.normal_(network.head.weight)
         for module in network.modules():
             if isinstance(module, Staircase):
@@ -587,7 +587,7 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
 
 def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
     torch.manual_seed(0)
-    network = AnnConfig("resnet18", "qcfs").build(10, 3, 32).eval()
+    network = create_model("resnet18", activation="qcfs", image_size=32).eval()
     nn.init.normal_(network.fc.weight)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -688,7 +688,7 @@ def test_a_staircase_of_several_steps_is_right_on_average(images):
 
 
 def test_spiking_attention_has_a_binary_side_in_every_product():
-    network = AnnConfig("vit12", "relu", branches="spiking").build(10, 3, 16)
+    network = create_model("vit12", activation="relu", branches="spiking", image_size=16)
     images = torch.randn(8, 3, 16, 16)
     for steps in (1, 8):
         conversion = onespike.convert(network, images, time_steps=steps)
@@ -698,7 +698,7 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
         assert len(attention) == 2 * sum(layer.isdecimal() for layer in VIT12)
         assert all(product.arrives != "real" for product in attention)  # spikes, or several steps' spike counts
     with pytest.raises(OnespikeError, match=r"layers\.0\.matmul \(matmul\), layers\.0\.softmax \(softmax\)"):
-        onespike.convert(AnnConfig("vit12", "relu").build(10, 3, 16), images)
+        onespike.convert(create_model("vit12", activation="relu", image_size=16), images)
 
 
 @pytest.mark.parametrize(

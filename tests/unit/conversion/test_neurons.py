@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from onespike.conversion.over_time import OverMeans, PoolSpikes
-from onespike.units.integrate import IntegrateFire, Staircase
+from onespike.neurons import IntegrateFire, Staircase
 
 
 def neurons(threshold=1.0, time_steps=1, channels=None, axis=1, population=1):

@@ -57,7 +57,7 @@ def check_equal(network: Network, batch: int = 5, precision: str = "int16") -> N
 @pytest.mark.parametrize("preset", ["modern", "paper"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_unit(unit: str, preset: str) -> None:
-    check_equal(make(unit, preset, threshold=0.1 if unit in ("lstm", "gru") else 0.5))
+    check_equal(make(unit, preset, neuron={"threshold": 0.1 if unit in ("lstm", "gru") else 0.5}))
 
 
 @pytest.mark.parametrize("unit", ["conv", "mlp"])
@@ -109,7 +109,9 @@ def test_every_fusion(unit: str, fusion: str) -> None:
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("fusion", ["sincos", "sum"])
 def test_every_reset(reset: str, fusion: str) -> None:
-    check_equal(make(reset=reset, fusion=fusion, learnable_threshold="channel", learnable_decay="channel"))
+    check_equal(
+        make(fusion=fusion, neuron={"reset": reset, "learnable_threshold": "channel", "learnable_decay": "channel"})
+    )
 
 
 @pytest.mark.parametrize("in_channels", [1, 2])
@@ -148,7 +150,7 @@ def test_sixteen_bits_err_less_than_eight(kind: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"preset": "ann"}, "activation relu"),
+        ({"preset": "ann"}, "neuron relu"),
         ({"encoding": "direct"}, "encoding direct"),
         ({"time_steps": 2}, "one time step, got 2"),
     ],

@@ -15,7 +15,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
-from onespike.models.zoo import model_config
+from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import Recipe, TrainConfig
 from onespike.training.recipe import load_recipe

@@ -10,7 +10,7 @@ from torch import nn
 
 from onespike import create_model
 from onespike.functional import partition
-from onespike.units import Firing
+from onespike.neurons import Neuron
 
 
 def make_network(name="conv12", **overrides):
@@ -125,7 +125,9 @@ def one_block_written_out(network, images, time_steps):
 
 @pytest.mark.parametrize("time_steps", [1, 2, 3])
 def test_a_network_of_one_block_is_what_plain_loops_compute(time_steps):
-    network = make_network(depths=(1,), channels=(6,), encoding="threshold", decay=0.4, time_steps=time_steps)
+    network = make_network(
+        depths=(1,), channels=(6,), encoding="threshold", neuron={"decay": 0.4}, time_steps=time_steps
+    )
     images = random_images(network)
     expected = one_block_written_out(network, images, time_steps)
     torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)
@@ -149,7 +151,7 @@ def test_logits_are_averaged_over_time_steps_and_the_first_is_a_network_of_one(e
 @pytest.mark.parametrize(("decay", "same"), [(0.0, True), (0.4, False)])
 def test_with_a_deterministic_encoding_time_steps_differ_by_the_neurons_memory_alone(decay, same):
     networks = [
-        make_network(encoding="threshold", fusion="none", decay=decay, time_steps=steps) for steps in (1, 2)
+        make_network(encoding="threshold", fusion="none", neuron={"decay": decay}, time_steps=steps) for steps in (1, 2)
     ]  # no decay, nothing remembered; no fusion, so that only the memory can decay
     once, twice = (network(random_images(network)) for network in networks)
     assert torch.allclose(once, twice, rtol=1e-12, atol=1e-12) == same
@@ -188,7 +190,7 @@ def spikes_of(network, images, precision):
     hooks = [
         layer.register_forward_hook(lambda *seen: spikes.append(seen[-1]))
         for layer in network.modules()
-        if isinstance(layer, Firing)
+        if isinstance(layer, Neuron)
     ]
     hooks += [
         block.register_forward_pre_hook(lambda _, inputs: streams.append(inputs[0])) for block in network.blocks()

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from onespike import create_model
 from onespike.functional import FUSIONS
-from onespike.models import Block, ModelConfig
+from onespike.models import Block, OnespikeConfig
+from onespike.neurons import NeuronConfig
 
 CHANNELS, SIDE, DECAY = 6, 8, 0.4
 both_kinds = pytest.mark.parametrize("kind", ["average", "dilated"])
@@ -16,7 +17,7 @@ both_kinds = pytest.mark.parametrize("kind", ["average", "dilated"])
 
 def make_block(kind: str, **overrides: object) -> Block:
     torch.manual_seed(0)
-    block = Block(ModelConfig(unit="lstm", fusion="nested", **overrides), CHANNELS, SIDE, kind).double().eval()
+    block = OnespikeConfig(unit="lstm", fusion="nested", **overrides).block(CHANNELS, SIDE, kind).double().eval()
     with torch.no_grad():
         for parameter in block.unit.parameters():
             parameter.mul_(3)  # so that neurons fire
@@ -81,7 +82,7 @@ def by_loops(block: Block, stream: Tensor, above: Tensor, draws: Tensor, slip: b
 @pytest.mark.parametrize("threshold", [0.5, 0.1])
 @pytest.mark.parametrize("training", [False, True])
 def test_potentials_spikes_and_maps_are_those_of_the_loops(kind: str, threshold: float, training: bool) -> None:
-    block = make_block(kind, threshold=threshold, dropout=0.0).train(training)
+    block = make_block(kind, neuron=NeuronConfig(threshold=threshold), dropout=0.0).train(training)
     stream, above, draws = inputs(block)
     with torch.set_grad_enabled(training):
         out, potential, state = block(stream, above, None, draws)

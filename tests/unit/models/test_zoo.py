@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from onespike import OnespikeError, create_model
-from onespike.models import MODELS, ModelConfig
+from onespike.models import OnespikeConfig
+from onespike.models.onespike import VARIANTS
 
 TINY = {"depths": (1, 2), "channels": (4, 8), "image_size": 16}
 AVERAGE_THEN_DILATED = ["average", "dilated"]
@@ -50,11 +51,11 @@ def test_conv12_has_246_992_640_dense_multiply_accumulates(conv12):
 def test_conv12_is_the_papers_network_by_default(conv12):
     config = conv12.config
     assert (config.depths, config.channels) == ((2, 2, 6, 2), (48, 96, 192, 384))
-    assert (config.threshold, config.decay, config.theta, config.region_threshold) == (0.5, 0.4, 0.5, 0.1)
-    assert (config.encoding, config.fusion, config.reset) == ("bernoulli", "sincos", "none")
-    assert (config.surrogate, config.windows, config.norm) == ("rectangle", "alternating", "none")
+    assert (config.neuron.threshold, config.neuron.decay, config.theta, config.region_threshold) == (0.5, 0.4, 0.5, 0.1)
+    assert (config.encoding, config.fusion, config.neuron.reset) == ("bernoulli", "sincos", "none")
+    assert (config.neuron.surrogate, config.windows, config.norm) == ("rectangle", "alternating", "none")
     assert (config.mlp_activation, config.mlp_ratio, config.dropout, config.time_steps) == ("gelu", 3, 0.1, 1)
-    assert (config.learnable_threshold, config.learnable_decay) == ("none", "none")
+    assert (config.neuron.learnable_threshold, config.neuron.learnable_decay) == ("none", "none")
     assert conv12.training
 
 
@@ -130,12 +131,12 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ("lstm21", {}, "unknown model 'lstm21': did you mean 'lstm2[04]'"),
         ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
         ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
-        ("conv12", {"activation": "relu"}, "activation relu: expected one time step and the encoding threshold"),
-        ("conv12", {"activation": "relu", "encoding": "direct"}, "expected region_threshold null"),
+        ("conv12", {"neuron": "relu"}, "neuron relu: expected one time step and the encoding threshold"),
+        ("conv12", {"neuron": "relu", "encoding": "direct"}, "expected region_threshold null"),
         (
             "conv12",
-            {"activation": "relu", "preset": "strict", "region_threshold": None},
-            "preset strict: expected the activation spike",
+            {"neuron": "relu", "preset": "strict", "region_threshold": None},
+            "preset strict: expected a neuron that spikes",
         ),
         ("conv12", {"thetta": 0.3}, "unknown model option 'thetta': did you mean 'theta'"),
         ("conv12", {"time_step": 2}, "did you mean 'time_steps'"),
@@ -162,9 +163,9 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"dropout": 1.0}, "dropout: expected 0 <= dropout < 1, got 1.0"),
         ({"dropout": -0.1}, "dropout: .*got -0.1"),
         ({"theta": 2}, "theta: .*got 2"),
-        ({"threshold": 0}, "threshold: .*got 0"),
-        ({"decay": 1.5}, "decay: .*got 1.5"),
-        ({"learnable_decay": "layer", "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
+        ({"neuron": {"threshold": 0}}, "threshold: .*got 0"),
+        ({"neuron": {"decay": 1.5}}, "decay: .*got 1.5"),
+        ({"neuron": {"learnable_decay": "layer"}, "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
     ],
 )
 def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overrides, message):
@@ -175,11 +176,11 @@ def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overri
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"surrogate": "triangel"},
-        {"reset": "substract"},
+        {"neuron": {"surrogate": "triangel"}},
+        {"neuron": {"reset": "substract"}},
         {"fusion": "sincoss"},
-        {"learnable_threshold": "chanel"},
-        {"learnable_decay": "chanel"},
+        {"neuron": {"learnable_threshold": "chanel"}},
+        {"neuron": {"learnable_decay": "chanel"}},
         {"unit": "conf"},
         {"encoding": "bernouli"},
         {"windows": "dilate"},
@@ -188,7 +189,7 @@ def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overri
     ],
 )
 def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_built(overrides):
-    (key,) = overrides
+    (key,) = overrides.get("neuron", overrides)
     with pytest.raises(OnespikeError, match=f"{key}"):
         create_model("conv12", **TINY, **overrides)
 
@@ -198,12 +199,12 @@ def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_b
     [
         *({"encoding": encoding} for encoding in ("bernoulli", "bernoulli-detached", "threshold", "direct")),
         *({"fusion": fusion} for fusion in ("sincos", "sinsum", "nested", "mean", "sum", "none")),
-        *({"reset": reset} for reset in ("none", "zero", "subtract")),
-        *({"surrogate": surrogate} for surrogate in ("rectangle", "triangle", "sigmoid", "arctan")),
+        *({"neuron": {"reset": reset}} for reset in ("none", "zero", "subtract")),
+        *({"neuron": {"surrogate": surrogate}} for surrogate in ("rectangle", "triangle", "sigmoid", "arctan")),
         *({"windows": windows} for windows in ("alternating", "average", "dilated")),
-        *({"learnable_threshold": each, "learnable_decay": each} for each in ("layer", "channel")),
-        {"learnable_threshold": "channel", "encoding": "threshold", "mlp_activation": "spiking"},
-        {"learnable_decay": "channel", "fusion": "none", "time_steps": 2},
+        *({"neuron": {"learnable_threshold": each, "learnable_decay": each}} for each in ("layer", "channel")),
+        {"neuron": {"learnable_threshold": "channel"}, "encoding": "threshold", "mlp_activation": "spiking"},
+        {"neuron": {"learnable_decay": "channel"}, "fusion": "none", "time_steps": 2},
         {"norm": "batch"},
         {"norm": "batch", "mlp_activation": "spiking", "encoding": "threshold"},
         {"mlp_activation": "spiking"},
@@ -230,9 +231,9 @@ def test_every_option_gives_a_network_whose_parameters_all_learn(overrides):
 
 
 def test_a_registered_model_can_be_changed_and_is_not():
-    before = {name: dict(changes) for name, changes in MODELS.items()}
+    before = {name: dict(changes) for name, changes in VARIANTS.items()}
     network = create_model("conv-tiny", theta=0.9, encoding="direct")
     assert (network.config.theta, network.config.encoding, network.config.norm) == (0.9, "direct", "batch")
     assert network.config.name == "conv-tiny"
-    assert before == MODELS
-    assert ModelConfig() == create_model("conv12").config
+    assert before == VARIANTS
+    assert OnespikeConfig() == create_model("conv12").config

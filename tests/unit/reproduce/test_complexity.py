@@ -75,7 +75,7 @@ def test_layers_of_a_model():
 def test_what_is_written(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     from reproduce import complexity
 
-    monkeypatch.setattr(complexity, "MODELS", {"conv12": {}, "lstm12": {}})
+    monkeypatch.setattr(complexity, "VARIANTS", {"conv12": {}, "lstm12": {}})
     code, _, complaints = command("complexity", "--out", "results")
     assert (code, complaints) == (0, "")
     with (tmp_path / "results" / "complexity.csv").open() as file:

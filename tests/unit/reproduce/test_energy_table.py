@@ -19,8 +19,8 @@ from reproduce.standard import open_or_train_vgg
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ResNet-19 is counted at a sixteenth of its width, and all trainings are short."""
-    whole = baselines.SpikingResNet19
-    monkeypatch.setattr(baselines, "SpikingResNet19", lambda time_steps: whole(width=8, time_steps=time_steps))
+    whole = baselines.create_model
+    monkeypatch.setattr(baselines, "create_model", lambda name, time_steps: whole(name, width=8, time_steps=time_steps))
     monkeypatch.setattr(module, "SMALL", SMALL)
     monkeypatch.setattr(standard, "TIME_STEPS", 2)
 

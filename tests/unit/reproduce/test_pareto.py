@@ -34,7 +34,7 @@ def test_the_twins_and_the_penalties_are_other_recipes():
     recipes = resolve(PARETO, {})
     named = {(one.group, one.label): recipe for one, recipe in zip(PARETO.settings, recipes, strict=True)}
     assert [named["rate penalty", f"{w:g}"].train.rate_penalty for w in module.PENALTIES] == list(module.PENALTIES)
-    assert named["preset", "ann"].model.activation == "relu"
+    assert named["preset", "ann"].model.neuron.name == "relu"
     assert named["preset", "strict"].model.readout == "spiking"
     # conv-tiny is modern as it is, and without a penalty it is the paper's: one training for three rows.
     assert len(plan(PARETO, recipes, 2)) == 2 * (len(PARETO.settings) - 2)

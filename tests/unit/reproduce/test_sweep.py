@@ -39,7 +39,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         run.last.mkdir()
         numbers = {"valid_top1": 40.0, "seconds": 60.0, "images_per_second": 100.0}
         run.summary.write_text(json.dumps({"test_top1": 50.0 + recipe.model.theta + recipe.train.seed, **numbers}))
-        if recipe.model.reset == "zero":
+        if recipe.model.neuron.reset == "zero":
             run.summary.unlink()
             raise Diverged("the loss is no longer a finite number")
 
@@ -117,7 +117,7 @@ def test_parts_share_the_work(sweep: Sweep, trained, tmp_path: Path):
 
 @pytest.mark.usefixtures("trained")
 def test_a_training_that_diverges_is_said_and_does_not_stop_the_others(sweep: Sweep, tmp_path: Path):
-    reset = Setting("reset", "zero", {"model.reset": "zero"})
+    reset = Setting("reset", "zero", {"model.neuron.reset": "zero"})
     run_sweep(
         replace(sweep, settings=[sweep.settings[0], reset, sweep.settings[1]]), SMALL, 1, tmp_path, tmp_path / "work"
     )

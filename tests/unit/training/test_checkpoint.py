@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onespike.errors import OnespikeError
-from onespike.models import ModelConfig
+from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.run import Run
 
 
 def make(value: float = 1.0) -> Checkpoint:
-    config = ModelConfig(depths=(1,), channels=(4,), region_threshold=None)
+    config = OnespikeConfig(depths=(1,), channels=(4,), region_threshold=None)
     card = ModelCard(config, ("a", "b"), in_channels=1, image_size=4, mean=(0.5,), std=(0.2,), data="digits")
     weights = {name: torch.full_like(t, value) for name, t in card.build().state_dict().items()}
     return Checkpoint(card, weights, {"momentum": torch.arange(3.0)}, {"progress": {"epoch": 1}, "none": None})

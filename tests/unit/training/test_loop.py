@@ -9,6 +9,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.models import create_model
+from onespike.neurons import Neuron
 from onespike.training import load_recipe, train
 from onespike.training.device import make_accelerator
 from onespike.training.display import Display
@@ -16,7 +17,6 @@ from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.scores import score
 from onespike.training.trainer import Trainer
-from onespike.units import Firing
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
 
@@ -103,7 +103,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_
 
 
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    train(small(model__threshold=50.0, train__epochs=1), tmp_path / "run")
+    train(small(model__neuron__threshold=50.0, train__epochs=1), tmp_path / "run")
     assert "warning: block 1, 2: a layer fires less than once in a thousand" in " ".join(
         capsys.readouterr().out.split()
     )
@@ -172,7 +172,7 @@ def test_monitor_counts_what_hooks_see():
     torch.manual_seed(0)
     network = create_model("conv-tiny", in_channels=1, depths=(1, 1), channels=(4, 6), encoding="bernoulli").eval()
     seen: dict[torch.nn.Module, list] = {}
-    layers = [[m for m in block.unit.modules() if isinstance(m, Firing)] for block in network.blocks()]
+    layers = [[m for m in block.unit.modules() if isinstance(m, Neuron)] for block in network.blocks()]
     for layer in (layer for block in layers for layer in block):
         layer.register_forward_hook(lambda m, inputs, out: seen.setdefault(m, []).append((inputs[0], out)))
     monitor = SpikeMonitor(network)

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from onespike.units import ConvUnit, Dynamics
+from onespike.neurons import NeuronConfig
+from onespike.units import ConvUnit, UnitConfig
 
 FUSIONS = {
     "sincos": lambda x, y, theta: 2 * (theta * torch.pi / 2 * x).sin() * (theta * torch.pi / 2 * y).cos(),
@@ -42,21 +43,21 @@ def normalise(x, norm):
     return x * scale.view(-1, 1, 1) + (norm.bias - norm.running_mean * scale).view(-1, 1, 1)
 
 
-def one_window_after_the_other(unit, steps, dynamics):
+def one_window_after_the_other(unit, steps, config):
     """The equations of the unit as written, for one window of one time step after the other.
 
     Returns what the unit returns, for each time step: S2, and (V1, S1), (V2, S2), each (V, B, C, M, M).
     """
     conv1, conv2, neuron1, neuron2 = unit.conv1, unit.conv2, unit.neuron1, unit.neuron2
-    reset = RESETS[dynamics.reset]
+    reset = RESETS[config.neuron.reset]
     outputs, kept1, kept2 = [], [0.0] * 4, [0.0] * 4
     for windows in steps:
         trace, handed1, handed2 = [], None, None
         for v in range(4):
-            if handed1 is None or dynamics.fusion == "none":
+            if handed1 is None or config.fusion == "none":
                 p1, p2 = 0.0, 0.0
             else:
-                p1, p2 = handed1, FUSIONS[dynamics.fusion](handed1, handed2, dynamics.theta)
+                p1, p2 = handed1, FUSIONS[config.fusion](handed1, handed2, config.theta)
             i1 = normalise(F.conv2d(windows[v], conv1.weight, conv1.bias, padding=1), unit.norm1)
             v1 = neuron1.decay * p1 + neuron1.decay * kept1[v] + i1
             s1 = fire(v1, neuron1.threshold)
@@ -80,10 +81,10 @@ def all_windows_at_once(unit, steps):
     return outputs
 
 
-def make_unit(dynamics, norm=nn.Identity):
+def make_unit(config, norm=nn.Identity):
     """A unit in which about half of the neurons fire, each layer with constants of its own where they are learnable."""
     torch.manual_seed(0)
-    unit = ConvUnit(CHANNELS, dynamics, norm).eval()
+    unit = ConvUnit(CHANNELS, config, norm).eval()
     with torch.no_grad():
         for name, parameter in unit.named_parameters():
             if name.startswith("conv"):
@@ -102,10 +103,10 @@ def input_spikes(time_steps, side=SIDE):
     return (draws < 0.4).double().requires_grad_()
 
 
-def check_against_the_loop(dynamics, time_steps, norm=nn.Identity):
-    unit, steps = make_unit(dynamics, norm), input_spikes(time_steps)
+def check_against_the_loop(config, time_steps, norm=nn.Identity):
+    unit, steps = make_unit(config, norm), input_spikes(time_steps)
     at_once = all_windows_at_once(unit, steps)
-    in_turn = one_window_after_the_other(unit, steps, dynamics)
+    in_turn = one_window_after_the_other(unit, steps, config)
     generator = torch.Generator().manual_seed(2)
     losses = [0.0, 0.0]
     for (spikes, memory), (plain_spikes, plain_memory) in zip(at_once, in_turn, strict=True):
@@ -133,32 +134,38 @@ def check_against_the_loop(dynamics, time_steps, norm=nn.Identity):
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("fusion", [*FUSIONS, "none"])
 def test_four_windows_at_once_are_four_windows_one_after_the_other(fusion, reset, time_steps):
-    check_against_the_loop(Dynamics(fusion=fusion, reset=reset, theta=0.7), time_steps)
+    check_against_the_loop(UnitConfig(NeuronConfig(reset=reset), fusion, theta=0.7), time_steps)
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
 @pytest.mark.parametrize("learnable", ["layer", "channel"])
 @pytest.mark.parametrize("reset", RESETS)
 def test_so_they_are_with_learnable_thresholds_and_decays(reset, learnable, time_steps):
-    dynamics = Dynamics(reset=reset, learnable_threshold=learnable, learnable_decay=learnable)
-    check_against_the_loop(dynamics, time_steps)
+    config = UnitConfig(NeuronConfig(reset=reset, learnable_threshold=learnable, learnable_decay=learnable))
+    check_against_the_loop(config, time_steps)
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
 @pytest.mark.parametrize("fusion", [*FUSIONS, "none"])
 def test_so_they_are_with_batch_normalisation_in_evaluation(fusion, time_steps):
-    check_against_the_loop(Dynamics(fusion=fusion), time_steps, nn.BatchNorm2d)
+    check_against_the_loop(UnitConfig(fusion=fusion), time_steps, nn.BatchNorm2d)
 
 
 @pytest.mark.parametrize(
-    "dynamics", [Dynamics(threshold=0.8), Dynamics(decay=0.9), Dynamics(decay=0), Dynamics(theta=1)]
+    "config",
+    [
+        UnitConfig(NeuronConfig(threshold=0.8)),
+        UnitConfig(NeuronConfig(decay=0.9)),
+        UnitConfig(NeuronConfig(decay=0)),
+        UnitConfig(theta=1),
+    ],
 )
-def test_so_they_are_with_other_constants(dynamics):
-    check_against_the_loop(dynamics, time_steps=2)
+def test_so_they_are_with_other_constants(config):
+    check_against_the_loop(config, time_steps=2)
 
 
 def test_window_statistics_of_batch_normalisation_span_all_windows():
-    unit, spikes = make_unit(Dynamics(), nn.BatchNorm2d).train(), input_spikes(1)[0]
+    unit, spikes = make_unit(UnitConfig(), nn.BatchNorm2d).train(), input_spikes(1)[0]
     unit.norm1.reset_running_stats()
     unit(spikes)
     currents = torch.stack([F.conv2d(window, unit.conv1.weight, unit.conv1.bias, padding=1) for window in spikes])
@@ -168,7 +175,7 @@ def test_window_statistics_of_batch_normalisation_span_all_windows():
 
 def by_hand(fusion):
     """One channel, windows of one pixel: conv1 is 0.6 s + 0.1, conv2 is 0.3 s + 0.15; threshold 0.5, decay 0.4."""
-    unit = ConvUnit(1, Dynamics(fusion=fusion))
+    unit = ConvUnit(1, UnitConfig(fusion=fusion))
     with torch.no_grad():
         for conv, weight, bias in ((unit.conv1, 0.6, 0.1), (unit.conv2, 0.3, 0.15)):
             conv.weight.fill_(9)  # only the centre of the kernel meets the pixel
@@ -226,6 +233,6 @@ def test_a_second_time_step_by_hand():
 
 
 def test_potentials_start_at_zero_in_every_block():
-    unit, spikes = make_unit(Dynamics()), input_spikes(1)[0]
+    unit, spikes = make_unit(UnitConfig()), input_spikes(1)[0]
     alone, beside = unit(spikes), unit(spikes, torch.randn(spikes.shape))
     assert torch.equal(alone.memory[1][0], beside.memory[1][0])

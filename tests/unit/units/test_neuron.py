@@ -5,7 +5,8 @@ import torch
 
 from onespike import OnespikeError
 from onespike.functional import fuse
-from onespike.units import ConvUnit, Dynamics, Firing, Incoming, Neuron
+from onespike.neurons import LIF, Incoming, Neuron, NeuronConfig, make_neuron
+from onespike.units import ConvUnit, UnitConfig
 
 LEARNABLE = {"layer": (), "channel": (3, 1, 1)}
 constants = pytest.mark.parametrize("constant", ["threshold", "decay"])
@@ -17,7 +18,7 @@ def potentials():
 
 @constants
 def test_by_default_threshold_and_decay_are_the_given_numbers_exact_in_every_dtype(constant):
-    neuron = Neuron(3, Dynamics(threshold=0.7, decay=0.3)).double()
+    neuron = LIF(3, NeuronConfig(threshold=0.7, decay=0.3)).double()
     assert not neuron.state_dict()
     assert getattr(neuron, constant) == {"threshold": 0.7, "decay": 0.3}[constant]
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -29,7 +30,7 @@ def test_by_default_threshold_and_decay_are_the_given_numbers_exact_in_every_dty
 @pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
 @pytest.mark.parametrize("value", [0.1, 0.5, 0.9])
 def test_a_learnable_constant_is_one_parameter_that_starts_at_the_given_value(constant, learnable, shape, value):
-    neuron = Neuron(3, Dynamics(**{constant: value, f"learnable_{constant}": learnable}))
+    neuron = LIF(3, NeuronConfig(**{constant: value, f"learnable_{constant}": learnable}))
     (parameter,) = neuron.parameters()
     assert parameter.shape == shape
     torch.testing.assert_close(getattr(neuron, constant), torch.full(shape, value))
@@ -37,7 +38,7 @@ def test_a_learnable_constant_is_one_parameter_that_starts_at_the_given_value(co
 
 @pytest.mark.parametrize(("learnable", "shape"), LEARNABLE.items())
 def test_learnable_constants_get_gradients_and_stay_in_their_range_however_far_they_are_driven(learnable, shape):
-    neuron = Neuron(3, Dynamics(learnable_threshold=learnable, learnable_decay=learnable))
+    neuron = LIF(3, NeuronConfig(learnable_threshold=learnable, learnable_decay=learnable))
     v = neuron.charge(potentials(), Incoming())
     neuron(v).sum().backward()
     assert len(list(neuron.parameters())) == 2
@@ -54,7 +55,7 @@ def test_learnable_constants_get_gradients_and_stay_in_their_range_however_far_t
 
 @pytest.mark.parametrize("learnable", LEARNABLE)
 def test_the_layers_of_a_unit_learn_constants_of_their_own(learnable):
-    unit = ConvUnit(3, Dynamics(learnable_threshold=learnable, learnable_decay=learnable))
+    unit = ConvUnit(3, UnitConfig(NeuronConfig(learnable_threshold=learnable, learnable_decay=learnable)))
     own = [name for name, _ in unit.named_parameters() if "threshold" in name or "decay" in name]
     assert len(own) == 4
     assert len({name.split(".")[0] for name in own}) == 2
@@ -64,25 +65,26 @@ def test_the_layers_of_a_unit_learn_constants_of_their_own(learnable):
     ("reset", "expected"), [("none", [0.2, 0.5, 0.9]), ("zero", [0.2, 0.5, 0.0]), ("subtract", [0.2, 0.5, 0.4])]
 )
 def test_the_reset_touches_the_potentials_of_neurons_that_fire_and_no_others(reset, expected):
-    neuron = Neuron(1, Dynamics(reset=reset))
+    neuron = LIF(1, NeuronConfig(reset=reset))
     assert neuron.handed_on(torch.tensor([0.2, 0.5, 0.9])).tolist() == pytest.approx(expected)
 
 
 def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents():
-    neuron = Neuron(3, Dynamics(decay=0.25))
+    neuron = LIF(3, NeuronConfig(decay=0.25))
     currents, own = potentials(), torch.full((4, 2, 3, 2, 2), 8.0)
-    torch.testing.assert_close(neuron.charge(currents, None), currents)
-    torch.testing.assert_close(neuron.charge(currents, None, own), currents + 2)
+    before = own, torch.zeros_like(own)  # what did not fire keeps its potential
+    torch.testing.assert_close(neuron.charge_and_fire(currents)[0], currents)
+    torch.testing.assert_close(neuron.charge_and_fire(currents, None, before)[0], currents + 2)
     expected = [currents[0] + 2]
     for current in currents[1:]:
         expected.append(current + 2 + 0.25 * expected[-1])
-    torch.testing.assert_close(neuron.charge(currents, Incoming(), own), torch.stack(expected))
+    torch.testing.assert_close(neuron.charge_and_fire(currents, Incoming(), before)[0], torch.stack(expected))
 
 
 @pytest.mark.parametrize("behind", [0, 1])
 @pytest.mark.parametrize("reset", ["none", "zero", "subtract"])
 def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on(reset, behind):
-    neuron, currents, beside = Neuron(3, Dynamics(reset=reset)), potentials(), potentials().flip(0).sin()
+    neuron, currents, beside = LIF(3, NeuronConfig(reset=reset)), potentials(), potentials().flip(0).sin()
     v = neuron.charge(currents, Incoming(beside, behind, "sinsum", 0.3))
     first = currents[0] if behind else currents[0] + 0.4 * fuse(beside[0], beside[1], "sinsum", 0.3)
     torch.testing.assert_close(v[0], first)
@@ -91,32 +93,32 @@ def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on
         torch.testing.assert_close(v[window], currents[window] + 0.4 * fused)
 
 
-@pytest.mark.parametrize("own", [None, torch.full((4, 2, 3, 2, 2), 0.25)])
+@pytest.mark.parametrize("before", [None, (torch.full((4, 2, 3, 2, 2), 0.25), torch.zeros(4, 2, 3, 2, 2))])
 @pytest.mark.parametrize("incoming", [None, Incoming(), Incoming(potentials().sin(), 1, "sinsum", 0.3)])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"reset": "zero"}, {"learnable_threshold": "channel"}, {"learnable_decay": "layer"}, {"activation": "relu"}],
+    [{}, {"reset": "zero"}, {"learnable_threshold": "channel"}, {"learnable_decay": "layer"}, {"name": "relu"}],
 )
-def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, own):
-    neuron = Neuron(3, Dynamics(**changes))
-    v = neuron.charge(potentials(), incoming, own)
-    torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, own), (v, neuron(v)))
+def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, before):
+    neuron = make_neuron(3, NeuronConfig(**changes))
+    v = neuron.charge(neuron.driven(potentials(), before), incoming)
+    torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, before), (v, neuron(v)))
 
 
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
 def test_firing_uses_the_threshold_and_the_surrogate_of_its_dynamics(surrogate):
-    firing = Firing(3, Dynamics(threshold=0.8, surrogate=surrogate))
+    neuron = LIF(3, NeuronConfig(threshold=0.8, surrogate=surrogate))
     v = torch.tensor([[[0.7]], [[0.8]], [[0.9]]], requires_grad=True)
-    assert firing(v).flatten().tolist() == [0, 0, 1]
-    firing(v).sum().backward()
+    assert neuron(v).flatten().tolist() == [0, 0, 1]
+    neuron(v).sum().backward()
     slope = {"rectangle": 1, "triangle": 0.9, "sigmoid": 0.961, "arctan": 0.910}[surrogate]  # a distance of 0.1 away
     assert v.grad.flatten().tolist() == pytest.approx([slope, 1, slope], abs=1e-3)
 
 
 def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_out():
     torch.manual_seed(0)
-    unit, seen = ConvUnit(3, Dynamics()), []
-    layers = [module for module in unit.modules() if isinstance(module, Firing)]
+    unit, seen = ConvUnit(3), []
+    layers = [module for module in unit.modules() if isinstance(module, Neuron)]
     for layer in layers:
         layer.register_forward_hook(lambda layer, inputs, spikes: seen.append((layer, inputs[0], spikes)))
     output = unit((potentials() > 0.5).float())
@@ -136,17 +138,38 @@ def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_
         ({"decay": -0.1}, "decay: expected 0 <= decay <= 1, got -0.1"),
         ({"decay": 1.1}, "decay: .*got 1.1"),
         ({"decay": float("nan")}, "decay: .*got nan"),
-        ({"theta": 0}, "theta: expected 0 < theta <= 1, got 0"),
-        ({"theta": 1.5}, "theta: .*got 1.5"),
+        ({"name": "lief"}, "unknown neuron 'lief': did you mean 'lif'"),
+        ({"options": {"beta": 1.0}}, "unknown option of the neuron lif 'beta'"),
+        ({"name": "adaptive", "options": {"adaption": 1.0}}, "did you mean 'adaptation'"),
+        ({"name": "adaptive", "options": {"adaptation": -1.0}}, "adaptation: expected 0 <= adaptation, got -1.0"),
+        ({"name": "adaptive", "options": {"adaptation_decay": 1.5}}, "adaptation_decay <= 1, got 1.5"),
+        ({"name": "relu", "reset": "zero"}, "neuron relu: .*nothing to reset"),
         ({"decay": 0, "learnable_decay": "layer"}, "decay: to be learnable .*got 0"),
         ({"decay": 1, "learnable_decay": "channel"}, "decay: to be learnable .*got 1"),
     ],
 )
-def test_dynamics_out_of_range_are_an_error_that_names_the_field_and_the_value(changes, message):
+def test_a_value_out_of_range_is_an_error_that_names_the_field_and_the_value(changes, message):
     with pytest.raises(OnespikeError, match=message):
-        Dynamics(**changes)
+        NeuronConfig(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"decay": 0}, {"decay": 1}, {"theta": 1}, {"threshold": 1e-3}])
+@pytest.mark.parametrize("changes", [{"decay": 0}, {"decay": 1}, {"threshold": 1e-3}])
 def test_the_ends_of_the_ranges_are_allowed(changes):
-    Dynamics(**changes)
+    NeuronConfig(**changes)
+
+
+@pytest.mark.parametrize("theta", [0, 1.5])
+def test_a_theta_out_of_range_is_an_error(theta):
+    with pytest.raises(OnespikeError, match=f"theta: expected 0 < theta <= 1, got {theta}"):
+        UnitConfig(theta=theta)
+
+
+def test_a_threshold_for_each_channel_finds_the_channels_of_vectors_and_refuses_what_does_not_say():
+    neuron = LIF(10, NeuronConfig(learnable_threshold="channel"))
+    with torch.no_grad():
+        neuron.raw_threshold.copy_(torch.linspace(0.1, 1, 10).log().view(-1, 1, 1))
+    v = torch.full((2, 10), 0.55)
+    assert torch.equal(neuron(v), (v > torch.linspace(0.1, 1, 10)).float())
+    with pytest.raises(ValueError, match=r"for each channel: expected potentials \(B, C\).*got \(2, 10, 4\)"):
+        neuron(torch.zeros(2, 10, 4))
+    assert LIF(10)(torch.zeros(2, 10, 4)).shape == (2, 10, 4)

@@ -12,17 +12,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from onespike.units.base import (
-    Dynamics,
-    Incoming,
-    Memory,
-    Neuron,
-    Unit,
-    UnitOutput,
-    kept_over_time,
-    own_potential,
-    per_window,
-)
+from onespike.neurons import Incoming, make_neuron
+from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, chained, kept_over_time, per_window
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -35,7 +26,7 @@ class TravellingUnit(Unit):
     Args:
         layer: Maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`.
         out_channels: Channels of spikes and potentials.
-        dynamics: How the neurons charge, fire and hand on.
+        config: Its neurons, and how potentials meet.
         norm: Makes the layer behind `layer` out of a number of channels; none by default.
     """
 
@@ -43,15 +34,15 @@ class TravellingUnit(Unit):
         self,
         layer: nn.Module,
         out_channels: int,
-        dynamics: Dynamics = Dynamics(),
+        config: UnitConfig = UnitConfig(),
         norm: Callable[[int], nn.Module] = nn.Identity,
     ) -> None:
         super().__init__()
-        self.out_channels, self.travels = out_channels, dynamics.fusion != "none"
-        self.fusion, self.theta = dynamics.fusion, dynamics.theta
+        self.out_channels, self.travels = out_channels, config.fusion != "none"
+        self.fusion, self.theta = config.fusion, config.theta
         self.layer = layer
         self.norm = norm(out_channels)
-        self.neuron = Neuron(out_channels, dynamics)
+        self.neuron = make_neuron(out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
@@ -60,18 +51,20 @@ class TravellingUnit(Unit):
         if self.travels:
             above = torch.zeros_like(currents) if potential is None else potential
             incoming = Incoming(above, 0, self.fusion, self.theta)
-        v, s = self.neuron.charge_and_fire(currents, incoming, own_potential(memory, 0))
-        return UnitOutput(s, self.neuron.handed_on(v) if self.travels else None, ((v, s),))
+        state = self.neuron.charge_and_fire(currents, incoming, memory[0] if memory else None)
+        v, s = state[:2]
+        return UnitOutput(s, self.neuron.handed_on(v, s) if self.travels else None, (state,))
 
-    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:
+    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:
         """All windows go to the next block; the first reads a second window of the block before."""
-        v = out.memory[0][0]
-        if not self.travels:
-            return kept_over_time(out, memory, 0)
-        reads, writes = kept_over_time(out, memory, v.numel())
-        passed = v.numel() * (len(v) - 1) // len(v)  # all windows but one have a predecessor
-        above = v.numel() + v.numel() // len(v) if potential is not None else 0
-        return passed + above + reads, v.numel() + writes
+        v, reads, writes = out.memory[0][0], 0.0, 0.0
+        if self.travels:
+            more = chained(out) * (len(out.memory[0]) - 2)  # such as risen thresholds
+            reads, writes = chained(out) + more, v.numel() + more
+            if potential is not None:
+                reads += v.numel() + v.numel() // len(v)
+        kept = kept_over_time(out, v.numel() if self.travels else 0) if memory is not None else Traffic(0, 0)
+        return Traffic(reads + kept.reads, writes + kept.writes)
 
 
 class Recurrent(nn.Module):

@@ -1,7 +1,9 @@
-"""What a converted network is made of: integrate-and-fire neurons, and what is no neuron but not linear either.
+"""Integrate-and-fire neurons of converted networks, and the activation that is trained for them.
 
-Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step. Every linear layer then sees
-all steps at once, and no module keeps a state.
+    V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
+    V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
+
+Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
 """
 
 import math
@@ -10,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.units.base import Dynamics, Firing
+from onespike.neurons.base import NeuronConfig
+from onespike.neurons.lif import LIF
 
 #: The most neurons for one activation: what sums of more spikes cost is no less than real numbers.
 MOST = 16
@@ -50,7 +53,7 @@ class IntegrateFire(nn.Module):
         self.axis, self.time_steps, self.population = axis, time_steps, population
         # Learned as its logarithm: it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
-        self.firing = Firing(1, Dynamics(threshold=1.0, surrogate=surrogate))
+        self.firing = LIF(1, NeuronConfig(threshold=1.0, surrogate=surrogate), integrates=False)
 
     @property
     def threshold(self) -> Tensor:

@@ -1,0 +1,331 @@
+"""The paper's network: a stem, stages of blocks with patch merging between them, a head; time is the outermost loop."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from onespike.errors import OnespikeError, unknown
+from onespike.models.block import NORMS, Block, BlockState, uniform
+from onespike.models.initialise import calm, initialise
+from onespike.models.patch import Merging, PatchEmbedding
+from onespike.models.registry import ModelConfig, register_model
+from onespike.neurons import Neuron, NeuronConfig, make_neuron
+from onespike.units import RECURRENT, UNITS, UnitConfig
+
+
+@dataclass(frozen=True)
+class OnespikeConfig(ModelConfig):
+    """The architecture; by default the paper's CNN-SNN with 12 blocks.
+
+    Attributes:
+        name: The registered model these values started from.
+        preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
+            (the released code's), "modern" (no draws, no dropout: deterministic),
+            "strict" (after the stem every weight layer reads spikes alone), or the twins for comparison "ann" (ReLU
+            instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
+        unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
+            "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
+        neuron: The neurons, in units, encodings and readout alike.
+        fusion: How the two potentials that meet at a neuron are merged: "sincos", "sinsum", "nested", "mean", "sum"
+            (see `onespike.functional.fuse`), or "none", which hands nothing on at all.
+        theta: Radian factor of the fusion, 0 < theta <= 1.
+        mlp_activation: What stands between the linear layers of the channel MLPs, and of the unit "mlp": "gelu"
+            (real-valued), or "spiking" (a threshold before each linear layer).
+        depths: Blocks in each stage.
+        channels: Channels of each stage.
+        encoding: How the residual stream becomes a block's input spikes: "bernoulli" (drawn anew at every forward pass,
+            at test time too; straight-through gradient), "bernoulli-detached" (no gradient), "threshold"
+            (deterministic) or "direct" (no spikes: an analog input).
+        windows: Windows of the blocks: "alternating" (average, dilated, average, …), one kind throughout, or "none"
+            (the whole map is one window). A map that cannot be dilated uses average windows.
+        region_threshold: Fractions of a spike above it become whole after a dilated recompose, 0..1; None leaves
+            the fractions.
+        norm: Normalisation behind each weight layer but the head: "none", or "batch" (statistics over windows, batch
+            and map together).
+        readout: What patch merging and the head read: "real", the residual stream, or "spiking", what of it exceeds a
+            threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel from block
+            to block start from 0 in each stage, since the layer that merges them would read real values.
+        mlp_ratio: Hidden width of the channel MLP, in channels.
+        dropout: Share of a unit's input spikes that a constant mask drops in training, 0..1.
+        time_steps: How often the network runs on one image; logits are averaged.
+    """
+
+    name: str = "conv12"
+    preset: str = "paper"
+    unit: str = "conv"
+    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+    fusion: str = "sincos"
+    theta: float = 0.5
+    mlp_activation: Literal["gelu", "spiking"] = "gelu"
+    depths: tuple[int, ...] = (2, 2, 6, 2)
+    channels: tuple[int, ...] = (48, 96, 192, 384)
+    encoding: Literal["bernoulli", "bernoulli-detached", "threshold", "direct"] = "bernoulli"
+    windows: Literal["alternating", "average", "dilated", "none"] = "alternating"
+    region_threshold: float | None = 0.1
+    norm: Literal["none", "batch"] = "none"
+    readout: Literal["real", "spiking"] = "real"
+    mlp_ratio: int = 3
+    dropout: float = 0.1
+    time_steps: int = 1
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws random numbers, at test time too."""
+        return self.encoding.startswith("bernoulli")
+
+    @property
+    def units(self) -> UnitConfig:
+        """What of it a unit needs."""
+        return UnitConfig(self.neuron, self.fusion, self.theta, self.mlp_activation)
+
+    def block(self, channels: int, size: int, window_kind: str) -> Block:
+        """Make a block of this architecture; the arguments are `Block`'s."""
+        return Block(
+            channels,
+            size,
+            window_kind,
+            unit=self.unit,
+            config=self.units,
+            encoding=self.encoding,
+            norm=self.norm,
+            region_threshold=self.region_threshold,
+            mlp_ratio=self.mlp_ratio,
+            dropout=self.dropout,
+        )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.units  # making it checks its ranges
+        if self.unit not in UNITS:
+            raise unknown("unit", self.unit, UNITS)
+        if len(self.depths) != len(self.channels) or not self.depths:
+            raise OnespikeError(
+                f"depths and channels: expected one of each per stage, got {self.depths}, {self.channels}"
+            )
+        counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
+            raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
+        if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
+            raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
+        if not 0 <= self.dropout < 1:
+            raise OnespikeError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        name, spiking = self.neuron.name, self.neuron.neuron.spiking
+        if not spiking and (self.time_steps > 1 or self.draws):
+            raise OnespikeError(
+                f"neuron {name}: expected one time step and the encoding threshold (then a ReLU) or direct, "
+                f"got {self.time_steps} and {self.encoding}"
+            )
+        if not spiking and self.region_threshold is not None:
+            raise OnespikeError(
+                f"neuron {name}: expected region_threshold null, for there are no spikes to make whole, got "
+                f"{self.region_threshold}; or use preset ann"
+            )
+        if self.preset == "strict" and not spiking:
+            raise OnespikeError(f"preset strict: expected a neuron that spikes, got {name}")
+        if self.preset == "strict" and self.unit in RECURRENT:
+            raise OnespikeError(
+                f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"
+            )
+        if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
+            raise OnespikeError(
+                "learnable_decay: with fusion none and one time step no potential is handed on to decay"
+            )
+
+
+#: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
+DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
+
+#: Registered models: what each sets apart from `OnespikeConfig`'s defaults, which are the paper's.
+VARIANTS: dict[str, dict[str, Any]] = {
+    f"{unit}{depth}": {"unit": unit, "depths": depths} for unit in UNITS for depth, depths in DEPTHS.items()
+}
+VARIANTS["conv-tiny"] = {
+    "depths": (2, 2, 2),
+    "channels": (16, 32, 64),
+    "encoding": "threshold",
+    "norm": "batch",
+    "dropout": 0.0,
+}
+
+#: Presets: what each changes about any model. They come after the model's own values; single options come last.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
+    "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
+    "modern": {"encoding": "threshold", "dropout": 0.0},
+    "strict": {
+        "encoding": "threshold",
+        "norm": "batch",
+        "dropout": 0.0,
+        "region_threshold": 0.1,
+        "mlp_activation": "spiking",
+        "readout": "spiking",
+    },
+    "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
+    "binary": {"fusion": "none"},
+}
+
+
+@register_model(OnespikeConfig, VARIANTS, PRESETS)
+class Network(nn.Module):
+    """A general one-time-step spiking network.
+
+    Args:
+        config: The architecture.
+        num_classes: Number of classes K.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels: a multiple of the stem's stride times 2^(stages-1).
+
+    Attributes:
+        recompute: Whether training keeps only what passes between blocks, and runs each block once more in the backward
+            pass (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the
+            global generator or beforehand.
+
+    Raises:
+        OnespikeError: The stages cannot take images of that size.
+    """
+
+    recompute = False
+
+    def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
+        if num_classes < 1 or in_channels < 1:
+            raise OnespikeError(
+                f"num_classes and in_channels: expected at least 1, got {num_classes} and {in_channels}"
+            )
+        stride = 4 if image_size >= 96 else 2
+        unit_side = stride * 2 ** (len(config.depths) - 1)
+        if image_size < unit_side or image_size % unit_side:
+            raise OnespikeError(
+                f"image_size: {len(config.depths)} stages behind a stem of stride {stride} need a multiple of "
+                f"{unit_side} pixels, got {image_size}; resize with --data.image_size or choose fewer stages"
+            )
+        norm, spiking = NORMS[config.norm], config.readout == "spiking"
+        self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
+        self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
+        number = 0
+        for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
+            size = image_size // (stride * 2**stage)
+            blocks = [config.block(channels, size, self._window_kind(config, number + k)) for k in range(depth)]
+            if stage:
+                before, behind = self.blocks()[-1], blocks[0]
+                merges = behind.unit.travels and not spiking
+                maps = (before.unit.out_channels, behind.unit.out_channels) if merges else None
+                firing = make_neuron(before.channels, config.neuron, integrates=False) if spiking else None
+                self.layers.append(Merging(before.channels, behind.channels, maps, norm, firing))
+            self.layers.extend(blocks)
+            number += depth
+        self.readout = make_neuron(config.channels[-1], config.neuron, integrates=False) if spiking else None
+        self.head = nn.Linear(config.channels[-1], num_classes)
+        initialise(self)
+        calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
+
+    @staticmethod
+    def _window_kind(config: OnespikeConfig, number: int) -> str:
+        """What windows a block should have; blocks are counted over the whole network."""
+        match config.windows:
+            case "alternating":
+                return "dilated" if number % 2 else "average"
+            case "none":
+                return "whole"
+            case kind:
+                return kind
+
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order in which a batch meets them."""
+        return [layer for layer in self.layers if isinstance(layer, Block)]
+
+    def neuron_groups(self) -> dict[str, list[nn.Module]]:
+        """The neurons of each block's unit, by a label for the block."""
+        return {
+            f"block{number:02d}": [module for module in block.unit.modules() if isinstance(module, Neuron)]
+            for number, block in enumerate(self.blocks(), 1)
+        }
+
+    def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
+        """Draw beforehand what the Bernoulli encodings of one forward pass consume.
+
+        Args:
+            batch: Number of images B.
+            generator: Where to draw from; the global generator if None.
+
+        Returns:
+            For each time step, for each block, U(0, 1) draws of shape (V, B, C, M, M).
+        """
+        like = self.head.weight
+        shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()]
+        return [uniform(like, shape, generator) for _ in range(self.config.time_steps) for shape in shapes]
+
+    def forward(
+        self, images: Tensor, draws: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: Normalised images, (B, C, H, W), H = W = `image_size`.
+            draws: What `draw` returns, or your own; drawn on the way if None.
+            generator: Source of all draws (encoding and dropout); the global generator if None.
+
+        Returns:
+            Logits, (B, K), averaged over the time steps.
+        """
+        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
+            raise ValueError(
+                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
+                f"got {tuple(images.shape)}"
+            )
+        expected = self.config.time_steps * len(self.blocks())
+        if draws is not None and len(draws) != expected:
+            raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
+        recompute = self.recompute and torch.is_grad_enabled()
+        if recompute and generator is not None:
+            raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
+        remaining = iter(draws) if draws is not None else None
+        states: dict[Block, BlockState] = {}
+        # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
+        embedded = self.stem(images).to(images.dtype)
+        logits = []
+        for _ in range(self.config.time_steps):
+            x, potential = embedded, None
+            for layer in self.layers:
+                if isinstance(layer, Block):
+                    drawn = next(remaining) if remaining is not None else None
+                    run = _run_again_later(layer) if recompute else layer
+                    x, potential, states[layer] = run(x, potential, states.get(layer), drawn, generator)
+                else:
+                    x, potential = layer(x, potential)
+            logits.append(self._classify(x))
+        return torch.stack(logits).mean(0)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        """The head: mean over the map, linear; on spikes linear first, since their mean is no spike."""
+        if self.readout is None:
+            return self.head(x.mean((-2, -1)))
+        return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))
+
+
+def _run_again_later(block: Block) -> Callable[..., Any]:
+    """A block that keeps its inputs alone for the backward pass, and runs again there, with the same draws."""
+    contexts = lambda: (nullcontext(), _statistics_kept(block))  # noqa: E731
+    return partial(checkpoint, block, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _statistics_kept(block: Block) -> Iterator[None]:
+    """While it is open, batch norm does not take a batch into its running statistics: it saw this one before."""
+    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

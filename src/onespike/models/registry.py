@@ -1,0 +1,248 @@
+"""Models by name: a family is a config dataclass, what builds a network of it, and the names it is known by."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from torch import nn
+
+from onespike.errors import OnespikeError, check_choices, unknown
+
+Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What can be chosen about a network; each family extends it.
+
+    Attributes:
+        name: The registered model that these values started from.
+        preset: The preset that changed them, if the family has any: a label.
+    """
+
+    name: str = ""
+    preset: str = ""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        ours = family(self.name)
+        if type(self) is not ours.config:
+            raise OnespikeError(
+                f"name: {self.name} is described by {ours.config.__name__}, not by {type(self).__name__}"
+            )
+        if self.preset:
+            ours.expect_preset(self.name, self.preset)
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network draws random numbers at test time."""
+        return False
+
+    def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+        """Build the network, with fresh weights.
+
+        Args:
+            num_classes: Number of classes.
+            in_channels: Channels of the images.
+            image_size: Side of the images, in pixels.
+
+        Returns:
+            The network: images (B, C, H, W) to logits (B, K).
+
+        Raises:
+            OnespikeError: The image size does not suit the network.
+        """
+        return family(self.name).builder(self, num_classes, in_channels, image_size)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share a config dataclass.
+
+    Attributes:
+        config: The dataclass.
+        builder: Called as (config, num_classes, in_channels, image_size).
+        variants: What each model sets apart from the dataclass's defaults.
+        presets: What each preset changes about any of them. Presets come after a model's own values.
+    """
+
+    config: type[ModelConfig]
+    builder: Callable[..., nn.Module]
+    variants: dict[str, dict[str, Any]]
+    presets: dict[str, dict[str, Any]]
+
+    def expect_preset(self, name: str, preset: str) -> None:
+        """Make sure that there is such a preset.
+
+        Raises:
+            OnespikeError: There is none.
+        """
+        if not self.presets:
+            raise OnespikeError(f"preset: {name} has none, got {preset!r}")
+        if preset not in tuple(self.presets):  # a YAML file may name a list, which no dictionary can look up
+            raise unknown("preset", preset, self.presets)
+
+
+#: The family of each registered model, by the model's name.
+MODELS: dict[str, Family] = {}
+
+
+def register_model(
+    config: type[ModelConfig],
+    variants: dict[str, dict[str, Any]],
+    presets: dict[str, dict[str, Any]] | None = None,
+) -> Callable[[Builder], Builder]:
+    """Register what builds a family's networks: a class or function (config, num_classes, in_channels, image_size).
+
+    Args:
+        config: The family's dataclass.
+        variants: Its models by name, and what each sets apart from the dataclass's defaults.
+        presets: Its presets by name, and what each changes.
+
+    Returns:
+        A decorator that gives back what it decorates.
+    """
+
+    def register(builder: Builder) -> Builder:
+        ours = Family(config, builder, variants, presets or {})
+        MODELS.update(dict.fromkeys(variants, ours))
+        return builder
+
+    return register
+
+
+def model_names() -> list[str]:
+    """Names of all registered models, in the order in which they were registered."""
+    return list(MODELS)
+
+
+def family(name: str) -> Family:
+    """Look up a model's family.
+
+    Raises:
+        OnespikeError: There is no such model.
+    """
+    if name not in tuple(MODELS):
+        raise unknown("model", name, MODELS)
+    return MODELS[name]
+
+
+def registered(name: str, preset: str | None = None) -> dict[str, Any]:
+    """What a model and a preset set apart from the defaults of the family's config, their own names included.
+
+    Args:
+        name: A registered model.
+        preset: One of its family's presets; None for the family's default.
+
+    Returns:
+        Values by field; those of a nested config are a dictionary.
+
+    Raises:
+        OnespikeError: The model or the preset does not exist.
+    """
+    ours = family(name)
+    preset = ours.config.preset if preset is None else preset
+    if preset:
+        ours.expect_preset(name, preset)
+    values: dict[str, Any] = {"name": name, "preset": preset}
+    for changes in (ours.variants[name], ours.presets.get(preset, {})):
+        _change(ours.config, values, changes)
+    return values
+
+
+def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
+    """Look up a registered model, apply a preset and change what is overridden.
+
+    Args:
+        name: A registered model.
+        preset: One of its family's presets.
+        **overrides: Fields of its config, such as `theta=0.3`. A nested config takes a dictionary of what changes,
+            `neuron={"threshold": 0.4}`; the name alone, `neuron="plif"`; or the whole config.
+
+    Returns:
+        The config, of the family's own class.
+
+    Raises:
+        OnespikeError: The model, the preset or a field does not exist, or a value is out of its range.
+    """
+    values = registered(name, preset)
+    _change(family(name).config, values, overrides)
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Any:
+    """Make a config of plain values, such as `dataclasses.asdict`, JSON or YAML give; lists become tuples.
+
+    Args:
+        values: Values by field, `name` among them.
+
+    Returns:
+        The config, of the class that the name's family has.
+
+    Raises:
+        OnespikeError: A field does not exist, or a value is out of its range.
+    """
+    config = family(values.get("name", "")).config
+    made: dict[str, Any] = {}
+    _change(config, made, values)
+    nested = _nested(config)
+    return config(**{key: nested[key](**value) if key in nested else value for key, value in made.items()})
+
+
+def create_model(
+    name: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, **overrides: Any
+) -> Any:
+    """Build a model by name, with fresh weights.
+
+    Args:
+        name: A registered model, such as "conv12" (see `model_names`).
+        num_classes: Number of classes.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels.
+        **overrides: `preset`, or fields of the model's config, such as `theta=0.3` (see `model_config`).
+
+    Returns:
+        The network, in training mode.
+
+    Raises:
+        OnespikeError: The model or a field does not exist, or the image size does not suit the network.
+    """
+    return model_config(name, **overrides).build(num_classes, in_channels, image_size)
+
+
+def expect_multiple(name: str, image_size: int, side: int) -> None:
+    """Make sure that a network can take images of a size.
+
+    Raises:
+        OnespikeError: It is no multiple of `side`.
+    """
+    if image_size < side or image_size % side:
+        raise OnespikeError(
+            f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"
+        )
+
+
+def _nested(config: type) -> dict[str, Any]:
+    """The fields that are configs themselves, and their classes."""
+    return {key: kind for key, kind in get_type_hints(config).items() if is_dataclass(kind)}
+
+
+def _change(config: type[ModelConfig], values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Change values of a config in place, those of a nested config one by one."""
+    known, nested = {field.name for field in fields(config)}, _nested(config)
+    for key, value in changes.items():
+        if key not in known:
+            homes = [name for name, kind in nested.items() if key in {field.name for field in fields(kind)}]
+            if homes:
+                raise OnespikeError(f"{key}: belongs to {homes[0]}: {homes[0]}={{{key!r}: {value!r}}}")
+            raise unknown("model option", key, known - {"name", "preset"})
+        if key in nested:
+            if isinstance(value, str):
+                value = {"name": value}
+            parts = asdict(value) if isinstance(value, nested[key]) else dict(value)
+            for part in parts:
+                if part not in (names := {field.name for field in fields(nested[key])}):
+                    raise unknown(f"option of {key}", part, names)
+            values[key] = {**values.get(key, {}), **parts}
+        else:
+            values[key] = tuple(value) if isinstance(value, list) else value

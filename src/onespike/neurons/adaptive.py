@@ -1,0 +1,79 @@
+"""Adaptive-threshold leaky integrate-and-fire neurons (after Bellec et al. 2018): firing makes firing harder.
+
+    V = alpha * P + I          S = 1 where V > threshold + a, else 0
+    a = rho * a' + beta * S'
+
+a' and S' are those of the window before, where potentials are handed on, and of the time step before; where there are
+both, they add up. beta is `adaptation`, rho `adaptation_decay`. a starts at 0.
+"""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, step
+
+
+@final
+class AdaptiveLIF(Neuron):
+    """LIF neurons whose threshold rises after a spike and decays again. Shapes are `Neuron`'s.
+
+    A hook sees the potential V, not what of it exceeds the risen threshold. The reset "subtract" takes away the
+    threshold without its rise.
+
+    Args:
+        channels: As for `Neuron`.
+        config: Likewise.
+        integrates: Likewise.
+        adaptation: beta, what a spike adds to the threshold, >= 0.
+        adaptation_decay: rho, the share of the rise that survives being handed on, 0..1.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        config: NeuronConfig | None = None,
+        integrates: bool = True,
+        adaptation: float = 0.2,
+        adaptation_decay: float = 0.8,
+    ) -> None:
+        super().__init__(channels, config, integrates)
+        self.adaptation, self.adaptation_decay = adaptation, adaptation_decay
+
+    @classmethod
+    def check(cls, config: NeuronConfig) -> None:
+        """Refuse an adaptation out of its range."""
+        for name, most in (("adaptation", math.inf), ("adaptation_decay", 1)):
+            if not 0 <= config.options.get(name, 0) <= most:
+                limit = " <= 1" if most == 1 else ""
+                raise OnespikeError(f"{name}: expected 0 <= {name}{limit}, got {config.options[name]}")
+
+    def fire(self, potential: Tensor, rise: Tensor | None = None) -> Tensor:
+        """S = 1 where V - a > threshold, else 0; without a neuron's past a is 0."""
+        return step(potential if rise is None else potential - rise, self.threshold, self.surrogate)
+
+    def charge_and_fire(
+        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Charge and fire window after window; returns V, S and a."""
+        currents = self.driven(currents, before)
+        start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
+        if incoming is None:
+            return currents, self(currents, spikes=self.fire(currents, start)), start
+        windows: list[tuple[Tensor, Tensor, Tensor]] = []
+        for window, (current, rise) in enumerate(zip(currents.unbind(), start.unbind(), strict=True)):
+            handed = None
+            if windows:
+                potential, spikes, risen = windows[-1]
+                handed, rise = self.handed_on(potential, spikes), rise + self._risen(risen, spikes)
+            arriving = incoming.arriving(window, handed)
+            potential = current if arriving is None else self.leak(current, arriving)
+            windows.append((potential, self.fire(potential, rise), rise))
+        potential, spikes, risen = map(torch.stack, zip(*windows, strict=True))
+        return potential, self(potential, spikes=spikes), risen
+
+    def _risen(self, rise: Tensor, spikes: Tensor) -> Tensor:
+        return self.adaptation_decay * rise + self.adaptation * spikes

@@ -1,0 +1,304 @@
+"""What every neuron shares: its configuration, its contract, and the chain of potentials from window to window."""
+
+import inspect
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError, check_choices, unknown
+from onespike.functional import SURROGATES, charge, fuse, spike
+from onespike.functional.charge import neighbour
+
+
+@dataclass(frozen=True)
+class NeuronConfig:
+    """How neurons charge, fire and are reset (sections 2 and 4 of the paper).
+
+    Attributes:
+        name: The kind of neuron: "lif", "plif", "adaptive", "ternary", or "relu", which makes the artificial network
+            of the same graph (see `onespike.neurons.NEURONS`).
+        threshold: Potential above which a neuron fires, > 0.
+        decay: Share alpha of a potential that survives being handed on, 0..1.
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan" (see
+            `onespike.functional.SURROGATES`).
+        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
+            (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
+            there is more than one time step, is always set to zero by firing.
+        learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
+        learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
+        options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` of "adaptive".
+    """
+
+    name: str = "lif"
+    threshold: float = 0.5
+    decay: float = 0.4
+    surrogate: str = "rectangle"
+    reset: Literal["none", "zero", "subtract"] = "none"
+    learnable_threshold: Literal["none", "layer", "channel"] = "none"
+    learnable_decay: Literal["none", "layer", "channel"] = "none"
+    options: dict[str, float] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if self.surrogate not in SURROGATES:
+            raise unknown("surrogate", self.surrogate, SURROGATES)
+        if not 0 < self.threshold < math.inf:
+            raise OnespikeError(f"threshold: expected a finite number above 0, got {self.threshold}")
+        if not 0 <= self.decay <= 1:
+            raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
+        if self.learnable_decay != "none" and self.decay in (0, 1):
+            raise OnespikeError(f"decay: to be learnable it must start between 0 and 1, got {self.decay}")
+        neuron = self.neuron
+        known = [*inspect.signature(neuron).parameters][3:]  # behind channels, config and integrates
+        for key in self.options:
+            if key not in known:
+                raise unknown(f"option of the neuron {self.name}", key, known)
+        neuron.check(self)
+
+    @property
+    def neuron(self) -> type["Neuron"]:
+        """The class that `name` stands for."""
+        from onespike.neurons.registry import NEURONS  # which imports the neurons, and these this module
+
+        if self.name not in NEURONS:
+            raise unknown("neuron", self.name, NEURONS)
+        return NEURONS[self.name]
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
+
+    The first window has no predecessor: see `onespike.functional.charge`.
+
+    Attributes:
+        beside: X, (V, B, C, M, M): the potentials that meet the window before's. None if there are none.
+        behind: How many windows X lies behind, 0 or 1.
+        fusion: How the two are merged, a name in `onespike.functional.FUSIONS`.
+        theta: Radian factor of the fusion.
+    """
+
+    beside: Tensor | None = None
+    behind: int = 0
+    fusion: str = "sincos"
+    theta: float = 0.5
+
+    def arriving(self, window: int, handed: Tensor | None) -> Tensor | None:
+        """P of a window, given what the window before hands on (None at the first); None if nothing arrives."""
+        if self.beside is None:
+            return handed
+        if handed is None and self.behind == 0:
+            handed = self.beside[neighbour(self.beside)]
+        return None if handed is None else fuse(self.beside[window - self.behind], handed, self.fusion, self.theta)
+
+
+class Neuron(nn.Module, ABC):
+    """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
+
+    A neuron says how it fires (`fire`), and, where it differs from a leaky one, how it charges. The module keeps no
+    state: what a neuron keeps from one time step to the next it returns, and is given again.
+
+    A forward hook sees potentials and spikes: that is how the library itself watches and draws a network.
+
+    Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M). Parameters are one for the layer, () or one for each
+    channel, (C, 1, 1).
+
+    Args:
+        channels: Number of channels C, for parameters per channel.
+        config: Constants, or where learnable parameters start; by default the paper's.
+        integrates: Whether potentials are ever handed on to these neurons: else they have no decay to learn.
+
+    Attributes:
+        spiking: Whether this kind of neuron gives spikes, and not real numbers.
+    """
+
+    spiking = True
+
+    def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
+        super().__init__()
+        config = config or NeuronConfig()
+        self.surrogate, self.reset = config.surrogate, config.reset
+        self.constant_threshold, self.constant_decay = config.threshold, config.decay
+        # The threshold is learned as its logarithm, the decay as its logit: they cannot leave their ranges.
+        self.raw_threshold = _parameter(math.log(config.threshold), config.learnable_threshold, channels)
+        learnable = config.learnable_decay if integrates else "none"
+        logit = math.log(config.decay / (1 - config.decay)) if learnable != "none" else 0.0
+        self.raw_decay = _parameter(logit, learnable, channels)
+
+    @classmethod
+    def check(cls, config: NeuronConfig) -> None:
+        """Refuse what this kind of neuron cannot be.
+
+        Raises:
+            OnespikeError: A value does not suit it.
+        """
+
+    @property
+    def threshold(self) -> float | Tensor:
+        """The threshold: a constant (a plain number, exact in every dtype), or a scalar or (C, 1, 1)."""
+        return self.constant_threshold if self.raw_threshold is None else self.raw_threshold.exp()
+
+    @property
+    def decay(self) -> float | Tensor:
+        """The decay alpha: a constant, or a scalar or (C, 1, 1)."""
+        return self.constant_decay if self.raw_decay is None else self.raw_decay.sigmoid()
+
+    @abstractmethod
+    def fire(self, potential: Tensor) -> Tensor:
+        """Map potentials to spikes of the same shape."""
+
+    def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
+        """Fire.
+
+        Args:
+            potential: V, (B, C), (B, C, H, W) or (V, B, C, M, M). Where nothing is handed on it is the current.
+            spikes: Its spikes, where they are known already: hooks shall see them all the same.
+
+        Returns:
+            S, of the same shape.
+
+        Raises:
+            ValueError: There is a parameter for each channel, and the shape does not say where the channels are.
+        """
+        return self.fire(potential) if spikes is None else spikes
+
+    def fired(self, spikes: Tensor) -> Tensor:
+        """1 where a neuron fired, else 0."""
+        return spikes
+
+    def kept(self, potential: Tensor, spikes: Tensor) -> Tensor:
+        """What a neuron keeps of its own potential until the next time step: V * (1 - S)."""
+        return potential * (1 - self.fired(spikes))
+
+    def handed_on(self, potential: Tensor, spikes: Tensor | None = None) -> Tensor:
+        """What of a potential the next window receives, after the reset.
+
+        Args:
+            potential: At the moment of firing.
+            spikes: Its spikes, if they are known.
+
+        Returns:
+            The potential to hand on, same shape.
+        """
+        if self.reset == "none":
+            return potential
+        spikes = self.fire(potential) if spikes is None else spikes
+        if self.reset == "zero":
+            return potential * (1 - self.fired(spikes))
+        return potential - along_channels(self.threshold, potential) * spikes
+
+    def leak(self, current: Tensor, arriving: Tensor) -> Tensor:
+        """V = I + alpha * P, in one pass where alpha is a constant."""
+        decay = along_channels(self.decay, current)
+        return current + decay * arriving if isinstance(decay, Tensor) else torch.add(current, arriving, alpha=decay)
+
+    def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
+        """What drives the neurons at a time step: I + alpha * V(t-1) * (1 - S(t-1))."""
+        return currents if before is None else self.leak(currents, self.kept(before[0], before[1]))
+
+    def charge(self, currents: Tensor, incoming: Incoming | None) -> Tensor:
+        """Charge window after window: V[v] = I[v] + alpha * P[v].
+
+        Args:
+            currents: (V, B, C, M, M).
+            incoming: What is handed on, to whom; None if nothing ever is.
+
+        Returns:
+            V, (V, B, C, M, M).
+        """
+        if incoming is None:
+            return currents
+        if self._in_one_function():
+            return charge(currents, self.constant_decay, **vars(incoming))
+        potentials: list[Tensor] = []
+        for window, current in enumerate(currents.unbind()):
+            arriving = incoming.arriving(window, self.handed_on(potentials[-1]) if window else None)
+            potentials.append(current if arriving is None else self.leak(current, arriving))
+        return torch.stack(potentials)
+
+    def charge_and_fire(
+        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Charge the windows, and fire: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
+
+        Args:
+            currents: I, what the weight layer delivers, (V, B, C, M, M); of any shape where nothing is handed on.
+            incoming: What is handed on, to whom; None if nothing ever is.
+            before: What this method returned at the time step before; None at the first.
+
+        Returns:
+            V, S, and what else this kind of neuron keeps, each of the shape of the currents.
+        """
+        potential = self.charge(self.driven(currents, before), incoming)
+        return potential, self(potential)
+
+    def over_time(self, currents: Tensor) -> Tensor:
+        """Run over time steps: V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t).
+
+        Args:
+            currents: I, (T, B, C) or (T, B, C, H, W).
+
+        Returns:
+            Spikes, of the same shape. A hook sees one time step after the other.
+        """
+        state, spikes = None, []
+        for current in currents.unbind():
+            state = self.charge_and_fire(current, None, state)
+            spikes.append(state[1])
+        return torch.stack(spikes)
+
+    def _in_one_function(self) -> bool:
+        """Whether `onespike.functional.charge` can do it, and nobody compiles the loop."""
+        return self.reset == "none" and self.raw_decay is None and not torch.compiler.is_compiling()
+
+
+class OverTime(nn.Module):
+    """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together.
+
+    Args:
+        neuron: The neurons.
+    """
+
+    def __init__(self, neuron: Neuron) -> None:
+        super().__init__()
+        self.neuron = neuron
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map currents (T, B, C, …) to spikes of the same shape."""
+        return self.neuron.over_time(currents)
+
+    def kept_over_time(self, currents: Tensor) -> int:
+        """Count the potentials that are kept: written at all steps but the last, and read again."""
+        return currents.numel() // len(currents) * (len(currents) - 1)
+
+
+def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
+    """Shape a constant, (), or (C, 1, 1) so that it broadcasts along the channels of potentials.
+
+    Raises:
+        ValueError: There is one for each channel, and the potentials' shape does not say where the channels are.
+    """
+    if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
+        return value
+    if like.ndim != 2:
+        raise ValueError(
+            "a threshold or decay for each channel: expected potentials (B, C), (B, C, H, W) or (V, B, C, M, M), "
+            f"got {tuple(like.shape)}"
+        )
+    return value.flatten()
+
+
+def step(potential: Tensor, threshold: float | Tensor, surrogate: str) -> Tensor:
+    """Fire where a potential exceeds a threshold for the layer or each channel, () or (C, 1, 1)."""
+    return spike(potential, along_channels(threshold, potential), surrogate)
+
+
+def _parameter(value: float, learnable: str, channels: int) -> nn.Parameter | None:
+    """Make a parameter for a layer or for each channel, () or (C, 1, 1); None if it is not to be learned."""
+    if learnable == "none":
+        return None
+    return nn.Parameter(torch.full((channels, 1, 1) if learnable == "channel" else (), value))

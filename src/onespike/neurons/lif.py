@@ -1,0 +1,35 @@
+"""Leaky integrate-and-fire neurons, the paper's.
+
+    V = alpha * P + I          S = 1 where V > threshold, else 0
+
+P is what is handed on to them: the potential of the window before (`Incoming`), and over time their own,
+V(t-1) * (1 - S(t-1)).
+"""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from onespike.functional import charge_and_fire
+from onespike.neurons.base import Incoming, Neuron, step
+
+
+@final
+class LIF(Neuron):
+    """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s."""
+
+    def fire(self, potential: Tensor) -> Tensor:
+        """S = 1 where V > threshold, else 0."""
+        return step(potential, self.threshold, self.surrogate)
+
+    def charge_and_fire(
+        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Charge and fire as every neuron does; in one function where that is possible and gradients are wanted."""
+        trained = torch.is_grad_enabled() and self.raw_threshold is None
+        if incoming is None or not trained or not self._in_one_function():
+            return super().charge_and_fire(currents, incoming, before)
+        constants = self.constant_decay, self.constant_threshold, self.surrogate
+        potential, spikes = charge_and_fire(self.driven(currents, before), *constants, **vars(incoming))
+        return potential, self(potential, spikes=spikes)

@@ -1,0 +1,39 @@
+"""Parametric leaky integrate-and-fire neurons (Fang et al. 2021): the decay is learned, and weighs the current too.
+
+    V = alpha * P + (1 - alpha) * I          S = 1 where V > threshold, else 0          alpha = sigmoid(w)
+
+1 - alpha is the 1 / tau of "Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking Neural
+Networks". (A learned decay that leaves the current as it is has every neuron: `learnable_decay`.)
+"""
+
+from dataclasses import replace
+from typing import final
+
+from torch import Tensor
+
+from onespike.neurons.base import Neuron, NeuronConfig, along_channels, step
+
+
+@final
+class PLIF(Neuron):
+    """LIF neurons with a learned decay for each layer, or, by `learnable_decay`, for each channel.
+
+    Arguments and shapes are `Neuron`'s. Neurons to which nothing is handed on have no decay, and take the current as it
+    is.
+    """
+
+    def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
+        config = config or NeuronConfig()
+        if config.learnable_decay == "none":
+            config = replace(config, learnable_decay="layer")
+        super().__init__(channels, config, integrates)
+
+    def fire(self, potential: Tensor) -> Tensor:
+        """S = 1 where V > threshold, else 0."""
+        return step(potential, self.threshold, self.surrogate)
+
+    def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
+        """(1 - alpha) * I + alpha * V(t-1) * (1 - S(t-1))."""
+        if self.raw_decay is not None:
+            currents = (1 - along_channels(self.decay, currents)) * currents
+        return super().driven(currents, before)

@@ -1,0 +1,31 @@
+"""Neurons by name."""
+
+from onespike.neurons.adaptive import AdaptiveLIF
+from onespike.neurons.base import Neuron, NeuronConfig
+from onespike.neurons.lif import LIF
+from onespike.neurons.plif import PLIF
+from onespike.neurons.relu import ReLU
+from onespike.neurons.ternary import Ternary
+
+#: Kinds of neurons. To add one, add an entry: `NEURONS["mine"] = Mine`.
+NEURONS: dict[str, type[Neuron]] = {
+    "lif": LIF,
+    "plif": PLIF,
+    "adaptive": AdaptiveLIF,
+    "ternary": Ternary,
+    "relu": ReLU,
+}
+
+
+def make_neuron(channels: int, config: NeuronConfig = NeuronConfig(), integrates: bool = True) -> Neuron:
+    """Make a layer of neurons.
+
+    Args:
+        channels: Number of channels.
+        config: Their kind, constants, and where learnable parameters start.
+        integrates: Whether potentials are ever handed on to them.
+
+    Returns:
+        The neurons.
+    """
+    return config.neuron(channels, config, integrates, **config.options)

@@ -1,0 +1,32 @@
+"""The artificial twin of a spiking neuron: it gives its potential where that is positive.
+
+V = alpha * P + I          out = max(V, 0)
+"""
+
+from typing import final
+
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.neurons.base import Neuron, NeuronConfig
+
+
+@final
+class ReLU(Neuron):
+    """Rectified potentials: no spikes, no threshold, no reset. Arguments and shapes are `Neuron`'s."""
+
+    spiking = False
+
+    @classmethod
+    def check(cls, config: NeuronConfig) -> None:
+        """Refuse a threshold to learn, and a reset."""
+        if config.learnable_threshold != "none" or config.reset != "none":
+            raise OnespikeError("neuron relu: it has no threshold to learn and nothing to reset")
+
+    def fire(self, potential: Tensor) -> Tensor:
+        """Give max(V, 0)."""
+        return potential.relu()
+
+    def kept(self, potential: Tensor, spikes: Tensor) -> Tensor:  # noqa: ARG002
+        """Keep the whole potential over time: nothing resets it."""
+        return potential

@@ -1,0 +1,26 @@
+"""Ternary neurons: spikes with a sign.
+
+    V = alpha * P + I          S = 1 where V > threshold, -1 where V < -threshold, else 0
+
+The surrogate stands around both thresholds.
+"""
+
+from typing import final
+
+from torch import Tensor
+
+from onespike.neurons.base import Neuron, step
+
+
+@final
+class Ternary(Neuron):
+    """Leaky neurons that fire both ways; a reset by subtraction goes towards 0. Arguments and shapes are `Neuron`'s."""
+
+    def fire(self, potential: Tensor) -> Tensor:
+        """S = 1 where V > threshold, -1 where V < -threshold, else 0."""
+        threshold = self.threshold
+        return step(potential, threshold, self.surrogate) - step(-potential, threshold, self.surrogate)
+
+    def fired(self, spikes: Tensor) -> Tensor:
+        """1 where a neuron fired, with whichever sign, else 0."""
+        return spikes.abs()
