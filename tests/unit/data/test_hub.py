@@ -1,5 +1,8 @@
+from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
+import httpx
 import huggingface_hub
 import numpy as np
 import pytest
@@ -71,6 +74,85 @@ def test_a_download_that_breaks_off(hub, fails):
     fails("cifar10", None, "could not be reached", "timed out")
     hub.error = OSError(28, "No space left on device")
     fails("cifar10", None, "disk full")
+
+
+@pytest.fixture
+def local(tmp_path, content):
+    """A folder that `datasets` reads, with splits and columns of other names than the Hub's CIFAR-10."""
+    for part, (images, labels) in content["cifar10"].items():
+        path = tmp_path / "local" / "data" / f"{part}-00000-of-00001.parquet"
+        write_parquet(path, [png(image) for image in images], labels.tolist(), ("photo", "kind"), list("abcdefghij"))
+    return tmp_path / "local"
+
+
+def test_any_folder_that_datasets_reads(local, content, cache):
+    data = open_dataset(DataConfig("hub", str(local), holdout=0))
+    assert (data.name, data.classes, len(data.validation)) == ("local", tuple("abcdefghij"), 0)
+    for part in ("train", "test"):
+        images, labels = content["cifar10"][part]
+        np.testing.assert_array_equal(getattr(data, part).images, images)
+        assert getattr(data, part).targets.tolist() == labels.tolist()
+    open_dataset(DataConfig("hub", str(local), holdout=0))
+    (entry,) = cache.iterdir()
+    assert entry.name.startswith("local-")
+
+
+def test_a_folder_of_image_files_through_datasets(tree, tmp_path):
+    ours, theirs = (open_dataset(DataConfig(name, str(tree), holdout=0)) for name in ("folder", "hub"))
+    assert theirs.classes == ours.classes
+    np.testing.assert_array_equal(theirs.test.images, ours.test.images)
+    (tree / "test").rename(tmp_path / "away")
+    data = open_dataset(DataConfig("hub", str(tree), holdout=0))
+    assert (len(data.train), len(data.test)) == (8, 2)
+    assert "fixed fifth" in data.note
+    assert open_dataset(DataConfig("hub", str(tree), holdout=0)).note == data.note
+
+
+def test_a_folder_that_datasets_cannot_read(local, tmp_path, fails):
+    fails("hub", None, "no data set given", "owner/name", "--data.root")
+    fails("hub", tmp_path / "none", tmp_path / "none", "no such folder", "owner/name")
+    (tmp_path / "empty").mkdir()
+    fails("hub", tmp_path / "empty", tmp_path / "empty", "not read by Hugging Face datasets")
+    file = local / "data" / "test-00000-of-00001.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+    fails("hub", local, local, "not read by Hugging Face datasets")
+
+
+def test_a_row_that_is_no_image_is_named(local, content, fails):
+    images, labels = content["cifar10"]["test"]
+    cells = [png(image) for image in images]
+    cells[8] = cells[8][:60]
+    path = local / "data" / "test-00000-of-00001.parquet"
+    write_parquet(path, cells, labels.tolist(), ("photo", "kind"), list("abcdefghij"))
+    fails("hub", local, "local, test: item 8: corrupt image")
+
+
+def test_any_data_set_of_the_hub(local, content, hub, monkeypatch):
+    asked = []
+    load = datasets.load_dataset
+
+    def load_dataset(path, **options):
+        asked.append((path, options))
+        return load(str(local), cache_dir=str(local.parent / "arrow"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = open_dataset(DataConfig("hub", "some/one:tiny"))
+    assert asked == [("some/one", {"name": "tiny", "revision": "a1"})]
+    assert (data.train.images == content["cifar10"]["train"][0]).all()
+    hub.revision = None
+    assert open_dataset(DataConfig("hub", "some/one:tiny")).name == data.name == "one-tiny"
+    assert len(asked) == 1
+    with pytest.raises(OnespikeError, match="one: no network, or the Hugging Face Hub could not be reached"):
+        open_dataset(DataConfig("hub", "some/one"))
+
+
+def test_a_name_that_the_hub_does_not_know(monkeypatch, fails):
+    def dataset_info(*_, **__):
+        response = httpx.Response(404, request=httpx.Request("GET", "https://huggingface.co"))
+        raise huggingface_hub.errors.RepositoryNotFoundError("404", response=response)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", dataset_info)
+    fails("hub", Path("some/none"), "some/none: not on the Hugging Face Hub, or not open to you")
 
 
 @pytest.mark.usefixtures("hub")

@@ -1,0 +1,117 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from layouts import pixels_of, save_image, write_pickled
+from test_own import Own, floats, labels, raw
+from torchvision.transforms import v2
+
+from onespike.data.config import DataConfig
+from onespike.data.dataset import from_class
+from onespike.errors import OnespikeError
+
+PLAIN = DataConfig(holdout=0)
+
+
+class ByTrain(Own):
+    def __init__(self, count, train: bool = True):
+        super().__init__(raw(count, seed=int(train)), labels(count))
+
+
+class BySplit(Own):
+    known = ("train", "val", "test")
+
+    def __init__(self, split="train", side=8):
+        if split not in self.known:
+            raise ValueError(f"unknown split {split}")
+        super().__init__(floats(20 + len(split), side), labels(20 + len(split)))
+
+
+def test_a_class_that_takes_train_is_made_twice():
+    data = from_class(ByTrain, {"count": 12}, PLAIN)
+    np.testing.assert_array_equal(pixels_of(data, "train"), raw(12, seed=1))
+    np.testing.assert_array_equal(pixels_of(data, "test"), raw(12, seed=0))
+    assert (data.name, data.note) == ("ByTrain", "")
+    lone = from_class(ByTrain, {"count": 20, "train": False}, PLAIN)
+    assert (len(lone.train), len(lone.test)) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("known", "sizes"),
+    [
+        (("train", "val", "test"), (25, 23, 24)),
+        (("train", "validation", "test"), (25, 30, 24)),
+        (("train", "test"), (25, 0, 24)),
+        (("train", "val"), (25, 0, 23)),
+        (("train",), (20, 0, 5)),
+    ],
+)
+def test_a_class_that_takes_split_is_asked_for_those_it_knows(known, sizes):
+    data = from_class(type("Mine", (BySplit,), {"known": known}), {"side": 4}, PLAIN)
+    assert (len(data.train), len(data.validation), len(data.test)) == sizes
+    assert data.image_size == 4
+
+
+def test_a_class_that_takes_any_word_for_the_test_part_does_not_give_it_for_validation():
+    def loose(split="train"):
+        return Own(raw(20 if split == "train" else 6), labels(20 if split == "train" else 6))
+
+    data = from_class(loose, {}, DataConfig(holdout=0.5))
+    assert (data.name, len(data.train), len(data.validation), len(data.test)) == ("loose", 10, 10, 6)
+
+
+def test_a_function_may_return_all_parts():
+    data = from_class(lambda n: {"train": Own(raw(n), labels(n)), "test": Own(raw(5), labels(5))}, {"n": 10}, PLAIN)
+    assert (len(data.train), len(data.test)) == (10, 5)
+
+
+def test_torchvisions_own(tmp_path, content):
+    folder = write_pickled(tmp_path / "cifar-10-batches-py", "cifar10", content["cifar10"])
+    names = [f"class {i}" for i in range(10)]
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+
+    class Unchecked(torchvision.datasets.CIFAR10):
+        meta = {
+            **torchvision.datasets.CIFAR10.meta,
+            "md5": hashlib.md5((folder / "batches.meta").read_bytes()).hexdigest(),
+        }
+
+        def _check_integrity(self):
+            return True
+
+    data = from_class(Unchecked, {"root": str(tmp_path)}, PLAIN)
+    np.testing.assert_array_equal(pixels_of(data, "train"), content["cifar10"]["train"][0])
+    np.testing.assert_array_equal(pixels_of(data, "test"), content["cifar10"]["test"][0])
+    assert data.classes == tuple(names)
+
+
+def test_torchvisions_image_folder_with_transforms(tmp_path):
+    for i in range(20):
+        save_image(tmp_path / "ab"[i % 2] / f"{i}.png", seed=i)
+    transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    data = from_class(torchvision.datasets.ImageFolder, {"root": tmp_path, "transform": transform}, PLAIN)
+    assert data.classes == ("a", "b")
+    assert (len(data.train), len(data.test), data.mean) == (16, 4, (0, 0, 0))
+    seen = data.test[0][0]
+    assert 0 <= seen.min() < seen.max() <= 1
+
+
+@pytest.mark.parametrize("arguments", [{}, {"count": 3, "colour": "red"}, {"size": 3}])
+def test_arguments_that_do_not_fit(arguments):
+    with pytest.raises(OnespikeError) as raised:
+        from_class(ByTrain, arguments, PLAIN)
+    message = str(raised.value)
+    assert message.startswith("data.init_args: ")
+    assert "ByTrain(count, train: bool = True)" in message
+    assert "\n" not in message
+
+
+def test_an_error_of_the_class_itself_is_not_hidden():
+    def broken(count):  # noqa: ARG001 - bound, not read
+        raise TypeError("a bug of its own")
+
+    with pytest.raises(TypeError, match="a bug of its own"):
+        from_class(broken, {"count": 1}, PLAIN)

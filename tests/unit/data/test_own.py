@@ -1,0 +1,410 @@
+"""Data sets that are not ours: of PyTorch, of Hugging Face, of somebody's class."""
+
+import pickle
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layouts import pixels_of, png
+from PIL import Image
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
+
+from onespike.data import DataConfig, as_dataset
+from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed, gather
+from onespike.data.sets import PixelSet, TensorSet
+from onespike.errors import OnespikeError
+
+SIDE = 8
+
+
+class Own(TorchDataset):
+    """Pairs of any image and any label."""
+
+    def __init__(self, images, labels, seen=None):
+        self.images, self.labels, self.seen = images, labels, seen
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        if self.seen is not None:
+            self.seen.append(index)
+        return self.images[index], self.labels[index]
+
+
+class Jittered(Own):
+    """Floats with random draws from all three global generators."""
+
+    def __getitem__(self, index):
+        image, label = super().__getitem__(index)
+        noise = torch.rand(1) + random.random() + np.random.rand()  # noqa: NPY002
+        return image + noise.float(), label
+
+
+def raw(count=20, channels=3, side=SIDE, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, channels), np.uint8)
+
+
+def labels(count=20, classes=4):
+    return [i % classes for i in range(count)]
+
+
+def floats(count=20, side=SIDE):
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+
+
+FORMS = {
+    "Pillow": lambda x: [Image.fromarray(image.squeeze()) for image in x],
+    "(H, W, C) array": lambda x: x,
+    "(C, H, W) array": lambda x: x.transpose(0, 3, 1, 2),
+    "(H, W, C) tensor": torch.from_numpy,
+    "(C, H, W) tensor": lambda x: torch.from_numpy(x).permute(0, 3, 1, 2),
+}
+
+
+def fails(words, data, **options):
+    with pytest.raises(OnespikeError) as raised:
+        as_dataset(data, **options)
+    message = str(raised.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_raw_images_of_every_form_become_the_same_pixels(form, channels):
+    train, test = raw(20, channels), raw(6, channels, seed=1)
+    data = as_dataset(Own(FORMS[form](train), labels()), test=Own(FORMS[form](test), labels(6)), holdout=0)
+    assert isinstance(data.train, PixelSet)
+    np.testing.assert_array_equal(pixels_of(data, "train"), train)
+    np.testing.assert_array_equal(pixels_of(data, "test"), test)
+    assert data.train.targets.tolist() == labels()
+    assert (data.name, data.classes, data.note) == ("Own", ("0", "1", "2", "3"), "")
+    assert (data.in_channels, data.image_size, len(data.validation)) == (channels, SIDE, 0)
+    np.testing.assert_allclose(data.mean, train.mean((0, 1, 2)) / 255)
+
+
+@pytest.mark.parametrize("number", [int, np.int64, np.uint8, torch.tensor, lambda i: torch.tensor([i])])
+def test_whole_numbers_of_every_type_are_labels(number):
+    source = Own(raw(), [number(i) for i in labels()])
+    data = as_dataset((source, source), holdout=0)
+    assert data.train.labels.tolist() == labels()
+
+
+def test_grey_images_among_coloured_ones_are_read_in_colour():
+    images = [*FORMS["Pillow"](raw(9, 1)), *FORMS["Pillow"](raw(1, 3))]
+    data = as_dataset((Own(images, labels(10)), Own(raw(2, 1), [0, 1])), holdout=0)
+    assert data.in_channels == 3
+    np.testing.assert_array_equal(pixels_of(data, "train")[:9], raw(9, 1).repeat(3, 3))
+    np.testing.assert_array_equal(pixels_of(data, "test"), raw(2, 1).repeat(3, 3))
+
+
+def test_image_size_and_limit_and_holdout_are_those_of_named_data_sets():
+    data = as_dataset(Own(raw(50), labels(50)), test=Own(raw(5), labels(5)), image_size=4, limit=40, holdout=0.5)
+    assert (data.image_size, len(data.train), len(data.validation), len(data.test)) == (4, 20, 20, 5)
+    assert np.bincount(data.train.targets).tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("images", [raw(50), floats(50)])
+def test_without_a_test_part_a_fixed_fifth_is_split_off(images):
+    first, second = (as_dataset(Own(images, labels(50)), holdout=0) for _ in range(2))
+    assert (len(first.train), len(first.test)) == (40, 10)
+    assert np.bincount(first.test.targets).min() >= 2
+    assert first.note == "a fixed fifth of the images (stratified, seed 0) is the test set"
+    seen = {gather(part, np.arange(len(part)))[0].numpy().tobytes() for part in (first.train, first.test)}
+    again = {gather(part, np.arange(len(part)))[0].numpy().tobytes() for part in (second.train, second.test)}
+    assert len(seen) == 2
+    assert seen == again
+
+
+@settings(derandomize=True, deadline=None, max_examples=30)
+@given(count=st.integers(2, 40), classes=st.integers(1, 5), holdout=st.sampled_from([0, 0.1, 0.5]))
+def test_every_image_is_in_one_part(count, classes, holdout):
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    if holdout and count - max(1, round(count / 5)) < 2:
+        return
+    data = as_dataset(Own(images, labels(count, classes)), holdout=holdout)
+    parts = [pixels_of(data, part)[:, 0, 0, 0].tolist() for part in ("train", "validation", "test")]
+    assert sorted(index for part in parts for index in part) == list(range(count))
+    assert len(parts[2]) == max(1, round(count / 5))
+
+
+@pytest.mark.parametrize(
+    "names", [("train", "val", "test"), ("train", "validation", "test"), ("train", "valid", "test")]
+)
+def test_parts_come_as_tuple_mapping_or_arguments(names):
+    parts = [Own(raw(n), labels(n)) for n in (20, 8, 4)]
+    several = [
+        as_dataset(tuple(parts)),
+        as_dataset(dict(zip(names, parts, strict=True))),
+        as_dataset(parts[0], validation=parts[1], test=parts[2]),
+    ]
+    for data in several:
+        assert [len(data.train), len(data.validation), len(data.test)] == [20, 8, 4]
+    lone = as_dataset({names[0]: parts[0], names[1]: parts[1]}, holdout=0)
+    assert [len(lone.train), len(lone.validation), len(lone.test)] == [20, 0, 8]
+    assert as_dataset(lone) is lone
+
+
+def test_class_names_come_from_the_argument_or_the_data_set():
+    source = Own(raw(), labels())
+    source.classes = ["a", "b", "c", "d", "e"]
+    assert as_dataset(source).classes == tuple("abcde")
+    assert as_dataset(Subset(source, range(10))).classes == tuple("abcde")
+    assert as_dataset(source, classes="stuvw", name="mine").classes == tuple("stuvw")
+    assert as_dataset(Subset(source, range(10))).name == "Own"
+
+
+def test_labels_that_are_known_are_not_looked_for_in_the_images():
+    data = as_dataset(TensorDataset(floats(), torch.tensor(labels())), holdout=0)
+    assert data.train.labels.tolist() == labels()
+    part = as_dataset(Subset(TensorDataset(floats(), torch.tensor(labels())), [1, 2, 5, 6, 7]), holdout=0)
+    assert part.train.labels.tolist() == [1, 2, 1, 2, 3]
+
+
+# floats
+
+
+def test_floats_are_taken_as_they_are():
+    train, test = floats(), floats(6) + 1
+    data = as_dataset(Own(train, labels()), test=Own(test.double().numpy(), labels(6)), holdout=0)
+    assert isinstance(data.train, TensorSet)
+    assert (data.mean, data.std, data.in_channels, data.image_size) == ((0, 0, 0), (1, 1, 1), 3, SIDE)
+    images, found = next(TrainLoader(data, DataConfig(workers=0, flip=1.0), 20, seed=0).epoch(0))
+    order = torch.randperm(20, generator=torch.Generator().manual_seed(derive_seed(0, 0)))
+    torch.testing.assert_close(images, train[order], rtol=0, atol=0)
+    assert found.tolist() == [labels()[i] for i in order]
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    ((images, found),) = EvalLoader(data.test, (0.5,) * 3, (0.1,) * 3, 6, Share(dtype=torch.float64))
+    torch.testing.assert_close(images, test.double(), rtol=0, atol=0)
+    assert found.tolist() == labels(6)
+
+
+def test_floats_are_made_when_a_batch_needs_them():
+    seen = []
+    data = as_dataset(Subset(Own(floats(), labels(), seen), range(20)), holdout=0.5, limit=10)
+    assert (len(data.train), len(data.validation), len(data.test)) == (5, 5, 4)
+    seen.clear()
+    chosen = data.train.select(np.array([3, 1]))
+    gather(chosen, np.array([0]))
+    assert seen == [data.train.indices[3]]
+
+
+def epoch_of(data, workers=0, start=0, epoch=1, seed=3, share=Share()):
+    return list(TrainLoader(data, DataConfig(workers=workers), 4, seed, share).epoch(epoch, start))
+
+
+def test_random_transforms_draw_by_seed_epoch_and_image_alone():
+    data = as_dataset(Jittered(floats(), labels()), holdout=0)
+    whole = epoch_of(data)
+    torch.manual_seed(99)
+    for (images, found), (again, found_again) in zip(whole[2:], epoch_of(data, start=2), strict=True):
+        assert torch.equal(images, again)
+        assert torch.equal(found, found_again)
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(whole, epoch_of(data, workers=2), strict=True))
+    halves = [epoch_of(data, share=Share(rank=rank, world=2)) for rank in (0, 1)]
+    for (images, _), (one, _), (two, _) in zip(whole, *halves, strict=True):
+        assert torch.equal(images, torch.cat([one, two]))
+    for other in (epoch_of(data, epoch=2), epoch_of(data, seed=4)):
+        assert not any(torch.equal(a, b) for (a, _), (b, _) in zip(whole, other, strict=True))
+
+
+def test_evaluation_draws_the_same_whatever_the_batch_and_the_subset():
+    data = as_dataset(Jittered(floats(), labels()), holdout=0)
+    whole = torch.cat([images for images, _ in EvalLoader(data.train, data.mean, data.std, 5)])
+    again = torch.cat([images for images, _ in EvalLoader(data.train, data.mean, data.std, 7)])
+    assert torch.equal(whole, again)
+    some = data.train.select(np.array([2, 9]))
+    assert torch.equal(gather(some, np.arange(2))[0], whole[[2, 9]])
+
+
+def test_the_global_generators_are_left_as_they_were():
+    data = as_dataset(Jittered(floats(), labels()), holdout=0)
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+    expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
+    gather(data.train, np.arange(5))
+    assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002
+
+
+def test_an_empty_share_of_the_last_batch_has_its_shape():
+    data = as_dataset(Own(floats(), labels()), test=Own(floats(5), labels(5)))
+    *_, (images, found) = EvalLoader(data.test, data.mean, data.std, 4, Share(rank=1, world=2))
+    assert (images.shape, found.shape) == ((0, 3, SIDE, SIDE), (0,))
+
+
+def test_a_set_of_floats_goes_to_workers():
+    data = as_dataset(Own(floats(), labels()), holdout=0)
+    sent = pickle.loads(pickle.dumps(data.train))
+    assert torch.equal(sent[3][0], data.train[3][0])
+
+
+def test_augmix_of_floats_is_refused():
+    data = as_dataset(Own(floats(), labels()))
+    with pytest.raises(OnespikeError, match=r"^data\.augmix_splits: Own gives floats"):
+        TrainLoader(data, DataConfig(augmix_splits=3), 4, seed=0)
+    TrainLoader(data, DataConfig(auto_augment="original", random_erasing=1.0, crop_padding=2), 4, seed=0)
+
+
+# errors
+
+
+@pytest.mark.parametrize("make", [raw, floats])
+@pytest.mark.parametrize("wrong", [1.0, "cat", None, torch.tensor([0, 1]), [0.0, 1.0]])
+def test_a_label_that_is_no_whole_number_is_named(make, wrong):
+    marks = labels()
+    marks[7] = wrong
+    fails(["Own, train: item 7: label", "expected a whole number"], Own(make(), marks))
+
+
+@pytest.mark.parametrize("make", [raw, floats])
+def test_a_label_out_of_range_is_named(make):
+    marks = labels()
+    marks[7] = -1
+    fails(["Own, train: item 7: label -1; expected 0 to 3"], Own(make(), marks))
+    fails(["Own, train: item 2: label 2; expected 0 to 1"], Own(make(), labels()), classes=["a", "b"])
+    fails(
+        ["mine, test: item 4: label 4; expected 0 to 3"],
+        (Own(make(), labels()), Own(make(), labels(20, 5))),
+        name="mine",
+    )
+
+
+def test_a_data_set_without_labels():
+    class Bare(TorchDataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            return floats()[index]
+
+    fails(["Bare, train: item 0: a Tensor; expected an image and its label"], Bare())
+    fails(["TensorDataset, train: item 0: a tuple; expected"], TensorDataset(floats()))
+    fails(["dict; expected"], [{"image": 1}])
+
+
+def test_images_of_different_sizes_are_named():
+    images = [*raw(10), *raw(10, side=9)]
+    fails(
+        ["Own, train: item 10: 9x9 pixels; expected 8x8 as in Own, train: item 0"],
+        Own(images, labels()),
+        test=Own(raw(), labels()),
+    )
+    assert as_dataset(Own(images, labels()), image_size=8).image_size == 8
+    oblong = [image[:6] for image in raw()]
+    fails(["item 0: 8x6 pixels", "expected a square"], Own(oblong, labels()), test=Own(raw(), labels()))
+    fails(["floats, shape (3, 8, 6)", "expected square"], Own(floats()[..., :6], labels()))
+    fails(["shape (3, 8, 8)", "expected square ones, (C, 4, 4)"], Own(floats(), labels()), image_size=4)
+    fails(
+        ["Own, test: item 0", "(3, 9, 9)", "(3, 8, 8) as in the first"],
+        (Own(floats(), labels()), Own(floats(4, 9), labels(4))),
+    )
+    late = [*floats(10), *floats(10, 9)]
+    data = as_dataset(Own(late, labels()), test=Own(floats(), labels()), holdout=0)
+    with pytest.raises(OnespikeError, match=r"Own, train: item 12: an image of torch.float32, shape \(3, 9, 9\)"):
+        gather(data.train, np.array([3, 12]))
+
+
+def test_raw_images_and_floats_do_not_mix():
+    fails(["Own, test: item 0: an image of float32"], (Own(raw(), labels()), Own(floats(), labels())))
+    fails(["Own, test: item 0: an image of uint8"], (Own(floats(), labels()), Own(raw(), labels())))
+
+
+@pytest.mark.parametrize("image", [np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.int64), "a path", None])
+def test_what_is_no_image_is_named(image):
+    fails(["Own, train: item 0: an image of", "expected a Pillow image or uint8"], Own([image] * 9, labels(9)))
+
+
+def test_a_label_that_changes_is_named():
+    source = Own(floats(), labels())
+    data = as_dataset(source, holdout=0, test=source)
+    source.labels = labels(20, 3)
+    with pytest.raises(OnespikeError, match=r"Own, train: item 3: label 0; expected 3"):
+        gather(data.train, np.array([0, 3]))
+
+
+def test_what_is_no_map_style_data_set():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            yield from ()
+
+    fails(["Stream, train: a Stream; expected a map-style data set"], Stream())
+    fails(["int, train: a int; expected a map-style"], 3)
+    fails(["Own, train: empty"], Own([], []))
+    fails(["Own: the parts test; expected train"], {"test": Own(raw(), labels())})
+    fails(["Own: 1 data sets; expected (train, test)"], (Own(raw(), labels()),))
+    fails(["Own: a single image and no test part"], Own(raw(1), [0]))
+    fails(["data.holdout: 1 training image"], Own(raw(2), [0, 0]))
+
+
+# Hugging Face
+
+
+def table(count=20, channels=3, seed=0, names="abcd", image="picture", label="kind"):
+    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=list(names))})
+    images = FORMS["Pillow"](raw(count, channels, seed=seed))
+    return datasets.Dataset.from_dict({image: images, label: labels(count)}, features)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_table_is_found_out_by_its_features(channels):
+    data = as_dataset(table(channels=channels), test=table(6, channels, seed=1), holdout=0)
+    np.testing.assert_array_equal(pixels_of(data, "train"), raw(20, channels))
+    np.testing.assert_array_equal(pixels_of(data, "test"), raw(6, channels, seed=1))
+    assert data.train.targets.tolist() == labels()
+    assert data.classes == tuple("abcd")
+
+
+def test_a_dictionary_of_tables():
+    parts = datasets.DatasetDict({"train": table(), "validation": table(8), "test": table(6)})
+    data = as_dataset(parts)
+    assert [len(data.train), len(data.validation), len(data.test)] == [20, 8, 6]
+    alone = as_dataset(datasets.DatasetDict({"train": table(), "validation": table(8)}), holdout=0)
+    assert [len(alone.train), len(alone.validation), len(alone.test)] == [20, 0, 8]
+    split_off = as_dataset(datasets.DatasetDict({"train": table()}), holdout=0)
+    assert [len(split_off.train), len(split_off.test)] == [16, 4]
+    assert "fixed fifth" in split_off.note
+
+
+def test_a_table_in_the_format_of_torch_or_shuffled_or_of_whole_numbers():
+    data = as_dataset(table().with_format("torch"), holdout=0, test=table())
+    np.testing.assert_array_equal(pixels_of(data, "train"), raw())
+    order = [5, 3, 8, 0]
+    data = as_dataset(table().select(order), holdout=0, test=table())
+    np.testing.assert_array_equal(pixels_of(data, "train"), raw()[order])
+    plain = datasets.Dataset.from_dict({"img": FORMS["Pillow"](raw()), "label": labels(), "id": list(range(20))})
+    assert as_dataset(plain).classes == ("0", "1", "2", "3")
+
+
+def test_the_images_of_a_table_may_be_files(tmp_path):
+    paths = []
+    for i, image in enumerate(raw()):
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(image).save(paths[-1])
+    source = datasets.Dataset.from_dict({"image": paths, "label": labels()}).cast_column("image", datasets.Image())
+    np.testing.assert_array_equal(pixels_of(as_dataset(source, test=source, holdout=0), "train"), raw())
+    (tmp_path / "4.png").unlink()
+    fails(["item 4: its image cannot be read"], source, test=table())
+
+
+def test_tables_that_will_not_do():
+    fails(["columns kind, none of images"], table().remove_columns("picture"))
+    fails(["columns picture, none of labels"], table().remove_columns("kind"))
+    twice = table().add_column("sort", labels(), feature=datasets.ClassLabel(names=list("wxyz")))
+    fails(["the columns kind, sort of labels", "expected one"], twice)
+    assert as_dataset(twice.rename_column("sort", "label")).classes == tuple("wxyz")
+    fails(["a transform of its own"], table().with_transform(lambda batch: batch))
+    unlabelled = table().map(lambda row, i: {"kind": -1 if i == 3 else row["kind"]}, with_indices=True)
+    fails(["train: item 3: label -1; expected 0 to 3"], unlabelled)
+    missing = datasets.Dataset.from_dict({"image": FORMS["Pillow"](raw(3)), "label": [0, None, 1]})
+    fails(["train: item 1: label 'None'; expected a whole number"], missing)
+    bad = [{"bytes": png(image), "path": None} for image in raw(3)]
+    bad[2]["bytes"] = bad[2]["bytes"][:60]
+    damaged = datasets.Dataset.from_dict({"image": bad, "label": [0, 1, 0]}).cast_column("image", datasets.Image())
+    fails(["train: item 2: corrupt image"], damaged, test=damaged.select([0, 1]))
