@@ -39,7 +39,7 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     known = [field.name for field in fields(kind)]
     for key in values:
         if key not in known:
-            raise unknown("option", f"{where}.{key}", [f"{where}.{name}" for name in known])
+            raise unknown("option", f"{where}.{key}", names_of(kind, where))
     return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
 
 

@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.models import ModelConfig, OnespikeConfig
 from onespike.training.checkpoint import ModelCard
 from onespike.training.config import TrainConfig
-from onespike.training.device import make_accelerator
+from onespike.training.optim import make_accelerator
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 

@@ -1,11 +1,12 @@
 """Models by name: a family is a config dataclass, what builds a network of it, and the names it is known by."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from torch import nn
 
+from onespike.configs import make, merge
 from onespike.errors import OnespikeError, check_choices, unknown
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -127,29 +128,6 @@ def family(name: str) -> Family:
     return MODELS[name]
 
 
-def registered(name: str, preset: str | None = None) -> dict[str, Any]:
-    """What a model and a preset set apart from the defaults of the family's config, their own names included.
-
-    Args:
-        name: A registered model.
-        preset: One of its family's presets; None for the family's default.
-
-    Returns:
-        Values by field; those of a nested config are a dictionary.
-
-    Raises:
-        OnespikeError: The model or the preset does not exist.
-    """
-    ours = family(name)
-    preset = ours.config.preset if preset is None else preset
-    if preset:
-        ours.expect_preset(name, preset)
-    values: dict[str, Any] = {"name": name, "preset": preset}
-    for changes in (ours.variants[name], ours.presets.get(preset, {})):
-        _change(ours.config, values, changes)
-    return values
-
-
 def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
     """Look up a registered model, apply a preset and change what is overridden.
 
@@ -165,28 +143,14 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
     Raises:
         OnespikeError: The model, the preset or a field does not exist, or a value is out of its range.
     """
-    values = registered(name, preset)
-    _change(family(name).config, values, overrides)
-    return config_from_dict(values)
-
-
-def config_from_dict(values: Mapping[str, Any]) -> Any:
-    """Make a config of plain values, such as `dataclasses.asdict`, JSON or YAML give; lists become tuples.
-
-    Args:
-        values: Values by field, `name` among them.
-
-    Returns:
-        The config, of the class that the name's family has.
-
-    Raises:
-        OnespikeError: A field does not exist, or a value is out of its range.
-    """
-    config = family(values.get("name", "")).config
-    made: dict[str, Any] = {}
-    _change(config, made, values)
-    nested = _nested(config)
-    return config(**{key: nested[key](**value) if key in nested else value for key, value in made.items()})
+    ours = family(name)
+    preset = ours.config.preset if preset is None else preset
+    if preset:
+        ours.expect_preset(name, preset)
+    values = {"name": name, "preset": preset}
+    for changes in (ours.variants[name], ours.presets.get(preset, {}), overrides):
+        values = merge(values, changes)
+    return make(ours.config, values, "model")
 
 
 def create_model(
@@ -220,29 +184,3 @@ def expect_multiple(name: str, image_size: int, side: int) -> None:
         raise OnespikeError(
             f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"
         )
-
-
-def _nested(config: type) -> dict[str, Any]:
-    """The fields that are configs themselves, and their classes."""
-    return {key: kind for key, kind in get_type_hints(config).items() if is_dataclass(kind)}
-
-
-def _change(config: type[ModelConfig], values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Change values of a config in place, those of a nested config one by one."""
-    known, nested = {field.name for field in fields(config)}, _nested(config)
-    for key, value in changes.items():
-        if key not in known:
-            homes = [name for name, kind in nested.items() if key in {field.name for field in fields(kind)}]
-            if homes:
-                raise OnespikeError(f"{key}: belongs to {homes[0]}: {homes[0]}={{{key!r}: {value!r}}}")
-            raise unknown("model option", key, known - {"name", "preset"})
-        if key in nested:
-            if isinstance(value, str):
-                value = {"name": value}
-            parts = asdict(value) if isinstance(value, nested[key]) else dict(value)
-            for part in parts:
-                if part not in (names := {field.name for field in fields(nested[key])}):
-                    raise unknown(f"option of {key}", part, names)
-            values[key] = {**values.get(key, {}), **parts}
-        else:
-            values[key] = tuple(value) if isinstance(value, list) else value

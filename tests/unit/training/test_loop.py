@@ -11,7 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.neurons import Neuron
 from onespike.training import load_recipe, train
-from onespike.training.device import make_accelerator
+from onespike.training.optim import make_accelerator
 from onespike.training.display import Display
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run

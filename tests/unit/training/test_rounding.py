@@ -8,7 +8,7 @@ from onespike.functional import to_integers
 from onespike.inference import Engine
 from onespike.inference.optimise import compare_spikes
 from onespike.training import Run, load, train
-from onespike.training.device import make_accelerator
+from onespike.training.optim import make_accelerator
 from onespike.training.trainer import Trainer
 
 PLAIN = {"model__encoding": "threshold", "model__dropout": 0.0, "train__mixup": 0.0, "train__precision": "fp64"}
