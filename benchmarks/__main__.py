@@ -19,8 +19,8 @@ from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
 from onespike.cli.main import exit_with
+from onespike.durable import save_text
 from onespike.errors import OnespikeError, unknown
-from onespike.evaluation.output import save_text
 from onespike.models import PRESETS
 from onespike.training.recipe import parse
 

@@ -10,10 +10,10 @@ import torch
 from benchmarks.case import Case
 from benchmarks.machine import Peak
 from benchmarks.memory import alone
+from onespike.clock import interleaved
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS
 from onespike.inference.engine import check_supported
-from onespike.clock import interleaved
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from onespike import OnespikeError
 from onespike.conversion import Calibration, convert
 from onespike.data.dataset import ImageSet, open_dataset
 from onespike.data.loader import EvalLoader
-from onespike.evaluation.output import csv_text, save_text
+from onespike.durable import csv_text, save_text
 from onespike.models import AnnConfig
 from onespike.training import Run, load, load_recipe
 from onespike.training.run import environment

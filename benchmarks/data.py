@@ -10,10 +10,10 @@ import numpy as np
 from benchmarks.case import Case
 from benchmarks.compare import Record, record
 from benchmarks.machine import Peak
+from onespike.clock import interleaved
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, ImageSet
 from onespike.data.loader import TrainLoader
-from onespike.clock import interleaved
 
 #: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
 IMAGES = 50_000

@@ -12,11 +12,11 @@ from statistics import median
 import torch
 
 from onespike.audit import audit_run
+from onespike.clock import interleaved
 from onespike.conversion.convert import convert_run
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
-from onespike.clock import interleaved
 from onespike.models import AnnConfig
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from onespike.audit.latency import timed
+from onespike.clock import timed
 from onespike.counting.operations import count_operations
-from onespike.models import Network
-from onespike.models.config import ModelConfig
+from onespike.training.checkpoint import ModelCard
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,17 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
-def scaling(config: ModelConfig, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
+def build(config: Any, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
+    """Build a network with fresh weights."""
+    classes = tuple(map(str, range(num_classes)))
+    return ModelCard(config, classes, in_channels, image_size, (), (), "").build()
+
+
+def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
     """Build the network in other sizes, and count.
 
     Args:
-        config: The architecture to start from.
+        config: The architecture to start from, with `channels` and `depths` of its stages.
         in_channels: Channels of the images.
         image_size: Side of the images, in pixels.
         time_it: Whether to time one image as well.
@@ -89,17 +95,16 @@ def scaling(config: ModelConfig, in_channels: int, image_size: int, time_it: boo
 def _along(
     axis: str,
     values: Sequence[float],
-    networks: Sequence[tuple[ModelConfig, int]],
+    networks: Sequence[tuple[Any, int]],
     in_channels: int,
     time_it: bool,
 ) -> Scaling:
     macs, seconds = [], []
     for config, size in networks:
-        network = Network(config, 10, in_channels, size).eval()
+        network = build(config, 10, in_channels, size).eval()
         image = torch.rand(1, in_channels, size, size)
         macs.append(count_operations(network, [image]).macs)
         if time_it:
             with torch.no_grad():
-                network(image)
-                seconds.append(statistics.median(timed(lambda: network(image), image.device, runs=5, total=0.0)))  # noqa: B023
+                seconds.append(statistics.median(timed(lambda: network(image), rounds=5, seconds=0.0)))  # noqa: B023
     return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))

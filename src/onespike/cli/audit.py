@@ -8,15 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onespike.audit.audit import audit_model, audit_run
-from onespike.audit.compare import Comparison, compare
-from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
-from onespike.audit.report import save_report
+from onespike.audit.audit import NOISE, audit_model, audit_run
+from onespike.audit.report import Comparison, compare, save_report
 from onespike.audit.result import Audit
+from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
 from onespike.data.config import DataConfig
+from onespike.durable import save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import Device
-from onespike.evaluation.output import save_json, save_text
 from onespike.models import ANNS, MODELS, AnnConfig, ModelConfig
 from onespike.training.recipe import parse, recipe_path
 from onespike.training.run import Run
@@ -39,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
         usage="onespike audit RUN|MODEL [options]",
         description="What a network costs: operations by what arrives at each layer, energy under several conventions, "
         "latency, memory. RUN is a run folder and brings its images along; MODEL is a registered model with fresh "
-        "weights, its images are chosen by --data.* and its architecture by --model.*",
+        "weights, its images are chosen by --data.* (noise without them) and its architecture by --model.*",
         exit_on_error=False,
     )
     parser.add_argument("subject", type=str | None, nargs="?", metavar="RUN|MODEL", help="run folder or model")
@@ -53,6 +52,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("--csv", type=str | None, help="file for the layers")
     parser.add_argument("--json", type=str | None, help="file for everything; - prints it")
     subject = _subject(arguments)
+    given = any(argument.startswith("--data") for argument in arguments)
     values = _parse(parser, arguments, subject)
     if subject is None:
         raise OnespikeError("expected a run folder or a model: onespike audit RUN|MODEL")
@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     for name in others:
         Run.open(Path(name))
     table = EnergyTable.load(values.energy)
-    audits = [_audit(subject, subject, values, table), *(_audit(name, subject, values, table) for name in others)]
+    audits = [_audit(name, subject, values, table, given) for name in (subject, *others)]
     # Where the standard output is for JSON, a person reads the standard error.
     console = Console(stderr=values.json == "-", highlight=False)
     if not console.is_terminal:
@@ -104,14 +104,15 @@ def _parse(parser: ArgumentParser, arguments: Sequence[str], subject: str | None
     return parse(parser, [*arguments, f"--model.name={subject}"], recipe, sections=("data", "model"))
 
 
-def _audit(name: str, subject: str, values: Namespace, table: EnergyTable) -> Audit:
+def _audit(name: str, subject: str, values: Namespace, table: EnergyTable, given: bool) -> Audit:
+    """Audit a run or a model; a model without images of its own, where none are `given`, on noise."""
     data = DataConfig(**values.data.as_dict())
     choices = (values.images, table, values.device, values.latency, values.scaling)
     if Path(name).is_dir():
         # The images of --data.* are for the first network; the others bring theirs along.
         return audit_run(Run.open(Path(name)), data if name == subject else None, *choices)
     kind = AnnConfig if name in ANNS else ModelConfig
-    return audit_model(kind(**values.model.as_dict()), data, *choices)
+    return audit_model(kind(**values.model.as_dict()), data if given else None, *choices)
 
 
 def _save(
@@ -147,9 +148,8 @@ def _print(audit: Audit, console: Console) -> None:
             soft_wrap=True,
         )
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
-    console.print(
-        f"{known}; {ops.weights:,} weights; counted on {ops.images:,} test images of {audit.data}\n", markup=False
-    )
+    images = "images of NOISE: choose real ones by --data.*" if audit.data == NOISE else f"test images of {audit.data}"
+    console.print(f"{known}; {ops.weights:,} weights; counted on {ops.images:,} {images}\n", markup=False)
     _print_layers(audit, console)
     potentials = ops.potentials
     work = ", ".join(f"{kind} {times:,.0f}" for kind, times in ops.elementwise.items())
@@ -162,7 +162,8 @@ def _print(audit: Audit, console: Console) -> None:
         console.print(
             f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
             f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
-            f"threads {one.threads}",
+            f"threads {one.threads}" + (f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""),
+            style="dim" if one.busy else None,
             soft_wrap=True,
         )
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""

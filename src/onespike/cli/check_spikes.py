@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onespike.audit.audit import audit_run
-from onespike.audit.spikes import Reading, read_spikes
+from onespike.audit.result import Reading, read_spikes
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import Device
@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
         prog="onespike check-spikes",
         usage="onespike check-spikes RUN [options]",
         description="Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone: "
-        "0 and one other value, which folds into the weights. Exit code 1 where that does not hold. "
+        "0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not hold. "
         "--data.* choose other images than the run's.",
         exit_on_error=False,
     )
@@ -61,8 +61,11 @@ def run(arguments: Sequence[str]) -> int:
             soft_wrap=True,
         )
         return 1
+    signed = sum(reading.product.arrives == "signed" for reading in readings[1:])
     console.print(
-        f"\nholds: behind the stem all {len(readings) - 1} products read spikes alone {where}",
+        f"\nholds: behind the stem all {len(readings) - 1} products read spikes alone"
+        + (f", {signed} of them spikes with a sign, " if signed else " ")
+        + where,
         markup=False,
         soft_wrap=True,
     )
@@ -78,7 +81,12 @@ def _print(readings: Sequence[Reading], console: Console) -> None:
     for path, product, stem in readings:
         each = "one value of each channel" if product.rate else "nothing else"
         step = f"{product.step:g}" if product.step is not None else each
-        arrives = {"binary": f"0 and {step}", "graded": f"sums of up to {product.levels}"}.get(product.arrives, "real")
-        verdict = "the image" if stem else "spikes" if product.arrives == "binary" else "NO SPIKES"
+        arrives = {
+            "binary": f"0 and {step}",
+            "signed": f"0, {step} and its negative",
+            "graded": f"sums of up to {product.levels}",
+        }.get(product.arrives, "real")
+        verdict = {"binary": "spikes", "signed": "spikes with a sign"}.get(product.arrives, "NO SPIKES")
+        verdict = "the image" if stem else verdict
         table.add_row(escape(path), product.name, arrives, f"{product.rate:.3f}", verdict)
     console.print(table)

@@ -10,10 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from onespike.data.config import DataConfig
+from onespike.durable import save_json
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import Device, Part, Precision, Which, evaluate
-from onespike.evaluation.output import save_json
-from onespike.evaluation.result import Evaluation, Spread
+from onespike.evaluation.evaluate import Device, Evaluation, Part, Precision, Spread, Which, evaluate
 from onespike.training.recipe import parse, run_folder
 from onespike.training.run import Run
 

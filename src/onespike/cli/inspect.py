@@ -8,11 +8,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onespike.durable import save_json
 from onespike.errors import OnespikeError
-from onespike.evaluation.drawing import draw_inspection
 from onespike.evaluation.evaluate import Which
 from onespike.evaluation.inspect import Inspection, inspect_image
-from onespike.evaluation.output import save_figure, save_json
 from onespike.training.recipe import parse
 from onespike.training.run import Run
 
@@ -31,8 +30,8 @@ def run(arguments: Sequence[str]) -> int:
     parser = ArgumentParser(
         prog="onespike inspect",
         usage="onespike inspect RUN --image FILE [options]",
-        description="Draw what a run's network makes of one image: the windows, the spikes and potentials of every "
-        "block, the answer.",
+        description="Draw what a run's network makes of one image: the spikes and potentials of every block or layer "
+        "of neurons, the windows if it has any, the answer.",
         exit_on_error=False,
     )
     parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")
@@ -46,6 +45,8 @@ def run(arguments: Sequence[str]) -> int:
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE")
     image = Path(values.image)
     view = inspect_image(Run.open(Path(values.run)), image, values.checkpoint, values.seed)
+    from onespike.evaluation.drawing import draw_inspection, save_figure
+
     out = Path(values.out) if values.out else Path(values.run) / "inspection" / f"{image.stem}.png"
     save_figure(draw_inspection(view), out, dpi=100)
     if values.json:
@@ -64,14 +65,11 @@ def _print(view: Inspection, console: Console) -> None:
     if view.note:
         console.print(f"the image was {view.note}\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("block", "map", "firing rate", "layers of neurons"):
+    for column in ("", "map", "firing rate", "layers of neurons"):
         table.add_column(column, justify="right" if column == "firing rate" else "left")
     for block in view.blocks:
-        rates = ", ".join(f"{layer.name} {layer.spikes.mean().item():.3f}" for layer in block.layers)
+        rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers)
         table.add_row(
-            str(block.number),
-            f"{block.size}x{block.size} {block.window_kind}",
-            f"{block.firing_rate:.3f}",
-            escape(rates),
+            escape(block.name), block.about, f"{block.firing_rate:.3f}", escape(rates if block.windows else "")
         )
     console.print(table)

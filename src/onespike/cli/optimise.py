@@ -8,9 +8,9 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from onespike.durable import save_json
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import Which
-from onespike.evaluation.output import save_json
 from onespike.inference.optimise import Report, optimise
 from onespike.training.recipe import parse
 from onespike.training.run import Run, environment

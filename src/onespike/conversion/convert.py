@@ -13,9 +13,9 @@ from onespike.conversion.check import answers, expect_images_first, expect_same
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader
+from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.evaluation.output import csv_text, save_json, save_text
 from onespike.models.ann import ANNS, AnnConfig
 from onespike.models.spiking import ConvertedNetwork, Exchange, spiking
 from onespike.models.tracing import trace

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from onespike.clock import interleaved
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
@@ -20,7 +21,6 @@ from onespike.evaluation.evaluate import expect_same_images
 from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
 from onespike.inference.storage import load_engine, save_engine
-from onespike.clock import interleaved
 from onespike.models import Network
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run

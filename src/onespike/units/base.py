@@ -278,7 +278,12 @@ class Unit(nn.Module, ABC):
             Spikes and potentials.
         """
 
-    def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> tuple[int, int]:
+    def potential_traffic(
+        self,
+        potential: Tensor | None,  # noqa: ARG002
+        memory: Memory | None,  # noqa: ARG002
+        out: UnitOutput,  # noqa: ARG002
+    ) -> tuple[int, int]:
         """Count the potentials that one call hands on from window to window, block to block and step to step.
 
         Args:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import onespike
+from onespike.audit.scaling import fitted_exponent, scaling
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
-from onespike.audit.scaling import fitted_exponent, scaling
 from onespike.models import ANNS, AnnConfig, Network, create_model, model_config
 from onespike.units.registry import UNITS
 

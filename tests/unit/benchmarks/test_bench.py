@@ -20,8 +20,8 @@ from benchmarks.memory import Alone, alone
 from benchmarks.operations import count_macs
 from benchmarks.peers import PEERS, PeerUnit
 from benchmarks.scaling import save_scaling, scaling
-from onespike.errors import OnespikeError
 from onespike.clock import interleaved
+from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.units import ConvUnit, Dynamics, Incoming, Neuron
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.counting.operations import count_operations
 from onespike.conversion import Calibration
+from onespike.counting.operations import count_operations
 from onespike.models.ann import AnnConfig
 
 

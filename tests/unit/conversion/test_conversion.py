@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
-from onespike.counting.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.conversion.calibrate import SHARES, set_thresholds
+from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
 from onespike.models.ann import AnnConfig

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 
 from onespike.cli.main import main
+from onespike.clock import interleaved
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
-from onespike.clock import interleaved
 from onespike.models.zoo import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import Recipe, TrainConfig
