@@ -20,7 +20,7 @@ from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.errors import OnespikeError, unknown
-from onespike.evaluation.output import save_text
+from onespike.durable import save_text
 from onespike.models import model_config
 
 Device = Literal["cpu", "cuda", "mps"]

@@ -27,7 +27,7 @@ from onespike.conversion import Calibration, convert
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
-from onespike.evaluation.output import csv_text, save_text
+from onespike.durable import csv_text, save_text
 from onespike.training import Run, load
 from onespike.training.run import environment
 from reproduce.statistics import paired

@@ -11,7 +11,8 @@ from rich.progress import track
 from benchmarks.case import Case
 from benchmarks.machine import describe
 from benchmarks.memory import alone
-from onespike.evaluation.output import csv_text, save_figure, save_text
+from onespike.durable import csv_text, save_text
+from onespike.evaluation.drawing import save_figure
 from onespike.models import model_config
 
 #: What is varied, and over which values; width is in channels of the first stage.

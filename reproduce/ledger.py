@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 
 from onespike.errors import OnespikeError
-from onespike.evaluation.output import csv_text, save_text
+from onespike.durable import csv_text, save_text
 from onespike.training.run import Run
 from reproduce.plan import Training
 

@@ -14,7 +14,7 @@ from numpy import linspace
 
 from onespike.audit import CONVENTIONS, EnergyTable, audit_run
 from onespike.errors import OnespikeError
-from onespike.evaluation.output import csv_text, save_text
+from onespike.durable import csv_text, save_text
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row

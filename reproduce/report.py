@@ -9,7 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from onespike.evaluation.output import csv_text, save_figure, save_text
+from onespike.durable import csv_text, save_text
+from onespike.evaluation.drawing import save_figure
 from onespike.training.run import environment
 
 DPI = 120

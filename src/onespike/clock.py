@@ -1,39 +1,116 @@
-"""Timing functions side by side."""
+"""The one way to time: functions in turns, after a warm-up; and how busy the machine was meanwhile.
 
+Whoever prints a time watches the machine while it is taken, and does not headline one that others disturbed.
+"""
+
+import math
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
-#: Seconds that a timing warms up for, at most; one call is made in any case.
-WARM_UP = 1.0
+#: A function is called so often before the clock is read, unless that takes so many seconds.
+CALLS, WARM_UP = 3, 1.0
+#: Cores that others may use before a machine counts as busy; share of one core that a process gets on an idle one.
+OTHERS, OWN = 0.3, 0.8
+_STARTED = time.perf_counter()
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+@dataclass
+class Machine:
+    """How busy the machine was while something ran.
+
+    Attributes:
+        cpu: Processor seconds of this process in each second.
+        load: The system's load average over the last minute, this process included; None where it has none.
+        others: Cores that others used, as far as the load average tells; None likewise.
+        threads: Threads that this process computes with.
+        waits: Whether an accelerator computes, so that this process may well wait.
+    """
+
+    cpu: float = 0.0
+    load: float | None = None
+    others: float | None = None
+    threads: int = 1
+    waits: bool = False
+
+    @property
+    def busy(self) -> str | None:
+        """Why a time taken meanwhile is not to be trusted; None if it is."""
+        if self.others is not None and self.others > OTHERS:
+            return f"others used about {self.others:.1f} cores (load average {self.load:.1f})"
+        # Below one core for one thread. More threads wait for each other on small batches, busy machine or not.
+        if not self.waits and self.cpu < OWN:
+            return f"this process got {self.cpu:.2f} of a core for {self.threads} threads"
+        return None
+
+
+@contextmanager
+def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
+    """Watch the machine while something is timed.
+
+    Args:
+        device: Where it is computed.
+
+    Yields:
+        What was found, filled in at the end.
+    """
+    machine = Machine(threads=torch.get_num_threads(), waits=torch.device(device).type != "cpu")
+    began, spent = time.perf_counter(), time.process_time()
+    yield machine
+    machine.cpu = (time.process_time() - spent) / max(time.perf_counter() - began, 1e-9)
+    machine.load = _load()
+    if machine.load is not None:
+        # The average follows what runs with a delay of a minute: of this process it shows a part while that is young.
+        age = time.perf_counter() - _STARTED
+        own = max(machine.cpu, time.process_time() / age) * (1 - math.exp(-age / 60))
+        machine.others = max(0.0, machine.load - own)
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0, warm_up: float = WARM_UP
+) -> dict[str, list[float]]:
     """Time functions in turns, A, B, A, B, …, so that whatever else the machine does meets all of them.
 
     Args:
         functions: What to time, by name. Each is called before the clock starts, up to three times.
-        rounds: How often to time each.
+        rounds: How often to time each, at least.
+        seconds: How long all rounds of each shall take, at least.
+        warm_up: Seconds of calls before the clock starts, at most; one call is made in any case.
 
     Returns:
         Seconds of each call, by name.
     """
     for function in functions.values():
         started = time.perf_counter()
-        for _ in range(3):
+        for _ in range(CALLS):
             function()
             _wait()
-            if time.perf_counter() - started > WARM_UP:
+            if time.perf_counter() - started > warm_up:
                 break
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
+    taken: dict[str, list[float]] = {name: [] for name in functions}
+    while any(len(times) < rounds or sum(times) < seconds for times in taken.values()):
         for name, function in functions.items():
             started = time.perf_counter()
             function()
             _wait()
-            seconds[name].append(time.perf_counter() - started)
-    return seconds
+            taken[name].append(time.perf_counter() - started)
+    return taken
+
+
+def timed(function: Callable[[], object], rounds: int = 10, seconds: float = 2.0) -> list[float]:
+    """Time one function, see `interleaved`."""
+    return interleaved({"": function}, rounds, seconds)[""]
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):  # not on Windows
+        return None
 
 
 def _wait() -> None:

@@ -1,9 +1,15 @@
 """Files that are whole or not there, and that survive the machine's next crash."""
 
+import csv
+import io
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from onespike.errors import OnespikeError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -73,3 +79,42 @@ def whole_folder(folder: Path) -> Path:
     """Where the content of a folder is that `write_folder` wrote, even if a crash came between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     return old if old.exists() and not folder.exists() else folder
+
+
+def save_text(text: str | bytes, path: Path) -> None:
+    """Write a file, whole; its folder is made if need be, and only then.
+
+    Raises:
+        OnespikeError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
+    except OSError as error:
+        raise OnespikeError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def save_json(content: dict[str, Any], target: str) -> None:
+    """Write JSON.
+
+    Args:
+        content: What to write.
+        target: A path, or "-" for the standard output.
+
+    Raises:
+        OnespikeError: It cannot be written.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False)
+    if target == "-":
+        print(text)
+    else:
+        save_text(text + "\n", Path(target))
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Write rows as CSV, with plain line ends."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()

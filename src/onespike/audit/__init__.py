@@ -1,8 +1,7 @@
 """What a network costs: operations, energy, memory and latency, counted on real images."""
 
 from onespike.audit.audit import audit, audit_model, audit_run
-from onespike.audit.compare import Comparison, compare
-from onespike.audit.report import save_report
+from onespike.audit.report import Comparison, compare, save_report
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
 from onespike.counting.operations import Layer, Operations, count_operations

@@ -1,16 +1,15 @@
 """The audit of a run, of a fresh model, or of any model on any images."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.audit.joules import Joules, measure_joules
-from onespike.audit.latency import measure_latency
+from onespike.audit.latency import Joules, measure_joules, measure_latency
 from onespike.audit.result import Audit
 from onespike.audit.scaling import scaling
 from onespike.counting.energy import EnergyTable
@@ -19,15 +18,15 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.errors import OnespikeError
-from onespike.models import ModelConfig, OnespikeConfig
-from onespike.training.checkpoint import ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
-from onespike.training.recipe import load_recipe
-from onespike.training.run import Run
+from onespike.training.run import Run, channels_last
 
 #: Images in a batch while counting, and in the large batch of the latency.
 _BATCH = 64
+#: Where there are no images, noise is shown: of this side and so many classes, in colour but for `_GREY`.
+_SIDE, _CLASSES, _GREY = 32, 10, ("conv-tiny",)
+NOISE = "noise"
 
 
 def audit(
@@ -60,23 +59,25 @@ def audit(
 
 def audit_run(
     run: Run,
-    data: DataConfig | None = None,
+    data: Any = None,
     images: int = 512,
     table: EnergyTable | None = None,
     device: Literal["auto", "cpu"] = "auto",
     latency: bool = True,
     scale: bool = False,
+    model: nn.Module | None = None,
 ) -> Audit:
     """Audit the network of a run, with its best weights, on test images.
 
     Args:
         run: The run.
-        data: The images; those of the run if None.
+        data: The images, as for `Run.dataset`; those of the run if None.
         images: How many of the test images, evenly spread.
         table: The constants of energy; the package's own by default.
         device: "auto" takes the accelerator if there is one.
         latency: Whether to measure time, memory and joules.
         scale: Whether to count and time the network in other sizes as well.
+        model: As for `Run.model`, where the network is of somebody else's class.
 
     Returns:
         What it costs.
@@ -84,20 +85,23 @@ def audit_run(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
     """
-    recipe = load_recipe(str(run.config))
-    checkpoint = run.checkpoint("best")
-    card = checkpoint.card
-    network = card.build()
-    network.load_state_dict(checkpoint.weights)
-    dataset = open_dataset(data or recipe.data)
-    result = _audit(card, network, dataset, images, table, device, latency, scale)
+    card, network, dataset = run.checkpoint("best").card, run.model("best", model), run.dataset(data)
+    shape = (card.in_channels, card.image_size)
+    if (dataset.in_channels, dataset.image_size) != shape:
+        raise OnespikeError(
+            f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
+            f"the network takes {card.in_channels} and {card.image_size}: choose others with the options --data.*"
+        )
+    batches = _test_images(dataset, card.mean, card.std, images)
+    result = _audit(network, card.model, shape, batches, table, device, latency, scale)
     same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else what training found says nothing of them
-    return replace(result, name=str(run.folder), accuracy=_accuracy(run, card.data) if same else None)
+    accuracy = _accuracy(run, card.data) if same else None
+    return replace(result, name=str(run.folder), data=dataset.name, accuracy=accuracy)
 
 
 def audit_model(
-    config: ModelConfig,
-    data: DataConfig,
+    config: Any,
+    data: DataConfig | None = None,
     images: int = 512,
     table: EnergyTable | None = None,
     device: Literal["auto", "cpu"] = "auto",
@@ -108,76 +112,90 @@ def audit_model(
 
     Args:
         config: The architecture.
-        data: The images.
-        images: How many of the test images, evenly spread.
+        data: The images; if None, noise of 32x32 pixels, the same each time.
+        images: How many images, evenly spread over the test images.
         table: The constants of energy; the package's own by default.
         device: "auto" takes the accelerator if there is one.
         latency: Whether to measure time, memory and joules.
         scale: Whether to count and time the network in other sizes as well.
 
     Returns:
-        What it costs.
+        What it costs; its `data` is "noise" where no images were given.
 
     Raises:
         OnespikeError: The data cannot be read, or do not suit the model.
     """
-    dataset = open_dataset(data)
     torch.manual_seed(0)
-    card = ModelCard(
-        config, dataset.classes, dataset.in_channels, dataset.image_size, dataset.mean, dataset.std, dataset.name
-    )
-    result = _audit(card, card.build(), dataset, images, table, device, latency, scale)
-    return replace(result, name=config.name, trained=False)
+    if data is None:
+        shape, classes, name = (1 if config.name in _GREY else 3, _SIDE), _CLASSES, NOISE
+        batches = _noise(shape, images)
+    else:
+        dataset = open_dataset(data)
+        shape, classes, name = (dataset.in_channels, dataset.image_size), dataset.num_classes, dataset.name
+        batches = _test_images(dataset, dataset.mean, dataset.std, images)
+    result = _audit(config.build(classes, *shape), config, shape, batches, table, device, latency, scale)
+    return replace(result, name=config.name, data=name, trained=False)
+
+
+#: Batches of images on a device, from the first one each time it is called.
+_Batches = Callable[[torch.device], Iterator[Tensor]]
+
+
+def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
+    if images < 1:
+        raise OnespikeError(f"images: expected at least 1, got {images}")
+    count = min(images, len(dataset.test))
+    chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
+    return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
+
+
+def _noise(shape: tuple[int, int], images: int) -> _Batches:
+    if images < 1:
+        raise OnespikeError(f"images: expected at least 1, got {images}")
+    channels, side = shape
+
+    def batches(device: torch.device) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        for done in range(0, images, _BATCH):
+            count = min(_BATCH, images - done)
+            yield torch.randn(count, channels, side, side, generator=generator).to(device)
+
+    return batches
 
 
 def _audit(
-    card: ModelCard,
     network: nn.Module,
-    dataset: Dataset,
-    images: int,
+    config: Any,
+    shape: tuple[int, int],
+    batches: _Batches,
     table: EnergyTable | None,
     device: Literal["auto", "cpu"],
     latency: bool,
     scale: bool,
 ) -> Audit:
-    if images < 1:
-        raise OnespikeError(f"images: expected at least 1, got {images}")
-    if (dataset.in_channels, dataset.image_size) != (card.in_channels, card.image_size):
-        raise OnespikeError(
-            f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
-            f"the network takes {card.in_channels} and {card.image_size}: choose others with the options --data.*"
-        )
-    if scale and not isinstance(card.config, OnespikeConfig):
-        raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {card.config.name}")
+    if scale and not hasattr(config, "depths"):
+        raise OnespikeError(f"--scaling: expected a network of spiking blocks such as conv12, got {config.name}")
     place = make_accelerator(TrainConfig(device=device)).device
-    network = network.to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    count = min(images, len(dataset.test))
-    chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
-    batches = EvalLoader(chosen, card.mean, card.std, _BATCH, Share(place))
-    result = audit(network, (batch for batch, _ in batches), table=table)
+    network = channels_last(network.to(place)).eval()
+    result = audit(network, batches(place), table=table)
     joules, measured = Joules(None, "not measured: the latency was not asked for"), []
     if latency:
-        large, _ = next(iter(batches))
+        large = next(batches(place))
         measured = [measure_latency(network, large[:1]), measure_latency(network, large)]
         joules = measure_joules(network, large)
     return replace(
         result,
-        preset=card.config.preset,
-        data=dataset.name,
+        preset=getattr(config, "preset", ""),
         latency=tuple(measured),
         joules=joules,
-        scaling=scaling(card.config, card.in_channels, card.image_size, latency)
-        if scale and isinstance(card.config, OnespikeConfig)
-        else (),
+        scaling=scaling(config, *shape, latency) if scale else (),
     )
 
 
 def _accuracy(run: Run, data: str) -> float | None:
     """Top-1 on the test images, as training found it, or else an evaluation of the best weights on these images."""
-    try:
-        return float(json.loads(run.summary.read_text())["test_top1"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    if run.summary:
+        return float(run.summary["test_top1"])
     try:
         content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text())
         of_these = (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data)

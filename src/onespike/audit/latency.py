@@ -1,7 +1,6 @@
-"""Latency and memory, measured on this machine: warm up, then time; the median and the spread."""
+"""Time, memory and joules, measured on this machine: warm up, then measure; the median and the spread."""
 
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: Passes before the clock is read, and those that are timed: at least, and until so many seconds are over.
-_WARM_UP, _RUNS, _SECONDS = 3, 10, 2.0
+from onespike.clock import timed, watch_machine
+from onespike.neurons.watch import resetter
+
+#: Passes that are timed, at least, and seconds that all take together, at least.
+_RUNS, _SECONDS = 10, 2.0
 #: Linux's counters of this process's memory.
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -31,6 +33,9 @@ class Latency:
         dtype: Arithmetic.
         device: Where it ran.
         threads: Threads of the CPU.
+        cpu: Processor seconds of this process in each second meanwhile.
+        load: The system's load average, this process included; None where it has none.
+        busy: Why the time is not to be trusted: what else the machine did; None if it is.
     """
 
     batch: int
@@ -42,6 +47,9 @@ class Latency:
     dtype: str
     device: str
     threads: int
+    cpu: float
+    load: float | None
+    busy: str | None
 
     @property
     def images_per_second(self) -> float:
@@ -53,6 +61,23 @@ class Latency:
         return asdict(self) | {"images_per_second": self.images_per_second}
 
 
+@dataclass(frozen=True)
+class Joules:
+    """What a meter said, or why there is none.
+
+    Attributes:
+        per_image: Joule for one image; None where nothing could be measured.
+        meter: What measured, or why nothing did.
+    """
+
+    per_image: float | None
+    meter: str
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return asdict(self)
+
+
 @torch.no_grad()
 def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     """Time forward passes on one batch.
@@ -62,14 +87,13 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
         images: The batch, on the model's device.
 
     Returns:
-        Time and memory.
+        Time and memory, and how busy the machine was.
     """
     was_training = model.training
     model.eval()
-    reset_peak(images.device)
-    for _ in range(_WARM_UP):
-        model(images)
-    seconds = timed(lambda: model(images), images.device)
+    _reset_peak(images.device)
+    with watch_machine(images.device) as machine:
+        seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
     model.train(was_training)
     low, median, high = statistics.quantiles(seconds, n=4)
     return Latency(
@@ -78,41 +102,73 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
         median=median,
         low=low,
         high=high,
-        memory=peak_memory(images.device),
+        memory=_peak_memory(images.device),
         dtype=str(images.dtype).removeprefix("torch."),
         device=str(images.device),
-        threads=torch.get_num_threads(),
+        threads=machine.threads,
+        cpu=machine.cpu,
+        load=machine.load,
+        busy=machine.busy,
     )
 
 
-def timed(run: Callable[[], object], device: torch.device, runs: int = _RUNS, total: float = _SECONDS) -> list[float]:
-    """Time a function again and again.
+@torch.no_grad()
+def measure_joules(model: nn.Module, images: Tensor) -> Joules:
+    """Measure the energy of forward passes.
+
+    The meters see everything that the chip does meanwhile, idling included.
 
     Args:
-        run: What to time.
-        device: Where it computes; waited for.
-        runs: How often, at least.
-        total: Seconds that all of them shall take, at least.
+        model: The model, in evaluation mode and warm.
+        images: A batch, on the model's device.
 
     Returns:
-        The seconds of each.
+        The energy of one image, or why it could not be measured.
     """
-    seconds: list[float] = []
-    while len(seconds) < runs or sum(seconds) < total:
-        _wait(device)
-        start = time.perf_counter()
-        run()
-        _wait(device)
-        seconds.append(time.perf_counter() - start)
-    return seconds
+    try:
+        from zeus.device.cpu import get_cpus
+        from zeus.exception import ZeusBaseError
+        from zeus.monitor import ZeusMonitor
+    except ImportError:
+        return Joules(None, "not measured: that needs the package zeus; install it with: pip install 'onespike[bench]'")
+    on_gpu = images.device.type == "cuda"
+    try:
+        if not on_gpu:
+            get_cpus()
+        monitor = ZeusMonitor(gpu_indices=[images.device.index or 0] if on_gpu else [])
+        passes = 0
+        step = _afresh(model, images)
+
+        def counted() -> None:
+            nonlocal passes
+            passes += 1
+            step()
+
+        monitor.begin_window("audit")
+        timed(counted, _RUNS, _SECONDS)
+        measured = monitor.end_window("audit")
+    except (ZeusBaseError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        return Joules(None, f"not measured: this machine has no meter that can be read ({reason})")
+    chips = measured.gpu_energy if on_gpu else measured.cpu_energy
+    if not chips:
+        return Joules(None, "not measured: this machine has no meter that can be read")
+    meter = f"{'NVML' if on_gpu else 'RAPL'}, through zeus, over {passes} batches of {len(images)}"
+    return Joules(sum(chips.values()) / (passes * len(images)), meter)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize()
+def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """A forward pass of neurons that know nothing of the pass before."""
+    reset = resetter(model)
+
+    def step() -> None:
+        reset()
+        model(images)
+
+    return step
 
 
-def reset_peak(device: torch.device) -> None:
+def _reset_peak(device: torch.device) -> None:
     """Forget how much memory was in use before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -123,8 +179,8 @@ def reset_peak(device: torch.device) -> None:
             return  # no Linux, or not allowed: the peak is then that of the whole run
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """The most memory in use since `reset_peak`, in bytes; None where the system does not tell."""
+def _peak_memory(device: torch.device) -> int | None:
+    """The most memory in use since `_reset_peak`, in bytes; None where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:

@@ -1,14 +1,77 @@
-"""The report: one HTML file that needs nothing else, neither a server nor a network."""
+"""Networks side by side, and the report: one HTML file that needs nothing else, neither a server nor a network.
+
+An energy without the accuracy it buys says nothing: no ratio is given without both.
+"""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from onespike.audit.compare import compare
 from onespike.audit.result import Audit
-from onespike.evaluation.output import save_text
+from onespike.counting.energy import CONVENTIONS, Convention
+from onespike.durable import save_text
 
 TEMPLATE = Path(__file__).with_name("report.html")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The energy of one network over that of another, and both accuracies.
+
+    Attributes:
+        first: Name of the network that is judged.
+        second: Name of the network it is held against.
+        accuracies: Top-1 of the two, in percent.
+        ratios: By convention, the energy of the second over that of the first: how often less the first needs.
+    """
+
+    first: str
+    second: str
+    accuracies: tuple[float, float]
+    ratios: dict[Convention, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return {
+            "first": self.first,
+            "second": self.second,
+            "accuracies": list(self.accuracies),
+            "ratios": dict(self.ratios),
+        }
+
+
+def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
+    """Hold the first network against each of the others.
+
+    Args:
+        audits: Two or more.
+
+    Returns:
+        The comparisons, and for each pair that cannot be compared the reason and the remedy.
+    """
+    first, *others = audits
+    made: list[Comparison] = []
+    refused: list[str] = []
+    for other in others:
+        lacking = [one.name for one in (first, other) if one.accuracy is None]
+        if first.data != other.data:
+            refused.append(
+                f"{first.name} and {other.name}: no ratio, since they were audited on different images "
+                f"({first.data or 'unknown'}, {other.data or 'unknown'})"
+            )
+        elif first.accuracy is None or other.accuracy is None:
+            refused.append(
+                f"{first.name} and {other.name}: no ratio of energies, since the accuracy of {' and '.join(lacking)} "
+                "is not known: finish the training, or run onespike evaluate RUN"
+            )
+        elif not all(one.energy(convention).total for one in (first, other) for convention in CONVENTIONS):
+            refused.append(f"{first.name} and {other.name}: no ratio, since by {first.table.file} they take no energy")
+        else:
+            ratios = {one: other.energy(one).total / first.energy(one).total for one in CONVENTIONS}
+            made.append(Comparison(first.name, other.name, (first.accuracy, other.accuracy), ratios))
+    return made, refused
 
 
 def save_report(audits: Sequence[Audit], path: Path) -> None:

@@ -1,14 +1,15 @@
-"""What an audit finds, and the files it leaves."""
+"""What an audit finds, and the files it leaves; what it says of each product: whether spikes alone arrived there."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from onespike.audit.joules import Joules
-from onespike.audit.latency import Latency
+from onespike.audit.latency import Joules, Latency
 from onespike.audit.scaling import Scaling
+from onespike.counting.arrivals import KINDS
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.counting.operations import Operations
-from onespike.evaluation.output import csv_text
+from onespike.counting.products import Product
+from onespike.durable import csv_text
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Audit:
         table: The constants that energy is computed from.
         preset: The preset it was built with; empty for a model of another make.
         trained: Whether its weights were trained: those of a fresh network fire at rates that mean little.
-        data: Name of the data set that the images are from; empty if it has none.
+        data: Name of the data set that the images are from; "noise" if none are; empty if it has no name.
         accuracy: Top-1 on the test images, in percent; None if it is not known.
         latency: Measurements, by batch size; empty if none were made.
         scaling: How the cost grows; empty if it was not asked for.
@@ -62,7 +63,7 @@ class Audit:
             "images": ops.images,
             "accuracy": self.accuracy,
             "weights": ops.weights,
-            "macs": {"dense": ops.macs} | {kind: ops.macs_of(kind) for kind in ("binary", "graded", "real")},
+            "macs": {"dense": ops.macs} | {kind: ops.macs_of(kind) for kind in KINDS},
             "synaptic_operations": ops.synaptic_operations,
             "elementwise": ops.elementwise,
             "potentials": ops.potentials._asdict(),
@@ -113,3 +114,35 @@ class Audit:
                 rest = [*own, *energy] if number == 0 else [""] * (len(own) + len(energy))
                 lines.append([layer.path, layer.type, *values, *rest])
         return csv_text(header, lines)
+
+
+class Reading(NamedTuple):
+    """What one product of a layer read.
+
+    Attributes:
+        path: Where the layer is.
+        product: What was multiplied, and what arrived there.
+        stem: Whether it belongs to the first layer, which reads the image.
+    """
+
+    path: str
+    product: Product
+    stem: bool
+
+    @property
+    def holds(self) -> bool:
+        """Whether spikes of one size arrived, with or without a sign, nothing else; of the stem nothing is asked."""
+        return self.stem or self.product.arrives in ("binary", "signed")
+
+
+def read_spikes(operations: Operations) -> list[Reading]:
+    """Say of every weight layer, and of every product of two activations, what arrived there.
+
+    Args:
+        operations: What a network did on real images, from `count_operations`, `audit` or `audit_run`.
+
+    Returns:
+        One entry for each product, in the order of the network.
+    """
+    products = [(layer.path, product) for layer in operations.layers for product in layer.products]
+    return [Reading(path, product, path == products[0][0]) for path, product in products]

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from onespike.audit.latency import timed
+from onespike.clock import timed
 from onespike.counting.operations import count_operations
-from onespike.models import OnespikeConfig
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,11 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
-def scaling(config: OnespikeConfig, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
+def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
     """Build the network in other sizes, and count.
 
     Args:
-        config: The architecture to start from.
+        config: The architecture to start from, with `channels` and `depths` of its stages.
         in_channels: Channels of the images.
         image_size: Side of the images, in pixels.
         time_it: Whether to time one image as well.
@@ -88,7 +87,7 @@ def scaling(config: OnespikeConfig, in_channels: int, image_size: int, time_it: 
 def _along(
     axis: str,
     values: Sequence[float],
-    networks: Sequence[tuple[OnespikeConfig, int]],
+    networks: Sequence[tuple[Any, int]],
     in_channels: int,
     time_it: bool,
 ) -> Scaling:
@@ -99,6 +98,5 @@ def _along(
         macs.append(count_operations(network, [image]).macs)
         if time_it:
             with torch.no_grad():
-                network(image)
-                seconds.append(statistics.median(timed(lambda: network(image), image.device, runs=5, total=0.0)))  # noqa: B023
+                seconds.append(statistics.median(timed(lambda: network(image), rounds=5, seconds=0.0)))  # noqa: B023
     return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))

@@ -2,136 +2,132 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from onespike.audit.audit import audit_model, audit_run
-from onespike.audit.compare import Comparison, compare
-from onespike.audit.report import save_report
-from onespike.audit.result import Audit
-from onespike.counting.energy import CONVENTIONS, VARIANTS, EnergyTable
-from onespike.data.config import DataConfig
+from onespike.cli.command import Overrides, call
 from onespike.errors import OnespikeError, unknown
-from onespike.evaluation.evaluate import Device
-from onespike.evaluation.output import save_json, save_text
-from onespike.models import MODELS, config_from_dict
-from onespike.training.recipe import parse, recipe_path
-from onespike.training.run import Run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from onespike.audit import Audit, Comparison, EnergyTable
 
 #: Characters in a line that goes to a file: room for long names of layers.
-_WIDTH = 120
+WIDTH = 120
+Device = Literal["auto", "cpu"]
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Audit a run or a model.
+    """Run the command."""
+    return call(audit, arguments, "onespike audit RUN|MODEL", ("data", "model"))
+
+
+def audit(
+    subject: str | None = None,
+    /,
+    *,
+    overrides: Overrides,
+    images: int = 512,
+    compare: list[str] = [],  # noqa: B006 - only read
+    energy: Path | None = None,
+    latency: bool = True,
+    scaling: bool = False,
+    device: Device = "auto",
+    html: Path | None = None,
+    csv: Path | None = None,
+    json: str | None = None,
+) -> int:
+    """What a network costs: operations by what arrives at each layer, energy by several conventions, latency, memory.
 
     Args:
-        arguments: The command line behind `onespike audit`.
-
-    Returns:
-        The exit code.
+        subject: A run folder, which brings its images along, or a registered model with fresh weights, whose images are
+            chosen by --data.* (noise without them) and its architecture by --model.*
+        overrides: Other images; of a model the architecture.
+        images: How many test images, evenly spread.
+        compare: Run folders beside it.
+        energy: YAML file with the constants of energy.
+        latency: Measure time, memory, joules.
+        scaling: Count and time other sizes as well.
+        device: auto takes the accelerator if there is one, cpu never.
+        html: File for the report, one page for a browser.
+        csv: File for the layers.
+        json: File for everything; - prints it.
     """
-    parser = ArgumentParser(
-        prog="onespike audit",
-        usage="onespike audit RUN|MODEL [options]",
-        description="What a network costs: operations by what arrives at each layer, energy under several conventions, "
-        "latency, memory. RUN is a run folder and brings its images along; MODEL is a registered model with fresh "
-        "weights, its images are chosen by --data.* and its architecture by --model.*",
-        exit_on_error=False,
-    )
-    parser.add_argument("subject", type=str | None, nargs="?", metavar="RUN|MODEL", help="run folder or model")
-    parser.add_argument("--images", type=int, default=512, help="how many test images, evenly spread")
-    parser.add_argument("--compare", type=str, nargs="+", default=[], metavar="RUN", help="other runs beside it")
-    parser.add_argument("--energy", type=str | None, help="YAML file with the constants of energy")
-    parser.add_argument("--latency", type=bool, default=True, help="measure time, memory, joules")
-    parser.add_argument("--scaling", type=bool, default=False, help="count and time other sizes as well")
-    parser.add_argument("--device", type=Device, default="auto", help="auto takes the accelerator if there is one")
-    parser.add_argument("--html", type=str | None, help="file for the report, one page for a browser")
-    parser.add_argument("--csv", type=str | None, help="file for the layers")
-    parser.add_argument("--json", type=str | None, help="file for everything; - prints it")
-    subject = _subject(arguments)
-    values = _parse(parser, arguments, subject)
-    if subject is None:
+    from rich.console import Console
+
+    from onespike.audit import EnergyTable, save_report
+    from onespike.audit import compare as compare_audits
+    from onespike.durable import save_json, save_text
+    from onespike.training.run import Run
+
+    if subject is None and not compare:
         raise OnespikeError("expected a run folder or a model: onespike audit RUN|MODEL")
-    if values.images < 1:
-        raise OnespikeError(f"--images: expected at least 1, got {values.images}")
-    others = [name for name in values.compare if name != subject]
+    subject = subject or compare[0]
+    others = [name for name in compare if name != subject]
     for name in others:
-        Run.open(Path(name))
-    table = EnergyTable.load(values.energy)
-    audits = [_audit(subject, subject, values, table), *(_audit(name, subject, values, table) for name in others)]
+        Run.open(name)
+    table = EnergyTable.load(energy)
+    audits = [_audit(subject, overrides, images, table, device, latency, scaling)]
+    # The images of --data.* are for the first network; the others bring theirs along.
+    audits += [_audit(name, {}, images, table, device, latency, scaling) for name in others]
     # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=values.json == "-", highlight=False)
+    console = Console(stderr=json == "-", highlight=False)
     if not console.is_terminal:
-        console.width = _WIDTH  # in a file nothing needs to be cut
+        console.width = WIDTH  # in a file nothing needs to be cut
     for one in audits:
         _print(one, console)
     for section, source in table.sources.items():
         console.print(f"{table.file}, {section}: {source}", markup=False, soft_wrap=True, style="dim")
-    comparisons, refused = compare(audits)
+    comparisons, refused = compare_audits(audits)
     _print_comparisons(audits, comparisons, refused, console)
-    _save(audits, comparisons, refused, values, console)
-    return 0
-
-
-def _subject(arguments: Sequence[str]) -> str | None:
-    """Find RUN or MODEL ahead of the parser, whose defaults depend on it; without one, the first run to compare."""
-    compared: list[str] = []
-    option = ""
-    for argument in arguments:
-        if argument.startswith("-"):
-            option = "" if "=" in argument else argument
-        elif option == "--compare":
-            compared.append(argument)
-        elif option:
-            option = ""  # this was its value
-        else:
-            return argument
-    return compared[0] if compared else None
-
-
-def _parse(parser: ArgumentParser, arguments: Sequence[str], subject: str | None) -> Namespace:
-    if subject is None:
-        return parse(parser, arguments, None)
-    if Path(subject).is_dir():
-        return parse(parser, arguments, Run.open(Path(subject)).config, sections=("data",))
-    if subject not in MODELS:
-        raise unknown("run folder or model", subject, MODELS)
-    recipe = recipe_path("digits" if subject == "conv-tiny" else "cifar10/conv12")
-    return parse(parser, [*arguments, f"--model.name={subject}"], recipe, sections=("data", "model"))
-
-
-def _audit(name: str, subject: str, values: Namespace, table: EnergyTable) -> Audit:
-    data = DataConfig(**values.data.as_dict())
-    choices = (values.images, table, values.device, values.latency, values.scaling)
-    if Path(name).is_dir():
-        # The images of --data.* are for the first network; the others bring theirs along.
-        return audit_run(Run.open(Path(name)), data if name == subject else None, *choices)
-    return audit_model(config_from_dict(values.model.as_dict()), data, *choices)
-
-
-def _save(
-    audits: list[Audit], comparisons: list[Comparison], refused: list[str], values: Namespace, console: Console
-) -> None:
-    if values.html:
-        save_report(audits, Path(values.html))
-        console.print(f"\nthe report is {values.html}", markup=False, soft_wrap=True)
-    if values.csv:
-        save_text(audits[0].to_csv(), Path(values.csv))
-    if values.json:
+    if html:
+        save_report(audits, html)
+        console.print(f"\nthe report is {html}", markup=False, soft_wrap=True)
+    if csv:
+        save_text(audits[0].to_csv(), csv)
+    if json:
         content = audits[0].to_json() | {
             "compared": [one.to_json() for one in audits[1:]],
             "comparisons": [one.to_json() for one in comparisons],
             "not_compared": refused,
         }
-        save_json(content, values.json)
+        save_json(content, json)
+    return 0
 
 
-def _print(audit: Audit, console: Console) -> None:
+def _audit(
+    name: str,
+    overrides: Overrides,
+    images: int,
+    table: "EnergyTable",
+    device: Device,
+    latency: bool,
+    scaling: bool,
+) -> "Audit":
+    """Audit a run or a model; a model without images of its own, where none are chosen, on noise."""
+    from onespike.audit import audit_model, audit_run
+    from onespike.models import model_names
+    from onespike.training.recipe import load_recipe
+    from onespike.training.run import Run
+
+    choices = (images, table, device, latency, scaling)
+    other = [key for key in overrides if key.startswith("data.")]
+    if Path(name).is_dir():
+        run = Run.open(name)
+        for key in overrides:
+            if key not in other:
+                raise OnespikeError(f"--{key}: a run has the architecture that it was trained with; leave it out")
+        return audit_run(run, run.recipe_with(overrides).data if other else None, *choices)
+    if name not in model_names():
+        raise unknown("run folder or model", name, model_names())
+    recipe = load_recipe("digits" if name == "conv-tiny" else "cifar10/conv12", {**overrides, "model.name": name})
+    return audit_model(recipe.model, recipe.data if other else None, *choices)
+
+
+def _print(audit: "Audit", console: "Console") -> None:
     """Print what was found, for a person."""
+    from onespike.audit.audit import NOISE
+
     ops = audit.operations
     preset = f", preset {audit.preset}" if audit.preset else ""
     console.print(
@@ -146,9 +142,8 @@ def _print(audit: Audit, console: Console) -> None:
             soft_wrap=True,
         )
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
-    console.print(
-        f"{known}; {ops.weights:,} weights; counted on {ops.images:,} test images of {audit.data}\n", markup=False
-    )
+    images = "images of NOISE: choose real ones by --data.*" if audit.data == NOISE else f"test images of {audit.data}"
+    console.print(f"{known}; {ops.weights:,} weights; counted on {ops.images:,} {images}\n", markup=False)
     _print_layers(audit, console)
     potentials = ops.potentials
     work = ", ".join(f"{kind} {times:,.0f}" for kind, times in ops.elementwise.items())
@@ -161,7 +156,8 @@ def _print(audit: Audit, console: Console) -> None:
         console.print(
             f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
             f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
-            f"threads {one.threads}",
+            f"threads {one.threads}" + (f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""),
+            style="dim" if one.busy else None,
             soft_wrap=True,
         )
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""
@@ -171,7 +167,10 @@ def _print(audit: Audit, console: Console) -> None:
         console.print(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
 
 
-def _print_layers(audit: Audit, console: Console) -> None:
+def _print_layers(audit: "Audit", console: "Console") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("layer", "product", "arrives"):
         table.add_column(column, no_wrap=True)
@@ -186,7 +185,11 @@ def _print_layers(audit: Audit, console: Console) -> None:
     console.print(table)
 
 
-def _print_energy(audit: Audit, console: Console) -> None:
+def _print_energy(audit: "Audit", console: "Console") -> None:
+    from rich.table import Table
+
+    from onespike.counting.energy import CONVENTIONS, VARIANTS
+
     titles = audit.table.titles
     table = Table("energy for one image", box=None, pad_edge=False, header_style="dim")
     for variant in VARIANTS:
@@ -211,7 +214,7 @@ def _print_energy(audit: Audit, console: Console) -> None:
 
 
 def _print_comparisons(
-    audits: list[Audit], comparisons: list[Comparison], refused: list[str], console: Console
+    audits: "list[Audit]", comparisons: "list[Comparison]", refused: list[str], console: "Console"
 ) -> None:
     if len(audits) == 1:
         return

@@ -9,7 +9,7 @@ from onespike.cli.command import Overrides, call
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onespike.evaluation.result import Evaluation, Spread
+    from onespike.evaluation.evaluate import Evaluation, Spread
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
@@ -54,7 +54,7 @@ def evaluate(
     from rich.console import Console
 
     from onespike.evaluation.evaluate import evaluate as evaluate_run
-    from onespike.evaluation.output import save_json
+    from onespike.durable import save_json
     from onespike.training.run import Run
 
     opened = Run.open(run)

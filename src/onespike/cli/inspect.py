@@ -28,7 +28,7 @@ def inspect(
     checkpoint: Literal["best", "last"] = "best",
     seed: int = 0,
 ) -> int:
-    """Draw what a run's network makes of one image: the windows, the spikes and potentials of every block, the answer.
+    """Draw what a run's network makes of one image: spikes and potentials of every block or layer, windows, the answer.
 
     Args:
         run: Run folder.
@@ -40,9 +40,9 @@ def inspect(
     """
     from rich.console import Console
 
-    from onespike.evaluation.drawing import draw_inspection
+    from onespike.durable import save_json
+    from onespike.evaluation.drawing import draw_inspection, save_figure
     from onespike.evaluation.inspect import inspect_image
-    from onespike.evaluation.output import save_figure, save_json
     from onespike.training.run import Run
 
     if image is None:
@@ -69,14 +69,11 @@ def _print(view: "Inspection", console: "Console") -> None:
     if view.note:
         console.print(f"the image was {view.note}\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("block", "map", "firing rate", "layers of neurons"):
+    for column in ("", "map", "firing rate", "layers of neurons"):
         table.add_column(column, justify="right" if column == "firing rate" else "left")
     for block in view.blocks:
-        rates = ", ".join(f"{layer.name} {layer.spikes.mean().item():.3f}" for layer in block.layers)
+        rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers)
         table.add_row(
-            str(block.number),
-            f"{block.size}x{block.size} {block.window_kind}",
-            f"{block.firing_rate:.3f}",
-            escape(rates),
+            escape(block.name), block.about, f"{block.firing_rate:.3f}", escape(rates if block.windows else "")
         )
     console.print(table)

@@ -43,7 +43,7 @@ def optimise(
     """
     from rich.console import Console
 
-    from onespike.evaluation.output import save_json
+    from onespike.durable import save_json
     from onespike.inference.optimise import optimise as make_engine
     from onespike.training.run import Run, environment
 

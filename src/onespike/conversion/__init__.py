@@ -1,8 +1,13 @@
 """Conversion of trained artificial networks into spiking ones: any `nn.Module` in, an `nn.Module` out."""
 
-from onespike.conversion.calibrate import Calibration, LayerError, calibrate
-from onespike.conversion.convert import Conversion, convert, load_converted
-from onespike.conversion.spiking import ConversionConfig, ConvertedNetwork, spiking
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onespike.conversion.calibrate import LayerError, calibrate
+    from onespike.conversion.config import Calibration, ConversionConfig
+    from onespike.conversion.convert import Conversion, convert, load_converted
+    from onespike.conversion.spiking import ConvertedNetwork, spiking
 
 __all__ = [
     "Calibration",
@@ -15,3 +20,17 @@ __all__ = [
     "load_converted",
     "spiking",
 ]
+
+#: Where the names live; torch is imported only when one of them is asked for.
+_HOMES = {
+    **dict.fromkeys(("Calibration", "ConversionConfig"), "config"),
+    **dict.fromkeys(("LayerError", "calibrate"), "calibrate"),
+    **dict.fromkeys(("Conversion", "convert", "load_converted"), "convert"),
+    **dict.fromkeys(("ConvertedNetwork", "spiking"), "spiking"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"onespike.conversion.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

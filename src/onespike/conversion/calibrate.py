@@ -7,9 +7,7 @@ before it spikes as it will in use; so each layer also makes up, as far as it ca
     weight layers   a bias, or weights by least squares, that bring their outputs closest to the artificial ones
 """
 
-import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +16,7 @@ from torch import Tensor, fx
 from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.spiking import ConvertedNetwork
-from onespike.errors import OnespikeError, check_choices
+from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import IntegrateFire, Staircase, spread
 
 #: Thresholds that are tried, as shares of the percentile.
@@ -27,31 +25,6 @@ SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5]
 SAMPLES = 4096
 #: Channels that the search goes through together: their potentials stay in the processor's cache (3 times as fast).
 CACHED = 32
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """How thresholds are found and errors taken back.
-
-    Attributes:
-        thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the
-            least error at that number of time steps.
-        percentile: Which percentile of the activations, those that are 0 included.
-        correct: What is fitted in each weight layer: "none", its "bias", or its "weights" as well.
-        ridge: Pull of the fitted weights towards the artificial ones, in units of the inputs' mean square.
-    """
-
-    thresholds: Literal["maximum", "percentile", "error"] = "error"
-    percentile: float = 99.9
-    correct: Literal["none", "bias", "weights"] = "weights"
-    ridge: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        if not 0 < self.percentile <= 100:
-            raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
-        if not 0 < self.ridge < math.inf:
-            raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")
 
 
 #: What is measured of it beside others is in `docs/conversion.md`.

@@ -13,8 +13,7 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
 import copy
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,37 +31,8 @@ from onespike.conversion.kinds import (
 )
 from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.conversion.trace import free_path, trace
-from onespike.errors import OnespikeError, check_choices
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase, expect_neurons
-
-
-@dataclass(frozen=True)
-class ConversionConfig:
-    """How neurons replace activations.
-
-    Attributes:
-        time_steps: T, how often the spiking network runs on one image; logits are averaged.
-        neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
-        shortcuts: What residual additions read: "spikes", or, where the same activation is also weighed, its "real"
-            value (membrane shortcuts, Hu et al. 2024); only what is weighed spikes then.
-        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", to be fine-tuned.
-        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
-            step only.
-        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
-        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
-    """
-
-    time_steps: int = 1
-    neurons: Literal["layer", "channel"] = "channel"
-    shortcuts: Literal["spikes", "real"] = "spikes"
-    batch_norm: Literal["folded", "kept"] = "folded"
-    population: int = 1
-    allow_real: bool = False
-    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        expect_neurons(self.time_steps, self.population)
+from onespike.errors import OnespikeError
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase
 
 
 class ConvertedNetwork(nn.Module):

@@ -141,7 +141,8 @@ def count_operations(
     """Count what a model does.
 
     Args:
-        model: Any model of the framework. Neurons of other packages forget their state before each batch. It runs in evaluation mode; one that was compiled runs as it was written.
+        model: Any model of the framework. It runs in evaluation mode; one that was compiled runs as it was written.
+            Neurons of other packages forget before each batch what they kept.
         batches: Batches of inputs, (B, ...); real ones, since what arrives at a layer is judged by its values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
 

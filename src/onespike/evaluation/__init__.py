@@ -1,9 +1,6 @@
-"""Looking at a trained network: how good it is, and what it makes of one image."""
+"""Looking at a trained network: how good it is, and what it makes of one image. Pictures are in `drawing`."""
 
-from onespike.evaluation.confusion import draw_confusion
-from onespike.evaluation.drawing import draw_inspection
-from onespike.evaluation.evaluate import evaluate
+from onespike.evaluation.evaluate import Evaluation, evaluate
 from onespike.evaluation.inspect import Inspection, inspect_image
-from onespike.evaluation.result import Evaluation
 
-__all__ = ["Evaluation", "Inspection", "draw_confusion", "draw_inspection", "evaluate", "inspect_image"]
+__all__ = ["Evaluation", "Inspection", "evaluate", "inspect_image"]

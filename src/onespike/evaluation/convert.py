@@ -15,7 +15,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.evaluation.output import csv_text, save_json, save_text
+from onespike.durable import csv_text, save_json, save_text
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 

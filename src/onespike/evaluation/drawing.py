@@ -1,20 +1,103 @@
-"""An inspection as one picture: the image, its windows, the answer; below, the spikes and potentials of every block."""
+"""What an evaluation and an inspection look like. The only place that imports matplotlib: import it where it is drawn.
 
+An inspection is one picture: the image, its windows, the answer; below, spikes and potentials of all that fires.
+"""
+
+import io
 import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
+from torch import Tensor
 
-from onespike.evaluation.inspect import BlockView, Inspection
+from onespike.durable import save_text
+from onespike.evaluation.inspect import Inspection, View
 from onespike.functional import SURROGATES
 from onespike.training.monitor import SUPPORT
+
+#: Up to so many classes numbers fit into the cells, and names beside them.
+NUMBERS, NAMES = 20, 250
+#: Letters of the longest class name that is printed whole.
+LETTERS = 20
+
+
+def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Figure:
+    """Draw which classes are taken for which.
+
+    Colours are shares of a row, that is of the images of one class. Right guesses and confusions have a scale each, so
+    that a confusion of two percent can be seen beside a diagonal of ninety.
+
+    Args:
+        confusion: Images by true class (row) and guess (column), (K, K).
+        classes: Class names, K of them.
+        title: What stands above.
+
+    Returns:
+        The figure.
+    """
+    counts = confusion.numpy().astype(float)
+    totals = counts.sum(1, keepdims=True)
+    shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    diagonal = np.eye(len(classes), dtype=bool)
+    wrong = np.ma.masked_where(diagonal | (counts == 0), shares)
+    worst = float(wrong.max()) if wrong.count() else 100.0
+
+    # All lengths are in inches: cells, and letters as large as the cells admit.
+    side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
+    size = min(10.0, 72 * 0.65 * side / len(classes))
+    names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in classes]
+    figure = Figure(figsize=(side + 2, side))
+    axis = figure.add_axes((0, 0, side / (side + 2), 1))  # names stand outside, the saved picture is made to fit them
+    # The reds begin above white, so that a single confusion among many images is still seen.
+    scales = (
+        ("right", np.ma.masked_where(~diagonal | (totals == 0), shares), "Blues", Normalize(0, 100)),
+        ("taken for another", wrong, "Reds", Normalize(-0.2 * worst, worst)),
+    )
+    for number, (label, values, colours, norm) in enumerate(scales):
+        bar = figure.add_axes(((side + 0.15 + number) / (side + 2), 0, 0.2 / (side + 2), 1))
+        figure.colorbar(axis.imshow(values, cmap=colours, norm=norm), cax=bar, label=f"{label}, % of the class")
+        bar.set_ylim(0, None)
+    axis.set_title(title, parse_math=False)
+    axis.set(xlabel="guess", ylabel="true class")
+    if len(classes) <= NAMES:
+        axis.set_xticks(
+            range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size, parse_math=False
+        )
+        axis.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
+        axis.tick_params(length=0)
+    if len(classes) <= NUMBERS:
+        _write_numbers(axis, shares, worst)
+    else:
+        _rule(axis, len(classes))
+    return figure
+
+
+def _write_numbers(axis: Axes, shares: np.ndarray, worst: float) -> None:
+    """Write the shares into their cells, in percent; a cell without an image stays empty."""
+    for (row, column), share in np.ndenumerate(shares):
+        if share:
+            dark = share > (60 if row == column else 0.6 * worst)
+            text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
+            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
+
+
+def _rule(axis: Axes, count: int) -> None:
+    """Rule a line behind every tenth class, to find one's way in a large matrix."""
+    for position in np.arange(9.5, count - 1, 10):
+        axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
+        axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
+
 
 #: Sizes in inches: a block's map and histogram, what is between two blocks, and the pictures at the top.
 MAP, HISTOGRAM, GAP, TOP = 1.5, 2.2, 0.35, 2.6
@@ -49,7 +132,7 @@ def draw_inspection(view: Inspection) -> Figure:
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")
     for number, kind in enumerate(("average", "dilated"), 1):
-        block = next((block for block in view.blocks if block.window_kind == kind), None)
+        block = next((block for block in view.blocks if block.windows and block.window_kind == kind), None)
         if block:
             _windows(place(number * (TOP + GAP), 0, TOP, TOP), view.pixels, block)
     left = 3 * (TOP + GAP) + 1.2  # room for the class names
@@ -60,15 +143,16 @@ def draw_inspection(view: Inspection) -> Figure:
         _spike_map(place(left, top, MAP, MAP), block)
         lowest = position + columns >= len(view.blocks)
         _potentials(place(left + MAP + 0.15, top, HISTOGRAM, MAP), block, lowest)
-    scale = place(width + 0.2, TOP + LINE, 0.15, rows * (MAP + LINE) - LINE)
-    figure.colorbar(ScalarMappable(**SPIKES), cax=scale, label="firing rate, mean over channels")
+    if view.blocks:
+        scale = place(width + 0.2, TOP + LINE, 0.15, rows * (MAP + LINE) - LINE)
+        figure.colorbar(ScalarMappable(**SPIKES), cax=scale, label="firing rate, mean over channels")
     return figure
 
 
 def _remarks(view: Inspection) -> str:
     """What must be known to read the picture."""
     remarks = [f"the image was {view.note}"] if view.note else []
-    if view.encoding.startswith("bernoulli"):
+    if view.encoding:
         remarks.append(f"one draw of the {view.encoding} encoding, seed {view.seed}")
     if view.time_steps > 1:
         remarks.append(f"spikes are means over {view.time_steps} time steps, potentials are pooled over them")
@@ -83,7 +167,7 @@ def _image(axis: Axes, pixels: np.ndarray, title: str, extent: tuple[float, floa
     axis.set_axis_off()
 
 
-def _windows(axis: Axes, pixels: np.ndarray, block: BlockView) -> None:
+def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
     """Pull the four windows apart; dashed lines in them border what they share with their neighbours."""
     size = pixels.shape[0]
     (_, _, side, _), (far, _, _, _), *_ = block.windows  # the second window begins at `far`, the first ends at `side`
@@ -133,28 +217,35 @@ def _probabilities(axis: Axes, view: Inspection) -> None:
     axis.set_title(f"class probabilities{first}", loc="left", fontsize=9.5)
 
 
-def _spike_map(axis: Axes, block: BlockView) -> None:
-    axis.imshow(block.spike_map.numpy(), **SPIKES)
+def _spike_map(axis: Axes, block: View) -> None:
+    high, wide = block.spike_map.shape
+    axis.imshow(block.spike_map.numpy(), aspect="equal" if high == wide else "auto", **SPIKES)
     axis.set(xticks=[], yticks=[])
     axis.set_title(
-        f"block {block.number}: {block.window_kind}, {block.size}x{block.size}, firing rate {block.firing_rate:.3f}",
+        f"{block.name}: {block.about}, firing rate {block.firing_rate:.3f}",
         loc="left",
         fontsize=9.5,
     )
 
 
-def _potentials(axis: Axes, block: BlockView, lowest: bool) -> None:
+def _potentials(axis: Axes, block: View, lowest: bool) -> None:
     """Draw the potentials of the unit's layers, as distances to their threshold: right of the line, neurons fire."""
-    distances = [layer.distances.flatten().numpy() for layer in block.unit_layers]
-    edges = np.histogram_bin_edges(np.concatenate(distances), bins=60).tolist()
+    distances = [layer.distances.flatten().numpy() for layer in block.unit_layers if layer.distances is not None]
+    if not distances:
+        axis.text(0.5, 0.5, "potentials cannot be seen", ha="center", va="center", fontsize=8.5, color="dimgray")
+        axis.set_axis_off()
+        return
+    edges, reach = np.histogram_bin_edges(np.concatenate(distances), bins=60).tolist(), 0.0
     for number, (layer, values) in enumerate(zip(block.unit_layers, distances, strict=True)):
         colour = f"C{number}"
         label = f"layer {number + 1}: {(values > 0).mean():.1%} fire"
         if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
             axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
         axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)
-        reach = _support(layer.surrogate)
-    axis.axvspan(-reach, reach, 0, CURVES, color="black", alpha=0.08, linewidth=0)
+        if layer.surrogate is not None:
+            reach = _support(layer.surrogate)
+    if reach:
+        axis.axvspan(-reach, reach, 0, CURVES, color="black", alpha=0.08, linewidth=0)
     axis.axvline(0, 0, CURVES, color="black", linewidth=1, linestyle="--")
     axis.set_yscale("log")
     low, high = axis.get_ylim()
@@ -164,10 +255,25 @@ def _potentials(axis: Axes, block: BlockView, lowest: bool) -> None:
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7.5, loc="upper right", frameon=False, handlelength=1, borderaxespad=0.2)
     if lowest:
-        axis.set_xlabel("potential - threshold (grey: trainable)", fontsize=8.5)
+        axis.set_xlabel("potential - threshold" + (" (grey: trainable)" if reach else ""), fontsize=8.5)
 
 
 def _support(surrogate: str) -> float:
     """Largest distance from the threshold at which a surrogate lets a gradient pass."""
     distances = torch.linspace(0, 10, 10001)
     return distances[SURROGATES[surrogate](distances) > SUPPORT].max().item()
+
+
+def save_figure(figure: Figure, path: Path, dpi: int) -> None:
+    """Draw a figure into a PNG, whole and cut to what is drawn; its folder is made if need be.
+
+    Raises:
+        OnespikeError: It cannot be written.
+    """
+    FigureCanvasAgg(figure)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        # A class name in a script that matplotlib's font lacks is drawn as boxes; the names are in the other files.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(picture, dpi=dpi, format="png", bbox_inches="tight")
+    save_text(picture.getvalue(), path)

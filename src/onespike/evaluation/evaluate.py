@@ -1,19 +1,22 @@
-"""How good a trained network is: one part of a data set, seen once or several times."""
+"""How good a trained network is: one part of a data set, seen once or several times; what was found, and its files."""
 
 import math
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch import nn
+from torch import Tensor, nn
 
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
+from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError, unknown
-from onespike.evaluation.result import Evaluation, Spread
 from onespike.training.checkpoint import ModelCard
 from onespike.training.optim import make_accelerator
 from onespike.training.run import Run, channels_last
@@ -23,6 +26,137 @@ Part = Literal["test", "validation", "train"]
 Which = Literal["best", "last"]
 Precision = Literal["trained", "fp32", "bf16", "fp16", "fp64"]
 Device = Literal["auto", "cpu"]
+
+
+class Spread(NamedTuple):
+    """A number that was measured once or several times.
+
+    Attributes:
+        mean: Mean over the passes.
+        std: Sample standard deviation over the passes; None if there was one alone.
+    """
+
+    mean: float
+    std: float | None
+
+    @classmethod
+    def over(cls, values: Sequence[float]) -> "Spread":
+        """Summarise the values of all passes."""
+        return cls(mean(values), stdev(values) if len(values) > 1 else None)
+
+
+class Confusion(NamedTuple):
+    """Images of one class that were taken for another.
+
+    Attributes:
+        truth: Name of their class.
+        guess: Name of the class they were taken for.
+        images: How many, over all passes.
+        share: Share of the images of their class, in percent.
+    """
+
+    truth: str
+    guess: str
+    images: int
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """How a network did on a part of a data set.
+
+    Attributes:
+        data: Name of the data set.
+        part: "test", "validation" or "train".
+        checkpoint: "best" or "last", whichever was asked for.
+        epochs: Epochs after which its weights were saved.
+        classes: Class names.
+        images: Images in the part.
+        passes: How often the network saw all of them.
+        deterministic: Whether the network gives the same answers at each pass, so that one pass is all there is to see.
+        loss: Mean cross-entropy.
+        top1: Share of images whose first guess is right, in percent.
+        top5: Share of images with the right class among the first five guesses, in percent.
+        confusion: Images by true class (row) and first guess (column), (K, K), summed over the passes.
+    """
+
+    data: str
+    part: str
+    checkpoint: str
+    epochs: int
+    classes: tuple[str, ...]
+    images: int
+    passes: int
+    deterministic: bool
+    loss: Spread
+    top1: Spread
+    top5: Spread
+    confusion: Tensor
+
+    @cached_property
+    def per_class(self) -> dict[str, float | None]:
+        """Accuracy of each class over all passes, in percent; None for a class without images."""
+        right, total = self.confusion.diag().tolist(), self.confusion.sum(1).tolist()
+        return {name: 100 * r / t if t else None for name, r, t in zip(self.classes, right, total, strict=True)}
+
+    def most_confused(self, count: int) -> list[Confusion]:
+        """Find the most frequent confusions.
+
+        Args:
+            count: How many, at most.
+
+        Returns:
+            Pairs of classes, the most frequent first; equal ones in the order of the classes.
+        """
+        wrong = self.confusion.clone().fill_diagonal_(0)
+        found = []
+        for position in wrong.flatten().argsort(descending=True, stable=True)[:count].tolist():
+            truth, guess = divmod(position, len(self.classes))
+            times = int(wrong[truth, guess])
+            if times:
+                share = 100 * times / int(self.confusion[truth].sum())
+                found.append(Confusion(self.classes[truth], self.classes[guess], times, share))
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers but the confusion matrix, which is a table by nature."""
+        return {
+            "data": self.data,
+            "part": self.part,
+            "checkpoint": self.checkpoint,
+            "epochs": self.epochs,
+            "images": self.images,
+            "passes": self.passes,
+            "deterministic": self.deterministic,
+            "loss": self.loss._asdict(),
+            "top1": self.top1._asdict(),
+            "top5": self.top5._asdict(),
+            "per_class": self.per_class,
+            "most_confused": [confusion._asdict() for confusion in self.most_confused(20)],
+        }
+
+    def save(self, folder: Path) -> None:
+        """Write `evaluation.json`, `confusion.csv`, `confusion.png` and `per_class.csv`.
+
+        Args:
+            folder: Where; made if it does not exist.
+
+        Raises:
+            OnespikeError: They cannot be written.
+        """
+        counts = self.confusion.tolist()
+        save_json(self.to_json(), str(folder / "evaluation.json"))
+        matrix = [[name, *row] for name, row in zip(self.classes, counts, strict=True)]
+        save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
+        per_class = [
+            [name, sum(row), row[number], accuracy]
+            for number, (row, (name, accuracy)) in enumerate(zip(counts, self.per_class.items(), strict=True))
+        ]
+        save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
+        from onespike.evaluation.drawing import draw_confusion, save_figure
+
+        title = f"{self.data}, {self.part}: top-1 {self.top1.mean:.2f}%"
+        save_figure(draw_confusion(self.confusion, self.classes, title), folder / "confusion.png", dpi=120)
 
 
 def evaluate(

@@ -1,4 +1,4 @@
-"""What a trained network makes of one image: windows, spikes and potentials of every block, and the answer."""
+"""What a trained network makes of one image: the spikes and potentials of its neurons, its windows, and the answer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,13 @@ from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES, window_side
-from onespike.models import Block, Network
-from onespike.neurons import Neuron
+from onespike.neurons.watch import Fired, reset_state, watch_neurons
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+#: Left, top, right, bottom in pixels; right and bottom excluded.
+Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,84 +26,101 @@ class LayerView:
     """What one layer of neurons did. The first axis of its tensors is time.
 
     Attributes:
-        name: Where it is in its block, such as "unit.neuron1".
-        potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows.
-        spikes: Zeros and ones, of the same shape.
-        threshold: A scalar or (C, 1, 1).
-        surrogate: Name of the surrogate.
+        name: Where it is in its block, such as "unit.neuron1", or in the network.
+        potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
+            there is no map. None where they cannot be seen.
+        spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
+        threshold: A scalar, or in a shape that broadcasts to the potentials; None where it is not known.
+        surrogate: Name of the surrogate; None where it is not known.
     """
 
     name: str
-    potentials: Tensor
+    potentials: Tensor | None
     spikes: Tensor
-    threshold: Tensor
-    surrogate: str
+    threshold: Tensor | None
+    surrogate: str | None
 
     @property
-    def distances(self) -> Tensor:
+    def distances(self) -> Tensor | None:
         """Potentials minus their threshold: those above 0 fire."""
-        return self.potentials - self.threshold
+        return None if self.potentials is None or self.threshold is None else self.potentials - self.threshold
+
+    @property
+    def firing_rate(self) -> float:
+        """Spikes per neuron and time step."""
+        return self.spikes.abs().mean().item()
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers."""
-        potentials = self.potentials.double().numpy()
-        supported = SURROGATES[self.surrogate](self.distances) > SUPPORT
-        return {
+        """The numbers; None where something is not known."""
+        found: dict[str, Any] = {
             "name": self.name,
-            "threshold": self.threshold.mean().item(),
-            "firing_rate": self.spikes.mean().item(),
-            "silent_neurons": (self.spikes.sum(0) == 0).float().mean().item(),
-            "above_threshold": (self.distances > 0).float().mean().item(),
-            "in_support": supported.float().mean().item(),
-            "potential": {
-                "mean": potentials.mean(),
-                "std": potentials.std(),
-                "quantiles": {str(q): float(np.quantile(potentials, q)) for q in QUANTILES},
-            },
+            "threshold": None if self.threshold is None else self.threshold.mean().item(),
+            "firing_rate": self.firing_rate,
+            "silent_neurons": (self.spikes.abs().sum(0) == 0).float().mean().item(),
+            **dict.fromkeys(("above_threshold", "in_support", "potential")),
         }
+        distances = self.distances
+        if distances is not None:
+            found["above_threshold"] = (distances > 0).float().mean().item()
+            if self.surrogate is not None:
+                found["in_support"] = (SURROGATES[self.surrogate](distances) > SUPPORT).float().mean().item()
+        if self.potentials is not None:
+            potentials = self.potentials.double().numpy()
+            quantiles = {str(q): float(np.quantile(potentials, q)) for q in QUANTILES}
+            found["potential"] = {"mean": potentials.mean(), "std": potentials.std(), "quantiles": quantiles}
+        return found
 
 
 @dataclass(frozen=True, eq=False)
-class BlockView:
-    """What one block did.
+class View:
+    """What one block did; in a network without such blocks, one layer of neurons.
 
     Attributes:
         number: Position in the network, from 1.
-        window_kind: "average" or "dilated".
-        size: Side of its map.
-        windows: Its four windows in the pixels of the image, as (left, top, right, bottom), right and bottom excluded.
-        spike_map: The unit's output spikes as the next layer receives them (recomposed, region threshold applied), mean
-            over channels and time steps, (L, L), 0..1.
-        layers: Its layers of neurons, in the order in which they fire.
+        name: What it is called: "block 1", or where the layer of neurons is.
+        spike_map: Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next
+            layer receives them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
+        layers: Its layers of neurons, in the order in which they are registered.
+        window_kind: "average" or "dilated"; empty where there are no windows.
+        windows: Its four windows in the pixels of the image; none where there are none.
     """
 
     number: int
-    window_kind: str
-    size: int
-    windows: tuple[tuple[int, int, int, int], ...]
+    name: str
     spike_map: Tensor
     layers: tuple[LayerView, ...]
+    window_kind: str = ""
+    windows: tuple[Box, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Side of its map."""
+        return self.spike_map.shape[0]
 
     @property
     def unit_layers(self) -> tuple[LayerView, ...]:
-        """The layers of neurons of the spiking unit alone."""
-        return tuple(layer for layer in self.layers if layer.name.startswith("unit."))
+        """The layers of neurons of the spiking unit alone; where there is no unit, all."""
+        return tuple(layer for layer in self.layers if layer.name.startswith("unit.")) or self.layers
 
     @property
     def firing_rate(self) -> float:
         """Spikes per neuron of the unit, and time step."""
-        return torch.cat([layer.spikes.flatten() for layer in self.unit_layers]).mean().item()
+        return torch.cat([layer.spikes.abs().flatten() for layer in self.unit_layers]).mean().item()
+
+    @property
+    def about(self) -> str:
+        """Its map, in words."""
+        shape = "x".join(map(str, self.spike_map.shape))
+        return f"{self.window_kind}, {shape}" if self.window_kind else shape
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        return {
-            "block": self.number,
-            "windows": self.window_kind,
-            "map_side": self.size,
-            "window_pixels": [dict(zip(("left", "top", "right", "bottom"), box, strict=True)) for box in self.windows],
-            "firing_rate": self.firing_rate,
-            "layers": [layer.to_json() for layer in self.layers],
-        }
+        found = {"block": self.number, "name": self.name, "map_side": self.size, "firing_rate": self.firing_rate}
+        if self.windows:
+            found["windows"] = self.window_kind
+            sides = ("left", "top", "right", "bottom")
+            found["window_pixels"] = [dict(zip(sides, box, strict=True)) for box in self.windows]
+        return {**found, "layers": [layer.to_json() for layer in self.layers]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +133,9 @@ class Inspection:
         pixels: The image as the network sees it, before normalisation, (H, W, C) uint8.
         classes: Class names.
         probabilities: Of each class, (K,).
-        blocks: All blocks, in order.
+        blocks: All blocks, in order; in a network without such blocks, all layers of neurons.
         time_steps: Over so many time steps spikes and potentials are pooled.
-        encoding: The network's encoding.
+        encoding: The network's encoding, if it draws; otherwise empty.
         seed: Seed of the draws of a Bernoulli encoding.
     """
 
@@ -126,7 +144,7 @@ class Inspection:
     pixels: np.ndarray
     classes: tuple[str, ...]
     probabilities: Tensor
-    blocks: tuple[BlockView, ...]
+    blocks: tuple[View, ...]
     time_steps: int
     encoding: str
     seed: int
@@ -160,7 +178,9 @@ class Inspection:
         }
 
 
-def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> Inspection:
+def inspect_image(
+    run: Run, path: Path, which: str = "best", seed: int = 0, model: nn.Module | None = None
+) -> Inspection:
     """Show one image to the network of a run and record what happens inside.
 
     Args:
@@ -168,6 +188,7 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
         path: The image file, in any format that Pillow reads; made to fit the network's size and channels.
         which: "best" or "last", the checkpoint; the other one if it is damaged.
         seed: Seed of the draws of a Bernoulli encoding.
+        model: As for `Run.model`, where the network is of somebody else's class.
 
     Returns:
         What happened.
@@ -177,19 +198,15 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
     """
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
-    checkpoint = run.checkpoint(which)
-    card = checkpoint.card
+    card, network = run.checkpoint(which).card, run.model(which, model)
     try:
         content = path.read_bytes()
     except OSError as error:
         raise OnespikeError(f"cannot read the image {path}: {error.strerror}") from error
     whole = decode(content, str(path), card.in_channels)
     pixels = whole if whole.shape[:2] == (card.image_size, card.image_size) else fit(whole, card.image_size)
-    config, network = card.blocks()
-    network.eval()
-    network.load_state_dict(checkpoint.weights)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(pixels.copy())[None])
-    logits, blocks = _watch(network, images, torch.Generator().manual_seed(seed))
+    logits, blocks = _watch(network.eval(), images, seed)
     if not logits.isfinite().all():
         raise OnespikeError(
             f"the network of {run.folder} answers with numbers that are not finite: its training failed"
@@ -199,52 +216,71 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
         original=(whole.shape[1], whole.shape[0]),
         pixels=pixels,
         classes=card.classes,
-        probabilities=logits[0].softmax(0),
+        probabilities=logits.softmax(0),
         blocks=blocks,
-        time_steps=config.time_steps,
-        encoding=config.encoding,
+        time_steps=max((len(layer.spikes) for block in blocks for layer in block.layers), default=1),
+        encoding=getattr(card.model, "encoding", "") if card.draws else "",
         seed=seed,
     )
 
 
 @torch.no_grad()
-def _watch(network: Network, image: Tensor, generator: torch.Generator) -> tuple[Tensor, tuple[BlockView, ...]]:
-    """Run a network on one image (1, C, H, W), once, and keep what its neurons see and do."""
-    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[View, ...]]:
+    """Run a network on one image (1, C, H, W), once: its logits (K,), and what its neurons saw and did."""
+    seen: dict[str, list[Fired]] = {}
     received: dict[nn.Module, list[Tensor]] = {}
-
-    def keep(layer: nn.Module, inputs: tuple[Tensor], spikes: Tensor) -> None:
-        seen.setdefault(layer, []).append((inputs[0], spikes))
-
-    def keep_input(layer: nn.Module, inputs: tuple[Tensor]) -> None:
-        received.setdefault(layer, []).append(inputs[0])
-
-    for block in network.blocks():
-        block.fc.register_forward_pre_hook(keep_input)
-        for module in block.modules():
-            if isinstance(module, Neuron):
-                module.register_forward_hook(keep)
-    logits = network(image, generator=generator)
-
+    blocks = network.blocks() if hasattr(network, "blocks") else []  # type: ignore[operator]
+    handles = [
+        block.fc.register_forward_pre_hook(lambda fc, inputs: received.setdefault(fc, []).append(inputs[0]))
+        for block in blocks
+    ]
+    with watch_neurons(network, lambda call: seen.setdefault(call.path, []).append(call)), torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        reset_state(network)
+        logits = network(image)
+        reset_state(network)
+    for handle in handles:
+        handle.remove()
+    paths = {module: path for path, module in network.named_modules()}
     views = []
-    for number, block in enumerate(network.blocks(), 1):
-        layers = []
-        for name, module in block.named_modules():
-            if isinstance(module, Neuron):
-                # Time becomes the first axis; the batch, of one image, goes.
-                potentials, spikes = (torch.stack(tensors).squeeze(-4) for tensors in zip(*seen[module], strict=True))
-                threshold = torch.as_tensor(module.threshold).detach()
-                layers.append(LayerView(name, potentials, spikes, threshold, module.surrogate))
+    for number, block in enumerate(blocks, 1):
+        inside = f"{paths[block]}."
+        layers = tuple(_layer(path.removeprefix(inside), seen[path]) for path in seen if path.startswith(inside))
         spike_map = torch.stack(received[block.fc]).mean((0, 1, 2))
-        windows = _window_pixels(block, network.image_size)
-        views.append(BlockView(number, block.window_kind, block.size, windows, spike_map, tuple(layers)))
-    return logits, tuple(views)
+        order = [name for name, _ in block.named_modules()]
+        layers = tuple(sorted(layers, key=lambda layer: order.index(layer.name)))
+        windows = _window_pixels(block.size, block.window_kind, image.shape[-1])
+        views.append(View(number, f"block {number}", spike_map, layers, block.window_kind, windows))
+    if not blocks:
+        for number, (path, calls) in enumerate(seen.items(), 1):
+            layer = _layer(path, calls)
+            rates = layer.spikes.abs().mean(0)
+            spike_map = rates.flatten(0, -3).mean(0) if rates.ndim > 2 else rates.view(-1, rates.shape[-1])
+            views.append(View(number, path, spike_map, (layer,)))
+    return logits.view(-1, logits.shape[-1]).mean(0), tuple(views)
 
 
-def _window_pixels(block: Block, image_size: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Find what the windows of a block cover of the image; an odd map is padded, and a window may reach into that."""
-    side, scale = window_side(block.size, block.window_kind), image_size // block.size
-    far = block.size + block.size % 2 - side
+def _layer(name: str, calls: list[Fired]) -> LayerView:
+    """Put the time steps of a layer of neurons one behind the other; the batch, of one image, goes."""
+
+    def over_time(tensors: list[Tensor]) -> Tensor:
+        steps = []
+        for call, x in zip(calls, tensors, strict=True):
+            whole = call.steps > 1 or x.shape[call.batch_axis] > 1  # time is an axis of it
+            steps.append(x.squeeze(call.batch_axis) if whole else x.squeeze(call.batch_axis)[None])
+        return torch.cat(steps)
+
+    first = calls[0]
+    potentials = [call.potential for call in calls if call.potential is not None]
+    threshold = None if first.threshold is None else torch.as_tensor(first.threshold).detach()
+    spikes = over_time([call.spikes for call in calls])
+    return LayerView(name, over_time(potentials) if potentials else None, spikes, threshold, first.surrogate)
+
+
+def _window_pixels(size: int, kind: str, image_size: int) -> tuple[Box, ...]:
+    """Find what the windows of a map cover of the image; an odd map is padded, and a window may reach into that."""
+    side, scale = window_side(size, kind), image_size // size
+    far = size + size % 2 - side
     corners = ((0, 0), (far, 0), (0, far), (far, far))
-    edges = ((x, y, min(x + side, block.size), min(y + side, block.size)) for x, y in corners)
+    edges = ((x, y, min(x + side, size), min(y + side, size)) for x, y in corners)
     return tuple((scale * left, scale * top, scale * right, scale * bottom) for left, top, right, bottom in edges)

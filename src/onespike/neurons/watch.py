@@ -81,19 +81,18 @@ def resetter(model: nn.Module) -> Callable[[], None]:
     Returns:
         A function that sets their states back to the start and cuts them off from the gradients of what was before.
     """
-    resets: list[Callable[[], None]] = []
+    resets: list[Callable[[], object]] = []
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
     for module in model.modules():
-        if isinstance(module, spikingjelly):
-            resets.append(module.reset)
-        elif isinstance(module, snntorch) and hasattr(module, "reset_mem"):
-            resets.append(module.reset_mem)
+        if isinstance(module, (*spikingjelly, *snntorch)):
+            reset = getattr(module, "reset" if isinstance(module, spikingjelly) else "reset_mem", None)
+            resets += [reset] if callable(reset) else []
 
-    def reset() -> None:
+    def reset_all() -> None:
         for one in resets:
             one()
 
-    return reset
+    return reset_all
 
 
 def reset_state(model: nn.Module) -> None:
@@ -152,7 +151,8 @@ def _watch(
         caught.clear()
         # Windows, a population or time come before the images.
         ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
-        threshold = neuron.v_threshold if isinstance(neuron, _spikingjelly()) else neuron.threshold
+        threshold = getattr(neuron, "v_threshold", None)  # SpikingJelly's
+        threshold = neuron.threshold if threshold is None else threshold
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
         surrogate = neuron.surrogate if own else None

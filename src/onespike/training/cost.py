@@ -185,7 +185,8 @@ def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
     if isinstance(layer, _ConvNd):
         axes = len(layer.kernel_size)
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
-        spikes, padding = spikes.sum(-1 - axes, keepdim=True), layer.padding
+        spikes = spikes.sum(-1 - axes, keepdim=True)
+        padding: Any = layer.padding
         if layer.padding_mode != "zeros":
             spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             padding = 0

@@ -100,7 +100,7 @@ class SpikeMonitor:
         shape = fired.shape
         counts.fired[shape] = counts.fired[shape] + fired if shape in counts.fired else fired
         counts.seen[shape] = counts.seen.get(shape, 0) + images
-        if call.potential is not None and call.surrogate is not None:
+        if call.potential is not None and call.surrogate is not None and call.threshold is not None:
             inside = (SURROGATES[call.surrogate](call.potential.float() - call.threshold) > SUPPORT).sum()
             counts.supported = inside if counts.supported is None else counts.supported + inside
             counts.potentials += call.potential.numel()

@@ -134,7 +134,6 @@ def test_constants_of_ones_own(make_run, command, tmp_path: Path):
 
 def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.0)
-    monkeypatch.setattr("onespike.audit.latency.timed.__defaults__", (3, 0.0))
     code, printed, _ = command("audit", make_run().folder, *QUICK[2:], "--scaling", "true", "--json", "-")
     assert code == 0
     content = json.loads(printed)

@@ -5,7 +5,7 @@ import torch
 import yaml
 from torch import nn
 
-from onespike.audit.compare import compare
+from onespike.audit.report import compare
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
 from onespike.counting.operations import count_operations

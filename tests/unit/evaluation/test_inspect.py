@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from onespike import OnespikeError
-from onespike.evaluation import draw_inspection, inspect_image
-from onespike.evaluation.output import save_figure
+from onespike.evaluation import inspect_image
+from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
 from onespike.training import load
 from onespike.units import ConvUnit

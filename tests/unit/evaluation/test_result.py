@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from onespike import OnespikeError
-from onespike.evaluation import Evaluation, draw_confusion
-from onespike.evaluation.output import save_figure
-from onespike.evaluation.result import Confusion, Spread
+from onespike.evaluation import Evaluation
+from onespike.evaluation.drawing import draw_confusion, save_figure
+from onespike.evaluation.evaluate import Confusion, Spread
 
 
 @pytest.fixture

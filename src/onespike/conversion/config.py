@@ -1,0 +1,63 @@
+"""What can be chosen about a conversion."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from onespike.errors import OnespikeError, check_choices
+
+
+@dataclass(frozen=True)
+class ConversionConfig:
+    """How neurons replace activations.
+
+    Attributes:
+        time_steps: T, how often the spiking network runs on one image; logits are averaged.
+        neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
+        shortcuts: What residual additions read: "spikes", or, where the same activation is also weighed, its "real"
+            value (membrane shortcuts, Hu et al. 2024); only what is weighed spikes then.
+        batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", to be fine-tuned.
+        population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
+            step only.
+        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+    """
+
+    time_steps: int = 1
+    neurons: Literal["layer", "channel"] = "channel"
+    shortcuts: Literal["spikes", "real"] = "spikes"
+    batch_norm: Literal["folded", "kept"] = "folded"
+    population: int = 1
+    allow_real: bool = False
+    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+
+    def __post_init__(self) -> None:
+        from onespike.neurons.integrate_fire import expect_neurons  # which needs torch, as a help text does not
+
+        check_choices(self)
+        expect_neurons(self.time_steps, self.population)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How thresholds are found and errors taken back.
+
+    Attributes:
+        thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the
+            least error at that number of time steps.
+        percentile: Which percentile of the activations, those that are 0 included.
+        correct: What is fitted in each weight layer: "none", its "bias", or its "weights" as well.
+        ridge: Pull of the fitted weights towards the artificial ones, in units of the inputs' mean square.
+    """
+
+    thresholds: Literal["maximum", "percentile", "error"] = "error"
+    percentile: float = 99.9
+    correct: Literal["none", "bias", "weights"] = "weights"
+    ridge: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 < self.percentile <= 100:
+            raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
+        if not 0 < self.ridge < math.inf:
+            raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")
