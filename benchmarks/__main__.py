@@ -19,8 +19,8 @@ from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.errors import OnespikeError, unknown
 from onespike.durable import save_text
+from onespike.errors import OnespikeError, unknown
 from onespike.models import model_config
 
 Device = Literal["cpu", "cuda", "mps"]

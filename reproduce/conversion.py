@@ -13,10 +13,12 @@ import torch
 
 from onespike.audit import audit_run
 from onespike.clock import interleaved
+from onespike.configs import plain
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.evaluation.convert import convert_run
+from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
 from reproduce.trained import expect_images, open_or_train, some_test_images
@@ -66,7 +68,8 @@ def conversion(
         raise OnespikeError(f"populations: expected numbers of at least 2, got {list(populations)}")
     expect_images(test_images)
     ann = open_or_train(run, "conversion/ann", SMALL, work)
-    data, config = _card(ann)
+    card = _card(ann)
+    data, config = card.data, card.model
     own = config.activation
     if own == STAIRCASE:
         raise OnespikeError(f"{ann.folder} has a staircase for its activations: give it as --staircase")
@@ -83,8 +86,8 @@ def conversion(
 
     def entry(network: str, one: Run) -> Entry:
         """A row; its time is still to be measured."""
-        config = _card(one)[1]
-        steps, neurons = (config.time_steps, config.population) if config.neurons != "none" else (0, 0)
+        how = _card(one).conversion
+        steps, neurons = (how.time_steps, how.population) if how else (0, 0)
         return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
 
     def converted(network: str, source: Run) -> list[Entry]:
@@ -110,18 +113,18 @@ def conversion(
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
     times = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
-    name = f"conversion-{config.name}{'-spiking' if _branches(config) == 'spiking' else ''}-{data}"
+    name = f"conversion-{config.name}{'-spiking' if _branches(card) == 'spiking' else ''}-{data}"
     write(found, found[1] if longer else found[0], MEASURED, out, name)
     return name
 
 
-def _branches(config: ArtificialConfig) -> str:
+def _branches(card: ModelCard) -> str:
     """What the layers of its blocks read, where that can be chosen."""
-    return getattr(config, "branches", "real")
+    return getattr(card.model, "branches", "real")
 
 
-def _card(run: Run) -> tuple[str, ArtificialConfig]:
-    """Data and architecture of a run.
+def _card(run: Run) -> ModelCard:
+    """What a run's network is.
 
     Raises:
         OnespikeError: It is not of an artificial network.
@@ -129,7 +132,7 @@ def _card(run: Run) -> tuple[str, ArtificialConfig]:
     card = run.checkpoint("best").card
     if not hasattr(card.model, "activation"):
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
-    return card.data, card.model
+    return card
 
 
 def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False) -> None:
@@ -144,25 +147,22 @@ def _expect_kin(ann: Run, run: Run, *activations: str, trained_on: bool = False)
     Raises:
         OnespikeError: It is not.
     """
-    (first, network), (data, config) = _card(ann), _card(run)
+    network, card = _card(ann), _card(run)
+    config = card.model
     if trained_on:
-        if config.neurons == "none" or config.time_steps > 1 or not run.is_complete:
+        if card.conversion is None or card.conversion.time_steps > 1 or not run.is_complete:
             raise OnespikeError(
                 f"{run.folder}: expected a run that was trained on at one time step after conversion, such as of "
                 "cifar10/finetune, to its end"
             )
-    elif config.neurons != "none":
+    elif card.conversion:
         raise OnespikeError(f"{run.folder}: expected a run of an artificial network, such as of cifar10/resnet18")
     if not run.is_complete:
         raise OnespikeError(f"{run.folder}: expected a run that was trained to its end; go on with --resume")
-    if (data, config.name, _branches(config)) != (
-        first,
-        network.name,
-        _branches(network),
-    ):
+    if (card.data, card.name, _branches(card)) != (network.data, network.name, _branches(network)):
         raise OnespikeError(
-            f"{run.folder}: expected {network.name} with {_branches(network)} branches on {first} like the others, "
-            f"got {config.name} with {_branches(config)} branches on {data}"
+            f"{run.folder}: expected {network.name} with {_branches(network)} branches on {network.data} like the "
+            f"others, got {card.name} with {_branches(card)} branches on {card.data}"
         )
     images, others = (one.recipe.data for one in (ann, run))
     for name in ("limit", "holdout", "image_size"):
@@ -188,17 +188,17 @@ def _expect_as_long(longer: Run, finetuned: Sequence[Run]) -> None:
 
 def _route(run: Run) -> str:
     """How a run that was trained on came to its network, in words."""
-    config = _card(run)[1]
-    route = "staircase route" if config.activation == STAIRCASE else "calibrated route"
-    more = ["real shortcuts"] if config.shortcuts == "real" else []
-    more += [f"{config.population} neurons each"] if config.population > 1 else []
+    card = _card(run)
+    route, how = "staircase route" if card.model.activation == STAIRCASE else "calibrated route", card.conversion
+    more = ["real shortcuts"] if how and how.shortcuts == "real" else []
+    more += [f"{how.population} neurons each"] if how and how.population > 1 else []
     return f"{route} with {' and '.join(more)}" if more else route
 
 
 def _digest(run: Run) -> str:
     """Short digest of a run's best weights and of what computes with them."""
     checkpoint = run.checkpoint("best")
-    digest = hashlib.sha256(json.dumps(asdict(checkpoint.card), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(plain(checkpoint.card), sort_keys=True).encode())
     for name, tensor in sorted(checkpoint.weights.items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]

@@ -12,10 +12,12 @@ from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
 from onespike.audit.baselines import RESNET19
 from onespike.counting.energy import Convention
 from onespike.errors import OnespikeError
+from onespike.models import model_config
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.published import ENERGY
 from reproduce.report import Table, write_report
-from reproduce.standard import open_or_train_vgg
+from reproduce.sweep import complete
 from reproduce.trained import open_or_train
 
 #: What the small networks change in the recipe "digits"; the twins have the preset of their name.
@@ -59,7 +61,7 @@ def energy(
         run: Run folder of the network; by default it and all others are small and trained on the digits.
         ann: Run folder of its ANN twin (--model.preset ann).
         binary: Run folder of its binary twin (--model.preset binary).
-        vgg: Folder of the spiking VGG-11; where it does not exist, one is trained there by the recipe of the run.
+        vgg: Run folder of a spiking VGG-11; where it does not exist, one is trained there by the recipe of the run.
         width: Channels of the first convolution of a VGG-11 that is trained; 64 in the original.
         images: Test images on which each network is audited, at most.
         work: Folder in which the small networks are trained.
@@ -81,8 +83,7 @@ def energy(
     if binary:
         others.append(Subject(replace(_audit(Run.open(binary), images), name="binary twin")))
     if vgg:
-        recipe = own.recipe
-        others.append(Subject(open_or_train_vgg(vgg, recipe, width).audit(recipe, images), "snn"))
+        others.append(Subject(_audit(_open_or_train_vgg(vgg, own.recipe, width), images), "snn"))
     table = EnergyTable.load()
     for one in RESNET19:
         found = Audit(one.name, one.operations(), table, data="cifar10", accuracy=one.accuracy)
@@ -127,6 +128,15 @@ def _audit(run: Run, images: int) -> Audit:
 
 def _train_small(preset: str, work: Path) -> Path:
     return open_or_train(None, f"energy-digits-{preset}", {**SMALL, "model.preset": preset}, work).folder
+
+
+def _open_or_train_vgg(folder: Path, recipe: Recipe, width: int) -> Run:
+    """Open a run of a spiking VGG-11, or train one: by the recipe of the network that it is compared with."""
+    run = Run(folder)
+    if not run.is_complete:
+        train = replace(recipe.train, rate_penalty=0.0, energy_budget=0.0, recompute=False)
+        complete(replace(recipe, model=model_config("spiking-vgg11", width=width), train=train), run)
+    return run
 
 
 def _network(subject: Subject) -> list[Any]:

@@ -29,7 +29,7 @@ from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
 from reproduce.report import Table, write_report
-from reproduce.trained import describe, expect_images, open_or_train, some_test_images
+from reproduce.trained import block_network, describe, expect_images, open_or_train, some_test_images
 
 #: Points along each side of a square on which a surface is looked at.
 POINTS = 400
@@ -118,11 +118,11 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
     accelerator = make_accelerator(TrainConfig())
     batches = some_test_images(run, checkpoint, images, accelerator.device)
     found = {}
-    trained, _ = checkpoint.card.blocks()
+    trained, _ = block_network(checkpoint.card)
     for kind in FUSIONS:
         swapped: dict[str, Any] = {"fusion": kind}
-        card = replace(checkpoint.card, config=replace(trained, **swapped))
-        _, network = card.blocks()
+        card = replace(checkpoint.card, model=replace(trained, **swapped))
+        network = card.build()
         own = network.state_dict().keys()
         if own - checkpoint.weights.keys():
             raise OnespikeError(
@@ -152,7 +152,7 @@ def fusion(
     expect_images(images)
     trained = open_or_train(run, "fusion-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
-    config, _ = checkpoint.card.blocks()
+    config, _ = block_network(checkpoint.card)
     neuron = config.neuron
     surfaces = {kind: measure(kind, config.theta, neuron.threshold) for kind in FUSIONS}
     firing = fire(trained, checkpoint, images)

@@ -135,7 +135,10 @@ def measure(
     if root is not None:
         overrides["data.root"] = str(root)
     resolved = load_recipe(recipe, overrides)
-    trainer = Trainer(resolved, open_dataset(resolved.data), make_accelerator(resolved.train))
+    data = open_dataset(resolved.data)
+    torch.manual_seed(resolved.train.seed)
+    built = ModelCard.of(resolved, data).build()
+    trainer = Trainer(built, make_loss(resolved), data, resolved, make_accelerator(resolved.train))
     network = trainer.network
     if not isinstance(network, Network):
         raise OnespikeError(f"{model} has no spiking blocks whose gradients could be measured")

@@ -9,8 +9,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from onespike.errors import OnespikeError
 from onespike.durable import csv_text, save_text
+from onespike.errors import OnespikeError
 from onespike.training.run import Run
 from reproduce.plan import Training
 

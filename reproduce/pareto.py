@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy import linspace
 
 from onespike.audit import CONVENTIONS, EnergyTable, audit_run
-from onespike.errors import OnespikeError
 from onespike.durable import csv_text, save_text
+from onespike.errors import OnespikeError
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row

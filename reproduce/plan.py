@@ -3,14 +3,14 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
-from onespike.training.recipe import NO_MATTER, Recipe, load_recipe
+from onespike.training.recipe import NO_MATTER, Recipe, load_recipe, values_of
 from onespike.training.run import Run
 
 
@@ -140,13 +140,15 @@ def digest(recipe: Recipe) -> str:
     """Digest what of a recipe changes the outcome: 8 hexadecimal digits.
 
     Only values that are not the default enter, so that an option that is added later does not change the digests of
-    recipes that leave it alone.
+    recipes that leave it alone; neurons' values have the names that they had when the first rows were trained.
     """
-    changed = {}
-    for section in fields(recipe):
-        values = getattr(recipe, section.name)
-        for field in fields(values):
-            key, value = f"{section.name}.{field.name}", getattr(values, field.name)
-            if key not in (*NO_MATTER, "train.seed") and value != field.default:
-                changed[key] = value
+    usual = values_of(Recipe(model=type(recipe.model)()))
+    changed = {
+        _OLD_NAMES.get(key, key.replace("model.neuron.", "model.")): value
+        for key, value in values_of(recipe).items()
+        if key not in (*NO_MATTER, "train.seed") and value != usual.get(key)
+    }
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+
+
+_OLD_NAMES = {"model.neuron.name": "model.activation"}

@@ -59,8 +59,10 @@ def run_sweep(
     own = trainings[part[0] - 1 :: part[1]]
     before = ledger.rows()
     # No table is begun whose images are not there.
-    for data in {one.recipe.data for one in own if not _is_done(one, before)}:
-        open_dataset(data)
+    needed = [one.recipe.data for one in own if not _is_done(one, before)]
+    for number, data in enumerate(needed):
+        if data not in needed[:number]:
+            open_dataset(data)
     write()
     for training in own:
         rows = ledger.rows()
@@ -98,8 +100,7 @@ def complete(recipe: Recipe, run: Run) -> dict[str, Any]:
     """
     if not run.is_complete:
         train(recipe, run.folder, resume=run.config.is_file())
-    summary: dict[str, Any] = run.summary
-    return summary
+    return run.summary or {}
 
 
 def _is_done(training: Training, rows: Sequence[Row]) -> bool:

@@ -23,7 +23,7 @@ from onespike.models import Network
 from onespike.training.run import Run
 from reproduce.potentials import Finding, Potentials, analyse, record
 from reproduce.report import Table, write_report
-from reproduce.trained import describe, expect_images, open_or_train, some_test_images
+from reproduce.trained import block_network, describe, expect_images, open_or_train, some_test_images
 
 #: What the small network changes in the recipe "digits": an LSTM unit, and blocks that have one before them in a stage.
 SMALL = {
@@ -51,7 +51,7 @@ def taylor(
     expect_images(images)
     trained = open_or_train(run, "taylor-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
-    config, network = checkpoint.card.blocks()
+    config, network = block_network(checkpoint.card)
     neuron = config.neuron
     network.load_state_dict(checkpoint.weights)
     _expect_travelling(network, trained)

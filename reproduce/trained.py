@@ -10,7 +10,8 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.training.checkpoint import Checkpoint
+from onespike.models import Network, OnespikeConfig
+from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from reproduce.sweep import complete
@@ -38,10 +39,23 @@ def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], wor
     return run
 
 
+def block_network(card: ModelCard) -> tuple[OnespikeConfig, Network]:
+    """The architecture and the network, with fresh weights, for what only a network of spiking blocks can answer.
+
+    Raises:
+        OnespikeError: It is another kind of network.
+    """
+    if not isinstance(card.model, OnespikeConfig):
+        raise OnespikeError(f"{card.name} has no spiking blocks: expected a run of a model such as conv12")
+    network = card.build()
+    assert isinstance(network, Network)
+    return card.model, network
+
+
 def describe(checkpoint: Checkpoint) -> str:
     """Say which network a checkpoint holds, in words for a table's head."""
     card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
-    config, _ = card.blocks()
+    config, _ = block_network(card)
     norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
     return (
         f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "

@@ -18,9 +18,7 @@ def run(arguments: Sequence[str]) -> int:
     return call(check_spikes, arguments, "onespike check-spikes RUN", ("data",))
 
 
-def check_spikes(
-    run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto"
-) -> int:
+def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:
     """Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone.
 
     Spikes are 0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not

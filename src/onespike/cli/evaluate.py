@@ -53,8 +53,8 @@ def evaluate(
     from accelerate import PartialState
     from rich.console import Console
 
-    from onespike.evaluation.evaluate import evaluate as evaluate_run
     from onespike.durable import save_json
+    from onespike.evaluation.evaluate import evaluate as evaluate_run
     from onespike.training.run import Run
 
     opened = Run.open(run)

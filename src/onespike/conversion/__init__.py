@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onespike.conversion.calibrate import LayerError, calibrate
+    from onespike.conversion.calibration import LayerError, calibrate
     from onespike.conversion.config import Calibration, ConversionConfig
-    from onespike.conversion.convert import Conversion, convert, load_converted
-    from onespike.conversion.spiking import ConvertedNetwork, spiking
+    from onespike.conversion.conversion import Conversion, convert, load_converted
+    from onespike.conversion.network import ConvertedNetwork, spiking
 
 __all__ = [
     "Calibration",
@@ -24,9 +24,9 @@ __all__ = [
 #: Where the names live; torch is imported only when one of them is asked for.
 _HOMES = {
     **dict.fromkeys(("Calibration", "ConversionConfig"), "config"),
-    **dict.fromkeys(("LayerError", "calibrate"), "calibrate"),
-    **dict.fromkeys(("Conversion", "convert", "load_converted"), "convert"),
-    **dict.fromkeys(("ConvertedNetwork", "spiking"), "spiking"),
+    **dict.fromkeys(("LayerError", "calibrate"), "calibration"),
+    **dict.fromkeys(("Conversion", "convert", "load_converted"), "conversion"),
+    **dict.fromkeys(("ConvertedNetwork", "spiking"), "network"),
 }
 
 

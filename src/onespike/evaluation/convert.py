@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from onespike.conversion import Calibration, Conversion, ConversionConfig, LayerError, convert
-from onespike.conversion.calibrate import DEFAULT
+from onespike.conversion.calibration import DEFAULT
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
+from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.durable import csv_text, save_json, save_text
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 

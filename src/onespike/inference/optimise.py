@@ -14,16 +14,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.clock import interleaved
-from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
-from onespike.inference.storage import load_engine, save_engine
+from onespike.inference.storage import expect_blocks, load_engine, save_engine
 from onespike.models import Network
 from onespike.neurons import Neuron
-from onespike.training.run import Run
+from onespike.training.run import Run, channels_last
 
 #: Images in a batch while accuracies are compared, and batches in which every spike is.
 BATCH, WATCHED = 100, 2
@@ -123,13 +122,9 @@ def optimise(
             f"optimise: expected precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1, "
             f"got {precision}, {images}, {rounds}"
         )
-    recipe, checkpoint = run.recipe, run.checkpoint(which)
-    card = checkpoint.card
-    _, network = card.blocks()
-    network.load_state_dict(checkpoint.weights)
-    network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    card, network, data = run.checkpoint(which).card, channels_last(run.model(which)), run.dataset()
+    expect_blocks(network, card)
     engine = Engine(network, precision)
-    data = open_dataset(recipe.data)
     test = data.test.select(np.arange(min(images or len(data.test), len(data.test))))
     expect_same_images(data, card)
     if not len(test):

@@ -1,15 +1,16 @@
 """The engine on the disk: a folder with `engine.safetensors` and `engine.json`; never a pickle, nothing compiled."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from onespike._version import __version__
+from onespike.configs import plain
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.inference.engine import Engine
@@ -35,7 +36,7 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
         "run": run,
         "engine": "PyTorch, oneDNN's integer kernels",
         "precision": engine.precision,
-        "model": asdict(card),
+        "model": plain(card),
     }
     tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
     try:
@@ -66,7 +67,8 @@ def load_engine(folder: str | Path) -> Engine:
         tensors = load_file(folder / WEIGHTS)
         card = ModelCard.from_json(description["model"])
         with torch.device("meta"):  # shapes alone: the values are in the file
-            _, network = card.blocks()
+            network = card.build()
+        expect_blocks(network, card)
         engine = Engine(network, description["precision"])
         engine.load_state_dict(tensors, assign=True)
     except FileNotFoundError:
@@ -75,3 +77,13 @@ def load_engine(folder: str | Path) -> Engine:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine
+
+
+def expect_blocks(network: nn.Module, card: ModelCard) -> None:
+    """Make sure that an engine can be made of a network.
+
+    Raises:
+        OnespikeError: It is not of spiking blocks.
+    """
+    if not hasattr(network, "blocks"):
+        raise OnespikeError(f"{card.name} has no spiking blocks: expected a run of a model such as conv12")

@@ -39,11 +39,6 @@ class ModelConfig:
         """Whether the network draws random numbers at test time."""
         return False
 
-    @property
-    def draws(self) -> bool:
-        """Whether the network draws random numbers, at test time too."""
-        return False
-
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
         """Build the network, with fresh weights.
 

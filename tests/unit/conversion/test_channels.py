@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration
-from onespike.conversion import ConversionConfig, spiking
+from onespike.conversion import Calibration, ConversionConfig, spiking
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
 

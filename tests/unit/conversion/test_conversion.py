@@ -15,9 +15,9 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike.conversion import Calibration
-from onespike.conversion.calibrate import SHARES, set_thresholds
+from onespike.conversion.calibration import SHARES, set_thresholds
+from onespike.conversion.network import ConversionConfig, spiking
 from onespike.conversion.over_time import PoolSpikes
-from onespike.conversion.spiking import ConversionConfig, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model

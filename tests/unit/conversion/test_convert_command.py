@@ -14,7 +14,7 @@ from torch import nn
 
 import onespike
 from onespike.cli.main import main
-from onespike.conversion.spiking import ConvertedNetwork
+from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.training import Run, load_recipe, train

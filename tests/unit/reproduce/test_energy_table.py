@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from reproduce.standard import open_or_train_vgg
 from tiny import SMALL
 
 from onespike.audit import audit_run, baselines
@@ -13,7 +14,6 @@ from onespike.training.run import Run
 from reproduce import energy as module
 from reproduce import standard
 from reproduce.published import ENERGY
-from reproduce.standard import open_or_train_vgg
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,9 @@ from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.neurons import Neuron
 from onespike.training import load_recipe, train
-from onespike.training.optim import make_accelerator
 from onespike.training.display import Display
 from onespike.training.monitor import SpikeMonitor
+from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
 from onespike.training.trainer import Trainer

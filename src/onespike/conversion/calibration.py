@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from onespike.conversion.config import Calibration
 from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
-from onespike.conversion.spiking import ConvertedNetwork
+from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import IntegrateFire, Staircase, spread
 

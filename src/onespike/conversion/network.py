@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion.channels import channels
+from onespike.conversion.config import ConversionConfig
 from onespike.conversion.kinds import (
     RESHAPING,
     WEIGHTS,

@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from onespike.conversion.calibrate import DEFAULT, Calibration, LayerError, calibrate
+from onespike.conversion.calibration import DEFAULT, Calibration, LayerError, calibrate
 from onespike.conversion.check import answers, expect_images_first, expect_same
-from onespike.conversion.spiking import ConversionConfig, ConvertedNetwork, spiking
+from onespike.conversion.network import ConversionConfig, ConvertedNetwork, spiking
 from onespike.conversion.trace import trace
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
