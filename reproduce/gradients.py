@@ -13,6 +13,8 @@ from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.models.onespike import DEPTHS
+from onespike.training.checkpoint import ModelCard
+from onespike.training.losses import make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Trainer
