@@ -189,7 +189,7 @@ def _splits(make: Callable[..., Any]) -> dict[str, Any]:
 
     def ask(*names: str) -> Any:
         for name in names:
-            with suppress(ValueError, KeyError, AssertionError):  # what unknown splits are refused with
+            with suppress(ValueError, KeyError, AssertionError, OSError):  # what unknown splits are refused with
                 return make(split=name)
         return None
 

@@ -126,7 +126,7 @@ class TrainLoader:
 
 
 class _Drawn(TorchDataset):
-    """Images of a `ItemSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
+    """Images of an `ItemSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
 
     def __init__(self, images: ItemSet) -> None:
         self.images = images
@@ -141,7 +141,7 @@ def _by_workers(singly: PolicyDataset | _Drawn, keys: list[list[Key]], workers: 
     loader = DataLoader(singly, batch_sampler=keys, num_workers=workers, worker_init_fn=_leave_signals)
     for images, labels in loader:
         # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
-        stacked = images.transpose(0, 1).flatten(0, 1).to(share.device, share.dtype)
+        stacked = images.transpose(0, 1).flatten(0, 1).to(share.dtype).to(share.device)  # some devices know no float64
         yield stacked.contiguous(memory_format=torch.channels_last), labels.to(share.device)
 
 
