@@ -59,7 +59,8 @@ class BatchAugment:
             (B, C, H, W) in channels-last memory.
         """
         if images.is_floating_point():
-            return images.to(self.device, self._scale.dtype, memory_format=torch.channels_last)
+            floats = images.to(self._scale.dtype, memory_format=torch.channels_last)  # some devices know no float64
+            return floats.to(self.device, non_blocking=True)
         images = images.to(self.device, non_blocking=True)
         if draws is not None and (self.padding or self.flip):
             images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding)

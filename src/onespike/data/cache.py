@@ -10,7 +10,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from onespike.data.sets import ImageSet, PixelSet
 from onespike.data.sources.base import PARTS, Content, HubUnreachableError, Sample, Source
 from onespike.durable import flush
 from onespike.errors import OnespikeError
@@ -29,35 +30,22 @@ _CHUNK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Pixels:
-    """The decoded images of one part.
-
-    Attributes:
-        images: (M, H, W, C) uint8; from the cache a read-only memory map.
-        labels: (M,) int64.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
 class Decoded:
-    """A decoded source.
+    """What is needed of a source once its images are decoded.
 
     Attributes:
         classes: The class names.
         mean: Channel-wise mean of the training part, 0..1.
         std: Channel-wise standard deviation of the training part, 0..1; 1 for a channel that never changes, so that
             dividing by it is safe.
-        parts: `train`, `test` and perhaps `validation`.
+        parts: `train`, `test` and perhaps `validation`; from the cache read-only memory maps.
         note: As in `Content`.
     """
 
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    parts: dict[str, Pixels]
+    parts: Mapping[str, ImageSet]
     note: str = ""
 
 
@@ -104,7 +92,7 @@ def decode_here(content: Content, name: str, image_size: int | None = None) -> D
             for index, sample in enumerate(checked(part)):
                 images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
                 images[index], labels[index] = sample.pixels, sample.label
-            parts[part] = Pixels(images, labels)
+            parts[part] = PixelSet(images, labels, np.arange(count))
     return Decoded(content.classes, *channel_statistics(parts["train"].images), parts, content.note)
 
 
@@ -224,10 +212,10 @@ def _expect_shape(sample: Sample, first: Sample) -> None:
 def _read(entry: Path) -> Decoded:
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-        parts = {
-            part: Pixels(np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy"))
-            for part in meta["images"]
-        }
+        parts = {}
+        for part in meta["images"]:
+            images, labels = np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy")
+            parts[part] = PixelSet(images, labels, np.arange(len(labels)))
         classes, mean, std = (tuple(meta[key]) for key in ("classes", "mean", "std"))
         return Decoded(classes, mean, std, parts, meta.get("note", ""))
     except (OSError, ValueError, KeyError, TypeError) as error:

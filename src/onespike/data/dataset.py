@@ -13,10 +13,9 @@ import numpy as np
 from onespike.classpath import resolve
 from onespike.data.cache import Decoded, decode_here, open_cache
 from onespike.data.config import PASSED, DataConfig
-from onespike.data.items import Part, TorchItems, class_names, content_of, note_on, parts_of
-from onespike.data.sets import ImageSet, PixelSet, TensorSet, as_floats
+from onespike.data.items import class_names, content_of, note_on, parts_of
+from onespike.data.sets import ImageSet, split
 from onespike.data.sources.registry import open_source
-from onespike.data.split import split
 from onespike.errors import OnespikeError
 
 
@@ -84,7 +83,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
     with open_source(config.name, root) as source:
         decoded = open_cache(source, cache, config.image_size)
-    return _of_pixels(source.name, decoded, config.holdout, config.limit)
+    return _divided(source.name, decoded, config.holdout, config.limit)
 
 
 def as_dataset(
@@ -132,19 +131,21 @@ def as_dataset(
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     names = class_names(parts, tuple(classes or ()))
-    first = parts["train"].items.fetch(int(parts["train"].indices[0]))[0]
-    if (floats := as_floats(first)) is None:
-        decoded = decode_here(content_of(parts, names), name, image_size)
-        return _of_pixels(name, decoded, holdout, limit)
-    shape = tuple(floats.shape)
+    shape = parts["train"].images.shape
+    if shape is None:
+        return _divided(name, decode_here(content_of(parts, names), name, image_size), holdout, limit)
     if len(shape) != 3 or shape[1] != shape[2] or image_size not in (None, shape[1]):
         raise OnespikeError(
             f"{name}: images of floats, shape {shape}; expected square ones, (C, {image_size or 'H'}, "
             f"{image_size or 'H'}); resize them in the transform that makes them"
         )
-    sets = {part: _of_floats(some, shape) for part, some in parts.items()}
-    mean, std = (0.0,) * shape[0], (1.0,) * shape[0]
-    return _divided(name, names, sets, mean, std, note_on(parts), holdout, limit)
+    for images in (part.images for part in parts.values()):
+        if images.shape != shape:
+            raise OnespikeError(
+                f"{images.origin(0)}: {f'floats of shape {images.shape}' if images.shape else 'a raw image'}; expected "
+                f"floats of shape {shape} as in the training part; resize or convert all alike"
+            )
+    return _divided(name, Decoded(names, (0.0,) * shape[0], (1.0,) * shape[0], parts, note_on(parts)), holdout, limit)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
@@ -196,7 +197,7 @@ def _splits(make: Callable[..., Any]) -> dict[str, Any]:
 
     def ask(*names: str) -> Any:
         for name in names:
-            with suppress(ValueError, KeyError, AssertionError):  # what unknown splits are refused with
+            with suppress(ValueError, KeyError, AssertionError, OSError):  # what unknown splits are refused with
                 return make(split=name)
         return None
 
@@ -213,40 +214,13 @@ def _name(data: Any) -> str:
     return str(getattr(getattr(data, "info", None), "dataset_name", None) or type(data).__name__)
 
 
-def _of_pixels(name: str, decoded: Decoded, holdout: float, limit: int) -> Dataset:
-    sets: dict[str, ImageSet] = {
-        part: PixelSet(pixels.images, pixels.labels, np.arange(len(pixels.labels)))
-        for part, pixels in decoded.parts.items()
-    }
-    return _divided(name, decoded.classes, sets, decoded.mean, decoded.std, decoded.note, holdout, limit)
-
-
-def _of_floats(part: Part, shape: tuple[int, int, int]) -> ImageSet:
-    if not isinstance(part.items, TorchItems):
-        raise OnespikeError(
-            f"{part.items.where}: raw images; expected floats as in the training part; convert all alike"
-        )
-    images = TensorSet(part.items, part.labels, part.indices, shape)
-    images[0]  # complains now if the parts do not match
-    return images
-
-
-def _divided(
-    name: str,
-    classes: tuple[str, ...],
-    sets: dict[str, ImageSet],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    note: str,
-    holdout: float,
-    limit: int,
-) -> Dataset:
+def _divided(name: str, whole: Decoded, holdout: float, limit: int) -> Dataset:
     """Leave out training images above the limit, then hold some out unless there is a validation part."""
-    train = sets["train"]
-    validation = sets.get("validation", train.select(np.arange(0)))
+    train = whole.parts["train"]
     if 0 < limit < len(train):
         train = train.select(split(train.targets, limit)[0])
-    if "validation" not in sets and holdout:
+    validation = whole.parts.get("validation", train.select(np.arange(0)))
+    if "validation" not in whole.parts and holdout:
         if len(train) < 2:
             raise OnespikeError(
                 f"data.holdout: {len(train)} training image cannot be split; expected 2 or more; pass --data.holdout 0"
@@ -254,4 +228,4 @@ def _divided(
         held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
         chosen, others = split(train.targets, held_out)
         train, validation = train.select(others), train.select(chosen)
-    return Dataset(name, classes, train, validation, sets["test"], mean, std, note)
+    return Dataset(name, whole.classes, train, validation, whole.parts["test"], whole.mean, whole.std, whole.note)

@@ -1,55 +1,76 @@
-"""Labelled images as others hold them: a map-style data set of PyTorch, or a table of Hugging Face `datasets`."""
+"""Images as others hold them: a map-style data set of PyTorch, or a table of Hugging Face `datasets`."""
 
 import operator
 import random
 import sys
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
+from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources.base import PARTS, Content, Sample
-from onespike.data.split import split
 from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
-class Items(ABC):
-    """Images and labels by number; `where` names them in errors."""
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The pairs (image, label) of a map-style data set; `where` names them in errors."""
 
+    source: Any
     where: str
 
-    @abstractmethod
-    def fetch(self, index: int) -> tuple[Any, int]:
-        """The image as its owner gives it, and its label; raises OnespikeError if there is no such pair."""
+    def fetch(self, index: int, seed: int | None = None) -> tuple[Any, int]:
+        """One image as its owner gives it, and its label.
 
-    @abstractmethod
-    def labels(self) -> np.ndarray:
-        """All labels, (N,) int64, in a quick way if there is one."""
+        Args:
+            index: Its number.
+            seed: What the owner's random transforms draw from; None is the number, so that it is always the same.
 
-    @property
-    @abstractmethod
-    def classes(self) -> tuple[str, ...]:
-        """The class names, if their owner says them, or else none."""
-
-    def grey(self, index: int) -> bool:
-        """Whether an image that is not of floats is stored in grey."""
-        return self.pixels(index).shape[2] == 1
+        Raises:
+            OnespikeError: It is no pair, or the label no whole number.
+        """
+        with _drawing(index if seed is None else seed):
+            item = self.source[index]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise OnespikeError(
+                f"{self.origin(index)}: a {type(item).__name__}; expected an image and its label, (image, label); "
+                "give a data set with labels, in such pairs"
+            )
+        try:
+            return item[0], operator.index(item[1])
+        except TypeError:
+            raise OnespikeError(
+                f"{self.origin(index)}: label {str(item[1])[:40]!r}; expected a whole number, the index of a class; "
+                "convert it"
+            ) from None
 
     def pixels(self, index: int) -> np.ndarray:
-        """An image that is not of floats, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
+        """One raw image, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
         from onespike.data.sources.image import uint8_pixels
 
         return uint8_pixels(self.fetch(index)[0], self.origin(index))
+
+    def floats(self, index: int, seed: int | None = None) -> Tensor | None:
+        """One image as a tensor if it is a tensor or an array of floats, or else None."""
+        return _as_floats(self.fetch(index, seed)[0])
+
+    @cached_property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of the first image if it is of floats: then all are."""
+        first = self.floats(0)
+        return None if first is None else tuple(first.shape)
 
     def origin(self, index: int) -> str:
         """Name an item for a person."""
@@ -57,102 +78,60 @@ class Items(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class TorchItems(Items):
-    """Items of a map-style data set of PyTorch; its random draws follow from a seed, or else from the item's number."""
+class ItemSet(ImageSet):
+    """Images that a data set of somebody's makes when they are asked for.
 
-    source: Any
-    where: str
+    They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
+    """
+
+    images: Items
+
+    @property
+    @override
+    def shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.images.shape or (0, 0, 0)
+        return channels, height, width
 
     @override
-    def fetch(self, index: int, seed: int | None = None) -> tuple[Any, int]:
-        with drawing(index if seed is None else seed):
-            item = self.source[index]
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
+    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+        """Image (C, H, W), by random draws that are always the same, and label."""
+        return self.drawn(position)
+
+    def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
+        """Fetch one image of floats, (C, H, W), by random draws from a seed, and its label.
+
+        Raises:
+            OnespikeError: It has another type, shape or label than when the data set was opened.
+        """
+        index = int(self.indices[position])
+        image, label = self.images.fetch(index, seed)
+        tensor = _as_floats(image)
+        if tensor is None or tuple(tensor.shape) != self.shape:
+            kind, shape = getattr(image, "dtype", type(image).__name__), tuple(getattr(image, "shape", ()))
             raise OnespikeError(
-                f"{self.origin(index)}: a {type(item).__name__}; expected an image and its label, (image, label); "
-                "give a data set with labels, in such pairs"
+                f"{self.images.origin(index)}: an image of {kind}, shape {shape}; expected floats of shape "
+                f"{self.shape} as in the first one; resize or convert all alike"
             )
-        return item[0], whole_number(item[1], self.origin(index))
+        if label != self.labels[index]:
+            raise OnespikeError(
+                f"{self.images.origin(index)}: label {label}; expected {self.labels[index]} as when the data set was "
+                "opened; give each item one label"
+            )
+        return tensor, label
 
     @override
-    def labels(self) -> np.ndarray:
-        if (known := _known_labels(self.source)) is not None:
-            return known
-        return np.array([self.fetch(index)[1] for index in range(len(self.source))], np.int64)
-
-    @property
-    @override
-    def classes(self) -> tuple[str, ...]:
-        source = self.source
-        while isinstance(source, Subset):
-            source = source.dataset
-        return tuple(map(str, getattr(source, "classes", ())))
+    def gather(self, positions: np.ndarray) -> Batch:
+        """Make images (B, C, H, W), floats."""
+        images = [self[position][0] for position in positions]
+        stacked = torch.stack(images) if images else torch.empty(0, *self.shape)
+        return stacked, torch.from_numpy(self.targets[positions])
 
 
-@dataclass(frozen=True, eq=False)
-class TableItems(Items):
-    """Rows of a Hugging Face data set."""
-
-    source: Any
-    where: str
-    image: str
-    label: str
-
-    @override
-    def fetch(self, index: int) -> tuple[bytes, int]:
-        row, origin = self.source[index], self.origin(index)
-        cell, label = row[self.image], row[self.label]
-        if cell is None or label is None:
-            raise OnespikeError(f"{origin}: no image or no label; expected both; remove or complete the row")
-        try:
-            data = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
-        except (TypeError, OSError) as error:
-            raise OnespikeError(f"{origin}: its image cannot be read ({error}); expected a file; restore it") from error
-        return data, whole_number(label, origin)
-
-    @override
-    def pixels(self, index: int) -> np.ndarray:
-        from onespike.data.sources.image import decode
-
-        return decode(self.fetch(index)[0], self.origin(index), 1 if self.grey(index) else 3)
-
-    @override
-    def grey(self, index: int) -> bool:
-        from onespike.data.sources.image import is_grey
-
-        return is_grey(self.fetch(index)[0], self.origin(index))
-
-    @override
-    def labels(self) -> np.ndarray:
-        column = self.source.select_columns(self.label)
-        rows = (row[self.label] for row in column)
-        return np.array([whole_number(label, self.origin(index)) for index, label in enumerate(rows)], np.int64)
-
-    @property
-    @override
-    def classes(self) -> tuple[str, ...]:
-        return tuple(getattr(self.source.features[self.label], "names", ()))
-
-
-class Part(NamedTuple):
-    """Some items: which, and the labels of all of them."""
-
-    items: Items
-    labels: np.ndarray
-    indices: np.ndarray
-
-
-def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, Part]:
-    """Take a data set apart.
-
-    Args:
-        data: A data set; or several: a mapping from the parts' names, (train, test), or (train, validation, test).
-        name: How to call it in errors.
-        test: The test part, if data holds none.
-        validation: The validation part, likewise.
+def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, ItemSet]:
+    """Take a data set apart; arguments as of `as_dataset`.
 
     Returns:
-        Part -> items. Without a test part the validation part is that; without either, a fixed fifth of the images.
+        Part -> its images. Without a test part the validation part is that; without either, a fixed fifth of them.
 
     Raises:
         OnespikeError: Something is no data set, is empty, or has no labels.
@@ -172,55 +151,66 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
     elif "test" not in parts:
-        items, labels, _ = parts["train"]
-        if len(labels) < 2:
+        whole = parts["train"]
+        if len(whole) < 2:
             raise OnespikeError(f"{name}: a single image and no test part; expected several; add some")
-        train, held_out = split(labels, len(labels) - max(1, round(len(labels) / 5)))
-        parts = {"train": Part(items, labels, train), "test": Part(items, labels, held_out)}
-    return {part: parts[part] for part in PARTS if part in parts}
+        train, held_out = split(whole.labels, len(whole) - max(1, round(len(whole) / 5)))
+        parts = {"train": whole.select(train), "test": whole.select(held_out)}
+    return parts
 
 
-def class_names(parts: Mapping[str, Part], given: tuple[str, ...] = ()) -> tuple[str, ...]:
+def class_names(parts: Mapping[str, ItemSet], given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The names given, or those that the training part knows, or else "0" to the largest training label.
 
     Raises:
         OnespikeError: A label is out of their range; the item is named.
     """
-    train = parts["train"]
-    names = given or train.items.classes or tuple(map(str, range(int(train.labels.max()) + 1)))
-    for items, labels, indices in parts.values():
-        wrong = indices[(labels[indices] < 0) | (labels[indices] >= len(names))]
+    source = parts["train"].images.source
+    while isinstance(source, Subset):
+        source = source.dataset
+    largest = int(parts["train"].labels.max())
+    names = given or tuple(map(str, getattr(source, "classes", None) or range(largest + 1)))
+    for part in parts.values():
+        wrong = part.indices[(part.targets < 0) | (part.targets >= len(names))]
         if len(wrong):
             raise OnespikeError(
-                f"{items.origin(wrong[0])}: label {labels[wrong[0]]}; expected 0 to {len(names) - 1}; correct it"
+                f"{part.images.origin(wrong[0])}: label {part.labels[wrong[0]]}; expected 0 to {len(names) - 1}; "
+                "correct it"
             )
     return names
 
 
-def note_on(parts: Mapping[str, Part]) -> str:
+def note_on(parts: Mapping[str, ItemSet]) -> str:
     """Say that the test part was split off, if it was."""
-    split_off = parts["train"].items is parts["test"].items
+    split_off = parts["train"].images is parts["test"].images
     return "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
 
 
-def content_of(parts: Mapping[str, Part], classes: tuple[str, ...] = ()) -> Content:
-    """Describe parts whose images are not of floats to what decodes them: in grey if all are grey, else in colour."""
-    grey = all(items.grey(index) for items, _, indices in parts.values() for index in indices.tolist())
+def content_of(parts: Mapping[str, ItemSet], classes: tuple[str, ...] = ()) -> Content:
+    """Describe parts of raw images to what decodes them: in grey if all are grey, else in colour."""
+    channels = (part.images.pixels(index).shape[2] for part in parts.values() for index in part.indices.tolist())
+    grey = all(number == 1 for number in channels)
 
-    def samples(part: str) -> Iterator[Sample]:
-        items, labels, indices = parts[part]
-        for index in indices.tolist():
-            pixels = items.pixels(index)
+    def samples(name: str) -> Iterator[Sample]:
+        part = parts[name]
+        for index in part.indices.tolist():
+            pixels = part.images.pixels(index)
             if not grey and pixels.shape[2] == 1:
                 pixels = pixels.repeat(3, 2)
-            yield Sample(pixels, int(labels[index]), items.origin(index))
+            yield Sample(pixels, int(part.labels[index]), part.images.origin(index))
 
-    counts = {part: len(some.indices) for part, some in parts.items()}
+    counts = {name: len(part) for name, part in parts.items()}
     return Content(class_names(parts, classes), counts, samples, note_on(parts))
 
 
+def _as_floats(image: Any) -> Tensor | None:
+    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
+        image = torch.from_numpy(image)
+    return image if isinstance(image, Tensor) and image.is_floating_point() else None
+
+
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
+def _drawing(seed: int) -> Iterator[None]:
     """Let the global generators of Python, numpy and PyTorch (on the CPU) draw from a seed, then as if nothing was."""
     generator = torch.default_generator
     states = random.getstate(), np.random.get_state(), generator.get_state()  # noqa: NPY002 - transforms draw from it
@@ -235,51 +225,82 @@ def drawing(seed: int) -> Iterator[None]:
         generator.set_state(states[2])
 
 
-def whole_number(label: Any, origin: str) -> int:
-    """The label as an integer; raises OnespikeError if it is none."""
-    try:
-        return operator.index(label)
-    except TypeError:
-        raise OnespikeError(
-            f"{origin}: label {str(label)[:40]!r}; expected a whole number, the index of a class; convert it"
-        ) from None
-
-
-def _part(source: Any, where: str) -> Part:
-    items = _items(source, where)
-    if not len(source):
-        raise OnespikeError(f"{where}: empty; expected labelled images; add some")
-    labels = items.labels()
-    return Part(items, labels, np.arange(len(labels)))
-
-
-def _items(source: Any, where: str) -> Items:
+def _part(source: Any, where: str) -> ItemSet:
     datasets = sys.modules.get("datasets")  # whoever holds one of its tables has imported it
     if datasets and isinstance(source, datasets.Dataset):
-        return _table(source, where)
+        source = _table(source, where)
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise OnespikeError(
             f"{where}: a {type(source).__name__}; expected a map-style data set, with a length and items by number; "
             "give a torch.utils.data.Dataset or a datasets.Dataset"
         )
-    return TorchItems(source, where)
+    if not len(source):
+        raise OnespikeError(f"{where}: empty; expected labelled images; add some")
+    items, labels = Items(source, where), _known_labels(source)
+    if labels is None:
+        labels = np.array([items.fetch(index)[1] for index in range(len(source))], np.int64)
+    return ItemSet(items, labels, np.arange(len(labels)))
 
 
-def _table(source: Any, where: str) -> TableItems:
+def _known_labels(source: Any) -> np.ndarray | None:
+    """The labels of a data set without loading its images, where it is known for sure how; else None."""
+    if isinstance(source, Subset):
+        known = _known_labels(source.dataset)
+        return None if known is None else known[np.asarray(source.indices, np.int64)]
+    found: Any = None
+    if isinstance(source, TensorDataset) and len(source.tensors) == 2:
+        found = source.tensors[1]
+    elif isinstance(source, _Rows):
+        found = list(source.table.select_columns(source.label)[:][source.label])
+    elif type(source).__module__.startswith("torchvision.datasets.") and not getattr(source, "target_transform", None):
+        found = getattr(source, "targets", None)
+    labels = np.asarray([] if found is None else found)
+    return labels.astype(np.int64) if labels.shape == (len(source),) and labels.dtype.kind in "iu" else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """The rows of a Hugging Face table as pairs of pixels and label."""
+
+    table: Any
+    where: str
+    image: str
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        from onespike.data.sources.image import decode
+
+        row, origin = self.table[index], f"{self.where}: item {index}"
+        cell = row[self.image]
+        try:
+            data = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+        except (TypeError, OSError) as error:
+            raise OnespikeError(f"{origin}: its image cannot be read ({error}); expected a file; restore it") from error
+        return decode(data, origin), row[self.label]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(getattr(self.table.features[self.label], "names", ()))
+
+
+def _table(table: Any, where: str) -> _Rows:
     from datasets import ClassLabel, Image, Value
 
-    if source.format["type"] == "custom":
+    if table.format["type"] == "custom":
         raise OnespikeError(
             f"{where}: it has a transform of its own; expected plain columns; call reset_format() on it, or wrap it in "
             "a torch.utils.data.Dataset of pairs (image, label)"
         )
-    features = source.features
+    features = table.features
     images = [name for name, kind in features.items() if isinstance(kind, Image)]
     numbers = [name for name, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
     labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] or numbers
     image = _only(images, ("image", "img"), "images (datasets.Image)", features, where)
     label = _only(labels, ("label", "labels"), "labels (datasets.ClassLabel, or whole numbers)", features, where)
-    return TableItems(source.with_format(None).cast_column(image, Image(decode=False)), where, image, label)
+    return _Rows(table.with_format(None).cast_column(image, Image(decode=False)), where, image, label)
 
 
 def _only(found: list[str], usual: tuple[str, ...], what: str, features: Any, where: str) -> str:
@@ -291,18 +312,3 @@ def _only(found: list[str], usual: tuple[str, ...], what: str, features: Any, wh
             f"{where}: {state} {what}; expected one, or one of the name {' or '.join(usual)}; rename or remove columns"
         )
     return chosen[0]
-
-
-def _known_labels(source: Any) -> np.ndarray | None:
-    """The labels of a data set of torchvision or PyTorch without loading its images; None if that cannot be."""
-    if isinstance(source, Subset):
-        known = _known_labels(source.dataset)
-        return None if known is None else known[np.asarray(source.indices, np.int64)]
-    if isinstance(source, TensorDataset):
-        found = source.tensors[1] if len(source.tensors) == 2 else None
-    elif type(source).__module__.startswith("torchvision.datasets.") and not getattr(source, "target_transform", None):
-        found = getattr(source, "targets", None)
-    else:
-        found = None
-    labels = np.asarray([] if found is None else found)
-    return labels.astype(np.int64) if labels.shape == (len(source),) and labels.dtype.kind in "iu" else None

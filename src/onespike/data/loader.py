@@ -18,8 +18,9 @@ from torch.utils.data import Dataset as TorchDataset
 from onespike.data.augment import BatchAugment
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
+from onespike.data.items import ItemSet
 from onespike.data.policy import Key, PolicyDataset
-from onespike.data.sets import Batch, ImageSet, PixelSet, TensorSet
+from onespike.data.sets import Batch, ImageSet, PixelSet
 from onespike.errors import OnespikeError
 
 
@@ -81,7 +82,7 @@ class TrainLoader:
         self.workers = config.workers
         wants_policy = config.auto_augment or config.random_erasing or config.augmix_splits
         self.singly: PolicyDataset | _Drawn | None = None
-        if isinstance(data.train, TensorSet):
+        if isinstance(data.train, ItemSet):
             if config.augmix_splits:
                 raise OnespikeError(
                     f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
@@ -125,9 +126,9 @@ class TrainLoader:
 
 
 class _Drawn(TorchDataset):
-    """Images of a `TensorSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
+    """Images of an `ItemSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
 
-    def __init__(self, images: TensorSet) -> None:
+    def __init__(self, images: ItemSet) -> None:
         self.images = images
 
     def __getitem__(self, key: Key) -> tuple[Tensor, int]:
@@ -140,7 +141,7 @@ def _by_workers(singly: PolicyDataset | _Drawn, keys: list[list[Key]], workers: 
     loader = DataLoader(singly, batch_sampler=keys, num_workers=workers, worker_init_fn=_leave_signals)
     for images, labels in loader:
         # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
-        stacked = images.transpose(0, 1).flatten(0, 1).to(share.device, share.dtype)
+        stacked = images.transpose(0, 1).flatten(0, 1).to(share.dtype).to(share.device)  # some devices know no float64
         yield stacked.contiguous(memory_format=torch.channels_last), labels.to(share.device)
 
 

@@ -1,4 +1,4 @@
-"""Sets of images: decoded ones in a memory map, and those that somebody's data set makes when they are asked for."""
+"""Sets of images: some of those that something holds or makes."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -9,10 +9,30 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from onespike.data.items import TorchItems
-from onespike.errors import OnespikeError
-
 Batch = tuple[Tensor, Tensor]
+
+#: Which images are kept and held out depends on the data alone, not on a run's seed: runs stay comparable.
+_SPLIT_SEED = 0
+
+
+def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose `count` of N images, stratified if that can be; the same ones every time.
+
+    Args:
+        labels: (N,) integers.
+        count: How many to choose, 0 < count < N.
+
+    Returns:
+        Positions of the chosen images and of the others, each ascending.
+    """
+    from sklearn.model_selection import train_test_split
+
+    positions = np.arange(len(labels))
+    try:
+        chosen, others = train_test_split(positions, train_size=count, random_state=_SPLIT_SEED, stratify=labels)
+    except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
+        chosen, others = train_test_split(positions, train_size=count, random_state=_SPLIT_SEED)
+    return np.sort(chosen), np.sort(others)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +58,7 @@ class ImageSet(ABC):
         return self.labels[self.indices]
 
     def select(self, positions: np.ndarray) -> Self:
-        """Make a subset.
-
-        Args:
-            positions: (K,) integers, 0 <= position < N.
-
-        Returns:
-            The K images; nothing is copied.
-        """
+        """Make a subset of the images at K positions, 0 <= position < N; nothing is copied."""
         return replace(self, indices=self.indices[positions])
 
     @property
@@ -64,11 +77,7 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True, eq=False)
 class PixelSet(ImageSet):
-    """Decoded images, raw.
-
-    Attributes:
-        images: (M, H, W, C) uint8; the whole map, never copied.
-    """
+    """Raw images, decoded: (M, H, W, C) uint8, in a memory map as a rule, which is never copied."""
 
     images: np.ndarray
 
@@ -100,69 +109,3 @@ class PixelSet(ImageSet):
 
 def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> PixelSet:
     return PixelSet(np.load(path, mmap_mode="r"), labels, indices)
-
-
-@dataclass(frozen=True, eq=False)
-class TensorSet(ImageSet):
-    """Images that a data set of somebody's gives as a network takes them: transformed by its owner, and floats.
-
-    Attributes:
-        images: The data set.
-        first: The shape of its first image, (C, H, W), which all have.
-    """
-
-    images: TorchItems
-    first: tuple[int, int, int]
-
-    @property
-    @override
-    def shape(self) -> tuple[int, int, int]:
-        return self.first
-
-    @override
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Image (C, H, W), by random draws that are always the same, and label."""
-        return self.drawn(position)
-
-    def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """Fetch one image.
-
-        Args:
-            position: 0 <= position < N.
-            seed: What the owner's random transforms draw from; None is the image's number.
-
-        Returns:
-            Image (C, H, W) and label.
-
-        Raises:
-            OnespikeError: It has another type, shape or label than when the data set was opened.
-        """
-        index = int(self.indices[position])
-        image, label = self.images.fetch(index, seed)
-        tensor = as_floats(image)
-        if tensor is None or tuple(tensor.shape) != self.first:
-            kind, shape = getattr(image, "dtype", type(image).__name__), tuple(getattr(image, "shape", ()))
-            raise OnespikeError(
-                f"{self.images.origin(index)}: an image of {kind}, shape {shape}; expected floats of shape "
-                f"{self.first} as in the first one; resize or convert all alike"
-            )
-        if label != self.labels[index]:
-            raise OnespikeError(
-                f"{self.images.origin(index)}: label {label}; expected {self.labels[index]} as when the data set was "
-                "opened; give each item one label"
-            )
-        return tensor, label
-
-    @override
-    def gather(self, positions: np.ndarray) -> Batch:
-        """Make images (B, C, H, W), floats."""
-        images = [self[position][0] for position in positions]
-        stacked = torch.stack(images) if images else torch.empty(0, *self.first)
-        return stacked, torch.from_numpy(self.targets[positions])
-
-
-def as_floats(image: Any) -> Tensor | None:
-    """A tensor or array of floats as a tensor; None for anything else."""
-    if isinstance(image, np.ndarray) and image.dtype.kind == "f":
-        image = torch.from_numpy(image)
-    return image if isinstance(image, Tensor) and image.is_floating_point() else None

@@ -55,6 +55,18 @@ def test_a_class_that_takes_split_is_asked_for_those_it_knows(known, sizes):
     assert data.image_size == 4
 
 
+def test_a_class_that_looks_for_a_folder_of_the_splits_name(tmp_path):
+    for part, count in (("train", 10), ("validation", 4), ("test", 6)):
+        for i in range(count):
+            save_image(tmp_path / part / "ab"[i % 2] / f"{i}.png", seed=i)
+
+    def images(root, split):
+        return torchvision.datasets.ImageFolder(root / split)
+
+    data = from_class(images, {"root": tmp_path}, PLAIN)
+    assert (len(data.train), len(data.validation), len(data.test)) == (10, 4, 6)
+
+
 def test_a_class_that_takes_any_word_for_the_test_part_does_not_give_it_for_validation():
     def loose(split="train"):
         return Own(raw(20 if split == "train" else 6), labels(20 if split == "train" else 6))

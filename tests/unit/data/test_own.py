@@ -15,8 +15,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from onespike.data import DataConfig, as_dataset
+from onespike.data.items import ItemSet
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed, gather
-from onespike.data.sets import PixelSet, TensorSet
+from onespike.data.sets import PixelSet
 from onespike.errors import OnespikeError
 
 SIDE = 8
@@ -174,7 +175,7 @@ def test_labels_that_are_known_are_not_looked_for_in_the_images():
 def test_floats_are_taken_as_they_are():
     train, test = floats(), floats(6) + 1
     data = as_dataset(Own(train, labels()), test=Own(test.double().numpy(), labels(6)), holdout=0)
-    assert isinstance(data.train, TensorSet)
+    assert isinstance(data.train, ItemSet)
     assert (data.mean, data.std, data.in_channels, data.image_size) == ((0, 0, 0), (1, 1, 1), 3, SIDE)
     images, found = next(TrainLoader(data, DataConfig(workers=0, flip=1.0), 20, seed=0).epoch(0))
     order = torch.randperm(20, generator=torch.Generator().manual_seed(derive_seed(0, 0)))
@@ -302,7 +303,7 @@ def test_images_of_different_sizes_are_named():
     fails(["floats, shape (3, 8, 6)", "expected square"], Own(floats()[..., :6], labels()))
     fails(["shape (3, 8, 8)", "expected square ones, (C, 4, 4)"], Own(floats(), labels()), image_size=4)
     fails(
-        ["Own, test: item 0", "(3, 9, 9)", "(3, 8, 8) as in the first"],
+        ["Own, test: item 0", "(3, 9, 9)", "(3, 8, 8) as in the training part"],
         (Own(floats(), labels()), Own(floats(4, 9), labels(4))),
     )
     late = [*floats(10), *floats(10, 9)]
@@ -313,7 +314,7 @@ def test_images_of_different_sizes_are_named():
 
 def test_raw_images_and_floats_do_not_mix():
     fails(["Own, test: item 0: an image of float32"], (Own(raw(), labels()), Own(floats(), labels())))
-    fails(["Own, test: item 0: an image of uint8"], (Own(floats(), labels()), Own(raw(), labels())))
+    fails(["Own, test: item 0: a raw image; expected floats"], (Own(floats(), labels()), Own(raw(), labels())))
 
 
 @pytest.mark.parametrize("image", [np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.int64), "a path", None])

@@ -107,10 +107,17 @@ open_cifar10, open_cifar100 = partial(_open_cifar, _CIFAR10), partial(_open_cifa
 
 def _official(variant: _Variant, files: Files, ending: str) -> Source:
     """The official files, of the binary version (ending in .bin) or of the pickled one."""
-    read = _read_binary if ending else _read_pickle
+    names = [name for part in variant.files.values() for name in part]
 
     def content() -> Content:
-        loaded = {part: {name: read(variant, files, name) for name in names} for part, names in variant.files.items()}
+        raw = {name: files.read(name + ending) for name in names}
+        if ending:
+            _expect_sizes(variant, files, {name: len(data) for name, data in raw.items()})
+        read = _read_binary if ending else _read_pickle
+        loaded = {
+            part: {name: read(variant, raw.pop(name), files.where(name)) for name in counts}
+            for part, counts in variant.files.items()
+        }
         counts = {part: sum(len(labels) for _, labels in found.values()) for part, found in loaded.items()}
         return Content(variant.columns.classes, counts, lambda part: samples(loaded[part]))
 
@@ -120,32 +127,29 @@ def _official(variant: _Variant, files: Files, ending: str) -> Source:
             for row, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield Sample(image, int(label), f"{files.where(name + ending)}: image {row}")
 
-    names = [name + ending for part in variant.files.values() for name in part]
-    return Source(variant.name, str(files.root), lambda: files.key(names), content)
+    return Source(variant.name, str(files.root), lambda: files.key([name + ending for name in names]), content)
 
 
-def _read_binary(variant: _Variant, files: Files, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read pixels (N, 3072), all red ones of an image first, then green, then blue; and labels (N,)."""
+def _expect_sizes(variant: _Variant, files: Files, sizes: dict[str, int]) -> None:
     record = variant.label_bytes + _PIXELS
     official = {name: count * record for part in variant.files.values() for name, count in part.items()}
-    sizes = {name: files.size(f"{name}.bin") for name in official}
     # Half of an official file is still a whole number of records, but the files beside it give it away.
-    if any(sizes[name] == official[name] for name in official):
-        expected, fine = f"{official[name]:,} bytes", sizes[name] == official[name]
-    else:
-        expected, fine = f"whole records of {record:,} bytes each", sizes[name] > 0 and sizes[name] % record == 0
-    if not fine:
-        raise OnespikeError(
-            f"{files.where(name + '.bin')}: {sizes[name]:,} bytes; expected {expected}; download it again"
-        )
-    records = np.frombuffer(files.read(f"{name}.bin"), np.uint8).reshape(-1, record)
+    are_official = any(sizes[name] == official[name] for name in official)
+    for name, size in sizes.items():
+        expected = f"{official[name]:,} bytes" if are_official else f"whole records of {record:,} bytes each"
+        if not (size == official[name] if are_official else size > 0 and size % record == 0):
+            raise OnespikeError(f"{files.where(name + '.bin')}: {size:,} bytes; expected {expected}; download it again")
+
+
+def _read_binary(variant: _Variant, data: bytes, _: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read pixels (N, 3072), all red ones of an image first, then green, then blue; and labels (N,)."""
+    records = np.frombuffer(data, np.uint8).reshape(-1, variant.label_bytes + _PIXELS)
     return records[:, variant.label_bytes :], records[:, variant.label_bytes - 1]
 
 
-def _read_pickle(variant: _Variant, files: Files, name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(variant: _Variant, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Read pixels and labels, as `_read_binary` does."""
-    where = files.where(name)
-    batch = load_pickle(files.read(name), where)
+    batch = load_pickle(data, where)
     # Python 2 wrote keys that we read as bytes.
     entries = batch if isinstance(batch, dict) else {}
     pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", variant.label))

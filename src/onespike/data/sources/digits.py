@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from onespike.data.sets import split
 from onespike.data.sources.base import Content, Sample, Source
-from onespike.data.split import split
 from onespike.errors import OnespikeError
 
 _SIDE = 32

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from typing_extensions import override
 
@@ -45,13 +45,6 @@ class Files:
             below = Path(folder).relative_to(self.root)
             found += [(below / file).as_posix() for file in files]
         return sorted(found)
-
-    def size(self, name: str) -> int:
-        """Length of a file in bytes; raises OnespikeError if it is missing."""
-        try:
-            return (self.root / name).stat().st_size
-        except OSError as error:
-            raise _unreadable(self.root / name, error) from error
 
     def read(self, name: str) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged."""
@@ -104,16 +97,11 @@ class Files:
         return self.below(holders[0]) if holders else None
 
 
-class _Member(NamedTuple):
-    size: int
-    read: Callable[[], bytes]
-
-
 @dataclass(frozen=True)
 class _Archive(Files):
-    """The files of an open archive: name below `prefix` -> file. Links and devices are left out."""
+    """The files of an open archive: name below `prefix` -> what reads it. Links and devices are left out."""
 
-    members: dict[str, _Member]
+    members: dict[str, Callable[[], bytes]]
     prefix: str = ""
 
     @override
@@ -121,15 +109,11 @@ class _Archive(Files):
         return sorted(self.members)
 
     @override
-    def size(self, name: str) -> int:
-        return self._member(name).size
-
-    @override
     def read(self, name: str) -> bytes:
-        try:
-            return self._member(name).read()
-        except _DAMAGE as error:
-            raise _damaged(self.where(name), error) from error
+        if name not in self.members:
+            raise OnespikeError(f"{self.where(name)}: not in the archive; expected a file of the data set; restore it")
+        with _damage_named(self.where(name)):
+            return self.members[name]()
 
     @override
     def where(self, name: str) -> str:
@@ -155,11 +139,6 @@ class _Archive(Files):
                     found.add(holder)
         return found
 
-    def _member(self, name: str) -> _Member:
-        if name not in self.members:
-            raise OnespikeError(f"{self.where(name)}: not in the archive; expected a file of the data set; restore it")
-        return self.members[name]
-
 
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
@@ -175,26 +154,22 @@ def open_files(root: Path) -> Iterator[Files]:
             raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
         yield Files(root)
     elif root.suffix == ".zip":
-        with _damage_named(root):
+        with _damage_named(str(root)):
             archive = zipfile.ZipFile(root)
         with archive:
-            members = {
-                info.filename: _Member(info.file_size, partial(archive.read, info))
-                for info in archive.infolist()
-                if not info.is_dir()
-            }
-            yield _Archive(root, members)
+            infos = (info for info in archive.infolist() if not info.is_dir())
+            yield _Archive(root, {info.filename: partial(archive.read, info) for info in infos})
     elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
         # Without random access a .tar.gz would be read anew for each member.
         with _decompressed(root) if root.name.endswith("gz") else _opened(root) as file:
-            with _damage_named(root):
+            with _damage_named(str(root)):
                 members = _tar_members(file)
             yield _Archive(root, members)
     else:
         raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
 
 
-def _tar_members(file: IO[bytes]) -> dict[str, _Member]:
+def _tar_members(file: IO[bytes]) -> dict[str, Callable[[], bytes]]:
     archive = tarfile.TarFile(fileobj=file)
     files = [info for info in archive.getmembers() if info.isreg()]
     # The library takes a broken header, or none, for the end; a whole archive ends in a block of zeros.
@@ -207,7 +182,7 @@ def _tar_members(file: IO[bytes]) -> dict[str, _Member]:
         assert content is not None  # it is None for links and devices alone, which are no members of the archive
         return content.read()
 
-    return {posixpath.normpath(info.name): _Member(info.size, partial(read, info)) for info in files}
+    return {posixpath.normpath(info.name): partial(read, info) for info in files}
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -258,11 +233,11 @@ def _unreadable(path: Path, error: OSError) -> OnespikeError:
 
 
 @contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
+def _damage_named(where: str) -> Iterator[None]:
     try:
         yield
     except _DAMAGE as error:
-        raise _damaged(str(path), error) from error
+        raise _damaged(where, error) from error
 
 
 def _damaged(where: str, error: Exception) -> OnespikeError:

@@ -18,13 +18,14 @@ _DEEP_MODES = ("I", "F")
 _GREY_MODES = ("1", "L", "LA", "La")
 
 
-def decode(data: bytes, origin: str, channels: int) -> np.ndarray:
+def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
     """Decode one image file.
 
     Args:
         data: The file's bytes: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF.
         origin: Where they come from, for the error.
-        channels: 1 converts to grey, 3 to red, green and blue; transparency is dropped.
+        channels: 1 converts to grey, 3 to red, green and blue; None is grey if it is stored so, else colour.
+            Transparency is dropped.
 
     Returns:
         (H, W, channels) uint8.
@@ -57,7 +58,7 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
         OnespikeError: It is none of these.
     """
     if isinstance(image, Image.Image):
-        return _pixels(image, origin, 1 if image.mode in _GREY_MODES else 3)
+        return _pixels(image, origin)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -78,11 +79,12 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(fitted).reshape(size, size, channels)
 
 
-def _pixels(image: Image.Image, origin: str, channels: int) -> np.ndarray:
+def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
     if image.mode.startswith(_DEEP_MODES):
         raise OnespikeError(
             f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
         )
+    channels = channels or (1 if image.mode in _GREY_MODES else 3)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
