@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from onespike.functional import FUSIONS
-from onespike.units.registry import UNITS
+from onespike.models import MODELS
+from onespike.neurons import NEURONS
+from onespike.units import UNITS
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 
@@ -22,6 +24,9 @@ def scope(tmp_path_factory: pytest.TempPathFactory):
         patch.setenv("ONESPIKE_CACHE", "cache")
         patch.setitem(UNITS, "separable", None)
         patch.setitem(FUSIONS, "softened", None)
+        patch.setitem(NEURONS, "graded", None)
+        for name in ("small", "small-wide"):
+            patch.setitem(MODELS, name, None)
         exec(compile(code, "extending.md", "exec"), found)
         yield found
 
@@ -31,6 +36,20 @@ def test_the_new_fusion_is_the_one_it_says(scope):
     y = torch.tensor([0.1, 0.5, 0.7], dtype=torch.float64)
     expected = torch.tanh(torch.pi / 4 * (x + y))
     torch.testing.assert_close(scope["fuse"](x, y, "softened", theta=0.5), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_new_neuron_fires_in_steps(scope):
+    neuron = scope["make_neuron"](1, scope["NeuronConfig"]("graded", threshold=0.25))
+    potential = torch.tensor([[-1.0], [0.2], [0.3], [0.6], [9.0]], requires_grad=True)
+    assert neuron(potential).flatten().tolist() == [0, 0, 1, 2, 3]
+    neuron(potential).sum().backward()
+    assert potential.grad.flatten().tolist() == [0, 4, 4, 4, 0]
+    assert scope["neuron"].most == 2
+
+
+def test_the_new_model_has_its_variants_and_presets(scope):
+    wide = scope["wide"]
+    assert (wide[0].out_channels, type(wide[1]).__name__, wide[1].threshold) == (64, "Ternary", 0.3)
 
 
 def test_the_new_unit_fires_and_trains(scope):

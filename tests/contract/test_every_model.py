@@ -3,6 +3,7 @@
 Channels are few, so that this stays fast; the images are so large that every stage but the last can dilate.
 """
 
+import copy
 from dataclasses import asdict
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.models import MODELS, OnespikeConfig, model_config
+from onespike.models import MODELS, OnespikeConfig, config_from_dict, model_config
 from onespike.models.onespike import PRESETS, VARIANTS
 from onespike.neurons import NeuronConfig
 from onespike.units import UNITS
@@ -19,6 +20,9 @@ IMAGE_SIZE, CLASSES = 64, 7
 CHANNELS = (8, 12, 16, 24)
 every_model = pytest.mark.parametrize("name", list(MODELS))
 every_unit = pytest.mark.parametrize("name", ["conv-tiny", *(f"{unit}12" for unit in UNITS)])
+#: The first model of each family.
+FAMILIES = list({ours.config: name for name, ours in reversed(MODELS.items())}.values())
+every_family = pytest.mark.parametrize("name", FAMILIES)
 every_preset = pytest.mark.parametrize("preset", list(PRESETS))
 
 
@@ -28,7 +32,7 @@ def make(name, seed=0, **overrides):
     if len(VARIANTS.get(name, {}).get("depths", ())) == len(CHANNELS):
         overrides["channels"] = CHANNELS
     network = create_model(name, num_classes=CLASSES, in_channels=3, image_size=IMAGE_SIZE, **overrides)
-    nn.init.normal_(getattr(network, "head", None).weight if hasattr(network, "head") else network.fc.weight)
+    nn.init.normal_(getattr(network, "head", getattr(network, "fc", None)).weight)
     return network
 
 
@@ -49,11 +53,31 @@ def test_images_go_in_and_finite_logits_come_out(name, training):
     assert logits.isfinite().all()
 
 
+@every_family
+def test_a_network_of_every_family_learns_is_copied_and_comes_back_from_its_config(name):
+    network = make(name)
+    config = model_config(name, **({"channels": CHANNELS} if name == "conv12" else {}))
+    torch.manual_seed(2)
+    nn.functional.cross_entropy(network(images(8)), torch.arange(8) % CLASSES).backward()
+    for label, parameter in network.named_parameters():
+        assert parameter.grad is not None, label
+        assert parameter.grad.isfinite().all(), label
+    assert config == config_from_dict(asdict(config))
+    twin, again = copy.deepcopy(network), config.build(CLASSES, 3, IMAGE_SIZE)
+    again.load_state_dict(network.state_dict())
+    found = []
+    for one in (network, twin, again):
+        torch.manual_seed(3)
+        with torch.no_grad():
+            found.append(one.eval()(images()))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 @every_unit
 def test_the_gradient_reaches_every_parameter(name):
-    network = make(
-        name, neuron={"threshold": 0.1}
-    )  # a fresh LSTM's outputs are small: at 0.5 its first block is silent
+    # A fresh LSTM's outputs are small: at 0.5 its first block is silent.
+    network = make(name, neuron={"threshold": 0.1})
     nn.functional.cross_entropy(network(images(8), generator=seeded()), torch.arange(8) % CLASSES).backward()
     for label, parameter in network.named_parameters():
         assert parameter.grad is not None, label

@@ -184,6 +184,26 @@ def test_with_its_draws_injected_a_whole_network_compiles_into_one_graph():
     torch.testing.assert_close(compiled(images, draws), network(images, draws), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.parametrize("training", [True, False])
+def test_the_default_compiler_computes_the_same(training):
+    network = create_model("conv-tiny", depths=(2,), channels=(8,), image_size=16).train(training)
+    nn.init.normal_(network.head.weight)
+    network.to(memory_format=torch.channels_last)
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    assert [block.window_kind for block in network.blocks()] == ["average", "dilated"]
+    torch.compiler.reset()
+    results = []
+    for function in (network, torch.compile(network)):
+        with torch.set_grad_enabled(training):
+            logits = function(images)
+        gradients = torch.autograd.grad(logits.square().sum(), list(network.parameters())) if training else ()
+        results.append([logits, *gradients])
+    for ours, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, ours, rtol=1e-3, atol=1e-4)
+
+
 def spikes_of(network, images, precision):
     """The spikes of all neurons, layer after layer, and what went into each block."""
     spikes, streams = [], []

@@ -1,12 +1,16 @@
 """Models by name: their size, the images they take, their options, and what is wrong with the rest."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 import torch
 from torch import nn
 
 from onespike import OnespikeError, create_model
-from onespike.models import OnespikeConfig
+from onespike.models import OnespikeConfig, config_from_dict, model_config
 from onespike.models.onespike import VARIANTS
+from onespike.neurons import NeuronConfig
 
 TINY = {"depths": (1, 2), "channels": (4, 8), "image_size": 16}
 AVERAGE_THEN_DILATED = ["average", "dilated"]
@@ -127,7 +131,14 @@ def test_no_classes_or_no_channels_are_an_error(count):
     ("name", "overrides", "message"),
     [
         ("conv21", {}, "unknown model 'conv21': did you mean 'conv2[04]'"),
-        ("resnet", {}, "unknown model 'resnet': see --help"),
+        ("alexnet", {}, "unknown model 'alexnet': see --help"),
+        ("resnet", {}, "unknown model 'resnet': did you mean 'resnet18'"),
+        ("resnet18", {"preset": "paper"}, "preset: resnet18 has none, got 'paper'"),
+        ("conv12", {"threshold": 0.3}, "threshold: belongs to neuron: neuron={'threshold': 0.3}"),
+        ("conv12", {"neuron": {"treshold": 0.3}}, "unknown option of neuron 'treshold': did you mean 'threshold'"),
+        ("conv12", {"neuron": "plief"}, "unknown neuron 'plief': did you mean 'plif'"),
+        ("spiking-vgg11", {"time_steps": 0}, "width and time_steps: .* got 16 and 0"),
+        ("spiking-vgg11", {"image_size": 24}, "image_size: spiking-vgg11 needs a multiple of 16 pixels, got 24"),
         ("lstm21", {}, "unknown model 'lstm21': did you mean 'lstm2[04]'"),
         ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
         ("lstm12", {"preset": "strict"}, "preset strict: expected the unit conv or mlp, got lstm"),
@@ -237,3 +248,32 @@ def test_a_registered_model_can_be_changed_and_is_not():
     assert network.config.name == "conv-tiny"
     assert before == VARIANTS
     assert OnespikeConfig() == create_model("conv12").config
+
+
+def test_a_neuron_is_overridden_in_part_by_name_or_as_a_whole():
+    preset = create_model("conv-tiny", preset="ann", neuron={"decay": 0.1}).config
+    assert (preset.neuron.name, preset.neuron.decay) == ("relu", 0.1)
+    assert create_model("conv-tiny", neuron="plif").config.neuron == NeuronConfig("plif")
+    whole = NeuronConfig(threshold=0.3, reset="zero")
+    assert create_model("conv-tiny", neuron=whole).config.neuron == whole
+
+
+def test_a_config_comes_back_from_plain_values():
+    named = [model_config(name) for name in ("vit12", "resnet18", "spiking-resnet19")]
+    for config in (
+        *named,
+        model_config("conv12", "strict", neuron={"name": "adaptive", "options": {"adaptation": 0.3}}),
+    ):
+        assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_a_config_of_another_family_is_an_error():
+    with pytest.raises(OnespikeError, match="name: vit12 is described by ViTConfig, not by OnespikeConfig"):
+        OnespikeConfig(name="vit12")
+
+
+def test_the_neurons_of_a_network_come_in_groups_of_blocks():
+    network = create_model("conv-tiny", mlp_activation="spiking")
+    groups = network.neuron_groups()
+    assert list(groups) == [f"block{number:02d}" for number in range(1, 7)]
+    assert groups["block03"] == [network.blocks()[2].unit.neuron1, network.blocks()[2].unit.neuron2]
