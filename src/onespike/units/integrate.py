@@ -77,9 +77,10 @@ class IntegrateFire(nn.Module):
                 fired = self.firing(potential[None])[0]
             else:
                 fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
-            left = potential - fired
             spikes.append(fired)
-        return torch.cat(spikes) * size
+            if len(spikes) < self.time_steps:
+                left = potential - fired
+        return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
 
 class Staircase(nn.Module):
