@@ -12,10 +12,10 @@ from statistics import median
 import torch
 
 from onespike.audit import audit_run
-from onespike.evaluation.convert import convert_run
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
+from onespike.evaluation.convert import convert_run
 from onespike.inference.timing import interleaved
 from onespike.models import AnnConfig
 from onespike.training.recipe import load_recipe

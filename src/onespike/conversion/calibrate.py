@@ -9,16 +9,16 @@ before it spikes as it will in use; so each layer also makes up, as far as it ca
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
 from onespike.conversion.correct import correct
-from onespike.errors import OnespikeError, check_choices
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.spiking import ConvertedNetwork
-from onespike.units.integrate import IntegrateFire, Staircase, spread
+from onespike.errors import OnespikeError, check_choices
+from onespike.units.integrate import IntegrateFire, Staircase
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
@@ -148,7 +148,7 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
     # Places drawn by chance: every n-th one would be the same columns of each map.
     count = rows[0].numel()
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
-    places = (slice(None), *torch.unravel_index(chosen.to(rows.device), rows.shape[1:]))
+    places: Any = (slice(None), *torch.unravel_index(chosen.to(rows.device), rows.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
     activation = rows[places].float()
     if options.thresholds == "maximum":

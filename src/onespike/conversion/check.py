@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from onespike.errors import OnespikeError
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
-from onespike.conversion.spiking import ConvertedNetwork
 from onespike.conversion.over_time import OverMeans, PoolSpikes
+from onespike.conversion.spiking import ConvertedNetwork
+from onespike.errors import OnespikeError
 
 #: Relative difference allowed between a network and its graph.
 TOLERANCE = 1e-3

@@ -72,7 +72,12 @@ class Conversion:
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= {WEIGHTS, CARD}):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
-        weights = save({name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in self.network.state_dict().items()})
+        weights = save(
+            {
+                name: one.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, one in self.network.state_dict().items()
+            }
+        )
         card = {
             "config": asdict(self.network.config),
             **self.to_json(),
@@ -125,8 +130,8 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
 
     Args:
         folder: The folder.
-        model: An artificial network of the architecture that was converted, such as a new `torchvision.models.vgg11_bn()`.
-            It says how to build the spiking one; its weights do not matter, and it stays as it is.
+        model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
+            The spiking one is built from it; its weights do not matter, and it stays as it is.
 
     Returns:
         The conversion; its network gives the same logits as the saved one, to the bit, on the device of `model`.

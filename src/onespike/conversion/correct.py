@@ -1,8 +1,8 @@
 """Correcting a weight layer for what spikes get wrong: its weights by least squares with ridge, its bias.
 
 With X the layer's centred inputs (one row for each sample, one column for each weight of an output), Y the centred
-outputs that it should give and V its old weights, the new weights W minimise |X W - Y|^2 + pull |W - V|^2. Two forms give
-the same W:
+outputs that it should give and V its old weights, the new weights W minimise |X W - Y|^2 + pull |W - V|^2. Two forms
+give the same W:
 
     primal   W = (X'X + pull)^-1 (X'Y + pull V)          factors columns x columns
     dual     W = V + X' (XX' + pull)^-1 (Y - X V)        factors samples x samples: where these are fewer
@@ -39,6 +39,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     target = target.movedim(axis, -1)  # (N, …, C_out)
+    assert layer.bias is not None  # `spiking` gives every weight layer one
     if ridge is None or not _is_matrix(layer):
         layer.bias += _average(target - layer(mean).movedim(axis, -1)).to(layer.bias)
         return
@@ -48,7 +49,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     few = target[..., 0].numel() < layer.weight[0].numel()
     try:
         weights, centre = (_dual if few else _primal)(layer, mean, target - offset.to(target), ridge)
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise OnespikeError(
             f"calibration: no weights of layer {path} are the best with ridge {ridge}: raise it, or use more images"
         ) from error
@@ -64,12 +65,14 @@ def _average(x: Tensor) -> Tensor:
 
 def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """The weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
-    moments = _moments_of_maps if _overlaps(layer, mean, target) else _moments
-    gram, product, centre = moments(layer, mean, target)
+    views = isinstance(layer, _ConvNd) and _overlaps(layer, mean, target)
+    gram, product, centre = (_moments_of_maps if views else _moments)(layer, mean, target)  # type: ignore[arg-type]
     diagonal = gram.diagonal(dim1=1, dim2=2)
     pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
     diagonal.add_(pull)
-    return torch.cholesky_solve(product.add_(pull[..., None] * _matrix(layer).cpu()), torch.linalg.cholesky(gram)), centre
+    return torch.cholesky_solve(
+        product.add_(pull[..., None] * _matrix(layer).cpu()), torch.linalg.cholesky(gram)
+    ), centre
 
 
 def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
@@ -166,11 +169,9 @@ def _is_matrix(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d)
 
 
-def _overlaps(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor) -> bool:
-    """Whether a layer's columns are shifted views of maps that are hardly larger than its output."""
-    if isinstance(layer, nn.Linear) or max(layer.stride) > 1:
-        return False
-    return _padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel()
+def _overlaps(layer: _ConvNd, mean: Tensor, target: Tensor) -> bool:
+    """Whether a convolution's columns are shifted views of maps that are hardly larger than its output."""
+    return max(layer.stride) == 1 and _padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel()
 
 
 def _matrix(layer: _ConvNd | nn.Linear) -> Tensor:

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
-from onespike.errors import OnespikeError, check_choices
 from onespike.conversion.channels import channels
 from onespike.conversion.kinds import (
     RESHAPING,
@@ -33,6 +32,7 @@ from onespike.conversion.kinds import (
 )
 from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.conversion.trace import free_path, trace
+from onespike.errors import OnespikeError, check_choices
 from onespike.units.integrate import IntegrateFire, Staircase, expect_neurons
 
 

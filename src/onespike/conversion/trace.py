@@ -16,9 +16,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
-from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
 from onespike.units.channel import ChannelLinear
 
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.

@@ -17,12 +17,12 @@ import onespike
 from onespike.audit.operations import count_operations
 from onespike.conversion import Calibration
 from onespike.conversion.calibrate import SHARES, set_thresholds
+from onespike.conversion.over_time import PoolSpikes
+from onespike.conversion.spiking import ConversionConfig, spiking
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
 from onespike.models.ann import AnnConfig
-from onespike.conversion.spiking import ConversionConfig, spiking
 from onespike.models.vit import VIT12
-from onespike.conversion.over_time import PoolSpikes
 from onespike.units.integrate import IntegrateFire, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")

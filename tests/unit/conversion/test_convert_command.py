@@ -14,9 +14,9 @@ from torch import nn
 
 import onespike
 from onespike.cli.main import main
+from onespike.conversion.spiking import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
-from onespike.conversion.spiking import ConvertedNetwork
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
-from onespike.evaluation.convert import convert_run
 from onespike.errors import OnespikeError
+from onespike.evaluation.convert import convert_run
 from onespike.evaluation.evaluate import evaluate
 from onespike.training import Run, load_recipe, train
 from reproduce.conversion import conversion
