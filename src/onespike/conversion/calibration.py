@@ -8,9 +8,9 @@ before it spikes as it will in use; so each layer also makes up, as far as it ca
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from onespike.conversion.config import Calibration
@@ -18,7 +18,7 @@ from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase, spread
+from onespike.neurons.integrate_fire import IntegrateFire, Staircase
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
@@ -81,10 +81,12 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
         interpreter.args_iter = iter([batch])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
-    reached = reached_by_images(network.body)
+    reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
         layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
+        if isinstance(layer, IntegrateFire) or approximate.intersection(node.all_input_nodes):
+            approximate.add(node)
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
             _expect_finite(target, f"layer {node.target} of the artificial network gives")
             _expect_finite(spiking.env[node.all_input_nodes[0]], f"layer {node.target} of the spiking network reads")
@@ -92,10 +94,11 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
             if isinstance(layer, IntegrateFire):
                 if not isinstance(analog.submodules[node.target], Staircase):
                     set_thresholds(layer, arriving, target, options)
-            elif options.correct != "none" and not exact:
+            elif options.correct != "none" and node in approximate and not exact:
                 ridge = options.ridge if options.correct == "weights" else None
-                correct(layer, str(node.target), arriving.mean(0), target, ridge)
-        out = spiking.env[node] = spiking.run_node(node)
+                correct(layer, str(node.target), _mean(spiking.env[node.all_input_nodes[0]], steps), target, ridge)
+        same = steps == 1 and node not in approximate
+        out = spiking.env[node] = target if same else spiking.run_node(node)
         if node.op == "output":
             _expect_finite(out, "the spiking network gives")
         if isinstance(layer, IntegrateFire):
@@ -118,11 +121,13 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
     """
     rows = _rows(neurons, activations)
     # Places drawn by chance: every n-th one would be the same columns of each map.
-    chosen = torch.randperm(rows.shape[1], generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
-    current = torch.stack([_rows(neurons, current)[:, chosen] for current in currents]).float()  # (T, C, samples)
-    activation = rows[:, chosen].float()
+    count = rows[0].numel()
+    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
+    places: Any = (slice(None), *torch.unravel_index(chosen.to(rows.device), rows.shape[1:]))
+    current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
+    activation = rows[places].float()
     if options.thresholds == "maximum":
-        scale = rows.float().amax(1).clamp(min=0)
+        scale = rows.amax(list(range(1, rows.ndim))).float().clamp(min=0)
     else:
         scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
     whole = scale.max().clamp(min=1e-6)
@@ -134,8 +139,8 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
 
 
 def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
-    """Sort (N, …) by what shares a threshold: (C, samples), or (1, samples)."""
-    return x.movedim(neurons.axis, 0).flatten(1) if neurons.raw_threshold.ndim else x.reshape(1, -1)
+    """View (N, …) with what has a threshold of its own in front: (C, N, …), or (1, N, …)."""
+    return x.movedim(neurons.axis, 0) if neurons.raw_threshold.ndim else x.unsqueeze(0)
 
 
 def _with_least_error(
@@ -165,15 +170,20 @@ def _spread_of_error(
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:
-    mean = out.unflatten(0, (neurons.time_steps, -1)).mean(0)
-    fired = (out / spread(neurons.threshold, neurons.axis, out)).mean().item()
+    mean, thresholds = _mean(out, neurons.time_steps), neurons.threshold
+    others = [axis for axis in range(out.ndim) if axis != neurons.axis % out.ndim]
+    rate = (out.mean(others) / thresholds if thresholds.ndim else out.mean() / thresholds).mean()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
-    cosine = F.cosine_similarity(mean.flatten(), target.flatten(), dim=0)
-    thresholds = neurons.threshold
-    numbers = (thresholds.numel(), thresholds.mean().item(), distance.item(), cosine.item(), fired)
-    return LayerError(path, kind, *numbers)
+    cosine = torch.dot(mean.flatten(), target.flatten()) / (mean.norm() * target.norm()).clamp(min=1e-12)
+    numbers = (thresholds.mean().item(), distance.item(), cosine.item(), rate.item())
+    return LayerError(path, kind, thresholds.numel(), *numbers)
+
+
+def _mean(x: Tensor, time_steps: int) -> Tensor:
+    """The mean over time, (N, …), of (T*N, …)."""
+    return x if time_steps == 1 else x.unflatten(0, (time_steps, -1)).mean(0)
 
 
 def _expect_finite(values: Tensor, what: str) -> None:
-    if not values.isfinite().all():
+    if values.numel() and not torch.stack(values.aminmax()).isfinite().all():  # several times as fast as all of them
         raise OnespikeError(f"calibration: {what} values that are not finite")

@@ -130,8 +130,8 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
 
     Args:
         folder: The folder.
-        model: An artificial network of the architecture that was converted, such as a new `torchvision.models.vgg11_bn()`.
-            It says how to build the spiking one; its weights do not matter, and it stays as it is.
+        model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
+            The spiking one is built from it; its weights do not matter, and it stays as it is.
 
     Returns:
         The conversion; its network gives the same logits as the saved one, to the bit, on the device of `model`.

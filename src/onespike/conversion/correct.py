@@ -1,10 +1,11 @@
 """Correcting a weight layer for what spikes get wrong: its weights by least squares with ridge, its bias.
 
-With X the layer's centred inputs (one row for each sample, one column for each weight of an output) and Y what its
-outputs lack, the change D of its weights minimises |X D - Y|^2 + pull |D|^2. Two forms give the same D:
+With X the layer's centred inputs (one row for each sample, one column for each weight of an output), Y the centred
+outputs that it should give and V its old weights, the new weights W minimise |X W - Y|^2 + pull |W - V|^2. Two forms
+give the same W:
 
-    primal   D = (X'X + pull)^-1 X'Y         factors columns x columns
-    dual     D = X' (XX' + pull)^-1 Y        factors samples x samples: where these are fewer
+    primal   W = (X'X + pull)^-1 (X'Y + pull V)          factors columns x columns
+    dual     W = V + X' (XX' + pull)^-1 (Y - X V)        factors samples x samples: where these are fewer
 """
 
 import torch
@@ -17,6 +18,8 @@ from onespike.units.channel import ChannelLinear
 
 #: Values of inputs or columns that are in memory at once.
 CHUNK = 2**25
+#: Samples that weights are fitted to; of large maps those of some images are enough.
+SAMPLES = 2**17
 #: Convolutions whose padded maps are at most so many times their outputs have shifted views multiplied, not columns.
 PADDED = 1.5
 
@@ -35,75 +38,85 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
         OnespikeError: The pull towards the old weights is too weak for these images.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
-    missing = (target - layer(mean)).movedim(axis, -1)  # (N, …, C_out)
-    if not missing.any():  # as of the layer that reads the images
+    target = target.movedim(axis, -1)  # (N, …, C_out)
+    assert layer.bias is not None  # `spiking` gives every weight layer one
+    if ridge is None or not _is_matrix(layer):
+        layer.bias += _average(target - layer(mean).movedim(axis, -1)).to(layer.bias)
         return
-    offset = missing.flatten(0, -2).cpu().double().mean(0)
-    if ridge is not None and _is_matrix(layer):
-        missing = missing - offset.to(missing)
-        try:
-            few = missing[..., 0].numel() < layer.weight[0].numel()
-            change, centre = (_dual if few else _primal)(layer, mean, missing, ridge)
-        except torch.linalg.LinAlgError as error:
-            raise OnespikeError(
-                f"calibration: no weights of layer {path} are the best with ridge {ridge}: raise it, or use more images"
-            ) from error
-        layer.weight += change.mT.reshape(layer.weight.shape).to(layer.weight)
-        offset = offset - (centre @ change).flatten().cpu()
-    layer.bias += offset.to(layer.bias)
+    every = -(-target[..., 0].numel() // SAMPLES)
+    mean, target = mean[::every], target[::every]
+    offset = _average(target)
+    few = target[..., 0].numel() < layer.weight[0].numel()
+    try:
+        weights, centre = (_dual if few else _primal)(layer, mean, target - offset.to(target), ridge)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise OnespikeError(
+            f"calibration: no weights of layer {path} are the best with ridge {ridge}: raise it, or use more images"
+        ) from error
+    layer.weight.copy_(weights.mT.reshape(layer.weight.shape))
+    layer.bias.copy_(offset - (centre @ weights).flatten().cpu())
 
 
-def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """The change of weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
-    moments = _moments_of_maps if _overlaps(layer, mean, missing) else _moments
-    gram, product, centre = moments(layer, mean, missing)
+def _average(x: Tensor) -> Tensor:
+    """Mean over all but the last axis, in double precision, on the CPU: not every device has it."""
+    each = x.mean(tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x
+    return each.cpu().double().mean(0)
+
+
+def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+    """The weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
+    views = isinstance(layer, _ConvNd) and _overlaps(layer, mean, target)
+    gram, product, centre = (_moments_of_maps if views else _moments)(layer, mean, target)  # type: ignore[arg-type]
     diagonal = gram.diagonal(dim1=1, dim2=2)
-    diagonal.add_(ridge * diagonal.mean(1, keepdim=True) + 1e-12)
-    return torch.cholesky_solve(product, torch.linalg.cholesky(gram)), centre
+    pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
+    diagonal.add_(pull)
+    return torch.cholesky_solve(
+        product.add_(pull[..., None] * _matrix(layer).cpu()), torch.linalg.cholesky(gram)
+    ), centre
 
 
-def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
+def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """The same as `_primal`, from the samples' products with each other: (groups, samples, samples)."""
-    columns = _columns(layer, mean)
+    columns, old = _columns(layer, mean), _matrix(layer)
     centre = columns.mean(1, keepdim=True)
     columns = columns - centre
     kernel = (columns @ columns.mT).cpu().double()
     diagonal = kernel.diagonal(dim1=1, dim2=2)
     diagonal.add_(ridge * diagonal.sum(1, keepdim=True) / columns.shape[2] + 1e-12)
-    wanted = missing.flatten(0, -2).unflatten(1, (len(columns), -1)).movedim(1, 0).cpu().double()
-    weights = torch.cholesky_solve(wanted, torch.linalg.cholesky(kernel))
-    return columns.mT @ weights.to(columns), centre
+    missing = target.flatten(0, -2).unflatten(1, (len(columns), -1)).movedim(1, 0) - columns @ old
+    change = torch.cholesky_solve(missing.cpu().double(), torch.linalg.cholesky(kernel))
+    return columns.mT @ change.to(columns) + old, centre
 
 
-def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The sums that the primal form needs, in double precision, without all columns in memory at once.
 
     Args:
         layer: A layer whose weights are a matrix for each group.
         mean: Its mean input, (N, …).
-        missing: What its output lacks, of mean 0, (N, …, C_out).
+        target: The outputs that it should give, of mean 0, (N, …, C_out).
 
     Returns:
         For each group, sums over all samples: the columns' products with each other about their mean,
-        (groups, columns, columns), those with what is missing, (groups, columns, C_out / groups); the columns' mean,
+        (groups, columns, columns), those with the target, (groups, columns, C_out / groups); the columns' mean,
         (groups, 1, columns).
     """
     first = _columns(layer, mean[:1])
     origin, images = first.mean(1, keepdim=True), max(CHUNK // first.numel(), 1)  # near the mean: little cancels
     # Added up on the CPU: not every device has double precision.
     count, sums, gram, product = 0, *(torch.zeros((), dtype=torch.float64) for _ in range(3))
-    for part, lack in zip(mean.split(images), missing.split(images), strict=True):
+    for part, wanted in zip(mean.split(images), target.split(images), strict=True):
         columns = _columns(layer, part) - origin
-        lacking = lack.flatten(0, -2).unflatten(1, (len(columns), -1)).movedim(1, 0)
+        wished = wanted.flatten(0, -2).unflatten(1, (len(columns), -1)).movedim(1, 0)
         count += columns.shape[1]
         sums = sums + columns.sum(1, keepdim=True).cpu().double()
         gram = gram + (columns.mT @ columns).cpu().double()
-        product = product + (columns.mT @ lacking).cpu().double()
+        product = product + (columns.mT @ wished).cpu().double()
     shift = sums / count
     return gram - count * shift.mT @ shift, product, origin.cpu().double() + shift
 
 
-def _moments_of_maps(layer: _ConvNd, mean: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same as `_moments`, for a convolution of stride 1, whose columns are shifted views of one another.
 
     Padded maps lie one behind the other in a row for each channel, between zeros. Summed over all places of that row,
@@ -116,20 +129,19 @@ def _moments_of_maps(layer: _ConvNd, mean: Tensor, missing: Tensor) -> tuple[Ten
     shape = (layer.groups, taps, layer.in_channels // layer.groups)
     sums, product = torch.zeros(shape, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     gram = torch.zeros(*shape, *shape[1:], dtype=torch.float64)
-    for part, lack in zip(mean.split(images), missing.split(images), strict=True):
+    for part, wanted in zip(mean.split(images), target.split(images), strict=True):
         maps = _padded(layer, part) - origin  # (N, C, H, W)
         shifts = [y * dilation[0] * maps.shape[3] + x * dilation[1] for y in range(kernel[0]) for x in range(kernel[1])]
         reach = shifts[-1]
         rows = F.pad(maps.transpose(0, 1).flatten(1), (reach, reach)).unflatten(0, (layer.groups, -1))
         places = rows.shape[2] - reach
-        lack = lack if lack.ndim == 4 else lack.unsqueeze(1)
-        beyond = (0, maps.shape[3] - lack.shape[2], 0, maps.shape[2] - lack.shape[1])
-        ours = F.pad(F.pad(lack.new_ones(lack.shape[:3]), beyond).flatten(), (reach, 0))
+        wanted = wanted if wanted.ndim == 4 else wanted.unsqueeze(1)
+        beyond = (0, maps.shape[3] - wanted.shape[2], 0, maps.shape[2] - wanted.shape[1])
+        ours = F.pad(F.pad(wanted.new_ones(wanted.shape[:3]), beyond).flatten(), (reach, 0))
         others = (ours == 0).nonzero().squeeze(1)
         outside = [rows[..., others + shift] for shift in shifts]
-        lacking = F.pad(F.pad(lack, (0, 0, *beyond)).flatten(0, 2), (0, 0, reach, 0))
-        lacking = lacking.unflatten(1, (layer.groups, -1)).movedim(1, 0)
-        found = torch.stack([rows[..., shift : shift + places] @ lacking for shift in shifts], 1)
+        wished = F.pad(F.pad(wanted.movedim(-1, 0), beyond).flatten(1), (reach, 0)).unflatten(0, (layer.groups, -1))
+        found = torch.stack([rows[..., shift : shift + places] @ wished.mT for shift in shifts], 1)
         product = product + found.cpu().double()
         sums += (rows.sum(-1)[:, None] - torch.stack([one.sum(-1) for one in outside], 1)).cpu().double()
         apart = dict[int, Tensor]()
@@ -142,9 +154,9 @@ def _moments_of_maps(layer: _ConvNd, mean: Tensor, missing: Tensor) -> tuple[Ten
                 gram[:, one, :, other] += block
                 if other > one:
                     gram[:, other, :, one] += block.mT
-    shift = (sums / missing[..., 0].numel()).mT.flatten(1)[:, None]  # columns are sorted by channel, then by place
+    shift = (sums / target[..., 0].numel()).mT.flatten(1)[:, None]  # columns are sorted by channel, then by place
     gram = gram.permute(0, 2, 1, 4, 3).flatten(3, 4).flatten(1, 2)
-    gram -= missing[..., 0].numel() * shift.mT @ shift
+    gram -= target[..., 0].numel() * shift.mT @ shift
     centre = origin.view(layer.groups, -1, 1).expand(-1, -1, taps).flatten(1)[:, None].cpu().double() + shift
     return gram, product.transpose(1, 2).flatten(1, 2), centre
 
@@ -157,11 +169,14 @@ def _is_matrix(layer: nn.Module) -> bool:
     return type(layer) in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d)
 
 
-def _overlaps(layer: _ConvNd | nn.Linear, mean: Tensor, missing: Tensor) -> bool:
-    """Whether a layer's columns are shifted views of maps that are hardly larger than its output."""
-    if isinstance(layer, nn.Linear) or max(layer.stride) > 1:
-        return False
-    return _padded(layer, mean[:1])[0, 0].numel() <= PADDED * missing[0, ..., 0].numel()
+def _overlaps(layer: _ConvNd, mean: Tensor, target: Tensor) -> bool:
+    """Whether a convolution's columns are shifted views of maps that are hardly larger than its output."""
+    return max(layer.stride) == 1 and _padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel()
+
+
+def _matrix(layer: _ConvNd | nn.Linear) -> Tensor:
+    """A layer's weights as they multiply columns, (groups, columns, C_out / groups)."""
+    return layer.weight.flatten(1).unflatten(0, (getattr(layer, "groups", 1), -1)).mT
 
 
 def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:

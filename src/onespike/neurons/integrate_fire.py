@@ -80,9 +80,10 @@ class IntegrateFire(nn.Module):
                 fired = self.firing(potential[None])[0]
             else:
                 fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
-            left = potential - fired
             spikes.append(fired)
-        return torch.cat(spikes) * size
+            if len(spikes) < self.time_steps:
+                left = potential - fired
+        return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
     def kept_over_time(self, currents: Tensor) -> int:
         """Count the potentials that are kept: written at all steps but the last, and read again."""
