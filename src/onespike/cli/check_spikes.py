@@ -33,8 +33,8 @@ def run(arguments: Sequence[str]) -> int:
         prog="onespike check-spikes",
         usage="onespike check-spikes RUN [options]",
         description="Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone: "
-        "0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not hold. "
-        "--data.* choose other images than the run's.",
+        "0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not "
+        "hold. --data.* choose other images than the run's.",
         exit_on_error=False,
     )
     parser.add_argument("run", type=str | None, nargs="?", metavar="RUN", help="run folder")

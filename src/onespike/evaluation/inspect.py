@@ -109,10 +109,9 @@ class View:
         return torch.cat([layer.spikes.abs().flatten() for layer in self.unit_layers]).mean().item()
 
     @property
-    def about(self) -> str:
-        """Its map, in words."""
-        shape = "x".join(map(str, self.spike_map.shape))
-        return f"{self.window_kind}, {shape}" if self.window_kind else shape
+    def shape(self) -> str:
+        """The sides of its map, such as "8x8"."""
+        return "x".join(map(str, self.spike_map.shape))
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""

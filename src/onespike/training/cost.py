@@ -124,6 +124,8 @@ class CostMeter:
         with torch.autocast(x.device.type, enabled=False):
             spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / reader.size
             spikes = spikes.abs() if reader.signed else spikes
+            if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # what is repeated there arrives as well
+                spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))
             self._accumulates.append(spikes.sum() * reader.macs)
 
@@ -181,10 +183,7 @@ def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
         axes = len(layer.kernel_size)
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
         spikes = spikes.sum(-1 - axes, keepdim=True)
-        padding: Any = layer.padding
-        if layer.padding_mode != "zeros":
-            spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
-            padding = 0
+        padding: Any = layer.padding if layer.padding_mode == "zeros" else 0
         if isinstance(layer, _ConvTransposeNd):
             transposed = getattr(F, f"conv_transpose{axes}d")
             taps = transposed(spikes, ones, None, layer.stride, padding, layer.output_padding, 1, layer.dilation)
