@@ -14,6 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import open_run
 from onespike.functional import SURROGATES, window_side
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
 
@@ -193,9 +194,24 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
+    _, card, network, _ = open_run(run, which)
+    return inspect_network(network, card, path, seed, f"the network of {run.folder}")
+
+
+def inspect_network(
+    network: nn.Module, card: ModelCard, path: Path, seed: int = 0, name: str = "the network"
+) -> Inspection:
+    """Show one image to any network, see `inspect_image`.
+
+    Args:
+        network: Images (B, C, H, W) to logits (B, K) or (T, B, K), on the CPU; put into evaluation mode.
+        card: Class names, size, channels and normalisation of its images.
+        path: The image file.
+        seed: Seed of the network's draws.
+        name: What to call it in errors.
+    """
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
-    _, card, network, _ = open_run(run, which)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -205,9 +221,7 @@ def inspect_image(run: Run, path: Path, which: str = "best", seed: int = 0) -> I
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(pixels.copy())[None])
     logits, blocks = _watch(network.eval(), images, seed)
     if not logits.isfinite().all():
-        raise OnespikeError(
-            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
-        )
+        raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
     return Inspection(
         path=path,
         original=(whole.shape[1], whole.shape[0]),

@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from onespike.data.loader import Batch, derive_seed
+from onespike.neurons.watch import resetter
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     """Evaluate a network.
 
     Args:
-        model: Images (B, C, H, W) to logits (B, K); put into evaluation mode, and back into the mode it was in.
+        model: Images (B, C, H, W) to logits (B, K), or (T, B, K), of which the mean counts; put into evaluation mode,
+            and back into the mode it was in.
         batches: This process's share of the images; a share of a batch may be empty.
         classes: Number of classes K.
         accelerator: Device, precision and processes.
@@ -54,21 +56,24 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     """
     was_training = model.training
     model.eval()
-    device = accelerator.device
+    device, reset = accelerator.device, resetter(model)
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
     for number, (images, labels) in enumerate(batches):
         if not len(images):
             continue
         torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
+        reset()
         with accelerator.autocast():
             logits = model(images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = logits.mean(0) if logits.ndim == 3 else logits
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         best = logits.topk(min(5, classes)).indices
         hits += (best == labels[:, None]).sum().item()
         pairs = labels * classes + best[:, 0]
         confusion += pairs.bincount(minlength=classes * classes).cpu()
+    reset()
     model.train(was_training)
     # One sum over all processes; what is counted is whole, so nothing is lost by adding it up as floating point.
     totals = torch.cat([confusion, torch.tensor([loss, hits], dtype=confusion.dtype)]).to(device)

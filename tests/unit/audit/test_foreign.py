@@ -8,6 +8,7 @@ import torch
 from foreign import STEPS, Jelly, Ternary, Torch, ours, plain
 from torch import Tensor, nn
 
+import onespike
 from onespike.audit import audit
 from onespike.counting.operations import count_operations
 from onespike.neurons.watch import Fired, neuron_layers, reset_state, watch_neurons
@@ -248,3 +249,17 @@ def test_other_packages_are_not_imported():
         "print([name for name in sys.modules if name.split('.')[0] in ('spikingjelly', 'snntorch')])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_meter_counts_spikes_of_each_channels_own_size():
+    """What conversion makes has thresholds for channels, and spikes as large as these."""
+    torch.manual_seed(0)
+    ann = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 10))
+    net = onespike.convert(ann, images()).network
+    noise = torch.randn(64, 1, 6, 6)
+    audited = audit(net, [noise])
+    assert {product.step for product in audited.operations.products[1:]} == {None}
+    meter = CostMeter(net, (1, 6, 6))
+    with meter.watch(), torch.no_grad():
+        net(noise)
+    assert meter.read(64).operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-5)
