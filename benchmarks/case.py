@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.operations import count_macs
 from benchmarks.peers import PEERS, PeerUnit, with_peer_units
+from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS, Engine
 from onespike.models import Network, OnespikeConfig, create_model
@@ -218,3 +218,19 @@ class Case:
             return torch.stack(out)
 
         return one_after_the_other
+
+
+def count_macs(network: nn.Module, one: Tensor) -> float:
+    """Count the multiply-accumulates of one forward pass, every layer dense: the work that speed is measured by.
+
+    Args:
+        network: A network, or a part of one.
+        one: Its input; a batch of one counts them for an image.
+
+    Returns:
+        Their number, over all time steps.
+
+    Raises:
+        OnespikeError: It does something that cannot be counted.
+    """
+    return count_operations(network, [one]).macs * len(one)

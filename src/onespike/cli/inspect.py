@@ -69,11 +69,10 @@ def _print(view: "Inspection", console: "Console") -> None:
     if view.note:
         console.print(f"the image was {view.note}\n")
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", "map", "firing rate", "layers of neurons"):
+    for column in ("block", "map", "firing rate", "layers of neurons"):
         table.add_column(column, justify="right" if column == "firing rate" else "left")
     for block in view.blocks:
-        rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers)
-        table.add_row(
-            escape(block.name), block.about, f"{block.firing_rate:.3f}", escape(rates if block.windows else "")
-        )
+        rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers) if block.windows else ""
+        name, shape = str(block.number) if block.windows else block.name, f"{block.shape} {block.window_kind}"
+        table.add_row(escape(name), shape.rstrip(), f"{block.firing_rate:.3f}", escape(rates))
     console.print(table)

@@ -1,6 +1,6 @@
 """Looking at a trained network: how good it is, and what it makes of one image. Pictures are in `drawing`."""
 
 from onespike.evaluation.evaluate import Evaluation, evaluate
-from onespike.evaluation.inspect import Inspection, inspect_image
+from onespike.evaluation.inspect import Inspection, inspect_image, inspect_network
 
-__all__ = ["Evaluation", "Inspection", "evaluate", "inspect_image"]
+__all__ = ["Evaluation", "Inspection", "evaluate", "inspect_image", "inspect_network"]

@@ -219,10 +219,11 @@ def _probabilities(axis: Axes, view: Inspection) -> None:
 
 def _spike_map(axis: Axes, block: View) -> None:
     high, wide = block.spike_map.shape
+    kind = f"{block.window_kind}, " if block.window_kind else ""
     axis.imshow(block.spike_map.numpy(), aspect="equal" if high == wide else "auto", **SPIKES)
     axis.set(xticks=[], yticks=[])
     axis.set_title(
-        f"{block.name}: {block.about}, firing rate {block.firing_rate:.3f}",
+        f"{block.name}: {kind}{block.shape}, firing rate {block.firing_rate:.3f}",
         loc="left",
         fontsize=9.5,
     )

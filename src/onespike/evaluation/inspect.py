@@ -13,6 +13,7 @@ from onespike.data.sources.image import decode, fit
 from onespike.errors import OnespikeError
 from onespike.functional import SURROGATES, window_side
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
 
@@ -108,10 +109,9 @@ class View:
         return torch.cat([layer.spikes.abs().flatten() for layer in self.unit_layers]).mean().item()
 
     @property
-    def about(self) -> str:
-        """Its map, in words."""
-        shape = "x".join(map(str, self.spike_map.shape))
-        return f"{self.window_kind}, {shape}" if self.window_kind else shape
+    def shape(self) -> str:
+        """The sides of its map, such as "8x8"."""
+        return "x".join(map(str, self.spike_map.shape))
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
@@ -196,9 +196,25 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
+    return inspect_network(
+        run.model(which, model), run.checkpoint(which).card, path, seed, f"the network of {run.folder}"
+    )
+
+
+def inspect_network(
+    network: nn.Module, card: ModelCard, path: Path, seed: int = 0, name: str = "the network"
+) -> Inspection:
+    """Show one image to any network, see `inspect_image`.
+
+    Args:
+        network: Images (B, C, H, W) to logits (B, K) or (T, B, K), on the CPU; put into evaluation mode.
+        card: Class names, size, channels and normalisation of its images.
+        path: The image file.
+        seed: Seed of the network's draws.
+        name: What to call it in errors.
+    """
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
-    card, network = run.checkpoint(which).card, run.model(which, model)
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -208,9 +224,7 @@ def inspect_image(
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(pixels.copy())[None])
     logits, blocks = _watch(network.eval(), images, seed)
     if not logits.isfinite().all():
-        raise OnespikeError(
-            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
-        )
+        raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
     return Inspection(
         path=path,
         original=(whole.shape[1], whole.shape[0]),

@@ -18,7 +18,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
-from onespike.counting.products import Tally
+from onespike.counting.products import Product, Tally
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state
 from onespike.units.channel import ChannelLinear
@@ -29,8 +29,8 @@ ACCUMULATE = 1e-12 * _PRICES["add"]
 MULTIPLY_ACCUMULATE = 1e-12 * (_PRICES["multiply"] + _PRICES["add"])
 #: What a whole training adds to the penalty's weight if the spikes take twice what the energy budget leaves for them.
 ASCENT = 20.0
-#: Images of noise that the network is shown.
-_NOISE = 4
+#: Images of noise that the network is shown; what rounding may make of a whole number.
+_NOISE, _WHOLE = 4, 1e-3
 
 
 class Cost(NamedTuple):
@@ -51,13 +51,16 @@ class _Reader(NamedTuple):
     """A weight layer that reads spikes.
 
     Attributes:
-        size: Size of one spike, or of each channel's own.
+        size: Size of one spike, or of each channel's own, in a shape that broadcasts to what arrives.
         signed: Whether spikes have a sign.
+        axis: The axis of channels whose spikes may each have a size of their own, which may be learned: it is then
+            looked up in what arrives. None where `size` holds for good.
         macs: Dense multiply-accumulates for each arriving value.
     """
 
     size: float | Tensor
     signed: bool
+    axis: int | None
     macs: float
 
 
@@ -89,8 +92,7 @@ class CostMeter:
             if product.arrives == "real":
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
-                size = product.step if product.step is not None else _sizes(tally, layer)
-                self._readers[layer] = _Reader(size, product.arrives == "signed", product.macs / product.inputs)
+                self._readers[layer] = _reader(layer, tally, product)
         self.least = MULTIPLY_ACCUMULATE * real
 
     @property
@@ -127,8 +129,11 @@ class CostMeter:
     def _count(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x, reader = inputs[0], self._readers[layer]
         with torch.autocast(x.device.type, enabled=False):
-            spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / reader.size
+            size = _size_here(x, reader)
+            spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / size
             spikes = spikes.abs() if reader.signed else spikes
+            if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # what is repeated there arrives as well
+                spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))
             self._accumulates.append(spikes.sum() * reader.macs)
 
@@ -168,13 +173,26 @@ def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, ob
     return counter.tallies
 
 
-def _sizes(tally: Tally, layer: nn.Module) -> float | Tensor:
-    """The size of a spike of each channel, shaped as what arrives; 1 where no spike was seen."""
-    sizes = tally.left.arrivals.sizes
-    if sizes is None:
-        return 1.0
+def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
+    """What was found about a layer that reads spikes."""
     behind = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2 * isinstance(layer, ChannelLinear)
-    return sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
+    sizes, step = tally.left.arrivals.sizes, product.step
+    size: float | Tensor = step if step is not None else 1.0
+    if sizes is not None:
+        size = sizes.view(-1, *[1] * behind).to(next(layer.parameters()).device)
+    # A spike is 1, or a whole fraction of it where windows overlap; any other size is a threshold.
+    own = sizes is not None or (step is not None and abs(1 / step - round(1 / step)) > _WHOLE)
+    axis = -1 - behind if own and product.arrives != "graded" else None
+    return _Reader(size, product.arrives == "signed", axis, product.macs / product.inputs)
+
+
+def _size_here(x: Tensor, reader: _Reader) -> float | Tensor:
+    """The size of the spikes that arrive, a number or one for each channel."""
+    if reader.axis is None:
+        return reader.size
+    others = [axis for axis in range(x.ndim) if axis != reader.axis + x.ndim]
+    peak = x.detach().abs().amax(others, keepdim=True).float()
+    return torch.where(peak > 0, peak, reader.size)
 
 
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
@@ -186,10 +204,7 @@ def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
         axes = len(layer.kernel_size)
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
         spikes = spikes.sum(-1 - axes, keepdim=True)
-        padding: Any = layer.padding
-        if layer.padding_mode != "zeros":
-            spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
-            padding = 0
+        padding: Any = layer.padding if layer.padding_mode == "zeros" else 0
         if isinstance(layer, _ConvTransposeNd):
             transposed = getattr(F, f"conv_transpose{axes}d")
             taps = transposed(spikes, ones, None, layer.stride, padding, layer.output_padding, 1, layer.dilation)

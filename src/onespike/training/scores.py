@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onespike.data.loader import derive_seed
 from onespike.data.sets import Batch
-from onespike.neurons.watch import reset_state
+from onespike.neurons.watch import resetter
 from onespike.training.losses import over_time
 
 
@@ -46,7 +46,8 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     """Evaluate a network.
 
     Args:
-        model: Images (B, C, H, W) to logits (B, K) or (T, B, K); put into evaluation mode, and back into the mode it was in.
+        model: Images (B, C, H, W) to logits (B, K), or (T, B, K), of which the mean counts; put into evaluation mode,
+            and back into the mode it was in.
         batches: This process's share of the images; a share of a batch may be empty.
         classes: Number of classes K.
         accelerator: Device, precision and processes.
@@ -57,14 +58,14 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     """
     was_training = model.training
     model.eval()
-    device = accelerator.device
+    device, reset = accelerator.device, resetter(model)
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
     for number, (images, labels) in enumerate(batches):
         if not len(images):
             continue
         torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
-        reset_state(model)
+        reset()
         with accelerator.autocast():
             logits = over_time(model(images))
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -73,6 +74,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
         hits += (best == labels[:, None]).sum().item()
         pairs = labels * classes + best[:, 0]
         confusion += pairs.bincount(minlength=classes * classes).cpu()
+    reset()
     model.train(was_training)
     # One sum over all processes; what is counted is whole, so nothing is lost by adding it up as floating point.
     totals = torch.cat([confusion, torch.tensor([loss, hits], dtype=confusion.dtype)]).to(device)

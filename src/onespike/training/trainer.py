@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
-from onespike.neurons.watch import reset_state
+from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.losses import Loss, over_time
@@ -89,6 +89,7 @@ class Trainer:
                 )
             self.network.recompute = True
         self.evaluated = self.network
+        self.reset = resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
         self.callbacks: list[Callback] = [*self._asked_for(), self.monitor, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
@@ -133,7 +134,7 @@ class Trainer:
         for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
-                reset_state(self.network)
+                self.reset()
                 with self._watched():
                     logits = self.model(x)
                 loss = self.loss(logits, y) / parts
@@ -196,7 +197,7 @@ class Trainer:
         """Everything that a resumed run needs, as it stands between two steps."""
         training: dict[str, Tensor] = {}
         states = {f"{number}.{type(one).__name__}": one.state() for number, one in enumerate(self.callbacks)}
-        reset_state(self.network)
+        self.reset()
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),

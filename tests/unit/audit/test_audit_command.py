@@ -173,3 +173,35 @@ def test_images_of_another_size(make_run, command):
     code, _, complaints = command("audit", make_run(size=16).folder, *QUICK)
     assert code == 2
     assert "the network takes 1 and 16" in complaints
+
+
+@pytest.mark.parametrize(("name", "shape"), [("conv-tiny", (1, 32)), ("mlp12", (3, 32))])
+def test_a_model_without_images_is_counted_on_noise_and_says_so(command, name, shape, tmp_path: Path):
+    options = ("--model.depths", "[1]", "--model.channels", "[8]", "--html", tmp_path / "a.html")
+    code, printed, said = command("audit", name, *QUICK, *options, "--json", "-")
+    assert code == 0
+    assert "counted on 24 images of NOISE: choose real ones by --data.*" in said
+    content = json.loads(printed)
+    assert (content["data"], content["images"], content["accuracy"]) == ("noise", 24, None)
+    channels, side = shape
+    (stem,) = next(layer["products"] for layer in content["layers"] if layer["path"] == "stem.0")
+    assert stem["macs"] == (side // 2) ** 2 * 8 * channels * 4
+    again = json.loads(command("audit", name, *QUICK, *options[:4], "--json", "-")[1])
+    assert again == content, "the noise is the same each time"
+
+
+def test_on_a_busy_machine_latency_is_no_headline(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.0)
+    options = ("--model.depths", "[1]", "--model.channels", "[4]", "--images", 4, "--device", "cpu", "--json", "-")
+    found = {}
+    for load in (0.0, 9.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        monkeypatch.setattr("onespike.clock.OWN", 0.0)  # whatever else this machine does
+        code, printed, said = command("audit", "conv-tiny", *options, "--html", tmp_path / f"{load}.html")
+        assert code == 0
+        found[load] = json.loads(printed)["latency"]
+        assert ("NOT TO BE TRUSTED, the machine was busy: others used about" in said) == (load > 0)
+        assert all(one["load"] == load and one["cpu"] > 0 for one in found[load])
+    assert [one["busy"] for one in found[0.0]] == [None, None]
+    assert all("load average 9.0" in one["busy"] for one in found[9.0])
+    assert "load average 9.0" in (tmp_path / "9.0.html").read_text()

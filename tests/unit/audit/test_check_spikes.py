@@ -49,3 +49,20 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_spikes_with_a_sign_are_named_so(make_run, command, monkeypatch: pytest.MonkeyPatch):
+    """A network whose neurons fire -1 as well, however that came about."""
+    from onespike.units import Firing
+
+    fire = Firing.forward
+
+    def ternary(self, potential, *, spikes=None):
+        return fire(self, potential, spikes=spikes) - (potential < -0.5).to(potential)
+
+    run = make_run(**STRICT, windows="average")
+    monkeypatch.setattr(Firing, "forward", ternary)
+    code, printed, _ = command("check-spikes", run.folder, "--images", 32)
+    assert code == 0, printed
+    assert "of them spikes with a sign, on 32 test images" in printed
+    assert "0, 1 and its negative" in printed

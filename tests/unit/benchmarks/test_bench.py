@@ -12,12 +12,11 @@ import torch
 
 import onespike
 from benchmarks.__main__ import main
-from benchmarks.case import Case
+from benchmarks.case import Case, count_macs
 from benchmarks.compare import cases, record
 from benchmarks.data import compare_data
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
-from benchmarks.operations import count_macs
 from benchmarks.peers import PEERS, PeerUnit
 from benchmarks.scaling import save_scaling, scaling
 from onespike.clock import interleaved

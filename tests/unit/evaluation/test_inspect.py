@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from onespike import OnespikeError
-from onespike.evaluation import inspect_image
+from onespike.evaluation import inspect_image, inspect_network
 from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
 from onespike.training import load
+from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 
 
@@ -158,3 +160,64 @@ def test_a_network_that_diverged(make_run, image: Path):
     checkpoint.save(run.best)
     with pytest.raises(OnespikeError, match="not finite"):
         inspect_image(run, image)
+
+
+@pytest.fixture
+def card() -> ModelCard:
+    return ModelCard(None, tuple("abcdefghij"), 1, 6, (0.4,), (0.3,), "mine")
+
+
+def spikingjelly(mode: str) -> nn.Module:
+    from spikingjelly.activation_based import layer, neuron
+
+    return nn.Sequential(
+        layer.Conv2d(1, 4, 3, step_mode=mode),
+        neuron.LIFNode(v_threshold=0.3, step_mode=mode),
+        layer.Flatten(step_mode=mode),
+        layer.Linear(64, 10, step_mode=mode),
+        neuron.IFNode(v_threshold=0.1, step_mode=mode),
+    )
+
+
+class Repeated(nn.Module):
+    def __init__(self, inner: nn.Module, steps: int, at_once: bool) -> None:
+        super().__init__()
+        self.inner, self.steps, self.at_once = inner, steps, at_once
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.at_once:
+            return self.inner(x.expand(self.steps, *x.shape))
+        return torch.stack([self.inner(x) for _ in range(self.steps)])
+
+
+@pytest.mark.parametrize("mode", ["s", "m"])
+def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, tmp_path: Path, mode: str):
+    torch.manual_seed(0)
+    network = Repeated(spikingjelly(mode), 3, mode == "m")
+    outputs = []
+    network.inner[1].register_forward_hook(lambda _, __, out: outputs.append(out.reshape(-1, 4, 4, 4)))
+    view = inspect_network(network, card, image)
+    spikes = torch.cat(outputs)
+    first, second = view.blocks
+    assert (first.name, second.name, view.time_steps) == ("inner.1", "inner.4", 3)
+    assert spikes.any()
+    torch.testing.assert_close(first.spike_map, spikes.mean((0, 1)))
+    assert first.firing_rate == pytest.approx(spikes.mean().item())
+    assert second.spike_map.shape == (1, 10)
+    described = first.to_json()
+    assert "windows" not in described
+    (layer,) = described["layers"]
+    assert (layer["threshold"], layer["in_support"]) == (pytest.approx(0.3), None)
+    assert layer["above_threshold"] == pytest.approx(spikes.mean().item())
+    save_figure(draw_inspection(view), tmp_path / "a.png", dpi=50)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    again = inspect_network(network, card, image)
+    assert again.to_json() == view.to_json(), "it remembers nothing"
+
+
+def test_a_network_without_neurons(card, image: Path, tmp_path: Path):
+    torch.manual_seed(0)
+    view = inspect_network(nn.Sequential(nn.Flatten(), nn.Linear(36, 10)), card, image)
+    assert view.blocks == ()
+    assert view.probabilities.sum().item() == pytest.approx(1)
+    save_figure(draw_inspection(view), tmp_path / "a.png", dpi=50)

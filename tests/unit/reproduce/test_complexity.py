@@ -1,20 +1,89 @@
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reproduce.complexity import layers_of, lsnn, ratio, scnn
-from reproduce.counting import (
-    CellCounter,
-    count_cell,
-    count_convolution,
-    count_layer,
-    gru_step,
-    lstm_step,
-    rnn_step,
-)
+from reproduce.counting import count_cell, count_convolution, count_layer
+
+#: Elementwise operations that a written-out cell uses: one for each element of the result.
+ELEMENTWISE = {
+    torch.ops.aten.add.Tensor,
+    torch.ops.aten.mul.Tensor,
+    torch.ops.aten.rsub.Scalar,
+    torch.ops.aten.sigmoid.default,
+    torch.ops.aten.tanh.default,
+}
+#: What moves numbers about and computes nothing.
+FREE = {
+    torch.ops.aten.t.default,
+    torch.ops.aten.transpose.int,
+    torch.ops.aten.split.Tensor,
+    torch.ops.aten.detach.default,
+}
+
+
+class CellCounter(TorchDispatchMode):
+    """Counts for itself: two operations for each multiply-accumulate, one for each element of an elementwise one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Count one operation and carry it out; one that is not known raises."""
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default:
+            self.total += 2 * out.numel() * args[0].shape[1]
+        elif func in ELEMENTWISE:
+            self.total += out.numel()
+        elif func not in FREE:
+            raise LookupError(f"how many operations is {func}?")
+        return out
+
+
+def lstm_step(x: Tensor, h: Tensor, c: Tensor, w: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """One token of an LSTM without biases.
+
+    Args:
+        x: The token, (1, d_x).
+        h: Output of the token before, (1, d_h).
+        c: Cell state, (1, d_h).
+        w: Weights of the token, (4 d_h, d_x).
+        u: Weights of the output before, (4 d_h, d_h).
+
+    Returns:
+        Output and cell state.
+    """
+    i, f, g, o = (x @ w.t() + h @ u.t()).split(h.shape[1], 1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_step(x: Tensor, h: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """One token of a GRU without biases; arguments and result as for `lstm_step`, weights of three gates."""
+    (xr, xz, xn), (hr, hz, hn) = (x @ w.t()).split(h.shape[1], 1), (h @ u.t()).split(h.shape[1], 1)
+    z, n = (xz + hz).sigmoid(), (xn + (xr + hr).sigmoid() * hn).tanh()
+    return (1 - z) * n + z * h
+
+
+def rnn_step(x: Tensor, h: Tensor, w: Tensor, u: Tensor) -> Tensor:
+    """One token of a plain recurrent layer without biases; arguments and result as for `lstm_step`, one gate."""
+    return (x @ w.t() + h @ u.t()).tanh()
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_a_cell_is_counted_as_its_equations_written_out(kind: type):
+    gates, step = {nn.LSTM: (4, lstm_step), nn.GRU: (3, gru_step), nn.RNN: (1, rnn_step)}[kind]
+    state = [torch.zeros(1, 5)] * (2 if kind is nn.LSTM else 1)
+    token, weights = torch.zeros(1, 3), (torch.zeros(gates * 5, 3), torch.zeros(gates * 5, 5))
+    with CellCounter() as counter:
+        step(token, *state, *weights)
+    assert count_cell(kind, 3, 5) == counter.total
 
 
 def test_convolution_by_a_loop_over_every_product():
