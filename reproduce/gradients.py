@@ -9,13 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.models.onespike import DEPTHS
-from onespike.training.checkpoint import ModelCard
-from onespike.training.losses import make_loss
-from onespike.training.optim import make_accelerator
+from onespike.training.loop import set_up
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Trainer
 from reproduce.report import Table, write_report
@@ -137,10 +134,7 @@ def measure(
     if root is not None:
         overrides["data.root"] = str(root)
     resolved = load_recipe(recipe, overrides)
-    data = open_dataset(resolved.data)
-    torch.manual_seed(resolved.train.seed)
-    built = ModelCard.of(resolved, data).build()
-    trainer = Trainer(built, make_loss(resolved), data, resolved, make_accelerator(resolved.train))
+    trainer = set_up(resolved)
     network = trainer.network
     if not isinstance(network, Network):
         raise OnespikeError(f"{model} has no spiking blocks whose gradients could be measured")

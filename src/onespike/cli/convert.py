@@ -44,11 +44,9 @@ def convert(
 
     from onespike.configs import make
     from onespike.evaluation.convert import convert_run
-    from onespike.training.loop import Stopped, train
-    from onespike.training.optim import make_accelerator
+    from onespike.training.loop import Stopped, set_up, train
     from onespike.training.recipe import load_recipe
     from onespike.training.run import Run
-    from onespike.training.trainer import Trainer
 
     given: dict[str, Any] = dict(conversion)  # type: ignore[call-overload]
     if out is None:
@@ -71,7 +69,7 @@ def convert(
             raise OnespikeError(f"--finetune is for one time step: leave out --time-steps {given['time_steps']}")
         finetuned.expect_free()
         recipe = replace(source.recipe, data=data, train=training)
-        Trainer(source.model(), _no_loss, source.dataset(data), recipe, make_accelerator(training))
+        set_up(recipe, source.model())
     made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
     if not source.is_complete:
         print(
@@ -90,10 +88,6 @@ def convert(
         )
         return 130
     return 0
-
-
-def _no_loss(*_: object) -> Any:
-    """Stands in for a loss where nothing is trained."""
 
 
 def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:

@@ -78,32 +78,18 @@ def train(
     run = Run.open(out) if resume else Run(out)
     if not resume:
         run.expect_free()
-    if model is not None and not isinstance(model, nn.Module):
-        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
-    if model is not None and not isinstance(recipe.model, ClassPath):
-        recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
-    recipe = recipe if loss is None or recipe.loss else replace(recipe, loss=ClassPath.of(loss))
-    accelerator = make_accelerator(recipe.train)
-    with accelerator.main_process_first():
-        if data is None:
-            images = open_dataset(recipe.data)
-        else:
-            images = as_dataset(data, holdout=recipe.data.holdout, limit=recipe.data.limit)
-            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
-    torch.manual_seed(recipe.train.seed)
-    passed = model is not None
-    model = ModelCard.of(recipe, images).build(model)
-    trainer = Trainer(model, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
+    trainer = set_up(recipe, model, data, loss, callbacks)
+    accelerator = trainer.accelerator
     if resume and run.has_checkpoint():
         trainer.restore(run)
-    elif init_from or passed:
+    elif init_from or model is not None:
         if init_from:
             trainer.start_from(Run.open(init_from))
         if accelerator.is_main_process:  # before there is a run: one that is killed early goes on from these weights
             trainer.checkpoint().save(run.last)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        run.begin(recipe)
+        run.begin(trainer.recipe)
     main = accelerator.is_main_process
     trainer.callbacks += [Display(quiet=quiet or not main), Trackers(recipe.train.track), Saving(main)]
     try:
@@ -114,6 +100,36 @@ def train(
         raise OnespikeError(
             f"the disk of {run.folder} is full: {error}; its checkpoints are whole: make room, then go on with --resume"
         ) from error
+
+
+def set_up(
+    recipe: Recipe,
+    model: nn.Module | None = None,
+    data: Any = None,
+    loss: Loss | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Trainer:
+    """Make a trainer of a recipe, and of what is passed in place of its parts; the arguments are those of `train`.
+
+    Raises:
+        OnespikeError: The data are not there, or the parts do not suit each other.
+    """
+    if model is not None and not isinstance(model, nn.Module):
+        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    if model is not None and not isinstance(recipe.model, ClassPath):
+        recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
+    if loss is not None and recipe.loss is None:
+        recipe = replace(recipe, loss=ClassPath.of(loss))
+    accelerator = make_accelerator(recipe.train)
+    with accelerator.main_process_first():
+        if data is None:
+            images = open_dataset(recipe.data)
+        else:
+            images = as_dataset(data, holdout=recipe.data.holdout, limit=recipe.data.limit)
+            recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
+    torch.manual_seed(recipe.train.seed)
+    network = ModelCard.of(recipe, images).build(model)
+    return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
 
 
 def fit(trainer: Trainer, run: Run) -> dict[str, Any]:

@@ -172,10 +172,10 @@ def _model(file: Mapping[str, Any], given: Mapping[str, Any], resolved: bool, pa
     elif resolved and anew:  # what is listed belongs to the old name and preset
         file = {"name": file["name"], "preset": file.get("preset")}
     known = names_of(chosen.config, "model")
-    for label, values in ((f"key in {path}", file), ("option", given)):
+    for label, mark, values in ((f"key in {path}", "", file), ("option", "--", given)):
         for key in _keys(values, "model"):
             if key not in known and not any(key.startswith(f"{one}.") for one in known):
-                raise unknown(label, key if label != "option" else f"--{key}", known)
+                raise unknown(label, f"{mark}{key}", [f"{mark}{one}" for one in known])
     values = merge(file, given)
     if resolved and not anew:
         return make(chosen.config, values, "model")

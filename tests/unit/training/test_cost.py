@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from onespike.audit import EnergyTable, audit
 from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
-from onespike.models import Network, create_model
+from onespike.models import Network, create_model, model_config
 from onespike.training import Stopped, TrainConfig, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
-from onespike.training.loop import quality
+from onespike.training.loop import quality, set_up
 from onespike.training.run import load
 from onespike.training.trainer import Trainer
 
@@ -225,8 +226,9 @@ def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_
     train(recipe, tmp_path / "stopped", resume=True)
     straight, stopped = (Checkpoint.load(tmp_path / run / "last") for run in ("straight", "stopped"))
     assert all(torch.equal(tensor, stopped.weights[name]) for name, tensor in straight.weights.items())
-    raised = [saved.state["progress"]["raised"] for saved in (straight, stopped)]
-    assert raised[0] == raised[1] > 0
+    raised = [saved.state["callbacks"]["1.EnergyBudget"] for saved in (straight, stopped)]
+    assert raised[0] == raised[1]
+    assert dict(raised[0]["pairs"])["raised"] > 0
     columns = ("synaptic_operations", "energy_uj", "penalty_weight", "train_loss")
     rows = [[[row[name] for name in columns] for row in metrics(tmp_path / run)] for run in ("straight", "stopped")]
     assert rows[0] == rows[1]
@@ -244,10 +246,10 @@ def test_bad_values(small, tmp_path):
         for value in (-1, float("nan"), float("inf")):
             with pytest.raises(OnespikeError, match=f"train.{name}: expected"):
                 TrainConfig(**{name: value})
-        with pytest.raises(OnespikeError, match=f"train.{name}: expected a network of spiking blocks.*relu"):
-            small(**{f"train__{name}": 1.0, "model__preset": "ann", "model__encoding": "threshold"})
-        with pytest.raises(OnespikeError, match=f"train.{name}: expected a network of spiking blocks.*resnet18"):
-            load_recipe("cifar10/resnet18", {f"train.{name}": 1.0})
+        twin = small(**{f"train__{name}": 1.0, "model__preset": "ann", "model__encoding": "threshold"})
+        for recipe in (twin, replace(twin, model=model_config("resnet18"))):
+            with pytest.raises(OnespikeError, match=f"{name}: expected a network of which some layers read spikes"):
+                set_up(recipe)
     with pytest.raises(OnespikeError, match=r"energy_budget: the layers that read real values take .* µJ an image"):
         train(small(train__energy_budget=0.001), tmp_path / "run")
     assert not (tmp_path / "run").exists()

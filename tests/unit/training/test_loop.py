@@ -1,32 +1,27 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
-from onespike.models import create_model
+from onespike.models import create_model, model_config
 from onespike.neurons import Neuron
-from onespike.training import load_recipe, train
+from onespike.training import train
 from onespike.training.display import Display
+from onespike.training.loop import set_up
 from onespike.training.monitor import SpikeMonitor
-from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
-from onespike.training.trainer import Trainer
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
 
 
-def trainer(recipe) -> Trainer:
-    return Trainer(recipe, open_dataset(recipe.data), make_accelerator(recipe.train))
-
-
 def some_steps(recipe, steps: int) -> dict[str, torch.Tensor]:
-    made = trainer(recipe)
+    made = set_up(recipe)
     made.network.train()
     batches = list(made.batches.epoch(0))[:steps]
     for number, (images, labels) in enumerate(batches):
@@ -39,7 +34,7 @@ def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
         **QUIET, train__precision="fp64", train__optimizer="momentum", train__lr=0.1, train__weight_decay=0.01
     )
     got = some_steps(recipe, 3)
-    made = trainer(recipe)
+    made = set_up(recipe)
     network, steps = made.network, recipe.train.epochs * len(made.batches)
     velocity = {name: torch.zeros_like(p) for name, p in network.named_parameters()}
     for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:3]):
@@ -60,7 +55,9 @@ def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
 @pytest.mark.parametrize(("capability", "precision"), [("AVX2", "bf16"), ("AVX512", "bf16"), ("AVX2", "fp32")])
 def test_that_bf16_is_emulated_is_said(capability, precision, small, monkeypatch, capsys):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    Display(1, 1).introduce(trainer(small(train__precision=precision, train__device="cpu")))
+    display = Display()
+    display.start(set_up(small(train__precision=precision, train__device="cpu")))
+    display.close()
     said = "has no instructions for bf16" in " ".join(capsys.readouterr().out.split())
     assert said == ((capability, precision) == ("AVX2", "bf16"))
 
@@ -104,7 +101,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_try(small, tmp_
 
 def test_a_silent_block_is_warned_of(small, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     train(small(model__neuron__threshold=50.0, train__epochs=1), tmp_path / "run")
-    assert "warning: block 1, 2: a layer fires less than once in a thousand" in " ".join(
+    assert "warning: block01, block02: a layer fires less than once in a thousand" in " ".join(
         capsys.readouterr().out.split()
     )
 
@@ -117,14 +114,14 @@ def test_running_blocks_again_trains_the_same_weights(small):
             torch.testing.assert_close(again[name], value, rtol=0, atol=1e-12)
 
 
-def test_an_artificial_network_has_no_blocks_to_run_again():
-    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of spiking blocks .* got resnet18"):
-        load_recipe("cifar10/resnet18", {"train.recompute": True})
+def test_an_artificial_network_has_no_blocks_to_run_again(small):
+    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of blocks .* got resnet18"):
+        set_up(replace(small(train__recompute=True), model=model_config("resnet18")))
 
 
 def test_ema_is_the_moving_average_of_the_weights(small):
     recipe = small(**QUIET, train__ema=0.5, train__precision="fp64")
-    made = trainer(recipe)
+    made = set_up(recipe)
     made.network.train()
     average = None
     for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:4]):
@@ -133,12 +130,12 @@ def test_ema_is_the_moving_average_of_the_weights(small):
         # timm's warm-up of the decay: 0 at first, then 1 - n^(-2/3), at most the one asked for
         decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0
         average = weight if average is None else decay * average + (1 - decay) * weight
-    assert torch.allclose(made.ema.module.head.weight, average, rtol=0, atol=1e-12)
+    assert torch.allclose(made.evaluated.head.weight, average, rtol=0, atol=1e-12)
 
 
 def test_scores_equal_a_count_by_hand(small):
     recipe = small(**QUIET)
-    made = trainer(recipe)
+    made = set_up(recipe)
     torch.nn.init.normal_(made.network.head.weight)
     data, network = made.data, made.network.eval()
     loader = EvalLoader(data.test, data.mean, data.std, 50)
@@ -159,7 +156,7 @@ def test_scores_equal_a_count_by_hand(small):
 
 
 def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):
-    made = trainer(small(model__norm="none"))
+    made = set_up(small(model__norm="none"))
     torch.nn.init.normal_(made.network.head.weight)
     made.network.train()
     loader = EvalLoader(made.data.validation, made.data.mean, made.data.std, 50)

@@ -144,7 +144,7 @@ def test_bad_options_are_one_line_and_exit_code_2(
         ("- 1", ["sections"]),
         ("train: {epochs: [", ["YAML"]),
         ("model: {name: conv13}", ["conv13"]),
-        ("model: {name: [1]}", ["unknown model '[1]'"]),
+        ("model: {name: [1]}", ["model.name: expected text, got [1]"]),
     ],
 )
 def test_a_bad_recipe_file_is_an_error_that_names_it(text: str, parts: list[str], tmp_path: Path):

@@ -2,14 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.functional import to_integers
 from onespike.inference import Engine
 from onespike.inference.optimise import compare_spikes
 from onespike.training import Run, load, train
-from onespike.training.optim import make_accelerator
-from onespike.training.trainer import Trainer
+from onespike.training.loop import set_up
 
 PLAIN = {"model__encoding": "threshold", "model__dropout": 0.0, "train__mixup": 0.0, "train__precision": "fp64"}
 
@@ -26,7 +24,7 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 def test_the_gradient_at_the_rounded_weights_moves_the_exact_ones(small):
     settings = {"train__clip_grad": 0.0, "train__weight_decay": 0.0, "train__warmup_epochs": 0, "train__lr": 0.5}
     recipe = small(**PLAIN, **settings, train__int8_weights=True)
-    trainer = Trainer(recipe, open_dataset(recipe.data), make_accelerator(recipe.train))
+    trainer = set_up(recipe)
     network = trainer.network
     nn.init.normal_(network.head.weight)
     exact = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
