@@ -133,6 +133,6 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
         raise OnespikeError(f"{where}.init_args: {error}; expected those of {label}{signature}") from None
     try:
         return target(**given)
-    except (TypeError, ValueError) as error:  # how code refuses arguments; other errors are its own bugs
+    except (TypeError, ValueError, RuntimeError) as error:  # how code refuses arguments; other errors are its own bugs
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OnespikeError(f"{where}.init_args: {label} refuses {dict(given)}: {reason}") from error

@@ -21,6 +21,10 @@ _WORDS = {
 }
 
 
+class Text(str):
+    """A value as it was typed, which is read as YAML where the type of what it stands for does not say."""
+
+
 def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """Make a dataclass of plain values. Text is read as YAML where the field holds something else.
 
@@ -59,11 +63,11 @@ def convert(value: Any, hint: Any, where: str) -> Any:
     """
     if _is_union(hint):
         return _first_that_fits(value, get_args(hint), where)
-    if (
-        hint is Any
-        or hint is object
-        or (isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float))
-    ):
+    if hint is Any:
+        return _parsed(value) if isinstance(value, Text) else value
+    if hint is str and isinstance(value, str):
+        return str(value)
+    if isinstance(hint, type) and isinstance(value, hint) and hint not in (int, float):
         return value
     if hint is Path and isinstance(value, str):
         return Path(value)

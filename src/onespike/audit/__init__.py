@@ -2,7 +2,7 @@
 
 from onespike.audit.audit import audit, audit_model, audit_run
 from onespike.audit.report import Comparison, compare, save_report
-from onespike.audit.result import Audit
+from onespike.audit.result import Audit, read_spikes
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
 from onespike.counting.operations import Layer, Operations, count_operations
 from onespike.counting.products import Product
@@ -22,5 +22,6 @@ __all__ = [
     "audit_run",
     "compare",
     "count_operations",
+    "read_spikes",
     "save_report",
 ]

@@ -13,13 +13,13 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from onespike.classpath import allow_imports, trust
-from onespike.configs import convert, defaults
+from onespike.configs import Text, convert, defaults
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.training.config import TrainConfig
 
 #: Values of a recipe by their whole names, as text: what a command function's parameter `overrides` receives.
-Overrides = dict[str, str]
+Overrides = dict[str, Text]
 
 
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
@@ -150,7 +150,7 @@ def _split(
                 raise OnespikeError(f"{option[2:]}: expected a value behind {option}")
             value = remaining.pop(0)
         if dotted:
-            overrides[option[2:]] = value
+            overrides[option[2:]] = Text(value)
         else:
             modules.append(value)
     return overrides, modules, rest

@@ -80,18 +80,18 @@ def train(
         run.expect_free()
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator = trainer.accelerator
+    main = accelerator.is_main_process
+    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track), Saving(main)]
     if resume and run.has_checkpoint():
         trainer.restore(run)
     elif init_from or model is not None:
         if init_from:
             trainer.start_from(Run.open(init_from))
-        if accelerator.is_main_process:  # before there is a run: one that is killed early goes on from these weights
+        if main:  # before there is a run: one that is killed early goes on from these weights
             trainer.checkpoint().save(run.last)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if main:
         run.begin(trainer.recipe)
-    main = accelerator.is_main_process
-    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(recipe.train.track), Saving(main)]
     try:
         return fit(trainer, run)
     except OSError as error:

@@ -174,7 +174,8 @@ def _model(file: Mapping[str, Any], given: Mapping[str, Any], resolved: bool, pa
     known = names_of(chosen.config, "model")
     for label, mark, values in ((f"key in {path}", "", file), ("option", "--", given)):
         for key in _keys(values, "model"):
-            if key not in known and not any(key.startswith(f"{one}.") for one in known):
+            above = [one for one in known if key.startswith(f"{one}.")]  # options of a neuron have names of its own
+            if key not in known and (not above or any(one.startswith(f"{above[-1]}.") for one in known)):
                 raise unknown(label, f"{mark}{key}", [f"{mark}{one}" for one in known])
     values = merge(file, given)
     if resolved and not anew:

@@ -125,7 +125,7 @@ def test_ema_is_the_moving_average_of_the_weights(small):
     made.network.train()
     average = None
     for number, (images, labels) in enumerate(list(made.batches.epoch(0))[:4]):
-        made.step(number, images, labels)
+        made.after_step(number, *made.step(number, images, labels))
         weight = made.network.head.weight.detach().clone()
         # timm's warm-up of the decay: 0 at first, then 1 - n^(-2/3), at most the one asked for
         decay = min(0.5, 1 - (1 + number) ** (-2 / 3)) if number else 0.0
