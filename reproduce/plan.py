@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,17 +137,26 @@ def plan(sweep: Sweep, recipes: Sequence[Recipe], seeds: int) -> list[Training]:
     return list(trainings.values())
 
 
+def _values(config: Any) -> dict[str, Any]:
+    """A config's values by name, its neuron's among them."""
+    values = asdict(config)
+    neuron = values.pop("neuron", {})
+    return values | {{"name": "activation"}.get(key, key): value for key, value in neuron.items()}
+
+
 def digest(recipe: Recipe) -> str:
     """Digest what of a recipe changes the outcome: 8 hexadecimal digits.
 
     Only values that are not the default enter, so that an option that is added later does not change the digests of
-    recipes that leave it alone.
+    recipes that leave it alone. A neuron's values are called as they were when they belonged to the model, so that the
+    digests in the committed tables stay what they are.
     """
     changed = {}
     for section in fields(recipe):
-        values = getattr(recipe, section.name)
-        for field in fields(values):
-            key, value = f"{section.name}.{field.name}", getattr(values, field.name)
-            if key not in (*NO_MATTER, "train.seed") and value != field.default:
+        config = getattr(recipe, section.name)
+        before, now = _values(type(config)()), _values(config)
+        for name, value in now.items():
+            key = f"{section.name}.{name}"
+            if key not in (*NO_MATTER, "train.seed") and value != before[name]:
                 changed[key] = value
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]

@@ -29,7 +29,7 @@ def test_conv12_recipe_is_section_8_of_the_method():
 
 def test_command_line_beats_recipe_beats_model_beats_defaults(tmp_path: Path):
     file = tmp_path / "mine.yaml"
-    file.write_text("model: {name: conv-tiny, theta: 0.3, decay: 0.2}\ntrain: {lr: 1e-3}\n")
+    file.write_text("model: {name: conv-tiny, theta: 0.3, neuron: {decay: 0.2}}\ntrain: {lr: 1e-3}\n")
     recipe = load_recipe(str(file), {"model.neuron.decay": 0.1})
     assert (recipe.model.neuron.decay, recipe.model.theta) == (0.1, 0.3)
     assert (recipe.model.depths, recipe.train.lr, recipe.train.momentum) == ((2, 2, 2), 1e-3, 0.9)
