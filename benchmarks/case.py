@@ -182,7 +182,7 @@ class Case:
         elif self.implementation == "onespike":
             layer = lambda x: unit(x).spikes  # noqa: E731
         elif self.implementation == "sequential":
-            plain = PlainConvUnit(UNIT_CHANNELS, config.units)
+            plain = PlainConvUnit(UNIT_CHANNELS, config)
             plain.load_state_dict(unit.state_dict())
             layer = lambda x: torch.stack(plain(iter(x.unbind()), None, [])[0])  # noqa: E731
         elif self.implementation in PEERS:

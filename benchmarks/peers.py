@@ -165,5 +165,5 @@ def with_peer_units(network: Network, peer: str) -> Network:
     if network.config.unit != "conv":
         raise OnespikeError(f"bench: {peer} has no counterpart of the unit {network.config.unit}; choose a conv model")
     for block in network.blocks():
-        block.unit = PeerUnit(block.unit, network.config, peer)  # type: ignore[assignment,arg-type]
+        block.unit = PeerUnit(block.unit, network.config.neuron, peer)  # type: ignore[assignment,arg-type]
     return network

@@ -42,8 +42,13 @@ def reference(run, image: Path, seed: int = 0):
     "overrides",
     [
         {},
-        {"encoding": "bernoulli", "time_steps": 2, "learnable_threshold": "channel", "region_threshold": None},
-        {"mlp_activation": "spiking", "surrogate": "triangle", "windows": "dilated"},
+        {
+            "encoding": "bernoulli",
+            "time_steps": 2,
+            "neuron": {"learnable_threshold": "channel"},
+            "region_threshold": None,
+        },
+        {"mlp_activation": "spiking", "neuron": {"surrogate": "triangle"}, "windows": "dilated"},
     ],
 )
 def test_numbers_of_every_block(make_run, image: Path, overrides):
