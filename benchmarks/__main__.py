@@ -64,8 +64,8 @@ def benchmark(
     """Speed and memory, side by side and in turns, and the share of the machine's own matrix product that is reached.
 
     Args:
-        task: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; forward and backward), data
-            (the input path against the step), scaling (threads, batch, width, image size).
+        task: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; forward and backward),
+            data (the input path against the step), scaling (threads, batch, width, image size).
         vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
         model: A registered model; by default conv12.
         preset: Its preset; by default modern for infer, else paper.

@@ -10,7 +10,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.models import Network, OnespikeConfig
+from onespike.models import Network, OnespikeConfig, expect_blocks
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
@@ -45,11 +45,8 @@ def block_network(card: ModelCard) -> tuple[OnespikeConfig, Network]:
     Raises:
         OnespikeError: It is another kind of network.
     """
-    if not isinstance(card.model, OnespikeConfig):
-        raise OnespikeError(f"{card.name} has no spiking blocks: expected a run of a model such as conv12")
-    network = card.build()
-    assert isinstance(network, Network)
-    return card.model, network
+    network = expect_blocks(card.build(), card.name)
+    return network.config, network
 
 
 def describe(checkpoint: Checkpoint) -> str:

@@ -33,7 +33,7 @@ class ClassPath:
     def of(cls, thing: object) -> "ClassPath":
         """Where an object's class is from; how it was built is not known."""
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
-        return cls(f"{kind.__module__}.{kind.__qualname__}", None)  # type: ignore[union-attr]
+        return cls(f"{kind.__module__}.{kind.__qualname__}", None)
 
     @property
     def name(self) -> str:

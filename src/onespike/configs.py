@@ -1,4 +1,4 @@
-"""Configs: dataclasses made of plain values, as YAML, JSON and the command line give them, and checked field by field."""
+"""Configs: dataclasses made of plain values (YAML, JSON, the command line), and checked field by field."""
 
 import types
 from collections.abc import Iterable, Mapping

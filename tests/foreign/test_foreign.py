@@ -132,8 +132,9 @@ def _save_digit(path: Path) -> None:
     Image.fromarray(np.uint8(load_digits().images[0] * 15)).resize((32, 32)).save(path)
 
 
+@pytest.mark.usefixtures("theirs")
 @pytest.mark.parametrize("name", NETS)
-def test_from_the_command_line(name: str, theirs, command, cache: Path, tmp_path: Path, monkeypatch):
+def test_from_the_command_line(name: str, command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = ["--model.class_path", f"othernets.{name}", "--model.init_args.width", "6", *options()]
     start += ["--train.epochs", "6", "--train.save_minutes", "0"]
@@ -150,7 +151,7 @@ def test_from_the_command_line(name: str, theirs, command, cache: Path, tmp_path
     monkeypatch.setattr("onespike.classpath._ALLOWED", set())
     for arguments in (["train", "--resume"], ["evaluate"], ["audit"], ["check-spikes"]):
         code, _, complaint = command(*arguments, "killed")
-        assert (code, complaint.count("\n")) == (2, 1)
+        assert (code, complaint.count("error: ")) == (2, 1)
         assert f"othernets.{name} is not this package's" in complaint
         assert "--import othernets" in complaint
     code, _, complaint = command("train", "--resume", "killed", "--import", "othernets")
@@ -172,7 +173,8 @@ def test_from_the_command_line(name: str, theirs, command, cache: Path, tmp_path
     assert not onespike.load("killed").training
 
 
-def test_a_network_of_relus_is_converted(theirs, command, tmp_path: Path, monkeypatch):
+@pytest.mark.usefixtures("theirs")
+def test_a_network_of_relus_is_converted(command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     start = ["--model.class_path", "othernets.ReluNet", "--out", "ann", *options()]
     assert command("train", *start)[0] == 0
@@ -197,7 +199,7 @@ def test_a_data_set_and_a_loss_from_python(theirs, cache: Path, tmp_path: Path):
     assert run.checkpoint().card.classes == theirs.Stripes.classes
     found = evaluate(run, stripes, model=theirs.OurNet(num_classes=4))
     assert found.top1.mean == pytest.approx(summary["test_top1"])
-    with pytest.raises(OnespikeError, match="passed from Python.*data="):
+    with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
         evaluate(run, model=theirs.OurNet(num_classes=4))
 
 
@@ -224,7 +226,8 @@ def test_a_data_set_of_hugging_face(theirs, cache: Path, tmp_path: Path):
     assert audit_run(run, both, images=16, latency=False).operations.images == 16
 
 
-def test_a_data_set_and_a_loss_on_the_command_line(theirs, command, tmp_path: Path, monkeypatch):
+@pytest.mark.usefixtures("theirs")
+def test_a_data_set_and_a_loss_on_the_command_line(command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = ["--data.class_path", "othernets.Stripes", "--data.init_args.count", "64"]
     loss = ["--loss.class_path", "othernets.Margin", "--loss.init_args.margin", "0.5"]
@@ -236,8 +239,7 @@ def test_a_data_set_and_a_loss_on_the_command_line(theirs, command, tmp_path: Pa
     assert code == 2
     assert "--import othernets" in complaint
     assert command("evaluate", "run", "--import", "othernets")[0] == 0
-    code, printed, _ = command("audit", "run", "--import", "othernets", "--images", "8", "--latency", "false")
-    assert code == 0
+    assert command("audit", "run", "--import", "othernets", "--images", "8", "--latency", "false")[0] == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_images"] == 32
 
 
@@ -289,7 +291,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, parts, command, tmp_pa
 def test_opening_a_run_imports_nothing(command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command("train", "--model.class_path", "othernets.ReluNet", "--out", "run", *options(), "--train.epochs=1")
-    (tmp_path / "trap.py").write_text("__import__('pathlib').Path('sprung').touch()\nfrom othernets import ReluNet as Net\n")
+    (tmp_path / "trap.py").write_text(
+        "__import__('pathlib').Path('sprung').touch()\nfrom othernets import ReluNet as Net\n"
+    )
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("othernets.ReluNet", "trap.Net"))
     for which in ("best", "last"):

@@ -85,7 +85,8 @@ def audit_run(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
     """
-    card, network, dataset = run.checkpoint("best").card, run.model("best", model), run.dataset(data)
+    checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
+    card, network = checkpoint.card, checkpoint.network(model)
     shape = (card.in_channels, card.image_size)
     if (dataset.in_channels, dataset.image_size) != shape:
         raise OnespikeError(

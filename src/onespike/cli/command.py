@@ -26,9 +26,9 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     """Call a command's function with what a command line says.
 
     Args:
-        function: Parameters without a default are positional, positional-only ones too, the others options. `overrides`, if it is there, receives
-            the values of a recipe; one that is annotated with a config has an option for each of its fields, and
-            receives those that are given.
+        function: Parameters without a default are positional, positional-only ones too, the others options. `overrides`,
+            if it is there, receives the values of a recipe; one that is annotated with a config has an option for
+            each of its fields, and receives those that are given.
         arguments: The command line behind the command's name.
         usage: Such as "onespike evaluate RUN".
         sections: Sections of a recipe whose values the command takes.
@@ -178,6 +178,6 @@ def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
             group.add_argument(f"--{section}.{name}", metavar="VALUE", help=text)
     if "model" in sections:
         parser.epilog = (
-            "Options of the model, such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width 64: "
-            "`onespike models NAME` lists those of a registered model."
+            "Options of the model, such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width "
+            "64: `onespike models NAME` lists those of a registered model."
         )

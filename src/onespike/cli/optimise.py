@@ -34,8 +34,8 @@ def optimise(
     Args:
         run: Run folder.
         out: Folder for the engine; by default RUN/engine.
-        precision: int8, 8 bits for weights that meet spikes, bf16 in layers that read real values; or int16, 16 bits and
-            fp32, slower, and nearly every spike stays the same.
+        precision: int8, 8 bits for weights that meet spikes, bf16 in layers that read real values; or int16, 16 bits
+            and fp32, slower, and nearly every spike stays the same.
         checkpoint: Which weights of the run: best or last.
         images: Compare at most so many test images; 0 takes all.
         rounds: Timings for each batch size.

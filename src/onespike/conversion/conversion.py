@@ -12,9 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from onespike.conversion.calibration import DEFAULT, Calibration, LayerError, calibrate
+from onespike.conversion.calibration import DEFAULT, LayerError, calibrate
 from onespike.conversion.check import answers, expect_images_first, expect_same
-from onespike.conversion.network import ConversionConfig, ConvertedNetwork, spiking
+from onespike.conversion.config import Calibration, ConversionConfig
+from onespike.conversion.network import ConvertedNetwork, spiking
 from onespike.conversion.trace import trace
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError

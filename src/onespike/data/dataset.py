@@ -76,8 +76,8 @@ def open_dataset(config: DataConfig) -> Dataset:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     if config.name == PASSED:
         raise OnespikeError(
-            "data: the images of this run were passed from Python, which a file cannot do: pass them again (data=…), or "
-            "choose others by --data.name"
+            "data: the images of this run were passed from Python, which a file cannot do: pass them again (data=…), "
+            "or choose others by --data.name"
         )
     root = Path(config.root).expanduser() if config.root is not None else None
     cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()

@@ -61,7 +61,7 @@ def convert_run(
     recipe = source.recipe if data is None else replace(source.recipe, data=data)
     calibrating = _calibration_images(dataset, card, images)
     config = ConversionConfig(**options)
-    conversion = convert(source.model("best", model), calibrating, calibration=calibration, **options)
+    conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
     run.begin(replace(recipe, conversion=config))
     weights = conversion.network.state_dict()
     for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either

@@ -213,7 +213,7 @@ def evaluate(
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
 
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
-    network = channels_last(run.model(which, model, time_steps).to(accelerator.device, dtype))
+    network = channels_last(checkpoint.network(model, time_steps).to(accelerator.device, dtype))
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
     # The network knows its images as they were normalised in training, wherever these come from.
     batches = EvalLoader(images, card.mean, card.std, batch_size or config.batch_size, share)

@@ -196,9 +196,8 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
-    return inspect_network(
-        run.model(which, model), run.checkpoint(which).card, path, seed, f"the network of {run.folder}"
-    )
+    checkpoint = run.checkpoint(which)
+    return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
 
 def inspect_network(

@@ -19,8 +19,8 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.inference.engine import PRECISIONS, Engine
 from onespike.inference.layers import Fire
-from onespike.inference.storage import expect_blocks, load_engine, save_engine
-from onespike.models import Network
+from onespike.inference.storage import load_engine, save_engine
+from onespike.models import Network, expect_blocks
 from onespike.neurons import Neuron
 from onespike.training.run import Run, channels_last
 
@@ -122,8 +122,9 @@ def optimise(
             f"optimise: expected precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1, "
             f"got {precision}, {images}, {rounds}"
         )
-    card, network, data = run.checkpoint(which).card, channels_last(run.model(which)), run.dataset()
-    expect_blocks(network, card)
+    checkpoint, data = run.checkpoint(which), run.dataset()
+    card = checkpoint.card
+    network = expect_blocks(channels_last(checkpoint.network()), card.name)
     engine = Engine(network, precision)
     test = data.test.select(np.arange(min(images or len(data.test), len(data.test))))
     expect_same_images(data, card)

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
 
 from onespike._version import __version__
 from onespike.configs import plain
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.inference.engine import Engine
+from onespike.models import expect_blocks
 from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
@@ -67,8 +67,7 @@ def load_engine(folder: str | Path) -> Engine:
         tensors = load_file(folder / WEIGHTS)
         card = ModelCard.from_json(description["model"])
         with torch.device("meta"):  # shapes alone: the values are in the file
-            network = card.build()
-        expect_blocks(network, card)
+            network = expect_blocks(card.build(), card.name)
         engine = Engine(network, description["precision"])
         engine.load_state_dict(tensors, assign=True)
     except FileNotFoundError:
@@ -77,13 +76,3 @@ def load_engine(folder: str | Path) -> Engine:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine
-
-
-def expect_blocks(network: nn.Module, card: ModelCard) -> None:
-    """Make sure that an engine can be made of a network.
-
-    Raises:
-        OnespikeError: It is not of spiking blocks.
-    """
-    if not hasattr(network, "blocks"):
-        raise OnespikeError(f"{card.name} has no spiking blocks: expected a run of a model such as conv12")

@@ -1,7 +1,7 @@
 """Networks by name, one file for each family: `create_model` builds them, `register_model` adds to them."""
 
 from onespike.models.block import Block
-from onespike.models.onespike import Network, OnespikeConfig
+from onespike.models.onespike import Network, OnespikeConfig, expect_blocks
 from onespike.models.registry import (
     MODELS,
     Family,
@@ -33,6 +33,7 @@ __all__ = [
     "SpikingVGGConfig",
     "ViTConfig",
     "create_model",
+    "expect_blocks",
     "family",
     "model_config",
     "model_names",

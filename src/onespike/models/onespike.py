@@ -329,3 +329,14 @@ def _statistics_kept(block: Block) -> Iterator[None]:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def expect_blocks(network: nn.Module, name: str) -> Network:
+    """Make sure that a network is of spiking blocks, for what only these can answer.
+
+    Raises:
+        OnespikeError: It is another kind of network.
+    """
+    if not isinstance(network, Network):
+        raise OnespikeError(f"{name} has no spiking blocks: expected a run of a model such as conv12")
+    return network

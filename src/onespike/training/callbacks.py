@@ -47,7 +47,7 @@ class Callback:
         """Before step `number`, counted over all epochs."""
 
     def weights(self) -> AbstractContextManager[None]:
-        """While this is open, the network has the weights that it computes with; open wherever it computes or is saved."""
+        """While this is open, the network has the weights to compute with; open wherever it computes or is saved."""
         return nullcontext()
 
     def forward(self) -> AbstractContextManager[None]:
@@ -183,8 +183,8 @@ class EnergyBudget(Callback):
         self.meter, self.weight, self.budget = CostMeter(network, shape), weight, budget
         if not self.meter.reads_spikes:
             raise OnespikeError(
-                "train.rate_penalty and train.energy_budget: expected a network of which some layers read spikes, got one "
-                "that reads real values alone"
+                "train.rate_penalty and train.energy_budget: expected a network of which some layers read spikes, got "
+                "one that reads real values alone"
             )
         expect_within_reach(self.meter, budget)
         self.raised = self.operations = self.joules = 0.0  # the last two are sums over the images of the epoch

@@ -192,6 +192,13 @@ class Checkpoint:
         flush(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
 
+    def network(self, model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
+        """Build the network, with these weights; the arguments are those of `Run.model`."""
+        card = self.card if time_steps is None else self.card.with_time_steps(time_steps)
+        network = card.build(model)
+        self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
+        return network.eval()
+
     def put_into(self, network: nn.Module, complaint: str) -> None:
         """Load the weights into a network.
 

@@ -25,8 +25,8 @@ class TrainConfig:
         momentum: Momentum, where the optimiser has one.
         weight_decay: Weight decay; biases, norms and learnable thresholds are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
-        loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the mean
-            of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
+        loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the
+            mean of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
         label_smoothing: Label smoothing, 0..1.
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
@@ -36,8 +36,8 @@ class TrainConfig:
             keeps it, and epochs that do are preferred as the best; 0 is off.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
-        int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to 8
-            bits, each output channel with a scale of its own, while the optimiser moves the exact ones: `onespike
+        int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
+            8 bits, each output channel with a scale of its own, while the optimiser moves the exact ones: `onespike
             optimise` then loses nothing by rounding. Not together with `ema`.
         recompute: Keep only what passes between blocks, and run each block once more in the backward pass (activation
             checkpointing): less memory, more time, the same numbers. For networks of blocks, such as conv12.
@@ -45,8 +45,8 @@ class TrainConfig:
         device: "auto" takes the accelerator if there is one, "cpu" never.
         seed: Seed of weights, order, augmentation, dropout and encoding.
         monitor_every: Steps between two looks at the spikes.
-        track: Where curves are written as well: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever else
-            accelerate knows; an empty list for nowhere.
+        track: Where curves are written as well: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever
+            else accelerate knows; an empty list for nowhere.
         save_minutes: Minutes between two checkpoints within an epoch; each epoch ends with one anyway.
     """
 

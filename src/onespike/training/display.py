@@ -12,9 +12,9 @@ from rich.table import Table
 
 from onespike.processor import emulates_bf16
 from onespike.training.callbacks import Callback, Step
-from onespike.training.monitor import Activity
 
 if TYPE_CHECKING:
+    from onespike.training.monitor import Activity
     from onespike.training.trainer import Trainer
 
 
@@ -38,7 +38,7 @@ class Display(Callback):
             TimeRemainingColumn(),
         )
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
-        self.labels: list[str] = []
+        self.labels: tuple[str, ...] = ()
         self.groups: list[Activity] = []
         self.live = Live(get_renderable=self._render, console=self.console, refresh_per_second=4, transient=True)
 

@@ -37,7 +37,7 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
         )
     stages = {
         steps: (
-            replace(recipe, model=replace(recipe.model, time_steps=steps)),  # type: ignore[call-arg]
+            replace(recipe, model=replace(recipe.model, time_steps=steps)),
             Run(Path(out) / f"T{steps}"),
         )
         for steps in range(first, 0, -1)

@@ -118,12 +118,12 @@ def model_from(values: Mapping[str, Any]) -> Any:
     """
     if "class_path" in values:
         return make(ClassPath, values, "model")
-    return make(family(values.get("name")).config, values, "model")
+    return make(family(str(values.get("name"))).config, values, "model")
 
 
 def option_names(model: str | None = None) -> list[str]:
     """All names of a recipe's values, with those of a model's family (by default the paper's)."""
-    kinds = {"data": DataConfig, "model": family(model or "conv12").config, "train": TrainConfig}
+    kinds: dict[str, type] = {"data": DataConfig, "model": family(model or "conv12").config, "train": TrainConfig}
     kinds |= {"loss": ClassPath, "conversion": ConversionConfig}
     names = [name for section, kind in kinds.items() for name in names_of(kind, section)]
     return [*names, "model.class_path", "model.init_args"]

@@ -111,11 +111,7 @@ class Run:
         Raises:
             OnespikeError: Both checkpoints are damaged, or the network cannot be built, or is another one.
         """
-        checkpoint = self.checkpoint(which)
-        card = checkpoint.card if time_steps is None else checkpoint.card.with_time_steps(time_steps)
-        network = card.build(model)
-        checkpoint.put_into(network, f"{self.folder} holds the weights of another network")
-        return network.eval()
+        return self.checkpoint(which).network(model, time_steps)
 
     def dataset(self, data: Any = None) -> Dataset:
         """Open the images.

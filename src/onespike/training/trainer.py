@@ -87,7 +87,7 @@ class Trainer:
                 raise OnespikeError(
                     f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}"
                 )
-            self.network.recompute = True
+            setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated = self.network
         self.reset = resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
