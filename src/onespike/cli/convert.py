@@ -57,16 +57,16 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--batch-norm",
         type=Literal["folded", "kept"] | None,
-        help="fold batch norm, or keep it for training on (default: kept with --finetune, else folded)",
+        help="fold batch norm, or keep it for fine-tuning (default: kept with --finetune, else folded)",
     )
     parser.add_argument(
-        "--population", type=int, default=1, help="how many neurons stand for one activation; at one time step only"
+        "--population", type=int, default=1, help="how many neurons replace one activation; at one time step only"
     )
     parser.add_argument(
         "--allow-real", action="store_true", help="leave real-valued what cannot be converted, rather than refuse it"
     )
     parser.add_argument(
-        "--finetune", action="store_true", help="then train on at one time step, into the run folder OUT-finetuned"
+        "--finetune", action="store_true", help="then fine-tune at one time step, into the run folder OUT-finetuned"
     )
     parser.add_class_arguments(Calibration, "calibration")
     folder = run_folder(parser, arguments)
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
     source, out = Run(folder), Path(values.out)
     if values.finetune:  # what training would refuse is refused before anything is written
         if values.time_steps != 1:
-            raise OnespikeError(f"--finetune trains on at one time step: leave out --time-steps {values.time_steps}")
+            raise OnespikeError(f"--finetune trains at one time step: leave out --time-steps {values.time_steps}")
         finetuned.expect_free()
         recipe = replace(load_recipe(str(source.config)), data=data, train=training)
         Trainer(recipe, open_dataset(recipe.data), make_accelerator(training))
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str]) -> int:
 def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
     console = Console(highlight=False)
-    table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
+    table = Table("layer", "replaces", box=None, pad_edge=False, header_style="dim")
     for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
         table.add_column(column, justify="right")
     for layer in conversion.layers:
@@ -131,7 +131,7 @@ def _print(conversion: Conversion, out: Path, finetune: bool) -> None:
     console.print(table)
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
-    then = f", then: onespike evaluate {out}; to train it on at one time step, convert with --finetune"
+    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
     network = conversion.network
     each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(

@@ -21,7 +21,7 @@ from onespike.errors import OnespikeError
 from onespike.units.integrate import Staircase
 
 #: How many of the images the network is traced and checked with.
-CHECKED = 4
+CHECKED = 2
 #: What a saved conversion consists of.
 WEIGHTS, CARD = "model.safetensors", "conversion.json"
 

@@ -1,4 +1,4 @@
-"""What a converted network is made of: integrate-and-fire neurons, and what is no neuron but not linear either.
+"""Integrate-and-fire neurons of converted networks, and QCFS, the activation that they replace without error.
 
 Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step. Every linear layer then sees
 all steps at once, and no module keeps a state.
