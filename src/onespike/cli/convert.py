@@ -97,7 +97,7 @@ def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
-    table = Table("layer", "stands for", box=None, pad_edge=False, header_style="dim")
+    table = Table("layer", "replaces", box=None, pad_edge=False, header_style="dim")
     for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
         table.add_column(column, justify="right")
     for layer in conversion.layers:

@@ -1,7 +1,7 @@
-"""Finding thresholds, and taking back what each layer of neurons gets wrong, layer after layer, on training images.
+"""Calibration: find thresholds and correct weight layers, layer after layer, on training images.
 
-The artificial and the spiking network walk through the same graph side by side. When a layer's turn comes, everything
-before it spikes as it will in use; so each layer also makes up, as far as it can, for the errors of those before.
+The artificial and the spiking network run through the same graph side by side. When a layer's turn comes, all layers
+before it already spike, so that each layer also corrects, as far as it can, the errors of those before.
 
     neurons         thresholds that bring the firing rates closest to the activations
     weight layers   a bias, or weights by least squares, that bring their outputs closest to the artificial ones
@@ -24,21 +24,21 @@ from onespike.neurons.integrate_fire import IntegrateFire, Staircase
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
 #: Values of each channel that the search looks at.
 SAMPLES = 4096
-#: Channels that the search goes through together: their potentials stay in the processor's cache (3 times as fast).
-CACHED = 32
+#: Values that the search goes through together: they stay in the processor's cache (3 times as fast).
+CACHED = 2**17
 
 
-#: What is measured of it beside others is in `docs/conversion.md`.
+#: Measured beside others in `docs/conversion.md`.
 DEFAULT = Calibration()
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """What exchanging one layer's activations for spikes brought, on the calibration images.
+    """The error of one layer of neurons on the calibration images.
 
     Attributes:
         layer: Path of the layer.
-        activation: What the neurons stand for.
+        activation: The activation that the neurons replace.
         thresholds: How many there are: one for each channel, or one for all.
         threshold: Their mean.
         relative_l2: Norm of the difference of mean output and activation, over that of the activation.
@@ -59,8 +59,8 @@ class LayerError:
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
     """Find a network's thresholds and correct its weight layers.
 
-    Neurons that stand for a staircase have their thresholds already. Where time steps times neurons are the staircase's
-    steps, there is nothing to correct on average, and their network stays as it is.
+    Neurons that replace a QCFS have their thresholds already. Where time steps times neurons are the levels of every
+    QCFS, the expected error is 0, and nothing is corrected.
 
     Args:
         network: The network; changed in place.
@@ -119,21 +119,22 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
         activations: What its mean output should be, (N, …).
         options: How.
     """
-    rows = _rows(neurons, activations)
+    every = _rows(neurons, activations)
     # Places drawn by chance: every n-th one would be the same columns of each map.
-    count = rows[0].numel()
+    count = every[0].numel()
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
-    places: Any = (slice(None), *torch.unravel_index(chosen.to(rows.device), rows.shape[1:]))
+    places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
-    activation = rows[places].float()
+    activation = every[places].float()
     if options.thresholds == "maximum":
-        scale = rows.amax(list(range(1, rows.ndim))).float().clamp(min=0)
+        scale = every.amax(list(range(1, every.ndim))).float().clamp(min=0)
     else:
         scale = torch.quantile(activation.clamp(min=0), options.percentile / 100, dim=1)
     whole = scale.max().clamp(min=1e-6)
     scale = torch.where(scale > 1e-3 * whole, scale, whole)  # channels that are never active do not matter
     if options.thresholds == "error":
-        parts = zip(current.split(CACHED, 1), activation.split(CACHED), scale.split(CACHED), strict=True)
+        rows = max(CACHED // activation.shape[1], 1)
+        parts = zip(current.split(rows, 1), activation.split(rows), scale.split(rows), strict=True)
         scale = torch.cat([_with_least_error(*part, neurons.population, options) for part in parts])
     neurons.raw_threshold.copy_((scale if neurons.raw_threshold.ndim else scale[0]).log())
 
@@ -155,9 +156,9 @@ def _with_least_error(
 def _spread_of_error(
     currents: Tensor, activation: Tensor, size: Tensor, population: int, options: Calibration
 ) -> Tensor:
-    """Mean square of the error of each channel with spikes of a size, (C,); less its mean if that will be corrected.
+    """Mean square error of each channel with spikes of a size, (C,); without its mean if a bias corrects that.
 
-    The neurons' steps are gone through one by one, since how unevenly spikes arrive is a part of the error.
+    Time steps are simulated one by one, since unevenly timed currents are a part of the error.
     """
     potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
     for current in currents:
@@ -166,7 +167,9 @@ def _spread_of_error(
         potential -= fired
         spikes += fired
     error = spikes * size[:, None] / len(currents) - activation
-    return error.square().mean(1) if options.correct == "none" else error.var(1, correction=0)
+    if options.correct != "none":
+        error -= error.mean(1, keepdim=True)
+    return error.square().mean(1)
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:

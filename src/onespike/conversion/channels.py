@@ -1,8 +1,9 @@
-"""Which channels of a layer of neurons may have a threshold each: those whose factor folds into the weights behind.
+"""Where a layer of neurons may have a threshold for each channel: where thresholds fold into the weights behind.
 
-A neuron's output is its threshold or 0. To whatever weighs it, it is a spike, if the threshold can be a factor of the
-weights: they must belong to one channel each. Convolutions and linear layers sum over one axis; between them and the
-neurons a graph may pool, flatten, add or average, which is followed here. Axes are counted from the last one, -1.
+A neuron's output is its threshold or 0. It counts as a spike if the threshold can become a factor of the weights that
+read it, that is if each of these weights belongs to one channel. Convolutions and linear layers sum over one axis; this
+module follows the graph from the neurons to them, through pooling, flattening, additions and means. Axes are counted
+from the last one, -1.
 """
 
 import re
@@ -27,7 +28,7 @@ from onespike.conversion.kinds import (
 )
 from onespike.units.channel import ChannelLinear
 
-#: What cuts a tensor into a tuple of parts.
+#: Functions that cut a tensor into a tuple of parts.
 PARTS = ("chunk", "split")
 
 
@@ -57,7 +58,7 @@ def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
 
 
 def _may_have(node: fx.Node, number: int, place: _Place) -> bool:
-    """Whether a node may have so many channels there: an addition stretches one to several."""
+    """Whether a node has so many channels there: an addition may broadcast one to several."""
     shape = node.meta.get("shape")  # known where there were images to trace with
     return shape is None or (len(shape) >= -place.axis and shape[place.axis] == number)
 
@@ -171,7 +172,7 @@ def _pooled(graph: fx.GraphModule, node: fx.Node) -> int:
 
 
 def _is_flat(module: nn.Module | None, name: str, node: fx.Node) -> bool:
-    """Whether an operation makes a row of each image."""
+    """Whether an operation flattens each image into a row."""
     if isinstance(module, nn.Flatten):
         return (module.start_dim, module.end_dim) == (1, -1)
     if name == "flatten":

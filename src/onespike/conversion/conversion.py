@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import Staircase
 
 #: How many of the images the network is traced and checked with.
-CHECKED = 4
+CHECKED = 2
 #: What a saved conversion consists of.
 WEIGHTS, CARD = "model.safetensors", "conversion.json"
 

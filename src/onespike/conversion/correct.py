@@ -11,6 +11,7 @@ give the same W:
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.grad import conv2d_weight
 from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError
@@ -71,13 +72,14 @@ def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: flo
     pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
     diagonal.add_(pull)
     return torch.cholesky_solve(
-        product.add_(pull[..., None] * _matrix(layer).cpu()), torch.linalg.cholesky(gram)
+        product.add_(pull[..., None] * _matrix(layer.weight, getattr(layer, "groups", 1)).cpu()),
+        torch.linalg.cholesky(gram),
     ), centre
 
 
 def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """The same as `_primal`, from the samples' products with each other: (groups, samples, samples)."""
-    columns, old = _columns(layer, mean), _matrix(layer)
+    columns, old = _columns(layer, mean), _matrix(layer.weight, getattr(layer, "groups", 1))
     centre = columns.mean(1, keepdim=True)
     columns = columns - centre
     kernel = (columns @ columns.mT).cpu().double()
@@ -134,15 +136,14 @@ def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tens
         shifts = [y * dilation[0] * maps.shape[3] + x * dilation[1] for y in range(kernel[0]) for x in range(kernel[1])]
         reach = shifts[-1]
         rows = F.pad(maps.transpose(0, 1).flatten(1), (reach, reach)).unflatten(0, (layer.groups, -1))
-        places = rows.shape[2] - reach
         wanted = wanted if wanted.ndim == 4 else wanted.unsqueeze(1)
         beyond = (0, maps.shape[3] - wanted.shape[2], 0, maps.shape[2] - wanted.shape[1])
         ours = F.pad(F.pad(wanted.new_ones(wanted.shape[:3]), beyond).flatten(), (reach, 0))
         others = (ours == 0).nonzero().squeeze(1)
         outside = [rows[..., others + shift] for shift in shifts]
-        wished = F.pad(F.pad(wanted.movedim(-1, 0), beyond).flatten(1), (reach, 0)).unflatten(0, (layer.groups, -1))
-        found = torch.stack([rows[..., shift : shift + places] @ wished.mT for shift in shifts], 1)
-        product = product + found.cpu().double()
+        size = (target.shape[-1], shape[2], *kernel)
+        found = conv2d_weight(maps, size, wanted.movedim(-1, 1), dilation=dilation, groups=layer.groups)
+        product = product + _matrix(found, layer.groups).cpu().double()
         sums += (rows.sum(-1)[:, None] - torch.stack([one.sum(-1) for one in outside], 1)).cpu().double()
         apart = dict[int, Tensor]()
         for one, near in enumerate(shifts):
@@ -158,7 +159,7 @@ def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tens
     gram = gram.permute(0, 2, 1, 4, 3).flatten(3, 4).flatten(1, 2)
     gram -= target[..., 0].numel() * shift.mT @ shift
     centre = origin.view(layer.groups, -1, 1).expand(-1, -1, taps).flatten(1)[:, None].cpu().double() + shift
-    return gram, product.transpose(1, 2).flatten(1, 2), centre
+    return gram, product, centre
 
 
 def _is_matrix(layer: nn.Module) -> bool:
@@ -174,9 +175,9 @@ def _overlaps(layer: _ConvNd, mean: Tensor, target: Tensor) -> bool:
     return max(layer.stride) == 1 and _padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel()
 
 
-def _matrix(layer: _ConvNd | nn.Linear) -> Tensor:
+def _matrix(weight: Tensor, groups: int = 1) -> Tensor:
     """A layer's weights as they multiply columns, (groups, columns, C_out / groups)."""
-    return layer.weight.flatten(1).unflatten(0, (getattr(layer, "groups", 1), -1)).mT
+    return weight.flatten(1).unflatten(0, (groups, -1)).mT
 
 
 def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a node of a traced network is to a spiking network: linear, an activation, pooling, a product, or real-valued.
+"""The kind of each node of a traced network: linear, activation, pooling, product or real-valued.
 
 To make a layer or function known, add it to the table it belongs to.
 """
@@ -62,7 +62,7 @@ WEIGHING = {
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, "add", "add_", "dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
-#: What tells of a tensor's shape alone.
+#: Functions of a tensor's shape alone.
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
 
 
@@ -81,7 +81,7 @@ def name_of(node: fx.Node) -> str:
 
 
 def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
-    """All nodes whose values depend on those of the images, not on their shape alone."""
+    """All nodes that depend on the images' values, not on their shape alone."""
     reached = set[fx.Node]()
     for node in graph.graph.nodes:
         shapes = module_of(graph, node) is None and name_of(node) in SHAPES
@@ -94,10 +94,10 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     """Classify a node.
 
     Args:
-        module: What it calls, if that is a module.
+        module: The module that it calls; None if it calls a function or method.
         node: The node.
-        varying: Positions and names of those of its arguments that the images reach.
-        spikes: Whether any of these is of spikes.
+        varying: Positions and names of the arguments that depend on the images.
+        spikes: Whether any of these are spikes.
 
     Returns:
         The kind.
@@ -119,12 +119,12 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
 
 
 def is_activation(module: nn.Module | None, node: fx.Node) -> bool:
-    """Whether a node, and the module that it calls if it calls one, becomes neurons."""
+    """Whether neurons replace a node (and the module that it calls, if any)."""
     return isinstance(module, ACTIVATIONS) if module is not None else activation_of(node) is not None
 
 
 def activation_of(node: fx.Node) -> nn.Module | None:
-    """The activation that a function or method is; None if it is none."""
+    """The activation that a function or method computes; None for any other."""
     name = name_of(node)
     if name in FUNCTIONAL:
         return FUNCTIONAL[name](**{key: value for key, value in node.kwargs.items() if key == "approximate"})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class OverMeans(nn.Module):
-    """Applies to spike trains what is not linear, so that it is right over all time steps together.
+    """Apply a nonlinear function to spike trains, so that the mean over time is right.
 
         out(t) = F(t) - F(t-1)          F(t) = t f(m(t)), m(t) the mean of the inputs up to step t
 
@@ -20,7 +20,7 @@ class OverMeans(nn.Module):
 
     Args:
         function: f, of one or more tensors (T*B, …), to a tensor or several; or None for some.
-        varying: Positions and names of the arguments that vary over time; others pass as they are.
+        varying: Positions and names of the arguments that vary over time; the others are passed on.
         time_steps: T.
         degree: d; None for any other f.
     """
@@ -36,7 +36,7 @@ class OverMeans(nn.Module):
         self.function, self.varying, self.time_steps, self.degree = function, varying, time_steps, degree
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Apply the function to what came in so far, at each step."""
+        """Apply the function to the running means (or sums) of the inputs."""
         if self.time_steps == 1:
             return self.function(*inputs, **options)
         out = self.function(
@@ -61,11 +61,11 @@ class OverMeans(nn.Module):
 
 
 class PoolSpikes(nn.Module):
-    """Max pooling of spikes: one passes whenever the highest spike count in the window grows.
+    """Max pooling of spikes: a spike passes whenever the highest spike count in the window grows.
 
         out(t) = f(S(t))  where f(n(t)) > f(n(t-1)), else 0          n(t): spikes of each neuron up to step t
 
-    The rate that comes out is exactly the largest rate in the window. At one time step it is f.
+    The output rate is exactly the largest rate in the window. At one time step it is f.
 
     Args:
         function: f, max pooling of (T*B, …), over neurons of one threshold.

@@ -1,4 +1,4 @@
-"""Any network as a graph in evaluation mode, with nothing in place and batch norm folded, to be converted."""
+"""Trace a network into a graph to convert: evaluation mode, no operations in place, batch norm folded."""
 
 import copy
 import itertools
@@ -35,11 +35,11 @@ def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -
         network: The network; left as it is.
         images: Some images, (N, C, H, W), which tell where linear layers have their channels. Without them batch norm
             behind a linear layer becomes an `Affine` of its own.
-        fold: Whether to fold batch norm; else it stays as it is, and can be trained on.
+        fold: Whether to fold batch norm; else it stays as it is, to be fine-tuned.
 
     Returns:
-        A graph of the layers and functions that it calls, with weights of its own. Every weight layer is called once:
-        of one that the network calls several times there are several copies.
+        A graph of the layers and functions that it calls, with weights of its own. A weight layer that the network
+        calls several times has a copy for each call.
 
     Raises:
         OnespikeError: The network cannot be copied, or its forward pass cannot be traced.
@@ -80,7 +80,7 @@ def free_path(path: str, taken: set[str]) -> str:
 
 
 def _compute_weights(module: nn.Module) -> None:
-    """Let a layer whose weights are computed before each use, as by weight norm, have them as parameters."""
+    """Turn weights that are computed before each use, as by weight norm, into plain parameters."""
     if parametrize.is_parametrized(module):
         weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
         # The library's own way changes the class, which the copy shares with the network itself.
@@ -135,7 +135,7 @@ def _line(error: Exception) -> str:
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:
-    """Let all that follows an operation in place read its result, and compute it out of place."""
+    """Compute operations out of place; all nodes behind one read its result."""
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
         module = module_of(graph, node)
@@ -156,7 +156,7 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 
 
 def _unshare(graph: fx.GraphModule) -> None:
-    """Give every call of a weight layer weights of its own: what is right for the one need not be for the other."""
+    """Give every call of a weight layer weights of its own, since each is corrected on its own."""
     taken = {path for path, _ in graph.named_modules()}
     called, tied = set[str](), set[int]()
     for node in graph.graph.nodes:
@@ -177,7 +177,7 @@ def _unshare(graph: fx.GraphModule) -> None:
 
 
 def _fold(graph: fx.GraphModule) -> None:
-    """Fold batch norm into the layer before; where that cannot be, it becomes an affine map."""
+    """Fold batch norm into the layer before; where that is impossible, it becomes an affine map."""
     for node in list(graph.graph.nodes):
         norm = module_of(graph, node)
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None:

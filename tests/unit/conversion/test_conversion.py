@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import StdConv2d
+from timm.layers import Conv2dSame, StdConv2d
 from timm.models.vgg import ConvMlp
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -171,8 +171,12 @@ def test_other_peoples_networks(make):
 
 def test_a_convolution_that_pads_in_a_way_of_its_own_is_calibrated():
     torch.manual_seed(0)
-    network = timm.create_model("tf_efficientnet_lite0", num_classes=5).eval()
-    conversion = onespike.convert(network, torch.randn(4, 3, 32, 32))
+    network = nn.Sequential(
+        *(Conv2dSame(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU6()),
+        *(Conv2dSame(8, 8, 3, stride=2, groups=8), nn.BatchNorm2d(8), nn.ReLU6(), nn.Flatten(), nn.Linear(128, 5)),
+    ).eval()
+    conversion = onespike.convert(network, torch.randn(16, 3, 15, 15))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in conversion.network.modules())
     assert all(torch.tensor(layer.relative_l2).isfinite() for layer in conversion.layers)
 
 

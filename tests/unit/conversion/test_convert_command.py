@@ -163,7 +163,7 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
         (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),
-        (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains on at one time step"),
+        (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains at one time step"),
         (["RUN", "--out", "OUT", "--finetune", "--train.optimizer", "adamm"], "did you mean 'adam"),
         (["RUN", "--out", "OUT", "--finetune", "--train.batch_size", "1000"], "train.batch_size"),
         (["RUN", "--out", "OUT", "--finetune", "--train.device", "cpu", "--train.precision", "fp16"], "fp16"),
