@@ -75,10 +75,12 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         raise _wrong(value, hint, where)
     if isinstance(hint, type) and is_dataclass(hint):
         return make(hint, named(_parsed(value), hint, where), where)
-    value = _parsed(value) if get_origin(hint) is not Literal or value not in get_args(hint) else value
-    kind, arguments = get_origin(hint) or hint, get_args(hint)
-    if kind is Literal and any(value is one or (value == one and type(value) is type(one)) for one in arguments):
-        return value
+    if get_origin(hint) is Literal:
+        for one in get_args(hint):
+            if one in (value, _parsed(value)):
+                return one
+        raise unknown(where, value, map(str, get_args(hint)))
+    value, kind, arguments = _parsed(value), get_origin(hint) or hint, get_args(hint)
     if kind is bool and isinstance(value, bool):
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
@@ -196,8 +198,6 @@ def _first_that_fits(value: Any, kinds: Iterable[Any], where: str) -> Any:
 
 
 def _wrong(value: Any, hint: Any, where: str) -> OnespikeError:
-    if get_origin(hint) is Literal:
-        return unknown(where, value, map(str, get_args(hint)))
     return OnespikeError(f"{where}: expected {_words(hint)}, got {value}")
 
 
