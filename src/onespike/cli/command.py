@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from onespike.classpath import allow_imports, trust
-from onespike.configs import Text, convert, defaults
+from onespike.configs import Text, convert
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.training.config import TrainConfig
@@ -26,8 +26,8 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     """Call a command's function with what a command line says.
 
     Args:
-        function: Parameters without a default are positional, positional-only ones too, the others options. `overrides`,
-            if it is there, receives the values of a recipe; one that is annotated with a config has an option for
+        function: Parameters without a default are positional, positional-only ones too, the others options. A parameter
+            `overrides` receives the values of a recipe; one that is annotated with a config has an option for
             each of its fields, and receives those that are given.
         arguments: The command line behind the command's name.
         usage: Such as "onespike evaluate RUN".
@@ -107,7 +107,7 @@ def _add_config(parser: _Parser, kind: Any) -> list[str]:
     """Add an option for each field of a config; gives the names of those that are flags."""
     texts = {one.arg_name: " ".join((one.description or "").split()) for one in parse_docstring(kind.__doc__).params}
     hints, flags = get_type_hints(kind), []
-    for name, default in defaults(kind).items():
+    for name, default in vars(kind()).items():
         option = f"--{name.replace('_', '-')}"
         flags += [name] if hints[name] is bool else []
         parser.add_argument(
@@ -173,7 +173,7 @@ def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
             continue
         group = parser.add_argument_group(f"{section} options")
         texts = {one.arg_name: one.description or "" for one in parse_docstring(kind.__doc__ or "").params}
-        for name, default in defaults(kind).items():
+        for name, default in vars(kind()).items():
             text = f"{' '.join(texts[name].split())} (default: {default})".replace("%", "%%")
             group.add_argument(f"--{section}.{name}", metavar="VALUE", help=text)
     if "model" in sections:

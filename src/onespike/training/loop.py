@@ -43,7 +43,7 @@ class Diverged(OnespikeError):  # noqa: N818 - named for what happened
 
 
 class Interrupt:
-    """Ctrl-C and SIGTERM: the first asks the loop to stop after its step; a second one stops at once, saving nothing."""
+    """Ctrl-C and SIGTERM: the first stops the loop after its step; a second one stops it at once, saving nothing."""
 
     def __init__(self) -> None:
         self.requested = False

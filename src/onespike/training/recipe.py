@@ -123,9 +123,9 @@ def model_from(values: Mapping[str, Any]) -> Any:
 
 def option_names(model: str = "conv12") -> list[str]:
     """All names of a recipe's values, those of a registered model's family among them."""
-    kinds = {"data": DataConfig, "model": family(model).config, "train": TrainConfig, "loss": ClassPath}
-    names = [name for section, kind in kinds.items() for name in names_of(kind, section)]
-    return [*names, *names_of(ConversionConfig, "conversion"), *names_of(ClassPath, "model")]
+    kinds = (("data", DataConfig), ("model", family(model).config), ("train", TrainConfig), ("loss", ClassPath))
+    more = (("conversion", ConversionConfig), ("model", ClassPath))
+    return [name for section, kind in (*kinds, *more) for name in names_of(kind, section)]
 
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
@@ -190,7 +190,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
         if section not in SECTIONS or not keys:
             raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
         for key in reversed(keys):
-            value = {key: value}  # noqa: PLW2901 - from the innermost key outwards
+            value = {key: value}
         nested[section] = merge(nested.get(section, {}), value)
     return nested
 

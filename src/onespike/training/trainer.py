@@ -85,7 +85,9 @@ class Trainer:
         expect_logits(self.network, data, share)
         if config.recompute:
             if not hasattr(self.network, "recompute"):
-                raise OnespikeError(f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}")
+                raise OnespikeError(
+                    f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}"
+                )
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
