@@ -18,7 +18,7 @@ from onespike.training.trainer import Trainer
 EVERYTHING = {
     "train__ema": 0.9,
     "model__norm": "batch",
-    "model__learnable_threshold": "channel",
+    "model__neuron__learnable_threshold": "channel",
     "model__time_steps": 2,
     "train__accumulate": 2,
     "train__noise_range": [0.1, 0.9],
