@@ -62,7 +62,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         return _parsed(value) if isinstance(value, Text) else value
     if kind in (str, Path) and isinstance(value, str):
         return kind(value)
-    config: type | None = kind if is_dataclass(kind) else None
+    config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
     if config and isinstance(value, config):
         return value
     parsed = _parsed(value)
