@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
