@@ -18,7 +18,7 @@ from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
@@ -80,7 +80,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
     for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
         interpreter.args_iter = iter([batch])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
-    exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
+    exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
@@ -92,7 +92,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
             _expect_finite(spiking.env[node.all_input_nodes[0]], f"layer {node.target} of the spiking network reads")
             arriving = spiking.env[node.all_input_nodes[0]].unflatten(0, (steps, -1))
             if isinstance(layer, IntegrateFire):
-                if not isinstance(analog.submodules[node.target], Staircase):
+                if not isinstance(analog.submodules[node.target], QCFS):
                     set_thresholds(layer, arriving, target, options)
             elif options.correct != "none" and node in approximate and not exact:
                 ridge = options.ridge if options.correct == "weights" else None

@@ -19,7 +19,7 @@ from onespike.conversion.network import ConvertedNetwork, spiking
 from onespike.conversion.trace import trace
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import Staircase
+from onespike.neurons.integrate_fire import QCFS
 
 #: How many of the images the network is traced and checked with.
 CHECKED = 2
@@ -119,7 +119,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFA
     network = spiking(model, config, some)
     artificial = network.analog()
     # A QCFS turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
-    stairs = any(isinstance(module, Staircase) for module in model.modules())
+    stairs = any(isinstance(module, QCFS) for module in model.modules())
     expect_same(trace(model, fold=False) if stairs else artificial, some, expected)
     expect_images_first(network, artificial, some)
     del artificial

@@ -15,12 +15,12 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 
 from onespike.models.affine import Affine
-from onespike.neurons.integrate_fire import Staircase
+from onespike.neurons.integrate_fire import QCFS
 
 Kind = Literal["linear", "activation", "pooling", "product", "real"]
 
 WEIGHTS = (_ConvNd, nn.Linear)
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, Staircase)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, QCFS)
 MAX_POOLS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),

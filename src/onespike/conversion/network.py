@@ -33,7 +33,7 @@ from onespike.conversion.kinds import (
 from onespike.conversion.over_time import OverMeans, PoolSpikes
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 
 class ConvertedNetwork(nn.Module):
@@ -129,7 +129,7 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor | None 
             module = OverMeans(step.function, step.varying, time_steps, degree)
         if parameters:
             module.to(parameters[0] if step.kind == "activation" else parameters[0].device)
-        if isinstance(step.function, Staircase):
+        if isinstance(step.function, QCFS):
             nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
         _replace(graph, step.node, step.path, module, keep_options=step.kind != "activation")
     if real_shortcuts and not bypassed:
