@@ -77,8 +77,10 @@ def convert(value: Any, hint: Any, where: str) -> Any:
         return make(hint, named(_parsed(value), hint, where), where)
     value = _parsed(value) if get_origin(hint) is not Literal or value not in get_args(hint) else value
     kind, arguments = get_origin(hint) or hint, get_args(hint)
-    if kind is Literal and any(value is one or (value == one and type(value) is type(one)) for one in arguments):
-        return value
+    if kind is Literal:  # what was typed is text of another class; True is not 1
+        alike = [one for one in arguments if value == one and (isinstance(value, str) or type(value) is type(one))]
+        if alike:
+            return alike[0]
     if kind is bool and isinstance(value, bool):
         return value
     if kind is int and isinstance(value, int) and not isinstance(value, bool):
