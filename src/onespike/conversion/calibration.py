@@ -28,10 +28,6 @@ SAMPLES = 4096
 CACHED = 2**17
 
 
-#: Measured beside others in `docs/conversion.md`.
-DEFAULT = Calibration()
-
-
 @dataclass(frozen=True)
 class LayerError:
     """The error of one layer of neurons on the calibration images.
@@ -56,14 +52,14 @@ class LayerError:
 
 
 @torch.no_grad()
-def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
-    """Find a network's thresholds and correct its weight layers.
+def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -> list[LayerError]:
+    """Find a network's thresholds and correct its weight layers; it is changed in place.
 
     Neurons that replace a QCFS have their thresholds already. Where time steps times neurons are the levels of every
     QCFS, the expected error is 0, and nothing is corrected.
 
     Args:
-        network: The network; changed in place.
+        network: The network.
         images: Training images, normalised, (N, C, H, W).
         options: How.
 
@@ -71,39 +67,38 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
         The error of each layer of neurons, in order.
 
     Raises:
-        OnespikeError: There are no images, or a value is not finite.
+        OnespikeError: A value is not finite.
     """
-    if not len(images):
-        raise OnespikeError("calibration: expected at least one image, got none")
     reference, steps, errors = network.analog(), network.time_steps, []
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
-    for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
-        interpreter.args_iter = iter([batch])
+    analog.args_iter = iter([images])
+    spiking.args_iter = iter([images.repeat(steps, *[1] * (images.ndim - 1))])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
-        layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
+        path = str(node.target)
+        layer = spiking.submodules[path] if node.op == "call_module" and node in reached else None
         if isinstance(layer, IntegrateFire) or approximate.intersection(node.all_input_nodes):
             approximate.add(node)
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
-            _expect_finite(target, f"layer {node.target} of the artificial network gives")
-            _expect_finite(spiking.env[node.all_input_nodes[0]], f"layer {node.target} of the spiking network reads")
-            arriving = spiking.env[node.all_input_nodes[0]].unflatten(0, (steps, -1))
+            arriving = spiking.env[node.all_input_nodes[0]]
+            _expect_finite(target, f"layer {path} of the artificial network gives")
+            _expect_finite(arriving, f"layer {path} of the spiking network reads")
             if isinstance(layer, IntegrateFire):
-                if not isinstance(analog.submodules[node.target], QCFS):
-                    set_thresholds(layer, arriving, target, options)
+                if not isinstance(analog.submodules[path], QCFS):
+                    set_thresholds(layer, arriving.unflatten(0, (steps, -1)), target, options)
             elif options.correct != "none" and node in approximate and not exact:
-                ridge = options.ridge if options.correct == "weights" else None
-                correct(layer, str(node.target), _mean(spiking.env[node.all_input_nodes[0]], steps), target, ridge)
+                correct(
+                    layer, path, _mean(arriving, steps), target, options.ridge if options.correct == "weights" else None
+                )
         same = steps == 1 and node not in approximate
         out = spiking.env[node] = target if same else spiking.run_node(node)
         if node.op == "output":
             _expect_finite(out, "the spiking network gives")
         if isinstance(layer, IntegrateFire):
-            kind = type(analog.submodules[node.target]).__name__
-            errors.append(_error(str(node.target), kind, layer, target, spiking.env[node]))
+            errors.append(_error(path, type(analog.submodules[path]).__name__, layer, target, out))
         for interpreter, one in ((analog, twin), (spiking, node)):
             for used in interpreter.user_to_last_uses.get(one, []):
                 del interpreter.env[used]
@@ -111,17 +106,10 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
 
 
 def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
-    """Find the thresholds of a layer.
-
-    Args:
-        neurons: The layer; changed in place.
-        currents: Its input at each step, (T, N, …).
-        activations: What its mean output should be, (N, …).
-        options: How.
-    """
+    """Find a layer's thresholds: of its currents, (T, N, …), and what its mean output should be, (N, …)."""
     every = _rows(neurons, activations)
-    # Places drawn by chance: every n-th one would be the same columns of each map.
     count = every[0].numel()
+    # Places drawn by chance: every n-th one would be the same columns of each map.
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)

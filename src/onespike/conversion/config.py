@@ -40,7 +40,7 @@ class ConversionConfig:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How thresholds are found and errors taken back.
+    """How thresholds are found and errors taken back; the defaults are measured in `docs/conversion.md`.
 
     Attributes:
         thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the

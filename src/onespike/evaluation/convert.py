@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from onespike.conversion import Calibration, Conversion, ConversionConfig, LayerError, convert
-from onespike.conversion.calibration import DEFAULT
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
@@ -29,7 +28,7 @@ def convert_run(
     *,
     data: DataConfig | None = None,
     images: int = 512,
-    calibration: Calibration = DEFAULT,
+    calibration: Calibration | None = None,
     model: nn.Module | None = None,
     **options: Any,
 ) -> Conversion:

@@ -117,7 +117,11 @@ class ModelCard:
             )
         if not isinstance(model, nn.Module):
             raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
-        return spiking(model, replace(self.conversion, allow_real=True)) if self.conversion else model
+        if self.conversion is None:
+            return model
+        like = next(model.parameters(), torch.empty(()))
+        images = like.new_zeros(2, self.in_channels, self.image_size, self.image_size)
+        return spiking(model, replace(self.conversion, allow_real=True), images)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":

@@ -16,8 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 import onespike
 from onespike.conversion import Calibration
 from onespike.conversion.calibration import SHARES, set_thresholds
-from onespike.conversion.network import ConversionConfig, spiking
-from onespike.conversion.over_time import PoolSpikes
+from onespike.conversion.network import ConversionConfig, PoolSpikes, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
@@ -155,7 +154,7 @@ def test_other_peoples_networks(make):
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
     images = torch.randn(1, 3, 64, 64)
-    converted = spiking(network, ConversionConfig())
+    converted = spiking(network, ConversionConfig(), images)
     assert converted.real == ()
     with torch.no_grad():
         torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
@@ -189,7 +188,7 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
     nn.init.uniform_(network[1].running_var, 0.5, 2.0)
     nn.init.uniform_(network[1].weight, 0.5, 2.0)
     images = torch.randn(4, 8, 5, 5)
-    converted = spiking(network, ConversionConfig())
+    converted = spiking(network, ConversionConfig(), images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert any(isinstance(module, Affine) for module in converted.modules()) is (groups > 1)
     with torch.no_grad():

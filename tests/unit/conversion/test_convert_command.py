@@ -148,7 +148,7 @@ def nan_run(source: Run, folder: Path) -> Run:
     [
         (["RUN"], "expected two run folders: onespike convert RUN --out RUN"),
         (["nowhere", "--out", "OUT"], "nowhere is not a run"),
-        (["SPIKING", "--out", "OUT"], "no activation to convert: expected ReLU, GELU, SiLU or QCFS in the network"),
+        (["SPIKING", "--out", "OUT"], "no activation to convert: the network has neurons already, such as LIF"),
         (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
         (["NAN", "--out", "OUT"], "values that are not finite"),
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
@@ -156,12 +156,12 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
         (["RUN", "--out", "OUT", "--population", "0"], "population: expected 1..16, got 0"),
         (["RUN", "--out", "OUT", "--population", "2", "--time-steps", "2"], "population: expected 1 where there are"),
-        (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
+        (["RUN", "--out", "OUT", "--neurons", "map"], "unknown --neurons 'map': known: channel, layer"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
         (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),
         (
             ["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"],
-            "--finetune is for one time step: leave out --time-steps 4",
+            "--finetune is for one time step",
         ),
         (["RUN", "--out", "OUT", "--finetune", "--train.optimizer", "adamm"], "did you mean 'adam"),
         (["RUN", "--out", "OUT", "--finetune", "--train.batch_size", "1000"], "train.batch_size"),

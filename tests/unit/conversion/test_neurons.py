@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onespike.conversion.over_time import OverMeans, PoolSpikes
+from onespike.conversion.network import OverMeans, PoolSpikes
 from onespike.neurons import QCFS, IntegrateFire
 
 
