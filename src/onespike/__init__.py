@@ -7,7 +7,7 @@ from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
     from onespike import functional
-    from onespike.conversion import convert, load_converted
+    from onespike.conversion.conversion import convert, load_converted
     from onespike.models import create_model
     from onespike.training import load
 
@@ -15,10 +15,10 @@ __all__ = ["OnespikeError", "__version__", "convert", "create_model", "functiona
 
 #: Where the names live that need torch.
 _HOMES = {
-    "convert": "onespike.conversion",
+    "convert": "onespike.conversion.conversion",
     "create_model": "onespike.models",
     "load": "onespike.training",
-    "load_converted": "onespike.conversion",
+    "load_converted": "onespike.conversion.conversion",
 }
 
 

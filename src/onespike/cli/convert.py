@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onespike.cli.command import Overrides, call
-from onespike.conversion.config import Calibration, ConversionConfig
+from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
-    from onespike.conversion import Conversion
+    from onespike.conversion.conversion import Conversion
 
 
 def run(arguments: Sequence[str]) -> int:

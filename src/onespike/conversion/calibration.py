@@ -53,21 +53,10 @@ class LayerError:
 
 @torch.no_grad()
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -> list[LayerError]:
-    """Find a network's thresholds and correct its weight layers; it is changed in place.
+    """Find a network's thresholds and correct its weight layers, in place; gives the error of each layer of neurons.
 
     Neurons that replace a QCFS have their thresholds already. Where time steps times neurons are the levels of every
-    QCFS, the expected error is 0, and nothing is corrected.
-
-    Args:
-        network: The network.
-        images: Training images, normalised, (N, C, H, W).
-        options: How.
-
-    Returns:
-        The error of each layer of neurons, in order.
-
-    Raises:
-        OnespikeError: A value is not finite.
+    QCFS, the expected error is 0, and nothing is corrected. A value that is not finite is an `OnespikeError`.
     """
     reference, steps, errors = network.analog(), network.time_steps, []
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
@@ -135,29 +124,24 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
 def _with_least_error(
     currents: Tensor, activation: Tensor, scale: Tensor, population: int, options: Calibration
 ) -> Tensor:
-    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples)."""
-    sizes = [share * scale / population for share in SHARES]
-    errors = torch.stack([_spread_of_error(currents, activation, size, population, options) for size in sizes])
-    return scale * SHARES.to(scale)[errors.argmin(0)]
-
-
-def _spread_of_error(
-    currents: Tensor, activation: Tensor, size: Tensor, population: int, options: Calibration
-) -> Tensor:
-    """Mean square error of each channel with spikes of a size, (C,); without its mean if a bias corrects that.
+    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples).
 
     Time steps are simulated one by one, since unevenly timed currents are a part of the error.
     """
-    potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
-    for current in currents:
-        potential += current / size[:, None]
-        fired = (potential - 1).ceil_().clamp_(0, population)
-        potential -= fired
-        spikes += fired
-    error = spikes * size[:, None] / len(currents) - activation
-    if options.correct != "none":
-        error -= error.mean(1, keepdim=True)
-    return error.square().mean(1)
+    errors = []
+    for share in SHARES:
+        size = (share * scale / population)[:, None]
+        potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
+        for current in currents:
+            potential += current / size
+            fired = (potential - 1).ceil_().clamp_(0, population)
+            potential -= fired
+            spikes += fired
+        error = spikes * size / len(currents) - activation
+        if options.correct != "none":
+            error -= error.mean(1, keepdim=True)  # which a bias takes back
+        errors.append(error.square().mean(1))
+    return scale * SHARES.to(scale)[torch.stack(errors).argmin(0)]
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:

@@ -32,7 +32,7 @@ class ConversionConfig:
     surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
 
     def __post_init__(self) -> None:
-        from onespike.neurons.integrate_fire import expect_neurons  # which needs torch, as a help text does not
+        from onespike.neurons.integrate_fire import expect_neurons  # needs torch, as a help text does not
 
         check_choices(self)
         expect_neurons(self.time_steps, self.population)

@@ -54,13 +54,9 @@ class Conversion:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        return {
-            "time_steps": self.network.time_steps,
-            "population": self.network.population,
-            "calibration_images": self.images,
-            "layers": [asdict(layer) for layer in self.layers],
-            "real_valued": list(self.real),
-        }
+        how = {"time_steps": self.network.time_steps, "population": self.network.population}
+        layers = [asdict(layer) for layer in self.layers]
+        return {**how, "calibration_images": self.images, "layers": layers, "real_valued": list(self.real)}
 
     def save(self, folder: str | Path) -> None:
         """Save the converted network without pickle; `load_converted` reads it.
@@ -95,17 +91,14 @@ class Conversion:
 def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None = None, **options: Any) -> Conversion:
     """Convert an artificial network: integrate-and-fire neurons in place of its activations.
 
-    The network may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU
-    that torch.fx can trace, timm's and torchvision's among them.
+    It may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU that
+    torch.fx can trace, timm's and torchvision's among them.
 
     Args:
         model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
         calibration: How thresholds are found.
         options: Values of `ConversionConfig`, such as `time_steps=4`, `population=3` or `allow_real=True`.
-
-    Returns:
-        The converted network, and the error of each layer.
 
     Raises:
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,

@@ -8,6 +8,8 @@ give the same W:
     dual     W = V + X' (XX' + pull)^-1 (Y - X V)        factors samples x samples: where these are fewer
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,17 +28,10 @@ PADDED = 1.5
 
 
 def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, ridge: float | None) -> None:
-    """Change a weight layer so that its mean output comes closest to the artificial network's.
+    """Change a weight layer, in place, so that its mean output comes closest to a target.
 
-    Args:
-        layer: Convolution or linear layer; changed in place.
-        path: Its path.
-        mean: Its input, averaged over time, (N, …).
-        target: What its mean output should be.
-        ridge: Pull of the weights towards the old ones, in units of the inputs' mean square; None for the bias alone.
-
-    Raises:
-        OnespikeError: That pull is too weak for these images.
+    `mean` is its input averaged over time, (N, …); `ridge` the pull of the weights towards the old ones, in units of
+    the inputs' mean square, None for the bias alone. A pull that is too weak for these images is an `OnespikeError`.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     target = target.movedim(axis, -1)  # (N, …, C_out)
@@ -67,15 +62,11 @@ def _average(x: Tensor) -> Tensor:
 
 def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """The weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
-    # The columns of a convolution of stride 1 are shifted views of maps that are hardly larger than its output.
-    if (
-        isinstance(layer, _ConvNd)
-        and max(layer.stride) == 1
-        and (_padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel())
-    ):
-        gram, product, centre = _moments_of_maps(layer, mean, target)
-    else:
-        gram, product, centre = _moments(layer, mean, target)
+    moments: Any = _moments
+    if isinstance(layer, _ConvNd) and max(layer.stride) == 1:
+        ours, padded = target[0, ..., 0].numel(), _padded(layer, mean[:1])[0, 0].numel()
+        moments = _moments_of_maps if padded <= PADDED * ours else _moments
+    gram, product, centre = moments(layer, mean, target)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
     diagonal.add_(pull)

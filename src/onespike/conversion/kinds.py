@@ -86,14 +86,7 @@ def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, ...], spikes: bool) -> Kind:
-    """Classify a node.
-
-    Args:
-        module: The module that it calls, if any.
-        node: The node.
-        varying: Positions and names of the arguments that depend on the images.
-        spikes: Whether any of these are spikes.
-    """
+    """Classify a node, of whose arguments those at some positions and names vary with the images, some as spikes."""
     name = name_of(node)
     if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
         return "real"

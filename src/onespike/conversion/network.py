@@ -23,15 +23,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion.channels import channels
 from onespike.conversion.config import ConversionConfig
-from onespike.conversion.kinds import (
-    RESHAPING,
-    WEIGHTS,
-    activation_of,
-    kind_of,
-    module_of,
-    name_of,
-    reached_by_images,
-)
+from onespike.conversion.kinds import RESHAPING, WEIGHTS, activation_of, kind_of, module_of, name_of, reached_by_images
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
 from onespike.neurons.base import Neuron
@@ -45,12 +37,7 @@ class OverMeans(nn.Module):
 
     The mean of the outputs is then f of the mean of the inputs. If f is homogeneous of degree d, F(t) is computed from
     sums, as t^(1-d) f(t m(t)): a product of two spike trains then multiplies spike counts. At one time step it is f.
-
-    Args:
-        function: f, of one or more tensors (T*B, …), to a tensor or several; or None for some.
-        varying: Positions and names of the arguments that vary over time; the others are passed on.
-        time_steps: T.
-        degree: d; None for any other f.
+    Arguments vary over time at the positions and names that are `varying`; the others are passed on.
     """
 
     def __init__(
@@ -88,11 +75,7 @@ class PoolSpikes(nn.Module):
 
         out(t) = f(S(t))  where f(n(t)) > f(n(t-1)), else 0          n(t): spikes of each neuron up to step t
 
-    The output rate is exactly the largest rate in the window. At one time step it is f.
-
-    Args:
-        function: f, max pooling of (T*B, …), over neurons of one threshold.
-        time_steps: T.
+    The output rate is exactly the largest rate in the window, f max pooling over neurons of one threshold.
     """
 
     def __init__(self, function: Callable[..., Tensor], time_steps: int) -> None:
@@ -100,7 +83,7 @@ class PoolSpikes(nn.Module):
         self.function, self.time_steps = function, time_steps
 
     def forward(self, spikes: Tensor, *inputs: Any, **options: Any) -> Tensor:
-        """Pool (T*B, …), whose values are 0 or the threshold; at one time step any."""
+        """Pool (T*B, …), whose values are 0 or the threshold; at one time step f alone."""
         pooled = self.function(spikes, *inputs, **options)
         if self.time_steps == 1:
             return pooled
@@ -157,11 +140,9 @@ class ConvertedNetwork(nn.Module):
         lines = []
         for node in self.body.graph.nodes:
             module = self._activations[0].get(str(node.target)) or module_of(self.body, node)
-            called = (
-                name_of(node) or node.target if module is None else f"{node.target} {' '.join(repr(module).split())}"
-            )
-            options = f" {node.kwargs}" if node.kwargs else ""
-            lines.append(re.sub(r" at 0x\w+", "", f"{node} = {called} {node.args}{options}"))
+            called = [name_of(node) or node.target] if module is None else [node.target, *repr(module).split()]
+            line = " ".join(map(str, [node, "=", *called, node.args, *filter(None, [node.kwargs])]))
+            lines.append(re.sub(r" at 0x\w+", "", line))
         return lines
 
 
@@ -173,16 +154,12 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
         config: How.
         images: Some images (N, C, H, W), as the network takes them; their values do not matter.
 
-    Returns:
-        The spiking network, in evaluation mode. Neurons that replace a QCFS have its threshold.
-
     Raises:
         OnespikeError: There is no activation, something cannot be converted (its path is named), or traced.
     """
-    first = next(network.parameters(), None)
-    own = [type(module).__name__ for module in network.modules() if isinstance(module, Neuron)]
-    if own:
-        raise OnespikeError(f"no activation to convert: the network has neurons already, such as {own[0]}")
+    for module in network.modules():
+        if isinstance(module, Neuron):
+            raise OnespikeError(f"no activation to convert: the network has neurons already: {type(module).__name__}")
     for parameter in network.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
@@ -200,6 +177,7 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
             "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
             "as it is"
         )
+    first = next(network.parameters(), None)
     for step in steps:
         module = _over_time(step, config)
         if first is not None:
@@ -215,17 +193,14 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
 
 
 class _Step(NamedTuple):
-    """How a node that is not linear is replaced: its kind, what it computes, its new path.
-
-    `channels` are number and axis of those with a threshold each, `varying` the arguments that depend on the images.
-    """
+    """A node that is replaced."""
 
     node: fx.Node
     kind: str
-    function: Any
-    path: str
-    channels: tuple[int | None, int]
-    varying: tuple[int | str, ...]
+    function: Any  # what it computes
+    path: str  # of what replaces it
+    channels: tuple[int | None, int]  # number and axis of those with a threshold each
+    varying: tuple[int | str, ...]  # arguments that depend on the images
 
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:

@@ -34,17 +34,9 @@ PACKAGES = ("torch", "torchvision", "timm", "onespike")
 def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     """Trace a network by torch.fx, in evaluation mode; it is left as it is.
 
-    Args:
-        network: The network.
-        images: Some images, (N, C, H, W): the graph notes the shape of each tensor as `node.meta["shape"]`.
-        fold: Whether to fold batch norm; else it stays, to be fine-tuned.
-
-    Returns:
-        A graph of the layers and functions that it calls, with weights of its own; a weight layer that is called
-        several times has a copy for each call.
-
-    Raises:
-        OnespikeError: The network cannot be copied or traced, or its graph does not take the images.
+    The graph has weights of its own, and a copy of a weight layer for each call of it. For some images (N, C, H, W), it
+    notes the shape of each tensor as `node.meta["shape"]`. With `fold` batch norm goes into the layers before it. What
+    cannot be copied or traced, or does not take the images, is an `OnespikeError`.
     """
     try:
         root = copy.deepcopy(network).eval()

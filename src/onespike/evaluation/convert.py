@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.conversion import Calibration, Conversion, ConversionConfig, LayerError, convert
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion.calibration import LayerError
+from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from onespike.classpath import ClassPath
 from onespike.configs import make, plain
-from onespike.conversion import ConversionConfig, spiking
+from onespike.conversion import ConversionConfig
+from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
 from onespike.durable import flush
 from onespike.errors import OnespikeError

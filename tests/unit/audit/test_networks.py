@@ -8,7 +8,7 @@ import torch
 import onespike
 from onespike.audit.scaling import fitted_exponent, scaling
 from onespike.conversion import ConversionConfig
-from onespike.conversion import spiking as convert_graph
+from onespike.conversion.network import spiking as convert_graph
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
 from onespike.models import Network, create_model, model_config

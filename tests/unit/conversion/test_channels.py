@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration, ConversionConfig, spiking
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion.network import spiking
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
 

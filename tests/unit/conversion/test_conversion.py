@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
-from onespike.conversion import Calibration
+from onespike.conversion import Calibration, ConversionConfig
 from onespike.conversion.calibration import SHARES, set_thresholds
-from onespike.conversion.network import ConversionConfig, PoolSpikes, spiking
+from onespike.conversion.network import PoolSpikes, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model

@@ -148,7 +148,7 @@ def nan_run(source: Run, folder: Path) -> Run:
     [
         (["RUN"], "expected two run folders: onespike convert RUN --out RUN"),
         (["nowhere", "--out", "OUT"], "nowhere is not a run"),
-        (["SPIKING", "--out", "OUT"], "no activation to convert: the network has neurons already, such as LIF"),
+        (["SPIKING", "--out", "OUT"], "no activation to convert: the network has neurons already: LIF"),
         (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
         (["NAN", "--out", "OUT"], "values that are not finite"),
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),

@@ -11,7 +11,8 @@ import torchvision
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration, load_converted
+from onespike import load_converted
+from onespike.conversion import Calibration
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 
