@@ -32,8 +32,7 @@ LINEAR = (
 
 # Functions of `torch`, `torch.nn.functional` and `operator`, and methods of tensors, by name.
 
-FUNCTIONAL: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
-FUNCTIONAL |= {"gelu": nn.GELU}
+FUNCTIONAL = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "gelu": nn.GELU}
 #: These are activations where they cut off at 0.
 CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"}
 MAX_POOL_NAMES = {f"{kind}max_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)}

@@ -182,7 +182,8 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
         module = _over_time(step, config)
         if first is not None:
             module.to(first if step.kind == "activation" else first.device)
-        _replace(graph, step, module)
+        step.node.replace_all_uses_with(_call(graph, step.node, step.path, module, step.kind != "activation"))
+        graph.graph.erase_node(step.node)
     graph.delete_all_unused_submodules()
     graph.recompile()
     for layer in graph.modules():
@@ -250,28 +251,24 @@ def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
     return OverMeans(step.function, step.varying, config.time_steps, {"pooling": 1, "product": 2}.get(step.kind))
 
 
-def _replace(graph: fx.GraphModule, step: _Step, module: nn.Module) -> None:
-    """Call a module instead of a node; neurons take the currents alone, not an activation's options."""
-    node = step.node
-    graph.add_submodule(step.path, module)
+def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, options: bool) -> fx.Node:
+    """Call a module behind a node, with its first input, or with all and the options."""
+    graph.add_submodule(path, module)
     with graph.graph.inserting_after(node):
-        arguments, options = ((node.all_input_nodes[0],), {}) if step.kind == "activation" else (node.args, node.kwargs)
-        new = graph.graph.call_module(step.path, arguments, options)
-    node.replace_all_uses_with(new)
-    graph.graph.erase_node(node)
+        if options:
+            return graph.graph.call_module(path, node.args, node.kwargs)
+        return graph.graph.call_module(path, (node.all_input_nodes[0],))
 
 
 def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
     """Let the additions behind an activation read its real value; whether there are any, and others that weigh it."""
-    node, path = step.node, f"{step.path}_shortcut"
-    additions = [user for user in node.users if name_of(user) in ("add", "add_")]
-    if step.kind != "activation" or not 0 < len(additions) < len(node.users):
+    additions = [user for user in step.node.users if name_of(user) in ("add", "add_")]
+    if step.kind != "activation" or not 0 < len(additions) < len(step.node.users):
         return False
-    graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), config.time_steps))
-    with graph.graph.inserting_after(node):
-        value = graph.graph.call_module(path, (node.all_input_nodes[0],))
+    real = OverMeans(copy.deepcopy(step.function), (0,), config.time_steps)
+    value = _call(graph, step.node, f"{step.path}_shortcut", real, options=False)
     for addition in additions:
-        addition.replace_input_with(node, value)
+        addition.replace_input_with(step.node, value)
     return True
 
 

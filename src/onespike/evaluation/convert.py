@@ -45,12 +45,9 @@ def convert_run(
         model: As for `Run.model`, where the network is of somebody else's class.
         options: As for `convert`.
 
-    Returns:
-        The converted network, and the error of each layer.
-
     Raises:
-        OnespikeError: The run was converted already, its data are not there or others do not suit it, or as for
-            `convert`. Nothing is written then.
+        OnespikeError: The run was converted already, its data are missing or do not suit it, or as for `convert`;
+            nothing is written then.
     """
     run = Run(out)
     run.expect_free()
