@@ -79,9 +79,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
                 if not isinstance(analog.submodules[path], QCFS):
                     set_thresholds(layer, arriving.unflatten(0, (steps, -1)), target, options)
             elif options.correct != "none" and node in approximate and not exact:
-                correct(
-                    layer, path, _mean(arriving, steps), target, options.ridge if options.correct == "weights" else None
-                )
+                ridge = options.ridge if options.correct == "weights" else None
+                correct(layer, path, _mean(arriving, steps), target, ridge)
         same = steps == 1 and node not in approximate
         out = spiking.env[node] = target if same else spiking.run_node(node)
         if node.op == "output":

@@ -98,6 +98,7 @@ def _behind(graph: fx.GraphModule, node: fx.Node, axis: int) -> int | None:
     """Where the channels are behind an operation; None where it mixes them, or that cannot be told."""
     module, name = module_of(graph, node), name_of(node)
     before, shape = node.all_input_nodes[0], node.meta.get("shape", ())
+    axes = len(before.meta.get("shape", shape))  # of parts in a tuple those that they have together
     if _pooled(graph, node) >= -axis:
         return None
     if name in ("contiguous", "clone", *PARTS) or (name == "getitem" and name_of(before) in PARTS):
@@ -106,10 +107,10 @@ def _behind(graph: fx.GraphModule, node: fx.Node, axis: int) -> int | None:
         # Each image in a row: every column belongs to one channel.
         return -1 if len(shape) == 2 and shape[0] == before.meta["shape"][0] else None
     if name in ("roll", "mean", "sum", "cat", "concat"):
-        dims = _dims(node, 2 if name == "roll" else 1)
+        dims = _dims(node, 2 if name == "roll" else 1, axes)
         if dims is None or (axis in dims) != (name in ("cat", "concat")):
             return None
-        lost = dims if len(shape) < len(before.meta["shape"]) else ()
+        lost = dims if len(shape) < axes else ()
         return axis + sum(dim > axis for dim in lost)
     moved = isinstance(module, nn.Unflatten | nn.PixelShuffle | nn.PixelUnshuffle) or name in kinds.RESHAPING
     several = name in kinds.PRODUCTS and sum(isinstance(one, fx.Node) for one in node.args) > 1
@@ -131,11 +132,10 @@ def _pooled(graph: fx.GraphModule, node: fx.Node) -> int:
     return int(found[1]) if found else 0
 
 
-def _dims(node: fx.Node, position: int) -> tuple[int, ...] | None:
+def _dims(node: fx.Node, position: int, axes: int) -> tuple[int, ...] | None:
     """The axes that an operation names, counted from the last; None if that cannot be told."""
     dims = node.kwargs.get("dim", node.kwargs.get("dims", (*node.args, None, None)[position]))
     dims = (dims,) if isinstance(dims, int) else dims
     if not isinstance(dims, tuple | list) or not all(isinstance(dim, int) for dim in dims):
         return None
-    axes = len(node.all_input_nodes[0].meta["shape"])
     return tuple(dim - axes if dim >= 0 else dim for dim in dims)

@@ -120,6 +120,10 @@ class ConvertedNetwork(nn.Module):
         """The neurons by their path, in the order of the forward pass."""
         return {path: self.body.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
 
+    def neuron_groups(self) -> dict[str, list[nn.Module]]:
+        """What a monitor of firing watches, by the path of each layer of neurons."""
+        return {path: [neurons.firing] for path, neurons in self.neurons.items()}
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W); logits (B, K)."""
         steps = images.repeat(self.time_steps, *[1] * (images.ndim - 1))

@@ -124,7 +124,9 @@ def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     moved = [key for key in converted if not torch.equal(converted[key], first[key])]
     assert any(key.endswith("raw_threshold") for key in moved)
     rows = list(csv.DictReader((apart / "metrics.csv").read_text().splitlines()))
-    assert 0 < float(rows[-1]["block06_firing_rate"]) < 1
+    layers = [layer["layer"] for layer in json.loads((out / "conversion.json").read_text())["layers"]]
+    assert layers
+    assert all(0 < float(rows[-1][f"{layer}_firing_rate"]) < 1 for layer in layers)
     assert command("train", "--resume", apart, "--train.epochs", 2)[0] == 0
 
 
