@@ -30,25 +30,15 @@ CACHED = 2**17
 
 @dataclass(frozen=True)
 class LayerError:
-    """The error of one layer of neurons on the calibration images.
+    """The error of one layer of neurons on the calibration images."""
 
-    Attributes:
-        layer: Path of the layer.
-        activation: The activation that the neurons replace.
-        thresholds: How many there are: one for each channel, or one for all.
-        threshold: Their mean.
-        relative_l2: Norm of the difference of mean output and activation, over that of the activation.
-        cosine: Cosine of the angle between the two.
-        firing_rate: Spikes per neuron and time step, 0..1.
-    """
-
-    layer: str
-    activation: str
-    thresholds: int
-    threshold: float
-    relative_l2: float
-    cosine: float
-    firing_rate: float
+    layer: str  # its path
+    activation: str  # that the neurons replace
+    thresholds: int  # how many there are: one for each channel, or one for all
+    threshold: float  # their mean
+    relative_l2: float  # norm of the difference of mean output and activation, over that of the activation
+    cosine: float  # of the angle between the two
+    firing_rate: float  # spikes per neuron and time step, 0..1
 
 
 @torch.no_grad()

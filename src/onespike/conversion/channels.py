@@ -1,9 +1,8 @@
 """Where a layer of neurons may have a threshold for each channel: where thresholds fold into the weights behind.
 
 A neuron's output is its threshold or 0. It counts as a spike if the threshold can become a factor of the weights that
-read it, that is if each of these weights belongs to one channel. Convolutions and linear layers sum over one axis; this
-module follows the graph from the neurons to them, through pooling, flattening, additions and means. Axes are counted
-from the last one, -1.
+read it: if each of these belongs to one channel. Convolutions and linear layers sum over one axis; the graph is
+followed from the neurons to them, through pooling, flattening, additions and means. Axes are counted from the last, -1.
 """
 
 import re

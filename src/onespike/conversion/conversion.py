@@ -33,19 +33,12 @@ SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and the errors that converting brought.
+    """A converted network, and the errors that converting brought."""
 
-    Attributes:
-        network: The spiking network, in evaluation mode: images (B, C, H, W) to logits (B, K).
-        layers: The error of each layer of neurons.
-        images: Number of calibration images.
-        traced: Shape of the images that the network was traced with, (N, C, H, W).
-    """
-
-    network: ConvertedNetwork
-    layers: tuple[LayerError, ...]
-    images: int
-    traced: tuple[int, ...]
+    network: ConvertedNetwork  # in evaluation mode: images (B, C, H, W) to logits (B, K)
+    layers: tuple[LayerError, ...]  # the error of each layer of neurons
+    images: int  # how many calibrated
+    traced: tuple[int, ...]  # shape of those that the network was traced with, (N, C, H, W)
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -119,15 +112,12 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
 
 
 def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
-    """Load what `Conversion.save` wrote.
+    """Load what `Conversion.save` wrote; the network gives the same logits, to the bit, on the device of `model`.
 
     Args:
         folder: The folder.
         model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
             The spiking one is built from it; its weights do not matter, and it stays as it is.
-
-    Returns:
-        The conversion; its network gives the same logits as the saved one, to the bit, on the device of `model`.
 
     Raises:
         OnespikeError: There is no saved conversion, it is damaged, or it is of another network.

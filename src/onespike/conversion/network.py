@@ -100,11 +100,7 @@ def _changes(x: Tensor) -> Tensor:
 class ConvertedNetwork(nn.Module):
     """A network of integrate-and-fire neurons: it sees the images at each of T time steps and averages the logits.
 
-    Args:
-        body: The graph, with `IntegrateFire` in place of activations.
-        activations: The activation that each layer of neurons replaces, by its path in the graph.
-        real: Paths of what is left real-valued.
-        config: How it was converted.
+    `body` is the graph, with `IntegrateFire` at the paths of the `activations`; what is at `real` is left real-valued.
     """
 
     def __init__(
