@@ -16,8 +16,8 @@ from conversion_vs_spikingjelly import some
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from onespike import OnespikeError
-from onespike.conversion import Calibration, convert
+from onespike import OnespikeError, convert
+from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
 from onespike.training import Run, load
 from reproduce.report import Table, write_report

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from onespike import OnespikeError
-from onespike.conversion import Calibration, convert
+from onespike import OnespikeError, convert
+from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet

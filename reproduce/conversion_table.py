@@ -118,7 +118,7 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
     measured = one.measured
     environment = json.loads((one.run.folder / "environment.json").read_text())
     behind = paired(measured.hits, reference.measured.hits) if one is not reference else (None, None, None)
-    trained = json.loads(one.run.summary.read_text()) if one.run.is_complete else None
+    trained = one.run.summary
     return (
         one.network,
         one.time_steps,

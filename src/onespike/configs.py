@@ -68,7 +68,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     parsed = _parsed(value)
     if kind is Literal:
         for one in arguments:
-            if one in (value, parsed):
+            if (one == value and isinstance(one, str)) or (one == parsed and type(one) is type(parsed)):
                 return one
         raise unknown(where, value, map(str, arguments))
     if config:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onespike.cli.command import Overrides, call
-from onespike.conversion.config import Calibration, ConversionConfig
+from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
-    from onespike.conversion import Conversion
+    from onespike.conversion.conversion import Conversion
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -51,25 +51,23 @@ def convert(
     given: dict[str, Any] = dict(conversion)  # type: ignore[call-overload]
     if out is None:
         raise OnespikeError("expected two run folders: onespike convert RUN --out RUN")
-    groups: dict[str, Overrides] = {section: {} for section in ("data", "train", "calibration")}
-    for key, value in overrides.items():
-        groups[key.split(".")[0]][key] = value
-    if groups["train"] and not finetune:
-        raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
-    calibration = make(
-        Calibration, {key.split(".", 1)[1]: value for key, value in groups["calibration"].items()}, "calibration"
+    of_data, of_train, of_calibration = (
+        {key: value for key, value in overrides.items() if key.split(".")[0] == section}
+        for section in ("data", "train", "calibration")
     )
-    if finetune:
-        given.setdefault("batch_norm", "kept")
+    if of_train and not finetune:
+        raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
+    values = {key.removeprefix("calibration."): value for key, value in of_calibration.items()}
+    calibration = make(Calibration, values, "calibration")
     source, finetuned = Run.open(run), Run(f"{str(out).rstrip('/')}-finetuned")
-    data = source.recipe_with(groups["data"]).data
-    training = load_recipe("cifar10/finetune", groups["train"], source.recipe).train
+    data = source.recipe_with(of_data).data
+    training = load_recipe("cifar10/finetune", of_train, source.recipe).train
     if finetune:  # what training would refuse is refused before anything is written
+        given.setdefault("batch_norm", "kept")
         if given.get("time_steps", 1) != 1:
             raise OnespikeError(f"--finetune is for one time step: leave out --time-steps {given['time_steps']}")
         finetuned.expect_free()
-        recipe = replace(source.recipe, data=data, train=training)
-        set_up(recipe, source.model())
+        set_up(replace(source.recipe, data=data, train=training), source.model())
     made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
     if not source.is_complete:
         print(
@@ -96,7 +94,7 @@ def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console, network = Console(highlight=False), conversion.network
     table = Table("layer", "replaces", box=None, pad_edge=False, header_style="dim")
     for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
         table.add_column(column, justify="right")
@@ -108,7 +106,6 @@ def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     if conversion.real:
         console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
     then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
-    network = conversion.network
     each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(
         f"\n{len(conversion.layers)} layers of neurons{each}, {network.time_steps} time steps, calibrated on "

@@ -18,7 +18,7 @@ from onespike.conversion.correct import correct
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
@@ -28,88 +28,60 @@ SAMPLES = 4096
 CACHED = 2**17
 
 
-#: Measured beside others in `docs/conversion.md`.
-DEFAULT = Calibration()
-
-
 @dataclass(frozen=True)
 class LayerError:
-    """The error of one layer of neurons on the calibration images.
+    """The error of one layer of neurons on the calibration images."""
 
-    Attributes:
-        layer: Path of the layer.
-        activation: The activation that the neurons replace.
-        thresholds: How many there are: one for each channel, or one for all.
-        threshold: Their mean.
-        relative_l2: Norm of the difference of mean output and activation, over that of the activation.
-        cosine: Cosine of the angle between the two.
-        firing_rate: Spikes per neuron and time step, 0..1.
-    """
-
-    layer: str
-    activation: str
-    thresholds: int
-    threshold: float
-    relative_l2: float
-    cosine: float
-    firing_rate: float
+    layer: str  # its path
+    activation: str  # that the neurons replace
+    thresholds: int  # how many there are: one for each channel, or one for all
+    threshold: float  # their mean
+    relative_l2: float  # norm of the difference of mean output and activation, over that of the activation
+    cosine: float  # of the angle between the two
+    firing_rate: float  # spikes per neuron and time step, 0..1
 
 
 @torch.no_grad()
-def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = DEFAULT) -> list[LayerError]:
-    """Find a network's thresholds and correct its weight layers.
+def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -> list[LayerError]:
+    """Find a network's thresholds and correct its weight layers, in place; gives the error of each layer of neurons.
 
     Neurons that replace a QCFS have their thresholds already. Where time steps times neurons are the levels of every
-    QCFS, the expected error is 0, and nothing is corrected.
-
-    Args:
-        network: The network; changed in place.
-        images: Training images, normalised, (N, C, H, W).
-        options: How.
-
-    Returns:
-        The error of each layer of neurons, in order.
-
-    Raises:
-        OnespikeError: There are no images, or a value is not finite.
+    QCFS, the expected error is 0, and nothing is corrected. A value that is not finite is an `OnespikeError`.
     """
-    if not len(images):
-        raise OnespikeError("calibration: expected at least one image, got none")
     reference, steps, errors = network.analog(), network.time_steps, []
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
-    for interpreter, batch in ((analog, images), (spiking, images.repeat(steps, *[1] * (images.ndim - 1)))):
-        interpreter.args_iter = iter([batch])
+    analog.args_iter = iter([images])
+    spiking.args_iter = iter([images.repeat(steps, *[1] * (images.ndim - 1))])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
-    exact = all(isinstance(one, Staircase) and one.levels == steps * neurons.population for neurons, one in pairs)
+    exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()
     for node, twin in zip(network.body.graph.nodes, reference.graph.nodes, strict=True):
         target = analog.env[twin] = analog.run_node(twin)
-        layer = spiking.submodules[node.target] if node.op == "call_module" and node in reached else None
+        path = str(node.target)
+        layer = spiking.submodules[path] if node.op == "call_module" and node in reached else None
         if isinstance(layer, IntegrateFire) or approximate.intersection(node.all_input_nodes):
             approximate.add(node)
         if isinstance(layer, (IntegrateFire, *WEIGHTS)):
-            _expect_finite(target, f"layer {node.target} of the artificial network gives")
-            _expect_finite(spiking.env[node.all_input_nodes[0]], f"layer {node.target} of the spiking network reads")
-            arriving = spiking.env[node.all_input_nodes[0]].unflatten(0, (steps, -1))
+            arriving = spiking.env[node.all_input_nodes[0]]
+            _expect_finite(target, f"layer {path} of the artificial network gives")
+            _expect_finite(arriving, f"layer {path} of the spiking network reads")
             if isinstance(layer, IntegrateFire):
-                if not isinstance(analog.submodules[node.target], Staircase):
-                    set_thresholds(layer, arriving, target, options)
+                if not isinstance(analog.submodules[path], QCFS):
+                    set_thresholds(layer, arriving.unflatten(0, (steps, -1)), target, options)
             elif options.correct != "none" and node in approximate and not exact:
                 ridge = options.ridge if options.correct == "weights" else None
-                correct(layer, str(node.target), _mean(spiking.env[node.all_input_nodes[0]], steps), target, ridge)
+                correct(layer, path, _mean(arriving, steps), target, ridge)
         if steps == 1 and node not in approximate:
             out = target
         elif steps == 1 and isinstance(layer, IntegrateFire):
-            currents = spiking.env[node.all_input_nodes[0]]
-            out = torch.cat([layer(part) for part in currents.split(max(CACHED // currents[0].numel(), 1))])
+            out = torch.cat([layer(part) for part in arriving.split(max(CACHED // arriving[0].numel(), 1))])
         else:
             out = spiking.run_node(node)
         spiking.env[node] = out
         if node.op == "output":
             _expect_finite(out, "the spiking network gives")
         if isinstance(layer, IntegrateFire):
-            kind = type(analog.submodules[node.target]).__name__
-            errors.append(_error(str(node.target), kind, layer, target, spiking.env[node]))
+            errors.append(_error(path, type(analog.submodules[path]).__name__, layer, target, out))
         for interpreter, one in ((analog, twin), (spiking, node)):
             for used in interpreter.user_to_last_uses.get(one, []):
                 del interpreter.env[used]
@@ -117,17 +89,10 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration = 
 
 
 def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
-    """Find the thresholds of a layer.
-
-    Args:
-        neurons: The layer; changed in place.
-        currents: Its input at each step, (T, N, …).
-        activations: What its mean output should be, (N, …).
-        options: How.
-    """
+    """Find a layer's thresholds: of its currents, (T, N, …), and what its mean output should be, (N, …)."""
     every = _rows(neurons, activations)
-    # Places drawn by chance: every n-th one would be the same columns of each map.
     count = every[0].numel()
+    # Places drawn by chance: every n-th one would be the same columns of each map.
     chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
@@ -153,29 +118,24 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
 def _with_least_error(
     currents: Tensor, activation: Tensor, scale: Tensor, population: int, options: Calibration
 ) -> Tensor:
-    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples)."""
-    sizes = [share * scale / population for share in SHARES]
-    errors = torch.stack([_spread_of_error(currents, activation, size, population, options) for size in sizes])
-    return scale * SHARES.to(scale)[errors.argmin(0)]
-
-
-def _spread_of_error(
-    currents: Tensor, activation: Tensor, size: Tensor, population: int, options: Calibration
-) -> Tensor:
-    """Mean square error of each channel with spikes of a size, (C,); without its mean if a bias corrects that.
+    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples).
 
     Time steps are simulated one by one, since unevenly timed currents are a part of the error.
     """
-    potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
-    for current in currents:
-        potential += current / size[:, None]
-        fired = (potential - 1).ceil_().clamp_(0, population)
-        potential -= fired
-        spikes += fired
-    error = spikes * size[:, None] / len(currents) - activation
-    if options.correct != "none":
-        error -= error.mean(1, keepdim=True)
-    return error.square().mean(1)
+    errors = []
+    for share in SHARES:
+        size = (share * scale / population)[:, None]
+        potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
+        for current in currents:
+            potential += current / size
+            fired = (potential - 1).ceil_().clamp_(0, population)
+            potential -= fired
+            spikes += fired
+        error = spikes * size / len(currents) - activation
+        if options.correct != "none":
+            error -= error.mean(1, keepdim=True)  # which a bias takes back
+        errors.append(error.square().mean(1))
+    return scale * SHARES.to(scale)[torch.stack(errors).argmin(0)]
 
 
 def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Tensor) -> LayerError:

@@ -32,7 +32,7 @@ class ConversionConfig:
     surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
 
     def __post_init__(self) -> None:
-        from onespike.neurons.integrate_fire import expect_neurons  # which needs torch, as a help text does not
+        from onespike.neurons.integrate_fire import expect_neurons  # needs torch, as a help text does not
 
         check_choices(self)
         expect_neurons(self.time_steps, self.population)
@@ -40,7 +40,7 @@ class ConversionConfig:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How thresholds are found and errors taken back.
+    """How thresholds are found and errors taken back; the defaults are measured in `docs/conversion.md`.
 
     Attributes:
         thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the

@@ -10,38 +10,35 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from onespike.conversion.calibration import DEFAULT, LayerError, calibrate
-from onespike.conversion.check import answers, expect_images_first, expect_same
+from onespike.conversion.calibration import LayerError, calibrate
 from onespike.conversion.config import Calibration, ConversionConfig
-from onespike.conversion.network import ConvertedNetwork, spiking
+from onespike.conversion.kinds import WEIGHTS, reached_by_images
+from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import Staircase
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: How many of the images the network is traced and checked with.
 CHECKED = 2
+#: Relative difference allowed between a network and its graph.
+TOLERANCE = 1e-3
+#: Relative difference from which on rows belong to other images; rounding may move a QCFS by a step.
+MIXED = 0.05
 #: What a saved conversion consists of.
-WEIGHTS, CARD = "model.safetensors", "conversion.json"
+SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"
 
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and the errors that converting brought.
+    """A converted network, and the errors that converting brought."""
 
-    Attributes:
-        network: The spiking network, in evaluation mode: images (B, C, H, W) to logits (B, K).
-        layers: The error of each layer of neurons.
-        images: Number of calibration images.
-        traced: Shape of the images that the network was traced with, (N, C, H, W).
-    """
-
-    network: ConvertedNetwork
-    layers: tuple[LayerError, ...]
-    images: int
-    traced: tuple[int, ...]
+    network: ConvertedNetwork  # in evaluation mode: images (B, C, H, W) to logits (B, K)
+    layers: tuple[LayerError, ...]  # the error of each layer of neurons
+    images: int  # how many calibrated
+    traced: tuple[int, ...]  # shape of those that the network was traced with, (N, C, H, W)
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -50,13 +47,9 @@ class Conversion:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        return {
-            "time_steps": self.network.time_steps,
-            "population": self.network.population,
-            "calibration_images": self.images,
-            "layers": [asdict(layer) for layer in self.layers],
-            "real_valued": list(self.real),
-        }
+        how = {"time_steps": self.network.time_steps, "population": self.network.population}
+        layers = [asdict(layer) for layer in self.layers]
+        return {**how, "calibration_images": self.images, "layers": layers, "real_valued": list(self.real)}
 
     def save(self, folder: str | Path) -> None:
         """Save the converted network without pickle; `load_converted` reads it.
@@ -71,14 +64,10 @@ class Conversion:
             OnespikeError: Something else is there, or it cannot be written.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= {WEIGHTS, CARD}):
+        if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= set(SAVED)):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
-        weights = save(
-            {
-                name: one.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, one in self.network.state_dict().items()
-            }
-        )
+        state = {name: one.detach().cpu() for name, one in self.network.state_dict().items()}
+        weights = save({name: one.clone(memory_format=torch.contiguous_format) for name, one in state.items()})
         card = {
             "config": asdict(self.network.config),
             **self.to_json(),
@@ -87,25 +76,22 @@ class Conversion:
             "sha256": hashlib.sha256(weights).hexdigest(),
         }
         try:
-            write_folder(folder, {WEIGHTS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
+            write_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
         except OSError as error:
             raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFAULT, **options: Any) -> Conversion:
+def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None = None, **options: Any) -> Conversion:
     """Convert an artificial network: integrate-and-fire neurons in place of its activations.
 
-    The network may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU
-    that torch.fx can trace, timm's and torchvision's among them.
+    It may be any of convolution, linear layers, batch norm, pooling, residual addition and ReLU, GELU or SiLU that
+    torch.fx can trace, timm's and torchvision's among them.
 
     Args:
         model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
         calibration: How thresholds are found.
         options: Values of `ConversionConfig`, such as `time_steps=4`, `population=3` or `allow_real=True`.
-
-    Returns:
-        The converted network, and the error of each layer.
 
     Raises:
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
@@ -115,39 +101,35 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration = DEFA
     if not isinstance(images, Tensor):
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some = images[:CHECKED]
-    expected = answers(model, images, some)
+    expected = _answers(model, images)
     network = spiking(model, config, some)
-    artificial = network.analog()
     # A QCFS turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
-    stairs = any(isinstance(module, Staircase) for module in model.modules())
-    expect_same(trace(model, fold=False) if stairs else artificial, some, expected)
-    expect_images_first(network, artificial, some)
-    del artificial
-    return Conversion(network, tuple(calibrate(network, images, calibration)), len(images), tuple(some.shape))
+    rounds = any(isinstance(module, QCFS) for module in model.modules())
+    _expect_same(trace(model, some, fold=False) if rounds else network.analog(), some, expected)
+    _expect_images_first(network, some)
+    layers = calibrate(network, images, calibration or Calibration())
+    return Conversion(network, tuple(layers), len(images), tuple(some.shape))
 
 
 def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
-    """Load what `Conversion.save` wrote.
+    """Load what `Conversion.save` wrote; the network gives the same logits, to the bit, on the device of `model`.
 
     Args:
         folder: The folder.
         model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
             The spiking one is built from it; its weights do not matter, and it stays as it is.
 
-    Returns:
-        The conversion; its network gives the same logits as the saved one, to the bit, on the device of `model`.
-
     Raises:
         OnespikeError: There is no saved conversion, it is damaged, or it is of another network.
     """
     folder = Path(folder)
     path = whole_folder(folder)
-    if not all((path / name).is_file() for name in (WEIGHTS, CARD)):
-        raise OnespikeError(f"{folder} is no saved conversion: expected {WEIGHTS} and {CARD} in it")
+    if not all((path / name).is_file() for name in SAVED):
+        raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")
     try:
-        card, content = json.loads((path / CARD).read_text()), (path / WEIGHTS).read_bytes()
+        card, content = json.loads((path / CARD).read_text()), (path / TENSORS).read_bytes()
         if hashlib.sha256(content).hexdigest() != card["sha256"]:
-            raise ValueError(f"{WEIGHTS} is not what was written")
+            raise ValueError(f"{TENSORS} is not what was written")
         config, weights = ConversionConfig(**card["config"]), load(content)
         layers = tuple(LayerError(**layer) for layer in card["layers"])
         traced, outline, count = tuple(map(int, card["traced"])), list(card["graph"]), int(card["calibration_images"])
@@ -164,3 +146,63 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         reason = " ".join(str(error).split())
         raise OnespikeError(f"{folder} is the conversion of another network: {reason}") from error
     return Conversion(network, layers, count, traced)
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's logits for some of the images, in evaluation mode; it stays as it is."""
+    if not len(images):
+        raise OnespikeError("calibration: expected at least one image, got none")
+    if not images.isfinite().all():
+        raise OnespikeError("calibration: expected finite images, got some values that are not")
+    training = {module: module.training for module in model.modules()}
+    try:
+        logits = model.eval()(images[:CHECKED])
+    except Exception as error:  # whatever a network's own code does with them
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
+    finally:
+        for module, was in training.items():
+            module.training = was
+    if not isinstance(logits, Tensor):
+        raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")
+    return logits
+
+
+@torch.no_grad()
+def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> None:
+    """Make sure that a graph, with activations in it, computes what the network does."""
+    difference = ((graph(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+    if difference > TOLERANCE:
+        raise OnespikeError(
+            f"the network's graph by torch.fx computes something else, by {difference:.1%}: expected a forward pass "
+            "that is the same for all images and changes nothing in place"
+        )
+
+
+@torch.no_grad()
+def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
+    """Make sure that images lie along the first axis of what every layer gives: time steps are stacked along it."""
+    graph = network.analog()
+    reached = reached_by_images(graph)
+    alone, among = (fx.Interpreter(graph, garbage_collect_values=False) for _ in range(2))
+    alone.run(images)
+    among.run(torch.cat([images, images.flip(0)]))
+    for node in graph.graph.nodes:
+        path = str(node.target)
+        layer = network.body.get_submodule(path) if node.op == "call_module" else None
+        if node not in reached or not isinstance(layer, (IntegrateFire, OverMeans, PoolSpikes, *WEIGHTS)):
+            continue
+        values, others = alone.env[node], among.env[node]
+        pairs = list(zip(values, others, strict=True)) if isinstance(values, tuple) else [(values, others)]
+        # At one time step only the first of several outputs matters.
+        for one, more in pairs[: None if network.time_steps > 1 else 1]:
+            if one is None:
+                continue
+            if not isinstance(one, Tensor):
+                raise OnespikeError(f"cannot be converted: {path} gives tensors within tuples, over several time steps")
+            if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
+                raise OnespikeError(
+                    f"cannot be converted: the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images, "
+                    "are not one image after the other; expected the images along the first axis (batch_first)"
+                )

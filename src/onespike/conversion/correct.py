@@ -8,6 +8,8 @@ give the same W:
     dual     W = V + X' (XX' + pull)^-1 (Y - X V)        factors samples x samples: where these are fewer
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,22 +28,16 @@ PADDED = 1.5
 
 
 def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, ridge: float | None) -> None:
-    """Change a weight layer so that its mean output comes closest to the artificial network's.
+    """Change a weight layer, in place, so that its mean output comes closest to a target.
 
-    Args:
-        layer: Convolution or linear layer; changed in place.
-        path: Its path.
-        mean: Its input, averaged over time, (N, …).
-        target: What its mean output should be.
-        ridge: Pull of the weights towards the old ones, in units of the inputs' mean square; None for the bias alone.
-
-    Raises:
-        OnespikeError: The pull towards the old weights is too weak for these images.
+    `mean` is its input averaged over time, (N, …); `ridge` the pull of the weights towards the old ones, in units of
+    the inputs' mean square, None for the bias alone. A pull that is too weak for these images is an `OnespikeError`.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     target = target.movedim(axis, -1)  # (N, …, C_out)
     assert layer.bias is not None  # `spiking` gives every weight layer one
-    if ridge is None or not _is_matrix(layer):
+    # A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
+    if ridge is None or type(layer) not in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d):
         layer.bias += _average(target - layer(mean).movedim(axis, -1)).to(layer.bias)
         return
     every = -(-target[..., 0].numel() // SAMPLES)
@@ -66,8 +62,11 @@ def _average(x: Tensor) -> Tensor:
 
 def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
     """The weights, (groups, columns, C_out / groups), and the columns' means, (groups, 1, columns)."""
-    views = isinstance(layer, _ConvNd) and _overlaps(layer, mean, target)
-    gram, product, centre = (_moments_of_maps if views else _moments)(layer, mean, target)  # type: ignore[arg-type]
+    moments: Any = _moments
+    if isinstance(layer, _ConvNd) and max(layer.stride) == 1:
+        ours, padded = target[0, ..., 0].numel(), _padded(layer, mean[:1])[0, 0].numel()
+        moments = _moments_of_maps if padded <= PADDED * ours else _moments
+    gram, product, centre = moments(layer, mean, target)
     diagonal = gram.diagonal(dim1=1, dim2=2)
     pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
     diagonal.add_(pull)
@@ -93,15 +92,8 @@ def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float
 def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The sums that the primal form needs, in double precision, without all columns in memory at once.
 
-    Args:
-        layer: A layer whose weights are a matrix for each group.
-        mean: Its mean input, (N, …).
-        target: The outputs that it should give, of mean 0, (N, …, C_out).
-
-    Returns:
-        For each group, sums over all samples: the columns' products with each other about their mean,
-        (groups, columns, columns), those with the target, (groups, columns, C_out / groups); the columns' mean,
-        (groups, 1, columns).
+    For each group: the columns' products with each other about their mean, (groups, columns, columns), those with the
+    target, (groups, columns, C_out / groups), whose mean is 0; the columns' mean, (groups, 1, columns).
     """
     first = _columns(layer, mean[:1])
     origin, images = first.mean(1, keepdim=True), max(CHUNK // first.numel(), 1)  # near the mean: little cancels
@@ -119,7 +111,7 @@ def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor) -> tuple[
 
 
 def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as `_moments`, for a convolution of stride 1, whose columns are shifted views of one another.
+    """The same as `_moments`, where columns are shifted views of one another.
 
     Padded maps lie one behind the other in a row for each channel, between zeros. Summed over all places of that row,
     the product of two columns depends on the distance of their shifts alone: a 3x3 kernel has 13 of these, but 45 pairs
@@ -160,19 +152,6 @@ def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tens
     gram -= target[..., 0].numel() * shift.mT @ shift
     centre = origin.view(layer.groups, -1, 1).expand(-1, -1, taps).flatten(1)[:, None].cpu().double() + shift
     return gram, product, centre
-
-
-def _is_matrix(layer: nn.Module) -> bool:
-    """Whether a layer multiplies by its weights alone, and as a matrix for each group.
-
-    A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
-    """
-    return type(layer) in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d)
-
-
-def _overlaps(layer: _ConvNd, mean: Tensor, target: Tensor) -> bool:
-    """Whether a convolution's columns are shifted views of maps that are hardly larger than its output."""
-    return max(layer.stride) == 1 and _padded(layer, mean[:1])[0, 0].numel() <= PADDED * target[0, ..., 0].numel()
 
 
 def _matrix(weight: Tensor, groups: int = 1) -> Tensor:

@@ -13,45 +13,38 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from onespike.models.affine import Affine
-from onespike.neurons.integrate_fire import Staircase
+from onespike.neurons.integrate_fire import QCFS
 
 Kind = Literal["linear", "activation", "pooling", "product", "real"]
 
 WEIGHTS = (_ConvNd, nn.Linear)
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, Staircase)
-MAX_POOLS = (
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
-)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, QCFS)
+MAX_POOLS = (_MaxPoolNd, _AdaptiveMaxPoolNd)
 #: Linear modules that keep channels where they are: a neuron behind them belongs to a channel of the layer before.
-PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, _AvgPoolNd)
 LINEAR = (
-    *(*WEIGHTS, *PASSING, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Flatten),
-    *(nn.Unflatten, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, nn.PixelShuffle, nn.PixelUnshuffle),
-    nn.Upsample,
+    *(*WEIGHTS, *PASSING, _AdaptiveAvgPoolNd, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle),
+    *(_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, nn.Upsample),
 )
 
 # Functions of `torch`, `torch.nn.functional` and `operator`, and methods of tensors, by name.
 
-FUNCTIONAL: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU}
-FUNCTIONAL |= {"gelu": nn.GELU}
+FUNCTIONAL = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "gelu": nn.GELU}
 #: These are activations where they cut off at 0.
-CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
-MAX_POOL_NAMES = (
-    *("max_pool1d", "max_pool2d", "max_pool3d"),
-    *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
-)
+CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"}
+MAX_POOL_NAMES = {f"{kind}max_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)}
+AVERAGE_POOL_NAMES = {f"avg_pool{axes}d" for axes in (1, 2, 3)}
 RESHAPING = {
     *("flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand"),
     *("getitem", "roll", "cat", "concat", "stack", "chunk", "split", "unbind", "contiguous", "clone", "narrow"),
     *("t", "T", "mT"),
 }
-LINEAR_NAMES = RESHAPING | {
+LINEAR_NAMES = {
+    *(*RESHAPING, *AVERAGE_POOL_NAMES, *(f"adaptive_{name}" for name in AVERAGE_POOL_NAMES)),
     *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
-    *("avg_pool1d", "avg_pool2d", "avg_pool3d"),
-    *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
 }
 #: Linear in the first argument, if the others stay the same over time.
 WEIGHING = {
@@ -61,7 +54,7 @@ WEIGHING = {
 #: Linear in each argument, if the others stay the same over time.
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}
 #: Functions that keep channels where they are.
-KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, "add", "add_", "dropout", "avg_pool1d", "avg_pool2d", "avg_pool3d"}
+KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
 #: Functions of a tensor's shape alone.
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
 
@@ -72,11 +65,13 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def name_of(node: fx.Node) -> str:
-    """Name of the function, method or attribute that a node reads."""
+    """Name of the function, method or attribute that a node reads; "" where it does something else."""
+    if node.op not in ("call_function", "call_method"):
+        return ""
     if node.target is getattr:
         return str(node.args[1])
     # Max pooling is called through a dispatcher that has no name of its own.
-    pools = [name for name in MAX_POOL_NAMES if node.target is getattr(F, name, None)]
+    pools = [name for name in MAX_POOL_NAMES if node.target is getattr(F, name)]
     return pools[0] if pools else str(getattr(node.target, "__name__", node.target))
 
 
@@ -84,28 +79,17 @@ def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
     """All nodes that depend on the images' values, not on their shape alone."""
     reached = set[fx.Node]()
     for node in graph.graph.nodes:
-        shapes = module_of(graph, node) is None and name_of(node) in SHAPES
-        if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and not shapes):
+        if node.op == "placeholder" or (reached.intersection(node.all_input_nodes) and name_of(node) not in SHAPES):
             reached.add(node)
     return reached
 
 
 def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, ...], spikes: bool) -> Kind:
-    """Classify a node.
-
-    Args:
-        module: The module that it calls; None if it calls a function or method.
-        node: The node.
-        varying: Positions and names of the arguments that depend on the images.
-        spikes: Whether any of these are spikes.
-
-    Returns:
-        The kind.
-    """
-    name = "" if module is not None else name_of(node)
+    """Classify a node, of whose arguments those at some positions and names vary with the images, some as spikes."""
+    name = name_of(node)
     if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
         return "real"
-    if is_activation(module, node):
+    if activation_of(module, node) is not None:
         return "activation"
     if isinstance(module, MAX_POOLS) or name in MAX_POOL_NAMES:
         return "real" if getattr(module, "return_indices", False) else "pooling"
@@ -118,14 +102,11 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     return "linear" if (name in PRODUCTS or name == "addcmul") and len(varying) == 1 else "real"
 
 
-def is_activation(module: nn.Module | None, node: fx.Node) -> bool:
-    """Whether neurons replace a node (and the module that it calls, if any)."""
-    return isinstance(module, ACTIVATIONS) if module is not None else activation_of(node) is not None
-
-
-def activation_of(node: fx.Node) -> nn.Module | None:
-    """The activation that a function or method computes; None for any other."""
+def activation_of(module: nn.Module | None, node: fx.Node) -> nn.Module | None:
+    """The activation that a node computes, by a module, function or method; None if it computes something else."""
     name = name_of(node)
+    if module is not None:
+        return module if isinstance(module, ACTIVATIONS) else None
     if name in FUNCTIONAL:
         return FUNCTIONAL[name](**{key: value for key, value in node.kwargs.items() if key == "approximate"})
     if name not in CLAMPS:

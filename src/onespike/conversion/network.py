@@ -8,6 +8,8 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
     pooling      max pooling: becomes `PoolSpikes` where spikes come in, else `OverMeans`
     product      of two tensors, at least one of spikes: becomes `OverMeans`, a product of spike counts
     real         all else: refused, its path is named; or, with `allow_real`, left real-valued inside `OverMeans`
+
+Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
 """
 
 import copy
@@ -21,29 +23,84 @@ from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion.channels import channels
 from onespike.conversion.config import ConversionConfig
-from onespike.conversion.kinds import (
-    RESHAPING,
-    WEIGHTS,
-    activation_of,
-    kind_of,
-    module_of,
-    name_of,
-    reached_by_images,
-)
-from onespike.conversion.over_time import OverMeans, PoolSpikes
+from onespike.conversion.kinds import RESHAPING, WEIGHTS, activation_of, kind_of, module_of, name_of, reached_by_images
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.base import Neuron
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
+
+
+class OverMeans(nn.Module):
+    """Apply a nonlinear function to spike trains, so that the mean over time is right.
+
+        out(t) = F(t) - F(t-1)          F(t) = t f(m(t)), m(t) the mean of the inputs up to step t
+
+    The mean of the outputs is then f of the mean of the inputs. If f is homogeneous of degree d, F(t) is computed from
+    sums, as t^(1-d) f(t m(t)): a product of two spike trains then multiplies spike counts. At one time step it is f.
+    Arguments vary over time at the positions and names that are `varying`; the others are passed on.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], varying: tuple[int | str, ...], time_steps: int, degree: int | None = None
+    ) -> None:
+        super().__init__()
+        self.function, self.varying, self.time_steps, self.degree = function, varying, time_steps, degree
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Apply the function to the running means (or sums) of the inputs."""
+        if self.time_steps == 1:
+            return self.function(*inputs, **options)
+        out = self.function(
+            *(self._so_far(x) if place in self.varying else x for place, x in enumerate(inputs)),
+            **{name: self._so_far(x) if name in self.varying else x for name, x in options.items()},
+        )
+        return tuple(map(self._steps, out)) if isinstance(out, tuple) else self._steps(out)
+
+    def _so_far(self, x: Tensor) -> Tensor:
+        sums = x.unflatten(0, (self.time_steps, -1)).cumsum(0)
+        return (sums if self.degree is not None else sums / self._counts(sums)).flatten(0, 1)
+
+    def _steps(self, out: Tensor | None) -> Tensor | None:
+        if out is None:
+            return None
+        out = out.unflatten(0, (self.time_steps, -1))
+        return _changes(out * self._counts(out) ** (1 - (self.degree or 0))).flatten(0, 1)
+
+    def _counts(self, x: Tensor) -> Tensor:
+        return torch.arange(1, self.time_steps + 1, device=x.device, dtype=x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+class PoolSpikes(nn.Module):
+    """Max pooling of spikes: a spike passes whenever the highest spike count in the window grows.
+
+        out(t) = f(S(t))  where f(n(t)) > f(n(t-1)), else 0          n(t): spikes of each neuron up to step t
+
+    The output rate is exactly the largest rate in the window, f max pooling over neurons of one threshold.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], time_steps: int) -> None:
+        super().__init__()
+        self.function, self.time_steps = function, time_steps
+
+    def forward(self, spikes: Tensor, *inputs: Any, **options: Any) -> Tensor:
+        """Pool (T*B, …), whose values are 0 or the threshold; at one time step f alone."""
+        pooled = self.function(spikes, *inputs, **options)
+        if self.time_steps == 1:
+            return pooled
+        counts = (spikes != 0).to(spikes).unflatten(0, (self.time_steps, -1)).cumsum(0).flatten(0, 1)
+        highest = self.function(counts, *inputs, **options).unflatten(0, (self.time_steps, -1))
+        return pooled * (_changes(highest) > 0).flatten(0, 1)
+
+
+def _changes(x: Tensor) -> Tensor:
+    """Differences from step to step, (T, …), of which the first is from 0."""
+    return x.diff(dim=0, prepend=torch.zeros_like(x[:1]))
 
 
 class ConvertedNetwork(nn.Module):
     """A network of integrate-and-fire neurons: it sees the images at each of T time steps and averages the logits.
 
-    Args:
-        body: The graph, with `IntegrateFire` in place of activations.
-        activations: The activation that each layer of neurons replaces, by its path in the graph.
-        real: Paths of what is left real-valued.
-        config: How it was converted.
+    `body` is the graph, with `IntegrateFire` at the paths of the `activations`; what is at `real` is left real-valued.
     """
 
     def __init__(
@@ -59,16 +116,17 @@ class ConvertedNetwork(nn.Module):
         """The neurons by their path, in the order of the forward pass."""
         return {path: self.body.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
 
+    def neuron_groups(self) -> dict[str, list[nn.Module]]:
+        """What a monitor of firing watches, by the path of each layer of neurons."""
+        return {path: [neurons.firing] for path, neurons in self.neurons.items()}
+
     def forward(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W); logits (B, K)."""
         steps = images.repeat(self.time_steps, *[1] * (images.ndim - 1))
         return self.body(steps).unflatten(0, (self.time_steps, -1)).mean(0)
 
     def analog(self) -> fx.GraphModule:
-        """The artificial twin: the same graph, node by node, with activations and with weights of its own.
-
-        Before calibration changes any weights it computes what the artificial network does.
-        """
+        """The artificial twin: the same graph, with activations, and copies of the weights as they are now."""
         graph = copy.deepcopy(self.body)
         for path, activation in self._activations[0].items():
             graph.set_submodule(path, copy.deepcopy(activation))
@@ -82,98 +140,82 @@ class ConvertedNetwork(nn.Module):
         lines = []
         for node in self.body.graph.nodes:
             module = self._activations[0].get(str(node.target)) or module_of(self.body, node)
-            called = name_of(node) if module is None else f"{node.target} {' '.join(repr(module).split())}"
-            options = f" {node.kwargs}" if node.kwargs else ""
-            lines.append(re.sub(r" at 0x\w+", "", f"{node} = {called} {node.args}{options}"))
+            called = [name_of(node) or node.target] if module is None else [node.target, *repr(module).split()]
+            line = " ".join(map(str, [node, "=", *called, node.args, *filter(None, [node.kwargs])]))
+            lines.append(re.sub(r" at 0x\w+", "", line))
         return lines
 
 
-def spiking(network: nn.Module, config: ConversionConfig, images: Tensor | None = None) -> ConvertedNetwork:
+def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> ConvertedNetwork:
     """Replace a network's activations by integrate-and-fire neurons, whose thresholds `calibrate` finds afterwards.
 
     Args:
         network: An artificial network; left as it is.
         config: How.
-        images: Some images, for `trace`.
-
-    Returns:
-        The spiking network, in evaluation mode. Neurons that replace a QCFS have its threshold.
+        images: Some images (N, C, H, W), as the network takes them; their values do not matter.
 
     Raises:
-        OnespikeError: There is no activation, something cannot be converted (its path is named), or the network's
-            forward pass cannot be traced.
+        OnespikeError: There is no activation, something cannot be converted (its path is named), or traced.
     """
-    time_steps, population, real_shortcuts = config.time_steps, config.population, config.shortcuts == "real"
-    parameters = list(network.parameters())
-    for parameter in parameters:
+    for module in network.modules():
+        if isinstance(module, Neuron):
+            raise OnespikeError(f"no activation to convert: the network has neurons already: {type(module).__name__}")
+    for parameter in network.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
     graph = trace(network, images, config.batch_norm == "folded")
     steps = list(_plan(graph, config.neurons == "channel"))
     real = [step for step in steps if step.kind == "real"]
     if real and not config.allow_real:
-        names = ", ".join(f"{step.path} ({_called(step)})" for step in real)
+        names = ", ".join(f"{step.path} ({name_of(step.node) or type(step.function).__name__})" for step in real)
         raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or QCFS in the network")
-    bypassed = 0
-    for step in steps:
-        if step.kind == "activation":
-            bypassed += real_shortcuts and _bypass(graph, step, time_steps)
-            module: nn.Module = IntegrateFire(*step.channels, time_steps, config.surrogate, population)
-        elif step.kind == "pooling of spikes":
-            module = PoolSpikes(step.function, time_steps)
-        else:
-            degree = {"pooling": 1, "product": 2}.get(step.kind)
-            module = OverMeans(step.function, step.varying, time_steps, degree)
-        if parameters:
-            module.to(parameters[0] if step.kind == "activation" else parameters[0].device)
-        if isinstance(step.function, Staircase):
-            nn.init.constant_(module.get_parameter("raw_threshold"), step.function.raw_threshold.item())
-        _replace(graph, step.node, step.path, module, keep_options=step.kind != "activation")
-    if real_shortcuts and not bypassed:
+    if config.shortcuts == "real" and not sum([_bypass(graph, step, config) for step in steps]):
         raise OnespikeError(
             "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
             "as it is"
         )
+    first = next(network.parameters(), None)
+    for step in steps:
+        module = _over_time(step, config)
+        if first is not None:
+            module.to(first if step.kind == "activation" else first.device)
+        step.node.replace_all_uses_with(_call(graph, step.node, step.path, module, step.kind != "activation"))
+        graph.graph.erase_node(step.node)
     graph.delete_all_unused_submodules()
     graph.recompile()
-    for module in graph.modules():
-        if isinstance(module, WEIGHTS) and module.bias is None:  # what calibration corrects
-            rows = module.out_channels if isinstance(module, _ConvNd) else module.out_features
-            module.bias = nn.Parameter(module.weight.new_zeros(rows))
+    for layer in graph.modules():
+        if isinstance(layer, WEIGHTS) and layer.bias is None:  # what calibration corrects
+            rows = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
+            layer.bias = nn.Parameter(layer.weight.new_zeros(rows))
     return ConvertedNetwork(graph, activations, tuple(step.path for step in real), config).eval()
 
 
 class _Step(NamedTuple):
-    """How a node that is not linear is replaced: its kind, what it computes, its new path.
-
-    `channels` are number and axis of those with a threshold each, `varying` the arguments that depend on the images.
-    """
+    """A node that is replaced."""
 
     node: fx.Node
     kind: str
-    function: Any
-    path: str
-    channels: tuple[int | None, int]
-    varying: tuple[int | str, ...]
+    function: Any  # what it computes
+    path: str  # of what replaces it
+    channels: tuple[int | None, int]  # number and axis of those with a threshold each
+    varying: tuple[int | str, ...]  # arguments that depend on the images
 
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Say what each node is that depends on the images and is not linear."""
     reached, spikes = reached_by_images(graph), set[fx.Node]()
     alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
-    taken = {path for path, _ in graph.named_modules()}
-    planned = set[str]()
+    taken, planned = {path for path, _ in graph.named_modules()}, set[str]()
     for node in graph.graph.nodes:
-        module = module_of(graph, node)
-        name = "" if module is not None else name_of(node)
+        module, name = module_of(graph, node), name_of(node)
         inputs = reached.intersection(node.all_input_nodes)
         if not inputs or node not in reached or node.op == "output":
             continue
-        arguments = (*enumerate(node.args), *node.kwargs.items())
-        varying = tuple(key for key, one in arguments if isinstance(one, fx.Node) and one in inputs)
+        arguments = {**dict(enumerate(node.args)), **node.kwargs}
+        varying = tuple(key for key, one in arguments.items() if isinstance(one, fx.Node) and one in inputs)
         kind: str = kind_of(module, node, varying, bool(spikes & inputs))
         if kind == "pooling" and inputs <= alike:
             kind = "pooling of spikes"
@@ -189,55 +231,48 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
         if module is None or path in planned:  # a module that is called again is another layer of neurons
             path = free_path(path, taken)
         planned.add(path)
-        taken.add(path)
-        if kind == "activation" and module is None:
-            function: Any = activation_of(node)
-        else:
-            function = copy.deepcopy(module) if module is not None else _callable(node)
-        if len({id(one) for _, one in arguments} & set(map(id, inputs))) < len(inputs):
+        if not inputs <= {arguments[key] for key in varying}:
             raise OnespikeError(f"cannot be converted: {path} ({name}) takes its tensors in a list")
+        called = getattr(Tensor, str(node.target)) if node.op == "call_method" else node.target
+        function = activation_of(module, node) or (called if module is None else module)
         own = channels(graph, node) if per_channel and kind == "activation" else (None, 1)
-        yield _Step(node, kind, function, path, own, varying)
+        yield _Step(node, kind, copy.deepcopy(function), path, own, varying)
 
 
-def _replace(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, keep_options: bool) -> None:
-    """Call a module instead of a node; without the node's options it takes the first input alone."""
+def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
+    """What computes a step over time."""
+    if step.kind == "activation":
+        neurons = IntegrateFire(*step.channels, config.time_steps, config.surrogate, config.population)
+        if isinstance(step.function, QCFS):
+            nn.init.constant_(neurons.raw_threshold, step.function.raw_threshold.item())
+        return neurons
+    if step.kind == "pooling of spikes":
+        return PoolSpikes(step.function, config.time_steps)
+    return OverMeans(step.function, step.varying, config.time_steps, {"pooling": 1, "product": 2}.get(step.kind))
+
+
+def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, options: bool) -> fx.Node:
+    """Call a module behind a node, with its first input, or with all and the options."""
     graph.add_submodule(path, module)
     with graph.graph.inserting_after(node):
-        arguments, options = (node.args, node.kwargs) if keep_options else ((node.all_input_nodes[0],), {})
-        new = graph.graph.call_module(path, arguments, options)
-    node.replace_all_uses_with(new)
-    graph.graph.erase_node(node)
+        if options:
+            return graph.graph.call_module(path, node.args, node.kwargs)
+        return graph.graph.call_module(path, (node.all_input_nodes[0],))
 
 
-def _bypass(graph: fx.GraphModule, step: _Step, time_steps: int) -> bool:
+def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
     """Let the additions behind an activation read its real value; whether there are any, and others that weigh it."""
-    node, path = step.node, f"{step.path}_shortcut"
-    additions = [user for user in node.users if user.op != "call_module" and name_of(user) in ("add", "add_")]
-    if not 0 < len(additions) < len(node.users):
+    additions = [user for user in step.node.users if name_of(user) in ("add", "add_")]
+    if step.kind != "activation" or not 0 < len(additions) < len(step.node.users):
         return False
-    graph.add_submodule(path, OverMeans(copy.deepcopy(step.function), (0,), time_steps))
-    with graph.graph.inserting_after(node):
-        value = graph.graph.call_module(path, (node.all_input_nodes[0],))
+    real = OverMeans(copy.deepcopy(step.function), (0,), config.time_steps)
+    value = _call(graph, step.node, f"{step.path}_shortcut", real, options=False)
     for addition in additions:
-        addition.replace_input_with(node, value)
+        addition.replace_input_with(step.node, value)
     return True
-
-
-def _called(step: _Step) -> str:
-    """What a node calls, in words."""
-    return type(step.function).__name__ if isinstance(step.function, nn.Module) else name_of(step.node)
 
 
 def _owner(node: fx.Node) -> str:
     """Path of the module whose forward pass calls the node's function."""
     stack = node.meta.get("nn_module_stack") or {"": ("",)}
     return str(list(stack.values())[-1][0])
-
-
-def _callable(node: fx.Node) -> Callable[..., Any]:
-    """What a node does, to be called with its arguments."""
-    name = str(node.target)
-    if node.op == "call_method":
-        return lambda x, *arguments, **options: getattr(x, name)(*arguments, **options)
-    return node.target  # type: ignore[return-value]

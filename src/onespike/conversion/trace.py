@@ -5,6 +5,7 @@ import itertools
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame
 from timm.models.vgg import ConvMlp
@@ -22,27 +23,17 @@ from onespike.models.affine import Affine
 from onespike.units.channel import ChannelLinear
 
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
-FOLDING = (
-    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d),
-    Conv2dSame,
-)
+FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, Conv2dSame}
+#: Packages whose subclasses of known layers are what their names say. Others are looked into.
+PACKAGES = ("torch", "torchvision", "timm", "onespike")
 
 
-def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -> fx.GraphModule:
-    """Trace a network by torch.fx, in evaluation mode.
+def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
+    """Trace a network by torch.fx, in evaluation mode; it is left as it is.
 
-    Args:
-        network: The network; left as it is.
-        images: Some images, (N, C, H, W), which tell where linear layers have their channels. Without them batch norm
-            behind a linear layer becomes an `Affine` of its own.
-        fold: Whether to fold batch norm; else it stays as it is, to be fine-tuned.
-
-    Returns:
-        A graph of the layers and functions that it calls, with weights of its own. A weight layer that the network
-        calls several times has a copy for each call.
-
-    Raises:
-        OnespikeError: The network cannot be copied, or its forward pass cannot be traced.
+    The graph has weights of its own, and a copy of a weight layer for each call of it. For some images (N, C, H, W), it
+    notes the shape of each tensor as `node.meta["shape"]`. With `fold` batch norm goes into the layers before it. What
+    cannot be copied or traced, or does not take the images, is an `OnespikeError`.
     """
     try:
         root = copy.deepcopy(network).eval()
@@ -56,27 +47,55 @@ def trace(network: nn.Module, images: Tensor | None = None, fold: bool = True) -
             norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
             root.set_submodule(path, nn.Sequential(norm.to(module.running_mean), module.drop, module.act).eval())
         elif isinstance(module, ConvMlp):
-            root.set_submodule(path, _taken_apart(module))
+            parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
+            root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
     try:
         graph = fx.GraphModule(root, _Tracer().trace(root))
     except Exception as error:  # whatever a network's own code does when it meets a placeholder
         raise OnespikeError(f"the network's forward pass cannot be traced by torch.fx: {_line(error)}") from error
     _out_of_place(graph)
     _unshare(graph)
-    if images is not None:
-        try:
-            _Shapes(graph).run(images)
-        except Exception as error:  # as where it asks an argument of the forward pass that is None
-            raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
+    interpreter = fx.Interpreter(graph, garbage_collect_values=False)
+    try:
+        with torch.no_grad():
+            interpreter.run(images)
+    except Exception as error:  # as where it asks an argument of the forward pass that is None
+        raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
+    for node, value in interpreter.env.items():
+        if isinstance(value, Tensor):
+            node.meta["shape"] = value.shape
     if fold:
         _fold(graph)
     return graph
 
 
 def free_path(path: str, taken: set[str]) -> str:
-    """The path if it is not taken, else the first of path_2, path_3, ... that is not."""
+    """The path if it is not taken, else the first of path_2, path_3, ... that is not; it is taken from then on."""
     candidates = (f"{path}_{number}" if number > 1 else path for number in itertools.count(1))
-    return next(one for one in candidates if one not in taken)
+    free = next(one for one in candidates if one not in taken)
+    taken.add(free)
+    return free
+
+
+class AtLeast(nn.AdaptiveAvgPool2d):
+    """Average pooling that stretches a map which is smaller than the kernel behind it, as timm's VGG does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to sides of at least `output_size`."""
+        height, width = (max(int(self.output_size), side) for side in x.shape[-2:])  # type: ignore[arg-type]
+        return x if (height, width) == x.shape[-2:] else F.adaptive_avg_pool2d(x, (height, width))
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
+        known = isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS))
+        if known and type(module).__module__.split(".")[0] in PACKAGES:
+            return True
+        return super().is_leaf_module(module, path)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())  # torch.fx adds where in the graph it was
 
 
 def _compute_weights(module: nn.Module) -> None:
@@ -95,53 +114,13 @@ def _compute_weights(module: nn.Module) -> None:
             remove_spectral_norm(module, hook.name)
 
 
-class AtLeast(nn.AdaptiveAvgPool2d):
-    """Average pooling that stretches a map which is smaller than the kernel behind it, as timm's VGG does.
-
-    Args:
-        side: Smallest side that the kernel needs.
-    """
-
-    def __init__(self, side: int) -> None:
-        super().__init__(side)
-        self.side = side
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to sides of at least `side`."""
-        if min(x.shape[-2:]) >= self.side:
-            return x
-        return F.adaptive_avg_pool2d(x, (max(self.side, x.shape[-2]), max(self.side, x.shape[-1])))
-
-
-def _taken_apart(module: ConvMlp) -> nn.Sequential:
-    parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
-    return nn.Sequential(AtLeast(module.input_kernel_size), *parts)
-
-
-#: Packages whose subclasses of known layers are what their names say. Others are looked into.
-PACKAGES = ("torch", "torchvision", "timm", "onespike")
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        known = isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS))
-        if known and type(module).__module__.split(".")[0] in PACKAGES:
-            return True
-        return super().is_leaf_module(module, path)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())  # torch.fx adds where in the graph it was
-
-
 def _out_of_place(graph: fx.GraphModule) -> None:
     """Compute operations out of place; all nodes behind one read its result."""
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
-        module = module_of(graph, node)
         method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")
         named = str(getattr(node.target, "__name__", "")).endswith("_")
-        inplace = getattr(module, "inplace", False) or node.kwargs.get("inplace") or method or named
+        inplace = getattr(module_of(graph, node), "inplace", False) or node.kwargs.get("inplace") or method or named
         if not inplace or not node.all_input_nodes:
             continue
         changed = node.all_input_nodes[0]
@@ -158,21 +137,17 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 def _unshare(graph: fx.GraphModule) -> None:
     """Give every call of a weight layer weights of its own, since each is corrected on its own."""
     taken = {path for path, _ in graph.named_modules()}
-    called, tied = set[str](), set[int]()
+    called, used = set[str](), set[nn.Parameter]()
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, WEIGHTS):
             continue
-        if node.target in called:
+        if used.intersection(layer.parameters()):  # it is called again, or tied to another
             layer = copy.deepcopy(layer)
-            node.target = free_path(str(node.target), taken)
+            node.target = free_path(str(node.target), taken) if node.target in called else node.target
             graph.add_submodule(node.target, layer)
         called.add(node.target)
-        taken.add(node.target)
-        for name, parameter in list(layer.named_parameters(recurse=False)):
-            if id(parameter) in tied:
-                setattr(layer, name, nn.Parameter(parameter.detach().clone()))
-            tied.add(id(parameter))
+        used.update(layer.parameters())
     graph.recompile()
 
 
@@ -189,7 +164,7 @@ def _fold(graph: fx.GraphModule) -> None:
             if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
                 fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
-            type(layer) is nn.Linear and len(before.meta.get("shape", ())) == 2
+            type(layer) is nn.Linear and len(before.meta["shape"]) == 2
         ):  # batch norm's channels are those of axis 1
             fold = fuse_linear_bn_eval
         if fold and len(before.users) == 1:
@@ -199,13 +174,3 @@ def _fold(graph: fx.GraphModule) -> None:
         else:
             graph.set_submodule(node.target, Affine.of(norm))
     graph.recompile()
-
-
-class _Shapes(fx.Interpreter):
-    """Notes the shape of each node's tensor."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        if isinstance(value, Tensor):
-            n.meta["shape"] = value.shape
-        return value

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.conversion import Calibration, Conversion, ConversionConfig, LayerError, convert
-from onespike.conversion.calibration import DEFAULT
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion.calibration import LayerError
+from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
@@ -29,7 +30,7 @@ def convert_run(
     *,
     data: DataConfig | None = None,
     images: int = 512,
-    calibration: Calibration = DEFAULT,
+    calibration: Calibration | None = None,
     model: nn.Module | None = None,
     **options: Any,
 ) -> Conversion:
@@ -44,12 +45,9 @@ def convert_run(
         model: As for `Run.model`, where the network is of somebody else's class.
         options: As for `convert`.
 
-    Returns:
-        The converted network, and the error of each layer.
-
     Raises:
-        OnespikeError: The run was converted already, its data are not there or others do not suit it, or as for
-            `convert`. Nothing is written then.
+        OnespikeError: The run was converted already, its data are missing or do not suit it, or as for `convert`;
+            nothing is written then.
     """
     run = Run(out)
     run.expect_free()

@@ -8,7 +8,7 @@ from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.models.registry import ModelConfig
-from onespike.neurons import Staircase
+from onespike.neurons import QCFS
 
 #: Activations by name: what makes one out of the number of levels.
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
@@ -16,7 +16,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "relu6": lambda _: nn.ReLU6(),
     "gelu": lambda _: nn.GELU(),
     "silu": lambda _: nn.SiLU(),
-    "qcfs": Staircase,
+    "qcfs": QCFS,
 }
 
 

@@ -2,7 +2,7 @@
 
 from onespike.neurons.adaptive import AdaptiveLIF
 from onespike.neurons.base import Incoming, Neuron, NeuronConfig, OverTime
-from onespike.neurons.integrate_fire import IntegrateFire, Staircase
+from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.lif import LIF
 from onespike.neurons.plif import PLIF
 from onespike.neurons.registry import NEURONS, make_neuron
@@ -13,6 +13,7 @@ __all__ = [
     "LIF",
     "NEURONS",
     "PLIF",
+    "QCFS",
     "AdaptiveLIF",
     "Incoming",
     "IntegrateFire",
@@ -20,7 +21,6 @@ __all__ = [
     "NeuronConfig",
     "OverTime",
     "ReLU",
-    "Staircase",
     "Ternary",
     "make_neuron",
 ]

@@ -90,7 +90,7 @@ class IntegrateFire(nn.Module):
         return currents.numel() // self.time_steps * (self.time_steps - 1)
 
 
-class Staircase(nn.Module):
+class QCFS(nn.Module):
     """A clipped staircase with `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
 
         n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels

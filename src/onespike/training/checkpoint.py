@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from onespike.classpath import ClassPath
 from onespike.configs import make, plain
-from onespike.conversion import ConversionConfig, spiking
+from onespike.conversion import ConversionConfig
+from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
 from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
@@ -99,7 +100,11 @@ class ModelCard:
             model = self.model.make("model", **shape) if foreign else self.model.build(**shape)
         if not isinstance(model, nn.Module):
             raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
-        return spiking(model, replace(self.conversion, allow_real=True)) if self.conversion else model
+        if self.conversion is None:
+            return model
+        like = next(model.parameters(), torch.empty(()))
+        images = like.new_zeros(2, self.in_channels, self.image_size, self.image_size)
+        return spiking(model, replace(self.conversion, allow_real=True), images)
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":

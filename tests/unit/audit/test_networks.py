@@ -8,7 +8,7 @@ import torch
 import onespike
 from onespike.audit.scaling import fitted_exponent, scaling
 from onespike.conversion import ConversionConfig
-from onespike.conversion import spiking as convert_graph
+from onespike.conversion.network import spiking as convert_graph
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
 from onespike.models import Network, create_model, model_config
@@ -139,7 +139,9 @@ def test_artificial_networks_and_what_conversion_makes_of_them(name):
     artificial = count_operations(create_model(name), [images])
     assert artificial.macs_of("real") == artificial.macs
     assert artificial.potentials == (0, 0)
-    converted = convert_graph(create_model(name, activation="qcfs"), ConversionConfig(3, "layer", allow_real=True))
+    converted = convert_graph(
+        create_model(name, activation="qcfs"), ConversionConfig(3, "layer", allow_real=True), images
+    )
     spiking = count_operations(converted, [images])
     assert spiking.macs == 3 * artificial.macs
     assert spiking.macs_of("binary") > 0

@@ -145,10 +145,10 @@ def test_relative_places_depend_on_the_difference_alone():
     ("values", "message"),
     [
         ({"name": "resnet81"}, "unknown model 'resnet81': did you mean 'resnet18'"),
-        ({"activation": "rleu"}, "unknown activation 'rleu': did you mean 'relu'"),
+        ({"activation": "rleu"}, "unknown model.activation 'rleu': did you mean 'relu'"),
         ({"levels": 0}, "levels: expected at least 1, got 0"),
         ({"preset": "strict"}, "preset: resnet18 has none, got 'strict'"),
-        ({"branches": "spiking"}, "unknown model option 'branches'"),
+        ({"branches": "spiking"}, "unknown option 'model.branches'"),
     ],
 )
 def test_bad_configurations(values, message):

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration, ConversionConfig, spiking
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion.network import spiking
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
 
@@ -157,7 +158,7 @@ def test_functions_that_weigh_read_along_their_axis(first, shape, thresholds):
 def test_a_threshold_for_each_channel_where_weights_read_what_no_weights_made():
     """vit12: between its products and the projection, and where windows are shifted."""
     network = create_model("vit12", activation="relu6", branches="spiking", image_size=16)
-    converted = spiking(network, ConversionConfig(allow_real=True))
+    converted = spiking(network, ConversionConfig(allow_real=True), torch.randn(2, 3, 16, 16))
     assert network.layers[0].spiking
     for path, neurons in converted.neurons.items():
         whole = any(part in path for part in ("query", "key", "value"))  # sums over channels are taken of these

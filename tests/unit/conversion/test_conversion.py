@@ -14,16 +14,15 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
-from onespike.conversion import Calibration
+from onespike.conversion import Calibration, ConversionConfig
 from onespike.conversion.calibration import SHARES, set_thresholds
-from onespike.conversion.network import ConversionConfig, spiking
-from onespike.conversion.over_time import PoolSpikes
+from onespike.conversion.network import PoolSpikes, spiking
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.models.affine import Affine
 from onespike.models.vit import VIT12
-from onespike.neurons import IntegrateFire, Staircase
+from onespike.neurons import QCFS, IntegrateFire
 
 MAXIMA = Calibration("maximum", correct="none")
 
@@ -155,7 +154,7 @@ def test_other_peoples_networks(make):
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.running_mean, -0.1, 0.1)
     images = torch.randn(1, 3, 64, 64)
-    converted = spiking(network, ConversionConfig())
+    converted = spiking(network, ConversionConfig(), images)
     assert converted.real == ()
     with torch.no_grad():
         torch.testing.assert_close(converted.analog()(images), network(images), rtol=1e-3, atol=1e-4)
@@ -189,7 +188,7 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
     nn.init.uniform_(network[1].running_var, 0.5, 2.0)
     nn.init.uniform_(network[1].weight, 0.5, 2.0)
     images = torch.randn(4, 8, 5, 5)
-    converted = spiking(network, ConversionConfig())
+    converted = spiking(network, ConversionConfig(), images)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
     assert any(isinstance(module, Affine) for module in converted.modules()) is (groups > 1)
     with torch.no_grad():
@@ -404,9 +403,9 @@ def test_layers_that_images_do_not_reach_are_left_alone():
     assert torch.equal(converted.body.bias.weight, network.bias.weight)
 
 
-def test_only_a_network_of_staircases_alone_is_left_uncorrected():
+def test_only_a_network_of_qcfs_alone_is_left_uncorrected():
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Linear(6, 32), Staircase(1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
+    network = nn.Sequential(nn.Linear(6, 32), QCFS(1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
     points = torch.randn(256, 6)
     with torch.no_grad():
         corrected, not_corrected = (
@@ -510,13 +509,13 @@ def test_signed_activations_become_thresholds(activation):
 
 
 @pytest.mark.parametrize("levels", [1, 3])
-def test_a_staircase_converts_without_any_error_to_as_many_neurons_as_it_has_steps(levels):
+def test_qcfs_converts_without_any_error_to_as_many_neurons_as_it_has_steps(levels):
     for name, branches in (("resmlp12", "real"), ("resmlp12", "spiking"), ("vit12", "spiking")):
         torch.manual_seed(0)
         network = create_model(name, activation="qcfs", levels=levels, branches=branches, image_size=16).eval()
         nn.init.normal_(network.head.weight)
         for module in network.modules():
-            if isinstance(module, Staircase):
+            if isinstance(module, QCFS):
                 nn.init.constant_(module.raw_threshold, -1.0)
         images = torch.randn(8, 3, 16, 16)
         conversion = onespike.convert(network, images, population=levels)
@@ -589,7 +588,7 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
             onespike.convert(network, images, **wrong)
 
 
-def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
+def test_qcfs_of_one_step_behind_batch_norm_converts_up_to_rounding():
     torch.manual_seed(0)
     network = create_model("resnet18", activation="qcfs", image_size=32).eval()
     nn.init.normal_(network.fc.weight)
@@ -598,7 +597,7 @@ def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
             nn.init.uniform_(module.weight, 0.5, 1.5)
-        elif isinstance(module, Staircase):
+        elif isinstance(module, QCFS):
             nn.init.constant_(module.raw_threshold, -0.5)
     conversion = onespike.convert(network, torch.randn(16, 3, 32, 32))
     assert all(0.02 < layer.firing_rate < 0.98 for layer in conversion.layers)
@@ -611,11 +610,11 @@ def test_a_staircase_of_one_step_behind_batch_norm_converts_up_to_rounding():
     assert (errors < 1e-4).float().mean() > 0.9  # rounding may turn one spike, which then counts as a whole one
 
 
-def test_a_staircase_is_not_refused_because_folding_rounds():
+def test_qcfs_is_not_refused_because_folding_rounds():
     """Every current lies on a step, to either side of which both ways of computing it round."""
     torch.manual_seed(0)
     layer, norm = nn.Conv2d(1, 512, 1, bias=False), nn.BatchNorm2d(512)
-    network = nn.Sequential(layer, norm, Staircase(1, 1.0), nn.Flatten()).eval()
+    network = nn.Sequential(layer, norm, QCFS(1, 1.0), nn.Flatten()).eval()
     nn.init.uniform_(norm.running_var, 0.5, 2.0)
     nn.init.normal_(norm.running_mean)
     images = torch.ones(16, 1, 1, 1)
@@ -650,9 +649,9 @@ def test_more_neurons_for_each_activation_come_closer_to_it(convolutional, image
     assert errors[-1] < 0.4 * errors[0]
 
 
-def test_a_staircase_that_runs_for_fewer_steps_is_corrected(images):
+def test_qcfs_that_runs_for_fewer_steps_is_corrected(images):
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 16, 3), Staircase(4, 1.0), nn.Flatten(), nn.Linear(576, 5)).eval()
+    network = nn.Sequential(nn.Conv2d(3, 16, 3), QCFS(4, 1.0), nn.Flatten(), nn.Linear(576, 5)).eval()
     with torch.no_grad():
         expected = network(images)
         corrected, not_corrected = (
@@ -665,13 +664,13 @@ def test_a_staircase_that_runs_for_fewer_steps_is_corrected(images):
         torch.testing.assert_close(neurons.threshold, torch.ones(16))
 
 
-def test_a_staircase_of_several_steps_is_right_on_average(images):
+def test_qcfs_of_several_steps_is_right_on_average(images):
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 64, 3),
-        Staircase(4, 1.0),
+        QCFS(4, 1.0),
         nn.Conv2d(64, 64, 3),
-        Staircase(4, 1.0),
+        QCFS(4, 1.0),
         nn.Flatten(),
         nn.Linear(1024, 5),
     )

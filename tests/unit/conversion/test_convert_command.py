@@ -17,6 +17,7 @@ from onespike.cli.main import main
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
+from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 
@@ -56,8 +57,9 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
         assert 0.5 < layer["cosine"] < 1
         assert 0 < layer["firing_rate"] < 1
         assert layer["layer"] in printed
-    recipe = load_recipe(str(Run(out).config))
-    assert (recipe.model.neurons, recipe.model.time_steps, recipe.model.activation) == ("channel", 2, "relu")
+    recipe = Run(out).recipe
+    assert (recipe.conversion.neurons, recipe.conversion.time_steps) == ("channel", 2)
+    assert recipe.model == ann_run.recipe.model
     network = onespike.load(out)
     assert isinstance(network, ConvertedNetwork)
     assert network(torch.rand(3, 1, 16, 16)).shape == (3, 10)
@@ -112,7 +114,7 @@ def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     config = load_recipe(str(together.config))
     chosen = config.train
     assert (chosen.optimizer, chosen.weight_decay, chosen.lr, chosen.min_lr) == ("adam", 1e-4, 1e-3, 1e-4)
-    assert (config.data.image_size, config.model.neurons, config.model.time_steps) == (16, "channel", 1)
+    assert (config.data.image_size, config.conversion.neurons, config.conversion.time_steps) == (16, "channel", 1)
     apart = tmp_path / "apart"
     start = ("--init-from", out, "--recipe", "cifar10/finetune", "--train.epochs", 1)
     assert command("train", *start, "--out", apart, *options)[0] == 0
@@ -122,7 +124,9 @@ def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     moved = [key for key in converted if not torch.equal(converted[key], first[key])]
     assert any(key.endswith("raw_threshold") for key in moved)
     rows = list(csv.DictReader((apart / "metrics.csv").read_text().splitlines()))
-    assert 0 < float(rows[-1]["block06_firing_rate"]) < 1
+    layers = [layer["layer"] for layer in json.loads((out / "conversion.json").read_text())["layers"]]
+    assert layers
+    assert all(0 < float(rows[-1][f"{layer}_firing_rate"]) < 1 for layer in layers)
     assert command("train", "--resume", apart, "--train.epochs", 2)[0] == 0
 
 
@@ -146,24 +150,21 @@ def nan_run(source: Run, folder: Path) -> Run:
     [
         (["RUN"], "expected two run folders: onespike convert RUN --out RUN"),
         (["nowhere", "--out", "OUT"], "nowhere is not a run"),
-        (
-            ["SPIKING", "--out", "OUT"],
-            "is of conv-tiny, no network for this: expected a run of resmlp12, vit12, resnet18",
-        ),
-        (
-            ["CONVERTED", "--out", "OUT"],
-            "is converted already: expected a run of resmlp12, vit12, resnet18, trained as they are",
-        ),
+        (["SPIKING", "--out", "OUT"], "no activation to convert: the network has neurons already: LIF"),
+        (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
         (["NAN", "--out", "OUT"], "values that are not finite"),
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
         (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),
         (["RUN", "--out", "OUT", "--population", "0"], "population: expected 1..16, got 0"),
         (["RUN", "--out", "OUT", "--population", "2", "--time-steps", "2"], "population: expected 1 where there are"),
-        (["RUN", "--out", "OUT", "--neurons", "map"], "neurons: expected"),
+        (["RUN", "--out", "OUT", "--neurons", "map"], "unknown --neurons 'map': known: channel, layer"),
         (["RUN", "--out", "OUT", "--calibration.percentile", "0"], "percentile: expected 0 < percentile <= 100"),
         (["RUN", "--out", "OUT", "--calibration.ridge", "0"], "ridge: expected a finite number above 0"),
-        (["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"], "trains at one time step"),
+        (
+            ["RUN", "--out", "OUT", "--finetune", "--time-steps", "4"],
+            "--finetune is for one time step",
+        ),
         (["RUN", "--out", "OUT", "--finetune", "--train.optimizer", "adamm"], "did you mean 'adam"),
         (["RUN", "--out", "OUT", "--finetune", "--train.batch_size", "1000"], "train.batch_size"),
         (["RUN", "--out", "OUT", "--finetune", "--train.device", "cpu", "--train.precision", "fp16"], "fp16"),
@@ -207,12 +208,12 @@ def test_batch_norm_is_kept_for_training_on_and_shortcuts_are_chosen(ann_run, co
     code, printed, _ = command("convert", tmp_path / "ann", "--out", tmp_path / "snn", *options)
     assert (code, "--finetune" in printed) == (0, False)
     for name in ("snn", "snn-finetuned"):
-        config = Run(tmp_path / name).checkpoint().card.config
+        config = Run(tmp_path / name).checkpoint().card.conversion
         assert (config.batch_norm, config.shortcuts) == ("kept", "real")
         assert any(isinstance(module, nn.BatchNorm2d) for module in onespike.load(tmp_path / name).modules())
     code, printed, _ = command("convert", tmp_path / "ann", "--out", tmp_path / "folded", *FAST)
     assert (code, "convert with --finetune" in printed) == (0, True)
-    assert Run(tmp_path / "folded").checkpoint().card.config.batch_norm == "folded"
+    assert Run(tmp_path / "folded").checkpoint().card.conversion.batch_norm == "folded"
     folded, kept = onespike.load(tmp_path / "folded"), onespike.load(tmp_path / "snn")
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     assert not any(name.endswith("_shortcut") for name, _ in folded.named_modules())
@@ -231,7 +232,7 @@ def test_what_cannot_be_converted_is_left_real_valued_if_asked(ann_run, command,
 
 def test_a_run_that_is_not_trained_to_its_end_is_converted_with_a_warning(ann_run, command, tmp_path):
     stopped = Run(shutil.copytree(ann_run.folder, tmp_path / "stopped"))
-    stopped.summary.unlink()
+    (stopped.folder / "summary.json").unlink()
     code, _, complaints = command("convert", stopped.folder, "--out", tmp_path / "snn", *FAST)
     assert code == 0
     assert "stopped is not trained to its end (epochs so far: 1): its best weights until now" in complaints
@@ -241,9 +242,9 @@ def test_a_converted_run_is_trained_on_not_resumed(ann_run, command, tmp_path):
     command("convert", ann_run.folder, "--out", tmp_path / "snn", *FAST)
     code, _, complaints = command("train", "--resume", tmp_path / "snn")
     assert code == 2
-    assert "was converted, not trained: train it on with --init-from" in complaints
+    assert "was converted, not trained: fine-tune it by --init-from" in complaints
 
 
 def test_questions_about_blocks_are_refused(ann_run):
     with pytest.raises(OnespikeError, match="resmlp12 has no spiking blocks"):
-        ann_run.checkpoint("best").card.blocks()
+        expect_blocks(ann_run.model(), "resmlp12")

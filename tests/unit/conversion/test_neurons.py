@@ -1,4 +1,4 @@
-"""Integrate-and-fire neurons, the staircase, and what works on running means."""
+"""Integrate-and-fire neurons, QCFS, and what works on running means."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from onespike.conversion.over_time import OverMeans, PoolSpikes
-from onespike.neurons import IntegrateFire, Staircase
+from onespike.conversion.network import OverMeans, PoolSpikes
+from onespike.neurons import QCFS, IntegrateFire
 
 
 def neurons(threshold=1.0, time_steps=1, channels=None, axis=1, population=1):
@@ -41,25 +41,25 @@ def test_each_neuron_of_a_population_is_seen():
 
 @settings(max_examples=50, deadline=None)
 @given(st.floats(-1, 4), st.floats(0.2, 3), st.integers(1, 20))
-def test_a_constant_current_fires_as_the_staircase_says(current, threshold, steps):
-    staircase = Staircase(steps, threshold)
+def test_a_constant_current_fires_as_the_qcfs_says(current, threshold, steps):
+    qcfs = QCFS(steps, threshold)
     near = torch.tensor(current * steps / threshold - 0.5)
     if (near - near.round()).abs() < 1e-3:  # a tie that rounding may decide either way
         return
     out = neurons(threshold, steps)(torch.full((steps, 1), current))
-    torch.testing.assert_close(out.mean(), staircase(torch.tensor(current)), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(out.mean(), qcfs(torch.tensor(current)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 4, 7])
 def test_one_step_of_either_is_the_same_to_the_bit_ties_included(levels):
-    staircase = Staircase(levels, 1.7)
+    qcfs = QCFS(levels, 1.7)
     layer = neurons(population=levels)
-    layer.raw_threshold.data.fill_(staircase.raw_threshold.item())
-    ties = staircase.raw_threshold.exp().detach() * (2 * torch.arange(levels) + 1) / (2 * levels)
+    layer.raw_threshold.data.fill_(qcfs.raw_threshold.item())
+    ties = qcfs.raw_threshold.exp().detach() * (2 * torch.arange(levels) + 1) / (2 * levels)
     near = ties[:, None] * (1 + torch.arange(-50, 50) * 2.0**-24)
     values = torch.cat([2 * torch.randn(100_000), near.flatten()])
-    assert torch.equal(layer(values), staircase(values))
-    assert torch.equal(layer.double()(values.double()), staircase.double()(values.double()))
+    assert torch.equal(layer(values), qcfs(values))
+    assert torch.equal(layer.double()(values.double()), qcfs.double()(values.double()))
     assert layer(values).unique().numel() == levels + 1
 
 
@@ -67,14 +67,14 @@ def test_the_expected_error_of_several_steps_is_zero():
     # Uniform activations over whole stairs: what rounding up brings, rounding down takes.
     x = (torch.arange(80_000) + 0.5) / 80_000 * 1.5
     for levels in (2, 4, 8):
-        error = Staircase(levels, 1.5)(x) - x
+        error = QCFS(levels, 1.5)(x) - x
         assert error.abs().max() > 0.05
         assert error.mean().abs() < 1e-4
 
 
 def test_gradients():
     x = torch.tensor([-0.5, 0.3, 1.2, 2.5], requires_grad=True)
-    for layer in (neurons(2.0), Staircase(1, 2.0), neurons(2.0, population=3), Staircase(3, 2.0)):
+    for layer in (neurons(2.0), QCFS(1, 2.0), neurons(2.0, population=3), QCFS(3, 2.0)):
         out = layer(x)
         out.sum().backward()
         assert x.grad.tolist() == [0, 1, 1, 0]  # inside 0..threshold

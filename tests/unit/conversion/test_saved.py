@@ -11,16 +11,17 @@ import torchvision
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration, load_converted
+from onespike import load_converted
+from onespike.conversion import Calibration
 from onespike.errors import OnespikeError
-from onespike.models import AnnConfig
+from onespike.models import create_model
 
 FAST = Calibration("maximum", correct="bias")
 #: One of each source, in options of each kind.
 NETWORKS = {
     "torchvision": (lambda: torchvision.models.squeezenet1_1(num_classes=5), {"time_steps": 2}),
     "timm": (lambda: timm.create_model("resnet18", num_classes=5), {"batch_norm": "kept", "shortcuts": "real"}),
-    "ours": (lambda: AnnConfig("vit12").build(5, 3, 64), {"allow_real": True, "time_steps": 2}),
+    "ours": (lambda: create_model("vit12", num_classes=5, image_size=64), {"allow_real": True, "time_steps": 2}),
     "a population": (lambda: nn.Sequential(nn.MaxPool2d(8), plain()), {"population": 3, "neurons": "layer"}),
 }
 

@@ -85,10 +85,11 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
     for source in (ann, runs["staircase"]):
         converted = tmp_path / f"{source.name}-converted"
         convert_run(Run(source), converted, images=64)
-        config = Run(converted).checkpoint().card.config
         finetuned.append(tmp_path / f"{source.name}-finetuned")
         recipe = load_recipe("digits", {**ANN, "train.epochs": 2})
-        train(replace(recipe, model=config), finetuned[-1], init_from=converted)
+        before = Run(converted).recipe
+        recipe = replace(recipe, model=before.model, conversion=before.conversion)
+        train(recipe, finetuned[-1], init_from=converted)
     options = arguments(tmp_path, longer=runs["longer"], staircase=runs["staircase"], finetuned=tuple(finetuned))
     conversion(ann, **options)
     rows = table(tmp_path)
@@ -117,7 +118,7 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
         with pytest.raises(OnespikeError, match="expected a run that was trained on at one time step after conversion"):
             conversion(ann, **{**options, "finetuned": (wrong,)})
     stopped = Run(Path(shutil.copytree(runs["longer"], tmp_path / "stopped")))
-    stopped.summary.unlink()
+    (stopped.folder / "summary.json").unlink()
     with pytest.raises(OnespikeError, match="stopped: expected a run that was trained to its end; go on with --resume"):
         conversion(ann, **{**options, "longer": stopped.folder})
     train(load_recipe("digits", {**ANN, "train.epochs": 3, "data.limit": 150}), tmp_path / "fewer")
