@@ -7,14 +7,25 @@ from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
     from onespike import functional
+    from onespike.classpath import allow_imports
     from onespike.conversion import convert, load_converted
     from onespike.models import create_model
     from onespike.training import load
 
-__all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load", "load_converted"]
+__all__ = [
+    "OnespikeError",
+    "__version__",
+    "allow_imports",
+    "convert",
+    "create_model",
+    "functional",
+    "load",
+    "load_converted",
+]
 
 #: Where the names live that need torch.
 _HOMES = {
+    "allow_imports": "onespike.classpath",
     "convert": "onespike.conversion",
     "create_model": "onespike.models",
     "load": "onespike.training",
