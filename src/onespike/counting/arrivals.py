@@ -12,7 +12,6 @@ twice the size. A few images may not show what many do.
 """
 
 import math
-from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -40,9 +39,8 @@ class Arrival(NamedTuple):
     """What arrives.
 
     Attributes:
-        kind: "binary", "signed", "graded" or "real".
-        step: c, the size of one spike; None for real values, where nothing but zeros ever came, and where each channel
-            has a size of its own.
+        kind: One of `KINDS`.
+        step: c, the size of one spike; None for real values, where only zeros came, and where each channel has its own.
         levels: The largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real.
     """
 
@@ -87,12 +85,7 @@ class Arrivals:
         return self._values is None
 
     def see(self, x: Tensor, nonzero: int) -> None:
-        """Look at the values of a batch.
-
-        Args:
-            x: Any tensor of numbers.
-            nonzero: How many of them are not 0.
-        """
+        """Look at the values of a batch, of which so many are not 0."""
         if nonzero == 0:
             return
         if x.is_floating_point():
@@ -113,8 +106,7 @@ class Arrivals:
         self._values = self._channels = None
 
     def _add(self, flat: Tensor) -> None:
-        found = {value for value in flat.unique().tolist() if value != 0}
-        values = (self._values or set()) | found
+        values = (self._values or set()) | (set(flat.unique().tolist()) - {0})
         self._values = values if len(values) <= _DISTINCT and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
@@ -127,7 +119,10 @@ class Arrivals:
     def _one_for_all(self) -> Arrival:
         if self._values is None:
             return Arrival("real", None, 0)
-        values = _merged(self._values, self._tolerance)
+        values: list[float] = []  # those that differ by more than rounding
+        for value in sorted(self._values):
+            if not values or abs(value - values[-1]) > self._tolerance * max(abs(value), abs(values[-1])):
+                values.append(value)
         if len(values) <= 1:
             return Arrival("binary", values[0] if values else None, 1)
         smallest = min(abs(value) for value in values)
@@ -143,11 +138,7 @@ class Arrivals:
 
 
 class _Channels:
-    """Watches which values each channel has beside 0.
-
-    Args:
-        axis: Where the channels are.
-    """
+    """Watches which values each channel, along an axis, has beside 0."""
 
     def __init__(self, axis: int) -> None:
         self.axis, self.count = axis, 0  # values that are not 0
@@ -155,7 +146,6 @@ class _Channels:
         self.are_real = False  # whether some channel has too many
 
     def see(self, x: Tensor, nonzero: int) -> None:
-        """Look at the values of a batch, of which so many are not 0."""
         if self.are_real:
             return
         rows = x.detach().movedim(self.axis, 0).flatten(1).float()
@@ -185,8 +175,7 @@ class _Channels:
         smallest = smallest.where(smallest.isfinite(), 1)
         sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
         # In a coarser type than that every two numbers are nearly whole multiples of a third.
-        divisors = range(1, LEVELS + 1 if tolerance <= _FINE else 2)
-        for divisor in divisors:
+        for divisor in range(1, LEVELS + 1 if tolerance <= _FINE else 2):
             counts = torch.where(there, values * (divisor / smallest)[:, None], 1)
             whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
             highest = counts.abs().amax(1)
@@ -211,15 +200,6 @@ def _distinct(rows: Tensor) -> Tensor | None:
         found.append(least)
         rows = rows.masked_fill(rows <= least + _TOLERANCE * least.abs(), torch.inf)
     return torch.cat(found, 1) if found else rows[:, :0]
-
-
-def _merged(values: Iterable[float], tolerance: float) -> list[float]:
-    """Take values that differ by rounding alone for one."""
-    merged: list[float] = []
-    for value in sorted(values):
-        if not merged or abs(value - merged[-1]) > tolerance * max(abs(value), abs(merged[-1])):
-            merged.append(value)
-    return merged
 
 
 def in_memory_order(x: Tensor) -> Tensor:

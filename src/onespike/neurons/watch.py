@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.functional import SURROGATES
+from onespike.neurons.base import Neuron
 
 _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
@@ -45,13 +45,13 @@ class Fired(NamedTuple):
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
-    foreign = _spikingjelly() + _snntorch()
-    return {path: module for path, module in model.named_modules() if _is_own(module) or isinstance(module, foreign)}
+    kinds: tuple[type[nn.Module], ...] = (Neuron, *_spikingjelly(), *_snntorch())
+    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
 @contextmanager
 def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True) -> Iterator[None]:
-    """Watch all layers of neurons during the forward passes inside this context. Costs nothing outside.
+    """Watch all layers of neurons during the forward passes inside this context.
 
     Args:
         model: Any network; a call of a part of it is seen as well.
@@ -73,20 +73,13 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:
-    """Find the neurons that keep a state from call to call, of other packages; the library's own keep none.
+    """Make a function that sets the states of other packages' neurons back to the start, without a gradient.
 
-    Args:
-        model: Any network.
-
-    Returns:
-        A function that sets their states back to the start and cuts them off from the gradients of what was before.
+    The library's own neurons keep no state from call to call.
     """
-    resets: list[Callable[[], object]] = []
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
-    for module in model.modules():
-        if isinstance(module, (*spikingjelly, *snntorch)):
-            reset = getattr(module, "reset" if isinstance(module, spikingjelly) else "reset_mem", None)
-            resets += [reset] if callable(reset) else []
+    resets: list[Any] = [module.reset for module in model.modules() if isinstance(module, spikingjelly)]
+    resets += [m.reset_mem for m in model.modules() if isinstance(m, snntorch) and hasattr(m, "reset_mem")]
 
     def reset_all() -> None:
         for one in resets:
@@ -101,25 +94,15 @@ def reset_state(model: nn.Module) -> None:
 
 
 def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values of one time step that a neuron of another package keeps until the next.
+    """Count the values that a neuron of another package keeps until the next time step; `like` are its spikes at one.
 
-    Args:
-        neuron: A layer of neurons.
-        like: Its spikes at one time step.
-
-    Returns:
-        Values, over all its states of that shape; 0 for the library's own.
+    They are all its states of that shape; 0 for the library's own.
     """
-    if _is_own(neuron):
+    if isinstance(neuron, Neuron):
         return 0
     memories = getattr(neuron, "_memories", None)  # SpikingJelly's
     states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
     return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
-
-
-def _is_own(module: nn.Module) -> bool:
-    """Whether it is a neuron of this library: its forward hook sees potentials and spikes. THE place that says so."""
-    return getattr(module, "surrogate", None) in tuple(SURROGATES) and hasattr(module, "threshold")
 
 
 def _loaded(module: str, name: str) -> tuple[type, ...]:
@@ -141,7 +124,7 @@ def _snntorch() -> tuple[type, ...]:
 def _watch(
     path: str, neuron: Any, images: Callable[[], int], see: Callable[[Fired], None], foreign_potentials: bool
 ) -> Iterator[None]:
-    own, caught = _is_own(neuron), list[Tensor]()
+    own, caught = isinstance(neuron, Neuron), list[Tensor]()
 
     def leave(_neuron: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         spikes = out[0] if isinstance(out, tuple) else out

@@ -1,10 +1,9 @@
 """What a forward pass costs, so that it can be trained for: synaptic operations and energy, with a gradient.
 
-A spike costs as much as the weights that it meets. So each weight layer that reads spikes is asked for the spikes that
-arrive, wherever they were made: in a neuron, in a Bernoulli encoding, in overlapping windows. Their sum, each times the
-weights that it meets, is what `onespike audit` counts as synaptic operations; through it the surrogate gradients
-of the spikes, or the encoding's own, receive the penalty. Which layers read spikes, how large one is and what a layer
-costs counted dense, the audit's counter says.
+Each weight layer that reads spikes is asked for the spikes that arrive, wherever they were made: in a neuron, in a
+Bernoulli encoding, in overlapping windows. Their sum, each times the weights that it meets, is what `onespike audit`
+counts as synaptic operations; its gradient reaches the network through the surrogates. Which layers read spikes, how
+large one is and what a layer costs counted dense, the audit's counter says.
 """
 
 from collections.abc import Iterator
@@ -65,7 +64,7 @@ class _Reader(NamedTuple):
 
 
 class CostMeter:
-    """Counts what the forward passes inside `watch()` cost. Costs nothing outside.
+    """Counts what the forward passes inside `watch()` cost.
 
     Convolutions, linear and recurrent layers that read spikes are counted anew at each pass. Everything else is taken
     as it was found: real values as their dense count, products of two activations that are spikes as nothing.
@@ -113,14 +112,7 @@ class CostMeter:
                 handle.remove()
 
     def read(self, images: int) -> Cost:
-        """What was counted in the last `watch()`.
-
-        Args:
-            images: How many images passed.
-
-        Returns:
-            Their mean cost.
-        """
+        """The mean cost of the images that passed in the last `watch()`."""
         none = [torch.zeros(())]
         operations, accumulates = (torch.stack(found or none).sum() for found in (self._operations, self._accumulates))
         joules = ACCUMULATE * accumulates / images + self.least
@@ -139,11 +131,7 @@ class CostMeter:
 
 
 def expect_within_reach(meter: CostMeter, budget: float) -> None:
-    """Make sure that an energy budget can be kept by firing less.
-
-    Args:
-        meter: The network's.
-        budget: The budget in microjoule for one image; 0 for none.
+    """Make sure that an energy budget, in microjoule for one image, can be kept by firing less; 0 is none.
 
     Raises:
         OnespikeError: What is not spikes alone takes as much.

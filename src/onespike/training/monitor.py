@@ -53,7 +53,7 @@ class _Counts:
 
 
 class SpikeMonitor:
-    """Counts spikes per neuron in any network. Costs nothing outside `watch()`.
+    """Counts spikes per neuron in any network, during the forward passes inside `watch()`.
 
     Args:
         network: The network to watch. Its method `neuron_groups`, if it has one, says which layers of neurons belong
@@ -73,11 +73,6 @@ class SpikeMonitor:
     def labels(self) -> tuple[str, ...]:
         """Names of the groups that are watched."""
         return tuple(self._groups)
-
-    @property
-    def blocks(self) -> int:
-        """Number of groups that are watched."""
-        return len(self._groups)
 
     def clear(self) -> None:
         """Forget all counts."""
@@ -106,11 +101,7 @@ class SpikeMonitor:
             counts.potentials += call.potential.numel()
 
     def summary(self) -> list[Activity]:
-        """Summarise what was counted.
-
-        Returns:
-            One entry for each group, in the order of `labels`; empty if nothing was watched yet.
-        """
+        """Summarise each group, in the order of `labels`; nothing if nothing was watched yet."""
         if not self._counts:
             return []
         # A layer that no batch reached did not fire.

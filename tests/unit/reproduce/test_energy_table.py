@@ -81,7 +81,7 @@ def test_what_is_no_vgg_is_refused(tmp_path: Path, capsys):
     (tmp_path / "precious").write_text("data")
     with pytest.raises(OnespikeError, match="is not empty"):
         module._open_or_train_vgg(tmp_path, load_recipe("digits", SMALL), 2)
-    with pytest.raises(OnespikeError, match="expected a multiple of 16 pixels, got 24"):
+    with pytest.raises(OnespikeError, match="needs a multiple of 16 pixels, got 24"):
         module._open_or_train_vgg(tmp_path / "new", load_recipe("digits", {**SMALL, "data.image_size": 24}), 2)
     assert not (tmp_path / "new").exists()
     capsys.readouterr()
