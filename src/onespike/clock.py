@@ -65,14 +65,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Time functions in turns, A, B, A, B, …, so that whatever else the machine does meets all of them.
 
-    Args:
-        functions: What to time, by name. Each is called before the clock starts, up to three times.
-        rounds: How often to time each, at least.
-        seconds: How long all rounds of each shall take, at least.
-        warm_up: Seconds of calls before the clock starts, at most; one call is made in any case.
-
-    Returns:
-        Seconds of each call, by name.
+    Each is timed so many rounds, and so many seconds in all, at least. Before the clock starts it is called up to three
+    times, as long as that takes less than the seconds of the warm-up. Gives the seconds of each call.
     """
     for function in functions.values():
         started = time.perf_counter()
@@ -92,7 +86,7 @@ def interleaved(
 
 
 def timed(function: Callable[[], object], rounds: int = 10, seconds: float = 2.0) -> list[float]:
-    """Time one function, see `interleaved`."""
+    """Time one function."""
     return interleaved({"": function}, rounds, seconds)[""]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,7 +72,7 @@ def audit(
     for one in audits:
         _print(one, console)
     for section, source in table.sources.items():
-        console.print(f"{table.file}, {section}: {source}", markup=False, soft_wrap=True, style="dim")
+        console.print(f"{table.file}, {section}: {source}", style="dim")
     comparisons, refused = compare_audits(audits)
     if others:
         console.print()
@@ -82,14 +81,12 @@ def audit(
             console.print(
                 f"{pair.first} ({pair.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {pair.second} "
                 f"({pair.accuracies[1]:.2f}%): {table.titles[convention]}",
-                markup=False,
-                soft_wrap=True,
             )
     for reason in refused:
-        console.print(reason, markup=False, soft_wrap=True)
+        console.print(reason)
     if html:
         save_report(audits, html)
-        console.print(f"\nthe report is {html}", markup=False, soft_wrap=True)
+        console.print(f"\nthe report is {html}")
     if csv:
         save_text(audits[0].to_csv(), csv)
     if json:
@@ -125,7 +122,7 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
 def _print(audit: "Audit", console: "Console") -> None:
     from onespike.audit.audit import NOISE
 
-    say, ops = partial(console.print, markup=False, soft_wrap=True), audit.operations
+    say, ops = console.print, audit.operations
     preset, real = f", preset {audit.preset}" if audit.preset else "", ops.macs_of("real")
     say(
         f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image, {real:,.0f} "
@@ -136,7 +133,13 @@ def _print(audit: "Audit", console: "Console") -> None:
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
     images = "images of NOISE: choose real ones by --data.*" if audit.data == NOISE else f"test images of {audit.data}"
     say(f"{known}; {ops.weights:,} weights; counted on {ops.images:,} {images}\n")
-    _print_layers(audit, console)
+    table = plain_table("layer", "product", "arrives", ">rate", ">dense MACs", ">operations", "")
+    for layer in ops.layers:
+        for product in layer.products:
+            unit = "MAC" if product.arrives == "real" else "AC"
+            numbers = (f"{product.rate:.3f}", f"{product.macs:,.0f}", f"{product.operations:,.0f}", unit)
+            table.add_row(layer.path or layer.type, product.name, product.arrives, *numbers)
+    console.print(table, soft_wrap=False)
     work = ", ".join(f"{kind} {times:,.0f}" for kind, times in ops.elementwise.items())
     say(f"\nfor one image: {ops.synaptic_operations:,.0f} synaptic operations (spikes that meet a weight);", end=" ")
     say(f"element-wise {work};")
@@ -157,18 +160,6 @@ def _print(audit: "Audit", console: "Console") -> None:
         say(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
 
 
-def _print_layers(audit: "Audit", console: "Console") -> None:
-    from rich.markup import escape
-
-    table = plain_table("layer", "product", "arrives", ">rate", ">dense MACs", ">operations", "")
-    for layer in audit.operations.layers:
-        for product in layer.products:
-            unit = "MAC" if product.arrives == "real" else "AC"
-            numbers = (f"{product.rate:.3f}", f"{product.macs:,.0f}", f"{product.operations:,.0f}", unit)
-            table.add_row(escape(layer.path or layer.type), product.name, product.arrives, *numbers)
-    console.print(table)
-
-
 def _print_energy(audit: "Audit", console: "Console") -> None:
     from onespike.counting.energy import CONVENTIONS, VARIANTS
 
@@ -178,14 +169,13 @@ def _print_energy(audit: "Audit", console: "Console") -> None:
     for convention in CONVENTIONS:
         energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in VARIANTS)
         table.add_row(convention, *energies)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in VARIANTS[1:])):
-        console.print(f"  {line}", soft_wrap=True, style="dim")
+        console.print(f"  {line}", style="dim")
     console.print(
         "The twins are estimates from this network's counts and have no accuracy, so no ratio is given: train them "
         "(--model.preset binary, ann) and pass the runs by --compare",
-        soft_wrap=True,
     )
     spent = audit.energy("memory")
     parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
-    console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n", soft_wrap=True)
+    console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n")

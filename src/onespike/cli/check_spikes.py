@@ -25,8 +25,6 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
         images: How many test images, evenly spread.
         device: auto takes the accelerator if there is one, cpu never.
     """
-    from rich.markup import escape
-
     from onespike.audit.audit import audit_run
     from onespike.audit.result import read_spikes
     from onespike.training.run import Run
@@ -44,8 +42,8 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
             "graded": (f"sums of up to {product.levels}", "NO SPIKES"),
             "real": ("real", "NO SPIKES"),
         }[product.arrives]
-        table.add_row(escape(path), product.name, arrives, f"{product.rate:.3f}", "the image" if stem else verdict)
-    console.print(table)
+        table.add_row(path, product.name, arrives, f"{product.rate:.3f}", "the image" if stem else verdict)
+    console.print(table, soft_wrap=False)
     wrong = [reading for reading in readings if not reading.holds]
     signed = sum(reading.product.arrives == "signed" for reading in readings[1:])
     where = f"on {audit.operations.images:,} test images of {audit.data}"
@@ -57,5 +55,5 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     else:
         text = f"holds: behind the stem all {len(readings) - 1} products read spikes alone"
         text += f", {signed} of them spikes with a sign, {where}" if signed else f" {where}"
-    console.print(f"\n{text}", markup=False, soft_wrap=True)
+    console.print(f"\n{text}")
     return 1 if wrong else 0

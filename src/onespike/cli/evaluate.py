@@ -68,18 +68,15 @@ def evaluate(
         if json:
             save_json(result.to_json(), json)
         files = "confusion.png, confusion.csv, per_class.csv and evaluation.json"
-        console.print(f"\n{files} are in {folder}", markup=False, soft_wrap=True)
+        console.print(f"\n{files} are in {folder}")
     return 0
 
 
 def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
     """Print what came out, for a person."""
-    from rich.markup import escape
-
     console.print(
         f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
         + (f", {result.passes} passes" if result.passes > 1 else ""),
-        markup=False,
     )
     if wanted > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
@@ -91,16 +88,16 @@ def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
         console.print(f"the {WORST} worst of {len(result.classes)} classes:")
     table = plain_table("class", ">accuracy", "", wrap=True)
     for name, value in accuracies:
-        table.add_row(escape(name), f"{value:.1f}%", "█" * round(value / 5))
-    console.print(table)
+        table.add_row(name, f"{value:.1f}%", "█" * round(value / 5))
+    console.print(table, soft_wrap=False)
 
     confusions = result.most_confused(CONFUSIONS)
     if confusions:
         console.print()
         table = plain_table("true class", "taken for", ">images", ">of the class", wrap=True)
         for one in confusions:
-            table.add_row(escape(one.truth), escape(one.guess), f"{one.images:,}", f"{one.share:.1f}%")
-        console.print(table)
+            table.add_row(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%")
+        console.print(table, soft_wrap=False)
 
 
 def _percent(value: "Spread") -> str:

@@ -53,21 +53,19 @@ def inspect(
         save_json(view.to_json(), json)
     console = person(json)
     _print(view, console)
-    console.print(f"\nthe picture is {picture}", markup=False, soft_wrap=True)
+    console.print(f"\nthe picture is {picture}")
     return 0
 
 
 def _print(view: "Inspection", console: "Console") -> None:
     """Print what came out, for a person."""
-    from rich.markup import escape
-
     answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(GUESSES))
-    console.print(f"{view.path}: {answer}", markup=False, soft_wrap=True)
+    console.print(f"{view.path}: {answer}")
     if view.note:
         console.print(f"the image was {view.note}\n")
     table = plain_table("block", "map", ">firing rate", "layers of neurons", wrap=True)
     for block in view.blocks:
         rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers) if block.windows else ""
         name, shape = str(block.number) if block.windows else block.name, f"{block.shape} {block.window_kind}"
-        table.add_row(escape(name), shape.rstrip(), f"{block.firing_rate:.3f}", escape(rates))
-    console.print(table)
+        table.add_row(name, shape.rstrip(), f"{block.firing_rate:.3f}", rates)
+    console.print(table, soft_wrap=False)

@@ -11,10 +11,10 @@ WIDTH = 120
 
 
 def person(json: str | None = None) -> "Console":
-    """Where a person reads: the standard error if the standard output is for JSON."""
+    """Where a person reads: the standard error if the standard output is for JSON. Lines are printed as they are."""
     from rich.console import Console
 
-    console = Console(stderr=json == "-", highlight=False)
+    console = Console(stderr=json == "-", highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = WIDTH  # in a file nothing needs to be cut
     return console

@@ -125,16 +125,11 @@ class Arrivals:
                 values.append(value)
         if len(values) <= 1:
             return Arrival("binary", values[0] if values else None, 1)
-        smallest = min(abs(value) for value in values)
-        for divisor in range(1, LEVELS + 1):
-            step = smallest / divisor
-            counts = [value / step for value in values]
-            if max(map(abs, counts)) > LEVELS + 0.5:
-                break
-            if all(abs(n - round(n)) <= self._tolerance * abs(n) for n in counts):
-                levels = max(abs(round(n)) for n in counts)
-                return Arrival("graded" if levels > 1 else "signed", step, levels)
-        return Arrival("real", None, 0)
+        found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
+        if found is None:
+            return Arrival("real", None, 0)
+        size, levels = found
+        return Arrival("graded" if levels > 1 else "signed", size.item(), levels)
 
 
 class _Channels:
@@ -171,28 +166,32 @@ class _Channels:
         there = values.isfinite()
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
-        smallest = values.abs().amin(1)
-        smallest = smallest.where(smallest.isfinite(), 1)
-        sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
         # In a coarser type than that every two numbers are nearly whole multiples of a third.
-        for divisor in range(1, LEVELS + 1 if tolerance <= _FINE else 2):
-            counts = torch.where(there, values * (divisor / smallest)[:, None], 1)
-            whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
-            highest = counts.abs().amax(1)
-            fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
-            sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
-        if not bool((sizes > 0).all()):
+        found = _sizes(values, LEVELS if tolerance <= _FINE else 1, tolerance)
+        if found is None:
             return None
-        signs, most = (values.sign() * there).aminmax(dim=1), int(levels.max())
+        sizes, levels = found
+        signs = (values.sign() * there).aminmax(dim=1)
         single: Kind = "signed" if bool((signs.min * signs.max < 0).any()) else "binary"
-        return sizes, Arrival(single if most == 1 else "graded", None, most)
+        return sizes, Arrival(single if levels == 1 else "graded", None, levels)
+
+
+def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:
+    """The largest number of which all values of a row, but infinity, are multiples, (C,); and the largest multiple."""
+    smallest = values.abs().amin(1)
+    smallest = smallest.where(smallest.isfinite(), 1)
+    sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
+    for divisor in range(1, divisors + 1):
+        counts = torch.where(values.isfinite(), values * (divisor / smallest)[:, None], 1)
+        whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
+        highest = counts.abs().amax(1)
+        fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
+        sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
+    return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None
 
 
 def _distinct(rows: Tensor) -> Tensor | None:
-    """The distinct values of each row beside 0, (C, n), from small to large; None if there are more than `LEVELS`.
-
-    Those that are nearer to each other than float32 tells count as one.
-    """
+    """The distinct values of each row beside 0, rounding aside, (C, n), ascending; None if more than `LEVELS`."""
     rows, found = rows.masked_fill(rows == 0, torch.inf), list[Tensor]()
     while bool((least := rows.amin(1, keepdim=True)).isfinite().any()):
         if len(found) == LEVELS:

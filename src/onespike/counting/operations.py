@@ -171,7 +171,7 @@ def count_operations(
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
-    """Make the hook that counts the potentials a unit hands on, or a neuron keeps by itself; None for other modules."""
+    """Make the hook that counts what a unit hands on, or what a neuron keeps by itself; None for other modules."""
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs

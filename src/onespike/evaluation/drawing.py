@@ -69,25 +69,19 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
         axis.tick_params(length=0)
     if len(classes) <= NUMBERS:
         _write_numbers(axis, shares, worst)
-    else:
-        _rule(axis, len(classes))
+    else:  # a line behind every tenth class, to find one's way
+        for position in np.arange(9.5, len(classes) - 1, 10):
+            axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
+            axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
     return figure
 
 
 def _write_numbers(axis: Axes, shares: np.ndarray, worst: float) -> None:
-    """Write the shares into their cells, in percent; a cell without an image stays empty."""
     for (row, column), share in np.ndenumerate(shares):
         if share:
             dark = share > (60 if row == column else 0.6 * worst)
             text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-
-
-def _rule(axis: Axes, count: int) -> None:
-    """Rule a line behind every tenth class, to find one's way in a large matrix."""
-    for position in np.arange(9.5, count - 1, 10):
-        axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
-        axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
 
 
 #: Sizes in inches: a block's map and histogram, what is between two blocks, and the pictures at the top.
@@ -115,9 +109,9 @@ def draw_inspection(view: Inspection) -> Figure:
     figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")
+    kinds = {block.window_kind: block for block in reversed(view.blocks) if block.windows}  # the first of either kind
     for number, kind in enumerate(("average", "dilated"), 1):
-        block = next((block for block in view.blocks if block.windows and block.window_kind == kind), None)
-        if block:
+        if block := kinds.get(kind):
             _windows(place(number * (TOP + GAP), 0, TOP, TOP), view.pixels, block)
     left = 3 * (TOP + GAP) + 1.2  # room for the class names
     _probabilities(place(left, 0, min(6.0, width - left), TOP), view)

@@ -55,7 +55,7 @@ class Evaluation:
 
     Attributes:
         data: Name of the data set.
-        part: "test", "validation" or "train".
+        part: Which part of it.
         checkpoint: "best" or "last", whichever was asked for.
         epochs: Epochs after which its weights were saved.
         classes: Class names.

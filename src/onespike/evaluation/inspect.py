@@ -24,15 +24,15 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """What one layer of neurons did. The first axis of its tensors is time.
+    """What one layer of neurons did; None stands for what is not known. The first axis of its tensors is time.
 
     Attributes:
         name: Where it is in its block, such as "unit.neuron1", or in the network.
-        potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
-            there is no map. None where they cannot be seen.
+        potentials: At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no
+            map.
         spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
-        threshold: A scalar, or in a shape that broadcasts to the potentials; None where it is not known.
-        surrogate: Name of the surrogate; None where it is not known.
+        threshold: A scalar, or in a shape that broadcasts to the potentials.
+        surrogate: Its name.
     """
 
     name: str
@@ -52,7 +52,7 @@ class LayerView:
         return self.spikes.abs().mean().item()
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers; None where something is not known."""
+        """The numbers."""
         distances, surrogate = self.distances, SURROGATES.get(self.surrogate or "")
         inside = None if distances is None or surrogate is None else surrogate(distances) > SUPPORT
         found: dict[str, Any] = {
@@ -93,11 +93,6 @@ class View:
     windows: tuple[Box, ...] = ()
 
     @property
-    def size(self) -> int:
-        """Side of its map."""
-        return self.spike_map.shape[0]
-
-    @property
     def unit_layers(self) -> tuple[LayerView, ...]:
         """The layers of neurons of the spiking unit alone; where there is no unit, all."""
         return tuple(layer for layer in self.layers if layer.name.startswith("unit.")) or self.layers
@@ -114,7 +109,12 @@ class View:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        found = {"block": self.number, "name": self.name, "map_side": self.size, "firing_rate": self.firing_rate}
+        found = {
+            "block": self.number,
+            "name": self.name,
+            "map_side": len(self.spike_map),
+            "firing_rate": self.firing_rate,
+        }
         if self.windows:
             found["windows"] = self.window_kind
             sides = ("left", "top", "right", "bottom")
@@ -128,7 +128,7 @@ class Inspection:
 
     Attributes:
         path: The image file.
-        original: Width and height of the image in the file.
+        original: Width and height in the file.
         pixels: The image as the network sees it, before normalisation, (H, W, C) uint8.
         classes: Class names.
         probabilities: Of each class, (K,).
@@ -166,10 +166,7 @@ class Inspection:
             "image": str(self.path),
             "original_size": list(self.original),
             "image_size": self.pixels.shape[0],
-            "note": self.note,
-            "time_steps": self.time_steps,
-            "encoding": self.encoding,
-            "seed": self.seed,
+            **{name: getattr(self, name) for name in ("note", "time_steps", "encoding", "seed")},
             "prediction": self.guesses(1)[0][0],
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
             "blocks": [block.to_json() for block in self.blocks],

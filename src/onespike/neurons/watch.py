@@ -19,16 +19,13 @@ _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
 
 class Fired(NamedTuple):
-    """One call of a layer of neurons.
+    """One call of a layer of neurons, at `path` in the network.
 
     Attributes:
-        path: Where the layer is in the network.
-        neuron: The layer.
         potential: Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen.
         spikes: What came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU.
-        threshold: The threshold, one number, or one for each channel in a shape that broadcasts to the potentials;
-            None where it is not known.
-        surrogate: Name of the surrogate, in `onespike.functional.SURROGATES`; None where it is not known.
+        threshold: One number, or one for each channel in a shape that broadcasts to the potentials.
+        surrogate: A name in `onespike.functional.SURROGATES`; None where it is not known.
         steps: Time steps in this call, along the first axis of the spikes; 1 if they have no axis of time.
         batch_axis: The axis of the images.
     """
@@ -45,7 +42,13 @@ class Fired(NamedTuple):
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
-    kinds: tuple[type[nn.Module], ...] = (Neuron, *_spikingjelly(), *_snntorch())
+    place = f"{_SPIKINGJELLY}.neuron"
+    kinds: tuple[type[nn.Module], ...] = (
+        Neuron,
+        *_snntorch(),
+        *_loaded(place, "BaseNode"),
+        *_loaded(place, "SimpleBaseNode"),
+    )
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
@@ -109,11 +112,6 @@ def _loaded(module: str, name: str) -> tuple[type, ...]:
     """A class of another package, where that is imported."""
     found = getattr(sys.modules.get(module), name, None)
     return (found,) if isinstance(found, type) else ()
-
-
-def _spikingjelly() -> tuple[type, ...]:
-    place = f"{_SPIKINGJELLY}.neuron"
-    return _loaded(place, "BaseNode") + _loaded(place, "SimpleBaseNode")
 
 
 def _snntorch() -> tuple[type, ...]:

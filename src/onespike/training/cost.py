@@ -7,7 +7,7 @@ large one is and what a layer costs counted dense, the audit's counter says.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -33,13 +33,7 @@ _NOISE, _WHOLE = 4, 1e-3
 
 
 class Cost(NamedTuple):
-    """Cost of one image, mean over a batch; all with a gradient.
-
-    Attributes:
-        operations: Synaptic operations, one for each spike and weight that it meets.
-        share: The same as a share of the dense multiply-accumulates, real-valued layers included.
-        joules: Energy by the field's convention.
-    """
+    """Cost of one image, mean over a batch: synaptic operations, their share of all dense MACs, energy (field's)."""
 
     operations: Tensor
     share: Tensor
@@ -148,16 +142,16 @@ def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, ob
     """Show a network noise and count; the run's own draws stay as they are."""
     like = next(network.parameters())
     counter = ProductCounter(network)
-    modes = [(module, module.training) for module in network.modules()]
-    with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.callback(setattr, module, "training", module.training)
+        stack.enter_context(torch.random.fork_rng([like.device] if like.device.type == "cuda" else []))
         torch.manual_seed(0)
         images = torch.randn((_NOISE, *image), device=like.device, dtype=like.dtype)
         reset_state(network)
         with counter.watch():
             network.eval()(images)
         reset_state(network)
-    for module, training in modes:
-        module.training = training
     return counter.tallies
 
 

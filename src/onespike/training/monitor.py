@@ -39,7 +39,7 @@ class Activity:
 
 @dataclass
 class _Counts:
-    """Counts of one layer of neurons; a layer that is called on maps of several sizes has neurons for each."""
+    """Counts of one layer of neurons; if it is called on maps of several sizes it has neurons for each."""
 
     fired: dict[torch.Size, Tensor] = field(default_factory=dict)
     seen: dict[torch.Size, int] = field(default_factory=dict)
