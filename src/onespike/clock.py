@@ -1,13 +1,10 @@
-"""The one way to time: functions in turns, after a warm-up; and how busy the machine was meanwhile.
-
-Whoever prints a time watches the machine while it is taken, and does not headline one that others disturbed.
-"""
+"""The one way to time: functions in turns, after a warm-up; and how busy the machine was meanwhile."""
 
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -50,20 +47,13 @@ class Machine:
 
 @contextmanager
 def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
-    """Watch the machine while something is timed.
-
-    Args:
-        device: Where it is computed.
-
-    Yields:
-        What was found, filled in at the end.
-    """
+    """Watch the machine while something is timed on a device; what is yielded is filled in at the end."""
     machine = Machine(threads=torch.get_num_threads(), waits=torch.device(device).type != "cpu")
     began, spent = time.perf_counter(), time.process_time()
     yield machine
     machine.cpu = (time.process_time() - spent) / max(time.perf_counter() - began, 1e-9)
-    machine.load = _load()
-    if machine.load is not None:
+    with suppress(AttributeError, OSError):  # Windows has no load average
+        machine.load = os.getloadavg()[0]
         # The average follows what runs with a delay of a minute: of this process it shows a part while that is young.
         age = time.perf_counter() - _STARTED
         own = max(machine.cpu, time.process_time() / age) * (1 - math.exp(-age / 60))
@@ -75,14 +65,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Time functions in turns, A, B, A, B, …, so that whatever else the machine does meets all of them.
 
-    Args:
-        functions: What to time, by name. Each is called before the clock starts, up to three times.
-        rounds: How often to time each, at least.
-        seconds: How long all rounds of each shall take, at least.
-        warm_up: Seconds of calls before the clock starts, at most; one call is made in any case.
-
-    Returns:
-        Seconds of each call, by name.
+    Each is timed so many rounds, and so many seconds in all, at least. Before the clock starts it is called up to three
+    times, as long as that takes less than the seconds of the warm-up. Gives the seconds of each call.
     """
     for function in functions.values():
         started = time.perf_counter()
@@ -102,15 +86,8 @@ def interleaved(
 
 
 def timed(function: Callable[[], object], rounds: int = 10, seconds: float = 2.0) -> list[float]:
-    """Time one function, see `interleaved`."""
+    """Time one function."""
     return interleaved({"": function}, rounds, seconds)[""]
-
-
-def _load() -> float | None:
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):  # not on Windows
-        return None
 
 
 def _wait() -> None:

@@ -38,6 +38,8 @@ def test_others_are_what_the_load_is_above_this_process(load, busy, monkeypatch)
 
 def test_a_young_process_is_a_part_of_the_load_at_most(monkeypatch):
     monkeypatch.setattr(clock, "_STARTED", time.perf_counter() - 6)
+    spent, began = time.process_time, time.process_time()
+    monkeypatch.setattr(time, "process_time", lambda: spent() - began)
     monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0.0, 0.0))
     with watch_machine() as machine:
         spin(0.05)

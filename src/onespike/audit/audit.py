@@ -1,7 +1,7 @@
 """The audit of a run, of a fresh model, or of any model on any images."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ def audit(
     accuracy: float | None = None,
     seed: int = 0,
 ) -> Audit:
-    """Audit any model on any images.
+    """Audit any model on any images: its operations and energy.
 
     Args:
         model: The model, trained, on the device of the images.
@@ -46,9 +46,6 @@ def audit(
         table: The constants of energy; the package's own by default.
         accuracy: Top-1 on the test images in percent, if it is known: without it no energy is compared.
         seed: Seed of the draws of a Bernoulli encoding.
-
-    Returns:
-        Its operations and energy.
 
     Raises:
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
@@ -79,9 +76,6 @@ def audit_run(
         scale: Whether to count and time the network in other sizes as well.
         model: As for `Run.model`, where the network is of somebody else's class.
 
-    Returns:
-        What it costs.
-
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
     """
@@ -111,17 +105,8 @@ def audit_model(
 ) -> Audit:
     """Audit a registered model with fresh weights: its firing rates mean little, its dense counts are exact.
 
-    Args:
-        config: The architecture.
-        data: The images; if None, noise of 32x32 pixels, the same each time.
-        images: How many images, evenly spread over the test images.
-        table: The constants of energy; the package's own by default.
-        device: "auto" takes the accelerator if there is one.
-        latency: Whether to measure time, memory and joules.
-        scale: Whether to count and time the network in other sizes as well.
-
-    Returns:
-        What it costs; its `data` is "noise" where no images were given.
+    The arguments are those of `audit_run`, but for the config of the architecture. Without `data` it looks at noise of
+    32x32 pixels, the same each time, and the result's `data` is "noise".
 
     Raises:
         OnespikeError: The data cannot be read, or do not suit the model.
@@ -129,7 +114,7 @@ def audit_model(
     torch.manual_seed(0)
     if data is None:
         shape, classes, name = (1 if config.name in _GREY else 3, _SIDE), _CLASSES, NOISE
-        batches = _noise(shape, images)
+        batches = _noise(*shape, images)
     else:
         dataset = open_dataset(data)
         shape, classes, name = (dataset.in_channels, dataset.image_size), dataset.num_classes, dataset.name
@@ -138,30 +123,26 @@ def audit_model(
     return replace(result, name=config.name, data=name, trained=False)
 
 
-#: Batches of images on a device, from the first one each time it is called.
-_Batches = Callable[[torch.device], Iterator[Tensor]]
+#: Batches of images on a device.
+_Batches = Callable[[torch.device], Iterable[Tensor]]
 
 
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
-    if images < 1:
-        raise OnespikeError(f"images: expected at least 1, got {images}")
-    count = min(images, len(dataset.test))
+    count = min(_at_least_one(images), len(dataset.test))
     chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
     return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
 
 
-def _noise(shape: tuple[int, int], images: int) -> _Batches:
+def _noise(channels: int, side: int, images: int) -> _Batches:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_at_least_one(images), channels, side, side, generator=generator)
+    return lambda device: noise.to(device).split(_BATCH)
+
+
+def _at_least_one(images: int) -> int:
     if images < 1:
         raise OnespikeError(f"images: expected at least 1, got {images}")
-    channels, side = shape
-
-    def batches(device: torch.device) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        for done in range(0, images, _BATCH):
-            count = min(_BATCH, images - done)
-            yield torch.randn(count, channels, side, side, generator=generator).to(device)
-
-    return batches
+    return images
 
 
 def _audit(
@@ -181,7 +162,7 @@ def _audit(
     result = audit(network, batches(place), table=table)
     joules, measured = Joules(None, "not measured: the latency was not asked for"), []
     if latency:
-        large = next(batches(place))
+        large = next(iter(batches(place)))
         measured = [measure_latency(network, large[:1]), measure_latency(network, large)]
         joules = measure_joules(network, large)
     return replace(

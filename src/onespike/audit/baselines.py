@@ -11,15 +11,7 @@ from onespike.models import create_model
 
 @dataclass(frozen=True)
 class Published:
-    """A standard network by its published accuracy and an assumed firing rate: nothing of it was measured here.
-
-    Attributes:
-        name: The network.
-        time_steps: Time steps T.
-        accuracy: Published top-1 on CIFAR-10, in percent.
-        firing_rate: Spikes per neuron and time step: assumed.
-        source: Where that is from.
-    """
+    """A standard network by its published top-1 on CIFAR-10 and an assumed firing rate: nothing was measured here."""
 
     name: str
     time_steps: int
@@ -47,7 +39,7 @@ _SOURCE = (
     "accuracy: Deng et al., Temporal Efficient Training of Spiking Neural Network via Gradient Re-weighting, ICLR 2022 "
     "(arXiv:2202.11946); architecture: Zheng et al., AAAI 2021; firing rate: ASSUMED, a range: none is published there"
 )
-#: Standard networks that are too large to be trained here; whether a claim holds may hang on the rate.
+#: Whether a claim holds may hang on the rate.
 RESNET19 = tuple(
     Published(f"ResNet-19, T = {steps}, rate {rate}", steps, accuracy, rate, _SOURCE)
     for steps, accuracy in ((4, 94.44), (6, 94.50))

@@ -2,9 +2,10 @@
 
 import statistics
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,40 +62,22 @@ class Latency:
         return asdict(self) | {"images_per_second": self.images_per_second}
 
 
-@dataclass(frozen=True)
-class Joules:
-    """What a meter said, or why there is none.
+class Joules(NamedTuple):
+    """Energy of one image as a meter measured it, in joule; None where none could, and `meter` says why."""
 
-    Attributes:
-        per_image: Joule for one image; None where nothing could be measured.
-        meter: What measured, or why nothing did.
-    """
+    per_image: float | None = None
+    meter: str = "not measured"
 
-    per_image: float | None
-    meter: str
 
-    def to_json(self) -> dict[str, Any]:
-        """All values."""
-        return asdict(self)
+UNMEASURED = Joules()
 
 
 @torch.no_grad()
 def measure_latency(model: nn.Module, images: Tensor) -> Latency:
-    """Time forward passes on one batch.
-
-    Args:
-        model: The model; put into evaluation mode, and back into the mode it was in.
-        images: The batch, on the model's device.
-
-    Returns:
-        Time and memory, and how busy the machine was.
-    """
-    was_training = model.training
-    model.eval()
+    """Time forward passes of a model in evaluation mode on one batch, and say how busy the machine was."""
     _reset_peak(images.device)
     with watch_machine(images.device) as machine:
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
-    model.train(was_training)
     low, median, high = statistics.quantiles(seconds, n=4)
     return Latency(
         batch=len(images),
@@ -114,17 +97,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
 
 @torch.no_grad()
 def measure_joules(model: nn.Module, images: Tensor) -> Joules:
-    """Measure the energy of forward passes.
-
-    The meters see everything that the chip does meanwhile, idling included.
-
-    Args:
-        model: The model, in evaluation mode and warm.
-        images: A batch, on the model's device.
-
-    Returns:
-        The energy of one image, or why it could not be measured.
-    """
+    """Measure the energy of forward passes of a warm model; meters see all that the chip does, idling included."""
     try:
         from zeus.device.cpu import get_cpus
         from zeus.exception import ZeusBaseError
@@ -172,11 +145,9 @@ def _reset_peak(device: torch.device) -> None:
     """Forget how much memory was in use before."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    else:
-        try:
-            _RESET.write_text("5")
-        except OSError:
-            return  # no Linux, or not allowed: the peak is then that of the whole run
+        return
+    with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole run
+        _RESET.write_text("5")
 
 
 def _peak_memory(device: torch.device) -> int | None:

@@ -5,9 +5,8 @@ An energy without the accuracy it buys says nothing: no ratio is given without b
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, Convention
@@ -32,21 +31,9 @@ class Comparison:
     accuracies: tuple[float, float]
     ratios: dict[Convention, float]
 
-    def to_json(self) -> dict[str, Any]:
-        """All values."""
-        return {
-            "first": self.first,
-            "second": self.second,
-            "accuracies": list(self.accuracies),
-            "ratios": dict(self.ratios),
-        }
-
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     """Hold the first network against each of the others.
-
-    Args:
-        audits: Two or more.
 
     Returns:
         The comparisons, and for each pair that cannot be compared the reason and the remedy.
@@ -75,11 +62,7 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
 
 
 def save_report(audits: Sequence[Audit], path: Path) -> None:
-    """Write the report.
-
-    Args:
-        audits: One or more; the first is held against the others.
-        path: The file.
+    """Write the report of one or more audits, the first held against the others.
 
     Raises:
         OnespikeError: It cannot be written.
@@ -87,7 +70,7 @@ def save_report(audits: Sequence[Audit], path: Path) -> None:
     comparisons, refused = compare(audits)
     content = {
         "audits": [audit.to_json() for audit in audits],
-        "comparisons": [one.to_json() for one in comparisons],
+        "comparisons": [asdict(one) for one in comparisons],
         "not_compared": refused,
     }
     # The page puts every text in place as text, never as markup; here nothing may end the script that holds the data.

@@ -1,13 +1,13 @@
 """What an audit finds, and the files it leaves; what it says of each product: whether spikes alone arrived there."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from onespike.audit.latency import Joules, Latency
+from onespike.audit.latency import UNMEASURED, Joules, Latency
 from onespike.audit.scaling import Scaling
 from onespike.counting.arrivals import KINDS
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
-from onespike.counting.operations import Operations
+from onespike.counting.operations import Layer, Operations
 from onespike.counting.products import Product
 from onespike.durable import csv_text
 
@@ -38,18 +38,10 @@ class Audit:
     accuracy: float | None = None
     latency: tuple[Latency, ...] = ()
     scaling: tuple[Scaling, ...] = ()
-    joules: Joules = field(default_factory=lambda: Joules(None, "not measured"))
+    joules: Joules = UNMEASURED
 
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
-        """Energy for one image, in joule; see `onespike.counting.energy`.
-
-        Args:
-            convention: "field", "int8" or "memory".
-            variant: "network" itself, or the estimate of a twin: "binary" or "ann".
-
-        Returns:
-            The energy, by what it is spent on.
-        """
+        """Energy for one image by what it is spent on, of the network or of an estimated twin."""
         return self.table.network(self.operations, convention, variant)
 
     def to_json(self) -> dict[str, Any]:
@@ -74,28 +66,16 @@ class Audit:
             },
             "titles": self.table.titles,
             "constants": {"file": self.table.file, "sources": self.table.sources},
-            "layers": [self._layer(number) for number in range(len(ops.layers))],
+            "layers": [self._layer(layer) for layer in ops.layers],
             "neurons": [asdict(neurons) for neurons in ops.neurons],
             "latency": [one.to_json() for one in self.latency],
             "scaling": [one.to_json() for one in self.scaling],
-            "joules": self.joules.to_json(),
+            "joules": self.joules._asdict(),
         }
 
-    def _layer(self, number: int) -> dict[str, Any]:
-        layer = self.operations.layers[number]
-        return {
-            "path": layer.path,
-            "type": layer.type,
-            "group": layer.group,
-            "handing": layer.handing,
-            "products": [asdict(product) for product in layer.products],
-            "elementwise": layer.elementwise,
-            "potentials": layer.potentials._asdict(),
-            "energy": {
-                convention: self.table.layer(layer, self.operations, convention, "network").to_json()
-                for convention in CONVENTIONS
-            },
-        }
+    def _layer(self, layer: Layer) -> dict[str, Any]:
+        energy = {one: self.table.layer(layer, self.operations, one, "network").to_json() for one in CONVENTIONS}
+        return asdict(layer) | {"group": layer.group, "potentials": layer.potentials._asdict(), "energy": energy}
 
     def to_csv(self) -> str:
         """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
@@ -105,9 +85,7 @@ class Audit:
         lines = []
         for layer in self.operations.layers:
             own = [sum(layer.elementwise.values()), *layer.potentials]
-            energy = [
-                self.table.layer(layer, self.operations, convention, "network").total for convention in CONVENTIONS
-            ]
+            energy = [self.table.layer(layer, self.operations, one, "network").total for one in CONVENTIONS]
             for number, product in enumerate(layer.products or (None,)):
                 values = list(asdict(product).values()) if product else [""] * 11
                 # A layer's own work and its energy stand in its first line alone, so that columns can be summed.
@@ -117,13 +95,7 @@ class Audit:
 
 
 class Reading(NamedTuple):
-    """What one product of a layer read.
-
-    Attributes:
-        path: Where the layer is.
-        product: What was multiplied, and what arrived there.
-        stem: Whether it belongs to the first layer, which reads the image.
-    """
+    """What one product of the layer at `path` read; the `stem` is the first layer, which reads the image."""
 
     path: str
     product: Product
@@ -136,13 +108,6 @@ class Reading(NamedTuple):
 
 
 def read_spikes(operations: Operations) -> list[Reading]:
-    """Say of every weight layer, and of every product of two activations, what arrived there.
-
-    Args:
-        operations: What a network did on real images, from `count_operations`, `audit` or `audit_run`.
-
-    Returns:
-        One entry for each product, in the order of the network.
-    """
+    """Say of every weight layer, and of every product of two activations, what arrived there, in network order."""
     products = [(layer.path, product) for layer in operations.layers for product in layer.products]
     return [Reading(path, product, path == products[0][0]) for path, product in products]

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,22 +40,11 @@ class Scaling:
 
     def to_json(self) -> dict[str, Any]:
         """All values."""
-        return {
-            "axis": self.axis,
-            "values": list(self.values),
-            "macs": list(self.macs),
-            "seconds": list(self.seconds),
-            "exponent": self.exponent,
-            "seconds_exponent": self.seconds_exponent,
-        }
+        return asdict(self) | {"exponent": self.exponent, "seconds_exponent": self.seconds_exponent}
 
 
 def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """Fit cost = a * value^k by least squares of the logarithms.
-
-    Returns:
-        k.
-    """
+    """Fit cost = a * value^k by least squares of the logarithms; gives k."""
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
@@ -85,11 +74,7 @@ def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = Fals
 
 
 def _along(
-    axis: str,
-    values: Sequence[float],
-    networks: Sequence[tuple[Any, int]],
-    in_channels: int,
-    time_it: bool,
+    axis: str, values: Sequence[float], networks: Sequence[tuple[Any, int]], in_channels: int, time_it: bool
 ) -> Scaling:
     macs, seconds = [], []
     for config, size in networks:

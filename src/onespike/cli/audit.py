@@ -1,19 +1,19 @@
 """`onespike audit`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides, call
+from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from onespike.audit import Audit, Comparison, EnergyTable
+    from onespike.audit import Audit, EnergyTable
 
-#: Characters in a line that goes to a file: room for long names of layers.
-WIDTH = 120
 Device = Literal["auto", "cpu"]
 
 
@@ -53,8 +53,6 @@ def audit(
         csv: File for the layers.
         json: File for everything; - prints it.
     """
-    from rich.console import Console
-
     from onespike.audit import EnergyTable, save_report
     from onespike.audit import compare as compare_audits
     from onespike.durable import save_json, save_text
@@ -67,50 +65,47 @@ def audit(
     for name in others:
         Run.open(name)
     table = EnergyTable.load(energy)
-    audits = [_audit(subject, overrides, images, table, device, latency, scaling)]
+    choices = (images, table, device, latency, scaling)
     # The images of --data.* are for the first network; the others bring theirs along.
-    audits += [_audit(name, {}, images, table, device, latency, scaling) for name in others]
-    # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=json == "-", highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH  # in a file nothing needs to be cut
+    audits = [_audit(subject, overrides, choices), *(_audit(name, {}, choices) for name in others)]
+    console = person(json)
     for one in audits:
         _print(one, console)
     for section, source in table.sources.items():
-        console.print(f"{table.file}, {section}: {source}", markup=False, soft_wrap=True, style="dim")
+        console.print(f"{table.file}, {section}: {source}", style="dim")
     comparisons, refused = compare_audits(audits)
-    _print_comparisons(audits, comparisons, refused, console)
+    if others:
+        console.print()
+    for pair in comparisons:
+        for convention, ratio in pair.ratios.items():
+            console.print(
+                f"{pair.first} ({pair.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {pair.second} "
+                f"({pair.accuracies[1]:.2f}%): {table.titles[convention]}",
+            )
+    for reason in refused:
+        console.print(reason)
     if html:
         save_report(audits, html)
-        console.print(f"\nthe report is {html}", markup=False, soft_wrap=True)
+        console.print(f"\nthe report is {html}")
     if csv:
         save_text(audits[0].to_csv(), csv)
     if json:
         content = audits[0].to_json() | {
             "compared": [one.to_json() for one in audits[1:]],
-            "comparisons": [one.to_json() for one in comparisons],
+            "comparisons": [asdict(one) for one in comparisons],
             "not_compared": refused,
         }
         save_json(content, json)
     return 0
 
 
-def _audit(
-    name: str,
-    overrides: Overrides,
-    images: int,
-    table: "EnergyTable",
-    device: Device,
-    latency: bool,
-    scaling: bool,
-) -> "Audit":
+def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, Device, bool, bool]") -> "Audit":
     """Audit a run or a model; a model without images of its own, where none are chosen, on noise."""
     from onespike.audit import audit_model, audit_run
     from onespike.models import model_names
     from onespike.training.recipe import load_recipe
     from onespike.training.run import Run
 
-    choices = (images, table, device, latency, scaling)
     other = [key for key in overrides if key.startswith("data.")]
     if Path(name).is_dir():
         run = Run.open(name)
@@ -125,107 +120,62 @@ def _audit(
 
 
 def _print(audit: "Audit", console: "Console") -> None:
-    """Print what was found, for a person."""
     from onespike.audit.audit import NOISE
 
-    ops = audit.operations
-    preset = f", preset {audit.preset}" if audit.preset else ""
-    console.print(
-        f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image, {ops.macs_of('real'):,.0f} "
-        f"of them on real values ({100 * ops.macs_of('real') / ops.macs:.1f}%)",
-        markup=False,
-        soft_wrap=True,
+    say, ops = console.print, audit.operations
+    preset, real = f", preset {audit.preset}" if audit.preset else "", ops.macs_of("real")
+    say(
+        f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image, {real:,.0f} "
+        f"of them on real values ({100 * real / ops.macs:.1f}%)"
     )
     if not audit.trained:
-        console.print(
-            "the weights are UNTRAINED: dense counts are exact; firing rates, and what follows from them, mean little",
-            soft_wrap=True,
-        )
+        say("the weights are UNTRAINED: dense counts are exact; firing rates, and what follows from them, mean little")
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
     images = "images of NOISE: choose real ones by --data.*" if audit.data == NOISE else f"test images of {audit.data}"
-    console.print(f"{known}; {ops.weights:,} weights; counted on {ops.images:,} {images}\n", markup=False)
-    _print_layers(audit, console)
-    potentials = ops.potentials
+    say(f"{known}; {ops.weights:,} weights; counted on {ops.images:,} {images}\n")
+    table = plain_table("layer", "product", "arrives", ">rate", ">dense MACs", ">operations", "")
+    for layer in ops.layers:
+        for product in layer.products:
+            unit = "MAC" if product.arrives == "real" else "AC"
+            numbers = (f"{product.rate:.3f}", f"{product.macs:,.0f}", f"{product.operations:,.0f}", unit)
+            table.add_row(layer.path or layer.type, product.name, product.arrives, *numbers)
+    console.print(table, soft_wrap=False)
     work = ", ".join(f"{kind} {times:,.0f}" for kind, times in ops.elementwise.items())
-    console.print(f"\nfor one image: {ops.synaptic_operations:,.0f} synaptic operations", end="")
-    console.print(f" (spikes that meet a weight); element-wise {work};", soft_wrap=True)
-    console.print(f"potentials handed on: {potentials.reads:,.0f} values read, {potentials.writes:,.0f} written\n")
+    say(f"\nfor one image: {ops.synaptic_operations:,.0f} synaptic operations (spikes that meet a weight);", end=" ")
+    say(f"element-wise {work};")
+    say(f"potentials handed on: {ops.potentials.reads:,.0f} values read, {ops.potentials.writes:,.0f} written\n")
     _print_energy(audit, console)
     for one in audit.latency:
         memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
-        console.print(
+        say(
             f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
             f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
             f"threads {one.threads}" + (f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""),
             style="dim" if one.busy else None,
-            soft_wrap=True,
         )
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""
-    console.print(f"real joules: {joules}{audit.joules.meter}", markup=False, soft_wrap=True)
+    say(f"real joules: {joules}{audit.joules.meter}")
     for scale in audit.scaling:
         seconds = f", seconds ~ {scale.axis}^{scale.seconds_exponent:.2f}" if scale.seconds_exponent else ""
-        console.print(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
-
-
-def _print_layers(audit: "Audit", console: "Console") -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("layer", "product", "arrives"):
-        table.add_column(column, no_wrap=True)
-    for column in ("rate", "dense MACs", "operations"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for layer in audit.operations.layers:
-        for product in layer.products:
-            unit = "MAC" if product.arrives == "real" else "AC"
-            numbers = (f"{product.rate:.3f}", f"{product.macs:,.0f}", f"{product.operations:,.0f}", unit)
-            table.add_row(escape(layer.path or layer.type), product.name, product.arrives, *numbers)
-    console.print(table)
+        say(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
 
 
 def _print_energy(audit: "Audit", console: "Console") -> None:
-    from rich.table import Table
-
     from onespike.counting.energy import CONVENTIONS, VARIANTS
 
     titles = audit.table.titles
-    table = Table("energy for one image", box=None, pad_edge=False, header_style="dim")
-    for variant in VARIANTS:
-        name = titles[variant].split(":")[0]
-        table.add_column(name if variant == "network" else f"{name}, estimate", justify="right")
+    names = [titles[variant].split(":")[0] + (", estimate" if variant != "network" else "") for variant in VARIANTS]
+    table = plain_table("energy for one image", *(f">{name}" for name in names))
     for convention in CONVENTIONS:
         energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in VARIANTS)
         table.add_row(convention, *energies)
-    console.print(table)
-    for name in CONVENTIONS:
-        console.print(f"  {name}: {titles[name]}", soft_wrap=True, style="dim")
-    for name in VARIANTS[1:]:
-        console.print(f"  {titles[name]}", soft_wrap=True, style="dim")
+    console.print(table, soft_wrap=False)
+    for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in VARIANTS[1:])):
+        console.print(f"  {line}", style="dim")
     console.print(
         "The twins are estimates from this network's counts and have no accuracy, so no ratio is given: train them "
         "(--model.preset binary, ann) and pass the runs by --compare",
-        soft_wrap=True,
     )
     spent = audit.energy("memory")
     parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
-    console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n", soft_wrap=True)
-
-
-def _print_comparisons(
-    audits: "list[Audit]", comparisons: "list[Comparison]", refused: list[str], console: "Console"
-) -> None:
-    if len(audits) == 1:
-        return
-    console.print()
-    for one in comparisons:
-        for convention, ratio in one.ratios.items():
-            console.print(
-                f"{one.first} ({one.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {one.second} "
-                f"({one.accuracies[1]:.2f}%): {audits[0].table.titles[convention]}",
-                markup=False,
-                soft_wrap=True,
-            )
-    for reason in refused:
-        console.print(reason, markup=False, soft_wrap=True)
+    console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n")

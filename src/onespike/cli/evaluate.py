@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides, call
+from onespike.cli.tables import person, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +52,6 @@ def evaluate(
         json: A further file for the numbers; - prints them.
     """
     from accelerate import PartialState
-    from rich.console import Console
 
     from onespike.durable import save_json
     from onespike.evaluation.evaluate import evaluate as evaluate_run
@@ -61,30 +61,22 @@ def evaluate(
     data = opened.recipe_with(overrides).data
     result = evaluate_run(opened, data, part, checkpoint, passes, batch_size, precision, device, time_steps)
     if PartialState().is_main_process:
-        # Where the standard output is for JSON, a person reads the standard error.
-        console = Console(stderr=json == "-", highlight=False)
+        console = person(json)
         _print(result, console, passes)
         folder = out or run / "evaluation"
         result.save(folder)
         if json:
             save_json(result.to_json(), json)
-        console.print(
-            f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}",
-            markup=False,
-            soft_wrap=True,
-        )
+        files = "confusion.png, confusion.csv, per_class.csv and evaluation.json"
+        console.print(f"\n{files} are in {folder}")
     return 0
 
 
 def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
     """Print what came out, for a person."""
-    from rich.markup import escape
-    from rich.table import Table
-
     console.print(
         f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
         + (f", {result.passes} passes" if result.passes > 1 else ""),
-        markup=False,
     )
     if wanted > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
@@ -94,22 +86,18 @@ def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
     if len(accuracies) > CLASSES:
         accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
         console.print(f"the {WORST} worst of {len(result.classes)} classes:")
-    table = Table("class", box=None, pad_edge=False, header_style="dim")
-    table.add_column("accuracy", justify="right")
-    table.add_column("")
+    table = plain_table("class", ">accuracy", "", wrap=True)
     for name, value in accuracies:
-        table.add_row(escape(name), f"{value:.1f}%", "█" * round(value / 5))
-    console.print(table)
+        table.add_row(name, f"{value:.1f}%", "█" * round(value / 5))
+    console.print(table, soft_wrap=False)
 
     confusions = result.most_confused(CONFUSIONS)
     if confusions:
         console.print()
-        table = Table("true class", "taken for", box=None, pad_edge=False, header_style="dim")
-        table.add_column("images", justify="right")
-        table.add_column("of the class", justify="right")
+        table = plain_table("true class", "taken for", ">images", ">of the class", wrap=True)
         for one in confusions:
-            table.add_row(escape(one.truth), escape(one.guess), f"{one.images:,}", f"{one.share:.1f}%")
-        console.print(table)
+            table.add_row(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%")
+        console.print(table, soft_wrap=False)
 
 
 def _percent(value: "Spread") -> str:

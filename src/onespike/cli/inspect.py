@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import call
+from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
@@ -38,8 +39,6 @@ def inspect(
         checkpoint: Which weights of the run: best or last.
         seed: Seed of the draws of a network that draws random numbers.
     """
-    from rich.console import Console
-
     from onespike.durable import save_json
     from onespike.evaluation.drawing import draw_inspection, save_figure
     from onespike.evaluation.inspect import inspect_image
@@ -52,27 +51,21 @@ def inspect(
     save_figure(draw_inspection(view), picture, dpi=100)
     if json:
         save_json(view.to_json(), json)
-    # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=json == "-", highlight=False)
+    console = person(json)
     _print(view, console)
-    console.print(f"\nthe picture is {picture}", markup=False, soft_wrap=True)
+    console.print(f"\nthe picture is {picture}")
     return 0
 
 
 def _print(view: "Inspection", console: "Console") -> None:
     """Print what came out, for a person."""
-    from rich.markup import escape
-    from rich.table import Table
-
     answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(GUESSES))
-    console.print(f"{view.path}: {answer}", markup=False, soft_wrap=True)
+    console.print(f"{view.path}: {answer}")
     if view.note:
         console.print(f"the image was {view.note}\n")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("block", "map", "firing rate", "layers of neurons"):
-        table.add_column(column, justify="right" if column == "firing rate" else "left")
+    table = plain_table("block", "map", ">firing rate", "layers of neurons", wrap=True)
     for block in view.blocks:
         rates = ", ".join(f"{layer.name} {layer.firing_rate:.3f}" for layer in block.layers) if block.windows else ""
         name, shape = str(block.number) if block.windows else block.name, f"{block.shape} {block.window_kind}"
-        table.add_row(escape(name), shape.rstrip(), f"{block.firing_rate:.3f}", escape(rates))
-    console.print(table)
+        table.add_row(name, shape.rstrip(), f"{block.firing_rate:.3f}", rates)
+    console.print(table, soft_wrap=False)

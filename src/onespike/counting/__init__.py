@@ -1,7 +1,7 @@
 """Counting what a network does while it looks at images, and what that would cost: one counter for all who ask."""
 
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
-from onespike.counting.operations import Layer, Neurons, Operations, Traffic, count_operations
+from onespike.counting.operations import Layer, Neurons, Operations, count_operations
 from onespike.counting.products import Product
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "Neurons",
     "Operations",
     "Product",
-    "Traffic",
     "count_operations",
 ]

@@ -12,7 +12,6 @@ twice the size. A few images may not show what many do.
 """
 
 import math
-from collections.abc import Iterable
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -40,9 +39,8 @@ class Arrival(NamedTuple):
     """What arrives.
 
     Attributes:
-        kind: "binary", "signed", "graded" or "real".
-        step: c, the size of one spike; None for real values, where nothing but zeros ever came, and where each channel
-            has a size of its own.
+        kind: One of `KINDS`.
+        step: c, the size of one spike; None for real values, where only zeros came, and where each channel has its own.
         levels: The largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real.
     """
 
@@ -87,12 +85,7 @@ class Arrivals:
         return self._values is None
 
     def see(self, x: Tensor, nonzero: int) -> None:
-        """Look at the values of a batch.
-
-        Args:
-            x: Any tensor of numbers.
-            nonzero: How many of them are not 0.
-        """
+        """Look at the values of a batch, of which so many are not 0."""
         if nonzero == 0:
             return
         if x.is_floating_point():
@@ -113,8 +106,7 @@ class Arrivals:
         self._values = self._channels = None
 
     def _add(self, flat: Tensor) -> None:
-        found = {value for value in flat.unique().tolist() if value != 0}
-        values = (self._values or set()) | found
+        values = (self._values or set()) | (set(flat.unique().tolist()) - {0})
         self._values = values if len(values) <= _DISTINCT and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
@@ -127,27 +119,21 @@ class Arrivals:
     def _one_for_all(self) -> Arrival:
         if self._values is None:
             return Arrival("real", None, 0)
-        values = _merged(self._values, self._tolerance)
+        values: list[float] = []  # those that differ by more than rounding
+        for value in sorted(self._values):
+            if not values or abs(value - values[-1]) > self._tolerance * max(abs(value), abs(values[-1])):
+                values.append(value)
         if len(values) <= 1:
             return Arrival("binary", values[0] if values else None, 1)
-        smallest = min(abs(value) for value in values)
-        for divisor in range(1, LEVELS + 1):
-            step = smallest / divisor
-            counts = [value / step for value in values]
-            if max(map(abs, counts)) > LEVELS + 0.5:
-                break
-            if all(abs(n - round(n)) <= self._tolerance * abs(n) for n in counts):
-                levels = max(abs(round(n)) for n in counts)
-                return Arrival("graded" if levels > 1 else "signed", step, levels)
-        return Arrival("real", None, 0)
+        found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
+        if found is None:
+            return Arrival("real", None, 0)
+        size, levels = found
+        return Arrival("graded" if levels > 1 else "signed", size.item(), levels)
 
 
 class _Channels:
-    """Watches which values each channel has beside 0.
-
-    Args:
-        axis: Where the channels are.
-    """
+    """Watches which values each channel, along an axis, has beside 0."""
 
     def __init__(self, axis: int) -> None:
         self.axis, self.count = axis, 0  # values that are not 0
@@ -155,7 +141,6 @@ class _Channels:
         self.are_real = False  # whether some channel has too many
 
     def see(self, x: Tensor, nonzero: int) -> None:
-        """Look at the values of a batch, of which so many are not 0."""
         if self.are_real:
             return
         rows = x.detach().movedim(self.axis, 0).flatten(1).float()
@@ -181,29 +166,32 @@ class _Channels:
         there = values.isfinite()
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
-        smallest = values.abs().amin(1)
-        smallest = smallest.where(smallest.isfinite(), 1)
-        sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
         # In a coarser type than that every two numbers are nearly whole multiples of a third.
-        divisors = range(1, LEVELS + 1 if tolerance <= _FINE else 2)
-        for divisor in divisors:
-            counts = torch.where(there, values * (divisor / smallest)[:, None], 1)
-            whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
-            highest = counts.abs().amax(1)
-            fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
-            sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
-        if not bool((sizes > 0).all()):
+        found = _sizes(values, LEVELS if tolerance <= _FINE else 1, tolerance)
+        if found is None:
             return None
-        signs, most = (values.sign() * there).aminmax(dim=1), int(levels.max())
+        sizes, levels = found
+        signs = (values.sign() * there).aminmax(dim=1)
         single: Kind = "signed" if bool((signs.min * signs.max < 0).any()) else "binary"
-        return sizes, Arrival(single if most == 1 else "graded", None, most)
+        return sizes, Arrival(single if levels == 1 else "graded", None, levels)
+
+
+def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:
+    """The largest number of which all values of a row, but infinity, are multiples, (C,); and the largest multiple."""
+    smallest = values.abs().amin(1)
+    smallest = smallest.where(smallest.isfinite(), 1)
+    sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
+    for divisor in range(1, divisors + 1):
+        counts = torch.where(values.isfinite(), values * (divisor / smallest)[:, None], 1)
+        whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
+        highest = counts.abs().amax(1)
+        fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
+        sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
+    return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None
 
 
 def _distinct(rows: Tensor) -> Tensor | None:
-    """The distinct values of each row beside 0, (C, n), from small to large; None if there are more than `LEVELS`.
-
-    Those that are nearer to each other than float32 tells count as one.
-    """
+    """The distinct values of each row beside 0, rounding aside, (C, n), ascending; None if more than `LEVELS`."""
     rows, found = rows.masked_fill(rows == 0, torch.inf), list[Tensor]()
     while bool((least := rows.amin(1, keepdim=True)).isfinite().any()):
         if len(found) == LEVELS:
@@ -211,15 +199,6 @@ def _distinct(rows: Tensor) -> Tensor | None:
         found.append(least)
         rows = rows.masked_fill(rows <= least + _TOLERANCE * least.abs(), torch.inf)
     return torch.cat(found, 1) if found else rows[:, :0]
-
-
-def _merged(values: Iterable[float], tolerance: float) -> list[float]:
-    """Take values that differ by rounding alone for one."""
-    merged: list[float] = []
-    for value in sorted(values):
-        if not merged or abs(value - merged[-1]) > tolerance * max(abs(value), abs(merged[-1])):
-            merged.append(value)
-    return merged
 
 
 def in_memory_order(x: Tensor) -> Tensor:

@@ -24,9 +24,6 @@ from onespike.units.conv import WindowConv
 class ProductCounter(TorchDispatchMode):
     """Counts products and element-wise work of a model, by module, during the forward passes inside `watch()`.
 
-    Args:
-        model: The model.
-
     Attributes:
         tallies: Products by the path of their module, their name, and their weights.
         elementwise: Element-wise work by the path of the module in whose forward it was done.
@@ -75,31 +72,42 @@ class ProductCounter(TorchDispatchMode):
         self._uncounted.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
+        recurrent = isinstance(module, nn.RNNBase)
+
         def enter(_module: nn.Module, _inputs: Any) -> None:
             self._stack.append(path)
+            self._inside_recurrent += recurrent
 
-        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        def leave(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+            if isinstance(layer, nn.RNNBase):
+                self._inside_recurrent -= 1
+                self._recurrent(path, layer, inputs[0])
             self._stack.pop()
 
         yield module.register_forward_pre_hook(enter)
-        if isinstance(module, nn.RNNBase):
-            yield module.register_forward_pre_hook(self._begin_recurrent)
-            yield module.register_forward_hook(self._count_recurrent)
         yield module.register_forward_hook(leave)
 
-    def _begin_recurrent(self, _layer: nn.Module, _inputs: Any) -> None:
-        self._inside_recurrent += 1
+    def _recurrent(self, path: str, layer: nn.RNNBase, x: Any) -> None:
+        """Count a recurrent layer from outside, dense: fused, it is one opaque operation, or many, by the device.
 
-    def _count_recurrent(self, layer: nn.RNNBase, inputs: tuple[Any, ...], _output: Any) -> None:
-        """Fused recurrent layers are one opaque operation, or many, by the device: they are counted from outside."""
-        self._inside_recurrent -= 1
-        path = self._stack[-1]
-        if not isinstance(inputs[0], Tensor):
+        Its products are those of its input, where spikes may arrive, and of its own state, which is a real number and
+        at the first token 0.
+        """
+        if not isinstance(x, Tensor):
             raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
+        tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
+        gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
+        values = (layer.proj_size or layer.hidden_size) * directions  # of a layer's state
+        hidden = layer.hidden_size * directions * layer.num_layers
         with _disable_current_modes():
-            self.elementwise[path] += _count_recurrent(
-                layer, inputs[0], lambda name, weights: self._tally(path, name, weights)
-            )
+            self._tally(path, "input", gates * layer.input_size * directions).see_linear(x, gates * directions)
+            if layer.num_layers > 1:
+                between = values * (layer.num_layers - 1)
+                weights = between * gates * directions
+                self._tally(path, "between layers", weights).see_real(tokens * between, tokens * weights)
+            weights = values * layer.num_layers * gates + layer.proj_size * hidden
+            self._tally(path, "state", weights).see_real(tokens * values * layer.num_layers, tokens * weights)
+        self.elementwise[path] += Counter({kind: n * tokens * hidden for kind, n in _GATES[layer.mode].items()})
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -165,17 +173,15 @@ class ProductCounter(TorchDispatchMode):
         self._weights = {place: sources for place, sources in self._weights.items() if places.isdisjoint(sources)}
         pending, self._uncounted = self._uncounted, []
         for entry in pending:
-            path, func, args, kwargs, result = entry
-            if self._only_weights(func, args, kwargs):
+            if self._only_weights(*entry[1:4]):
                 self._uncounted.append(entry)
                 continue
-            self._stack.append(path)
-            self._see(func, args, kwargs, result)
+            self._stack.append(entry[0])
+            self._see(*entry[1:])
             self._stack.pop()
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        tensors = list(_tensors([*args, *kwargs.values()]))
-        path = self._path
+        tensors, path = list(_tensors([*args, *kwargs.values()])), self._path
         count = _PRODUCTS.get(func.overloadpacket.__name__)
         if count is not None and func.namespace == "aten":
             count(self, path, args, result)
@@ -290,35 +296,6 @@ _PRODUCTS: dict[str, _Count] = {
     "addmv": lambda counter, path, args, result: counter._vector(path, args[1:3], result),
     "baddbmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
 }
-
-
-def _count_recurrent(layer: nn.RNNBase, x: Tensor, tally: Callable[[str, int], Tally]) -> Counter[str]:
-    """Count one call of a recurrent layer: the products of its input and of its own state apart, dense, and its gates.
-
-    Spikes that arrive cost accumulates. The state is a real number, whatever arrives; at the first token it is 0.
-
-    Args:
-        layer: An LSTM, GRU or RNN.
-        x: Its input: tokens in any order, their channels last.
-        tally: Gives the tally for a name and a number of weights.
-
-    Returns:
-        The element-wise work.
-    """
-    tokens = x.numel() // layer.input_size
-    directions = 2 if layer.bidirectional else 1
-    state_size = layer.proj_size or layer.hidden_size
-    gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
-    tally("input", gates * layer.input_size * directions).see_linear(x, gates * directions)
-    if layer.num_layers > 1:
-        values = directions * state_size * (layer.num_layers - 1)
-        weights = values * gates * directions
-        tally("between layers", weights).see_real(tokens * values, tokens * weights)
-    values = state_size * directions * layer.num_layers
-    weights = values * gates + layer.proj_size * layer.hidden_size * directions * layer.num_layers
-    tally("state", weights).see_real(tokens * values, tokens * weights)
-    units = tokens * layer.hidden_size * directions * layer.num_layers
-    return Counter({kind: times * units for kind, times in _GATES[layer.mode].items()})
 
 
 def _memory(tensor: Tensor) -> int:

@@ -12,10 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: The kinds of work: an addition or subtraction; a multiplication or division; a comparison or choice; a function such
-#: as sine, exponential or GELU; a random number.
-KINDS = ("add", "multiply", "compare", "special", "random")
-
 #: Operations on each value of their result. A pointwise operation that is not here counts as "special", the dearest.
 _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "rsub", "neg", "abs"), ("add",)),
@@ -46,76 +42,24 @@ _POOLS = {
 _RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
 #: Operations that move, copy, make or convert values and compute none.
 _MOVES = frozenset(
-    {
-        "clone",
-        "copy",
-        "_to_copy",
-        "cat",
-        "stack",
-        "constant_pad_nd",
-        "reflection_pad2d",
-        "replication_pad2d",
-        "index",
-        "index_select",
-        "gather",
-        "embedding",
-        "repeat",
-        "roll",
-        "flip",
-        "empty",
-        "empty_like",
-        "empty_strided",
-        "new_empty",
-        "new_empty_strided",
-        "zeros",
-        "zeros_like",
-        "new_zeros",
-        "ones",
-        "ones_like",
-        "new_ones",
-        "full",
-        "full_like",
-        "new_full",
-        "fill",
-        "zero",
-        "arange",
-        "scalar_tensor",
-        "lift_fresh",
-        "lift_fresh_copy",
-        "_unsafe_view",
-        "_reshape_alias",
-        "as_strided",
-        "_local_scalar_dense",
-        "detach",
-        "resize",
-        "tril",
-        "triu",
-        "eye",
-        "upsample_nearest2d",
-        "select_scatter",
-        "slice_scatter",
-        "is_same_size",
-        "masked_select",
-        "nonzero",
-        "one_hot",
-        "unsafe_split",
-        "unsafe_split_with_sizes",
-        "unsafe_chunk",
-    }
+    """
+    clone copy _to_copy cat stack constant_pad_nd reflection_pad2d replication_pad2d index index_select gather
+    embedding repeat roll flip empty empty_like empty_strided new_empty new_empty_strided zeros zeros_like new_zeros
+    ones ones_like new_ones full full_like new_full fill zero arange scalar_tensor lift_fresh lift_fresh_copy
+    _unsafe_view _reshape_alias as_strided _local_scalar_dense detach resize tril triu eye upsample_nearest2d
+    select_scatter slice_scatter is_same_size masked_select nonzero one_hot unsafe_split unsafe_split_with_sizes
+    unsafe_chunk
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
 
 
 def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Counter[str] | None:
-    """Say what an operation does value by value.
-
-    Args:
-        func: The operation, an `OpOverload` of the framework.
-        args: What it was called with.
-        kwargs: Likewise, by name.
-        result: What came out.
+    """Say what an operation of the framework does value by value, given its arguments and its result.
 
     Returns:
-        How often it does each of `KINDS`; nothing for one that only moves data; None for an unknown one.
+        How many additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices
+        ("compare"), functions such as sine, exponential or GELU ("special"), and random numbers ("random"); nothing
+        for one that only moves data; None for an unknown one.
     """
     if func.namespace not in ("aten", "prim", "prims"):
         return None
@@ -131,12 +75,12 @@ def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any)
         window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
     if name in _REDUCTIONS:
-        return _each(_REDUCTIONS[name], tensors[0].numel())
+        return _times(_REDUCTIONS[name], tensors[0].numel())
     if name in _POINTWISE or _is_pointwise(func, name):
         if not any(tensor.is_floating_point() for tensor in tensors):
             return Counter()  # of indices and masks
         scaled = kwargs.get("alpha", 1) not in (1, -1)  # x + alpha * y in one
-        return _each((*_POINTWISE.get(name, ("special",)), *(("multiply",) if scaled else ())), result.numel())
+        return _times((*_POINTWISE.get(name, ("special",)), *(("multiply",) if scaled else ())), result.numel())
     return None
 
 
@@ -146,8 +90,5 @@ def _is_pointwise(func: Any, name: str) -> bool:
     return torch.Tag.pointwise in func.tags or (twin is not None and torch.Tag.pointwise in twin.tags)
 
 
-def _each(kinds: Sequence[str], values: int) -> Counter[str]:
-    counted: Counter[str] = Counter()
-    for kind in kinds:
-        counted[kind] += values
-    return counted
+def _times(kinds: Sequence[str], values: int) -> Counter[str]:
+    return Counter({kind: times * values for kind, times in Counter(kinds).items()})

@@ -12,7 +12,7 @@ audited themselves.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -65,17 +65,16 @@ class Energy:
     @property
     def total(self) -> float:
         """The sum of all."""
-        return sum(getattr(self, field.name) for field in fields(self))
+        return sum(astuple(self))
 
     @classmethod
     def sum(cls, parts: Iterable["Energy"]) -> "Energy":
         """Add up."""
-        parts = list(parts)
-        return cls(**{field.name: sum(getattr(part, field.name) for part in parts) for field in fields(cls)})
+        return cls(*map(sum, zip(astuple(cls()), *map(astuple, parts), strict=True)))
 
     def to_json(self) -> dict[str, float]:
         """All parts, and the total."""
-        return {field.name: getattr(self, field.name) for field in fields(self)} | {"total": self.total}
+        return asdict(self) | {"total": self.total}
 
 
 @dataclass(frozen=True)
@@ -102,13 +101,7 @@ class EnergyTable:
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> "EnergyTable":
-        """Read an energy file.
-
-        Args:
-            file: The file; None takes the package's own.
-
-        Returns:
-            The constants.
+        """Read an energy file; None takes the package's own.
 
         Raises:
             OnespikeError: It cannot be read, lacks a value, has one that is not known, or one that is not a number.
@@ -119,7 +112,7 @@ class EnergyTable:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
         pattern = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
-        _check(content, pattern, str(path), "")
+        _check(content, pattern, path, "")
         levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])
         sizes = [size for _, size, _ in levels]
         if not sizes or sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:
@@ -147,41 +140,20 @@ class EnergyTable:
         return {name: text.format(**prices) for name, text in _TITLES.items()}
 
     def transfer(self, values: float, bits: float, held: float) -> float:
-        """Energy to move values.
-
-        Args:
-            values: How many.
-            bits: Bits of each.
-            held: Bytes of all that lie in that memory; the smallest one that holds them is taken.
-
-        Returns:
-            Picojoule.
-        """
+        """Picojoule to move values of so many bits from or to the smallest memory that holds `held` bytes."""
         access = next(energy for _, size, energy in self.levels if size is None or size >= held)
         return values * bits / self.width * access
 
     def layer(self, layer: Layer, network: Operations, convention: Convention, variant: Variant) -> Energy:
-        """Energy of one layer.
-
-        Args:
-            layer: The layer.
-            network: The network it belongs to: its weights decide which memory they lie in.
-            convention: How to count.
-            variant: The network itself, or one of its twins.
-
-        Returns:
-            Joule for one image.
-        """
+        """Energy of one layer for one image; how many weights its network has decides which memory they lie in."""
         if layer.handing and variant != "network":
             return Energy()
         parts = [self._product(product, network, convention, variant) for product in layer.products]
         if convention == "memory":
             parts.append(Energy(elementwise=_PICO * sum(self.elementwise[k] * n for k, n in layer.elementwise.items())))
             if variant == "network":
-                reads, writes = layer.potentials
-                held = writes * self.bits["potential"] / 8
-                moved = self.transfer(reads + writes, self.bits["potential"], held)
-                parts.append(Energy(potentials=_PICO * moved))
+                (reads, writes), bits = layer.potentials, self.bits["potential"]
+                parts.append(Energy(potentials=_PICO * self.transfer(reads + writes, bits, writes * bits / 8)))
         return Energy.sum(parts)
 
     def _product(self, product: Product, network: Operations, convention: Convention, variant: Variant) -> Energy:
@@ -217,30 +189,32 @@ def _numbers(section: dict[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in section.items() if key != "source"}
 
 
-def _check(content: Any, pattern: Any, file: str, place: str) -> None:
+def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     """Compare a file with the package's own: the same keys, numbers for numbers, texts for texts."""
     if isinstance(pattern, dict):
         if not isinstance(content, dict):
             raise OnespikeError(f"{file}: {place or 'the file'}: expected {', '.join(pattern)}, got {content!r}")
-        for key in content:
+        for key in [*content, *pattern]:
             if key not in pattern:
                 raise unknown(f"key in {file}", f"{place}{key}", [f"{place}{known}" for known in pattern])
-        for key in pattern:
             if key not in content:
                 raise OnespikeError(f"{file}: {place}{key} is missing: copy it from {DEFAULT}")
             _check(content[key], pattern[key], file, f"{place}{key}.")
-    elif isinstance(pattern, list):
-        if not isinstance(content, list) or not content:
-            raise OnespikeError(f"{file}: {place[:-1]}: expected a list, got {content!r}")
+        return
+    whole = isinstance(content, int) and not isinstance(content, bool)
+    if isinstance(pattern, list):
+        expected, fits = "a list", isinstance(content, list) and bool(content)
+    elif place.endswith("bytes."):
+        expected, fits = "a number of bytes or null", content is None or (whole and content >= 1)
+    elif isinstance(pattern, str):
+        expected, fits = "a text", isinstance(content, str) and bool(content.strip())
+    elif place.endswith("width."):
+        expected, fits = "a number of bits of at least 1", whole and content >= 1
+    else:
+        fits = (whole or isinstance(content, float)) and 0 <= content < float("inf")
+        expected = "a number of at least 0"
+    if not fits:
+        raise OnespikeError(f"{file}: {place[:-1]}: expected {expected}, got {content!r}")
+    if isinstance(pattern, list):
         for number, item in enumerate(content):
             _check(item, pattern[0], file, f"{place}{number}.")
-    elif place.endswith("bytes."):
-        if content is not None and (isinstance(content, bool) or not isinstance(content, int) or content < 1):
-            raise OnespikeError(f"{file}: {place[:-1]}: expected a number of bytes or null, got {content!r}")
-    elif isinstance(pattern, str):
-        if not isinstance(content, str) or not content.strip():
-            raise OnespikeError(f"{file}: {place[:-1]}: expected a text, got {content!r}")
-    elif place.endswith("width.") and (isinstance(content, bool) or not isinstance(content, int) or content < 1):
-        raise OnespikeError(f"{file}: {place[:-1]}: expected a number of bits of at least 1, got {content!r}")
-    elif isinstance(content, bool) or not isinstance(content, int | float) or not 0 <= content < float("inf"):
-        raise OnespikeError(f"{file}: {place[:-1]}: expected a number of at least 0, got {content!r}")

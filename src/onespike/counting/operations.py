@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +17,12 @@ from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
 from onespike.neurons.watch import Fired, kept_states, resetter, watch_neurons
-from onespike.units import Unit, UnitOutput
+from onespike.units import Traffic, Unit, UnitOutput
 
 #: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
 _SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
 #: Of these, the most that are kept over all batches; above, every second one goes.
 _KEPT = 2**20
-
-
-class Traffic(NamedTuple):
-    """Potentials that are handed on: values read, values written."""
-
-    reads: float
-    writes: float
 
 
 @dataclass(frozen=True)
@@ -38,8 +31,7 @@ class Neurons:
 
     Attributes:
         path: The module.
-        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0. The spikes of an
-            image are this times its windows and time steps.
+        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0.
         threshold: The threshold; the mean, if each channel has its own; None where it is not known.
         potentials: The potential below which 5, 25, 50, 75 and 95% of all potentials lie; empty where none were seen.
     """
@@ -83,7 +75,7 @@ class Operations:
 
     Attributes:
         images: How many were looked at.
-        layers: The modules that do something, in the order in which they first do.
+        layers: The modules that do something, in the network's order.
         neurons: The layers of neurons, in that order.
         weights: Parameters of the model.
     """
@@ -115,18 +107,13 @@ class Operations:
     @property
     def elementwise(self) -> dict[str, float]:
         """Element-wise work of the whole network, by kind."""
-        total: dict[str, float] = defaultdict(float)
-        for layer in self.layers:
-            for kind, times in layer.elementwise.items():
-                total[kind] += times
-        return dict(total)
+        kinds = dict.fromkeys(kind for layer in self.layers for kind in layer.elementwise)
+        return {kind: sum(layer.elementwise.get(kind, 0) for layer in self.layers) for kind in kinds}
 
     @property
     def potentials(self) -> Traffic:
         """Potentials that are handed on in the whole network."""
-        return Traffic(
-            sum(layer.potentials.reads for layer in self.layers), sum(layer.potentials.writes for layer in self.layers)
-        )
+        return Traffic(*(sum(layer.potentials[side] for layer in self.layers) for side in (0, 1)))
 
     @property
     def firing_rate(self) -> float | None:
@@ -153,13 +140,11 @@ def count_operations(
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    counter = ProductCounter(model)
-    modes = [(module, module.training) for module in model.modules()]  # parts may be frozen, in a mode of their own
-    watch = _NeuronWatch()
-    reset = resetter(model)
-    images = 0
+    counter, watch = ProductCounter(model), _NeuronWatch()
+    reset, images = resetter(model), 0
     with ExitStack() as stack:
-        stack.callback(_restore_modes, modes)
+        for module in model.modules():  # parts may be frozen, in a mode of their own
+            stack.callback(setattr, module, "training", module.training)
         model.eval()
         stack.enter_context(watch_neurons(model, watch.see))
         for path, module in model.named_modules():
@@ -185,13 +170,8 @@ def count_operations(
     )
 
 
-def _restore_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
-
-
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
-    """Make the hook that counts the potentials a unit hands on, or a neuron keeps by itself; None for other modules."""
+    """Make the hook that counts what a unit hands on, or what a neuron keeps by itself; None for other modules."""
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
@@ -216,7 +196,6 @@ class _NeuronWatch:
         self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
 
     def see(self, fired: Fired) -> None:
-        """Look at one call of a layer of neurons."""
         with _disable_current_modes():
             self.neurons[fired.path].see(fired.potential, fired.spikes, fired.threshold)
             kept = kept_states(fired.neuron, fired.spikes[0] if fired.steps > 1 else fired.spikes)
@@ -245,13 +224,11 @@ class NeuronTally:
         """Look at a batch."""
         self._fired += int(spikes.count_nonzero())
         self._values += spikes.numel()
-        if potential is not None:
-            flat = in_memory_order(potential)
-            self._sample(flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu())
         self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
-
-    def _sample(self, values: Tensor) -> None:
-        """Keep every `_every`-th value of all batches together; more rarely once there are too many."""
+        if potential is None:
+            return
+        flat = in_memory_order(potential)
+        values = flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu()
         kept = values[-self._seen % self._every :: self._every]
         self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
         self._seen += len(values)
@@ -269,27 +246,23 @@ def _layers(
     model: nn.Module, counter: ProductCounter, traffic: dict[str, Counter[str]], images: int
 ) -> tuple[Layer, ...]:
     modules = dict(model.named_modules())
-    handing = {path for path, module in modules.items() if isinstance(module, Unit)}
-    handing |= {
-        f"{path}.{inner}" if path else inner
-        for path, module in modules.items()
-        if isinstance(module, Merging)
-        for inner, _ in module.named_modules()
-        if inner.split(".")[0] == "potential"
-    }
+    handing: set[nn.Module] = {module for module in modules.values() if isinstance(module, Unit)}
+    for merging in modules.values():
+        if isinstance(merging, Merging) and merging.potential is not None:
+            handing.update(merging.potential.modules())
     products: dict[str, list[Product]] = defaultdict(list)
     for (path, *_), tally in counter.tallies.items():
         products[path].append(tally.conclude(images))
-    order = {path: number for number, path in enumerate(modules)}
-    found = sorted({*products, *counter.elementwise, *traffic}, key=order.__getitem__)
+    busy = {*products, *counter.elementwise, *traffic}
     return tuple(
         Layer(
             path=path,
-            type=type(modules[path]).__name__,
+            type=type(module).__name__,
             products=tuple(products[path]),
             elementwise={kind: times / images for kind, times in counter.elementwise[path].items()},
             potentials=Traffic(traffic[path]["reads"] / images, traffic[path]["writes"] / images),
-            handing=path in handing,
+            handing=module in handing,
         )
-        for path in found
+        for path, module in modules.items()
+        if path in busy
     )

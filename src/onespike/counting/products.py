@@ -51,11 +51,7 @@ class Product:
 
 
 class Operand:
-    """One side of a product: the values that arrive there and what they reach. Sums over all batches.
-
-    Args:
-        channels: The axis of the channels that have weights of their own, see `Arrivals`.
-    """
+    """One side of a product: the values that arrive there and what they reach. Sums over all batches."""
 
     def __init__(self, channels: int | None = None) -> None:
         self.arrivals = Arrivals(channels)
@@ -64,12 +60,7 @@ class Operand:
         self._by_channel = torch.zeros(())  # the same for each channel, (2, C), while it may have a size of its own
 
     def see(self, x: Tensor, fan_out: Tensor | int) -> None:
-        """Look at a batch.
-
-        Args:
-            x: The arriving values; (N, C, *map) if `fan_out` is a map.
-            fan_out: What each value meets: one number for all, or a map over the positions (*map).
-        """
+        """Look at a batch; `fan_out` is what each value meets: one number, or a map for x of (N, C, *map)."""
         counts = _sums(x != 0, fan_out, self.arrivals.channels)
         active, nonzero = (round(number) for number in counts.sum(1).tolist())
         self.arrivals.see(x, active)
@@ -89,17 +80,17 @@ class Operand:
         self.magnitude += sums[1].sum().item()
 
     def rate(self, arrival: Arrival) -> float:
-        """Spikes per arriving value; of real values, the share that is not 0."""
+        """See `Product`; the arrival is what `arrivals` concluded."""
         return (self._counted(arrival)[0] if arrival.kind == "graded" else self.active) / max(self.inputs, 1)
 
     def operations(self, arrival: Arrival) -> float:
         """Accumulates: one for each spike and weight that it meets."""
         return self._counted(arrival)[1] if arrival.kind == "graded" else self.nonzero
 
-    def _counted(self, arrival: Arrival) -> tuple[float, float]:
+    def _counted(self, graded: Arrival) -> tuple[float, float]:
         """Spikes in graded values, and spikes for each weight that they meet."""
-        if arrival.step is not None:
-            return self.spikes / arrival.step, self.magnitude / arrival.step
+        if graded.step is not None:
+            return self.spikes / graded.step, self.magnitude / graded.step
         sizes = self.arrivals.sizes
         assert sizes is not None, "graded values have one size, or one for each channel"
         spikes, met = (self._by_channel / sizes).sum(1).tolist()
@@ -107,13 +98,7 @@ class Operand:
 
 
 class Tally:
-    """A product while it is being counted, over all batches.
-
-    Args:
-        name: See `Product`.
-        weights: Number of weights; 0 in a product of two activations.
-        channels: The axis of the channels that have weights of their own, see `Arrivals`.
-    """
+    """A product while it is being counted, over all batches; `channels` as for `Arrivals`."""
 
     def __init__(self, name: str, weights: int, channels: int | None = None) -> None:
         self.name, self.weights = name, weights
@@ -140,20 +125,16 @@ class Tally:
         if arrival.kind == "real":
             operations = self.reached
         inputs = self.left.inputs + self.right.inputs
-        numbers = (self.macs, self.reached, nonzero, operations, inputs)
-        macs, reached, nonzero_, operations_, inputs_ = (_per_image(number, images) for number in numbers)
+        counts = {"macs": self.macs, "reached": self.reached, "nonzero": nonzero, "operations": operations}
         return Product(
             name=self.name,
             arrives=arrival.kind,
             step=arrival.step,
             levels=arrival.levels,
             rate=operand.rate(arrival),
-            macs=macs,
-            reached=reached,
-            nonzero=nonzero_,
-            operations=operations_,
-            inputs=inputs_,
+            inputs=_per_image(inputs, images),
             weights=self.weights,
+            **{name: _per_image(count, images) for name, count in counts.items()},
         )
 
     def see_linear(self, x: Tensor, out: int) -> None:
@@ -195,25 +176,20 @@ class Tally:
         groups: int,
         transposed: bool,
     ) -> None:
-        """Count a convolution of (N, C, *map) with the framework's arguments; `out` is the shape of its result."""
+        """Count a convolution of (N, C, *map); `out` is the shape of its result."""
         kernel, size = weight.shape[2:], x.shape[2:]
         # A weight is (out, in / groups, ...), of a transposed convolution (in, out / groups, ...).
         per_input = weight.shape[1] if transposed else weight.shape[0] // groups
         positions = math.prod(size if transposed else out[2:])
         self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input
-        axes = [
-            _fan_out(size[axis], kernel[axis], stride[axis], padding[axis], dilation[axis], out[2 + axis], transposed)
-            for axis in range(len(size))
-        ]
-        fan_out = axes[0]
-        for axis in axes[1:]:
-            fan_out = fan_out[..., None] * axis
-        fan_out = fan_out * per_input
+        fan_out = torch.tensor(per_input)
+        for axis in zip(size, kernel, stride, padding, dilation, out[2:], strict=True):
+            fan_out = fan_out[..., None] * _fan_out(transposed, *axis)
         self.reached += len(x) * x.shape[1] * int(fan_out.sum())
         self.left.see(x, fan_out)
 
 
-def _fan_out(size: int, kernel: int, stride: int, padding: int, dilation: int, out: int, transposed: bool) -> Tensor:
+def _fan_out(transposed: bool, size: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Tensor:
     """How many taps each position along one axis meets, (size,)."""
     taps = torch.arange(kernel) * dilation - padding
     if transposed:

@@ -33,18 +33,10 @@ LETTERS = 20
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Figure:
-    """Draw which classes are taken for which.
+    """Draw which classes are taken for which, from images by true class (row) and guess (column), (K, K).
 
     Colours are shares of a row, that is of the images of one class. Right guesses and confusions have a scale each, so
     that a confusion of two percent can be seen beside a diagonal of ninety.
-
-    Args:
-        confusion: Images by true class (row) and guess (column), (K, K).
-        classes: Class names, K of them.
-        title: What stands above.
-
-    Returns:
-        The figure.
     """
     counts = confusion.numpy().astype(float)
     totals = counts.sum(1, keepdims=True)
@@ -71,32 +63,25 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     axis.set_title(title, parse_math=False)
     axis.set(xlabel="guess", ylabel="true class")
     if len(classes) <= NAMES:
-        axis.set_xticks(
-            range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0, fontsize=size, parse_math=False
-        )
+        turned = 90 if max(map(len, names)) > 2 else 0
+        axis.set_xticks(range(len(names)), names, rotation=turned, fontsize=size, parse_math=False)
         axis.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
         axis.tick_params(length=0)
     if len(classes) <= NUMBERS:
         _write_numbers(axis, shares, worst)
-    else:
-        _rule(axis, len(classes))
+    else:  # a line behind every tenth class, to find one's way
+        for position in np.arange(9.5, len(classes) - 1, 10):
+            axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
+            axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
     return figure
 
 
 def _write_numbers(axis: Axes, shares: np.ndarray, worst: float) -> None:
-    """Write the shares into their cells, in percent; a cell without an image stays empty."""
     for (row, column), share in np.ndenumerate(shares):
         if share:
             dark = share > (60 if row == column else 0.6 * worst)
             text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
             axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
-
-
-def _rule(axis: Axes, count: int) -> None:
-    """Rule a line behind every tenth class, to find one's way in a large matrix."""
-    for position in np.arange(9.5, count - 1, 10):
-        axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
-        axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
 
 
 #: Sizes in inches: a block's map and histogram, what is between two blocks, and the pictures at the top.
@@ -108,14 +93,7 @@ SPIKES: dict[str, Any] = {"cmap": "magma", "norm": PowerNorm(0.5, 0, 1)}
 
 
 def draw_inspection(view: Inspection) -> Figure:
-    """Draw what a network makes of one image.
-
-    Args:
-        view: What `inspect_image` returned.
-
-    Returns:
-        The figure.
-    """
+    """Draw what a network makes of one image."""
     columns = max(3, math.ceil(math.sqrt(len(view.blocks))))
     rows = math.ceil(len(view.blocks) / columns)
     cell = MAP + 0.15 + HISTOGRAM
@@ -131,9 +109,9 @@ def draw_inspection(view: Inspection) -> Figure:
     figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")
+    kinds = {block.window_kind: block for block in reversed(view.blocks) if block.windows}  # the first of either kind
     for number, kind in enumerate(("average", "dilated"), 1):
-        block = next((block for block in view.blocks if block.windows and block.window_kind == kind), None)
-        if block:
+        if block := kinds.get(kind):
             _windows(place(number * (TOP + GAP), 0, TOP, TOP), view.pixels, block)
     left = 3 * (TOP + GAP) + 1.2  # room for the class names
     _probabilities(place(left, 0, min(6.0, width - left), TOP), view)
@@ -180,20 +158,10 @@ def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
         box = (x, x + right - left, y + bottom - top, y)
         _image(axis, pixels[top:bottom, left:right], title, box)
         colour = f"C{number}"
-        frame = Rectangle(
-            (x, y), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=2.5, clip_on=False
-        )
-        axis.add_patch(frame)
-        axis.annotate(
-            str(number + 1),
-            (x, y),
-            xytext=(3, -3),
-            textcoords="offset points",
-            va="top",
-            color="white",
-            fontsize=9,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 2},
-        )
+        style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "clip_on": False}
+        axis.add_patch(Rectangle((x, y), right - left, bottom - top, **style))
+        label: dict[str, Any] = {"bbox": {"facecolor": colour, "edgecolor": "none", "pad": 2}, "color": "white"}
+        axis.annotate(str(number + 1), (x, y), (3, -3), textcoords="offset points", va="top", fontsize=9, **label)
         if far < side:
             across, down = x + (side - left if left else far), y + (side - top if top else far)
             axis.vlines(across, y, y + bottom - top, colour, "--", linewidth=1)
@@ -222,11 +190,7 @@ def _spike_map(axis: Axes, block: View) -> None:
     kind = f"{block.window_kind}, " if block.window_kind else ""
     axis.imshow(block.spike_map.numpy(), aspect="equal" if high == wide else "auto", **SPIKES)
     axis.set(xticks=[], yticks=[])
-    axis.set_title(
-        f"{block.name}: {kind}{block.shape}, firing rate {block.firing_rate:.3f}",
-        loc="left",
-        fontsize=9.5,
-    )
+    axis.set_title(f"{block.name}: {kind}{block.shape}, firing rate {block.firing_rate:.3f}", loc="left", fontsize=9.5)
 
 
 def _potentials(axis: Axes, block: View, lowest: bool) -> None:

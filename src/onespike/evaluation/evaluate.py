@@ -29,12 +29,7 @@ Device = Literal["auto", "cpu"]
 
 
 class Spread(NamedTuple):
-    """A number that was measured once or several times.
-
-    Attributes:
-        mean: Mean over the passes.
-        std: Sample standard deviation over the passes; None if there was one alone.
-    """
+    """Mean and sample standard deviation over the passes; the latter None if there was one alone."""
 
     mean: float
     std: float | None
@@ -46,14 +41,7 @@ class Spread(NamedTuple):
 
 
 class Confusion(NamedTuple):
-    """Images of one class that were taken for another.
-
-    Attributes:
-        truth: Name of their class.
-        guess: Name of the class they were taken for.
-        images: How many, over all passes.
-        share: Share of the images of their class, in percent.
-    """
+    """Images of one class that were taken for another, over all passes; and their share of the class, in percent."""
 
     truth: str
     guess: str
@@ -67,7 +55,7 @@ class Evaluation:
 
     Attributes:
         data: Name of the data set.
-        part: "test", "validation" or "train".
+        part: Which part of it.
         checkpoint: "best" or "last", whichever was asked for.
         epochs: Epochs after which its weights were saved.
         classes: Class names.
@@ -100,46 +88,22 @@ class Evaluation:
         return {name: 100 * r / t if t else None for name, r, t in zip(self.classes, right, total, strict=True)}
 
     def most_confused(self, count: int) -> list[Confusion]:
-        """Find the most frequent confusions.
-
-        Args:
-            count: How many, at most.
-
-        Returns:
-            Pairs of classes, the most frequent first; equal ones in the order of the classes.
-        """
+        """Find the most frequent confusions, the most frequent first; equal ones in the order of the classes."""
         wrong = self.confusion.clone().fill_diagonal_(0)
-        found = []
-        for position in wrong.flatten().argsort(descending=True, stable=True)[:count].tolist():
-            truth, guess = divmod(position, len(self.classes))
-            times = int(wrong[truth, guess])
-            if times:
-                share = 100 * times / int(self.confusion[truth].sum())
-                found.append(Confusion(self.classes[truth], self.classes[guess], times, share))
-        return found
+        totals = self.confusion.sum(1).tolist()
+        best = wrong.flatten().argsort(descending=True, stable=True)[:count].tolist()
+        pairs = [(*divmod(place, len(self.classes)), int(wrong.flatten()[place])) for place in best]
+        return [Confusion(self.classes[i], self.classes[j], n, 100 * n / totals[i]) for i, j, n in pairs if n]
 
     def to_json(self) -> dict[str, Any]:
         """All numbers but the confusion matrix, which is a table by nature."""
-        return {
-            "data": self.data,
-            "part": self.part,
-            "checkpoint": self.checkpoint,
-            "epochs": self.epochs,
-            "images": self.images,
-            "passes": self.passes,
-            "deterministic": self.deterministic,
-            "loss": self.loss._asdict(),
-            "top1": self.top1._asdict(),
-            "top5": self.top5._asdict(),
-            "per_class": self.per_class,
-            "most_confused": [confusion._asdict() for confusion in self.most_confused(20)],
-        }
+        found = {key: value for key, value in vars(self).items() if key not in ("classes", "confusion", "per_class")}
+        found |= {name: getattr(self, name)._asdict() for name in ("loss", "top1", "top5")}
+        confusions = [confusion._asdict() for confusion in self.most_confused(20)]
+        return {**found, "per_class": self.per_class, "most_confused": confusions}
 
     def save(self, folder: Path) -> None:
-        """Write `evaluation.json`, `confusion.csv`, `confusion.png` and `per_class.csv`.
-
-        Args:
-            folder: Where; made if it does not exist.
+        """Write `evaluation.json`, `confusion.csv`, `confusion.png` and `per_class.csv` into a folder.
 
         Raises:
             OnespikeError: They cannot be written.
@@ -220,9 +184,8 @@ def evaluate(
     deterministic = card.draws is False
     console = Console(stderr=True)
     hidden = not (accelerator.is_main_process and console.is_terminal)
-    bar = partial(
-        track, total=math.ceil(len(images) / batches.batch_size), console=console, transient=True, disable=hidden
-    )
+    total = math.ceil(len(images) / batches.batch_size)
+    bar = partial(track, total=total, console=console, transient=True, disable=hidden)
     scores = [
         score(network, bar(batches, f"pass {number + 1}"), len(card.classes), accelerator, config.seed + number)
         for number in range(1 if deterministic else passes)
@@ -240,19 +203,13 @@ def evaluate(
         images=len(images),
         passes=len(scores),
         deterministic=deterministic,
-        loss=Spread.over([one.loss for one in scores]),
-        top1=Spread.over([one.top1 for one in scores]),
-        top5=Spread.over([one.top5 for one in scores]),
+        **{name: Spread.over([getattr(one, name) for one in scores]) for name in ("loss", "top1", "top5")},
         confusion=torch.stack([one.confusion for one in scores]).sum(0),
     )
 
 
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
     """Make sure that a data set has the classes that a network tells apart, in such images as it takes.
-
-    Args:
-        data: The data set.
-        card: The network's.
 
     Raises:
         OnespikeError: It has not.
@@ -275,7 +232,5 @@ def expect_same_images(data: Dataset, card: ModelCard) -> None:
 def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
     if len(found) != len(expected):
         return f"{len(found)} of them, where the network has {len(expected)}"
-    number, (name, wanted) = next(
-        (number, pair) for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]
-    )
-    return f"class {number} is {name!r}, where the network has {wanted!r}"
+    number = next(i for i in range(len(found)) if found[i] != expected[i])
+    return f"class {number} is {found[number]!r}, where the network has {expected[number]!r}"

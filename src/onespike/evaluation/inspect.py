@@ -24,15 +24,15 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """What one layer of neurons did. The first axis of its tensors is time.
+    """What one layer of neurons did; None stands for what is not known. The first axis of its tensors is time.
 
     Attributes:
         name: Where it is in its block, such as "unit.neuron1", or in the network.
-        potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
-            there is no map. None where they cannot be seen.
+        potentials: At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no
+            map.
         spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
-        threshold: A scalar, or in a shape that broadcasts to the potentials; None where it is not known.
-        surrogate: Name of the surrogate; None where it is not known.
+        threshold: A scalar, or in a shape that broadcasts to the potentials.
+        surrogate: Its name.
     """
 
     name: str
@@ -52,19 +52,18 @@ class LayerView:
         return self.spikes.abs().mean().item()
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers; None where something is not known."""
+        """The numbers."""
+        distances, surrogate = self.distances, SURROGATES.get(self.surrogate or "")
+        inside = None if distances is None or surrogate is None else surrogate(distances) > SUPPORT
         found: dict[str, Any] = {
             "name": self.name,
             "threshold": None if self.threshold is None else self.threshold.mean().item(),
             "firing_rate": self.firing_rate,
             "silent_neurons": (self.spikes.abs().sum(0) == 0).float().mean().item(),
-            **dict.fromkeys(("above_threshold", "in_support", "potential")),
+            "above_threshold": None if distances is None else (distances > 0).float().mean().item(),
+            "in_support": None if inside is None else inside.float().mean().item(),
+            "potential": None,
         }
-        distances = self.distances
-        if distances is not None:
-            found["above_threshold"] = (distances > 0).float().mean().item()
-            if self.surrogate is not None:
-                found["in_support"] = (SURROGATES[self.surrogate](distances) > SUPPORT).float().mean().item()
         if self.potentials is not None:
             potentials = self.potentials.double().numpy()
             quantiles = {str(q): float(np.quantile(potentials, q)) for q in QUANTILES}
@@ -94,11 +93,6 @@ class View:
     windows: tuple[Box, ...] = ()
 
     @property
-    def size(self) -> int:
-        """Side of its map."""
-        return self.spike_map.shape[0]
-
-    @property
     def unit_layers(self) -> tuple[LayerView, ...]:
         """The layers of neurons of the spiking unit alone; where there is no unit, all."""
         return tuple(layer for layer in self.layers if layer.name.startswith("unit.")) or self.layers
@@ -115,7 +109,12 @@ class View:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        found = {"block": self.number, "name": self.name, "map_side": self.size, "firing_rate": self.firing_rate}
+        found = {
+            "block": self.number,
+            "name": self.name,
+            "map_side": len(self.spike_map),
+            "firing_rate": self.firing_rate,
+        }
         if self.windows:
             found["windows"] = self.window_kind
             sides = ("left", "top", "right", "bottom")
@@ -129,7 +128,7 @@ class Inspection:
 
     Attributes:
         path: The image file.
-        original: Width and height of the image in the file.
+        original: Width and height in the file.
         pixels: The image as the network sees it, before normalisation, (H, W, C) uint8.
         classes: Class names.
         probabilities: Of each class, (K,).
@@ -152,10 +151,9 @@ class Inspection:
     @property
     def note(self) -> str | None:
         """What was done to the image to make it fit, if anything."""
-        side = self.pixels.shape[0]
-        if self.original == (side, side):
-            return None
-        return f"resized from {self.original[0]}x{self.original[1]} to {side}x{side}, the centre kept"
+        (width, height), side = self.original, self.pixels.shape[0]
+        fits = width == height == side
+        return None if fits else f"resized from {width}x{height} to {side}x{side}, the centre kept"
 
     def guesses(self, count: int) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, the first one first."""
@@ -168,10 +166,7 @@ class Inspection:
             "image": str(self.path),
             "original_size": list(self.original),
             "image_size": self.pixels.shape[0],
-            "note": self.note,
-            "time_steps": self.time_steps,
-            "encoding": self.encoding,
-            "seed": self.seed,
+            **{name: getattr(self, name) for name in ("note", "time_steps", "encoding", "seed")},
             "prediction": self.guesses(1)[0][0],
             "probabilities": dict(zip(self.classes, self.probabilities.tolist(), strict=True)),
             "blocks": [block.to_json() for block in self.blocks],
@@ -190,9 +185,6 @@ def inspect_image(
         seed: Seed of the draws of a Bernoulli encoding.
         model: As for `Run.model`, where the network is of somebody else's class.
 
-    Returns:
-        What happened.
-
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
@@ -203,15 +195,7 @@ def inspect_image(
 def inspect_network(
     network: nn.Module, card: ModelCard, path: Path, seed: int = 0, name: str = "the network"
 ) -> Inspection:
-    """Show one image to any network, see `inspect_image`.
-
-    Args:
-        network: Images (B, C, H, W) to logits (B, K) or (T, B, K), on the CPU; put into evaluation mode.
-        card: Class names, size, channels and normalisation of its images.
-        path: The image file.
-        seed: Seed of the network's draws.
-        name: What to call it in errors.
-    """
+    """Show one image to any network on the CPU, see `inspect_image`; errors call it `name`."""
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     try:
@@ -257,11 +241,9 @@ def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[
     paths = {module: path for path, module in network.named_modules()}
     views = []
     for number, block in enumerate(blocks, 1):
-        inside = f"{paths[block]}."
-        layers = tuple(_layer(path.removeprefix(inside), seen[path]) for path in seen if path.startswith(inside))
+        inside = {name: f"{paths[block]}.{name}" for name, _ in block.named_modules()}
+        layers = tuple(_layer(name, seen[path]) for name, path in inside.items() if path in seen)
         spike_map = torch.stack(received[block.fc]).mean((0, 1, 2))
-        order = [name for name, _ in block.named_modules()]
-        layers = tuple(sorted(layers, key=lambda layer: order.index(layer.name)))
         windows = _window_pixels(block.size, block.window_kind, image.shape[-1])
         views.append(View(number, f"block {number}", spike_map, layers, block.window_kind, windows))
     if not blocks:

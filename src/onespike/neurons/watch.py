@@ -13,22 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.functional import SURROGATES
+from onespike.neurons.base import Neuron
 
 _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
 
 class Fired(NamedTuple):
-    """One call of a layer of neurons.
+    """One call of a layer of neurons, at `path` in the network.
 
     Attributes:
-        path: Where the layer is in the network.
-        neuron: The layer.
         potential: Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen.
         spikes: What came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU.
-        threshold: The threshold, one number, or one for each channel in a shape that broadcasts to the potentials;
-            None where it is not known.
-        surrogate: Name of the surrogate, in `onespike.functional.SURROGATES`; None where it is not known.
+        threshold: One number, or one for each channel in a shape that broadcasts to the potentials.
+        surrogate: A name in `onespike.functional.SURROGATES`; None where it is not known.
         steps: Time steps in this call, along the first axis of the spikes; 1 if they have no axis of time.
         batch_axis: The axis of the images.
     """
@@ -45,13 +42,19 @@ class Fired(NamedTuple):
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
-    foreign = _spikingjelly() + _snntorch()
-    return {path: module for path, module in model.named_modules() if _is_own(module) or isinstance(module, foreign)}
+    place = f"{_SPIKINGJELLY}.neuron"
+    kinds: tuple[type[nn.Module], ...] = (
+        Neuron,
+        *_snntorch(),
+        *_loaded(place, "BaseNode"),
+        *_loaded(place, "SimpleBaseNode"),
+    )
+    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
 @contextmanager
 def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True) -> Iterator[None]:
-    """Watch all layers of neurons during the forward passes inside this context. Costs nothing outside.
+    """Watch all layers of neurons during the forward passes inside this context.
 
     Args:
         model: Any network; a call of a part of it is seen as well.
@@ -73,20 +76,13 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:
-    """Find the neurons that keep a state from call to call, of other packages; the library's own keep none.
+    """Make a function that sets the states of other packages' neurons back to the start, without a gradient.
 
-    Args:
-        model: Any network.
-
-    Returns:
-        A function that sets their states back to the start and cuts them off from the gradients of what was before.
+    The library's own neurons keep no state from call to call.
     """
-    resets: list[Callable[[], object]] = []
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
-    for module in model.modules():
-        if isinstance(module, (*spikingjelly, *snntorch)):
-            reset = getattr(module, "reset" if isinstance(module, spikingjelly) else "reset_mem", None)
-            resets += [reset] if callable(reset) else []
+    resets: list[Any] = [module.reset for module in model.modules() if isinstance(module, spikingjelly)]
+    resets += [m.reset_mem for m in model.modules() if isinstance(m, snntorch) and hasattr(m, "reset_mem")]
 
     def reset_all() -> None:
         for one in resets:
@@ -101,36 +97,21 @@ def reset_state(model: nn.Module) -> None:
 
 
 def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values of one time step that a neuron of another package keeps until the next.
+    """Count the values that a neuron of another package keeps until the next time step; `like` are its spikes at one.
 
-    Args:
-        neuron: A layer of neurons.
-        like: Its spikes at one time step.
-
-    Returns:
-        Values, over all its states of that shape; 0 for the library's own.
+    They are all its states of that shape; 0 for the library's own.
     """
-    if _is_own(neuron):
+    if isinstance(neuron, Neuron):
         return 0
     memories = getattr(neuron, "_memories", None)  # SpikingJelly's
     states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
     return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
 
 
-def _is_own(module: nn.Module) -> bool:
-    """Whether it is a neuron of this library: its forward hook sees potentials and spikes. THE place that says so."""
-    return getattr(module, "surrogate", None) in tuple(SURROGATES) and hasattr(module, "threshold")
-
-
 def _loaded(module: str, name: str) -> tuple[type, ...]:
     """A class of another package, where that is imported."""
     found = getattr(sys.modules.get(module), name, None)
     return (found,) if isinstance(found, type) else ()
-
-
-def _spikingjelly() -> tuple[type, ...]:
-    place = f"{_SPIKINGJELLY}.neuron"
-    return _loaded(place, "BaseNode") + _loaded(place, "SimpleBaseNode")
 
 
 def _snntorch() -> tuple[type, ...]:
@@ -141,7 +122,7 @@ def _snntorch() -> tuple[type, ...]:
 def _watch(
     path: str, neuron: Any, images: Callable[[], int], see: Callable[[Fired], None], foreign_potentials: bool
 ) -> Iterator[None]:
-    own, caught = _is_own(neuron), list[Tensor]()
+    own, caught = isinstance(neuron, Neuron), list[Tensor]()
 
     def leave(_neuron: nn.Module, args: tuple[Any, ...], out: Any) -> None:
         spikes = out[0] if isinstance(out, tuple) else out

@@ -1,14 +1,13 @@
 """What a forward pass costs, so that it can be trained for: synaptic operations and energy, with a gradient.
 
-A spike costs as much as the weights that it meets. So each weight layer that reads spikes is asked for the spikes that
-arrive, wherever they were made: in a neuron, in a Bernoulli encoding, in overlapping windows. Their sum, each times the
-weights that it meets, is what `onespike audit` counts as synaptic operations; through it the surrogate gradients
-of the spikes, or the encoding's own, receive the penalty. Which layers read spikes, how large one is and what a layer
-costs counted dense, the audit's counter says.
+Each weight layer that reads spikes is asked for the spikes that arrive, wherever they were made: in a neuron, in a
+Bernoulli encoding, in overlapping windows. Their sum, each times the weights that it meets, is what `onespike audit`
+counts as synaptic operations; its gradient reaches the network through the surrogates. Which layers read spikes, how
+large one is and what a layer costs counted dense, the audit's counter says.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -34,13 +33,7 @@ _NOISE, _WHOLE = 4, 1e-3
 
 
 class Cost(NamedTuple):
-    """Cost of one image, mean over a batch; all with a gradient.
-
-    Attributes:
-        operations: Synaptic operations, one for each spike and weight that it meets.
-        share: The same as a share of the dense multiply-accumulates, real-valued layers included.
-        joules: Energy by the field's convention.
-    """
+    """Cost of one image, mean over a batch: synaptic operations, their share of all dense MACs, energy (field's)."""
 
     operations: Tensor
     share: Tensor
@@ -65,7 +58,7 @@ class _Reader(NamedTuple):
 
 
 class CostMeter:
-    """Counts what the forward passes inside `watch()` cost. Costs nothing outside.
+    """Counts what the forward passes inside `watch()` cost.
 
     Convolutions, linear and recurrent layers that read spikes are counted anew at each pass. Everything else is taken
     as it was found: real values as their dense count, products of two activations that are spikes as nothing.
@@ -113,14 +106,7 @@ class CostMeter:
                 handle.remove()
 
     def read(self, images: int) -> Cost:
-        """What was counted in the last `watch()`.
-
-        Args:
-            images: How many images passed.
-
-        Returns:
-            Their mean cost.
-        """
+        """The mean cost of the images that passed in the last `watch()`."""
         none = [torch.zeros(())]
         operations, accumulates = (torch.stack(found or none).sum() for found in (self._operations, self._accumulates))
         joules = ACCUMULATE * accumulates / images + self.least
@@ -139,11 +125,7 @@ class CostMeter:
 
 
 def expect_within_reach(meter: CostMeter, budget: float) -> None:
-    """Make sure that an energy budget can be kept by firing less.
-
-    Args:
-        meter: The network's.
-        budget: The budget in microjoule for one image; 0 for none.
+    """Make sure that an energy budget, in microjoule for one image, can be kept by firing less; 0 is none.
 
     Raises:
         OnespikeError: What is not spikes alone takes as much.
@@ -160,16 +142,16 @@ def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, ob
     """Show a network noise and count; the run's own draws stay as they are."""
     like = next(network.parameters())
     counter = ProductCounter(network)
-    modes = [(module, module.training) for module in network.modules()]
-    with torch.random.fork_rng([like.device] if like.device.type == "cuda" else []):
+    with ExitStack() as stack:
+        for module in network.modules():
+            stack.callback(setattr, module, "training", module.training)
+        stack.enter_context(torch.random.fork_rng([like.device] if like.device.type == "cuda" else []))
         torch.manual_seed(0)
         images = torch.randn((_NOISE, *image), device=like.device, dtype=like.dtype)
         reset_state(network)
         with counter.watch():
             network.eval()(images)
         reset_state(network)
-    for module, training in modes:
-        module.training = training
     return counter.tallies
 
 

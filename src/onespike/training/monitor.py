@@ -39,7 +39,7 @@ class Activity:
 
 @dataclass
 class _Counts:
-    """Counts of one layer of neurons; a layer that is called on maps of several sizes has neurons for each."""
+    """Counts of one layer of neurons; if it is called on maps of several sizes it has neurons for each."""
 
     fired: dict[torch.Size, Tensor] = field(default_factory=dict)
     seen: dict[torch.Size, int] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class _Counts:
 
 
 class SpikeMonitor:
-    """Counts spikes per neuron in any network. Costs nothing outside `watch()`.
+    """Counts spikes per neuron in any network, during the forward passes inside `watch()`.
 
     Args:
         network: The network to watch. Its method `neuron_groups`, if it has one, says which layers of neurons belong
@@ -73,11 +73,6 @@ class SpikeMonitor:
     def labels(self) -> tuple[str, ...]:
         """Names of the groups that are watched."""
         return tuple(self._groups)
-
-    @property
-    def blocks(self) -> int:
-        """Number of groups that are watched."""
-        return len(self._groups)
 
     def clear(self) -> None:
         """Forget all counts."""
@@ -106,11 +101,7 @@ class SpikeMonitor:
             counts.potentials += call.potential.numel()
 
     def summary(self) -> list[Activity]:
-        """Summarise what was counted.
-
-        Returns:
-            One entry for each group, in the order of `labels`; empty if nothing was watched yet.
-        """
+        """Summarise each group, in the order of `labels`; nothing if nothing was watched yet."""
         if not self._counts:
             return []
         # A layer that no batch reached did not fire.

@@ -11,7 +11,8 @@ import torch
 from onespike.data.config import DataConfig
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import Recipe, TrainConfig
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 
 MakeRun = Callable[..., Run]
@@ -31,7 +32,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         torch.manual_seed(1)
         Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
         if top1 is not None:
-            run.summary.write_text(json.dumps({"test_top1": top1}))
+            (run.folder / "summary.json").write_text(json.dumps({"test_top1": top1}))
         return run
 
     return make

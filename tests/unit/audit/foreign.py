@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from onespike.units import Dynamics, Firing
+from onespike.neurons import NeuronConfig, make_neuron
 
 STEPS = 3
 
@@ -63,13 +63,10 @@ def plain() -> nn.Module:
 
 
 def ours() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), Firing(4, Dynamics(learnable_threshold="channel")), nn.Flatten(), nn.Linear(64, 10)
-    )
+    neuron = make_neuron(4, NeuronConfig(learnable_threshold="channel"), integrates=False)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), neuron, nn.Flatten(), nn.Linear(64, 10))
 
 
-class Ternary(nn.Module):
+def ternary() -> nn.Module:
     """-1, 0 and 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x > 0.3).to(x) - (x < -0.3).to(x)
+    return make_neuron(1, NeuronConfig("ternary", threshold=0.3), integrates=False)

@@ -42,7 +42,11 @@ def test_the_papers_network_with_a_recurrent_unit_does_not_hold(make_run, comman
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [([], "expected a run folder first"), (["nowhere"], "nowhere is not a run"), (["--imagse", "3"], "--images")],
+    [
+        ([], "expected RUN: onespike check-spikes RUN"),
+        (["nowhere"], "nowhere is not a run"),
+        (["--imagse", "3"], "--images"),
+    ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     code, _, error = command("check-spikes", *arguments)
@@ -51,17 +55,8 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     assert error.count("\n") == 1
 
 
-def test_spikes_with_a_sign_are_named_so(make_run, command, monkeypatch: pytest.MonkeyPatch):
-    """A network whose neurons fire -1 as well, however that came about."""
-    from onespike.units import Firing
-
-    fire = Firing.forward
-
-    def ternary(self, potential, *, spikes=None):
-        return fire(self, potential, spikes=spikes) - (potential < -0.5).to(potential)
-
-    run = make_run(**STRICT, windows="average")
-    monkeypatch.setattr(Firing, "forward", ternary)
+def test_spikes_with_a_sign_are_named_so(make_run, command):
+    run = make_run(**STRICT, neuron={"name": "ternary"}, windows="average")
     code, printed, _ = command("check-spikes", run.folder, "--images", 32)
     assert code == 0, printed
     assert "of them spikes with a sign, on 32 test images" in printed

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from foreign import STEPS, Jelly, Ternary, Torch, ours, plain
+from foreign import STEPS, Jelly, Torch, ours, plain, ternary
 from torch import Tensor, nn
 
 import onespike
@@ -193,11 +193,11 @@ def test_a_network_may_name_its_groups():
         lambda: Jelly("m"),
         lambda: Torch(True),
         ours,
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Ternary(), nn.Conv2d(4, 6, 3, 2, "valid", groups=2)),
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Ternary(), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)),
-        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), Ternary(), nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")),
-        lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), Ternary(), nn.Conv1d(4, 6, 3, padding="same")),
-        lambda: nn.Sequential(nn.Flatten(2), Ternary(), nn.LSTM(36, 5, batch_first=True)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.Conv2d(4, 6, 3, 2, "valid", groups=2)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1)),
+        lambda: nn.Sequential(nn.Conv2d(1, 4, 3), ternary(), nn.Conv2d(4, 6, 3, padding=1, padding_mode="circular")),
+        lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 4, 3), ternary(), nn.Conv1d(4, 6, 3, padding="same")),
+        lambda: nn.Sequential(nn.Flatten(2), ternary(), nn.LSTM(36, 5, batch_first=True)),
     ],
 )
 def test_the_meter_of_training_counts_as_the_audit_does(make):
@@ -227,7 +227,7 @@ def test_the_penalty_reaches_the_weights_of_a_foreign_network():
 
 
 def test_a_ternary_neuron_fires_spikes_with_a_sign():
-    net = nn.Sequential(nn.Linear(36, 8), Ternary(), nn.Linear(8, 10))
+    net = nn.Sequential(nn.Linear(36, 8), ternary(), nn.Linear(8, 10))
     x = images().flatten(1)
     spikes = net[1](net[0](x))
     operations = count_operations(net, [x])

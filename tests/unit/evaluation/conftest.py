@@ -11,7 +11,8 @@ from noise import TEST_IMAGES, write_images
 from onespike.data.config import DataConfig
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import Recipe, TrainConfig
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 
 MakeRun = Callable[..., Run]

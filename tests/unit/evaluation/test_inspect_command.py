@@ -55,7 +55,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, caps
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected a run folder and an image: onespike inspect RUN --image FILE"),
+        ([], "expected RUN: onespike inspect RUN --image FILE"),
         (["{run}"], "expected a run folder and an image: onespike inspect RUN --image FILE"),
         (["{tmp}", "--image", "{image}"], "is not a run"),
         (["{run}", "--image", "{tmp}/missing.png"], "cannot read the image {tmp}/missing.png: No such file"),
@@ -70,9 +70,9 @@ def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, caps
             ["{run}", "--image", "{image}", "--seed", "-1"],
             "seed: expected a whole number of 0 or more, below 2^63, got -1",
         ),
-        (["{run}", "--image", "{image}", "--checkpoint", "first"], "checkpoint: expected"),
+        (["{run}", "--image", "{image}", "--checkpoint", "first"], "unknown --checkpoint 'first': known: best, last"),
         (["{run}", "--image", "{image}", "--out", "{tmp}/text.png/x.png"], "cannot write {tmp}/text.png/x.png"),
-        (["{run}", "another", "--image", "{image}"], "unrecognized arguments: another"),
+        (["{run}", "another", "--image", "{image}"], "unexpected 'another': onespike inspect RUN"),
     ],
 )
 def test_bad_input(arguments, message, make_run, image: Path, tmp_path: Path, command):

@@ -1,10 +1,8 @@
 import csv
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reproduce.standard import open_or_train_vgg
 from tiny import SMALL
 
 from onespike.audit import audit_run, baselines
@@ -12,7 +10,6 @@ from onespike.errors import OnespikeError
 from onespike.training import load_recipe
 from onespike.training.run import Run
 from reproduce import energy as module
-from reproduce import standard
 from reproduce.published import ENERGY
 
 
@@ -22,7 +19,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = baselines.create_model
     monkeypatch.setattr(baselines, "create_model", lambda name, time_steps: whole(name, width=8, time_steps=time_steps))
     monkeypatch.setattr(module, "SMALL", SMALL)
-    monkeypatch.setattr(standard, "TIME_STEPS", 2)
+    config = module.model_config
+    monkeypatch.setattr(module, "model_config", lambda name, width: config(name, width=width, time_steps=2))
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -35,7 +33,7 @@ def test_small_networks_are_trained_once_and_no_ratio_stands_without_two_accurac
     code, _, complaints = command(*options)
     assert (code, complaints) == (0, "")
     found = rows(tmp_path / "results")
-    assert {row["against"] for row in found} == {"ANN twin", "binary twin", "spiking VGG-11, T = 2"}
+    assert {row["against"] for row in found} == {"ANN twin", "binary twin", "spiking-vgg11"}
     assert all(row["top-1 %"] and row["its top-1 %"] for row in found)
     text = (tmp_path / "results" / "energy.md").read_text()
     assert "small: trained on the digits" in text
@@ -55,42 +53,36 @@ def test_small_networks_are_trained_once_and_no_ratio_stands_without_two_accurac
     assert row["holds"] == ("yes" if float(row["found"]) >= float(row["claimed"]) == 10 else "no")
     assert not next(row for row in found if row["against"] == "binary twin")["claimed"]
 
-    files = [work / "energy-digits-paper" / "summary.json", work / "energy-digits-vgg" / "standard.json"]
+    files = [work / "energy-digits-paper" / "summary.json", work / "energy-digits-vgg" / "summary.json"]
     written = [file.stat().st_mtime_ns for file in files]
     command(*options)
     assert [file.stat().st_mtime_ns for file in files] == written
     assert rows(tmp_path / "results") == found
 
 
-def test_the_vgg_is_trained_by_the_recipe_and_comes_out_the_same_again(tmp_path: Path, capsys):
-    recipe = load_recipe("digits", {**SMALL, "train.epochs": 2, "train.mixup": 0.2})
-    one, other = (open_or_train_vgg(tmp_path / name, recipe, 2) for name in ("one", "other"))
-    assert one.facts == other.facts
-    assert all((a == b).all() for a, b in zip(one.network.parameters(), other.network.parameters(), strict=True))
-    assert (one.facts["width"], one.facts["epochs"], one.facts["time_steps"]) == (2, 2, 2)
+def test_the_vgg_is_a_run_like_any_other_and_comes_out_the_same_again(tmp_path: Path, capsys):
+    recipe = load_recipe("digits", {**SMALL, "train.epochs": 2, "train.mixup": 0.2, "train.rate_penalty": 1.0})
+    one, other = (module._open_or_train_vgg(tmp_path / name, recipe, 2) for name in ("one", "other"))
+    assert (one.recipe.model.width, one.recipe.model.time_steps, one.epochs()) == (2, 2, 2)
+    assert one.recipe.train.rate_penalty == 0
+    timeless = [{k: v for k, v in run.summary.items() if k.startswith("test_")} for run in (one, other)]
+    assert timeless[0] == timeless[1]
+    assert all((a == b).all() for a, b in zip(one.model().parameters(), other.model().parameters(), strict=True))
     seeded = replace(recipe, train=replace(recipe.train, seed=1))
-    third = open_or_train_vgg(tmp_path / "third", seeded, 2)
-    assert any((a != b).any() for a, b in zip(one.network.parameters(), third.network.parameters(), strict=True))
-    audited = one.audit(recipe, 16)
-    assert audited.accuracy == one.facts["test_top1"]
+    third = module._open_or_train_vgg(tmp_path / "third", seeded, 2)
+    assert any((a != b).any() for a, b in zip(one.model().parameters(), third.model().parameters(), strict=True))
+    audited = audit_run(one, images=16, latency=False)
+    assert audited.accuracy == one.summary["test_top1"]
     assert [product.arrives for product in audited.operations.products] == ["real"] + ["binary"] * 8
     capsys.readouterr()
 
 
 def test_what_is_no_vgg_is_refused(tmp_path: Path, capsys):
-    recipe = load_recipe("digits", SMALL)
     (tmp_path / "precious").write_text("data")
-    with pytest.raises(OnespikeError, match="is not empty and holds no VGG-11"):
-        open_or_train_vgg(tmp_path, recipe, 2)
-    folder = tmp_path / "vgg"
-    trained = open_or_train_vgg(folder, recipe, 2)
-    with pytest.raises(OnespikeError, match="the VGG-11 was trained on cifar10 and the run on digits"):
-        replace(trained, facts={**trained.facts, "data": "cifar10"}).audit(recipe, 8)
-    (folder / "standard.json").write_text(json.dumps({**trained.facts, "width": 3}))
-    with pytest.raises(OnespikeError, match="cannot be read as a VGG-11"):
-        open_or_train_vgg(folder, recipe, 2)
-    with pytest.raises(OnespikeError, match="expected a multiple of 16 pixels, got 24"):
-        open_or_train_vgg(tmp_path / "new", load_recipe("digits", {**SMALL, "data.image_size": 24}), 2)
+    with pytest.raises(OnespikeError, match="is not empty"):
+        module._open_or_train_vgg(tmp_path, load_recipe("digits", SMALL), 2)
+    with pytest.raises(OnespikeError, match="needs a multiple of 16 pixels, got 24"):
+        module._open_or_train_vgg(tmp_path / "new", load_recipe("digits", {**SMALL, "data.image_size": 24}), 2)
     assert not (tmp_path / "new").exists()
     capsys.readouterr()
 

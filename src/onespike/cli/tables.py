@@ -1,0 +1,31 @@
+"""What commands print for a person."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+#: Characters in a line that goes to a file: room for long names of layers.
+WIDTH = 120
+
+
+def person(json: str | None = None) -> "Console":
+    """Where a person reads: the standard error if the standard output is for JSON. Lines are printed as they are."""
+    from rich.console import Console
+
+    console = Console(stderr=json == "-", highlight=False, markup=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = WIDTH  # in a file nothing needs to be cut
+    return console
+
+
+def plain_table(*columns: str, wrap: bool = False) -> "Table":
+    """Make a table without lines; columns that begin with > are numbers, flush right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        side = "right" if column.startswith(">") else "left"
+        table.add_column(column.removeprefix(">"), justify=side, no_wrap=not wrap)  # type: ignore[arg-type]
+    return table
