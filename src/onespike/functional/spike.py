@@ -1,4 +1,4 @@
-"""Spikes: the firing of a neuron and the encoding of real values, each with the gradient that stands in for its own.
+"""Spikes: the firing of a neuron, the encoding of real values, each with the gradient that stands in for its own.
 
 Fire:      S = 1 where V > threshold, else 0.
 Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone.
@@ -59,18 +59,7 @@ class _Fire(torch.autograd.Function):
 def surrogate_backward(
     gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None
 ) -> Tensor:
-    """Multiply the gradient of spikes by the surrogate's derivative at V - threshold.
-
-    Args:
-        gradient: Of the spikes; any shape.
-        v: Potentials, of that shape.
-        threshold: The constant threshold.
-        surrogate: A name in `SURROGATES`.
-        out: Where to write, if there is a place.
-
-    Returns:
-        The gradient of V.
-    """
+    """Multiply the gradient of spikes by the surrogate's derivative at V - threshold, into `out` if that is given."""
     derivative = SURROGATES[surrogate]
     if derivative is not _rectangle:
         return torch.mul(derivative(v - threshold), gradient, out=out)
@@ -82,14 +71,7 @@ def surrogate_backward(
 
 
 def check_surrogate(surrogate: str) -> None:
-    """Refuse a surrogate that does not exist.
-
-    Args:
-        surrogate: A name in `SURROGATES`.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Raise `ValueError` unless it is a name in `SURROGATES`."""
     if surrogate not in SURROGATES:
         raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
 
@@ -147,11 +129,7 @@ def bernoulli(x: Tensor, u: Tensor) -> Tensor:
 
 
 def encode(
-    x: Tensor,
-    kind: str,
-    draws: Tensor | None = None,
-    threshold: float | Tensor = 0.5,
-    surrogate: str = "rectangle",
+    x: Tensor, kind: str, draws: Tensor | None = None, threshold: float | Tensor = 0.5, surrogate: str = "rectangle"
 ) -> Tensor:
     """Turn the real-valued stream into the input spikes of a block.
 
@@ -163,22 +141,30 @@ def encode(
         threshold: For "threshold".
         surrogate: For "threshold".
 
-    Returns:
-        Spikes, or for "direct" `x` itself.
-
     Raises:
         ValueError: The kind does not exist, or a Bernoulli encoding came without draws.
     """
-    match kind:
-        case "direct":
-            return x
-        case "threshold":
-            return spike(x, threshold, surrogate)
-        case "bernoulli" | "bernoulli-detached":
-            if draws is None:
-                raise ValueError(
-                    f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none"
-                )
-            return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
-        case _:
-            raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
+    if kind not in ENCODINGS:
+        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
+    if kind == "direct":
+        return x
+    if kind == "threshold":
+        return spike(x, threshold, surrogate)
+    if draws is None:
+        raise ValueError(f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none")
+    return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
+
+
+def constant_mask(u: Tensor, probability: float) -> Tensor:
+    """Make a dropout mask for all windows and time steps of a forward pass.
+
+    A neuron that is dropped is silent for all of it, as a dead one would be (Srivastava et al. 2014, held constant).
+
+    Args:
+        u: Draws from U(0, 1), (B, C, M, M).
+        probability: Share of the inputs to drop, 0 <= p < 1.
+
+    Returns:
+        0 where u < p, else 1 / (1 - p), in the dtype of `u`: the expected value of an input does not change.
+    """
+    return (u >= probability).to(u.dtype) / (1 - probability)

@@ -22,14 +22,7 @@ def window_count(kind: str) -> int:
 
 
 def window_side(size: int, kind: str) -> int:
-    """Side M of the windows of a map of side L.
-
-    Args:
-        size: Side L of the map. Before it is cut, an odd side is padded to the next even one.
-        kind: "average" (M = L/2), "dilated" (M = 3L/4) or "whole" (M = L).
-
-    Returns:
-        M, in pixels.
+    """Side M of the windows of a map of side L: L/2, 3L/4 or L. An odd side that is cut is padded to the next even one.
 
     Raises:
         ValueError: The kind does not exist, or dilated windows were asked of a side that is no multiple of 4.
@@ -64,7 +57,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
-    The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.
+    (The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.)
     """
 
     @staticmethod
@@ -109,7 +102,7 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
 
     Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
-    makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
+    makes 1/4 in the centre: the sum of all windows in place, divided by how many cover each pixel.
 
     Args:
         windows: (V, B, C, M, M), in number and order as `partition` gives them.

@@ -22,7 +22,7 @@ from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.models.affine import Affine
-from onespike.models.vit import VIT12
+from onespike.models.artificial import VIT12
 from onespike.neurons import IntegrateFire, Staircase
 
 MAXIMA = Calibration("maximum", correct="none")
