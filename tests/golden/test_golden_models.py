@@ -65,7 +65,7 @@ def folded(keys):
 
 def by_model(lines):
     """The lines below each model's heading: the order of models is no promise."""
-    return {text.partition("\n")[0]: text for text in "\n".join(lines).split("# ")}
+    return sorted("\n".join([*lines, ""]).split("# "))
 
 
 def test_state_dict_keys_stay():

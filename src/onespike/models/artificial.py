@@ -25,19 +25,15 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "qcfs": Staircase,
 }
 
-#: The supplement's ResMLP in its own notation: a number is a token-mixing layer of that width, F a feed-forward layer
-#: over the channels, PM patch merging. The PM before 384 is not in the supplement, which needs one to get there.
-RESMLP12 = (
+#: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
+#: mixes channels, PM patch merging. The PM before 384 is not in the supplement, which needs one to get there; its
+#: MLP-96 in the transformer's third stage we read as a slip for MLP-192.
+LAYERS = (
     *("48", "F-48", "48", "PM"),
     *("96", "F-96", "96", "PM"),
     *("192", "F-192") * 3,
     *("PM", "384", "F-384", "384"),
 )
-
-#: Likewise its vision transformer: a number is an attention layer, MLP a feed-forward layer. The supplement has MLP-96
-#: in the third stage, which we read as a slip for MLP-192, and again no PM before 384.
-VIT12 = tuple(layer.replace("F-", "MLP-") for layer in RESMLP12)
-
 #: Channels of one attention head; the side of a window, which is the whole map where that is no larger.
 HEAD, WINDOW = 24, 4
 #: What the learnable factors at the end of each residual branch start from: ResMLP's LayerScale for up to 18 layers.
@@ -132,30 +128,30 @@ class FeedForward(nn.Module):
 
 
 class Stages(nn.Module):
-    """Patch embedding, layers in the supplement's notation, mean over the map, classifier.
+    """Patch embedding, `LAYERS`, mean over the map, classifier.
 
     Args:
-        notation: The layers, such as `RESMLP12`.
+        config: Its config.
         mixing: Makes a layer that mixes pixels, out of channels and side of the map.
         feed_forward: Makes a layer that mixes channels, out of their number.
-        sizes: Number of classes, channels and side of the images, which is a multiple of 16: the stem halves it, and
-            so does each patch merging.
+        sizes: Number of classes, channels and side of the images.
     """
 
     def __init__(
         self,
-        notation: tuple[str, ...],
+        config: ModelConfig,
         mixing: Callable[[int, int], nn.Module],
         feed_forward: Callable[[int], nn.Module],
-        sizes: tuple[int, int, int],
+        sizes: tuple[int, ...],
     ) -> None:
         super().__init__()
         num_classes, in_channels, image_size = sizes
-        widths = [int(layer.split("-")[-1]) if layer != "PM" else 0 for layer in notation]
+        expect_multiple(config.name, image_size, 16)  # the stem halves it, and so does each patch merging
+        widths = [int(layer.split("-")[-1]) if layer != "PM" else 0 for layer in LAYERS]
         channels, side = widths[0], image_size // 2
         self.stem = PatchEmbedding(in_channels, channels, 2)
         self.layers = nn.Sequential()
-        for position, (layer, width) in enumerate(zip(notation, widths, strict=True)):
+        for position, (layer, width) in enumerate(zip(LAYERS, widths, strict=True)):
             if layer == "PM":
                 self.layers.append(PatchMerging(channels, widths[position + 1]))
                 channels, side = widths[position + 1], side // 2
@@ -177,19 +173,18 @@ class ResMLPConfig(BranchedConfig):
 
 
 @register_model(ResMLPConfig, {"resmlp12": {}})
-def resmlp(config: ResMLPConfig, num_classes: int, in_channels: int, image_size: int) -> Stages:
+def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
     """Build it, for images whose side is a multiple of 16."""
-    expect_multiple(config.name, image_size, 16)
     make = config.make_activation
 
     def before(channels: int) -> nn.Module:
         return nn.Sequential(Affine(channels), make()) if config.branches == "spiking" else Affine(channels)
 
     return Stages(
-        RESMLP12,
+        config,
         lambda channels, side: TokenMixing(channels, side, before(channels)),
         lambda channels: FeedForward(channels, make, before(channels)),
-        (num_classes, in_channels, image_size),
+        sizes,
     )
 
 
@@ -210,12 +205,7 @@ class WindowAttention(nn.Module):
     places: Tensor
 
     def __init__(
-        self,
-        channels: int,
-        side: int,
-        shifted: bool,
-        activation: Callable[[], nn.Module] | None,
-        scale: float = SCALE,
+        self, channels: int, side: int, shifted: bool, activation: Callable[[], nn.Module] | None, scale: float = SCALE
     ) -> None:
         super().__init__()
         self.channels, self.side, self.window = channels, side, min(WINDOW, side)
@@ -271,9 +261,8 @@ class ViTConfig(BranchedConfig):
 
 
 @register_model(ViTConfig, {"vit12": {}})
-def vit(config: ViTConfig, num_classes: int, in_channels: int, image_size: int) -> Stages:
+def vit(config: ViTConfig, *sizes: int) -> Stages:
     """Build it, for images whose side is a multiple of 16."""
-    expect_multiple(config.name, image_size, 16)
     make, number = config.make_activation, itertools.count()
     spiking = config.branches == "spiking"
 
@@ -283,4 +272,4 @@ def vit(config: ViTConfig, num_classes: int, in_channels: int, image_size: int) 
     def feed_forward(channels: int) -> nn.Module:
         return FeedForward(channels, make, make() if spiking else nn.Identity())
 
-    return Stages(VIT12, mixing, feed_forward, (num_classes, in_channels, image_size))
+    return Stages(config, mixing, feed_forward, sizes)

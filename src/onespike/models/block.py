@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import (
-    constant_mask,
-    encode,
-    partition,
-    recompose,
-    region_threshold,
-    window_count,
-    window_side,
-)
+from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
 from onespike.units.channel import ChannelLinear
@@ -35,13 +27,9 @@ class BlockState(NamedTuple):
 
 
 class Block(nn.Module):
-    """A spiking unit inside windows and a channel MLP, each with a residual connection.
+    """A spiking unit inside windows and a channel MLP, each with a residual connection, on maps of side `size`.
 
-    Args:
-        channels: Channels in and out.
-        size: Side L of the map.
-        window_kind: A name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
-        config: The network's architecture.
+    `window_kind` is a name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
     """
 
     def __init__(self, channels: int, size: int, window_kind: str, config: "OnespikeConfig") -> None:
@@ -83,7 +71,7 @@ class Block(nn.Module):
             generator: Where to draw from; the global generator if None.
 
         Returns:
-            The residual stream, the potential map for the next block (or None), the state for the next time step.
+            Residual stream, potential map for the next block (or None), state for the next time step.
         """
         windows = partition(x, self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)

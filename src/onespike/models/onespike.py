@@ -175,10 +175,8 @@ class Network(nn.Module):
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
-        if num_classes < 1 or in_channels < 1:
-            raise OnespikeError(
-                f"num_classes and in_channels: expected at least 1, got {num_classes} and {in_channels}"
-            )
+        if min(num_classes, in_channels) < 1:
+            raise OnespikeError(f"num_classes, in_channels: expected at least 1, got {num_classes}, {in_channels}")
         stride = 4 if image_size >= 96 else 2
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
@@ -234,11 +232,9 @@ class Network(nn.Module):
         Returns:
             Logits, (B, K), averaged over the time steps.
         """
-        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
-            raise ValueError(
-                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
-                f"got {tuple(images.shape)}"
-            )
+        channels, side = self.in_channels, self.image_size
+        if images.shape[1:] != (channels, side, side):
+            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
         expected = self.config.time_steps * len(self.blocks())
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
@@ -289,11 +285,7 @@ def _statistics_kept(block: Block) -> Iterator[None]:
 
 
 def expect_blocks(network: nn.Module, name: str) -> Network:
-    """Make sure that a network is of spiking blocks, for what only these can answer.
-
-    Raises:
-        OnespikeError: It is another kind of network.
-    """
+    """Raise `OnespikeError` for a network of another kind than spiking blocks, for what only these can answer."""
     if not isinstance(network, Network):
         raise OnespikeError(f"{name} has no spiking blocks: expected a run of a model such as conv12")
     return network

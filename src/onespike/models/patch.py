@@ -32,8 +32,8 @@ class Merging(nn.Module):
     """Between two stages: patch merging of the features and, by a layer of its own, of the travelling potential map.
 
     Args:
-        before: Channels of the features of the stage before.
-        behind: Channels of the features of the stage behind.
+        before: Channels of the stage before.
+        behind: Channels of the stage behind.
         potentials: Likewise of the potential map, (before, behind); None if there is no such map.
         norm: Makes the normalisation behind the features' merging.
         firing: Turns the features into spikes before they are merged, if it is given.

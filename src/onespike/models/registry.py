@@ -86,22 +86,14 @@ def model_names() -> list[str]:
 
 
 def family(name: str) -> Family:
-    """Look up a model's family.
-
-    Raises:
-        OnespikeError: There is no such model.
-    """
+    """Look up a model's family; raise `OnespikeError` if there is no such model."""
     if name not in tuple(MODELS):  # a YAML file may name a list, which no dictionary can look up
         raise unknown("model", name, MODELS)
     return MODELS[name]
 
 
 def preset_changes(name: str, preset: str) -> dict[str, Any]:
-    """Look up what a preset changes about a model; "" changes nothing.
-
-    Raises:
-        OnespikeError: Its family has no such preset.
-    """
+    """Look up what a preset changes about a model (nothing if it is ""); raise `OnespikeError` if there is none."""
     presets = family(name).presets
     if not preset:
         return {}
@@ -120,9 +112,6 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
         preset: One of its family's presets; None leaves the default one.
         **overrides: Fields of its config, such as `theta=0.3`. A nested config takes a dictionary of what changes,
             `neuron={"threshold": 0.4}`; the name alone, `neuron="plif"`; or the whole config.
-
-    Returns:
-        The config, of the family's own class.
 
     Raises:
         OnespikeError: The model, the preset or a field does not exist, or a value is out of its range.
@@ -154,11 +143,7 @@ def create_model(
 
 
 def expect_multiple(name: str, image_size: int, side: int) -> None:
-    """Make sure that a network can take images of a size.
-
-    Raises:
-        OnespikeError: It is no multiple of `side`.
-    """
+    """Raise `OnespikeError` for images that a network cannot take: their size is no multiple of `side`."""
     if image_size < side or image_size % side:
         raise OnespikeError(
             f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"

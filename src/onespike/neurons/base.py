@@ -72,13 +72,8 @@ class NeuronConfig:
 class Incoming:
     """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
 
-    The first window has no predecessor: see `onespike.functional.charge`.
-
-    Attributes:
-        beside: X, (V, B, C, M, M): the potentials that meet the window before's. None if there are none.
-        behind: How many windows X lies behind, 0 or 1.
-        fusion: How the two are merged, a name in `onespike.functional.FUSIONS`.
-        theta: Radian factor of the fusion.
+    X is `beside`, (V, B, C, M, M) or None; the fields are arguments of `onespike.functional.charge`, which also says
+    what comes into the first window.
     """
 
     beside: Tensor | None = None

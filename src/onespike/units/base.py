@@ -17,11 +17,10 @@ class UnitConfig:
 
     Attributes:
         neuron: Its neurons.
-        fusion: How the two potentials that meet at a neuron are merged: "sincos", "sinsum", "nested", "mean", "sum"
-            (see `onespike.functional.fuse`), or "none", which hands nothing on at all.
+        fusion: How the two potentials that meet at a neuron are merged, a name in `onespike.functional.FUSIONS`;
+            "none" hands nothing on at all.
         theta: Radian factor of the fusion, 0 < theta <= 1.
-        mlp_activation: What stands between the linear layers of the unit "mlp", and of the channel MLPs: "gelu"
-            (real-valued), or "spiking" (a threshold before each linear layer).
+        mlp_activation: What stands between the linear layers of the unit "mlp": "gelu", or "spiking" neurons.
     """
 
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
@@ -43,19 +42,16 @@ Memory = tuple[tuple[Tensor, ...], ...]
 
 
 class Traffic(NamedTuple):
-    """Potentials that are handed on: values read, values written."""
+    """Values that are handed on, in the whole batch: read, written."""
 
     reads: float
     writes: float
 
 
 class UnitOutput(NamedTuple):
-    """What comes out of a unit.
+    """What comes out of a unit: spikes and, if it hands any on, potentials for the next block, both (V, B, C, M, M).
 
-    Attributes:
-        spikes: Output spikes, (V, B, C, M, M).
-        potential: Potentials for the next block, (V, B, C, M, M); None from a unit that hands nothing to it.
-        memory: Potentials and spikes of each layer, for the next time step.
+    `memory` is for the next time step.
     """
 
     spikes: Tensor
@@ -83,17 +79,14 @@ class Unit(nn.Module, ABC):
 
         Args:
             spikes: Input spikes, (V, B, C, M, M).
-            potential: Potentials from the block before, (V, B, C, M, M), or None.
+            potential: Potentials from the block before, of the same shape, or None.
             memory: `UnitOutput.memory` of the time step before; None at the first.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
-        """Count the values that the unit hands on, from window to window, block to block, step to step; for the audit.
+        """Count what the unit hands on, from window to window, block to block, step to step, for the audit.
 
-        Args:
-            potential: What came from the block before, (V, B, C, M, M), or None.
-            memory: What came from the time step before, or None.
-            out: What the unit gave.
+        The arguments are those of `forward`, and what it returned.
         """
         raise OnespikeError(
             f"{type(self).__name__}: the audit does not know which potentials this unit hands on: "
