@@ -104,15 +104,12 @@ def charge(
     nothing comes in.
 
     Args:
-        currents: I, (V, B, C, M, M).
+        currents: I, (V, B, C, M, M), as V, which can be differentiated once.
         decay: alpha, 0..1.
-        beside: X, (V, B, C, M, M); without it Omega is V[v-1] alone.
+        beside: X, of the same shape; without it Omega is V[v-1] alone.
         behind: How many windows X lies behind, 0 or 1.
         fusion: A name in `FUSIONS`.
         theta: The fusion's radian factor.
-
-    Returns:
-        V, (V, B, C, M, M). Can be differentiated once.
 
     Raises:
         ValueError: `behind` is neither 0 nor 1.

@@ -80,13 +80,9 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangl
     """Fire where the potential exceeds the threshold: S = 1 if V > threshold else 0.
 
     Args:
-        v: Potentials of any shape.
+        v: Potentials of any shape; the spikes have their dtype (that of `v - threshold`, if the threshold is a tensor).
         threshold: A number, or a tensor that broadcasts against `v`; it receives a gradient if it wants one.
-        surrogate: A name in `SURROGATES`, the derivative used in the backward pass: "rectangle" (1 where
-            |V - threshold| < 0.5), "triangle", "sigmoid" or "arctan".
-
-    Returns:
-        Zeros and ones, in the shape and dtype of `v` (of `v - threshold`, if the threshold is a tensor).
+        surrogate: A name in `SURROGATES`, the derivative used in the backward pass.
 
     Raises:
         ValueError: The surrogate does not exist.
@@ -118,12 +114,8 @@ class _Bernoulli(torch.autograd.Function):
 def bernoulli(x: Tensor, u: Tensor) -> Tensor:
     """Spike with probability x: s = 1 if x > u else 0, with a straight-through gradient.
 
-    Args:
-        x: Firing probabilities; values below 0 never fire, values above 1 always do.
-        u: Draws from U(0, 1), of the shape of `x`.
-
-    Returns:
-        Zeros and ones in the dtype of `x`. The gradient is 1 where -0.5 < x < 1.5 and 0 elsewhere.
+    Values below 0 never fire, values above 1 always do; u are draws from U(0, 1) of the shape of x. The gradient is 1
+    where -0.5 < x < 1.5 and 0 elsewhere.
     """
     return _Bernoulli.apply(x, u)
 
@@ -160,11 +152,7 @@ def constant_mask(u: Tensor, probability: float) -> Tensor:
 
     A neuron that is dropped is silent for all of it, as a dead one would be (Srivastava et al. 2014, held constant).
 
-    Args:
-        u: Draws from U(0, 1), (B, C, M, M).
-        probability: Share of the inputs to drop, 0 <= p < 1.
-
-    Returns:
-        0 where u < p, else 1 / (1 - p), in the dtype of `u`: the expected value of an input does not change.
+    It is 0 where u < p, else 1 / (1 - p), 0 <= p < 1: the expected value of an input does not change. u are draws from
+    U(0, 1), (B, C, M, M).
     """
     return (u >= probability).to(u.dtype) / (1 - probability)

@@ -210,11 +210,7 @@ class Network(nn.Module):
         return {label: [one for one in unit.modules() if isinstance(one, Neuron)] for label, unit in units.items()}
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Draw beforehand what the Bernoulli encodings of one forward pass consume.
-
-        Returns:
-            For each time step, for each block, U(0, 1) draws of shape (V, B, C, M, M).
-        """
+        """Draw beforehand what one forward pass encodes with: for each time step and block U(0, 1), (V, B, C, M, M)."""
         like = self.head.weight
         shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()]
         return [uniform(like, shape, generator) for _ in range(self.config.time_steps) for shape in shapes]
@@ -222,15 +218,12 @@ class Network(nn.Module):
     def forward(
         self, images: Tensor, draws: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Classify images.
+        """Map normalised images (B, C, H, W) to logits (B, K), averaged over the time steps.
 
         Args:
-            images: Normalised images, (B, C, H, W), H = W = `image_size`.
+            images: H = W = `image_size`.
             draws: What `draw` returns, or your own; drawn on the way if None.
             generator: Source of all draws (encoding and dropout); the global generator if None.
-
-        Returns:
-            Logits, (B, K), averaged over the time steps.
         """
         channels, side = self.in_channels, self.image_size
         if images.shape[1:] != (channels, side, side):
