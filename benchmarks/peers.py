@@ -21,7 +21,7 @@ from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.neurons import NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
-from onespike.units.base import per_window
+from onespike.units.base import as_one_batch
 
 
 def _library(name: str) -> Any:
@@ -136,8 +136,8 @@ class PeerUnit(nn.Module):
         """Run both layers on (V, B, C, M, M)."""
         if self.stepwise:
             return UnitOutput(self._step_after_step(spikes), None, ())
-        first = self.neuron1(per_window(self.conv1, self.norm1, spikes))
-        return UnitOutput(self.neuron2(per_window(self.conv2, self.norm2, first)), None, ())
+        first = self.neuron1(as_one_batch(spikes, self.conv1, self.norm1))
+        return UnitOutput(self.neuron2(as_one_batch(first, self.conv2, self.norm2)), None, ())
 
     def _step_after_step(self, spikes: Tensor) -> Tensor:
         first = second = None

@@ -8,7 +8,7 @@ from onespike.lazy import lazy
 if TYPE_CHECKING:
     from onespike import functional
     from onespike.classpath import allow_imports
-    from onespike.conversion import convert, load_converted
+    from onespike.conversion.conversion import convert, load_converted
     from onespike.errors import OnespikeError
     from onespike.evaluation import evaluate
     from onespike.models import create_model, register_model
@@ -38,7 +38,7 @@ _HOMES = {
     "allow_imports": "onespike.classpath",
     "evaluate": "onespike.evaluation",
     "functional": "onespike.functional",
-    **dict.fromkeys(("convert", "load_converted"), "onespike.conversion"),
+    **dict.fromkeys(("convert", "load_converted"), "onespike.conversion.conversion"),
     **dict.fromkeys(("create_model", "register_model"), "onespike.models"),
     **dict.fromkeys(("Callback", "Recipe", "Run", "load", "load_recipe", "train"), "onespike.training"),
 }

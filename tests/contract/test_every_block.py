@@ -21,7 +21,7 @@ def make(unit: str, side: int, kind: str = "dilated") -> Block:
     torch.manual_seed(0)
     neuron = NeuronConfig(threshold=0.05)  # so low that neurons fire
     config = OnespikeConfig(unit=unit, neuron=neuron, encoding="threshold", dropout=0.0)
-    return config.block(CHANNELS, side, kind)
+    return Block(CHANNELS, side, kind, config)
 
 
 def run(block: Block, side: int, time_steps: int = 1, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -11,13 +11,17 @@ import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.models import MODELS, OnespikeConfig, config_from_dict, model_config
+from onespike.models import MODELS, OnespikeConfig, model_config
 from onespike.models.onespike import PRESETS, VARIANTS
 from onespike.neurons import NeuronConfig
+from onespike.training.recipe import model_from
 from onespike.units import UNITS
 
 IMAGE_SIZE, CLASSES = 64, 7
 CHANNELS = (8, 12, 16, 24)
+#: What makes a model small.
+FEW_CHANNELS: dict[str, dict] = {name: {"channels": CHANNELS} for name in VARIANTS if name != "conv-tiny"}
+FEW_CHANNELS["spiking-resnet19"] = {"width": 16}
 every_model = pytest.mark.parametrize("name", list(MODELS))
 every_unit = pytest.mark.parametrize("name", ["conv-tiny", *(f"{unit}12" for unit in UNITS)])
 #: The first model of each family.
@@ -29,9 +33,9 @@ every_preset = pytest.mark.parametrize("preset", list(PRESETS))
 def make(name, seed=0, **overrides):
     """The model with fresh weights, and a head that tells its inputs apart."""
     torch.manual_seed(seed)
-    if len(VARIANTS.get(name, {}).get("depths", ())) == len(CHANNELS):
-        overrides["channels"] = CHANNELS
-    network = create_model(name, num_classes=CLASSES, in_channels=3, image_size=IMAGE_SIZE, **overrides)
+    network = create_model(
+        name, num_classes=CLASSES, in_channels=3, image_size=IMAGE_SIZE, **FEW_CHANNELS.get(name, {}), **overrides
+    )
     nn.init.normal_(getattr(network, "head", getattr(network, "fc", None)).weight)
     return network
 
@@ -56,13 +60,13 @@ def test_images_go_in_and_finite_logits_come_out(name, training):
 @every_family
 def test_a_network_of_every_family_learns_is_copied_and_comes_back_from_its_config(name):
     network = make(name)
-    config = model_config(name, **({"channels": CHANNELS} if name == "conv12" else {}))
+    config = model_config(name, **FEW_CHANNELS.get(name, {}))
     torch.manual_seed(2)
     nn.functional.cross_entropy(network(images(8)), torch.arange(8) % CLASSES).backward()
     for label, parameter in network.named_parameters():
         assert parameter.grad is not None, label
         assert parameter.grad.isfinite().all(), label
-    assert config == config_from_dict(asdict(config))
+    assert config == model_from(asdict(config))
     twin, again = copy.deepcopy(network), config.build(CLASSES, 3, IMAGE_SIZE)
     again.load_state_dict(network.state_dict())
     found = []

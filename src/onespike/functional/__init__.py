@@ -1,11 +1,10 @@
 """The equations of the method: pure functions of tensors, on any device, in any floating-point type."""
 
 from onespike.functional.charge import charge, charge_and_fire
-from onespike.functional.dropout import constant_mask
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.integers import to_integers
 from onespike.functional.scan import scan_gru, scan_rnn
-from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, encode, spike
+from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, constant_mask, encode, spike
 from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
 __all__ = [

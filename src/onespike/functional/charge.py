@@ -86,7 +86,7 @@ def _pair(beside: Tensor, v: Tensor, window: int, behind: int) -> tuple[Tensor, 
 
 
 def neighbour(beside: Tensor) -> int:
-    """Number of the window whose X the first window meets, since none is before it: the second's, if there is one."""
+    """The window whose X the first window meets, since none is before it: the second, if there is one."""
     return min(1, len(beside) - 1)
 
 
@@ -104,21 +104,17 @@ def charge(
     nothing comes in.
 
     Args:
-        currents: I, (V, B, C, M, M).
+        currents: I, (V, B, C, M, M), as V, which can be differentiated once.
         decay: alpha, 0..1.
-        beside: X, (V, B, C, M, M); without it Omega is V[v-1] alone.
+        beside: X, of the same shape; without it Omega is V[v-1] alone.
         behind: How many windows X lies behind, 0 or 1.
         fusion: A name in `FUSIONS`.
         theta: The fusion's radian factor.
 
-    Returns:
-        V, (V, B, C, M, M). Can be differentiated once.
-
     Raises:
         ValueError: `behind` is neither 0 nor 1.
     """
-    v, _ = _ChargeAndFire.apply(currents, decay, None, beside, _checked(behind), (fusion, theta))
-    return v
+    return _ChargeAndFire.apply(currents, decay, None, beside, _checked(behind), (fusion, theta))[0]
 
 
 def charge_and_fire(
@@ -133,15 +129,7 @@ def charge_and_fire(
 ) -> tuple[Tensor, Tensor]:
     """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
 
-    Args:
-        currents: I, (V, B, C, M, M).
-        decay: alpha, 0..1.
-        threshold: The constant threshold.
-        surrogate: A name in `SURROGATES`.
-        beside: As for `charge`.
-        behind: Likewise.
-        fusion: Likewise.
-        theta: Likewise.
+    `surrogate` is a name in `SURROGATES`; the other arguments are those of `charge`.
 
     Returns:
         V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each. Can be differentiated once.

@@ -64,9 +64,6 @@ def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tens
             plane; "none" 0: nothing is handed on.
         theta: The radian factor, 0 < theta <= 1.
 
-    Returns:
-        The fused potential, in the dtype of the inputs.
-
     Raises:
         ValueError: The kind does not exist.
     """
@@ -76,18 +73,7 @@ def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tens
 
 
 def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: float) -> tuple[Tensor, Tensor]:
-    """Differentiate `fuse`, from its inputs alone.
-
-    Args:
-        x: As `fuse` was given it.
-        y: Likewise.
-        gradient: Of what `fuse` returned.
-        kind: A name in `FUSIONS`.
-        theta: The radian factor.
-
-    Returns:
-        The gradients of X and Y.
-    """
+    """Differentiate `fuse`, from its inputs alone: the gradients of X and Y, given that of the fused potential."""
     if FUSIONS[kind] is _sincos:  # written out, which is cheaper
         return _sincos_backward(x, y, gradient, theta * math.pi / 2)
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()

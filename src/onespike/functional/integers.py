@@ -10,15 +10,11 @@ LARGEST = 127
 def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
-    Weights that are such integers times such a scale already come out as the same integers: rounding twice is rounding
-    once.
-
-    Args:
-        weight: (C_out, ...), floating-point.
+    Rounding twice is rounding once: such integers times such a scale come out as the same integers.
 
     Returns:
-        Whole numbers of the shape and type of `weight`, and the scales, (C_out, 1, ...), 1 for a channel of
-        zeros.
+        Whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a channel
+        of zeros.
     """
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     scale = torch.where(largest > 0, largest / LARGEST, 1.0)

@@ -181,16 +181,8 @@ def _in_its_precision(x: Tensor) -> Tensor:
 def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool = False) -> Tensor:
     """Run a plain recurrent layer: h[t] = tanh(W x[t] + b + U h[t-1] + c), from h = 0.
 
-    Args:
-        x: (N, T, C_in).
-        w_ih: W, (C, C_in).
-        w_hh: U, (C, C).
-        b_ih: b, (C,).
-        b_hh: c, (C,).
-        backwards: Start from the last token: h[t+1] in place of h[t-1].
-
-    Returns:
-        h, (N, T, C). Can be differentiated once.
+    x is (N, T, C_in), W (C, C_in), U (C, C), b and c (C,); h is (N, T, C) and can be differentiated once. `backwards`
+    starts from the last token: h[t+1] in place of h[t-1].
     """
     return _Rnn.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)
 
@@ -201,15 +193,6 @@ def scan_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
         r, z = sigmoid(W_rz x[t] + b_rz + U_rz h[t-1] + c_rz)
         n = tanh(W_n x[t] + b_n + r (U_n h[t-1] + c_n))            h[t] = n + z (h[t-1] - n)
 
-    Args:
-        x: (N, T, C_in).
-        w_ih: W_r, W_z and W_n, (3C, C_in).
-        w_hh: U_r, U_z and U_n, (3C, C).
-        b_ih: b_r, b_z and b_n, (3C,).
-        b_hh: c_r, c_z and c_n, (3C,).
-        backwards: Start from the last token: h[t+1] in place of h[t-1].
-
-    Returns:
-        h, (N, T, C). Can be differentiated once.
+    Shapes are those of `scan_rnn`, the gates r, z and n on top of each other: W (3C, C_in), U (3C, C), b and c (3C,).
     """
     return _Gru.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)

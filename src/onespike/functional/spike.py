@@ -1,4 +1,4 @@
-"""Spikes: the firing of a neuron and the encoding of real values, each with the gradient that stands in for its own.
+"""Spikes: the firing of a neuron, the encoding of real values, each with the gradient that stands in for its own.
 
 Fire:      S = 1 where V > threshold, else 0.
 Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone.
@@ -59,18 +59,7 @@ class _Fire(torch.autograd.Function):
 def surrogate_backward(
     gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None
 ) -> Tensor:
-    """Multiply the gradient of spikes by the surrogate's derivative at V - threshold.
-
-    Args:
-        gradient: Of the spikes; any shape.
-        v: Potentials, of that shape.
-        threshold: The constant threshold.
-        surrogate: A name in `SURROGATES`.
-        out: Where to write, if there is a place.
-
-    Returns:
-        The gradient of V.
-    """
+    """Multiply the gradient of spikes by the surrogate's derivative at V - threshold, into `out` if that is given."""
     derivative = SURROGATES[surrogate]
     if derivative is not _rectangle:
         return torch.mul(derivative(v - threshold), gradient, out=out)
@@ -82,14 +71,7 @@ def surrogate_backward(
 
 
 def check_surrogate(surrogate: str) -> None:
-    """Refuse a surrogate that does not exist.
-
-    Args:
-        surrogate: A name in `SURROGATES`.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """Raise `ValueError` unless it is a name in `SURROGATES`."""
     if surrogate not in SURROGATES:
         raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
 
@@ -98,13 +80,9 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangl
     """Fire where the potential exceeds the threshold: S = 1 if V > threshold else 0.
 
     Args:
-        v: Potentials of any shape.
+        v: Potentials of any shape; the spikes have their dtype (that of `v - threshold`, if the threshold is a tensor).
         threshold: A number, or a tensor that broadcasts against `v`; it receives a gradient if it wants one.
-        surrogate: A name in `SURROGATES`, the derivative used in the backward pass: "rectangle" (1 where
-            |V - threshold| < 0.5), "triangle", "sigmoid" or "arctan".
-
-    Returns:
-        Zeros and ones, in the shape and dtype of `v` (of `v - threshold`, if the threshold is a tensor).
+        surrogate: A name in `SURROGATES`, the derivative used in the backward pass.
 
     Raises:
         ValueError: The surrogate does not exist.
@@ -136,22 +114,14 @@ class _Bernoulli(torch.autograd.Function):
 def bernoulli(x: Tensor, u: Tensor) -> Tensor:
     """Spike with probability x: s = 1 if x > u else 0, with a straight-through gradient.
 
-    Args:
-        x: Firing probabilities; values below 0 never fire, values above 1 always do.
-        u: Draws from U(0, 1), of the shape of `x`.
-
-    Returns:
-        Zeros and ones in the dtype of `x`. The gradient is 1 where -0.5 < x < 1.5 and 0 elsewhere.
+    Values below 0 never fire, values above 1 always do; u are draws from U(0, 1) of the shape of x. The gradient is 1
+    where -0.5 < x < 1.5 and 0 elsewhere.
     """
     return _Bernoulli.apply(x, u)
 
 
 def encode(
-    x: Tensor,
-    kind: str,
-    draws: Tensor | None = None,
-    threshold: float | Tensor = 0.5,
-    surrogate: str = "rectangle",
+    x: Tensor, kind: str, draws: Tensor | None = None, threshold: float | Tensor = 0.5, surrogate: str = "rectangle"
 ) -> Tensor:
     """Turn the real-valued stream into the input spikes of a block.
 
@@ -163,22 +133,26 @@ def encode(
         threshold: For "threshold".
         surrogate: For "threshold".
 
-    Returns:
-        Spikes, or for "direct" `x` itself.
-
     Raises:
         ValueError: The kind does not exist, or a Bernoulli encoding came without draws.
     """
-    match kind:
-        case "direct":
-            return x
-        case "threshold":
-            return spike(x, threshold, surrogate)
-        case "bernoulli" | "bernoulli-detached":
-            if draws is None:
-                raise ValueError(
-                    f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none"
-                )
-            return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
-        case _:
-            raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
+    if kind not in ENCODINGS:
+        raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
+    if kind == "direct":
+        return x
+    if kind == "threshold":
+        return spike(x, threshold, surrogate)
+    if draws is None:
+        raise ValueError(f"encoding {kind!r}: expected draws from U(0, 1) of the shape {tuple(x.shape)}, got none")
+    return bernoulli(x if kind == "bernoulli" else x.detach(), draws)
+
+
+def constant_mask(u: Tensor, probability: float) -> Tensor:
+    """Make a dropout mask for all windows and time steps of a forward pass.
+
+    A neuron that is dropped is silent for all of it, as a dead one would be (Srivastava et al. 2014, held constant).
+
+    It is 0 where u < p, else 1 / (1 - p), 0 <= p < 1: the expected value of an input does not change. u are draws from
+    U(0, 1), (B, C, M, M).
+    """
+    return (u >= probability).to(u.dtype) / (1 - probability)

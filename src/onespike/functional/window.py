@@ -22,14 +22,7 @@ def window_count(kind: str) -> int:
 
 
 def window_side(size: int, kind: str) -> int:
-    """Side M of the windows of a map of side L.
-
-    Args:
-        size: Side L of the map. Before it is cut, an odd side is padded to the next even one.
-        kind: "average" (M = L/2), "dilated" (M = 3L/4) or "whole" (M = L).
-
-    Returns:
-        M, in pixels.
+    """Side M of the windows of a map of side L: L/2, 3L/4 or L. An odd side that is cut is padded to the next even one.
 
     Raises:
         ValueError: The kind does not exist, or dilated windows were asked of a side that is no multiple of 4.
@@ -64,7 +57,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
-    The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.
+    (The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.)
     """
 
     @staticmethod
@@ -81,15 +74,10 @@ class _Corners(torch.autograd.Function):
 
 
 def partition(x: Tensor, kind: str) -> Tensor:
-    """Cut a feature map into its four corner windows.
+    """Cut a feature map (B, C, L, L) into its windows, (V, B, C, M, M) with V = 4, or 1 for "whole".
 
-    Args:
-        x: Feature map, (B, C, L, L). An odd L is padded with zeros right and below, to L + 1.
-        kind: A name in `WINDOW_KINDS`.
-
-    Returns:
-        Windows, (V, B, C, M, M) with V = 4, or 1 for "whole". The window axis comes first, so that flattening it into
-        the batch is free.
+    The window axis comes first, so that flattening it into the batch is free. An odd L is padded with zeros right and
+    below, to L + 1.
 
     Raises:
         ValueError: The map is not square, or it cannot be cut in that way.
@@ -109,15 +97,10 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
 
     Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
-    makes 1/4 in the centre. This equals the sum of all windows in place, divided by how many cover each pixel.
+    makes 1/4 in the centre: the sum of all windows in place, divided by how many cover each pixel.
 
-    Args:
-        windows: (V, B, C, M, M), in number and order as `partition` gives them.
-        size: Side L of the map to return; an odd side is cropped from L + 1.
-        kind: A name in `WINDOW_KINDS`.
-
-    Returns:
-        The map, (B, C, L, L). `recompose(partition(x, kind), L, kind)` is `x`.
+    `windows` are (V, B, C, M, M), as `partition` gives them; the map is (B, C, L, L) with L = `size`, an odd one cropped
+    from L + 1. `recompose(partition(x, kind), L, kind)` is `x`.
 
     Raises:
         ValueError: The windows are too few or too many, or do not fit a map of that side.
@@ -191,11 +174,7 @@ class _Saturate(torch.autograd.Function):
 def region_threshold(x: Tensor, threshold: float) -> Tensor:
     """Make whole spikes of the fractions that a dilated recompose leaves: every value above the threshold becomes 1.
 
-    Args:
-        x: Recomposed spikes, any shape. In the overlap they are multiples of 1/4.
-        threshold: Th_R, 0 <= Th_R < 1. Below 0.25, one spike of four windows is enough.
-
-    Returns:
-        `x` with 1 in place of every value > threshold. The gradient passes straight through.
+    In the overlap values are multiples of 1/4: below the threshold 0.25, one spike of four windows is enough; it is less
+    than 1. The gradient passes straight through.
     """
     return _Saturate.apply(x, threshold)

@@ -6,8 +6,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
-from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, between, linear
-from onespike.inference.windows import Windows
+from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, Windows, between, linear
 from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
 from onespike.training.checkpoint import ModelCard
@@ -19,11 +18,7 @@ PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torc
 
 
 def check_supported(config: OnespikeConfig) -> None:
-    """Check that the engine can run an architecture.
-
-    Raises:
-        OnespikeError: It cannot: its units read real values, or it looks at an image more than once.
-    """
+    """Raise `OnespikeError` for a network whose units read real values, or which sees an image more than once."""
     if config.neuron.name != "lif" or config.encoding == "direct":
         raise OnespikeError(
             "optimise: expected a network of the neuron lif whose units read spikes, got "
@@ -66,10 +61,8 @@ class Engine(nn.Module):
             for layer in network.layers
         )
         self.readout = Fire(network.readout) if network.readout is not None else None
-        head = network.head
-        none = nn.Identity()
-        self.head = (
-            IntegerLinear(head, none, arithmetic.terms) if self.readout else RealLinear(head, none, torch.float32)
+        self.head = linear(
+            network.head, nn.Identity(), self.readout is not None, arithmetic._replace(real=torch.float32)
         )
         self.eval()
 
@@ -82,15 +75,7 @@ class Engine(nn.Module):
 
     @torch.inference_mode()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: Normalised images, (B, C, H, W), float32.
-            generator: Source of the draws of a Bernoulli encoding; the global generator if None.
-
-        Returns:
-            Logits, (B, K).
-        """
+        """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator`: of a Bernoulli encoding."""
         if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
             raise ValueError(
                 f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
@@ -109,13 +94,7 @@ class Engine(nn.Module):
 
 
 class EngineBlock(nn.Module):
-    """Windows of bytes, unit, recompose, residual; then the channel MLP, residual.
-
-    Args:
-        block: The block to take over.
-        config: Its architecture.
-        arithmetic: Of its layers.
-    """
+    """What takes over a block: windows of bytes, unit, recompose, residual; then the channel MLP, residual."""
 
     def __init__(self, block: Block, config: OnespikeConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -155,32 +134,19 @@ class EngineBlock(nn.Module):
 
 
 class EngineMerging(nn.Module):
-    """Patch merging of the features and of the travelling potentials.
-
-    Args:
-        merging: The layer to take over.
-        arithmetic: Of its layers.
-    """
+    """What takes over a patch merging, of the features and of the travelling potentials."""
 
     def __init__(self, merging: Merging, arithmetic: Arithmetic) -> None:
         super().__init__()
         self.fire = Fire(merging.firing) if merging.firing is not None else None  # type: ignore[arg-type]
-        features = merging.features
-        reads_spikes = self.fire is not None
-        self.features = linear(features[0].reduction, features[1], reads_spikes, arithmetic)  # type: ignore[arg-type]
-        potential = merging.potential
+        (features, norm), potential = merging.features, merging.potential
+        self.features = linear(features.reduction, norm, self.fire is not None, arithmetic)  # type: ignore[arg-type]
         self.potential = None if potential is None else RealLinear(potential.reduction, nn.Identity(), torch.float32)
 
-    def forward(
-        self,
-        x: Tensor,
-        potential: Tensor | None,
-        generator: torch.Generator | None,  # noqa: ARG002
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, x: Tensor, potential: Tensor | None, _: object) -> tuple[Tensor, Tensor | None]:
         """Map (B, L, L, C), and potentials likewise, to maps of side L/2."""
-        merged = None
-        if potential is not None and self.potential is not None:
-            merged = self.potential(_four_pixels(potential))
+        merges = self.potential is not None and potential is not None
+        merged = self.potential(_four_pixels(potential)) if merges else None  # type: ignore[misc,arg-type]
         return self.features(_four_pixels(x if self.fire is None else self.fire(x))).float(), merged
 
 
@@ -192,9 +158,5 @@ def _four_pixels(x: Tensor) -> Tensor:
 def _mlp(mlp: nn.Sequential, spiking: bool, arithmetic: Arithmetic) -> nn.Sequential:
     """Take over a block's channel MLP: (fire,) linear, fire or GELU, linear."""
     first, linear1, norm1, middle, linear2, norm2 = mlp
-    layers = [
-        linear(linear1, norm1, spiking, arithmetic),  # type: ignore[arg-type]
-        between(middle),
-        linear(linear2, norm2, spiking, arithmetic),  # type: ignore[arg-type]
-    ]
-    return nn.Sequential(Fire(first), *layers) if spiking else nn.Sequential(*layers)  # type: ignore[arg-type]
+    into, out = (linear(*pair, spiking, arithmetic) for pair in ((linear1, norm1), (linear2, norm2)))  # type: ignore[arg-type]
+    return nn.Sequential(*([Fire(first)] if spiking else []), into, between(middle), out)  # type: ignore[arg-type]

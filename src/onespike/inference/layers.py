@@ -28,15 +28,7 @@ _FLOAT = (1.0, 0, torch.float32)
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold the batch normalisation behind a layer into its weights.
-
-    Args:
-        layer: A convolution or linear layer.
-        norm: The `BatchNorm2d` behind it in evaluation mode, or an identity.
-
-    Returns:
-        Weight, of the layer's shape, and bias (C_out,).
-    """
+    """Fold the `BatchNorm2d` behind a layer, or the identity, into its weight and bias (C_out,)."""
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
     if not isinstance(norm, nn.BatchNorm2d):
@@ -45,21 +37,17 @@ def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]
     return weight * gain.view(-1, *[1] * (weight.ndim - 1)), bias * gain + shift
 
 
-def affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Write a batch normalisation in evaluation mode as gain * x + shift, each (C,)."""
+def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Write a batch normalisation in evaluation mode, or the identity, as gain * x + shift, each (C,) or ()."""
+    if not isinstance(norm, nn.BatchNorm2d):
+        return torch.ones(()), torch.zeros(())
     assert norm.running_var is not None and norm.running_mean is not None  # noqa: PT018 - both or neither
     gain = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     return gain, norm.bias.detach() - norm.running_mean * gain
 
 
 class IntegerLayer(nn.Module, ABC):
-    """What integer layers share: T terms of 8-bit weights with a scale for each output channel, and a bias.
-
-    Args:
-        layer: The layer to take over.
-        norm: The normalisation behind it.
-        terms: T: 1 for weights of 8 bits, 2 for weights of 16.
-    """
+    """What takes over a layer and its norm: `terms` of 8-bit weights with a scale per output channel, and a bias."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module, terms: int) -> None:
         super().__init__()
@@ -82,7 +70,7 @@ class IntegerLayer(nn.Module, ABC):
     zero: Tensor
 
     def packed(self) -> list[Tensor]:
-        """The weights of each term as the kernels want them; laid out at the first call."""
+        """The weights of each term as the kernel wants them; laid out at the first call."""
         if not self._packed:
             self._packed = [self._pack(*term) for term in zip(self.weight, self.scale, strict=True)]
         return self._packed
@@ -92,14 +80,12 @@ class IntegerLayer(nn.Module, ABC):
         scale = self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))
         return (self.weight * scale).sum(0)
 
-    @staticmethod
-    def _needed(weight: Tensor) -> Tensor:
+    def _needed(self, weight: Tensor) -> Tensor:
         """The part of the rounded weights that is computed with."""
         return weight
 
     @abstractmethod
-    def _pack(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """Lay out one term of the weights as the layer's kernel wants it."""
+    def _pack(self, weight: Tensor, scale: Tensor) -> Tensor: ...
 
 
 class IntegerConv(IntegerLayer):
@@ -133,15 +119,12 @@ class IntegerLinear(IntegerLayer):
         return _KERNELS.qlinear_prepack(weight, [4096, weight.shape[1]])
 
     def forward(self, spikes: Tensor, unit: float = 1.0, onto: Tensor | None = None) -> Tensor:
-        """Map bytes to real values.
+        """Map bytes (..., C) to real values (..., C'), float32.
 
         Args:
-            spikes: (..., C), whole numbers.
+            spikes: Whole numbers.
             unit: What one of them counts: 1, or 1/4 where they are fractions of a spike.
             onto: What the result is added to, (..., C'), contiguous; changed in place.
-
-        Returns:
-            (..., C'), float32.
         """
         if not HAS_KERNELS:
             out = F.linear(spikes.float(), unit * self.dequantised(), self.bias)
@@ -163,26 +146,18 @@ class IntegerLinear(IntegerLayer):
 class IntegerTap(IntegerLinear):
     """A 3x3 convolution with padding 1 on maps of one pixel, where all taps but the centre see nothing but padding."""
 
-    @staticmethod
-    def _needed(weight: Tensor) -> Tensor:
+    def _needed(self, weight: Tensor) -> Tensor:
         return weight[:, :, 1, 1]
 
 
 class RealLinear(nn.Module):
-    """A linear layer on real values.
-
-    Args:
-        layer: The layer to take over.
-        norm: The normalisation behind it.
-        dtype: What it computes in.
-    """
+    """What takes over a linear layer on real values and its norm; it computes in a dtype of its own."""
 
     def __init__(self, layer: nn.Linear, norm: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = fold(layer, norm)
         self.register_buffer("weight", weight.to(dtype))
         self.register_buffer("bias", bias.to(dtype))
-
         self._packed: Tensor | None = None
 
     weight: Tensor
@@ -199,15 +174,11 @@ class RealLinear(nn.Module):
 
 
 class Fire(nn.Module):
-    """Spikes as bytes: 1 where a value exceeds the threshold, else 0.
+    """What takes over a layer of neurons: spikes as bytes, 1 where a value exceeds the threshold, else 0."""
 
-    Args:
-        firing: The layer of neurons to take over.
-    """
-
-    def __init__(self, firing: Neuron) -> None:
+    def __init__(self, neuron: Neuron) -> None:
         super().__init__()
-        self.register_buffer("threshold", _constant(firing.threshold))
+        self.register_buffer("threshold", _constant(neuron.threshold))
 
     threshold: Tensor
 
@@ -217,11 +188,7 @@ class Fire(nn.Module):
 
 
 class LeakyFire(Fire):
-    """Leaky integrate-and-fire neurons.
-
-    Args:
-        neuron: The layer of neurons to take over.
-    """
+    """What takes over leaky integrate-and-fire neurons."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__(neuron)
@@ -231,18 +198,14 @@ class LeakyFire(Fire):
     decay: Tensor
 
     def charge_(self, current: Tensor, handed: Tensor) -> None:
-        """Add what comes in from elsewhere to a current, in place: V = I + alpha * P."""
+        """V = I + alpha * P, in place of the current."""
         current.addcmul_(handed, self.decay)
 
     def handed_on(self, v: Tensor) -> Tensor:
         """What of a potential is handed on, after the reset."""
-        match self.reset:
-            case "zero":
-                return torch.where(v > self.threshold, 0, v)
-            case "subtract":
-                return torch.where(v > self.threshold, v - self.threshold, v)
-            case _:
-                return v
+        if self.reset == "none":
+            return v
+        return torch.where(v > self.threshold, 0 if self.reset == "zero" else v - self.threshold, v)
 
 
 def _constant(value: float | Tensor) -> Tensor:

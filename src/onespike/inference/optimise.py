@@ -1,7 +1,7 @@
 """From a run to an engine, and what the change costs and brings: accuracy, spikes, latency."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -31,13 +31,7 @@ LATENCIES = (1, 8, 64)
 
 @dataclass(frozen=True)
 class BlockSpikes:
-    """What the neurons of a block's unit do.
-
-    Attributes:
-        firing_rate: Spikes per neuron and image of the network, 0..1.
-        engine_firing_rate: Likewise of the engine.
-        flipped: Share of all neurons and images, 0..1, whose spike comes or goes.
-    """
+    """Firing rates of a block's unit, network's and engine's, and the share of spikes that come or go, all 0..1."""
 
     firing_rate: float
     engine_firing_rate: float
@@ -46,13 +40,7 @@ class BlockSpikes:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds for a batch, median over the rounds.
-
-    Attributes:
-        batch: Images in it.
-        eager: The network, float32.
-        engine: The engine.
-    """
+    """Milliseconds for a batch of so many images, median over the rounds, of the float32 network and of the engine."""
 
     batch: int
     eager: float
@@ -69,16 +57,10 @@ class Report:
     """An engine beside the network that it was made of; both in float32 where they are not integer.
 
     Attributes:
-        model: The registered model.
-        preset: Its preset.
-        precision: A name in `PRECISIONS`.
         threads: Threads that computed.
         images: Test images that were compared.
-        top1: Accuracy of the network, in percent.
-        engine_top1: Accuracy of the engine, in percent.
+        top1: Accuracy of the network, in percent; `engine_top1` of the engine.
         same_class: Share of the images that both put into the same class, in percent.
-        blocks: Spikes, block by block.
-        latencies: Time for batches of several sizes.
     """
 
     model: str
@@ -136,18 +118,8 @@ def optimise(
     blocks = compare_spikes(network, engine, [pictures for pictures, _ in batches[:WATCHED]])
     top1, engine_top1, same = _compare_answers(network, engine, batches)
     latencies = tuple(time_both(network, engine, batches[0][0], batch, rounds) for batch in LATENCIES)
-    return Report(
-        network.config.name,
-        network.config.preset,
-        precision,
-        torch.get_num_threads(),
-        len(test),
-        top1,
-        engine_top1,
-        same,
-        tuple(blocks),
-        latencies,
-    )
+    made_of = network.config.name, network.config.preset, precision, torch.get_num_threads(), len(test)
+    return Report(*made_of, top1, engine_top1, same, tuple(blocks), latencies)
 
 
 @torch.no_grad()
@@ -166,23 +138,13 @@ def _compare_answers(
             guesses.append(model(images).argmax(1))
         first, second = guesses
         counts += torch.stack([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
-    total = sum(len(labels) for _, labels in batches)
-    top1, engine_top1, same = (100 * counts / total).tolist()
+    top1, engine_top1, same = (100 * counts / sum(len(labels) for _, labels in batches)).tolist()
     return top1, engine_top1, same
 
 
 @torch.no_grad()
 def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> list[BlockSpikes]:
-    """Compare every spike of the units of a network and of its engine.
-
-    Args:
-        network: The network.
-        engine: Its engine.
-        batches: Normalised images, (B, C, H, W) each.
-
-    Returns:
-        One entry for each block.
-    """
+    """Compare every spike of the units of a network and of its engine on normalised images, block by block."""
     layers = [[m for m in block.unit.modules() if isinstance(m, Neuron)] for block in network.blocks()]
     engine_layers = [[m for m in block.unit.modules() if isinstance(m, Fire)] for block in engine.blocks()]
     totals = torch.zeros(len(layers), 4, dtype=torch.float64)
@@ -206,31 +168,15 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
 def _recording(layers: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
     """Keep what layers give in the forward pass inside this context."""
     seen: dict[nn.Module, Tensor] = {}
-
-    def keep(layer: nn.Module, _: Any, output: Tensor) -> None:
-        seen[layer] = output
-
-    handles = [layer.register_forward_hook(keep) for layer in layers]
-    try:
+    with ExitStack() as stack:
+        for layer in layers:
+            handle = layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output}))
+            stack.callback(handle.remove)
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def time_both(network: Network, engine: Engine, images: Tensor, batch: int, rounds: int) -> Latency:
-    """Time a network and its engine on a batch, in turns.
-
-    Args:
-        network: The network, in evaluation mode.
-        engine: Its engine.
-        images: Normalised images to take the batch from, repeated if they are too few.
-        batch: Images in the batch.
-        rounds: Timings of each.
-
-    Returns:
-        The medians.
-    """
+    """Time a network and its engine on a batch, in turns; images are repeated if they are too few."""
     images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch].contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         seconds = interleaved({"eager": lambda: network(images), "engine": lambda: engine(images)}, rounds)

@@ -20,13 +20,7 @@ WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
 
 
 def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None:
-    """Write an engine.
-
-    Args:
-        engine: The engine.
-        card: The model that it was made of.
-        run: Name of the run that the weights come from.
-        folder: Where; made if it does not exist.
+    """Write an engine into a folder: the model that it was made of, the run that the weights come from, and these.
 
     Raises:
         OnespikeError: It cannot be written.
@@ -50,9 +44,6 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
 
 def load_engine(folder: str | Path) -> Engine:
     """Load what `onespike optimise` wrote.
-
-    Args:
-        folder: Its folder.
 
     Returns:
         The engine: call it on normalised images (B, C, H, W) for logits (B, K). Its attribute `card` has the class

@@ -1,25 +1,23 @@
-"""The units as the engine runs them: on bytes of windows (V, B, M, M, C)."""
+"""Windows and units as the engine runs them: on bytes, (V, B, M, M, C)."""
 
 import math
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.functional import fuse
+from onespike.functional import fuse, window_side
 from onespike.inference.layers import Fire, IntegerConv, IntegerLinear, IntegerTap, LeakyFire, RealLinear, affine
 from onespike.units import ConvUnit
 from onespike.units.tokens import Recurrent, TravellingUnit
 
 
 class Arithmetic(NamedTuple):
-    """What layers compute in.
+    """The 8-bit terms of weights that meet spikes, and the type of linear layers that read real values.
 
-    Attributes:
-        terms: Terms of 8 bits of the weights that meet spikes.
-        real: The type of the linear layers that read real values: the GELU MLPs and patch mergings of networks that
-            have them. The stem, the head, recurrent cells and the merging of potentials stay in float32.
+    The latter are GELU MLPs and patch mergings; stem, head, recurrent cells, merging of potentials stay in float32.
     """
 
     terms: int
@@ -27,13 +25,7 @@ class Arithmetic(NamedTuple):
 
 
 class EngineConvUnit(nn.Module):
-    """Two convolutions on spikes, each followed by neurons.
-
-    Args:
-        unit: The unit to take over.
-        side: Side M of its windows. Of a convolution on windows of one pixel the centre tap alone is left.
-        arithmetic: Of its layers.
-    """
+    """Two convolutions on spikes, each followed by neurons. On windows of side 1 their centre taps alone are left."""
 
     def __init__(self, unit: ConvUnit, side: int, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -64,12 +56,7 @@ class EngineConvUnit(nn.Module):
 
 
 class EngineTravellingUnit(nn.Module):
-    """A layer over pixels as tokens, and neurons whose potentials travel from block to block.
-
-    Args:
-        unit: The unit to take over.
-        arithmetic: Of its layers.
-    """
+    """A layer over pixels as tokens, and neurons whose potentials travel from block to block."""
 
     def __init__(self, unit: TravellingUnit, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -96,17 +83,12 @@ class EngineTravellingUnit(nn.Module):
 
 
 class EngineCell(nn.Module):
-    """A recurrent layer in float32, and the normalisation behind it as a gain and a shift.
-
-    Args:
-        layer: The layer to take over.
-        norm: The normalisation.
-    """
+    """A recurrent layer in float32, and the normalisation behind it as a gain and a shift."""
 
     def __init__(self, layer: Recurrent, norm: nn.Module) -> None:
         super().__init__()
         self.cell = layer.cell
-        gain, shift = affine(norm) if isinstance(norm, nn.BatchNorm2d) else (torch.ones(()), torch.zeros(()))
+        gain, shift = affine(norm)
         self.register_buffer("gain", gain)
         self.register_buffer("shift", shift)
 
@@ -119,11 +101,54 @@ class EngineCell(nn.Module):
         return (out * self.gain + self.shift).unflatten(1, spikes.shape[1:3])
 
 
+class Windows:
+    """Maps (B, L, L, C) cut into windows (V, B, M, M, C) and put together again: `functional.window`, on bytes."""
+
+    def __init__(self, size: int, kind: str) -> None:
+        self.size, self.side = size, window_side(size, kind)
+        self.padded = size if kind == "whole" else size + size % 2
+        self.step = max(self.padded - self.side, 1)  # pixels from one window to the next
+        starts = sorted({0, self.padded - self.side})
+        self.corners = [(row, column) for row in starts for column in starts]
+        self.overlap = kind == "dilated"
+        cover = torch.zeros(self.padded, self.padded, 1, dtype=torch.uint8)
+        for corner in self._corners(cover[None]):
+            corner += 1
+        self._quarters = 4 // cover
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Cut (B, L, L, C) into windows (V, B, M, M, C)."""
+        more = self.padded - self.size
+        if more:
+            x = F.pad(x, (0, 0, 0, more, 0, more))
+        views = x.unfold(1, self.side, self.step).unfold(2, self.side, self.step)  # (B, rows, columns, C, M, M)
+        return views.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).contiguous()
+
+    def union(self, spikes: Tensor) -> Tensor:
+        """Put windows of spikes into one map; where they overlap, one spike is enough."""
+        if not self.overlap:
+            count = self.padded // self.side  # of windows side by side
+            joined = spikes.unflatten(0, (count, count)).permute(2, 0, 3, 1, 4, 5).flatten(3, 4).flatten(1, 2)
+            return joined[:, : self.size, : self.size].contiguous()
+        joined = spikes.new_zeros(spikes.shape[1], self.padded, self.padded, spikes.shape[-1])
+        for corner, window in zip(self._corners(joined), spikes.unbind(), strict=True):
+            corner |= window
+        return joined[:, : self.size, : self.size]
+
+    def quarters(self, windows: Tensor) -> Tensor:
+        """Put windows into one map; where they overlap, their mean counts: four times that mean, exact on bytes."""
+        total = windows.new_zeros(windows.shape[1], self.padded, self.padded, windows.shape[-1])
+        for corner, window in zip(self._corners(total), windows.unbind(), strict=True):
+            corner += window
+        return (total * self._quarters)[:, : self.size, : self.size].contiguous()
+
+    def _corners(self, x: Tensor) -> list[Tensor]:
+        return [x[:, row : row + self.side, column : column + self.side] for row, column in self.corners]
+
+
 def linear(layer: nn.Linear, norm: nn.Module, reads_spikes: bool, arithmetic: Arithmetic) -> nn.Module:
     """Take over a linear layer and the normalisation behind it: on bytes where it reads spikes, else on real values."""
-    if reads_spikes:
-        return IntegerLinear(layer, norm, arithmetic.terms)
-    return RealLinear(layer, norm, arithmetic.real)
+    return IntegerLinear(layer, norm, arithmetic.terms) if reads_spikes else RealLinear(layer, norm, arithmetic.real)
 
 
 def between(layer: nn.Module) -> nn.Module:

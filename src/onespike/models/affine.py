@@ -7,12 +7,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class Affine(nn.Module):
-    """A factor and a shift per channel, on (B, C, …): ResMLP's stand-in for normalisation.
-
-    Args:
-        channels: Number of channels.
-        scale: What the factors start from.
-    """
+    """A factor, which starts from `scale`, and a shift per channel: ResMLP's stand-in for normalisation."""
 
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__()

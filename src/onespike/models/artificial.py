@@ -1,14 +1,20 @@
-"""What artificial networks share: their activations, and what can be chosen about them."""
+"""Artificial networks: ResNet-18, ResMLP, and a vision transformer."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.models.registry import ModelConfig
+from onespike.models.affine import Affine
+from onespike.models.initialise import initialise
+from onespike.models.patch import PatchEmbedding, PatchMerging
+from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import QCFS
+from onespike.units.channel import ChannelLinear
 
 #: Activations by name: what makes one out of the number of levels.
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
@@ -18,6 +24,20 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "silu": lambda _: nn.SiLU(),
     "qcfs": QCFS,
 }
+
+#: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
+#: mixes channels, PM patch merging. The PM before 384 is not in the supplement, which needs one to get there; its
+#: MLP-96 in the transformer's third stage we read as a slip for MLP-192.
+LAYERS = (
+    *("48", "F-48", "48", "PM"),
+    *("96", "F-96", "96", "PM"),
+    *("192", "F-192") * 3,
+    *("PM", "384", "F-384", "384"),
+)
+#: Channels of one attention head; the side of a window, which is the whole map where that is no larger.
+HEAD, WINDOW = 24, 4
+#: What the learnable factors at the end of each residual branch start from: ResMLP's LayerScale for up to 18 layers.
+SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,3 +73,203 @@ class BranchedConfig(ArtificialConfig):
     """
 
     branches: Literal["real", "spiking"] = "real"
+
+
+@dataclass(frozen=True)
+class ResNetConfig(ArtificialConfig):
+    """A residual network. All its layers but the first read activations."""
+
+    name: str = "resnet18"
+
+
+@register_model(ResNetConfig, {"resnet18": {}})
+def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:  # noqa: ARG001
+    """Build timm's ResNet-18 (He et al. 2016) for small images of any size.
+
+    Its stem is a 3x3 convolution of stride 2, a quarter of the cost of one without stride; there is no max pooling.
+    """
+    import timm  # half a second
+
+    network = timm.create_model(
+        "resnet18", num_classes=num_classes, in_chans=in_channels, act_layer=config.make_activation
+    )
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    return network
+
+
+class TokenMixing(nn.Module):
+    """A linear layer over the pixels of a map, the same for every channel, with a shortcut; `before` comes first."""
+
+    def __init__(self, channels: int, side: int, before: nn.Module) -> None:
+        super().__init__()
+        self.channels, self.side, self.before = channels, side, before
+        self.linear, self.after = nn.Linear(side**2, side**2), Affine(channels, SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, L, L) to the same shape."""
+        mixed = self.linear(self.before(x).flatten(2)).unflatten(2, (self.side, self.side))
+        return x + self.after(mixed)
+
+
+class FeedForward(nn.Module):
+    """Linear, activation, linear over the channels of each pixel, with a shortcut; `before` comes first."""
+
+    def __init__(self, channels: int, activation: Callable[[], nn.Module], before: nn.Module, ratio: int = 3) -> None:
+        super().__init__()
+        self.channels, self.before = channels, before
+        self.expand, self.activation = ChannelLinear(channels, ratio * channels), activation()
+        self.reduce, self.after = ChannelLinear(ratio * channels, channels), Affine(channels, SCALE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return x + self.after(self.reduce(self.activation(self.expand(self.before(x)))))
+
+
+class Stages(nn.Module):
+    """Patch embedding, `LAYERS`, mean over the map, classifier.
+
+    Args:
+        config: Its config.
+        mixing: Makes a layer that mixes pixels, out of channels and side of the map.
+        feed_forward: Makes a layer that mixes channels, out of their number.
+        sizes: Number of classes, channels and side of the images.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mixing: Callable[[int, int], nn.Module],
+        feed_forward: Callable[[int], nn.Module],
+        sizes: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        num_classes, in_channels, image_size = sizes
+        expect_multiple(config.name, image_size, 16)  # the stem halves it, and so does each patch merging
+        widths = [int(layer.split("-")[-1]) if layer != "PM" else 0 for layer in LAYERS]
+        channels, side = widths[0], image_size // 2
+        self.stem = PatchEmbedding(in_channels, channels, 2)
+        self.layers = nn.Sequential()
+        for position, (layer, width) in enumerate(zip(LAYERS, widths, strict=True)):
+            if layer == "PM":
+                self.layers.append(PatchMerging(channels, widths[position + 1]))
+                channels, side = widths[position + 1], side // 2
+            else:
+                self.layers.append(feed_forward(width) if "-" in layer else mixing(width, side))
+        self.head = nn.Linear(channels, num_classes)
+        initialise(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images (B, C, H, W); logits (B, K)."""
+        return self.head(self.layers(self.stem(images)).mean((-2, -1)))
+
+
+@dataclass(frozen=True)
+class ResMLPConfig(BranchedConfig):
+    """A ResMLP (Touvron et al. 2022) in stages: token mixing and channel feed-forward, each behind an affine map."""
+
+    name: str = "resmlp12"
+
+
+@register_model(ResMLPConfig, {"resmlp12": {}})
+def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
+    """Build it, for images whose side is a multiple of 16."""
+    make = config.make_activation
+
+    def before(channels: int) -> nn.Module:
+        return nn.Sequential(Affine(channels), make()) if config.branches == "spiking" else Affine(channels)
+
+    return Stages(
+        config,
+        lambda channels, side: TokenMixing(channels, side, before(channels)),
+        lambda channels: FeedForward(channels, make, before(channels)),
+        sizes,
+    )
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows of a map, with a shortcut; a learned bias for each relative position.
+
+        real:     softmax(q k^T / sqrt(d) + bias) v
+        spiking:  a((a(q) a(k)^T / (M^2 sqrt(d)) + bias) a(v)), a the activation, through which q, k, v see their
+                  input too; M^2, the pixels of a window, as nothing else keeps a sum over them from growing
+
+    Windows are laid from the corner, or shifted by half their side around the edges: two layers together see across
+    the borders of both. (Swin masks what meets around the edge; here it may attend.)
+
+    Channels are a multiple of `HEAD`; a map of one window is never shifted; `activation` makes the activations of the
+    spiking kind, None stands for the real one.
+    """
+
+    places: Tensor
+
+    def __init__(
+        self, channels: int, side: int, shifted: bool, activation: Callable[[], nn.Module] | None, scale: float = SCALE
+    ) -> None:
+        super().__init__()
+        self.channels, self.side, self.window = channels, side, min(WINDOW, side)
+        self.shift = self.window // 2 if shifted and side > self.window else 0
+        self.heads, self.count, self.spiking = channels // HEAD, side // self.window, activation is not None
+        self.scale = HEAD**-0.5 / (self.window**2 if self.spiking else 1)
+        make = activation or nn.Identity
+        self.before, self.between = make(), make()
+        self.query, self.key, self.value = (nn.Sequential(ChannelLinear(channels, channels), make()) for _ in range(3))
+        self.bias = nn.Parameter(torch.zeros(self.heads, (2 * self.window - 1) ** 2))
+        self.register_buffer("places", relative_places(self.window), persistent=False)
+        self.project, self.after = ChannelLinear(channels, channels), Affine(channels, scale)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Cut (B, C, L, L) into windows and heads: (B, N, heads, M*M, d)."""
+        n, m = self.count, self.window
+        cut = x.unflatten(1, (self.heads, HEAD)).unflatten(4, (n, m)).unflatten(3, (n, m))  # (B, h, d, n, m, n, m)
+        return cut.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(1, 2)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Put windows and heads together again, the inverse of `cut`."""
+        n, m = self.count, self.window
+        cut = x.unflatten(1, (n, n)).unflatten(4, (m, m))  # (B, n, n, h, m, m, d)
+        return cut.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, L, L) to the same shape."""
+        moved = self.before(x)
+        if self.shift:
+            moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3))
+        query, key, value = self.cut(self.query(moved)), self.cut(self.key(moved)), self.cut(self.value(moved))
+        weights = torch.matmul(query, key.transpose(-2, -1)) * self.scale + self.bias[:, self.places]
+        if not self.spiking:
+            weights = torch.softmax(weights, -1)
+        mixed = self.between(self.join(torch.matmul(weights, value)))
+        mixed = self.after(self.project(mixed))
+        return x + (torch.roll(mixed, (self.shift, self.shift), (2, 3)) if self.shift else mixed)
+
+
+def relative_places(side: int) -> Tensor:
+    """Number the relative positions of a window's pixels: (M*M, M*M), values 0..(2M-1)^2-1."""
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    rows, columns = rows.flatten(), columns.flatten()
+    down, right = rows[:, None] - rows + side - 1, columns[:, None] - columns + side - 1
+    return down * (2 * side - 1) + right
+
+
+@dataclass(frozen=True)
+class ViTConfig(BranchedConfig):
+    """A vision transformer in stages (after Swin, Liu et al. 2021): attention inside windows, no normalisation."""
+
+    name: str = "vit12"
+
+
+@register_model(ViTConfig, {"vit12": {}})
+def vit(config: ViTConfig, *sizes: int) -> Stages:
+    """Build it, for images whose side is a multiple of 16."""
+    make, number = config.make_activation, itertools.count()
+    spiking = config.branches == "spiking"
+
+    def mixing(channels: int, side: int) -> nn.Module:
+        return WindowAttention(channels, side, next(number) % 2 == 1, make if spiking else None)
+
+    def feed_forward(channels: int) -> nn.Module:
+        return FeedForward(channels, make, make() if spiking else nn.Identity())
+
+    return Stages(config, mixing, feed_forward, sizes)

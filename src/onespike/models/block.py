@@ -1,24 +1,19 @@
 """One block: windows, spikes, unit, recompose, residual; then the channel MLP, residual."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import (
-    constant_mask,
-    encode,
-    partition,
-    recompose,
-    region_threshold,
-    window_count,
-    window_side,
-)
+from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.neurons import NeuronConfig, make_neuron
-from onespike.units.base import Memory, UnitConfig
+from onespike.units.base import Memory
 from onespike.units.channel import ChannelLinear
 from onespike.units.registry import UNITS
+
+if TYPE_CHECKING:
+    from onespike.models.onespike import OnespikeConfig
 
 #: Normalisations by name: what makes one for a number of channels.
 NORMS: dict[str, Callable[[int], nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
@@ -32,54 +27,29 @@ class BlockState(NamedTuple):
 
 
 class Block(nn.Module):
-    """A spiking unit inside windows and a channel MLP, each with a residual connection.
+    """A spiking unit inside windows and a channel MLP, each with a residual connection, on maps of side `size`.
 
-    Args:
-        channels: Channels in and out.
-        size: Side L of the map.
-        window_kind: A name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
-        unit: A name in `UNITS`.
-        config: The unit's neurons, which encode as well, and how potentials meet.
-        encoding: How the residual stream becomes spikes, a name in `onespike.functional.ENCODINGS`.
-        norm: A name in `NORMS`.
-        region_threshold: Fractions of a spike above it become whole after a dilated recompose; None leaves them.
-        mlp_ratio: Hidden width of the channel MLP, in channels.
-        dropout: Share of the unit's input spikes that a constant mask drops in training.
+    `window_kind` is a name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        size: int,
-        window_kind: str,
-        *,
-        unit: str = "conv",
-        config: UnitConfig = UnitConfig(),
-        encoding: str = "bernoulli",
-        norm: str = "none",
-        region_threshold: float | None = 0.1,
-        mlp_ratio: int = 3,
-        dropout: float = 0.1,
-    ) -> None:
+    def __init__(self, channels: int, size: int, window_kind: str, config: "OnespikeConfig") -> None:
         super().__init__()
-        make_norm = NORMS[norm]
+        norm, neuron = NORMS[config.norm], config.neuron
         self.size, self.channels = size, channels
         self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
-        self.encoding, self.dropout = encoding, dropout
-        self.region_threshold = region_threshold if self.window_kind == "dilated" else None
-        self.encoder = make_neuron(channels, config.neuron, integrates=False) if encoding == "threshold" else None
-        self.unit = UNITS[unit](channels, config, make_norm)
-        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), make_norm(channels))
-        self.mlp = ChannelMlp(
-            channels, mlp_ratio, make_norm, config.neuron if config.mlp_activation == "spiking" else None
-        )
+        self.encoding, self.dropout = config.encoding, config.dropout
+        self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
+        self.encoder = make_neuron(channels, neuron, integrates=False) if self.encoding == "threshold" else None
+        self.unit = UNITS[config.unit](channels, config.units, norm)
+        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
+        self.mlp = ChannelMlp(channels, config.mlp_ratio, norm, neuron if config.mlp_activation == "spiking" else None)
 
     def branch_ends(self) -> list[ChannelLinear]:
         """The last linear layer of each of the two residual branches."""
         return [layer for layer in (self.fc[0], self.mlp[4]) if isinstance(layer, ChannelLinear)]
 
     def draw_shape(self, batch: int) -> tuple[int, ...]:
-        """Shape of the uniform draws that this block's encoding consumes at one time step: (V, B, C, M, M)."""
+        """Shape (V, B, C, M, M) of the uniform draws that this block's encoding consumes at one time step."""
         side = window_side(self.size, self.window_kind)
         return (window_count(self.window_kind), batch, self.channels, side, side)
 
@@ -101,7 +71,7 @@ class Block(nn.Module):
             generator: Where to draw from; the global generator if None.
 
         Returns:
-            The residual stream, the potential map for the next block (or None), the state for the next time step.
+            Residual stream, potential map for the next block (or None), state for the next time step.
         """
         windows = partition(x, self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)
@@ -135,15 +105,10 @@ class Block(nn.Module):
 
 
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Draw from U(0, 1) on the device of a tensor, never coarser than float32: bfloat16 knows only 256 such numbers.
+    """Draw a shape (..., C, M, M) from U(0, 1), on a tensor's device, never coarser than float32.
 
-    Args:
-        like: Gives device and dtype.
-        shape: (..., C, M, M).
-        generator: Where to draw from; the global generator if None.
-
-    Returns:
-        The draws, channels-last in memory as the maps are that they meet: the same numbers whatever the maps' layout.
+    (bfloat16 has only 256 such numbers.) The draws are channels-last in memory: the same numbers whatever the layout of
+    the maps that they meet.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     *outer, channels, height, width = shape
@@ -152,16 +117,10 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 
 
 class ChannelMlp(nn.Sequential):
-    """(Fire,) linear, GELU or fire, linear: pixel by pixel, a normalisation behind each linear layer.
+    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm.
 
     In training the GELU's output, which is wide, is not kept for the second linear layer's gradient: it is computed
     again from the GELU's input, which is kept anyway.
-
-    Args:
-        channels: Channels in and out.
-        ratio: Hidden width, in channels.
-        norm: Makes the normalisation out of a number of channels.
-        neuron: The neurons that fire before each linear layer; None for a GELU between them.
     """
 
     def __init__(
@@ -196,8 +155,6 @@ def _recomputed(output: Tensor, source: Tensor, function: nn.GELU) -> torch.auto
         return (saved.shape, saved.stride()) if saved.data_ptr() == place else saved
 
     def unpack(kept: Tensor | tuple[torch.Size, tuple[int, ...]]) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        return function(source.detach()).as_strided(*kept)
+        return kept if isinstance(kept, Tensor) else function(source.detach()).as_strided(*kept)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

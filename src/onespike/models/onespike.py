@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError, unknown
 from onespike.models.block import NORMS, Block, BlockState, uniform
 from onespike.models.initialise import calm, initialise
 from onespike.models.patch import Merging, PatchEmbedding
-from onespike.models.registry import ModelConfig, register_model
+from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
 
@@ -84,21 +84,6 @@ class OnespikeConfig(ModelConfig):
         """What of it a unit needs."""
         return UnitConfig(self.neuron, self.fusion, self.theta, self.mlp_activation)
 
-    def block(self, channels: int, size: int, window_kind: str) -> Block:
-        """Make a block of this architecture; the arguments are `Block`'s."""
-        return Block(
-            channels,
-            size,
-            window_kind,
-            unit=self.unit,
-            config=self.units,
-            encoding=self.encoding,
-            norm=self.norm,
-            region_threshold=self.region_threshold,
-            mlp_ratio=self.mlp_ratio,
-            dropout=self.dropout,
-        )
-
     def __post_init__(self) -> None:
         super().__post_init__()
         assert self.units  # making it checks its ranges
@@ -138,6 +123,9 @@ class OnespikeConfig(ModelConfig):
             )
 
 
+#: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
+WINDOWS = {"alternating": ("average", "dilated"), "none": ("whole",)}
+
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 
@@ -174,21 +162,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @register_model(OnespikeConfig, VARIANTS, PRESETS)
 class Network(nn.Module):
-    """A general one-time-step spiking network.
-
-    Args:
-        config: The architecture.
-        num_classes: Number of classes K.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels: a multiple of the stem's stride times 2^(stages-1).
+    """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1).
 
     Attributes:
         recompute: Whether training keeps only what passes between blocks, and runs each block once more in the backward
             pass (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the
             global generator or beforehand.
-
-    Raises:
-        OnespikeError: The stages cannot take images of that size.
     """
 
     recompute = False
@@ -196,24 +175,18 @@ class Network(nn.Module):
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
-        if num_classes < 1 or in_channels < 1:
-            raise OnespikeError(
-                f"num_classes and in_channels: expected at least 1, got {num_classes} and {in_channels}"
-            )
+        if min(num_classes, in_channels) < 1:
+            raise OnespikeError(f"num_classes, in_channels: expected at least 1, got {num_classes}, {in_channels}")
         stride = 4 if image_size >= 96 else 2
-        unit_side = stride * 2 ** (len(config.depths) - 1)
-        if image_size < unit_side or image_size % unit_side:
-            raise OnespikeError(
-                f"image_size: {len(config.depths)} stages behind a stem of stride {stride} need a multiple of "
-                f"{unit_side} pixels, got {image_size}; resize with --data.image_size or choose fewer stages"
-            )
+        stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
+        expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
         norm, spiking = NORMS[config.norm], config.readout == "spiking"
         self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
-        number = 0
+        kinds, number = WINDOWS.get(config.windows, (config.windows,)), 0  # blocks are counted over the whole network
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
             size = image_size // (stride * 2**stage)
-            blocks = [config.block(channels, size, self._window_kind(config, number + k)) for k in range(depth)]
+            blocks = [Block(channels, size, kinds[(number + k) % len(kinds)], config) for k in range(depth)]
             if stage:
                 before, behind = self.blocks()[-1], blocks[0]
                 merges = behind.unit.travels and not spiking
@@ -227,38 +200,17 @@ class Network(nn.Module):
         initialise(self)
         calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
 
-    @staticmethod
-    def _window_kind(config: OnespikeConfig, number: int) -> str:
-        """What windows a block should have; blocks are counted over the whole network."""
-        match config.windows:
-            case "alternating":
-                return "dilated" if number % 2 else "average"
-            case "none":
-                return "whole"
-            case kind:
-                return kind
-
     def blocks(self) -> list[Block]:
         """All blocks, in the order in which a batch meets them."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def neuron_groups(self) -> dict[str, list[nn.Module]]:
         """The neurons of each block's unit, by a label for the block."""
-        return {
-            f"block{number:02d}": [module for module in block.unit.modules() if isinstance(module, Neuron)]
-            for number, block in enumerate(self.blocks(), 1)
-        }
+        units = {f"block{number:02d}": block.unit for number, block in enumerate(self.blocks(), 1)}
+        return {label: [one for one in unit.modules() if isinstance(one, Neuron)] for label, unit in units.items()}
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Draw beforehand what the Bernoulli encodings of one forward pass consume.
-
-        Args:
-            batch: Number of images B.
-            generator: Where to draw from; the global generator if None.
-
-        Returns:
-            For each time step, for each block, U(0, 1) draws of shape (V, B, C, M, M).
-        """
+        """Draw beforehand what one forward pass encodes with: for each time step and block U(0, 1), (V, B, C, M, M)."""
         like = self.head.weight
         shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()]
         return [uniform(like, shape, generator) for _ in range(self.config.time_steps) for shape in shapes]
@@ -266,21 +218,16 @@ class Network(nn.Module):
     def forward(
         self, images: Tensor, draws: Sequence[Tensor] | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Classify images.
+        """Map normalised images (B, C, H, W) to logits (B, K), averaged over the time steps.
 
         Args:
-            images: Normalised images, (B, C, H, W), H = W = `image_size`.
+            images: H = W = `image_size`.
             draws: What `draw` returns, or your own; drawn on the way if None.
             generator: Source of all draws (encoding and dropout); the global generator if None.
-
-        Returns:
-            Logits, (B, K), averaged over the time steps.
         """
-        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
-            raise ValueError(
-                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
-                f"got {tuple(images.shape)}"
-            )
+        channels, side = self.in_channels, self.image_size
+        if images.shape[1:] != (channels, side, side):
+            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
         expected = self.config.time_steps * len(self.blocks())
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
@@ -320,23 +267,18 @@ def _run_again_later(block: Block) -> Callable[..., Any]:
 @contextmanager
 def _statistics_kept(block: Block) -> Iterator[None]:
     """While it is open, batch norm does not take a batch into its running statistics: it saw this one before."""
-    norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
+    momenta = {norm: norm.momentum for norm in block.modules() if isinstance(norm, nn.BatchNorm2d)}
+    for norm in momenta:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+        for norm, momentum in momenta.items():
             norm.momentum = momentum
 
 
 def expect_blocks(network: nn.Module, name: str) -> Network:
-    """Make sure that a network is of spiking blocks, for what only these can answer.
-
-    Raises:
-        OnespikeError: It is another kind of network.
-    """
+    """Raise `OnespikeError` for a network of another kind than spiking blocks, for what only these can answer."""
     if not isinstance(network, Network):
         raise OnespikeError(f"{name} has no spiking blocks: expected a run of a model such as conv12")
     return network

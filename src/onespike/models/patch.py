@@ -8,25 +8,14 @@ from onespike.units.channel import ChannelLinear
 
 
 class PatchEmbedding(nn.Conv2d):
-    """The stem: non-overlapping patches, each mapped to a vector (B, C, H, W) -> (B, C_out, H/stride, W/stride).
-
-    Args:
-        in_channels: Channels of the image.
-        out_channels: Channels of the first stage.
-        stride: Side of a patch, in pixels.
-    """
+    """The stem: non-overlapping patches of side `stride`, each mapped to a vector: (B, C, H, W) to a map."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__(in_channels, out_channels, stride, stride=stride)
 
 
 class PatchMerging(nn.Module):
-    """2x2 pixels become one, a linear layer maps their 4C channels to the next stage's.
-
-    Args:
-        in_channels: C, channels of the stage before.
-        out_channels: Channels of the stage behind (2C in the paper).
-    """
+    """2x2 pixels become one: a linear layer maps their 4C channels to the next stage's (2C in the paper)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -43,8 +32,8 @@ class Merging(nn.Module):
     """Between two stages: patch merging of the features and, by a layer of its own, of the travelling potential map.
 
     Args:
-        before: Channels of the features of the stage before.
-        behind: Channels of the features of the stage behind.
+        before: Channels of the stage before.
+        behind: Channels of the stage behind.
         potentials: Likewise of the potential map, (before, behind); None if there is no such map.
         norm: Makes the normalisation behind the features' merging.
         firing: Turns the features into spikes before they are merged, if it is given.
@@ -65,7 +54,6 @@ class Merging(nn.Module):
 
     def forward(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map features (B, C, L, L) and potentials (B, C', L, L), if they are merged, to maps of side L/2."""
-        if potential is not None:
-            potential = self.potential(potential) if self.potential is not None else None
+        merged = self.potential(potential) if self.potential is not None and potential is not None else None
         features = self.features(x if self.firing is None else self.firing(x))
-        return features.to(x.dtype), potential
+        return features.to(x.dtype), merged

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
@@ -26,13 +26,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        ours = family(self.name)
-        if type(self) is not ours.config:
-            raise OnespikeError(
-                f"name: {self.name} is described by {ours.config.__name__}, not by {type(self).__name__}"
-            )
-        if self.preset:
-            ours.expect_preset(self.name, self.preset)
+        ours = family(self.name).config
+        if type(self) is not ours:
+            raise OnespikeError(f"name: {self.name} is described by {ours.__name__}, not by {type(self).__name__}")
+        preset_changes(self.name, self.preset)
 
     @property
     def draws(self) -> bool:
@@ -40,15 +37,7 @@ class ModelConfig:
         return False
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-        """Build the network, with fresh weights.
-
-        Args:
-            num_classes: Number of classes.
-            in_channels: Channels of the images.
-            image_size: Side of the images, in pixels.
-
-        Returns:
-            The network: images (B, C, H, W) to logits (B, K).
+        """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K).
 
         Raises:
             OnespikeError: The image size does not suit the network.
@@ -56,32 +45,13 @@ class ModelConfig:
         return family(self.name).builder(self, num_classes, in_channels, image_size)
 
 
-@dataclass(frozen=True)
-class Family:
-    """Models that share a config dataclass.
-
-    Attributes:
-        config: The dataclass.
-        builder: Called as (config, num_classes, in_channels, image_size).
-        variants: What each model sets apart from the dataclass's defaults.
-        presets: What each preset changes about any of them. Presets come after a model's own values.
-    """
+class Family(NamedTuple):
+    """Models that share a config dataclass; `register_model` makes one of its arguments."""
 
     config: type[ModelConfig]
     builder: Callable[..., nn.Module]
     variants: dict[str, dict[str, Any]]
     presets: dict[str, dict[str, Any]]
-
-    def expect_preset(self, name: str, preset: str) -> None:
-        """Make sure that there is such a preset.
-
-        Raises:
-            OnespikeError: There is none.
-        """
-        if not self.presets:
-            raise OnespikeError(f"preset: {name} has none, got {preset!r}")
-        if preset not in tuple(self.presets):  # a YAML file may name a list, which no dictionary can look up
-            raise unknown("preset", preset, self.presets)
 
 
 #: The family of each registered model, by the model's name.
@@ -93,20 +63,18 @@ def register_model(
     variants: dict[str, dict[str, Any]],
     presets: dict[str, dict[str, Any]] | None = None,
 ) -> Callable[[Builder], Builder]:
-    """Register what builds a family's networks: a class or function (config, num_classes, in_channels, image_size).
+    """Register the decorated class or function as what builds a family's networks.
+
+    It is called as (config, num_classes, in_channels, image_size).
 
     Args:
         config: The family's dataclass.
         variants: Its models by name, and what each sets apart from the dataclass's defaults.
-        presets: Its presets by name, and what each changes.
-
-    Returns:
-        A decorator that gives back what it decorates.
+        presets: Its presets by name, and what each changes about any of its models.
     """
 
     def register(builder: Builder) -> Builder:
-        ours = Family(config, builder, variants, presets or {})
-        MODELS.update(dict.fromkeys(variants, ours))
+        MODELS.update(dict.fromkeys(variants, Family(config, builder, variants, presets or {})))
         return builder
 
     return register
@@ -118,37 +86,40 @@ def model_names() -> list[str]:
 
 
 def family(name: str) -> Family:
-    """Look up a model's family.
-
-    Raises:
-        OnespikeError: There is no such model.
-    """
-    if name not in tuple(MODELS):
+    """Look up a model's family; raise `OnespikeError` if there is no such model."""
+    if name not in tuple(MODELS):  # a YAML file may name a list, which no dictionary can look up
         raise unknown("model", name, MODELS)
     return MODELS[name]
 
 
+def preset_changes(name: str, preset: str) -> dict[str, Any]:
+    """Look up what a preset changes about a model (nothing if it is ""); raise `OnespikeError` if there is none."""
+    presets = family(name).presets
+    if not preset:
+        return {}
+    if not presets:
+        raise OnespikeError(f"preset: {name} has none, got {preset!r}")
+    if preset not in tuple(presets):
+        raise unknown("preset", preset, presets)
+    return presets[preset]
+
+
 def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
-    """Look up a registered model, apply a preset and change what is overridden.
+    """Make the config of a registered model: the family's defaults, the model's values, the preset's, the overrides.
 
     Args:
         name: A registered model.
-        preset: One of its family's presets.
+        preset: One of its family's presets; None leaves the default one.
         **overrides: Fields of its config, such as `theta=0.3`. A nested config takes a dictionary of what changes,
             `neuron={"threshold": 0.4}`; the name alone, `neuron="plif"`; or the whole config.
-
-    Returns:
-        The config, of the family's own class.
 
     Raises:
         OnespikeError: The model, the preset or a field does not exist, or a value is out of its range.
     """
     ours = family(name)
     preset = ours.config.preset if preset is None else preset
-    if preset:
-        ours.expect_preset(name, preset)
     values = {"name": name, "preset": preset}
-    for changes in (ours.variants[name], ours.presets.get(preset, {}), overrides):
+    for changes in (ours.variants[name], preset_changes(name, preset), overrides):
         values = merge(values, changes)
     return make(ours.config, values, "model")
 
@@ -156,7 +127,7 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
 def create_model(
     name: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, **overrides: Any
 ) -> Any:
-    """Build a model by name, with fresh weights.
+    """Build a model by name, with fresh weights, in training mode.
 
     Args:
         name: A registered model, such as "conv12" (see `model_names`).
@@ -165,9 +136,6 @@ def create_model(
         image_size: Side of the images, in pixels.
         **overrides: `preset`, or fields of the model's config, such as `theta=0.3` (see `model_config`).
 
-    Returns:
-        The network, in training mode.
-
     Raises:
         OnespikeError: The model or a field does not exist, or the image size does not suit the network.
     """
@@ -175,11 +143,7 @@ def create_model(
 
 
 def expect_multiple(name: str, image_size: int, side: int) -> None:
-    """Make sure that a network can take images of a size.
-
-    Raises:
-        OnespikeError: It is no multiple of `side`.
-    """
+    """Raise `OnespikeError` for images that a network cannot take: their size is no multiple of `side`."""
     if image_size < side or image_size % side:
         raise OnespikeError(
             f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"

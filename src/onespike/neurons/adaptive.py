@@ -21,15 +21,8 @@ from onespike.neurons.base import Incoming, Neuron, NeuronConfig, step
 class AdaptiveLIF(Neuron):
     """LIF neurons whose threshold rises after a spike and decays again. Shapes are `Neuron`'s.
 
-    A hook sees the potential V, not what of it exceeds the risen threshold. The reset "subtract" takes away the
-    threshold without its rise.
-
-    Args:
-        channels: As for `Neuron`.
-        config: Likewise.
-        integrates: Likewise.
-        adaptation: beta, what a spike adds to the threshold, >= 0.
-        adaptation_decay: rho, the share of the rise that survives being handed on, 0..1.
+    Their own options are `adaptation`, beta >= 0, and `adaptation_decay`, rho, 0..1. A hook sees V, not V - a. The
+    reset "subtract" takes away the threshold without its rise a.
     """
 
     def __init__(

@@ -52,12 +52,11 @@ class NeuronConfig:
             raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
         if self.learnable_decay != "none" and self.decay in (0, 1):
             raise OnespikeError(f"decay: to be learnable it must start between 0 and 1, got {self.decay}")
-        neuron = self.neuron
-        known = [*inspect.signature(neuron).parameters][3:]  # behind channels, config and integrates
+        known = [*inspect.signature(self.neuron).parameters][3:]  # behind channels, config and integrates
         for key in self.options:
             if key not in known:
                 raise unknown(f"option of the neuron {self.name}", key, known)
-        neuron.check(self)
+        self.neuron.check(self)
 
     @property
     def neuron(self) -> type["Neuron"]:
@@ -73,13 +72,8 @@ class NeuronConfig:
 class Incoming:
     """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
 
-    The first window has no predecessor: see `onespike.functional.charge`.
-
-    Attributes:
-        beside: X, (V, B, C, M, M): the potentials that meet the window before's. None if there are none.
-        behind: How many windows X lies behind, 0 or 1.
-        fusion: How the two are merged, a name in `onespike.functional.FUSIONS`.
-        theta: Radian factor of the fusion.
+    X is `beside`, (V, B, C, M, M) or None; the fields are arguments of `onespike.functional.charge`, which also says
+    what comes into the first window.
     """
 
     beside: Tensor | None = None
@@ -100,12 +94,10 @@ class Neuron(nn.Module, ABC):
     """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
 
     A neuron says how it fires (`fire`), and, where it differs from a leaky one, how it charges. The module keeps no
-    state: what a neuron keeps from one time step to the next it returns, and is given again.
+    state: what a neuron keeps from one time step to the next it returns, and is given again. A forward hook sees
+    potentials and spikes: that is how the library itself watches a network.
 
-    A forward hook sees potentials and spikes: that is how the library itself watches and draws a network.
-
-    Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M). Parameters are one for the layer, () or one for each
-    channel, (C, 1, 1).
+    Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M); parameters (), one for the layer, or (C, 1, 1).
 
     Args:
         channels: Number of channels C, for parameters per channel.
@@ -131,20 +123,16 @@ class Neuron(nn.Module, ABC):
 
     @classmethod
     def check(cls, config: NeuronConfig) -> None:
-        """Refuse what this kind of neuron cannot be.
-
-        Raises:
-            OnespikeError: A value does not suit it.
-        """
+        """Raise `OnespikeError` for a value that does not suit this kind of neuron."""
 
     @property
     def threshold(self) -> float | Tensor:
-        """The threshold: a constant (a plain number, exact in every dtype), or a scalar or (C, 1, 1)."""
+        """The threshold: a plain number, which is exact in every dtype, or learned, () or (C, 1, 1)."""
         return self.constant_threshold if self.raw_threshold is None else self.raw_threshold.exp()
 
     @property
     def decay(self) -> float | Tensor:
-        """The decay alpha: a constant, or a scalar or (C, 1, 1)."""
+        """The decay alpha, likewise."""
         return self.constant_decay if self.raw_decay is None else self.raw_decay.sigmoid()
 
     @abstractmethod
@@ -155,11 +143,8 @@ class Neuron(nn.Module, ABC):
         """Fire.
 
         Args:
-            potential: V, (B, C), (B, C, H, W) or (V, B, C, M, M). Where nothing is handed on it is the current.
+            potential: V; where nothing is handed on it is the current.
             spikes: Its spikes, where they are known already: hooks shall see them all the same.
-
-        Returns:
-            S, of the same shape.
 
         Raises:
             ValueError: There is a parameter for each channel, and the shape does not say where the channels are.
@@ -175,15 +160,7 @@ class Neuron(nn.Module, ABC):
         return potential * (1 - self.fired(spikes))
 
     def handed_on(self, potential: Tensor, spikes: Tensor | None = None) -> Tensor:
-        """What of a potential the next window receives, after the reset.
-
-        Args:
-            potential: At the moment of firing.
-            spikes: Its spikes, if they are known.
-
-        Returns:
-            The potential to hand on, same shape.
-        """
+        """What of a potential the next window receives, after the reset by its spikes."""
         if self.reset == "none":
             return potential
         spikes = self.fire(potential) if spikes is None else spikes
@@ -201,15 +178,7 @@ class Neuron(nn.Module, ABC):
         return currents if before is None else self.leak(currents, self.kept(before[0], before[1]))
 
     def charge(self, currents: Tensor, incoming: Incoming | None) -> Tensor:
-        """Charge window after window: V[v] = I[v] + alpha * P[v].
-
-        Args:
-            currents: (V, B, C, M, M).
-            incoming: What is handed on, to whom; None if nothing ever is.
-
-        Returns:
-            V, (V, B, C, M, M).
-        """
+        """Charge window after window: V[v] = I[v] + alpha * P[v]."""
         if incoming is None:
             return currents
         if self._in_one_function():
@@ -239,11 +208,7 @@ class Neuron(nn.Module, ABC):
     def over_time(self, currents: Tensor) -> Tensor:
         """Run over time steps: V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t).
 
-        Args:
-            currents: I, (T, B, C) or (T, B, C, H, W).
-
-        Returns:
-            Spikes, of the same shape. A hook sees one time step after the other.
+        Currents and spikes are (T, B, C) or (T, B, C, H, W). A hook sees one time step after the other.
         """
         state, spikes = None, []
         for current in currents.unbind():
@@ -257,11 +222,7 @@ class Neuron(nn.Module, ABC):
 
 
 class OverTime(nn.Module):
-    """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together.
-
-    Args:
-        neuron: The neurons.
-    """
+    """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
@@ -277,11 +238,7 @@ class OverTime(nn.Module):
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Shape a constant, (), or (C, 1, 1) so that it broadcasts along the channels of potentials.
-
-    Raises:
-        ValueError: There is one for each channel, and the potentials' shape does not say where the channels are.
-    """
+    """Shape a constant, (), or (C, 1, 1) so that it broadcasts along the channels of potentials."""
     if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
         return value
     if like.ndim != 2:
@@ -293,12 +250,10 @@ def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
 
 
 def step(potential: Tensor, threshold: float | Tensor, surrogate: str) -> Tensor:
-    """Fire where a potential exceeds a threshold for the layer or each channel, () or (C, 1, 1)."""
+    """S = 1 where V > threshold, else 0; the threshold is a number, () or (C, 1, 1)."""
     return spike(potential, along_channels(threshold, potential), surrogate)
 
 
 def _parameter(value: float, learnable: str, channels: int) -> nn.Parameter | None:
-    """Make a parameter for a layer or for each channel, () or (C, 1, 1); None if it is not to be learned."""
-    if learnable == "none":
-        return None
-    return nn.Parameter(torch.full((channels, 1, 1) if learnable == "channel" else (), value))
+    shape = {"none": None, "layer": (), "channel": (channels, 1, 1)}[learnable]
+    return None if shape is None else nn.Parameter(torch.full(shape, value))

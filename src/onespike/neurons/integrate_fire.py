@@ -1,8 +1,5 @@
 """Integrate-and-fire neurons of converted networks, and the activation that is trained for them.
 
-    V(t) = V(t-1) + I(t)                 S(t) = 1 where V(t) > threshold, else 0
-    V(t) = V(t) - threshold * S(t)       out(t) = threshold * S(t)
-
 Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
 """
 
@@ -41,10 +38,7 @@ class IntegrateFire(nn.Module):
         axis: Where the channels are, if there is one for each.
         time_steps: T.
         surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
-        population: P, 1..16: more values than that are no cheaper than real numbers.
-
-    Raises:
-        OnespikeError: There is no such number of neurons or time steps, or several of both.
+        population: P, 1..16; 1 where there are several time steps.
     """
 
     def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
@@ -61,14 +55,7 @@ class IntegrateFire(nn.Module):
         return self.raw_threshold.exp()
 
     def forward(self, currents: Tensor) -> Tensor:
-        """Integrate and fire.
-
-        Args:
-            currents: I, (T*B, …).
-
-        Returns:
-            Number of spikes times the size of one, of the same shape.
-        """
+        """Map currents (T*B, …) to the number of spikes times the size of one, of the same shape."""
         size = spread(self.threshold / self.population, self.axis, currents)
         # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
@@ -91,16 +78,12 @@ class IntegrateFire(nn.Module):
 
 
 class QCFS(nn.Module):
-    """A clipped staircase with `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
+    """A clipped staircase of L = `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
 
         n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
 
     It is what a population of L integrate-and-fire neurons does in one time step, to the bit, and what one neuron does
-    in L, if its input is the same at each. The gradient of rounding is 1.
-
-    Args:
-        levels: Number of steps L.
-        threshold: Where the threshold, which is learned, starts.
+    in L, if its input is the same at each. The threshold is learned; the gradient of rounding is 1.
     """
 
     def __init__(self, levels: int, threshold: float = 2.0) -> None:
@@ -119,11 +102,7 @@ class QCFS(nn.Module):
 
 
 def expect_neurons(time_steps: int, population: int) -> None:
-    """Make sure that so many neurons can stand for an activation over so many time steps.
-
-    Raises:
-        OnespikeError: They cannot.
-    """
+    """Raise `OnespikeError` unless so many neurons can stand for an activation over so many time steps."""
     for name, number in (("time_steps", time_steps), ("population", population)):
         if not isinstance(number, int):
             raise OnespikeError(f"{name}: expected a whole number, got {number}")

@@ -18,8 +18,7 @@ from onespike.neurons.base import Neuron, NeuronConfig, along_channels, step
 class PLIF(Neuron):
     """LIF neurons with a learned decay for each layer, or, by `learnable_decay`, for each channel.
 
-    Arguments and shapes are `Neuron`'s. Neurons to which nothing is handed on have no decay, and take the current as it
-    is.
+    Arguments and shapes are `Neuron`'s. Where nothing is handed on there is no decay: the current stays as it is.
     """
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:

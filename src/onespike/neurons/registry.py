@@ -18,14 +18,5 @@ NEURONS: dict[str, type[Neuron]] = {
 
 
 def make_neuron(channels: int, config: NeuronConfig = NeuronConfig(), integrates: bool = True) -> Neuron:
-    """Make a layer of neurons.
-
-    Args:
-        channels: Number of channels.
-        config: Their kind, constants, and where learnable parameters start.
-        integrates: Whether potentials are ever handed on to them.
-
-    Returns:
-        The neurons.
-    """
+    """Make a layer of neurons of the kind that its config names; `integrates` as for `Neuron`."""
     return config.neuron(channels, config, integrates, **config.options)

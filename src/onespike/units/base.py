@@ -17,11 +17,10 @@ class UnitConfig:
 
     Attributes:
         neuron: Its neurons.
-        fusion: How the two potentials that meet at a neuron are merged: "sincos", "sinsum", "nested", "mean", "sum"
-            (see `onespike.functional.fuse`), or "none", which hands nothing on at all.
+        fusion: How the two potentials that meet at a neuron are merged, a name in `onespike.functional.FUSIONS`;
+            "none" hands nothing on at all.
         theta: Radian factor of the fusion, 0 < theta <= 1.
-        mlp_activation: What stands between the linear layers of the unit "mlp", and of the channel MLPs: "gelu"
-            (real-valued), or "spiking" (a threshold before each linear layer).
+        mlp_activation: What stands between the linear layers of the unit "mlp": "gelu", or "spiking" neurons.
     """
 
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
@@ -43,19 +42,16 @@ Memory = tuple[tuple[Tensor, ...], ...]
 
 
 class Traffic(NamedTuple):
-    """Potentials that are handed on: values read, values written."""
+    """Values that are handed on, in the whole batch: read, written."""
 
     reads: float
     writes: float
 
 
 class UnitOutput(NamedTuple):
-    """What comes out of a unit.
+    """What comes out of a unit: spikes and, if it hands any on, potentials for the next block, both (V, B, C, M, M).
 
-    Attributes:
-        spikes: Output spikes, (V, B, C, M, M).
-        potential: Potentials for the next block, (V, B, C, M, M); None from a unit that hands nothing to it.
-        memory: Potentials and spikes of each layer, for the next time step.
+    `memory` is for the next time step.
     """
 
     spikes: Tensor
@@ -66,7 +62,7 @@ class UnitOutput(NamedTuple):
 class Unit(nn.Module, ABC):
     """The contract of a spiking unit: four windows of spikes in, four windows of spikes out, potentials beside them.
 
-    The four windows share the unit's weights. Weight layers see all windows as one batch (`per_window`); only
+    The four windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`); only
     potentials, which pass from window to window, are computed one after the other (`Neuron.charge_and_fire`).
 
     Attributes:
@@ -83,26 +79,14 @@ class Unit(nn.Module, ABC):
 
         Args:
             spikes: Input spikes, (V, B, C, M, M).
-            potential: Potentials from the block before, (V, B, C, M, M), or None.
+            potential: Potentials from the block before, of the same shape, or None.
             memory: `UnitOutput.memory` of the time step before; None at the first.
-
-        Returns:
-            Spikes and potentials.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
-        """Count the potentials that the unit hands from window to window, from block to block and from step to step.
+        """Count what the unit hands on, from window to window, block to block, step to step, for the audit.
 
-        Args:
-            potential: What came from the block before, (V, B, C, M, M), or None.
-            memory: What came from the time step before, or None.
-            out: What the unit gave.
-
-        Returns:
-            The values read and written, in the whole batch.
-
-        Raises:
-            OnespikeError: The unit does not say.
+        The arguments are those of `forward`, and what it returned.
         """
         raise OnespikeError(
             f"{type(self).__name__}: the audit does not know which potentials this unit hands on: "
@@ -116,29 +100,17 @@ def chained(out: UnitOutput) -> int:
     return v.numel() * (len(v) - 1) // len(v)
 
 
-def kept_over_time(out: UnitOutput, written: int) -> Traffic:
-    """Count what the neurons of a unit keep for the next time step.
-
-    Args:
-        out: What the unit gave.
-        written: Values of each layer that are written anyway, to be handed on.
-
-    Returns:
-        The values read and written.
-    """
+def kept_over_time(out: UnitOutput, memory: Memory | None, written: int) -> Traffic:
+    """What a unit's neurons keep for the next time step; `written` values of each layer are written anyway."""
+    if memory is None:
+        return Traffic(0, 0)
     values, layers = out.memory[0][0].numel(), sum(len(layer) - 1 for layer in out.memory)
     return Traffic(layers * values, layers * (values - written))
 
 
-def per_window(layer: nn.Module, norm: nn.Module, windows: Tensor) -> Tensor:
-    """Apply a weight layer and its normalisation to all windows at once, as one batch.
-
-    Args:
-        layer: A module on (N, C, M, M).
-        norm: The normalisation behind it, or an identity.
-        windows: (V, B, C, M, M).
-
-    Returns:
-        The currents, (V, B, C', M, M).
-    """
-    return norm(layer(windows.flatten(0, 1))).unflatten(0, windows.shape[:2])
+def as_one_batch(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Apply layers to all windows, or time steps, as one batch: (V, B, C, …) to (V, B, C', …)."""
+    batch = x.flatten(0, 1)
+    for layer in layers:
+        batch = layer(batch)
+    return batch.unflatten(0, x.shape[:2])

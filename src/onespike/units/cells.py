@@ -17,9 +17,7 @@ _LONG = 16
 class LSTM(nn.LSTM):
     """`nn.LSTM`, with the same arguments, parameters and results; faster where there is a single token."""
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
         if not _is_single(self, x, hx):
             tokens = isinstance(x, Tensor) and x.device.type == "cpu"  # no packed sequence
@@ -52,7 +50,7 @@ class RNN(nn.RNN):
 
 
 def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
-    """Whether it is the kind of layer that this module knows, and starts from 0."""
+    """Whether it is a kind of layer that this module knows, and starts from 0."""
     known = cell.num_layers == 1 and cell.batch_first and cell.bias and not cell.proj_size and cell.mode != "RNN_RELU"
     return known and hx is None and isinstance(x, Tensor) and x.dim() == 3  # no packed sequence
 
@@ -76,7 +74,7 @@ def _scanned(cell: nn.RNNBase, scan: Callable[..., Tensor], x: Tensor) -> tuple[
 
 
 def _both(h: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The directions' states (N, 1, C) of a single token side by side, and as the last states."""
+    """The directions' states (N, 1, C) of one token, side by side, and as the last states."""
     return torch.cat(h, -1), torch.stack(h).squeeze(2)
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
-from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, chained, kept_over_time, per_window
+from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
 
 
 class WindowConv(nn.Conv2d):
@@ -33,11 +33,7 @@ class WindowConv(nn.Conv2d):
 class ConvUnit(Unit):
     """Two convolutional spiking layers whose potentials pass from window to window.
 
-    Args:
-        channels: Channels in, between and out.
-        config: Its neurons, and how potentials meet.
-        norm: Makes the layer behind each convolution out of a number of channels; none by default. Its statistics span
-            windows, batch and map.
+    `norm` makes the normalisation behind each convolution; its statistics span windows, batch and map.
     """
 
     def __init__(
@@ -56,9 +52,9 @@ class ConvUnit(Unit):
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""
         passes, (before1, before2) = self.fusion != "none", memory or (None, None)
-        currents = per_window(self.conv1, self.norm1, spikes)
+        currents = as_one_batch(spikes, self.conv1, self.norm1)
         layer1 = self.neuron1.charge_and_fire(currents, Incoming() if passes else None, before1)
-        currents = per_window(self.conv2, self.norm2, layer1[1])
+        currents = as_one_batch(layer1[1], self.conv2, self.norm2)
         incoming = Incoming(self.neuron1.handed_on(*layer1[:2]), 1, self.fusion, self.theta) if passes else None
         layer2 = self.neuron2.charge_and_fire(currents, incoming, before2)
         return UnitOutput(layer2[1], None, (layer1, layer2))
@@ -66,6 +62,6 @@ class ConvUnit(Unit):
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
         """Layer 1 reads its own potentials, layer 2 those of both layers."""
         passed = chained(out) if self.fusion != "none" else 0
-        kept = kept_over_time(out, passed) if memory is not None else Traffic(0, 0)
+        kept = kept_over_time(out, memory, passed)
         more = sum(len(layer) - 2 for layer in out.memory)  # such as risen thresholds
         return Traffic((3 + more) * passed + kept.reads, (2 + more) * passed + kept.writes)

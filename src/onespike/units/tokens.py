@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
-from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, chained, kept_over_time, per_window
+from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -23,11 +23,7 @@ Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
 class TravellingUnit(Unit):
     """A layer over the tokens of a window, and neurons that merge the potentials of two directions.
 
-    Args:
-        layer: Maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`.
-        out_channels: Channels of spikes and potentials.
-        config: Its neurons, and how potentials meet.
-        norm: Makes the layer behind `layer` out of a number of channels; none by default.
+    `layer` maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`; `norm` makes its norm.
     """
 
     def __init__(
@@ -46,7 +42,7 @@ class TravellingUnit(Unit):
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
-        currents = per_window(self.layer, self.norm, spikes)
+        currents = as_one_batch(spikes, self.layer, self.norm)
         incoming = None
         if self.travels:
             above = torch.zeros_like(currents) if potential is None else potential
@@ -63,18 +59,12 @@ class TravellingUnit(Unit):
             reads, writes = chained(out) + more, v.numel() + more
             if potential is not None:
                 reads += v.numel() + v.numel() // len(v)
-        kept = kept_over_time(out, v.numel() if self.travels else 0) if memory is not None else Traffic(0, 0)
+        kept = kept_over_time(out, memory, v.numel() if self.travels else 0)
         return Traffic(reads + kept.reads, writes + kept.writes)
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer over the pixels of a map as tokens, in row-major order; it starts from 0 at the first.
-
-    Args:
-        cell: `nn.LSTM`, `nn.GRU` or `nn.RNN`.
-        channels: Channels C of a token, and of the state of each direction.
-        bidirectional: Whether it runs backwards as well; its output then has 2C channels.
-    """
+    """A recurrent layer over the pixels of a map as tokens, in row-major order; it starts from 0 at the first."""
 
     def __init__(self, cell: Cell, channels: int, bidirectional: bool) -> None:
         super().__init__()

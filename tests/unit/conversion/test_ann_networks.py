@@ -8,9 +8,8 @@ from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
+from onespike.models.artificial import WINDOW, FeedForward, TokenMixing, WindowAttention, relative_places
 from onespike.models.patch import PatchMerging
-from onespike.models.resmlp import FeedForward, TokenMixing
-from onespike.models.vit import WINDOW, WindowAttention, relative_places
 
 #: As printed in the supplement, section 5.
 RESMLP12 = "48, F-48-shorcut , 48, PM, 96, F-96-shorcut, 96, PM, (192, F-192-shorcut) $\\times$ 3, 384, F-384, 384, C"

@@ -21,7 +21,7 @@ from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.models.affine import Affine
-from onespike.models.vit import VIT12
+from onespike.models.artificial import LAYERS
 from onespike.neurons import QCFS, IntegrateFire
 
 MAXIMA = Calibration("maximum", correct="none")
@@ -698,7 +698,7 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
         assert conversion.real == ()
         products = count_operations(conversion.network, [images]).products
         attention = [product for product in products if product.name.startswith("matmul")]
-        assert len(attention) == 2 * sum(layer.isdecimal() for layer in VIT12)
+        assert len(attention) == 2 * sum(layer.isdecimal() for layer in LAYERS)
         assert all(product.arrives != "real" for product in attention)  # spikes, or several steps' spike counts
     with pytest.raises(OnespikeError, match=r"layers\.0\.matmul \(matmul\), layers\.0\.softmax \(softmax\)"):
         onespike.convert(create_model("vit12", activation="relu", image_size=16), images)

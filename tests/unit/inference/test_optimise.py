@@ -17,8 +17,8 @@ from onespike.errors import OnespikeError
 from onespike.inference import load_engine
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import Recipe, TrainConfig
-from onespike.training.recipe import load_recipe
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run, load
 
 CLASSES = ("ant", "bee")

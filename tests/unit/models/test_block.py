@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from onespike.functional import partition, recompose
-from onespike.models import OnespikeConfig
+from onespike.models import Block, OnespikeConfig
 from onespike.models.patch import ChannelLinear, PatchEmbedding, PatchMerging
 
 CHANNELS, SIDE = 6, 8
@@ -15,7 +15,7 @@ both_kinds = pytest.mark.parametrize("dilated", [False, True])
 
 def make_block(dilated=False, size=SIDE, **overrides):
     torch.manual_seed(0)
-    return OnespikeConfig(**overrides).block(CHANNELS, size, "dilated" if dilated else "average").double()
+    return Block(CHANNELS, size, "dilated" if dilated else "average", OnespikeConfig(**overrides)).double()
 
 
 def stream(side=SIDE, batch=2):

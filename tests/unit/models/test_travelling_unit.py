@@ -17,7 +17,8 @@ both_kinds = pytest.mark.parametrize("kind", ["average", "dilated"])
 
 def make_block(kind: str, **overrides: object) -> Block:
     torch.manual_seed(0)
-    block = OnespikeConfig(unit="lstm", fusion="nested", **overrides).block(CHANNELS, SIDE, kind).double().eval()
+    config = OnespikeConfig(unit="lstm", fusion="nested", **overrides)
+    block = Block(CHANNELS, SIDE, kind, config).double().eval()
     with torch.no_grad():
         for parameter in block.unit.parameters():
             parameter.mul_(3)  # so that neurons fire

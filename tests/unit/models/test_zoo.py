@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from onespike import OnespikeError, create_model
-from onespike.models import OnespikeConfig, config_from_dict, model_config
+from onespike.models import OnespikeConfig, model_config
 from onespike.models.onespike import VARIANTS
 from onespike.neurons import NeuronConfig
+from onespike.training.recipe import model_from
 
 TINY = {"depths": (1, 2), "channels": (4, 8), "image_size": 16}
 AVERAGE_THEN_DILATED = ["average", "dilated"]
@@ -134,8 +135,12 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ("alexnet", {}, "unknown model 'alexnet': see --help"),
         ("resnet", {}, "unknown model 'resnet': did you mean 'resnet18'"),
         ("resnet18", {"preset": "paper"}, "preset: resnet18 has none, got 'paper'"),
-        ("conv12", {"threshold": 0.3}, "threshold: belongs to neuron: neuron={'threshold': 0.3}"),
-        ("conv12", {"neuron": {"treshold": 0.3}}, "unknown option of neuron 'treshold': did you mean 'threshold'"),
+        ("conv12", {"threshold": 0.3}, "unknown option 'model.threshold': did you mean 'model.neuron.threshold'"),
+        (
+            "conv12",
+            {"neuron": {"treshold": 0.3}},
+            "unknown option 'model.neuron.treshold': did you mean 'model.neuron.threshold'",
+        ),
         ("conv12", {"neuron": "plief"}, "unknown neuron 'plief': did you mean 'plif'"),
         ("spiking-vgg11", {"time_steps": 0}, "width and time_steps: .* got 16 and 0"),
         ("spiking-vgg11", {"image_size": 24}, "image_size: spiking-vgg11 needs a multiple of 16 pixels, got 24"),
@@ -149,8 +154,8 @@ def test_no_classes_or_no_channels_are_an_error(count):
             {"neuron": "relu", "preset": "strict", "region_threshold": None},
             "preset strict: expected a neuron that spikes",
         ),
-        ("conv12", {"thetta": 0.3}, "unknown model option 'thetta': did you mean 'theta'"),
-        ("conv12", {"time_step": 2}, "did you mean 'time_steps'"),
+        ("conv12", {"thetta": 0.3}, "unknown option 'model.thetta': did you mean 'model.theta'"),
+        ("conv12", {"time_step": 2}, "did you mean 'model.time_steps'"),
     ],
 )
 def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, overrides, message):
@@ -165,7 +170,7 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"depths": (2, 2)}, r"one of each per stage, got \(2, 2\), \(48, 96, 192, 384\)"),
         ({"depths": (), "channels": ()}, r"one of each per stage, got \(\), \(\)"),
         ({"depths": (2, 2, 0, 2)}, "depths.* at least 1"),
-        ({"depths": (2.0, 2, 2, 2)}, "depths.* whole numbers"),
+        ({"depths": (2.0, 2, 2, 2)}, "depths: expected a whole number, got 2.0"),
         ({"channels": (48, 0, 192, 384)}, "channels.* at least 1"),
         ({"mlp_ratio": 0}, "mlp_ratio.* at least 1"),
         ({"time_steps": 0}, "time_steps.* at least 1"),
@@ -264,7 +269,7 @@ def test_a_config_comes_back_from_plain_values():
         *named,
         model_config("conv12", "strict", neuron={"name": "adaptive", "options": {"adaptation": 0.3}}),
     ):
-        assert config_from_dict(json.loads(json.dumps(asdict(config)))) == config
+        assert model_from(json.loads(json.dumps(asdict(config)))) == config
 
 
 def test_a_config_of_another_family_is_an_error():

@@ -1,0 +1,138 @@
+"""Standard spiking networks, VGG-11 and ResNet-19, which run over several time steps; each sees the image itself."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.models.registry import ModelConfig, expect_multiple, register_model
+from onespike.neurons import NeuronConfig, OverTime, make_neuron
+from onespike.units.base import as_one_batch
+
+
+@dataclass(frozen=True)
+class OverTimeConfig(ModelConfig):
+    """What can be chosen about a standard spiking network.
+
+    Attributes:
+        width: Channels of the first stage.
+        time_steps: Time steps T; logits are averaged.
+        neuron: Its neurons.
+    """
+
+    width: int = 64
+    time_steps: int = 4
+    neuron: NeuronConfig = field(default_factory=NeuronConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not all(isinstance(count, int) and count >= 1 for count in (self.width, self.time_steps)):
+            raise OnespikeError(
+                f"width and time_steps: expected whole numbers of at least 1, got {self.width} and {self.time_steps}"
+            )
+
+
+class SpikingConv(nn.Module):
+    """A 3x3 convolution, its batch normalisation and its neurons, over all time steps."""
+
+    def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.neuron = OverTime(make_neuron(out_channels, neuron))
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Map (T, B, C, H, W) to spikes; a residual is added to the currents."""
+        currents = as_one_batch(x, self.conv, self.norm)
+        return self.neuron(currents if residual is None else currents + residual)
+
+
+@dataclass(frozen=True)
+class SpikingVGGConfig(OverTimeConfig):
+    """A spiking VGG-11. The first convolution has 64 channels in the original; 16 train in minutes."""
+
+    name: str = "spiking-vgg11"
+    width: int = 16
+
+
+@register_model(SpikingVGGConfig, {"spiking-vgg11": {}})
+class SpikingVGG11(nn.Module):
+    """VGG-11 (Simonyan & Zisserman 2015) with spiking neurons, for images whose side is a multiple of 16."""
+
+    #: Channels of the convolutions in units of the first one's; 0 is a pooling.
+    LAYERS = (1, 0, 2, 0, 4, 4, 0, 8, 8, 0, 8, 8)
+
+    def __init__(self, config: SpikingVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        expect_multiple(config.name, image_size, 16)
+        self.config, self.time_steps = config, config.time_steps
+        self.layers = nn.ModuleList()
+        channels = in_channels
+        for factor in self.LAYERS:
+            if factor:
+                self.layers.append(SpikingConv(channels, factor * config.width, config.neuron))
+                channels = factor * config.width
+            else:
+                self.layers.append(nn.MaxPool2d(2))
+        self.head = nn.Linear(channels, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K)."""
+        x = images.expand(self.time_steps, *images.shape)  # (T, B, C, H, W)
+        for layer in self.layers:
+            x = layer(x) if isinstance(layer, SpikingConv) else as_one_batch(x, layer)
+        # Linear first, then the means over map and time: the layer reads spikes, not their averages.
+        return self.head(x.movedim(2, -1)).mean((0, 2, 3))
+
+
+@dataclass(frozen=True)
+class SpikingResNetConfig(OverTimeConfig):
+    """A spiking ResNet-19."""
+
+    name: str = "spiking-resnet19"
+    width: int = 128
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with a shortcut: the second's neurons fire on the sum."""
+
+    def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig, stride: int) -> None:
+        super().__init__()
+        self.first = SpikingConv(in_channels, out_channels, neuron, stride)
+        self.second = SpikingConv(out_channels, out_channels, neuron)
+        self.shortcut: nn.Sequential | None = None
+        if stride > 1 or in_channels != out_channels:
+            projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map spikes (T, B, C, H, W) to spikes."""
+        return self.second(self.first(x), x if self.shortcut is None else as_one_batch(x, self.shortcut))
+
+
+@register_model(SpikingResNetConfig, {"spiking-resnet19": {}})
+class SpikingResNet19(nn.Module):
+    """ResNet-19 as spiking papers use it (Zheng et al. 2021): 3, 3 and 2 blocks, two linear layers; any image size."""
+
+    def __init__(self, config: SpikingResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
+        super().__init__()
+        width, neuron = config.width, config.neuron
+        self.config, self.time_steps = config, config.time_steps
+        self.stem = SpikingConv(in_channels, width, neuron)
+        self.blocks = nn.ModuleList()
+        channels = width
+        for depth, factor in ((3, 1), (3, 2), (2, 4)):
+            for number in range(depth):
+                stride = 2 if number == 0 and factor > 1 else 1
+                self.blocks.append(ResidualBlock(channels, factor * width, neuron, stride))
+                channels = factor * width
+        self.hidden = nn.Linear(channels, 2 * width)
+        self.hidden_neuron = OverTime(make_neuron(2 * width, neuron))
+        self.head = nn.Linear(2 * width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K)."""
+        x = self.stem(images.expand(self.time_steps, *images.shape))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.hidden_neuron(self.hidden(x.mean((-2, -1))))).mean(0)
