@@ -24,6 +24,7 @@ from onespike.models import MODELS
 from onespike.neurons import NeuronConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import load_recipe, recipe_names
+from onespike.units import UNITS
 from reproduce.registry import PAPER
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,7 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
 def somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The module `pkg` of the pages, which Python can import, and a folder to be in."""
     (tmp_path / "pkg.py").write_text("class Net: ...\nclass Data: ...\nclass Loss: ...\n")
+    monkeypatch.setitem(UNITS, "separable", UNITS["conv"])  # which the page about extending adds
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("onespike.classpath._ALLOWED", set())
     monkeypatch.setattr(sys, "path", [*sys.path])
