@@ -1,6 +1,6 @@
 """The README and the pages in docs/ say what is so.
 
-    python -m tests.test_readme     # writes the tables of docs/options.md anew, from the dataclasses
+python -m tests.test_readme     # writes the tables of docs/options.md anew, from the dataclasses
 """
 
 import functools
@@ -20,12 +20,11 @@ from docstring_parser import parse
 from onespike.cli.main import COMMANDS
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
-from onespike.models import MODELS
+from onespike.models import MODELS, model_names
 from onespike.neurons import NeuronConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import load_recipe, recipe_names
 from onespike.units import UNITS
-from reproduce.registry import PAPER
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -140,58 +139,55 @@ def somebodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     sys.modules.pop("pkg", None)
 
 
-def parsed_only(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def parsed_only(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     """Let a module's command parse its command line and do nothing else; what it would have been called with."""
-    real, calls = module.call, []
+    real, calls = getattr(module, "call", None), []
 
     def call(function: Callable[..., int], *rest: Any) -> int:
         @functools.wraps(function)
         def instead(*positional: Any, **options: Any) -> int:
-            calls.append(options)
+            calls.append((positional, options))
             return 0
 
         return real(instead, *rest)
 
-    monkeypatch.setattr(module, "call", call)
+    if real:
+        monkeypatch.setattr(module, "call", call)
     return calls
 
 
-@pytest.mark.usefixtures("somebodys")
-@pytest.mark.parametrize(("page", "words"), [pytest.param(*one, id=shlex.join(one[1])) for one in command_lines()])
-def test_every_command_line_is_understood(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys):
+@pytest.mark.usefixtures("somebodys", "capsys")
+@pytest.mark.parametrize(
+    "words", [pytest.param(words, id=f"{page}: {shlex.join(words)}") for page, words in command_lines()]
+)
+def test_every_command_line_is_understood(words: list[str], monkeypatch: pytest.MonkeyPatch):
     program, *arguments = words[2:] if words[:2] == ["python", "-m"] else words
     if program == "python":
         script = (ROOT / arguments[0]).read_text()
         assert [one for one in arguments if one.startswith("--") and f'"{one}"' not in script] == []
         return
     name, *options = arguments or [""]
-    if not name:
-        return
     if program == "onespike":
         assert name in COMMANDS
         module = import_module(f"onespike.cli.{name.replace('-', '_')}")
-        given = options
     else:
         module = import_module(f"{program}.__main__")
-        given = [name, *options]
-    calls = parsed_only(module, monkeypatch) if hasattr(module, "call") else []
-    try:
-        assert module.run(given) == 0
-    except SystemExit as stop:  # a help text
-        assert "--help" in options
-        assert stop.code == 0
+        options = arguments
+    calls = parsed_only(module, monkeypatch)
+    if "--help" in options:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            module.run(options)
         return
-    (values,) = calls or [{}]
-    if program == "benchmarks":
-        everywhere = {"task", "rounds", "threads", "device", "gemm"}
-        chosen = {key for key, value in values.items() if value is not None}
-        assert chosen <= everywhere | set(module.OPTIONS[name]), page
-    if program == "reproduce":
-        assert name in PAPER
-    recipe = values.get("recipe") or "cifar10/conv12"
-    overrides = {key: one for key, one in values.get("overrides", {}).items() if not key.startswith("calibration.")}
-    if recipe in recipe_names() and name != "audit":
-        load_recipe(recipe, overrides)
+    assert module.run(options) == 0
+    for positional, values in calls:
+        overrides = {key: one for key, one in values.get("overrides", {}).items() if not key.startswith("calibration.")}
+        recipe = values.get("recipe") or "cifar10/conv12"
+        if overrides and recipe in recipe_names():
+            start = {"model.name": positional[0]} if positional and positional[0] in model_names() else {}
+            load_recipe(recipe, start | overrides)
+        if program == "benchmarks":
+            chosen = {key for key, value in values.items() if value is not None}
+            assert chosen - {"task", "rounds", "threads", "device", "gemm"} <= set(module.OPTIONS[name])
 
 
 if __name__ == "__main__":
