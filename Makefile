@@ -1,17 +1,24 @@
-# Both targets set up everything they need in .venv; a second call installs nothing.
+# Every target sets up what it needs in .venv; a second call installs nothing.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test
+.PHONY: train test test-all check
 train: .venv/installed
 	$(BIN)/onespike train --recipe digits
 
-test: .venv/installed-dev
+# Lint, types, import contracts, and every test that is not marked slow.
+test: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+# The same, and the slow tests.
+test-all: check
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onespike needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'

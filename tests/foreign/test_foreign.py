@@ -132,6 +132,7 @@ def _save_digit(path: Path) -> None:
     Image.fromarray(np.uint8(load_digits().images[0] * 15)).resize((32, 32)).save(path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("theirs")
 @pytest.mark.parametrize("name", NETS)
 def test_from_the_command_line(name: str, command, tmp_path: Path, monkeypatch):

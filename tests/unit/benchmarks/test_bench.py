@@ -190,6 +190,7 @@ def test_peaks_are_measured_in_three_types() -> None:
     assert all(peak.gflops > 0 and peak.side in (64, 128) for peak in peaks.values())
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_process_of_its_own() -> None:
     """This process holds more than the case needs, which must not be counted; the case's maps must."""
     held = torch.ones(100_000_000)

@@ -92,6 +92,7 @@ def test_bad_input(arguments, message, make_run, command):
     assert not (run.folder / "evaluation").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_count_each_image_once(make_run):
     run = make_run()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -77,6 +77,7 @@ def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path:
     assert (tmp_path / "results" / "conversion-resmlp12-digits.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_path: Path):
     runs = {name: tmp_path / name for name in ("longer", "staircase", "other")}
     train(load_recipe("digits", {**ANN, "train.epochs": 3}), runs["longer"])
@@ -135,6 +136,7 @@ def test_both_routes_beside_the_network_that_was_trained_as_long(ann: Path, tmp_
     assert not re.search("won against|indistinguishable", text)
 
 
+@pytest.mark.slow
 def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Path):
     conversion(ann, **arguments(tmp_path))
     (folder,) = (tmp_path / "work/conversion").glob("*-64-T1-P1")
@@ -166,6 +168,7 @@ def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypat
         conversion(ann, **arguments(tmp_path, images=32))
 
 
+@pytest.mark.slow
 def test_another_network_of_the_same_name_is_another_network(ann: Path, tmp_path: Path):
     train(load_recipe("digits", {**ANN, "train.seed": 1}), tmp_path / "elsewhere" / "ann")
     conversion(ann, **arguments(tmp_path))

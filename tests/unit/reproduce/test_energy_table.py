@@ -28,6 +28,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_small_networks_are_trained_once_and_no_ratio_stands_without_two_accuracies(command, tmp_path: Path):
     options = ("energy", "--images", 24, "--width", 2)
     code, _, complaints = command(*options)

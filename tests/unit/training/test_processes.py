@@ -39,6 +39,7 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_follow_one(small, tmp_path: Path):
     recipe = small(**EXACT)
     alone = train(recipe, tmp_path / "one")
@@ -63,6 +64,7 @@ def test_two_processes_follow_one(small, tmp_path: Path):
     assert process.stdout.count("test: top-1") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -65,6 +65,7 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
     assert [row.split(",")[:timed] for row in rows[0]] == [row.split(",")[:timed] for row in rows[1]]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(small, tmp_path):
     recipe = small(train__epochs=6, train__save_minutes=0)  # a checkpoint after every step: kills hit savings, too
     train(recipe, tmp_path / "straight")
