@@ -20,19 +20,12 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One step of the optimiser, over the images of all processes.
+    """One step of the optimiser, over the images of all processes."""
 
-    Attributes:
-        number: Steps that were done before it, over all epochs.
-        loss: Mean loss.
-        images: Images in the batch.
-        lr: Learning rate.
-    """
-
-    number: int
-    loss: float
-    images: int
-    lr: float
+    number: int  # steps that were done before it, over all epochs
+    loss: float  # mean loss
+    images: int  # images in the batch
+    lr: float  # learning rate
 
 
 class Callback:

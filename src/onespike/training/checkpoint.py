@@ -35,27 +35,16 @@ LISTED = 5
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to use a model, beside its weights: what `model.json` holds.
+    """All that is needed to use a model, beside its weights: what `model.json` holds."""
 
-    Attributes:
-        model: The architecture: a family's config, or somebody's class.
-        classes: Names of the classes.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels.
-        mean: Channel-wise mean for normalisation, 0..1.
-        std: Channel-wise standard deviation, 0..1.
-        data: Name of the data set it was trained on.
-        conversion: How the model was converted into a spiking one; None if it was not.
-    """
-
-    model: Any
-    classes: tuple[str, ...]
-    in_channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    data: str
-    conversion: ConversionConfig | None = None
+    model: Any  # the architecture: a family's config, or somebody's class
+    classes: tuple[str, ...]  # names of the classes
+    in_channels: int  # channels of the images
+    image_size: int  # side of the images, in pixels
+    mean: tuple[float, ...]  # channel-wise mean for normalisation, 0..1
+    std: tuple[float, ...]  # channel-wise standard deviation, 0..1
+    data: str  # name of the data set it was trained on
+    conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset) -> "ModelCard":
@@ -114,19 +103,12 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved, in memory.
+    """What is saved, in memory."""
 
-    Attributes:
-        card: How to build the model.
-        weights: The weights to use.
-        training: Tensors that only training needs.
-        state: Everything else that training needs; must be representable in JSON.
-    """
-
-    card: ModelCard
-    weights: dict[str, Tensor]
-    training: dict[str, Tensor]
-    state: dict[str, Any]
+    card: ModelCard  # how to build the model
+    weights: dict[str, Tensor]  # the weights to use
+    training: dict[str, Tensor]  # tensors that only training needs
+    state: dict[str, Any]  # everything else that training needs; must be representable in JSON
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint; a reader finds the old one or this one, never a part.

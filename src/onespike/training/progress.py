@@ -7,33 +7,19 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """All of a run's state that is not a tensor, saved with every checkpoint.
+    """All of a run's state that is not a tensor, saved with every checkpoint."""
 
-    Attributes:
-        epoch: Epochs that are complete.
-        epochs_before: Epochs that the weights it started from had been trained for, in other runs.
-        step: Steps of the current epoch that are complete.
-        loss: Sum of the loss over the images of the current epoch so far.
-        hits: Of these images, how many were classified correctly.
-        images: Number of these images.
-        epoch_seconds: Time spent on them.
-        seconds: Time spent on the run, over all its sittings.
-        best: Highest quality so far: accuracy on the held-out images or, without any, the epoch.
-        is_best: Whether the weights of the last complete epoch are the best so far.
-        history: A row for each complete epoch.
-    """
-
-    epoch: int = 0
-    epochs_before: int = 0
-    step: int = 0
-    loss: float = 0.0
-    hits: float = 0.0
-    images: int = 0
-    epoch_seconds: float = 0.0
-    seconds: float = 0.0
-    best: float = -1.0
-    is_best: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0  # epochs that are complete
+    epochs_before: int = 0  # epochs that the weights it started from had been trained for, in other runs
+    step: int = 0  # steps of the current epoch that are complete
+    loss: float = 0.0  # sum of the loss over the images of the current epoch so far
+    hits: float = 0.0  # of these images, how many were classified correctly
+    images: int = 0  # number of these images
+    epoch_seconds: float = 0.0  # time spent on them
+    seconds: float = 0.0  # time spent on the run, over all its sittings
+    best: float = -1.0  # highest quality so far: accuracy on the held-out images or, without any, the epoch
+    is_best: bool = False  # whether the weights of the last complete epoch are the best so far
+    history: list[dict[str, Any]] = field(default_factory=list)  # a row for each complete epoch
 
     def start_clock(self) -> None:
         """Begin a sitting."""

@@ -16,19 +16,12 @@ from onespike.training.losses import over_time
 
 @dataclass(frozen=True)
 class Scores:
-    """How a network did on a set of images.
+    """How a network did on a set of images."""
 
-    Attributes:
-        loss: Mean cross-entropy.
-        top1: Share of images whose first guess is right, in percent.
-        top5: Share of images with the right class among the first five guesses, in percent.
-        confusion: Images by true class (row) and first guess (column), (K, K), whole numbers.
-    """
-
-    loss: float
-    top1: float
-    top5: float
-    confusion: Tensor
+    loss: float  # mean cross-entropy
+    top1: float  # share of images whose first guess is right, in percent
+    top5: float  # share of images with the right class among the first five guesses, in percent
+    confusion: Tensor  # images by true class (row) and first guess (column), (K, K), whole numbers
 
     @property
     def images(self) -> int:
