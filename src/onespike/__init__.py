@@ -1,33 +1,45 @@
 """Spiking neural networks that answer in one time step."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from onespike._version import __version__
-from onespike.errors import OnespikeError
+from onespike.lazy import lazy
 
 if TYPE_CHECKING:
     from onespike import functional
+    from onespike.classpath import allow_imports
     from onespike.conversion import convert, load_converted
-    from onespike.models import create_model
-    from onespike.training import load
+    from onespike.errors import OnespikeError
+    from onespike.evaluation import evaluate
+    from onespike.models import create_model, register_model
+    from onespike.training import Callback, Recipe, Run, load, load_recipe, train
 
-__all__ = ["OnespikeError", "__version__", "convert", "create_model", "functional", "load", "load_converted"]
+__all__ = [
+    "Callback",
+    "OnespikeError",
+    "Recipe",
+    "Run",
+    "__version__",
+    "allow_imports",
+    "convert",
+    "create_model",
+    "evaluate",
+    "functional",
+    "load",
+    "load_converted",
+    "load_recipe",
+    "register_model",
+    "train",
+]
 
-#: Where the names live that need torch.
 _HOMES = {
-    "convert": "onespike.conversion",
-    "create_model": "onespike.models",
-    "load": "onespike.training",
-    "load_converted": "onespike.conversion",
+    "OnespikeError": "onespike.errors",
+    "__version__": "onespike._version",
+    "allow_imports": "onespike.classpath",
+    "evaluate": "onespike.evaluation",
+    "functional": "onespike.functional",
+    **dict.fromkeys(("convert", "load_converted"), "onespike.conversion"),
+    **dict.fromkeys(("create_model", "register_model"), "onespike.models"),
+    **dict.fromkeys(("Callback", "Recipe", "Run", "load", "load_recipe", "train"), "onespike.training"),
 }
-
-
-def __getattr__(name: str) -> Any:
-    """Import what needs torch only when it is asked for: the command line answers, and can be stopped, at once."""
-    from importlib import import_module
-
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name == "functional":
-        return import_module("onespike.functional")
-    raise AttributeError(f"module 'onespike' has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _HOMES)

@@ -5,11 +5,11 @@ whoever opens it has named, by `--import MODULE`, by a class path on the command
 """
 
 import inspect
-import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from onespike.errors import OnespikeError
@@ -30,8 +30,8 @@ class ClassPath:
     init_args: dict[str, Any] | None = field(default_factory=dict)
 
     @classmethod
-    def of(cls, thing: object) -> "ClassPath":
-        """Where an object's class is from; how it was built is not known."""
+    def of(cls, thing: Any) -> "ClassPath":
+        """Where an object's class (or a function) is from; how it was built is not known."""
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
         return cls(f"{kind.__module__}.{kind.__qualname__}", None)
 
@@ -41,14 +41,11 @@ class ClassPath:
         return self.class_path.rpartition(".")[2]
 
     def make(self, where: str, **offered: Any) -> Any:
-        """Call it.
+        """Call it, and give what it gives.
 
         Args:
             where: What it is called in messages, such as "model".
             offered: Further arguments, passed where it has parameters of these names and `init_args` does not set them.
-
-        Returns:
-            What it gives.
 
         Raises:
             OnespikeError: Its module may not be imported, it does not exist, or the arguments do not fit.
@@ -58,8 +55,7 @@ class ClassPath:
                 f"{where}: {self.class_path} was passed from Python as an object, which a file cannot build: pass it "
                 f"again ({where}=…)"
             )
-        target = resolve(self.class_path, where)
-        return call(target, self.init_args, where, offered)
+        return call(resolve(self.class_path, where), self.init_args, where, offered)
 
 
 def allow_imports(*modules: str) -> None:
@@ -81,21 +77,14 @@ def allow_imports(*modules: str) -> None:
 
 def trust(*modules: str) -> None:
     """Allow class paths to lead into modules, without importing them yet; see `allow_imports`."""
-    here = os.getcwd()  # noqa: PTH109 - sys.path holds text
+    here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
     _ALLOWED.update(modules)
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Find what a class path leads to.
-
-    Args:
-        class_path: Such as "pkg.Net".
-        where: What it is called in messages.
-
-    Returns:
-        The class or function.
+    """Find the class or function that a class path leads to; `where` is what it is called in messages.
 
     Raises:
         OnespikeError: Nobody allowed its module, or it leads nowhere.
@@ -123,16 +112,15 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
     Raises:
         OnespikeError: The arguments do not fit its signature, or it refuses them.
     """
-    signature = inspect.signature(target)
+    signature, label = inspect.signature(target), f"{target.__module__}.{target.__qualname__}"
     takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
-    given = {**{name: value for name, value in offered.items() if name in takes}, **arguments}
-    label = f"{target.__module__}.{target.__qualname__}"
+    given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)
     try:
         signature.bind(**given)
     except TypeError as error:
         raise OnespikeError(f"{where}.init_args: {error}; expected those of {label}{signature}") from None
     try:
         return target(**given)
-    except (TypeError, ValueError, RuntimeError) as error:  # how code refuses arguments; other errors are its own bugs
+    except (TypeError, ValueError, RuntimeError) as error:  # how code refuses arguments; the rest are its own bugs
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{where}.init_args: {label} refuses {dict(given)}: {reason}") from error
+        raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason}") from error

@@ -160,7 +160,7 @@ def test_from_the_command_line(name: str, command, tmp_path: Path, monkeypatch):
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
     for arguments in (
         ["evaluate", "killed"],
-        ["audit", "killed", "--images", "32", "--latency", "false"],
+        ["audit", "killed", "--images", "32", "--no-latency"],
         ["inspect", "killed", "--image", "digit.png"],
     ):
         _save_digit(tmp_path / "digit.png")
@@ -240,7 +240,7 @@ def test_a_data_set_and_a_loss_on_the_command_line(command, tmp_path: Path, monk
     assert code == 2
     assert "--import othernets" in complaint
     assert command("evaluate", "run", "--import", "othernets")[0] == 0
-    assert command("audit", "run", "--import", "othernets", "--images", "8", "--latency", "false")[0] == 0
+    assert command("audit", "run", "--import", "othernets", "--images", "8", "--no-latency")[0] == 0
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["test_images"] == 32
 
 

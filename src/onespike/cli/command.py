@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 
 from onespike.classpath import allow_imports, trust
-from onespike.configs import Text, convert, defaults
+from onespike.configs import Text, convert
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, unknown
 from onespike.training.config import TrainConfig
@@ -26,8 +26,8 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     """Call a command's function with what a command line says.
 
     Args:
-        function: Parameters without a default are positional, positional-only ones too, the others options. `overrides`,
-            if it is there, receives the values of a recipe; one that is annotated with a config has an option for
+        function: Parameters without a default are positional, positional-only ones too, the others options. A parameter
+            `overrides` receives the values of a recipe; one that is annotated with a config has an option for
             each of its fields, and receives those that are given.
         arguments: The command line behind the command's name.
         usage: Such as "onespike evaluate RUN".
@@ -39,16 +39,24 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     Raises:
         OnespikeError: An option does not exist, has no value or one of the wrong type, or something is missing.
     """
-    parameters = dict(inspect.signature(function).parameters)
+    parameters, hints = dict(inspect.signature(function).parameters), get_type_hints(function)
     takes_overrides = parameters.pop("overrides", None) is not None
+    configs = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
     parser = _Parser(usage=f"{usage} [options]", allow_abbrev=False)
-    hints = get_type_hints(function)
-    configs = {name: kind for name in parameters if is_dataclass(kind := hints[name])}
-    _describe(parser, function, {name: one for name, one in parameters.items() if name not in configs}, hints)
-    flags = [name for name in parameters if hints[name] is bool]
-    for kind in configs.values():
-        flags += _add_config(parser, kind)
-    overrides, modules, rest = _split(arguments, sections, flags, parser)
+    parser.description, texts = _documented(function)
+    for name, parameter in parameters.items():
+        if name in configs:
+            _add_options(parser, configs[name])
+        elif parameter.default is parameter.empty or parameter.kind is parameter.POSITIONAL_ONLY:
+            count = None if parameter.default is parameter.empty else "?"
+            kind = partial(convert, hint=hints[name], where=name)
+            parser.add_argument(name, metavar=name.upper(), help=texts.get(name), type=kind, nargs=count)
+        else:
+            _add_option(parser, name, hints[name], parameter.default, texts.get(name, ""))
+            parser.set_defaults(**{name: parameter.default})
+    about = "import a module whose classes a recipe or a run names"
+    parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
+    overrides, modules, rest = _split(arguments, sections, parser)
     if takes_overrides and {"-h", "--help"} & set(arguments):
         _describe_sections(parser, sections)
     values, others = parser.parse_known_args(rest)
@@ -60,8 +68,8 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
         trust(*(path.rpartition(".")[0] for key, path in overrides.items() if key == f"{section}.class_path"))
     allow_imports(*modules)
     given = vars(values)
-    for name, kind in configs.items():
-        given[name] = {field.name: given.pop(field.name) for field in fields(kind) if field.name in given}
+    for name, config in configs.items():
+        given[name] = {field.name: given.pop(field.name) for field in fields(config) if field.name in given}
     first = [given.pop(name) for name, one in parameters.items() if one.kind is one.POSITIONAL_ONLY]
     return function(*first, **given, **({"overrides": overrides} if takes_overrides else {}))
 
@@ -73,60 +81,36 @@ class _Parser(argparse.ArgumentParser):
         raise OnespikeError(f"expected {missing}: {self.usage}" if missing != message else message)
 
 
-def _describe(parser: _Parser, function: Callable[..., int], parameters: dict[str, Any], hints: dict[str, Any]) -> None:
-    """Add an argument for each parameter."""
-    docstring = parse_docstring(inspect.getdoc(function) or "")
+def _documented(described: Any) -> tuple[str, dict[str, str]]:
+    """What a docstring says in general, and of each argument; per cent signs are doubled, as argparse wants them."""
+    docstring = parse_docstring((inspect.getdoc(described) or "").replace("%", "%%"))
     texts = {one.arg_name: " ".join((one.description or "").split()) for one in docstring.params}
-    parser.description = " ".join(filter(None, [docstring.short_description, docstring.long_description]))
-    for name, parameter in parameters.items():
-        hint, text = hints[name], texts.get(name, "").replace("%", "%%")
-        missing, optional = parameter.default is inspect.Parameter.empty, parameter.kind is parameter.POSITIONAL_ONLY
-        if missing or optional:
-            count = "?" if optional and not missing else None
-            kind = partial(_value, hint=hint, option=name)
-            parser.add_argument(name, metavar=name.upper(), help=text, type=kind, nargs=count)
-            continue
-        option = f"--{name.strip('_').replace('_', '-')}"
-        several = get_origin(hint) is list
-        inner = get_args(hint)[0] if several else hint
-        shown = f" (default: {parameter.default})" if parameter.default not in (None, [], False) else ""
-        parser.add_argument(
-            option,
-            dest=name,
-            default=parameter.default,
-            nargs="+" if several else None,
-            metavar="true|false" if hint is bool else name.strip("_").upper(),
-            type=partial(_value, hint=inner, option=option),
-            help=text + shown,
-        )
-    about = "import a module whose classes a recipe or a run names"
-    parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
+    return " ".join(filter(None, [docstring.short_description, docstring.long_description])), texts
 
 
-def _add_config(parser: _Parser, kind: Any) -> list[str]:
-    """Add an option for each field of a config; gives the names of those that are flags."""
-    texts = {one.arg_name: " ".join((one.description or "").split()) for one in parse_docstring(kind.__doc__).params}
-    hints, flags = get_type_hints(kind), []
-    for name, default in defaults(kind).items():
-        option = f"--{name.replace('_', '-')}"
-        flags += [name] if hints[name] is bool else []
-        parser.add_argument(
-            option,
-            dest=name,
-            default=argparse.SUPPRESS,
-            metavar="true|false" if hints[name] is bool else name.upper(),
-            type=partial(_value, hint=hints[name], option=option),
-            help=f"{texts[name]} (default: {default})".replace("%", "%%"),
-        )
-    return flags
+def _add_options(parser: Any, config: Any, prefix: str = "") -> None:
+    """Add an option for each field of a config."""
+    hints, (_, texts) = get_type_hints(config), _documented(config)
+    for name, default in vars(config()).items():
+        _add_option(parser, prefix + name, hints[name], default, texts[name])
 
 
-def _value(text: str, hint: Any, option: str) -> Any:
-    return convert(text, hint, option)
+def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
+    """Add one option, which is absent from what is parsed unless it is given."""
+    option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
+    shown = f"{text} (default: {default})" if default is not False and default not in (None, [], "") else text
+    common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": shown}
+    if hint is bool:
+        parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
+        return
+    several = get_origin(hint) is list
+    kind = partial(convert, hint=get_args(hint)[0] if several else hint, where=option)
+    metavar = name.strip("_").rpartition(".")[2].upper()
+    parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
 
 
 def _split(
-    arguments: Sequence[str], sections: Sequence[str], flags: Sequence[str], parser: _Parser
+    arguments: Sequence[str], sections: Sequence[str], parser: _Parser
 ) -> tuple[Overrides, list[str], list[str]]:
     """Part a command line into values of a recipe, modules to import, and what is the command's own."""
     overrides: Overrides = {}
@@ -141,9 +125,6 @@ def _split(
             raise unknown("option", option, _options(parser, sections))
         if not dotted and option != "--import":
             rest.append(argument)
-            is_flag = option.startswith("--") and option[2:].replace("-", "_") in flags and not equals
-            if is_flag and (not remaining or remaining[0] not in ("true", "false")):
-                rest[-1] = f"{option}=true"
             continue
         if not equals:
             if not remaining:
@@ -171,11 +152,7 @@ def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
     for section, kind in (("data", DataConfig), ("train", TrainConfig)):
         if section not in sections:
             continue
-        group = parser.add_argument_group(f"{section} options")
-        texts = {one.arg_name: one.description or "" for one in parse_docstring(kind.__doc__ or "").params}
-        for name, default in defaults(kind).items():
-            text = f"{' '.join(texts[name].split())} (default: {default})".replace("%", "%%")
-            group.add_argument(f"--{section}.{name}", metavar="VALUE", help=text)
+        _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
     if "model" in sections:
         parser.epilog = (
             "Options of the model, such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width "

@@ -1,14 +1,21 @@
-"""Augmentation of whole batches on the device: crop, flip and normalise, each image with draws of its own."""
+"""Augmentation: of whole batches on the device, or of single images through timm; each image has draws of its own."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onespike.data.config import DataConfig
+from onespike.data.sets import PixelSet
+from onespike.errors import OnespikeError
+
 
 class BatchAugment:
-    """Turn a batch of raw images into what a network reads.
+    """Turn a batch of raw images into what a network reads: crop, flip and normalise.
 
     Args:
         mean: Channel-wise mean, in units of the full range 0..1.
@@ -35,14 +42,11 @@ class BatchAugment:
         self._shift = (-torch.tensor(mean, dtype=torch.float64) / std_).to(device, dtype)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw where each image is cropped and whether it is flipped.
+        """Draw (count, 3) integers: offset down, offset right, flipped (0 or 1).
 
         Args:
             count: Number of images.
             generator: A generator on the CPU, so that every device and every process sees the same draws.
-
-        Returns:
-            (count, 3) integers: offset down, offset right, flipped (0 or 1).
         """
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
         flipped = torch.rand(count, 1, generator=generator) < self.flip
@@ -64,8 +68,7 @@ class BatchAugment:
         images = images.to(self.device, non_blocking=True)
         if draws is not None and (self.padding or self.flip):
             images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding)
-        normalised = images.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
-        return normalised.movedim(-1, 1)
+        return images.to(self._scale.dtype).mul_(self._scale).add_(self._shift).movedim(-1, 1)
 
 
 def _crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
@@ -80,3 +83,74 @@ def _crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
     image = torch.arange(count, device=images.device)[:, None, None] * padded_height
     index = (image + row[:, :, None]) * padded_width + column[:, None, :]  # (B, H, W)
     return padded.view(-1, channels).index_select(0, index.flatten()).view(count, height, width, channels)
+
+
+class PolicyAugment:
+    """AutoAugment, RandAugment, AugMix and erasing, by draws that depend on a seed alone, not on the worker.
+
+    Args:
+        images: Where the images come from.
+        config: Names the policies.
+        mean: Channel-wise mean, 0..1.
+        std: Channel-wise standard deviation, 0..1.
+
+    Raises:
+        OnespikeError: timm does not know the policy.
+    """
+
+    def __init__(self, images: PixelSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+        from timm.data.random_erasing import RandomErasing
+        from torchvision.transforms import v2
+
+        self.images, self.splits = images, max(1, config.augmix_splits)
+        crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None)
+        self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(config.flip)])
+        self.policy = _policy(config, mean)
+        self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
+        self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
+
+    def __call__(self, position: int, seed: int) -> tuple[Tensor, int]:
+        """Make (splits, C, H, W), normalised float32, of an image, and its label.
+
+        All splits share one crop and flip; of several (AugMix) the first is otherwise clean, so that the Jensen-Shannon
+        loss has its anchor.
+        """
+        from PIL import Image
+
+        seed_everything(seed)
+        raw, label = self.images[position]
+        cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
+        clean = [cropped] if self.splits > 1 else []
+        changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
+        made = torch.stack([self.finish(view) for view in clean + changed])
+        if self.erase:
+            made[len(clean) :] = self.erase(made[len(clean) :])
+        return made, label
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the three global generators that timm and torchvision draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - timm draws from numpy's global generator
+    torch.manual_seed(seed)
+
+
+def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] | None:
+    from timm.data import auto_augment as timm
+
+    name = config.auto_augment or ("augmix-m3-w3" if config.augmix_splits else "")
+    if not name:
+        return None
+    fill = tuple(round(255 * m) for m in mean)
+    makers = {"rand": timm.rand_augment_transform, "augmix": timm.augment_and_mix_transform}
+    make = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
+    try:
+        policy: Callable[[Any], Any] = make(
+            name, {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
+        )
+    except (AssertionError, KeyError, ValueError) as error:
+        raise OnespikeError(
+            f"data.auto_augment: timm does not know the policy {name!r} ({error}); expected such as 'original', "
+            "'rand-m9-mstd0.5' or 'augmix-m3-w3'"
+        ) from None
+    return policy

@@ -10,16 +10,15 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from onespike.data.sets import ImageSet, PixelSet
-from onespike.data.sources.base import PARTS, Content, HubUnreachableError, Sample, Source
+from onespike.data.sources import PARTS, Content, HubUnreachableError, Sample, Source
+from onespike.data.sources.image import fit
 from onespike.durable import flush
 from onespike.errors import OnespikeError
 
@@ -29,15 +28,13 @@ _LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
 
 
-@dataclass(frozen=True, eq=False)
-class Decoded:
-    """What is needed of a source once its images are decoded.
+class Decoded(NamedTuple):
+    """A source once its images are decoded.
 
     Attributes:
         classes: The class names.
         mean: Channel-wise mean of the training part, 0..1.
-        std: Channel-wise standard deviation of the training part, 0..1; 1 for a channel that never changes, so that
-            dividing by it is safe.
+        std: Its channel-wise standard deviation, 0..1; 1 for a channel that never changes, which divides safely.
         parts: `train`, `test` and perhaps `validation`; from the cache read-only memory maps.
         note: As in `Content`.
     """
@@ -64,13 +61,11 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
             directory cannot be written.
     """
     try:
-        key = source.key()
+        mixed = hashlib.sha256(f"{source.key()} {image_size} {_FORMAT}".encode()).hexdigest()
     except HubUnreachableError:
-        known = _newest(source, directory, image_size)
-        if known is None:
-            raise
-        return _read(known)
-    mixed = hashlib.sha256(f"{key} {image_size} {_FORMAT}".encode()).hexdigest()
+        if known := _newest(source, directory, image_size):
+            return _read(known)
+        raise
     entry = directory / f"{source.name}-{mixed[:16]}"
     if not entry.is_dir():
         try:
@@ -85,14 +80,13 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
 
 def decode_here(content: Content, name: str, image_size: int | None = None) -> Decoded:
     """Decode images into memory; arguments and errors as in `open_cache`."""
-    parts = {}
-    with _checked(content, name, image_size) as checked:
-        for part, count in content.counts.items():
-            images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
-            for index, sample in enumerate(checked(part)):
-                images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
-                images[index], labels[index] = sample.pixels, sample.label
-            parts[part] = PixelSet(images, labels, np.arange(count))
+    parts, checked = {}, _checking(content, name, image_size)
+    for part, count in content.counts.items():
+        images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
+        for index, sample in enumerate(checked(part)):
+            images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
+            images[index], labels[index] = sample.pixels, sample.label
+        parts[part] = PixelSet(images, labels, np.arange(count))
     return Decoded(content.classes, *channel_statistics(parts["train"].images), parts, content.note)
 
 
@@ -106,27 +100,7 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
     building = directory / f".building-{entry.name}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
-        content = source.content()
-        counts = {part: count for part in PARTS if (count := content.counts.get(part))}
-        if missing := {"train", "test"} - counts.keys():
-            raise OnespikeError(
-                f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
-            )
-        with _checked(content, source.name, image_size) as checked:
-            for part, count in counts.items():
-                _write_part(building, part, count, checked(part), source.origin)
-        mean, std = channel_statistics(np.load(building / "train-images.npy", mmap_mode="r"))
-        meta = {
-            "format": _FORMAT,
-            "name": source.name,
-            "origin": source.origin,
-            "image_size": image_size,
-            "classes": content.classes,
-            "mean": mean,
-            "std": std,
-            "images": counts,
-        } | ({"note": content.note} if content.note else {})
-        (building / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+        _write(source, building, image_size)
         for path in [*building.iterdir(), building]:
             flush(path)
         try:
@@ -139,8 +113,36 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write_part(folder: Path, part: str, count: int, samples: Iterator[Sample], origin: str) -> None:
-    """Write <part>-images.npy, (count, H, W, C) uint8, and <part>-labels.npy, (count,) int64, in constant memory."""
+def _write(source: Source, folder: Path, image_size: int | None) -> None:
+    content = source.content()
+    counts = {part: count for part in PARTS if (count := content.counts.get(part))}
+    if missing := {"train", "test"} - counts.keys():
+        raise OnespikeError(
+            f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
+        )
+    checked = _checking(content, source.name, image_size)
+    for part, count in counts.items():
+        if (found := _write_part(folder, part, count, checked(part))) != count:
+            raise OnespikeError(
+                f"{source.origin}: {found:,} images in the {part} part; expected the {count:,} that it announces; "
+                "restore or download it again"
+            )
+    mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
+    meta = {
+        "format": _FORMAT,
+        "name": source.name,
+        "origin": source.origin,
+        "image_size": image_size,
+        "classes": content.classes,
+        "mean": mean,
+        "std": std,
+        "images": counts,
+    } | ({"note": content.note} if content.note else {})
+    (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_part(folder: Path, part: str, count: int, samples: Iterator[Sample]) -> int:
+    """Write <part>-images.npy, (count, H, W, C) uint8, and <part>-labels.npy, int64, in constant memory."""
     labels: list[int] = []
     # Written from front to back rather than through a writable memory map: where the disk is full, the system kills a
     # process that touches the map, whereas `write` reports it.
@@ -151,55 +153,40 @@ def _write_part(folder: Path, part: str, count: int, samples: Iterator[Sample], 
                 np.lib.format.write_array_header_1_0(file, header)
             file.write(np.ascontiguousarray(sample.pixels).data)
             labels.append(sample.label)
-    if len(labels) != count:
-        raise OnespikeError(
-            f"{origin}: {len(labels):,} images in the {part} part; expected the {count:,} that it "
-            "announces; restore or download it again"
-        )
     np.save(folder / f"{part}-labels.npy", np.array(labels, np.int64))
+    return len(labels)
 
 
-@contextmanager
-def _checked(content: Content, name: str, image_size: int | None) -> Iterator[Any]:
-    """Give a function that decodes a part: resized, with labels in range, all square and of the first one's shape."""
+def _checking(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[Sample]]:
+    """Make what decodes a part: resized, with labels in range, all images square and of the first one's shape."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import track
 
-    from onespike.data.sources.image import fit
-
+    console = Console(stderr=True)
     first: Sample | None = None
 
     def checked(part: str) -> Iterator[Sample]:
         nonlocal first
-        for sample in content.samples(part):
-            _expect_label(sample, len(content.classes))
+        shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+        for sample in track(content.samples(part), f"decoding {name} (once)", content.counts[part], **shown):
+            if not 0 <= sample.label < len(content.classes):
+                raise OnespikeError(
+                    f"{sample.origin}: label {sample.label}; expected 0 to {len(content.classes) - 1}; correct it"
+                )
             if image_size is not None:
                 sample = sample._replace(pixels=fit(sample.pixels, image_size))
             first = first or sample
             _expect_shape(sample, first)
             yield sample
-            progress.advance(task)
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"decoding {name} (once)", total=sum(content.counts.values()))
-        yield checked
-
-
-def _expect_label(sample: Sample, classes: int) -> None:
-    if not 0 <= sample.label < classes:
-        raise OnespikeError(
-            f"{sample.origin}: label {sample.label}; expected 0 to {classes - 1}; correct or restore it"
-        )
+    return checked
 
 
 def _expect_shape(sample: Sample, first: Sample) -> None:
     height, width, _ = sample.pixels.shape
     if height != width:
         raise OnespikeError(
-            f"{sample.origin}: {width}x{height} pixels; expected a square image; pass --data.image_size to cut a "
-            "square out of each"
+            f"{sample.origin}: {width}x{height} pixels; expected a square; pass --data.image_size to cut one of each"
         )
     if sample.pixels.shape != first.pixels.shape:
         side = first.pixels.shape[0]
@@ -228,11 +215,8 @@ def _read(entry: Path) -> Decoded:
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The entry that was made last from a source's origin, whatever its key."""
     wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
-    found = []
-    for path in directory.glob(f"{source.name}-*/meta.json"):
-        meta = json.loads(path.read_text(encoding="utf-8"))
-        if wanted.items() <= meta.items():
-            found.append(path)
+    metas = directory.glob(f"{source.name}-*/meta.json")
+    found = [path for path in metas if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
@@ -249,9 +233,8 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     histogram = np.zeros((channels, 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)
     for start in range(0, len(images), step):
-        chunk = images[start : start + step]
         for channel in range(channels):
-            histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
+            histogram[channel] += np.bincount(images[start : start + step, ..., channel].ravel(), minlength=256)
     values = np.arange(256)
     means, deviations = [], []
     for counts in histogram:

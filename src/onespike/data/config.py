@@ -5,7 +5,7 @@ from typing import Any
 
 from onespike.errors import OnespikeError
 
-#: The name of a data set that was passed to a training from Python: it cannot be opened by it.
+#: The name of a data set that was passed from Python, which cannot be opened by it.
 PASSED = "passed-from-python"
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from onespike.classpath import resolve
 from onespike.data.cache import Decoded, decode_here, open_cache
 from onespike.data.config import PASSED, DataConfig
-from onespike.data.items import class_names, content_of, note_on, parts_of
+from onespike.data.items import content_of, parts_of
 from onespike.data.sets import ImageSet, split
-from onespike.data.sources.registry import open_source
+from onespike.data.sources import open_source
 from onespike.errors import OnespikeError
 
 
@@ -61,13 +61,9 @@ class Dataset:
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """Open a data set by its name; the first time, its images are decoded into the cache.
+    """Open the data set of a configuration, which gives the same split every time.
 
-    Args:
-        config: Which data set, from where, how much of it.
-
-    Returns:
-        The data set; the same configuration gives the same split every time.
+    The first time, the images of a named data set are decoded into the cache.
 
     Raises:
         OnespikeError: The data set is unknown, missing or damaged, or the cache cannot be written.
@@ -92,12 +88,12 @@ def as_dataset(
     test: Any = None,
     validation: Any = None,
     name: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] = (),
     holdout: float = 0.1,
     limit: int = 0,
     image_size: int | None = None,
 ) -> Dataset:
-    """Make a data set of somebody's own.
+    """Make a data set of somebody's own; the same arguments give the same split every time.
 
     Images that are raw (Pillow's, or uint8) are decoded into memory, and from there on treated as those of any data set
     that is opened by name: the loaders normalise and augment them. Images that are float tensors (C, H, W) are taken as
@@ -114,13 +110,10 @@ def as_dataset(
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: What to call the data set; the name of its class, or on the Hub, if None.
-        classes: Class names; those that the data set knows if None, or else "0", "1", ...
+        classes: Class names; without any, those that the data set knows, or else "0", "1", ...
         holdout: As in `DataConfig`.
         limit: As in `DataConfig`.
         image_size: As in `DataConfig`; for raw images alone.
-
-    Returns:
-        The data set; the same arguments give the same split every time.
 
     Raises:
         OnespikeError: It is no such data set, an item has no label or one that is out of range, the images differ in
@@ -130,14 +123,15 @@ def as_dataset(
         return data
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
-    names = class_names(parts, tuple(classes or ()))
+    content = content_of(parts, classes or ())
     shape = parts["train"].images.shape
     if shape is None:
-        return _divided(name, decode_here(content_of(parts, names), name, image_size), holdout, limit)
+        return _divided(name, decode_here(content, name, image_size), holdout, limit)
     if len(shape) != 3 or shape[1] != shape[2] or image_size not in (None, shape[1]):
+        side = image_size or "H"
         raise OnespikeError(
-            f"{name}: images of floats, shape {shape}; expected square ones, (C, {image_size or 'H'}, "
-            f"{image_size or 'H'}); resize them in the transform that makes them"
+            f"{name}: images of floats, shape {shape}; expected square ones, (C, {side}, {side}); resize them in the "
+            "transform that makes them"
         )
     for images in (part.images for part in parts.values()):
         if images.shape != shape:
@@ -145,11 +139,12 @@ def as_dataset(
                 f"{images.origin(0)}: {f'floats of shape {images.shape}' if images.shape else 'a raw image'}; expected "
                 f"floats of shape {shape} as in the training part; resize or convert all alike"
             )
-    return _divided(name, Decoded(names, (0.0,) * shape[0], (1.0,) * shape[0], parts, note_on(parts)), holdout, limit)
+    decoded = Decoded(content.classes, (0.0,) * shape[0], (1.0,) * shape[0], parts, content.note)
+    return _divided(name, decoded, holdout, limit)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
-    """Make a data set of a class, or of a function, that is not ours.
+    """Make a data set of a class, or of a function, that is not ours, and name it after that.
 
     Where it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
     torchvision's do, and the arguments do not set it, it is called once for each part; else once, and what it returns
@@ -159,9 +154,6 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
         factory: The class or function.
         init_args: Its arguments.
         config: Holdout, limit and image size.
-
-    Returns:
-        The data set, with the factory's name.
 
     Raises:
         OnespikeError: The arguments do not fit, or as in `as_dataset`.
@@ -184,10 +176,8 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
 
     if "train" in open_keys:
         data: Any = {"train": make(train=True), "test": make(train=False)}
-    elif "split" in open_keys:
-        data = _splits(make)
     else:
-        data = make()
+        data = _splits(make) if "split" in open_keys else make()
     return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
 
 

@@ -3,10 +3,10 @@
 import operator
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
-from onespike.data.sources.base import PARTS, Content, Sample
+from onespike.data.sources import PARTS, Content, Sample
 from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
@@ -32,14 +32,11 @@ class Items:
     where: str
 
     def fetch(self, index: int, seed: int | None = None) -> tuple[Any, int]:
-        """One image as its owner gives it, and its label.
+        """One image as its owner gives it, and its label, checked.
 
         Args:
             index: Its number.
             seed: What the owner's random transforms draw from; None is the number, so that it is always the same.
-
-        Raises:
-            OnespikeError: It is no pair, or the label no whole number.
         """
         with _drawing(index if seed is None else seed):
             item = self.source[index]
@@ -62,14 +59,10 @@ class Items:
 
         return uint8_pixels(self.fetch(index)[0], self.origin(index))
 
-    def floats(self, index: int, seed: int | None = None) -> Tensor | None:
-        """One image as a tensor if it is a tensor or an array of floats, or else None."""
-        return _as_floats(self.fetch(index, seed)[0])
-
     @cached_property
     def shape(self) -> tuple[int, ...] | None:
         """The shape of the first image if it is of floats: then all are."""
-        first = self.floats(0)
+        first = _as_floats(self.fetch(0)[0])
         return None if first is None else tuple(first.shape)
 
     def origin(self, index: int) -> str:
@@ -79,7 +72,7 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class ItemSet(ImageSet):
-    """Images that a data set of somebody's makes when they are asked for.
+    """Images of somebody's data set, made when they are asked for.
 
     They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
     """
@@ -94,11 +87,10 @@ class ItemSet(ImageSet):
 
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        """Image (C, H, W), by random draws that are always the same, and label."""
         return self.drawn(position)
 
     def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """Fetch one image of floats, (C, H, W), by random draws from a seed, and its label.
+        """Fetch an image of floats, (C, H, W), by random draws from a seed (None: always the same), and its label.
 
         Raises:
             OnespikeError: It has another type, shape or label than when the data set was opened.
@@ -121,7 +113,6 @@ class ItemSet(ImageSet):
 
     @override
     def gather(self, positions: np.ndarray) -> Batch:
-        """Make images (B, C, H, W), floats."""
         images = [self[position][0] for position in positions]
         stacked = torch.stack(images) if images else torch.empty(0, *self.shape)
         return stacked, torch.from_numpy(self.targets[positions])
@@ -159,17 +150,42 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     return parts
 
 
-def class_names(parts: Mapping[str, ItemSet], given: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The names given, or those that the training part knows, or else "0" to the largest training label.
+def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
+    """Describe parts to what decodes them, raw images in grey if all are grey, else in colour.
+
+    Args:
+        parts: Part -> its images.
+        classes: Class names; without any, those that the training part knows, or else "0" to its largest label.
 
     Raises:
         OnespikeError: A label is out of their range; the item is named.
     """
+
+    @cache
+    def all_grey() -> bool:
+        every = ((part.images, index) for part in parts.values() for index in part.indices.tolist())
+        return all(images.pixels(index).shape[2] == 1 for images, index in every)
+
+    def samples(name: str) -> Iterator[Sample]:
+        part = parts[name]
+        for index in part.indices.tolist():
+            pixels = part.images.pixels(index)
+            if pixels.shape[2] == 1 and not all_grey():
+                pixels = pixels.repeat(3, 2)
+            yield Sample(pixels, int(part.labels[index]), part.images.origin(index))
+
+    split_off = parts["train"].images is parts["test"].images
+    note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
+    counts = {name: len(part) for name, part in parts.items()}
+    return Content(_class_names(parts, classes), counts, samples, note)
+
+
+def _class_names(parts: Mapping[str, ItemSet], given: Sequence[str]) -> tuple[str, ...]:
     source = parts["train"].images.source
     while isinstance(source, Subset):
         source = source.dataset
     largest = int(parts["train"].labels.max())
-    names = given or tuple(map(str, getattr(source, "classes", None) or range(largest + 1)))
+    names = tuple(given) or tuple(map(str, getattr(source, "classes", None) or range(largest + 1)))
     for part in parts.values():
         wrong = part.indices[(part.targets < 0) | (part.targets >= len(names))]
         if len(wrong):
@@ -178,29 +194,6 @@ def class_names(parts: Mapping[str, ItemSet], given: tuple[str, ...] = ()) -> tu
                 "correct it"
             )
     return names
-
-
-def note_on(parts: Mapping[str, ItemSet]) -> str:
-    """Say that the test part was split off, if it was."""
-    split_off = parts["train"].images is parts["test"].images
-    return "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
-
-
-def content_of(parts: Mapping[str, ItemSet], classes: tuple[str, ...] = ()) -> Content:
-    """Describe parts of raw images to what decodes them: in grey if all are grey, else in colour."""
-    channels = (part.images.pixels(index).shape[2] for part in parts.values() for index in part.indices.tolist())
-    grey = all(number == 1 for number in channels)
-
-    def samples(name: str) -> Iterator[Sample]:
-        part = parts[name]
-        for index in part.indices.tolist():
-            pixels = part.images.pixels(index)
-            if not grey and pixels.shape[2] == 1:
-                pixels = pixels.repeat(3, 2)
-            yield Sample(pixels, int(part.labels[index]), part.images.origin(index))
-
-    counts = {name: len(part) for name, part in parts.items()}
-    return Content(class_names(parts, classes), counts, samples, note_on(parts))
 
 
 def _as_floats(image: Any) -> Tensor | None:
@@ -212,23 +205,22 @@ def _as_floats(image: Any) -> Tensor | None:
 @contextmanager
 def _drawing(seed: int) -> Iterator[None]:
     """Let the global generators of Python, numpy and PyTorch (on the CPU) draw from a seed, then as if nothing was."""
-    generator = torch.default_generator
-    states = random.getstate(), np.random.get_state(), generator.get_state()  # noqa: NPY002 - transforms draw from it
-    try:
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        generator.manual_seed(seed)
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])  # noqa: NPY002
-        generator.set_state(states[2])
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from it
+    with torch.random.fork_rng(devices=()):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.default_generator.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _part(source: Any, where: str) -> ItemSet:
     datasets = sys.modules.get("datasets")  # whoever holds one of its tables has imported it
     if datasets and isinstance(source, datasets.Dataset):
-        source = _table(source, where)
+        source = _Rows(source, where)
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         raise OnespikeError(
             f"{where}: a {type(source).__name__}; expected a map-style data set, with a length and items by number; "
@@ -247,25 +239,48 @@ def _known_labels(source: Any) -> np.ndarray | None:
     if isinstance(source, Subset):
         known = _known_labels(source.dataset)
         return None if known is None else known[np.asarray(source.indices, np.int64)]
-    found: Any = None
+    found: Any = ()
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         found = source.tensors[1]
     elif isinstance(source, _Rows):
         found = list(source.table.select_columns(source.label)[:][source.label])
     elif type(source).__module__.startswith("torchvision.datasets.") and not getattr(source, "target_transform", None):
-        found = getattr(source, "targets", None)
-    labels = np.asarray([] if found is None else found)
+        found = getattr(source, "targets", ())
+    labels = np.asarray(found)
     return labels.astype(np.int64) if labels.shape == (len(source),) and labels.dtype.kind in "iu" else None
 
 
-@dataclass(frozen=True, eq=False)
 class _Rows:
-    """The rows of a Hugging Face table as pairs of pixels and label."""
+    """The rows of a Hugging Face table as pairs of pixels and label; the columns are found by their features."""
 
-    table: Any
-    where: str
-    image: str
-    label: str
+    def __init__(self, table: Any, where: str) -> None:
+        from datasets import ClassLabel, Image, Value
+
+        if table.format["type"] == "custom":
+            raise OnespikeError(
+                f"{where}: it has a transform of its own; expected plain columns; call reset_format() on it, or wrap "
+                "it in a torch.utils.data.Dataset of pairs (image, label)"
+            )
+        features = table.features
+        images = [name for name, kind in features.items() if isinstance(kind, Image)]
+        numbers = [name for name, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
+        labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] or numbers
+        self.where = where
+        self.image = self._only(images, ("image", "img"), "images (datasets.Image)", features)
+        self.label = self._only(labels, ("label", "labels"), "labels (datasets.ClassLabel, or whole numbers)", features)
+        self.table = table.with_format(None).cast_column(self.image, Image(decode=False))
+        self.classes = tuple(getattr(features[self.label], "names", ()))
+
+    def _only(self, found: list[str], usual: tuple[str, ...], what: str, features: Any) -> str:
+        """The column that is meant: the only one, or the one with a usual name."""
+        chosen = found if len(found) == 1 else [name for name in found if name in usual]
+        if len(chosen) != 1:
+            state = f"the columns {', '.join(found)} of" if found else f"columns {', '.join(features)}, none of"
+            raise OnespikeError(
+                f"{self.where}: {state} {what}; expected one, or one of the name {' or '.join(usual)}; rename or "
+                "remove columns"
+            )
+        return chosen[0]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -280,35 +295,3 @@ class _Rows:
         except (TypeError, OSError) as error:
             raise OnespikeError(f"{origin}: its image cannot be read ({error}); expected a file; restore it") from error
         return decode(data, origin), row[self.label]
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(getattr(self.table.features[self.label], "names", ()))
-
-
-def _table(table: Any, where: str) -> _Rows:
-    from datasets import ClassLabel, Image, Value
-
-    if table.format["type"] == "custom":
-        raise OnespikeError(
-            f"{where}: it has a transform of its own; expected plain columns; call reset_format() on it, or wrap it in "
-            "a torch.utils.data.Dataset of pairs (image, label)"
-        )
-    features = table.features
-    images = [name for name, kind in features.items() if isinstance(kind, Image)]
-    numbers = [name for name, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]
-    labels = [name for name, kind in features.items() if isinstance(kind, ClassLabel)] or numbers
-    image = _only(images, ("image", "img"), "images (datasets.Image)", features, where)
-    label = _only(labels, ("label", "labels"), "labels (datasets.ClassLabel, or whole numbers)", features, where)
-    return _Rows(table.with_format(None).cast_column(image, Image(decode=False)), where, image, label)
-
-
-def _only(found: list[str], usual: tuple[str, ...], what: str, features: Any, where: str) -> str:
-    """The column that is meant: the only one, or the one with a usual name."""
-    chosen = found if len(found) == 1 else [name for name in found if name in usual]
-    if len(chosen) != 1:
-        state = f"the columns {', '.join(found)} of" if found else f"columns {', '.join(features)}, none of"
-        raise OnespikeError(
-            f"{where}: {state} {what}; expected one, or one of the name {' or '.join(usual)}; rename or remove columns"
-        )
-    return chosen[0]

@@ -6,22 +6,24 @@ every batch, see together what a single process would.
 """
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as TorchDataset
 
-from onespike.data.augment import BatchAugment
+from onespike.data.augment import BatchAugment, PolicyAugment
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.items import ItemSet
-from onespike.data.policy import Key, PolicyDataset
 from onespike.data.sets import Batch, ImageSet, PixelSet
 from onespike.errors import OnespikeError
+
+#: Makes the image at a position, by draws from a seed: (C, H, W) or several versions, (splits, C, H, W), and its label.
+Maker = Callable[[int, int], tuple[Tensor, int]]
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,7 @@ class TrainLoader:
             images that are not raw.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        config: DataConfig,
-        batch_size: int,
-        seed: int,
-        share: Share = Share(),
-    ) -> None:
+    def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
         if batch_size > len(data.train):
             raise OnespikeError(
                 f"train.batch_size: {batch_size} is more than the {len(data.train)} training images; use a smaller one"
@@ -80,17 +75,18 @@ class TrainLoader:
         self.own = slice(share.rank * part, (share.rank + 1) * part)
         self.augment = BatchAugment(data.mean, data.std, config.crop_padding, config.flip, share.device, share.dtype)
         self.workers = config.workers
-        wants_policy = config.auto_augment or config.random_erasing or config.augmix_splits
-        self.singly: PolicyDataset | _Drawn | None = None
+        self.singly: Maker | None = None
         if isinstance(data.train, ItemSet):
             if config.augmix_splits:
                 raise OnespikeError(
                     f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
                     "pass --data.augmix_splits 0"
                 )
-            self.singly = _Drawn(data.train)
-        elif isinstance(data.train, PixelSet) and wants_policy:
-            self.singly = PolicyDataset(data.train, config, data.mean, data.std)
+            self.singly = data.train.drawn
+        elif isinstance(data.train, PixelSet) and (
+            config.auto_augment or config.random_erasing or config.augmix_splits
+        ):
+            self.singly = PolicyAugment(data.train, config, data.mean, data.std)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -111,38 +107,28 @@ class TrainLoader:
         order = torch.randperm(len(self.images), generator=generator)
         batches = list(order.split(self.batch_size))[start : len(self)]
         if self.singly:
-            keys = [[(derive_seed(self.seed, epoch, i), i) for i in indices[self.own].tolist()] for indices in batches]
-            yield from _by_workers(self.singly, keys, self.workers, self.share)
-        else:
-            yield from self._at_once(epoch, start, batches)
-
-    def _at_once(self, epoch: int, start: int, batches: list[Tensor]) -> Iterator[Batch]:
+            keys = [[(i, derive_seed(self.seed, epoch, i)) for i in indices[self.own].tolist()] for indices in batches]
+            yield from self._by_workers(self.singly, keys)
+            return
         for step, indices in enumerate(batches, start):
             # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
             draws = self.augment.draw(len(indices), generator)[self.own]
-            images, labels = gather(self.images, indices[self.own].numpy())
+            images, labels = self.images.gather(indices[self.own].numpy())
             yield self.augment(images, draws), labels.to(self.share.device)
 
-
-class _Drawn(TorchDataset):
-    """Images of an `ItemSet`, each by draws that depend on its key alone; an item is (1, C, H, W) and its label."""
-
-    def __init__(self, images: ItemSet) -> None:
-        self.images = images
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        seed, index = key
-        image, label = self.images.drawn(index, seed)
-        return image[None], label
+    def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        options = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
+        for images, labels in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
+            floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
+            yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
 
 
-def _by_workers(singly: PolicyDataset | _Drawn, keys: list[list[Key]], workers: int, share: Share) -> Iterator[Batch]:
-    loader = DataLoader(singly, batch_sampler=keys, num_workers=workers, worker_init_fn=_leave_signals)
-    for images, labels in loader:
-        # (B, splits, C, H, W) -> split after split, as the Jensen-Shannon loss reads them
-        stacked = images.transpose(0, 1).flatten(0, 1).to(share.dtype).to(share.device)  # some devices know no float64
-        yield stacked.contiguous(memory_format=torch.channels_last), labels.to(share.device)
+def _together(make: Maker, keys: list[tuple[int, int]]) -> Batch:
+    """Make images, split after split, as the Jensen-Shannon loss reads them: (splits * B, C, H, W), and labels."""
+    images, labels = zip(*(make(*key) for key in keys), strict=True)
+    splits = [image.reshape(-1, *image.shape[-3:]) for image in images]
+    return torch.stack(splits, 1).flatten(0, 1), torch.tensor(labels)
 
 
 def _leave_signals(_worker: int) -> None:
@@ -163,12 +149,7 @@ class EvalLoader:
     """
 
     def __init__(
-        self,
-        images: ImageSet,
-        mean: Sequence[float],
-        std: Sequence[float],
-        batch_size: int,
-        share: Share = Share(),
+        self, images: ImageSet, mean: Sequence[float], std: Sequence[float], batch_size: int, share: Share = Share()
     ) -> None:
         self.images, self.batch_size, self.share = images, batch_size, share
         self.augment = BatchAugment(mean, std, device=share.device, dtype=share.dtype)
@@ -176,21 +157,6 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         """Yield this process's share of each batch: (B, C, H, W) and (B,); B differs at the end, and may be 0 there."""
         for start in range(0, len(self.images), self.batch_size):
-            indices = np.arange(start, min(start + self.batch_size, len(self.images)))[
-                self.share.rank :: self.share.world
-            ]
-            images, labels = gather(self.images, indices)
+            stop = min(start + self.batch_size, len(self.images))
+            images, labels = self.images.gather(np.arange(start + self.share.rank, stop, self.share.world))
             yield self.augment(images), labels.to(self.share.device)
-
-
-def gather(images: ImageSet, indices: np.ndarray) -> Batch:
-    """Fetch some images.
-
-    Args:
-        images: Where from.
-        indices: Which, (B,).
-
-    Returns:
-        Images, raw (B, H, W, C), uint8, or floats (B, C, H, W); and labels (B,), int64.
-    """
-    return images.gather(indices)

@@ -72,7 +72,7 @@ class ImageSet(ABC):
 
     @abstractmethod
     def gather(self, positions: np.ndarray) -> Batch:
-        """Fetch some images, (B,) positions, as `BatchAugment` takes them, and their labels, (B,) int64."""
+        """Fetch images at (B,) positions, raw (B, H, W, C), uint8, or floats (B, C, H, W), and labels (B,), int64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,18 +93,16 @@ class PixelSet(ImageSet):
         index = self.indices[position]
         return self.images[index], int(self.labels[index])
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Send a memory map to a worker process by its file's name, not by its content."""
-        images = self.images
-        if isinstance(images, np.memmap) and images.filename is not None:
-            return _reopened, (str(images.filename), self.labels, self.indices)
-        return PixelSet, (images, self.labels, self.indices)
-
     @override
     def gather(self, positions: np.ndarray) -> Batch:
-        """Copy raw images (B, H, W, C), uint8, out of the memory map."""
         where = self.indices[positions]
         return torch.from_numpy(self.images[where]), torch.from_numpy(self.labels[where])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send a memory map to a worker process by its file's name, not by its content."""
+        if isinstance(self.images, np.memmap) and self.images.filename is not None:
+            return _reopened, (str(self.images.filename), self.labels, self.indices)
+        return PixelSet, (self.images, self.labels, self.indices)
 
 
 def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> PixelSet:

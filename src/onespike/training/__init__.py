@@ -1,7 +1,8 @@
 """Training: recipes, the loop, checkpoints, run folders."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from onespike.lazy import lazy
 
 if TYPE_CHECKING:
     from onespike.training.callbacks import Callback, Pruning, Step
@@ -25,17 +26,11 @@ __all__ = [
     "train",
 ]
 
-#: Where the names live; torch is imported only when one of them is asked for.
 _HOMES = {
-    **dict.fromkeys(("Callback", "Pruning", "Step"), "callbacks"),
-    **dict.fromkeys(("Diverged", "Stopped", "train"), "loop"),
-    **dict.fromkeys(("Recipe", "load_recipe", "recipe_names"), "recipe"),
-    **dict.fromkeys(("Run", "load"), "run"),
-    "TrainConfig": "config",
+    **dict.fromkeys(("Callback", "Pruning", "Step"), "onespike.training.callbacks"),
+    **dict.fromkeys(("Diverged", "Stopped", "train"), "onespike.training.loop"),
+    **dict.fromkeys(("Recipe", "load_recipe", "recipe_names"), "onespike.training.recipe"),
+    **dict.fromkeys(("Run", "load"), "onespike.training.run"),
+    "TrainConfig": "onespike.training.config",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(f"onespike.training.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, _HOMES)

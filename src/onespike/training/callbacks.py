@@ -1,12 +1,11 @@
 """Callbacks: what else happens while a network trains, behind one small interface.
 
-The trainer calls every callback at the same places, in the order of its list; what one of them keeps from step to step
+The trainer calls all callbacks at the same places, in the order of its list; what one of them keeps from step to step
 goes into the checkpoint, so that an interrupted run resumes to the bit.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step of the optimiser, over the images of all processes.
 
     Attributes:
@@ -54,12 +52,12 @@ class Callback:
         """Open around the forward passes of training."""
         return nullcontext()
 
-    def penalty(self, trainer: "Trainer", images: int) -> Tensor | None:  # noqa: ARG002
-        """What is added to the loss of the forward pass before, of so many images; None for nothing."""
-        return None
+    def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
+        """What is added to the loss of the forward pass before, of so many images."""
+        return 0.0
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """After a step."""
+        """After a step. Setting `trainer.stop` ends the sitting here, with a checkpoint."""
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """At the end of an epoch: add columns to `row`, its line of `metrics.csv`."""
@@ -130,7 +128,7 @@ class Monitor(Callback):
     """Looks at the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`.
 
     Attributes:
-        monitor: What counts.
+        labels: Names of the groups of neurons.
         due: Whether this step is looked at.
         groups: What the neurons of each group did so far in this epoch.
     """
@@ -138,33 +136,31 @@ class Monitor(Callback):
     COLUMNS = ("firing_rate", "dead", "always_firing", "in_support")
 
     def __init__(self, network: nn.Module, every: int) -> None:
-        self.monitor, self.every = SpikeMonitor(network), every
-        self.due, self.groups, self._epoch = False, self.monitor.summary(), -1
+        self._monitor, self._every, self._epoch = SpikeMonitor(network), every, -1
+        self.labels, self.due, self.groups = self._monitor.labels, False, self._monitor.summary()
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
         """Look at this step if it is its turn, and at the first of an epoch or of a sitting."""
-        first = trainer.progress.epoch != self._epoch
-        if first:
-            self.monitor.clear()
+        self.due = trainer.progress.epoch != self._epoch or number % self._every == 0
+        if trainer.progress.epoch != self._epoch:
+            self._monitor.clear()
             self._epoch = trainer.progress.epoch
-        self.due = first or number % self.every == 0
 
     def forward(self) -> AbstractContextManager[None]:
         """Count spikes if it is this step's turn."""
-        return self.monitor.watch() if self.due else nullcontext()
+        return self._monitor.watch() if self.due else nullcontext()
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Sum up."""
         if self.due:
-            self.groups = self.monitor.summary()
+            self.groups = self._monitor.summary()
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Add the columns; empty ones where nothing of the epoch was left to look at."""
-        seen = trainer.progress.epoch == self._epoch
-        self.groups = self.monitor.summary() if seen else []
-        for number, label in enumerate(self.monitor.labels):
-            for key in self.COLUMNS:
-                row[f"{label}_{key}"] = getattr(self.groups[number], key) if self.groups else None
+        self.groups = self._monitor.summary() if trainer.progress.epoch == self._epoch else []
+        for number, label in enumerate(self.labels):
+            group = self.groups[number] if self.groups else None
+            row |= {f"{label}_{key}": getattr(group, key, None) for key in self.COLUMNS}
 
 
 class EnergyBudget(Callback):
@@ -172,6 +168,7 @@ class EnergyBudget(Callback):
 
     Args:
         network: The network, on its device.
+        image: Shape of an image, (C, H, W).
         weight: Of the penalty, as a share of the dense multiply-accumulates.
         budget: Energy of an image in microjoule; 0 for none.
 
@@ -179,21 +176,16 @@ class EnergyBudget(Callback):
         OnespikeError: No layer of the network reads spikes, or the budget is out of reach.
     """
 
-    def __init__(self, network: nn.Module, shape: tuple[int, int, int], weight: float, budget: float) -> None:
-        self.meter, self.weight, self.budget = CostMeter(network, shape), weight, budget
+    def __init__(self, network: nn.Module, image: tuple[int, int, int], weight: float, budget: float) -> None:
+        self.meter, self.weight, self.budget, self.raised = CostMeter(network, image), weight, budget, 0.0
         if not self.meter.reads_spikes:
             raise OnespikeError(
                 "train.rate_penalty and train.energy_budget: expected a network of which some layers read spikes, got "
                 "one that reads real values alone"
             )
         expect_within_reach(self.meter, budget)
-        self.raised = self.operations = self.joules = 0.0  # the last two are sums over the images of the epoch
-        self._step = [0.0, 0.0]  # synaptic operations and joules of this process's images of this step
-
-    @property
-    def penalty_weight(self) -> float:
-        """Weight of the penalty, raised as far as the budget demanded so far."""
-        return self.weight + self.raised
+        # Synaptic operations and joules: of this process's images of this step, and of all images of the epoch.
+        self._step, self._epoch = [0.0, 0.0], [0.0, 0.0]
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
         """Begin to count."""
@@ -204,41 +196,38 @@ class EnergyBudget(Callback):
         return self.meter.watch()
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor:
-        """The weight times the share of synaptic operations."""
-        cost, parts = self.meter.read(images), trainer.config.accumulate
+        """The weight, raised as far as the budget demanded so far, times the share of synaptic operations."""
+        cost = self.meter.read(images)
         # Of AugMix's splits, each image counts once.
-        size = trainer.config.batch_size / trainer.accelerator.num_processes / parts
+        size = trainer.config.batch_size / trainer.accelerator.num_processes / trainer.config.accumulate
         self._step = [self._step[0] + cost.operations.item() * size, self._step[1] + cost.joules.item() * size]
-        return self.penalty_weight * cost.share
+        return (self.weight + self.raised) * cost.share
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
         """Book what the step cost, and move the penalty's weight towards the budget."""
         operations, joules = trainer.add_up(self._step)
-        self.operations += operations
-        self.joules += joules
+        self._epoch = [self._epoch[0] + operations, self._epoch[1] + joules]
         if self.budget:
             least, budget = self.meter.least, 1e-6 * self.budget
             over = (joules / step.images - least) / (budget - least) - 1
-            gain = ASCENT / (trainer.config.epochs * len(trainer.batches))
-            self.raised = max(0.0, self.raised + gain * over)
+            self.raised = max(0.0, self.raised + ASCENT / (trainer.config.epochs * len(trainer.batches)) * over)
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Add the columns."""
-        images = trainer.progress.images
-        row["synaptic_operations"] = self.operations / images
-        row["energy_uj"] = 1e6 * self.joules / images
-        row["penalty_weight"] = self.penalty_weight
+        operations, joules = (total / trainer.progress.images for total in self._epoch)
+        row |= {"synaptic_operations": operations, "energy_uj": 1e6 * joules}
+        row["penalty_weight"] = self.weight + self.raised
         if self.budget:
             row["energy_of_budget"] = row["energy_uj"] / self.budget
-        self.operations = self.joules = 0.0
+        self._epoch = [0.0, 0.0]
 
     def state(self) -> dict[str, Any]:
-        """The sums and the raised weight."""
-        return {"raised": self.raised, "operations": self.operations, "joules": self.joules}
+        """The raised weight and the epoch's sums."""
+        return {"raised": self.raised, "epoch": self._epoch}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take them back."""
-        self.raised, self.operations, self.joules = state["raised"], state["operations"], state["joules"]
+        self.raised, self._epoch = state["raised"], state["epoch"]
 
 
 class Pruning(Callback):

@@ -4,36 +4,32 @@ A checkpoint is a folder:
 
     model.safetensors      the weights to use (the moving average, if the recipe has one)
     model.json             how to build the network around them, class names, normalisation
-    training.safetensors   the optimiser's tensors, and the raw weights beside a moving average
+    training.safetensors   the optimiser's tensors, and the raw weights where others are used
     state.json             position, history, seed, the optimiser's numbers, a SHA-256 of each file
-
-It is written beside its final place, flushed to the disk, and moved into it by renaming, so that a kill at any moment
-leaves either the old checkpoint or the new one.
 """
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from onespike.classpath import ClassPath
 from onespike.configs import make, plain
 from onespike.conversion import ConversionConfig, spiking
 from onespike.data.dataset import Dataset
-from onespike.durable import flush
+from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
 from onespike.training.recipe import Recipe, model_from
 
+FILES = ("model.safetensors", "model.json", "training.safetensors")
 #: How many tensors that do not fit are listed.
 LISTED = 5
-FILES = ("model.safetensors", "model.json", "training.safetensors")
 
 
 @dataclass(frozen=True)
@@ -76,45 +72,31 @@ class ModelCard:
         """Whether the network draws random numbers at test time; None where that is not known."""
         return False if self.conversion else getattr(self.model, "draws", None)
 
-    @property
-    def time_steps(self) -> int | None:
-        """How often the network runs on one image; None where that is not known."""
-        return (self.conversion or self.model).time_steps if self.has_time_steps else None
-
-    @property
-    def has_time_steps(self) -> bool:
-        """Whether the number of time steps is the config's to choose."""
-        return hasattr(self.conversion or self.model, "time_steps")
-
     def with_time_steps(self, time_steps: int) -> "ModelCard":
         """The card of the same network over another number of time steps.
 
         Raises:
             OnespikeError: Its config has none.
         """
-        if not self.has_time_steps:
+        part = "conversion" if self.conversion else "model"
+        if not hasattr(getattr(self, part), "time_steps"):
             raise OnespikeError(f"time_steps: {self.name} has no such option")
-        if self.conversion:
-            return replace(self, conversion=replace(self.conversion, time_steps=time_steps))
-        return replace(self, model=replace(self.model, time_steps=time_steps))
+        changed: dict[str, Any] = {part: replace(getattr(self, part), time_steps=time_steps)}
+        return replace(self, **changed)
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
-        """Build the network, with fresh weights.
+        """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K), or (T, B, K).
 
         Args:
             model: The network as it is before any conversion, where it is somebody's own; built from the card if None.
-
-        Returns:
-            The network: images (B, C, H, W) to logits (B, K), or (T, B, K).
 
         Raises:
             OnespikeError: It is somebody's class that cannot be built, see `onespike.classpath`.
         """
         if model is None:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
-            model = (
-                self.model.make("model", **shape) if isinstance(self.model, ClassPath) else self.model.build(**shape)
-            )
+            foreign = isinstance(self.model, ClassPath)
+            model = self.model.make("model", **shape) if foreign else self.model.build(**shape)
         if not isinstance(model, nn.Module):
             raise OnespikeError(f"model: expected a torch.nn.Module, {self.name} gives a {type(model).__name__}")
         return spiking(model, replace(self.conversion, allow_real=True)) if self.conversion else model
@@ -122,24 +104,7 @@ class ModelCard:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> "ModelCard":
         """Read what `plain` wrote."""
-        return make(_StoredCard, content, "model.json").card()
-
-
-@dataclass(frozen=True)
-class _StoredCard:
-    """The card as it is stored; its model is a mapping until its family is known."""
-
-    model: dict[str, Any]
-    classes: tuple[str, ...]
-    in_channels: int
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    data: str
-    conversion: ConversionConfig | None = None
-
-    def card(self) -> ModelCard:
-        return ModelCard(**{**vars(self), "model": model_from(self.model)})
+        return make(cls, {**content, "model": model_from(content["model"])}, "model.json")
 
 
 @dataclass(frozen=True)
@@ -161,39 +126,50 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write the checkpoint; a reader finds the old one or this one, never a part.
 
-        Args:
-            folder: Where; replaced if it exists.
-
         Raises:
             OnespikeError: It could not be written (disk full, say). The old one is then still there.
         """
-        new = folder.with_name(f".{folder.name}.new")
-        old = folder.with_name(f".{folder.name}.old")
+        files = {
+            "model.safetensors": save(_contiguous(self.weights)),
+            "model.json": json.dumps(plain(self.card), indent=2).encode(),
+            "training.safetensors": save(_contiguous(self.training)),
+        }
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        state = {**self.state, "sha256": digests | {"state": _digest(self.state)}}
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            (new / "model.safetensors").write_bytes(save(_plain(self.weights)))
-            (new / "training.safetensors").write_bytes(save(_plain(self.training)))
-            (new / "model.json").write_text(json.dumps(plain(self.card), indent=2))
-            digests = {name: _digest(new / name) for name in FILES} | {"state": _digest_of(self.state)}
-            (new / "state.json").write_text(json.dumps({**self.state, "sha256": digests}, indent=2))
-            for path in [*new.iterdir(), new]:
-                flush(path)
+            write_folder(folder, {**files, "state.json": json.dumps(state, indent=2).encode()})
         except OSError as error:
-            shutil.rmtree(new, ignore_errors=True)
             raise OnespikeError(
                 f"could not save the checkpoint {folder}: {error}; the checkpoint before it is untouched: "
                 "make room, then go on with --resume"
             ) from error
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        new.rename(folder)
-        flush(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Checkpoint":
+        """Read a checkpoint, its tensors on the CPU, and check that it is whole.
+
+        Raises:
+            OnespikeError: It is missing or damaged.
+        """
+        folder = whole_folder(folder)
+        if not folder.is_dir():
+            raise OnespikeError(f"there is no checkpoint {folder}")
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            digests = state.pop("sha256")
+            files = {name: (folder / name).read_bytes() for name in FILES}
+            found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+            for name, digest in (found | {"state": _digest(state)}).items():
+                if digest != digests[name]:
+                    raise OnespikeError(f"the checkpoint {folder} is damaged: {name} is not what was written")
+            card = ModelCard.from_json(json.loads(files["model.json"]))
+            weights, training = (load(files[f"{name}.safetensors"]) for name in ("model", "training"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
+        return cls(card, weights, training, state)
 
     def network(self, model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
-        """Build the network, with these weights; the arguments are those of `Run.model`."""
+        """Build the network with these weights, in evaluation mode; the arguments are those of `Run.model`."""
         card = self.card if time_steps is None else self.card.with_time_steps(time_steps)
         network = card.build(model)
         self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
@@ -209,8 +185,9 @@ class Checkpoint:
         Raises:
             OnespikeError: They do not fit; the first tensors that differ are listed.
         """
-        own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-        saved = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
+        own, saved = (
+            {name: tuple(one.shape) for name, one in some.items()} for some in (network.state_dict(), self.weights)
+        )
         wrong = [
             f"{name} {saved.get(name, 'missing')} instead of {own.get(name, 'nothing')}"
             for name in sorted(own.keys() | saved.keys())
@@ -221,41 +198,9 @@ class Checkpoint:
             raise OnespikeError(f"{complaint}: {', '.join(wrong[:LISTED])}{more}")
         network.load_state_dict(self.weights)
 
-    @classmethod
-    def load(cls, folder: Path) -> "Checkpoint":
-        """Read a checkpoint and check that it is whole.
-
-        Args:
-            folder: A folder that `save` wrote.
-
-        Returns:
-            The checkpoint, its tensors on the CPU.
-
-        Raises:
-            OnespikeError: It is missing or damaged.
-        """
-        old = folder.with_name(f".{folder.name}.old")
-        if not folder.exists() and old.exists():
-            folder = old  # between the two renames of `save`
-        if not folder.is_dir():
-            raise OnespikeError(f"there is no checkpoint {folder}")
-        try:
-            state = json.loads((folder / "state.json").read_text())
-            digests = state.pop("sha256")
-            for name in (*FILES, "state"):
-                found = _digest_of(state) if name == "state" else _digest(folder / name)
-                if found != digests[name]:
-                    raise OnespikeError(f"the checkpoint {folder} is damaged: {name} is not what was written")
-            card = ModelCard.from_json(json.loads((folder / "model.json").read_text()))
-            weights = load_file(folder / "model.safetensors")
-            training = load_file(folder / "training.safetensors")
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-            raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
-        return cls(card, weights, training, state)
-
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Take the tensors out of nested containers, so that what is left is JSON.
+    """Take the tensors out of nested containers, so that what is left is JSON; `join_tensors` is the inverse.
 
     Args:
         tree: Dictionaries, lists and tuples of tensors, numbers, strings and None.
@@ -263,7 +208,7 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         tensors: Where they are put.
 
     Returns:
-        The tree, with `{"tensor": name}` in place of each tensor. `join_tensors` is the inverse.
+        The tree, with `{"tensor": name}` in place of each tensor.
     """
     if isinstance(tree, Tensor):
         tensors[prefix] = tree
@@ -282,22 +227,13 @@ def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return tensors[tree["tensor"]]
     if isinstance(tree, dict):
         return {key: join_tensors(value, tensors) for key, value in tree["pairs"]}
-    if isinstance(tree, list):
-        return [join_tensors(value, tensors) for value in tree]
-    return tree
+    return [join_tensors(value, tensors) for value in tree] if isinstance(tree, list) else tree
 
 
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Contiguous copies on the CPU: safetensors knows no strides (channels-last) and no shared memory."""
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU: safetensors knows no strides (channels-last) and no shared memory."""
+    return {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
 
 
-def _digest_of(state: dict[str, Any]) -> str:
+def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,6 +3,8 @@
 import errno
 import json
 import math
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +22,6 @@ from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
-from onespike.training.interrupt import Interrupt
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, load_recipe
@@ -39,6 +40,28 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 class Diverged(OnespikeError):  # noqa: N818 - named for what happened
     """The loss is no longer a finite number."""
+
+
+class Interrupt:
+    """Ctrl-C and SIGTERM: the first stops the loop after its step; a second one stops it at once, saving nothing."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interrupt":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python admits no handlers
+            self._before = {one: signal.signal(one, self._handle) for one in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, *_: object) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
 
 
 def train(
@@ -133,15 +156,7 @@ def set_up(
 
 
 def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """Train to the end of the last epoch, from wherever the trainer stands; then test the best weights.
-
-    Args:
-        trainer: The network and what trains it.
-        run: The run folder.
-
-    Returns:
-        The summary.
-    """
+    """Train to the end of the last epoch, from wherever the trainer stands; then test. Gives the summary."""
     trainer.run = run
     trainer.progress.start_clock()
     try:
@@ -194,14 +209,7 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
 
 
 def finish_epoch(trainer: Trainer) -> dict[str, Any]:
-    """Evaluate on the held-out images, and put the epoch into the history.
-
-    Args:
-        trainer: The network and what trains it.
-
-    Returns:
-        The epoch's row of `metrics.csv`.
-    """
+    """Evaluate on the held-out images, and put the epoch into the history. Gives its row of `metrics.csv`."""
     progress = trainer.progress
     valid = trainer.evaluate(trainer.held_out) if len(trainer.data.validation) else None
     row: dict[str, Any] = {
@@ -221,15 +229,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
 
 
 def test(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """Test the best weights, once, and write the summary.
-
-    Args:
-        trainer: The network and what trained it.
-        run: The run folder.
-
-    Returns:
-        The summary.
-    """
+    """Test the best weights, once, and write the summary, which is given back."""
     trainer.accelerator.wait_for_everyone()
     run.checkpoint("best").put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
     scores, progress = trainer.evaluate(trainer.test), trainer.progress

@@ -12,27 +12,22 @@ from onespike.training.recipe import Recipe
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def mean_logits(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
-    """The loss of the logits' mean over time."""
-    return loss(over_time(logits), targets)
-
-
-def each_step(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
-    """Temporal efficient training (TET, Deng et al. 2022): the mean over time of each step's loss.
-
-    Their regulariser, a mean square towards a constant, is left out.
-    """
-    steps = logits if logits.ndim == 3 else logits[None]
-    return sum((loss(step, targets) for step in steps.unbind()), start=steps.new_zeros(())) / len(steps)
-
-
-#: What a loss of logits (B, K) becomes over time, by name. To add one, add an entry.
-LOSSES: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {"mean": mean_logits, "tet": each_step}
-
-
 def over_time(logits: Tensor) -> Tensor:
     """The answer of a network: logits (B, K) as they are, (T, B, K) as their mean over time."""
     return logits.mean(0) if logits.ndim == 3 else logits
+
+
+def each_step(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+    """Temporal efficient training (Deng et al. 2022), without their regulariser: the mean of each step's loss."""
+    steps = logits if logits.ndim == 3 else logits[None]
+    return sum((loss(step, targets) for step in steps), start=steps.new_zeros(())) / len(steps)
+
+
+#: What becomes of a loss of logits (B, K) over time, by name. To add one, add an entry.
+LOSSES: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {
+    "mean": lambda loss, logits, targets: loss(over_time(logits), targets),
+    "tet": each_step,
+}
 
 
 def make_loss(recipe: Recipe) -> Loss:
@@ -49,11 +44,7 @@ def make_loss(recipe: Recipe) -> Loss:
     name, smoothing = recipe.train.loss, recipe.train.label_smoothing
     if name not in LOSSES:
         raise unknown("train.loss", name, LOSSES)
-    base: Loss
+    base: Loss = SoftTargetCrossEntropy() if recipe.train.mixup else nn.CrossEntropyLoss(label_smoothing=smoothing)
     if recipe.data.augmix_splits:
         base = JsdCrossEntropy(num_splits=recipe.data.augmix_splits, smoothing=smoothing)
-    elif recipe.train.mixup:
-        base = SoftTargetCrossEntropy()
-    else:
-        base = nn.CrossEntropyLoss(label_smoothing=smoothing)
     return lambda logits, targets: LOSSES[name](base, logits, targets)

@@ -19,9 +19,8 @@ class Progress:
         epoch_seconds: Time spent on them.
         seconds: Time spent on the run, over all its sittings.
         best: Highest quality so far: accuracy on the held-out images or, without any, the epoch.
+        is_best: Whether the weights of the last complete epoch are the best so far.
         history: A row for each complete epoch.
-
-    After an epoch `is_best` says whether its weights are the best so far.
     """
 
     epoch: int = 0
@@ -33,6 +32,7 @@ class Progress:
     epoch_seconds: float = 0.0
     seconds: float = 0.0
     best: float = -1.0
+    is_best: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def start_clock(self) -> None:
@@ -47,14 +47,8 @@ class Progress:
         return passed
 
     def finish_epoch(self, row: dict[str, Any], quality: float) -> None:
-        """Put a row into the history and begin the next epoch.
-
-        Args:
-            row: The epoch's line of `metrics.csv`.
-            quality: How good its weights are; of equals the later one is best, since small held-out sets tie often.
-        """
-        self.is_best = quality >= self.best
-        self.best = max(self.best, quality)
+        """Put an epoch's row into the history and begin the next; of equals the later is best: small sets tie often."""
+        self.is_best, self.best = quality >= self.best, max(self.best, quality)
         self.history.append(row)
         self.epoch += 1
         self.step = self.images = 0

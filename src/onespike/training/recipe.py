@@ -121,85 +121,73 @@ def model_from(values: Mapping[str, Any]) -> Any:
     return make(family(str(values.get("name"))).config, values, "model")
 
 
-def option_names(model: str | None = None) -> list[str]:
-    """All names of a recipe's values, with those of a model's family (by default the paper's)."""
-    kinds: dict[str, type] = {"data": DataConfig, "model": family(model or "conv12").config, "train": TrainConfig}
-    kinds |= {"loss": ClassPath, "conversion": ConversionConfig}
-    names = [name for section, kind in kinds.items() for name in names_of(kind, section)]
-    return [*names, "model.class_path", "model.init_args"]
+def option_names(model: str = "conv12") -> list[str]:
+    """All names of a recipe's values, those of a registered model's family among them."""
+    kinds = (("data", DataConfig), ("model", family(model).config), ("train", TrainConfig), ("loss", ClassPath))
+    more = (("conversion", ConversionConfig), ("model", ClassPath))
+    return [name for section, kind in (*kinds, *more) for name in names_of(kind, section)]
 
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
-    resolved = RESOLVED in file
-    file = {section: values for section, values in file.items() if section != RESOLVED}
-    conversion = merge(file.get("conversion", {}), given.get("conversion", {}))
-    before = file.get("model", {})
-    names_one = any(key in values for values in (before, given.get("model", {})) for key in ("name", "class_path"))
+    resolved = file.pop(RESOLVED, None) is not None
+    before, changes = file.get("model", {}), given.get("model", {})
     if start is not None:
         file.setdefault("data", plain(start.data))
-        if not names_one:
+        if not {"name", "class_path"} & {*before, *changes}:
             # The model that is started from is resolved: a preset chooses anew, other values change it.
-            given = {**given, "model": merge(before, given.get("model", {}))}
-            before, resolved = plain(start.model), True
+            before, changes, resolved = plain(start.model), merge(before, changes), True
             if start.conversion is not None:
-                conversion = merge(plain(start.conversion), conversion)
+                file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
     if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # in place of somebody's data set
         file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
-    model = _model(before, given.get("model", {}), resolved, path)
-    sections = {
-        section: make(kind, merge(file.get(section, {}), given.get(section, {})), section)
-        for section, kind in (("data", DataConfig), ("train", TrainConfig))
-    }
-    loss = merge(file.get("loss", {}), given.get("loss", {}))
-    return Recipe(
-        model=model,
-        **sections,
-        loss=make(ClassPath, loss, "loss") if loss else None,
-        conversion=make(ConversionConfig, conversion, "conversion") if conversion else None,
-    )
+    if "class_path" in changes or ("class_path" in before and "name" not in changes):
+        same = changes.get("class_path", before.get("class_path")) == before.get("class_path")
+        model, known = make(ClassPath, merge(before if same else {}, changes), "model"), option_names()
+    else:
+        name = convert(changes.get("name", before.get("name", "conv12")), str, "model.name")
+        known = option_names(name)
+        if before.get("name") is not None and family(before["name"]) is not family(name):
+            before = {}  # of another family, which has other values
+        _check(given, known, "option", "--")
+        _check({"model": before}, known, f"key in {path}")
+        model = _model(name, before, changes, resolved)
+    _check(given, known, "option", "--")
+    _check({section: values for section, values in file.items() if section != "model"}, known, f"key in {path}")
+    kinds = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
+    sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in kinds}
+    made = {section: make(kinds[section], values, section) for section, values in sections.items() if values}
+    return Recipe(model=model, **made)
 
 
-def _model(file: Mapping[str, Any], given: Mapping[str, Any], resolved: bool, path: Path) -> Any:
-    """The model of a file's values and what is changed of them."""
-    if "class_path" in given or ("class_path" in file and "name" not in given):
-        same = given.get("class_path", file.get("class_path")) == file.get("class_path")
-        return make(ClassPath, merge(file if same else {}, given), "model")
-    name = convert(given.get("name", file.get("name", "conv12")), str, "model.name")
-    chosen = family(name)
-    anew = any(given[key] != file.get(key) for key in ("name", "preset") if key in given)
-    if file.get("name") is not None and family(file["name"]) is not chosen:
-        file = {}  # of another family, which has other values
-    elif resolved and anew:  # what is listed belongs to the old name and preset
-        file = {"name": file["name"], "preset": file.get("preset")}
-    known = names_of(chosen.config, "model")
-    for label, mark, values in ((f"key in {path}", "", file), ("option", "--", given)):
-        for key in _keys(values, "model"):
-            above = [one for one in known if key.startswith(f"{one}.")]  # options of a neuron have names of its own
-            if key not in known and (not above or any(one.startswith(f"{above[-1]}.") for one in known)):
-                raise unknown(label, f"{mark}{key}", [f"{mark}{one}" for one in known])
-    values = merge(file, given)
+def _model(name: str, before: Mapping[str, Any], changes: Mapping[str, Any], resolved: bool) -> Any:
+    """A registered model of a file's values and what is changed of them."""
+    anew = any(changes[key] != before.get(key) for key in ("name", "preset") if key in changes)
+    if resolved and anew:  # what is listed belongs to the old name and preset
+        before = {"preset": before.get("preset")}
+    values = merge(before, changes)
     if resolved and not anew:
-        return make(chosen.config, values, "model")
-    rest = {key: value for key, value in values.items() if key not in ("name", "preset")}
-    return model_config(name, values.get("preset"), **rest)
+        return make(family(name).config, values, "model")
+    preset = values.pop("preset", None)
+    return model_config(name, preset, **{key: value for key, value in values.items() if key != "name"})
 
 
-def _keys(values: Mapping[str, Any], prefix: str) -> list[str]:
-    found = []
+def _check(values: Mapping[str, Any], known: list[str], label: str, mark: str = "", prefix: str = "") -> None:
+    """Refuse a key that does not exist, and name the nearest that does."""
     for key, value in values.items():
-        found += _keys(value, f"{prefix}.{key}") if isinstance(value, Mapping) else [f"{prefix}.{key}"]
-    return found
+        name = f"{prefix}{key}"
+        inside = any(one.startswith(f"{name}.") for one in known)
+        if inside and isinstance(value, Mapping):
+            _check(value, known, label, mark, f"{name}.")
+        elif name not in known:
+            raise unknown(label, f"{mark}{name}", [f"{mark}{one}" for one in known])
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """{"model.neuron.decay": 0.3} as {"model": {"neuron": {"decay": 0.3}}}; a name that does not exist is refused."""
+    """{"model.neuron.decay": 0.3} as {"model": {"neuron": {"decay": 0.3}}}."""
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
         section, *keys = name.split(".")
         if section not in SECTIONS or not keys:
-            raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
-        kind = {"data": DataConfig, "train": TrainConfig, "conversion": ConversionConfig}.get(section)
-        if kind is not None and name not in names_of(kind, section) and keys[0] not in ("init_args",):
             raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
         for key in reversed(keys):
             value = {key: value}
@@ -220,22 +208,14 @@ def _recipe_path(name: str) -> Path:
 def _read(file: Path) -> dict[str, Any]:
     """Read a recipe file and check its sections."""
     try:
-        text = file.read_text(encoding="utf-8")
+        values = read_yaml(file.read_text(encoding="utf-8"), file) or {}
     except (OSError, UnicodeDecodeError) as error:
         raise OnespikeError(f"{file}: cannot be read as YAML: {error}") from None
-    values = read_yaml(text, file) or {}
     if not isinstance(values, dict):
         raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {type(values).__name__}")
-    kinds = {"data": DataConfig, "train": TrainConfig}
     for section, content in values.items():
-        if section == RESOLVED:
-            continue
-        if section not in SECTIONS:
+        if section not in (*SECTIONS, RESOLVED):
             raise unknown(f"section in {file}", section, SECTIONS)
-        if not isinstance(content, dict):
+        if section != RESOLVED and not isinstance(content, dict):
             raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
-        known = names_of(kinds[section], section) if section in kinds else []
-        for key in content:
-            if known and f"{section}.{key}" not in known:
-                raise unknown(f"key in {file}", f"{section}.{key}", known)
     return values

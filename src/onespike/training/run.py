@@ -46,8 +46,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = Path(folder)
-        self.config = folder / "config.yaml"
-        self.best, self.last = folder / "best", folder / "last"
+        self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -83,13 +82,11 @@ class Run:
         Raises:
             OnespikeError: The file is damaged.
         """
-        if not self.is_complete:
-            return None
+        path = self.folder / "summary.json"
         try:
-            content: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise OnespikeError(f"{self.folder / 'summary.json'} cannot be read: {error}") from error
-        return content
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if self.is_complete else None
+        except (OSError, ValueError, TypeError) as error:
+            raise OnespikeError(f"{path} cannot be read: {error}") from error
 
     @property
     def is_complete(self) -> bool:
@@ -97,16 +94,13 @@ class Run:
         return (self.folder / "summary.json").is_file()
 
     def model(self, which: str = "best", model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
-        """Load the network with its weights.
+        """Load the network with its weights, on the CPU, in evaluation mode.
 
         Args:
             which: "best" or "last".
             model: A network like the one that was trained, where it is of somebody else's class; its weights are
                 replaced. Not needed for registered models, nor where `allow_imports` names the class's module.
             time_steps: How often it runs on one image, if another number than in training.
-
-        Returns:
-            The network on the CPU, in evaluation mode.
 
         Raises:
             OnespikeError: Both checkpoints are damaged, or the network cannot be built, or is another one.
@@ -119,58 +113,19 @@ class Run:
         Args:
             data: Other images than the run's own: a `DataConfig`, or a data set that `as_dataset` takes.
 
-        Returns:
-            The data set.
-
         Raises:
-            OnespikeError: It is not there; or it was passed to the training from Python, and has to be passed again.
+            OnespikeError: They are not there; or they were passed to the training from Python, and are not passed now.
         """
-        if data is not None and not isinstance(data, DataConfig):
-            return as_dataset(data, holdout=self.recipe.data.holdout, limit=self.recipe.data.limit)
-        return open_dataset(data or self.recipe.data)
-
-    def expect_free(self) -> None:
-        """Make sure that a new run overwrites nothing.
-
-        Raises:
-            OnespikeError: Something is in the way.
-        """
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise OnespikeError(
-                f"{self.folder} is not empty: choose another --out, or go on with the run in it by "
-                f"--resume {self.folder}"
-            )
-
-    def begin(self, recipe: Recipe) -> None:
-        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew.
-
-        Args:
-            recipe: The recipe, resolved.
-
-        Raises:
-            OnespikeError: The folder cannot be written.
-        """
-        self.__dict__.pop("recipe", None)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, dump(recipe))
-            write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
-            (self.folder / "summary.json").unlink(missing_ok=True)
-        except OSError as error:
-            raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
+        if data is None or isinstance(data, DataConfig):
+            return open_dataset(data or self.recipe.data)
+        return as_dataset(data, holdout=self.recipe.data.holdout, limit=self.recipe.data.limit)
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""
         return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """Read one of the two checkpoints, the other one if it is missing or damaged.
-
-        Args:
-            which: "best" or "last", the one that is wanted.
-
-        Returns:
-            The checkpoint.
+        """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged.
 
         Raises:
             OnespikeError: Neither can be read.
@@ -191,6 +146,33 @@ class Run:
         progress = self.checkpoint("last").state["progress"]
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
+    def expect_free(self) -> None:
+        """Make sure that a new run overwrites nothing.
+
+        Raises:
+            OnespikeError: Something is in the way.
+        """
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise OnespikeError(
+                f"{self.folder} is not empty: choose another --out, or go on with the run in it by "
+                f"--resume {self.folder}"
+            )
+
+    def begin(self, recipe: Recipe) -> None:
+        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew.
+
+        Raises:
+            OnespikeError: The folder cannot be written.
+        """
+        self.__dict__.pop("recipe", None)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.config, dump(recipe))
+            write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
+            (self.folder / "summary.json").unlink(missing_ok=True)
+        except OSError as error:
+            raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
+
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""
         text = io.StringIO()
@@ -202,19 +184,9 @@ class Run:
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network.
-
-    Args:
-        folder: A run folder.
-        which: "best" or "last".
-        model: As for `Run.model`, for a network of somebody else's class.
-
-    Returns:
-        The network on the CPU, in evaluation mode. `Run(folder).checkpoint().card` has class names and normalisation.
-
-    Raises:
-        OnespikeError: There is no such run, or both its checkpoints are damaged.
-    """
+    """Load a trained network from a run folder, or from a checkpoint in one; see `Run.model`."""
+    if (Path(folder) / "model.safetensors").is_file():
+        return Checkpoint.load(Path(folder)).network(model)
     return Run.open(folder).model(which, model)
 
 
@@ -245,18 +217,15 @@ def environment() -> dict[str, Any]:
 def _processor() -> str:
     """Name of the processor; only Linux has to be asked in a way of its own."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
 def _commit() -> str | None:
     """Commit of the source tree this package runs from, if it is a git checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
     except OSError:
         return None
-    return found.stdout.strip() or None

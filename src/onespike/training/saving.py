@@ -1,9 +1,12 @@
 """Saving a run while it trains: checkpoints, `metrics.csv`, the curves."""
 
+import io
 import math
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
 
 if TYPE_CHECKING:
@@ -45,7 +48,45 @@ class Saving(Callback):
         self._saved = time.monotonic()
         run.write_metrics(progress.history)
         if time.monotonic() - self._drawn > REDRAW or progress.epoch == trainer.config.epochs:
-            from onespike.training.curves import draw_curves  # matplotlib takes a second to import
-
             draw_curves(progress.history, run.folder / "curves.png")
             self._drawn = time.monotonic()
+
+
+def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """Draw the history of a run: loss, accuracy, learning rate and the firing rate of every group of neurons.
+
+    Args:
+        history: One row for each epoch, as in `metrics.csv`.
+        path: The PNG to write.
+    """
+    from matplotlib import colormaps
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2)
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) < 3 else None
+    lines = (
+        (axes[0, 0], "loss", {"train_loss": "training", "valid_loss": "held out"}),
+        (axes[0, 1], "top-1 accuracy, %", {"train_top1": "training (augmented)", "valid_top1": "held out"}),
+        (axes[1, 0], "learning rate", {"lr": "learning rate"}),
+    )
+    for axis, title, keys in lines:
+        for key, label in keys.items():
+            points = [(row["epoch"], row[key]) for row in history if row[key] is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=label, marker=marker)
+        axis.set(title=title, xlabel="epoch")
+        axis.legend()
+    rates = [key for key in history[0] if key.endswith("_firing_rate")]
+    colours = colormaps["viridis"].resampled(max(2, len(rates)))
+    for number, key in enumerate(rates):
+        axes[1, 1].plot(epochs, [row[key] for row in history], color=colours(number), marker=marker)
+    axes[1, 1].set(title="firing rate by block (dark: first, light: last)", xlabel="epoch", ylim=(0, None))
+    for axis in axes.flat:
+        axis.grid(alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=110, format="png")
+    write_whole(path, content.getvalue())

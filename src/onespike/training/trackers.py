@@ -24,43 +24,35 @@ class Trackers(Callback):
     """
 
     def __init__(self, names: Sequence[str]) -> None:
-        available = {str(name) for name in get_available_trackers()}
+        self.names, self._accelerator = names, None
         for name in names:
             if name not in LOGGER_TYPE_TO_CLASS:
                 raise unknown("train.track", name, LOGGER_TYPE_TO_CLASS)
-            if name not in available:
+            if name not in map(str, get_available_trackers()):
                 raise OnespikeError(f"train.track: {name} is not installed: pip install {name}")
-        self.names = names
-        self._trainer: Trainer | None = None
 
     def start(self, trainer: "Trainer") -> None:
-        """Open the trackers."""
+        """Open the trackers; later events of an interrupted run are hidden from here on."""
         if not self.names or trainer.run is None:
             return
-        self._trainer = trainer
-        folder, accelerator = trainer.run.folder, trainer.accelerator
-        done = trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
-        # Later events of an interrupted run are hidden from here on.
-        options: dict[str, Any] = {"logging_dir": str(folder), "purge_step": done}
-        accelerator.log_with = [
-            LOGGER_TYPE_TO_CLASS[name]("tensorboard", **options) if name == "tensorboard" else name
-            for name in self.names
-        ]
-        accelerator.project_configuration.set_directories(str(folder))
+        folder, done = str(trainer.run.folder), trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
+        self._accelerator = accelerator = trainer.accelerator
+        board = LOGGER_TYPE_TO_CLASS["tensorboard"]("tensorboard", logging_dir=folder, purge_step=done)
+        accelerator.log_with = [board if name == "tensorboard" else name for name in self.names]
+        accelerator.project_configuration.set_directories(folder)
         accelerator.init_trackers("onespike")
         for tracker in accelerator.trackers:
-            if tracker.name != "tensorboard":  # which makes a further run of it; the recipe is in config.yaml anyway
+            if tracker is not board:  # TensorBoard makes a further run of it; the recipe is in config.yaml anyway
                 tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
         """Write what a watched step showed."""
         monitor = trainer.monitor
-        if not self.names or not monitor.due:
-            return
-        values = {"train/loss": step.loss, "train/lr": step.lr}
-        for label, group in zip(monitor.monitor.labels, monitor.groups, strict=False):
-            values |= {f"{key}/{label}": getattr(group, key) for key in monitor.COLUMNS}
-        self._log(values, step.number)
+        if monitor.due:
+            values: dict[str, Any] = {"train/loss": step.loss, "train/lr": step.lr}
+            for label, group in zip(monitor.labels, monitor.groups, strict=False):
+                values |= {f"{key}/{label}": getattr(group, key) for key in monitor.COLUMNS}
+            self._log(values, step.number)
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Write the epoch's line of `metrics.csv`."""
@@ -69,11 +61,11 @@ class Trackers(Callback):
 
     def close(self) -> None:
         """Close the trackers."""
-        if self._trainer is not None:
-            for tracker in self._trainer.accelerator.trackers:
+        if self._accelerator is not None:
+            for tracker in self._accelerator.trackers:
                 tracker.finish()
-            self._trainer.accelerator.trackers = []
+            self._accelerator.trackers = []
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        if self._trainer is not None:
-            self._trainer.accelerator.log({key: one for key, one in values.items() if one is not None}, step=step)
+        if self._accelerator is not None:
+            self._accelerator.log({key: one for key, one in values.items() if one is not None}, step=step)

@@ -4,8 +4,8 @@ All randomness of a step follows from (seed, step): a run that was interrupted a
 that it would have computed without the interruption.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 
 import torch
@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.data.policy import seed_everything
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
@@ -64,12 +64,13 @@ class Trainer:
         accelerator: Accelerator,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.recipe, self.config, self.data, self.accelerator, self.loss = recipe, recipe.train, data, accelerator, loss
-        self.card, config = ModelCard.of(recipe, data), recipe.train
+        self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
+        self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
         self.run: Run | None = None
         self.stop = False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
+        self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
         share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
         size = config.batch_size
         self.batches = TrainLoader(data, recipe.data, size, config.seed, share)
@@ -81,26 +82,24 @@ class Trainer:
                 f"train.batch_size: each of {accelerator.num_processes} processes takes {part} of {size} images; "
                 f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             )
-        expect_logits(self.network, data, accelerator.device, dtype)
+        expect_logits(self.network, data, share)
         if config.recompute:
             if not hasattr(self.network, "recompute"):
                 raise OnespikeError(
                     f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}"
                 )
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
-        self.evaluated = self.network
-        self.reset = resetter(self.network)
+        self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
         self.callbacks: list[Callback] = [*self._asked_for(), self.monitor, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
-        self.progress = Progress()
 
     def _asked_for(self) -> Iterator[Callback]:
         """The callbacks that the recipe asks for."""
-        config = self.config
+        config, side = self.config, self.data.image_size
         if config.int8_weights:
             yield Int8Weights(self.network)
         if config.ema:
@@ -108,8 +107,8 @@ class Trainer:
             self.evaluated = average.ema.module
             yield average
         if config.rate_penalty or config.energy_budget:
-            shape = (self.data.in_channels, self.data.image_size, self.data.image_size)
-            yield EnergyBudget(self.network, shape, config.rate_penalty, config.energy_budget)
+            image = (self.data.in_channels, side, side)
+            yield EnergyBudget(self.network, image, config.rate_penalty, config.energy_budget)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step of the optimiser.
@@ -135,12 +134,11 @@ class Trainer:
             last = index == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
                 self.reset()
-                with self._watched():
+                with _together(callback.forward() for callback in self.callbacks):
                     logits = self.model(x)
                 loss = self.loss(logits, y) / parts
-                penalties = [callback.penalty(self, len(x)) for callback in self.callbacks]
-                extra = [penalty / parts for penalty in penalties if penalty is not None]
-                self.accelerator.backward(sum(extra, start=loss))
+                penalty = sum(callback.penalty(self, len(x)) for callback in self.callbacks)
+                self.accelerator.backward(loss + penalty / parts if isinstance(penalty, Tensor) else loss)
             total_loss += loss.item()
             truth = y if y.ndim == 1 else y.argmax(1)
             hits += (over_time(logits)[: len(truth)].argmax(1) == truth).sum().item()
@@ -156,30 +154,12 @@ class Trainer:
         for callback in self.callbacks:
             callback.after_step(self, step)
 
-    @contextmanager
-    def weights(self) -> Iterator[None]:
+    def weights(self) -> AbstractContextManager[None]:
         """While this is open, the network has the weights that it computes with, such as rounded ones."""
-        with ExitStack() as stack:
-            for callback in self.callbacks:
-                stack.enter_context(callback.weights())
-            yield
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for callback in self.callbacks:
-                stack.enter_context(callback.forward())
-            yield
+        return _together(callback.weights() for callback in self.callbacks)
 
     def evaluate(self, batches: EvalLoader) -> Scores:
-        """Score the weights to use on some images.
-
-        Args:
-            batches: `held_out` or `test`.
-
-        Returns:
-            Scores over the images of all processes.
-        """
+        """Score the weights to use, over the images of all processes; `batches` are `held_out` or `test`."""
         if self.accelerator.num_processes > 1:
             for buffer in self.evaluated.buffers():  # each process has batch-norm statistics of its own
                 broadcast(buffer)
@@ -196,7 +176,6 @@ class Trainer:
     def checkpoint(self) -> Checkpoint:
         """Everything that a resumed run needs, as it stands between two steps."""
         training: dict[str, Tensor] = {}
-        states = {f"{number}.{type(one).__name__}": one.state() for number, one in enumerate(self.callbacks)}
         self.reset()
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
@@ -205,23 +184,20 @@ class Trainer:
             # All draws follow from the seed and the position: together they are the state of every random generator.
             "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
-            "callbacks": {name: split_tensors(one, f"callbacks.{name}", training) for name, one in states.items()},
+            "callbacks": split_tensors({name: one.state() for name, one in self._named()}, "callbacks", training),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
-        if self.evaluated is not self.network or any(
-            type(one).weights is not Callback.weights for one in self.callbacks
-        ):
-            # What is trained is not what is used.
+        rounded = any(type(one).weights is not Callback.weights for one in self.callbacks)
+        if rounded or self.evaluated is not self.network:  # what is trained is not what is used
             training |= {f"raw.{name}": tensor for name, tensor in self.network.state_dict().items()}
         with self.weights():
-            weights = self.evaluated.state_dict()
-        return Checkpoint(self.card, weights, training, state)
+            return Checkpoint(self.card, self.evaluated.state_dict(), training, state)
+
+    def _named(self) -> list[tuple[str, Callback]]:
+        return [(f"{number}.{type(one).__name__}", one) for number, one in enumerate(self.callbacks)]
 
     def restore(self, run: Run) -> None:
-        """Go on where a run stopped.
-
-        Args:
-            run: The run, which has a checkpoint.
+        """Go on where a run stopped, which has a checkpoint.
 
         Raises:
             OnespikeError: The run has another architecture or optimiser, is complete, or cannot be read.
@@ -240,7 +216,7 @@ class Trainer:
             raise OnespikeError(
                 f"{run.folder} is complete after {self.progress.epoch} epochs: to train longer, raise --train.epochs"
             )
-        self.evaluated.load_state_dict(saved.weights)
+        saved.put_into(self.evaluated, f"{run.folder} is of another network")
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
@@ -248,34 +224,29 @@ class Trainer:
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        for number, callback in enumerate(self.callbacks):
-            kept = saved.state["callbacks"].get(f"{number}.{type(callback).__name__}")
-            if kept is not None:
-                callback.load_state(join_tensors(kept, saved.training))
+        kept = join_tensors(saved.state["callbacks"], saved.training)
+        for name, callback in self._named():
+            if kept.get(name):
+                callback.load_state(kept[name])
         if self.accelerator.scaler and saved.state["scaler"]:
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
 
     def _differences(self, saved: Checkpoint) -> list[str]:
         """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
 
-        def described(card: ModelCard) -> dict[str, object]:
+        def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
             values = values_of(Recipe(model=card.model, conversion=card.conversion))
             values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
-            return values | {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+            values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+            return values | {f"train.{name}": trained[name] for name in FIXED} | {"training images": images}
 
-        was, now = described(saved.card), described(self.card)
-        trained = saved.state["train"]
-        was |= {f"train.{name}": trained.get(name) for name in FIXED}
-        now |= {f"train.{name}": getattr(self.config, name) for name in FIXED}
-        was["training images"], now["training images"] = saved.state["images"], len(self.data.train)
+        was = described(saved.card, saved.state["train"], saved.state["images"])
+        now = described(self.card, {name: getattr(self.config, name) for name in FIXED}, len(self.data.train))
         keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
         return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
     def start_from(self, run: Run) -> None:
         """Start from the best weights of another run.
-
-        Args:
-            run: The other run.
 
         Raises:
             OnespikeError: Its tensors do not fit; they are listed.
@@ -286,24 +257,27 @@ class Trainer:
         self.progress.epochs_before = run.epochs()
 
 
-def expect_logits(network: nn.Module, data: Dataset, device: torch.device, dtype: torch.dtype) -> None:
+@contextmanager
+def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for context in contexts:
+            stack.enter_context(context)
+        yield
+
+
+def expect_logits(network: nn.Module, data: Dataset, share: Share) -> None:
     """Make sure that a network takes images of a data set, and gives logits for its classes.
 
-    Args:
-        network: The network, on its device.
-        data: The images.
-        device: Where the network is.
-        dtype: Floating-point type of the images.
-
     Raises:
-        OnespikeError: It does not.
+        OnespikeError: It does not; the shapes are named.
     """
     count, classes, side = 2, data.num_classes, data.image_size
     was_training = network.training
     reset_state(network)
     with torch.random.fork_rng(), torch.no_grad():
         try:
-            logits = network.eval()(torch.zeros(count, data.in_channels, side, side, device=device, dtype=dtype))
+            images = torch.zeros(count, data.in_channels, side, side, device=share.device, dtype=share.dtype)
+            logits = network.eval()(images)
         except (RuntimeError, ValueError, TypeError) as error:
             reason = " ".join(str(error).split())
             raise OnespikeError(

@@ -12,7 +12,7 @@ from onespike.audit import audit_run
 from onespike.counting.energy import DEFAULT
 from onespike.data.config import DataConfig
 
-QUICK = ("--latency", "false", "--images", 24, "--device", "cpu")
+QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
 
 
 def test_a_run(make_run, command, tmp_path: Path):
@@ -98,7 +98,7 @@ def test_runs_to_compare_need_no_other_subject(make_run, command):
     code, printed, _ = command("audit", *QUICK, "--compare", *(run.folder for run in runs))
     assert code == 0
     assert f"times the energy of {runs[1].folder} (91.00%)" in printed
-    code, again, _ = command("audit", *QUICK[:2], runs[0].folder, *QUICK[2:], "--compare", runs[1].folder)
+    code, again, _ = command("audit", *QUICK[:2], runs[0].folder, *QUICK[1:], "--compare", runs[1].folder)
     assert (code, again) == (0, printed)
 
 
@@ -134,7 +134,7 @@ def test_constants_of_ones_own(make_run, command, tmp_path: Path):
 
 def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.0)
-    code, printed, _ = command("audit", make_run().folder, *QUICK[2:], "--scaling", "true", "--json", "-")
+    code, printed, _ = command("audit", make_run().folder, *QUICK[1:], "--scaling", "--json", "-")
     assert code == 0
     content = json.loads(printed)
     assert [one["batch"] for one in content["latency"]] == [1, 24]

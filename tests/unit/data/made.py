@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onespike.data.sources.base import Content, Sample
+from onespike.data.sources import Content, Sample
 
 
 @dataclass

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from onespike.data import DataConfig, as_dataset
 from onespike.data.items import ItemSet
-from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed, gather
+from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.data.sets import PixelSet
 from onespike.errors import OnespikeError
 
@@ -118,8 +118,8 @@ def test_without_a_test_part_a_fixed_fifth_is_split_off(images):
     assert (len(first.train), len(first.test)) == (40, 10)
     assert np.bincount(first.test.targets).min() >= 2
     assert first.note == "a fixed fifth of the images (stratified, seed 0) is the test set"
-    seen = {gather(part, np.arange(len(part)))[0].numpy().tobytes() for part in (first.train, first.test)}
-    again = {gather(part, np.arange(len(part)))[0].numpy().tobytes() for part in (second.train, second.test)}
+    seen = {part.gather(np.arange(len(part)))[0].numpy().tobytes() for part in (first.train, first.test)}
+    again = {part.gather(np.arange(len(part)))[0].numpy().tobytes() for part in (second.train, second.test)}
     assert len(seen) == 2
     assert seen == again
 
@@ -193,7 +193,7 @@ def test_floats_are_made_when_a_batch_needs_them():
     assert (len(data.train), len(data.validation), len(data.test)) == (5, 5, 4)
     seen.clear()
     chosen = data.train.select(np.array([3, 1]))
-    gather(chosen, np.array([0]))
+    chosen.gather(np.array([0]))
     assert seen == [data.train.indices[3]]
 
 
@@ -222,7 +222,7 @@ def test_evaluation_draws_the_same_whatever_the_batch_and_the_subset():
     again = torch.cat([images for images, _ in EvalLoader(data.train, data.mean, data.std, 7)])
     assert torch.equal(whole, again)
     some = data.train.select(np.array([2, 9]))
-    assert torch.equal(gather(some, np.arange(2))[0], whole[[2, 9]])
+    assert torch.equal(some.gather(np.arange(2))[0], whole[[2, 9]])
 
 
 def test_the_global_generators_are_left_as_they_were():
@@ -230,7 +230,7 @@ def test_the_global_generators_are_left_as_they_were():
     torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
     expected = torch.rand(1), random.random(), np.random.rand()  # noqa: NPY002
     torch.manual_seed(1), random.seed(1), np.random.seed(1)  # noqa: NPY002
-    gather(data.train, np.arange(5))
+    data.train.gather(np.arange(5))
     assert (torch.rand(1), random.random(), np.random.rand()) == expected  # noqa: NPY002
 
 
@@ -309,7 +309,7 @@ def test_images_of_different_sizes_are_named():
     late = [*floats(10), *floats(10, 9)]
     data = as_dataset(Own(late, labels()), test=Own(floats(), labels()), holdout=0)
     with pytest.raises(OnespikeError, match=r"Own, train: item 12: an image of torch.float32, shape \(3, 9, 9\)"):
-        gather(data.train, np.array([3, 12]))
+        data.train.gather(np.array([3, 12]))
 
 
 def test_raw_images_and_floats_do_not_mix():
@@ -327,7 +327,7 @@ def test_a_label_that_changes_is_named():
     data = as_dataset(source, holdout=0, test=source)
     source.labels = labels(20, 3)
     with pytest.raises(OnespikeError, match=r"Own, train: item 3: label 0; expected 3"):
-        gather(data.train, np.array([0, 3]))
+        data.train.gather(np.array([0, 3]))
 
 
 def test_what_is_no_map_style_data_set():

@@ -7,18 +7,17 @@ The reader here knows three functions, those that numpy arrays are made of, and 
 import io
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from typing_extensions import override
 
-from onespike.data.sources.base import Content, Sample, Source
-from onespike.data.sources.files import Files, not_recognised, open_files
-from onespike.data.sources.hub import Columns, hub_parquet, parquet_folder, parquet_source
+from onespike.data.sources import Content, Sample, Source
+from onespike.data.sources.files import Files
+from onespike.data.sources.hub import Hosted, open_hosted
 from onespike.errors import OnespikeError
 
 _PIXELS = 3 * 32 * 32
@@ -35,124 +34,94 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 
 
-@dataclass(frozen=True)
-class _Variant:
-    """What tells CIFAR-10 and CIFAR-100 apart.
+class _Cifar(NamedTuple):
+    """CIFAR-10 or CIFAR-100.
 
     Attributes:
-        name: The data set's name.
+        hosted: How the Hub has it; the class names are in the official order.
         files: Official file names (the binary version adds .bin) and their numbers of images, for each part.
         label_bytes: Bytes before an image in the binary version; the last of them is the label.
         label: Key of the labels in the pickled version.
-        repository: Where the Hub has it.
-        columns: Columns of its Parquet files, with the class names in the official order.
     """
 
-    name: str
+    hosted: Hosted
     files: dict[str, dict[str, int]]
     label_bytes: int
     label: str
-    repository: str
-    columns: Columns
 
 
-_CIFAR10 = _Variant(
-    name="cifar10",
+_CIFAR10 = _Cifar(
+    Hosted("cifar10", "uoft-cs/cifar10", "img", "label", tuple(_CLASSES.split())),
     files={"train": {f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test": {"test_batch": 10_000}},
     label_bytes=1,
     label="labels",
-    repository="uoft-cs/cifar10",
-    columns=Columns("img", "label", tuple(_CLASSES.split())),
 )
-_CIFAR100 = _Variant(
-    name="cifar100",
+_CIFAR100 = _Cifar(
+    Hosted("cifar100", "uoft-cs/cifar100", "img", "fine_label", tuple(_FINE_CLASSES.split())),
     files={"train": {"train": 50_000}, "test": {"test": 10_000}},
     label_bytes=2,
     label="fine_labels",
-    repository="uoft-cs/cifar100",
-    columns=Columns("img", "fine_label", tuple(_FINE_CLASSES.split())),
 )
 
 
-@contextmanager
-def _open_cifar(variant: _Variant, root: Path | None) -> Iterator[Source]:
-    """Find out which form of CIFAR lies at a root; without a root, take the Hub's.
-
-    Args:
-        variant: CIFAR-10 or CIFAR-100.
-        root: Folder or archive which holds the official binary version, or the pickled one, or a folder with the
-            Hub's Parquet files; they may also lie in a folder of it.
-
-    Raises:
-        OnespikeError: The root is missing, empty, damaged or none of these.
-    """
-    if root is None:
-        yield hub_parquet(variant.name, variant.repository, variant.columns)
-        return
-    first = next(iter(variant.files["train"]))
-    with open_files(root) as files:
-        if binary := files.find(f"{first}.bin"):
-            yield _official(variant, binary, ".bin")
-        elif pickled := files.find(first):
-            yield _official(variant, pickled, "")
-        elif folder := parquet_folder(root):
-            yield parquet_source(variant.name, folder, variant.columns)
-        else:
-            forms = (f"{first}.bin (binary version)", f"{first} (python version)", "train*.parquet (Hub)")
-            raise not_recognised(root, variant.name, *forms)
+def _open(cifar: _Cifar, root: Path | None) -> AbstractContextManager[Source]:
+    first = next(iter(cifar.files["train"]))
+    forms = {
+        f"{first}.bin": ("binary version", partial(_official, cifar, ".bin")),
+        first: ("python version", partial(_official, cifar, "")),
+    }
+    return open_hosted(cifar.hosted, root, forms)
 
 
-open_cifar10, open_cifar100 = partial(_open_cifar, _CIFAR10), partial(_open_cifar, _CIFAR100)
+open_cifar10, open_cifar100 = partial(_open, _CIFAR10), partial(_open, _CIFAR100)
 
 
-def _official(variant: _Variant, files: Files, ending: str) -> Source:
+def _official(cifar: _Cifar, ending: str, files: Files) -> Source:
     """The official files, of the binary version (ending in .bin) or of the pickled one."""
-    names = [name for part in variant.files.values() for name in part]
+    sizes = {name: size for part in cifar.files.values() for name, size in part.items()}
 
     def content() -> Content:
-        raw = {name: files.read(name + ending) for name in names}
+        raw = {name: files.read(name + ending) for name in sizes}
         if ending:
-            _expect_sizes(variant, files, {name: len(data) for name, data in raw.items()})
+            _expect_sizes(cifar, sizes, files, raw)
         read = _read_binary if ending else _read_pickle
-        loaded = {
-            part: {name: read(variant, raw.pop(name), files.where(name)) for name in counts}
-            for part, counts in variant.files.items()
-        }
-        counts = {part: sum(len(labels) for _, labels in found.values()) for part, found in loaded.items()}
-        return Content(variant.columns.classes, counts, lambda part: samples(loaded[part]))
+        arrays = {name: read(cifar, raw.pop(name), files.where(name)) for name in sizes}
+        counts = {part: sum(len(arrays[name][1]) for name in names) for part, names in cifar.files.items()}
+        return Content(cifar.hosted.classes, counts, partial(samples, arrays))
 
-    def samples(loaded: dict[str, tuple[np.ndarray, np.ndarray]]) -> Iterator[Sample]:
-        for name, (pixels, labels) in loaded.items():
+    def samples(arrays: dict[str, tuple[np.ndarray, np.ndarray]], part: str) -> Iterator[Sample]:
+        for name in cifar.files[part]:
+            pixels, labels = arrays[name]
             images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
             for row, (image, label) in enumerate(zip(images, labels, strict=True)):
                 yield Sample(image, int(label), f"{files.where(name + ending)}: image {row}")
 
-    return Source(variant.name, str(files.root), lambda: files.key([name + ending for name in names]), content)
+    return Source(cifar.hosted.name, str(files.root), lambda: files.key(name + ending for name in sizes), content)
 
 
-def _expect_sizes(variant: _Variant, files: Files, sizes: dict[str, int]) -> None:
-    record = variant.label_bytes + _PIXELS
-    official = {name: count * record for part in variant.files.values() for name, count in part.items()}
+def _expect_sizes(cifar: _Cifar, images: dict[str, int], files: Files, raw: dict[str, bytes]) -> None:
+    record = cifar.label_bytes + _PIXELS
     # Half of an official file is still a whole number of records, but the files beside it give it away.
-    are_official = any(sizes[name] == official[name] for name in official)
-    for name, size in sizes.items():
-        expected = f"{official[name]:,} bytes" if are_official else f"whole records of {record:,} bytes each"
-        if not (size == official[name] if are_official else size > 0 and size % record == 0):
+    are_official = any(len(data) == images[name] * record for name, data in raw.items())
+    for name, data in raw.items():
+        size, official = len(data), images[name] * record
+        expected = f"{official:,} bytes" if are_official else f"whole records of {record:,} bytes each"
+        if not (size == official if are_official else size > 0 and size % record == 0):
             raise OnespikeError(f"{files.where(name + '.bin')}: {size:,} bytes; expected {expected}; download it again")
 
 
-def _read_binary(variant: _Variant, data: bytes, _: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_binary(cifar: _Cifar, data: bytes, _: str) -> tuple[np.ndarray, np.ndarray]:
     """Read pixels (N, 3072), all red ones of an image first, then green, then blue; and labels (N,)."""
-    records = np.frombuffer(data, np.uint8).reshape(-1, variant.label_bytes + _PIXELS)
-    return records[:, variant.label_bytes :], records[:, variant.label_bytes - 1]
+    records = np.frombuffer(data, np.uint8).reshape(-1, cifar.label_bytes + _PIXELS)
+    return records[:, cifar.label_bytes :], records[:, cifar.label_bytes - 1]
 
 
-def _read_pickle(variant: _Variant, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_pickle(cifar: _Cifar, data: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
     """Read pixels and labels, as `_read_binary` does."""
     batch = load_pickle(data, where)
     # Python 2 wrote keys that we read as bytes.
     entries = batch if isinstance(batch, dict) else {}
-    pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", variant.label))
+    pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", cifar.label))
     if not (
         isinstance(pixels, np.ndarray)
         and pixels.dtype == np.uint8
@@ -162,7 +131,7 @@ def _read_pickle(variant: _Variant, data: bytes, where: str) -> tuple[np.ndarray
         and all(type(label) is int for label in labels)
     ):
         raise OnespikeError(
-            f"{where}: not a batch of {variant.name}; expected data, (N, {_PIXELS}) uint8, and {variant.label}, "
+            f"{where}: not a batch of {cifar.hosted.name}; expected data, (N, {_PIXELS}) uint8, and {cifar.label}, "
             "a list of N whole numbers; download it again"
         )
     return pixels, np.array(labels)
@@ -185,18 +154,6 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _Refused(Exception):  # noqa: N818 - the name that the pickle asked for, on its way out of the unpickler
-    pass
-
-
-class _Unpickler(pickle.Unpickler):
-    @override
-    def find_class(self, module_name: str, global_name: str) -> Any:
-        if (module_name, global_name) not in _ADMITTED:
-            raise _Refused(f"{module_name}.{global_name}")
-        return _ADMITTED[module_name, global_name]
-
-
 def load_pickle(data: bytes, origin: str) -> Any:
     """Unpickle plain containers, numbers, strings and numpy arrays; strings of Python 2 become bytes.
 
@@ -207,13 +164,21 @@ def load_pickle(data: bytes, origin: str) -> Any:
     Raises:
         OnespikeError: It names anything else, or is truncated or damaged.
     """
+
+    class Unpickler(pickle.Unpickler):
+        @override
+        def find_class(self, module_name: str, global_name: str) -> Any:
+            if (module_name, global_name) not in _ADMITTED:
+                raise OnespikeError(
+                    f"{origin}: refused a foreign pickle, for it asks for {module_name}.{global_name}; expected "
+                    "nothing but plain containers and numpy arrays; download the official file again"
+                )
+            return _ADMITTED[module_name, global_name]
+
     try:
-        return _Unpickler(io.BytesIO(data), encoding="bytes").load()
-    except _Refused as refused:
-        raise OnespikeError(
-            f"{origin}: refused a foreign pickle, for it asks for {refused}; expected nothing but plain containers and "
-            "numpy arrays; download the official file again"
-        ) from None
+        return Unpickler(io.BytesIO(data), encoding="bytes").load()
+    except OnespikeError:
+        raise
     except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise OnespikeError(

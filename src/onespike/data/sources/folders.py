@@ -1,17 +1,16 @@
 """Image files in folders: your own, with one folder for each class, and Tiny-ImageNet as it is shipped."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from onespike.data.sources.base import Content, Sample, Source
-from onespike.data.sources.files import Files, not_recognised, open_files
-from onespike.data.sources.hub import Columns, hub_parquet, parquet_folder, parquet_source
+from onespike.data.sources import Content, Sample, Source
+from onespike.data.sources.files import Files, open_files
+from onespike.data.sources.hub import Hosted, open_hosted
 from onespike.data.sources.image import decode, is_grey
 from onespike.errors import OnespikeError
 
 _EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-_TINY = "tiny-imagenet"
 _ANNOTATIONS = "val/val_annotations.txt"
 
 #: Part -> name and label of each of its image files.
@@ -43,29 +42,31 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     if root is None:
         raise OnespikeError("folder: no root given; expected a folder with train/ and val/ or test/; pass --data.root")
     with open_files(root) as opened:
-        if (found := opened.find("train/")) is None:
-            raise not_recognised(root, "folder", "train/<class>/ beside val/<class>/ or test/<class>/")
-        files = found
-        parts = _parts(files)
+        if (files := opened.find("train/")) is None:
+            raise OnespikeError(
+                f"{root}: not recognised as folder; expected train/<class>/ beside val/<class>/ or test/<class>/, "
+                "there or one folder down; correct --data.root"
+            )
+        found = files
+        parts = _parts(found)
         names = [name for listed in parts.values() for name in listed]
 
         def content() -> Content:
-            labels = {name: label for label, name in enumerate(_classes(files, parts))}
-            listing = {part: [(n, labels[_step(n, 1)]) for n in listed] for part, listed in parts.items()}
-            grey = all(is_grey(files.read(name), files.where(name)) for name in names)
-            return _content(files, tuple(labels), listing, 1 if grey else 3)
+            labels = {name: label for label, name in enumerate(_classes(found, parts))}
+            listing = {part: [(name, labels[_step(name, 1)]) for name in listed] for part, listed in parts.items()}
+            grey = all(is_grey(found.read(name), found.where(name)) for name in names)
+            return _content(found, tuple(labels), listing, 1 if grey else 3)
 
-        yield Source("folder", str(files.root), lambda: files.key(names), content)
+        yield Source("folder", str(found.root), lambda: found.key(names), content)
 
 
 def _parts(files: Files) -> dict[str, list[str]]:
-    """Part -> names of its images."""
-    folders = sorted(part for part in ("val", "test") if "" in files.holders(f"{part}/"))
+    """Part -> names of its images, in the order in which they enter the key."""
+    folders = [part for part in ("test", "val") if "" in files.holders(f"{part}/")]
     if not folders:
         raise OnespikeError(
             f"{files.where('test')}: no such folder, nor val; expected one of them beside train; add it"
         )
-    # In the order in which they enter the key.
     places = {"train": "train"} | ({"validation": "val"} if len(folders) == 2 else {}) | {"test": folders[0]}
     names = [name for name in files.names() if _is_image(name)]
     parts = {part: [name for name in names if _step(name, 0) == folder] for part, folder in places.items()}
@@ -102,33 +103,16 @@ def _is_image(name: str) -> bool:
     return len(steps) > 2 and name.lower().endswith(_EXTENSIONS) and not any(step.startswith(".") for step in steps)
 
 
-@contextmanager
-def open_tiny_imagenet(root: Path | None) -> Iterator[Source]:
+def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
     """Open Tiny-ImageNet (Le and Yang 2015): 200 classes of 64x64 pixels, 500 + 50 images each.
 
-    The official validation images are the test part, because the labels of the official test images were never
-    published. Some images are grey; all are read as colour. Classes are numbered by their WordNet number, as on the
-    Hub, not in the order of wnids.txt.
-
-    Args:
-        root: Folder or archive with the official layout (wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/*
-            and val_annotations.txt), or a folder with the Hub's Parquet files; they may also lie in a folder of it.
-            None is the Hub's.
-
-    Raises:
-        OnespikeError: The root is missing, empty, damaged or none of these.
+    The official layout is wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/* and val_annotations.txt. Its
+    validation images are the test part, because the labels of its test images were never published. Some images are
+    grey; all are read as colour. Classes are numbered by their WordNet number, as on the Hub, not in the order of
+    wnids.txt.
     """
-    columns = Columns("image", "label")
-    if root is None:
-        yield hub_parquet(_TINY, "zh-plus/tiny-imagenet", columns)
-        return
-    with open_files(root) as files:
-        if official := files.find("wnids.txt"):
-            yield _tiny_imagenet(official)
-        elif parquet := parquet_folder(root):
-            yield parquet_source(_TINY, parquet, columns)
-        else:
-            raise not_recognised(root, _TINY, "wnids.txt beside train/ and val/ (official)", "train*.parquet (Hub)")
+    hosted = Hosted("tiny-imagenet", "zh-plus/tiny-imagenet", "image", "label")
+    return open_hosted(hosted, root, {"wnids.txt": ("official, beside train/ and val/", _tiny_imagenet)})
 
 
 def _tiny_imagenet(files: Files) -> Source:
@@ -163,7 +147,7 @@ def _tiny_imagenet(files: Files) -> Source:
         return _content(files, tuple(words.get(wnid, wnid) for wnid in labels), {"train": train, "test": test}, 3)
 
     used = ["wnids.txt", "words.txt", _ANNOTATIONS, *(name for name, _ in train + test)]
-    return Source(_TINY, str(files.root), lambda: files.key(used), content)
+    return Source("tiny-imagenet", str(files.root), lambda: files.key(used), content)
 
 
 def _lines(files: Files, name: str) -> list[str]:

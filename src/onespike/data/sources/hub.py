@@ -5,15 +5,15 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from onespike.data.items import content_of, parts_of
-from onespike.data.sources.base import Content, HubUnreachableError, Sample, Source
-from onespike.data.sources.files import Files, digest
+from onespike.data.sources import Content, HubUnreachableError, Sample, Source
+from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
@@ -21,15 +21,19 @@ _ROWS_AT_ONCE = 256
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
 
 
-class Columns(NamedTuple):
-    """The columns of a Parquet file that are read.
+class Hosted(NamedTuple):
+    """A data set that the Hub keeps in Parquet files.
 
     Attributes:
+        name: Its name here.
+        repository: Its name on the Hub.
         image: Column of the image files.
         label: Column of the labels.
         classes: Class names if the files do not say them.
     """
 
+    name: str
+    repository: str
     image: str
     label: str
     classes: tuple[str, ...] = ()
@@ -67,37 +71,79 @@ def open_hub(root: Path | None) -> Iterator[Source]:
 def _load(path: str, called: str, **options: Any) -> Content:
     import datasets
 
-    quiet = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
     try:
-        loaded = datasets.load_dataset(path, **options)
+        with _quiet(datasets):
+            loaded = datasets.load_dataset(path, **options)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
         raise OnespikeError(
             f"{path}: not read by Hugging Face datasets ({reason}); expected a data set of images; correct --data.root"
         ) from error
-    finally:
-        if not quiet:
-            datasets.enable_progress_bars()
     return content_of(parts_of(loaded, called))
 
 
-def hub_parquet(name: str, repository: str, columns: Columns) -> Source:
-    """A data set of the Hub that is kept there in Parquet files, which are read where the Hub's client puts them."""
+@contextmanager
+def _quiet(library: Any) -> Iterator[None]:
+    """Switch off progress bars, of which there are several a file."""
+    shown = not library.are_progress_bars_disabled()
+    library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bars()
+
+
+@contextmanager
+def open_hosted(
+    data: Hosted, root: Path | None, official: Mapping[str, tuple[str, Callable[[Files], Source]]]
+) -> Iterator[Source]:
+    """Open a data set that is known by name, in whichever form it lies at a root.
+
+    Args:
+        data: How the Hub has it.
+        root: Folder or archive which holds one of the official forms, or a folder with the Hub's Parquet files; they
+            may also lie in a folder of it. None is the Hub's.
+        official: A file that marks an official form -> what that is called, and what reads the files beside it.
+
+    Raises:
+        OnespikeError: The root is missing, empty, damaged or none of these.
+    """
+    if root is None:
+        yield _parquet_on_hub(data)
+        return
+    with open_files(root) as files:
+        for marker, (_, read) in official.items():
+            if found := files.find(marker):
+                yield read(found)
+                return
+        if (folder := _parquet_folder(root)) is None:
+            forms = [*(f"{marker} ({called})" for marker, (called, _) in official.items()), "train*.parquet (Hub)"]
+            raise OnespikeError(
+                f"{root}: not recognised as {data.name}; expected {', or '.join(forms)}, there or one folder down; "
+                "correct --data.root"
+            )
+        yield _parquet_source(data, folder)
+
+
+def _parquet_on_hub(data: Hosted) -> Source:
+    """The Parquet files are read where the Hub's client puts them."""
 
     def read(revision: str) -> Content:
         import huggingface_hub
 
         options = {"revision": revision, "allow_patterns": "*.parquet", "etag_timeout": _TIMEOUT}
-        folder = parquet_folder(Path(huggingface_hub.snapshot_download(repository, repo_type="dataset", **options)))
+        folder = _parquet_folder(
+            Path(huggingface_hub.snapshot_download(data.repository, repo_type="dataset", **options))
+        )
         if folder is None:
             raise OnespikeError(
-                f"{repository}: its layout has changed; expected one folder with train*.parquet; "
+                f"{data.repository}: its layout has changed; expected one folder with train*.parquet; "
                 "give a local folder as --data.root"
             )
-        return parquet_source(name, folder, columns).content()
+        return _parquet_source(data, folder).content()
 
-    return _on_hub(name, repository, repository, read)
+    return _on_hub(data.name, data.repository, data.repository, read)
 
 
 def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Content]) -> Source:
@@ -105,95 +151,87 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
     import huggingface_hub
     from rich.console import Console
 
-    @contextmanager
-    def reached() -> Iterator[None]:
-        try:
-            yield
-        except OnespikeError:
-            raise
-        except huggingface_hub.utils.RepositoryNotFoundError as error:
-            raise OnespikeError(
-                f"{repository}: not on the Hugging Face Hub, or not open to you; expected owner/name of a data set; "
-                "correct the name, or log in with `hf auth login`"
-            ) from error
-        except Exception as error:  # the client's errors come from whichever HTTP library its version uses
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise OnespikeError(
-                    f"{name}: disk full while downloading {repository}; expected room in the Hub's cache; "
-                    "free some, or move the cache with $HF_HOME"
-                ) from error
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            raise HubUnreachableError(
-                f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason}); "
-                "expected to download it once; connect, or give a local folder as --data.root"
-            ) from error
-
     @cache
     def revision() -> str:
-        with reached():
+        with _reached(name, repository):
             newest = huggingface_hub.HfApi().dataset_info(repository, timeout=_TIMEOUT).sha
         if newest is None:
             raise OnespikeError(f"{repository}: the Hub names no revision; give a local folder as --data.root")
         return str(newest)
 
     def content() -> Content:
-        bars = not huggingface_hub.utils.are_progress_bars_disabled()
-        huggingface_hub.utils.disable_progress_bars()  # several bars a file; one line says it as well
-        try:
-            with reached(), Console(stderr=True).status(f"downloading {repository} from the Hugging Face Hub"):
-                return read(revision())
-        finally:
-            if bars:
-                huggingface_hub.utils.enable_progress_bars()
+        status = Console(stderr=True).status(f"downloading {repository} from the Hugging Face Hub")
+        with _quiet(huggingface_hub.utils), _reached(name, repository), status:
+            return read(revision())
 
     return Source(name, origin, lambda: hashlib.sha256(f"{origin}@{revision()}".encode()).hexdigest(), content)
 
 
-def parquet_folder(root: Path) -> Path | None:
-    """Find the folder that holds the train*.parquet: this one, or the only one below it that does."""
+@contextmanager
+def _reached(name: str, repository: str) -> Iterator[None]:
+    import huggingface_hub
+
+    try:
+        yield
+    except OnespikeError:
+        raise
+    except huggingface_hub.utils.RepositoryNotFoundError as error:
+        raise OnespikeError(
+            f"{repository}: not on the Hugging Face Hub, or not open to you; expected owner/name of a data set; "
+            "correct the name, or log in with `hf auth login`"
+        ) from error
+    except Exception as error:  # the client's errors come from whichever HTTP library its version uses
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OnespikeError(
+                f"{name}: disk full while downloading {repository}; expected room in the Hub's cache; "
+                "free some, or move the cache with $HF_HOME"
+            ) from error
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise HubUnreachableError(
+            f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason}); "
+            "expected to download it once; connect, or give a local folder as --data.root"
+        ) from error
+
+
+def _parquet_folder(root: Path) -> Path | None:
+    """The folder that holds the train*.parquet: this one, or the only one below it that does."""
     if any(root.glob("train*.parquet")):
         return root
     folders = {path.parent for path in root.glob("*/train*.parquet")}
     return folders.pop() if len(folders) == 1 else None
 
 
-def parquet_source(name: str, folder: Path, columns: Columns) -> Source:
-    """A folder of files train-*.parquet, test-*.parquet and perhaps validation-*.parquet: one row an image.
-
-    If there is no test file, the validation files are the test part. The files are read in batches of rows, in constant
-    memory and without the copy that `datasets` would make.
-    """
+def _parquet_source(data: Hosted, folder: Path) -> Source:
+    """Files of one row an image, read in constant memory and without the copy that `datasets` would make."""
 
     def key() -> str:
-        paths = [path for found in _shards(folder).values() for path in found]
-        return hashlib.sha256("".join(f"{path.name}\0{digest(path)}\n" for path in paths).encode()).hexdigest()
+        return Files(folder).key(path.name for paths in _shards(folder).values() for path in paths)
 
     def content() -> Content:
         shards, counts = _shards(folder), {}
         for part, paths in shards.items():
             counts[part] = 0
             for path in paths:
-                with _parquet(path, columns, name) as file:
+                with _parquet(path, data) as file:
                     counts[part] += file.metadata.num_rows
-        with _parquet(shards["train"][0], columns, name) as file:
+        with _parquet(shards["train"][0], data) as file:
             metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
-        described = metadata.get("info", {}).get("features", {}).get(columns.label, {})
-        classes = tuple(described.get("names") or columns.classes)
+        described = metadata.get("info", {}).get("features", {}).get(data.label, {})
+        classes = tuple(described.get("names") or data.classes)
         return Content(classes, counts, lambda part: samples(shards[part]))
 
     def samples(paths: list[Path]) -> Iterator[Sample]:
         for path in paths:
-            with _parquet(path, columns, name) as file:
-                batches = file.iter_batches(_ROWS_AT_ONCE, columns=[columns.image, columns.label])
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows):
+            with _parquet(path, data) as file:
+                batches = file.iter_batches(_ROWS_AT_ONCE, columns=[data.image, data.label])
+                for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
                     origin = f"{path}: row {number}"
-                    data, label = (row[columns.image] or {}).get("bytes"), row[columns.label]
-                    if data is None or label is None:
+                    image, label = (row[data.image] or {}).get("bytes"), row[data.label]
+                    if image is None or label is None:
                         raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
-                    yield Sample(decode(data, origin, 3), label, origin)
+                    yield Sample(decode(image, origin, 3), label, origin)
 
-    return Source(name, str(folder), key, content)
+    return Source(data.name, str(folder), key, content)
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
@@ -212,23 +250,23 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def _parquet(path: Path, columns: Columns, name: str) -> Iterator[Any]:
+def _parquet(path: Path, data: Hosted) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             schema = file.schema_arrow
-            if not {columns.image, columns.label} <= set(schema.names):
+            if not {data.image, data.label} <= set(schema.names):
                 raise OnespikeError(
-                    f"{path}: columns {', '.join(schema.names)}; expected {columns.image} and "
-                    f"{columns.label}; give the Parquet files of {name} as --data.root"
+                    f"{path}: columns {', '.join(schema.names)}; expected {data.image} and {data.label}; give the "
+                    f"Parquet files of {data.name} as --data.root"
                 )
-            image, label = schema.field(columns.image).type, schema.field(columns.label).type
+            image, label = schema.field(data.image).type, schema.field(data.label).type
             if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
                 raise OnespikeError(
-                    f"{path}: {columns.image} is {image} and {columns.label} is {label}; expected a struct "
-                    f"with bytes, and whole numbers; give the Hub's Parquet files of {name} as --data.root"
+                    f"{path}: {data.image} is {image} and {data.label} is {label}; expected a struct with bytes, and "
+                    f"whole numbers; give the Hub's Parquet files of {data.name} as --data.root"
                 )
             yield file
     except (pa.ArrowException, OSError) as error:

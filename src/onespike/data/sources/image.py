@@ -13,16 +13,14 @@ from onespike.errors import OnespikeError
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-#: Pillow's modes with more than 8 bits a channel; converting them would clip the pixels without a word.
-_DEEP_MODES = ("I", "F")
 _GREY_MODES = ("1", "L", "LA", "La")
 
 
 def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
-    """Decode one image file.
+    """Decode one image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF.
 
     Args:
-        data: The file's bytes: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF.
+        data: The file's bytes.
         origin: Where they come from, for the error.
         channels: 1 converts to grey, 3 to red, green and blue; None is grey if it is stored so, else colour.
             Transparency is dropped.
@@ -44,7 +42,7 @@ def is_grey(data: bytes, origin: str) -> bool:
 
 
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
-    """Take an image as a data set of somebody's gives it.
+    """Take a raw image as somebody's data set gives it.
 
     Args:
         image: A Pillow image, or uint8: (H, W), (H, W, C) or (C, H, W), an array or a tensor. Where both the first and
@@ -75,12 +73,11 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     """Resize the shorter side to `size` and keep the centre square: (H, W, C) uint8 to (size, size, C) uint8."""
     channels = pixels.shape[2]
     image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
-    fitted = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(fitted).reshape(size, size, channels)
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
 
 
 def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
-    if image.mode.startswith(_DEEP_MODES):
+    if image.mode.startswith(("I", "F")):  # converting them would clip the pixels without a word
         raise OnespikeError(
             f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
         )
