@@ -6,7 +6,7 @@ Values of a recipe, such as `--train.epochs 3`, are passed on as they stand; onl
 import argparse
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
@@ -91,8 +91,9 @@ def _documented(described: Any) -> tuple[str, dict[str, str]]:
 def _add_options(parser: Any, config: Any, prefix: str = "") -> None:
     """Add an option for each field of a config."""
     hints, (_, texts) = get_type_hints(config), _documented(config)
-    for name, default in vars(config()).items():
-        _add_option(parser, prefix + name, hints[name], default, texts[name])
+    for one in fields(config):  # no instance is made: some need torch to be checked
+        default = one.default if one.default_factory is MISSING else one.default_factory()
+        _add_option(parser, prefix + one.name, hints[one.name], default, texts[one.name])
 
 
 def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
