@@ -27,6 +27,7 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     """
     from onespike.audit.audit import audit_run
     from onespike.audit.result import read_spikes
+    from onespike.models.registry import MODELS
     from onespike.training.run import Run
 
     opened, console = Run.open(run), person()
@@ -50,8 +51,10 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     if wrong:
         text = (
             f"does not hold: {len(wrong)} of {len(readings) - 1} products behind the stem read something else than "
-            f"spikes {where}, the first in {wrong[0].path}; --model.preset strict makes networks where it holds"
+            f"spikes {where}, the first in {wrong[0].path}"
         )
+        if "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
+            text += "; --model.preset strict makes networks where it holds"
     else:
         text = f"holds: behind the stem all {len(readings) - 1} products read spikes alone"
         text += f", {signed} of them spikes with a sign, {where}" if signed else f" {where}"
