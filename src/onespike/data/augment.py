@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onespike.data.config import DataConfig
-from onespike.data.sets import PixelSet
+from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 
 
@@ -98,7 +98,7 @@ class PolicyAugment:
         OnespikeError: timm does not know the policy.
     """
 
-    def __init__(self, images: PixelSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, images: ImageSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
         from timm.data.random_erasing import RandomErasing
         from torchvision.transforms import v2
 

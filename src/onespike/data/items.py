@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import PARTS, Content, Sample
+from onespike.data.sources.image import decode, uint8_pixels
 from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
@@ -55,8 +56,6 @@ class Items:
 
     def pixels(self, index: int) -> np.ndarray:
         """One raw image, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
-        from onespike.data.sources.image import uint8_pixels
-
         return uint8_pixels(self.fetch(index)[0], self.origin(index))
 
     @cached_property
@@ -81,9 +80,8 @@ class ItemSet(ImageSet):
 
     @property
     @override
-    def shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.images.shape or (0, 0, 0)
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        return self.images.shape or ()
 
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
@@ -286,8 +284,6 @@ class _Rows:
         return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        from onespike.data.sources.image import decode
-
         row, origin = self.table[index], f"{self.where}: item {index}"
         cell = row[self.image]
         try:
