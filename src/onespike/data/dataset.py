@@ -81,15 +81,15 @@ def as_dataset(
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())
-    shape = parts["train"].images.shape
-    if shape is None:
+    shape = parts["train"].shape
+    if not shape:
         return decode_here(content, name, image_size).divided(holdout, limit)
     expected = (*shape[:1], *((image_size,) * 2 if image_size else shape[-1:] * 2))
-    for images in (part.images for part in parts.values()):
-        if images.shape != expected or len(expected) != 3:
-            found = f"floats of shape {images.shape}" if images.shape else "a raw image"
+    for part in parts.values():
+        if part.shape != expected or len(expected) != 3:
+            found = f"floats of shape {part.shape}" if part.shape else "a raw image"
             raise OnespikeError(
-                f"{images.origin(0)}: {found}; expected square floats, {expected}, as in the training part; resize or "
+                f"{part.origin(0)}: {found}; expected square floats, {expected}, as in the training part; resize or "
                 "convert all alike, in the transform that makes them"
             )
     plain = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0]}

@@ -76,7 +76,7 @@ class ImageSet:
         """Send a memory map to a worker process by its file's name, not by its content."""
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
             return _reopened, (str(self.images.filename), self.labels, self.indices)
-        return type(self), (self.images, self.labels, self.indices)
+        return type(self), tuple(vars(self).values())
 
 
 def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> ImageSet:

@@ -326,7 +326,7 @@ def test_a_label_that_changes_is_named():
     source = Own(floats(), labels())
     data = as_dataset(source, holdout=0, test=source)
     source.labels = labels(20, 3)
-    with pytest.raises(OnespikeError, match=r"Own, train: item 3: label 0; expected 3"):
+    with pytest.raises(OnespikeError, match=r"Own, train: item 3: .* label 0; expected .* label 3"):
         data.train.gather(np.array([0, 3]))
 
 
