@@ -14,7 +14,7 @@ from onespike.clock import interleaved
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import TrainLoader
-from onespike.data.sets import PixelSet
+from onespike.data.sets import ImageSet
 
 #: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
 IMAGES = 50_000
@@ -40,7 +40,7 @@ def compare_data(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
-        part = PixelSet(np.load(path, mmap_mode="r"), np.zeros(images, np.int64), np.arange(images))
+        part = ImageSet(np.load(path, mmap_mode="r"), np.zeros(images, np.int64), np.arange(images))
         data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
         loader = TrainLoader(data, DataConfig(), step.batch, seed=0)
         batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())

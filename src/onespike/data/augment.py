@@ -10,20 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onespike.data.config import DataConfig
-from onespike.data.sets import PixelSet
+from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 
 
 class BatchAugment:
     """Turn a batch of raw images into what a network reads: crop, flip and normalise.
 
-    Args:
-        mean: Channel-wise mean, in units of the full range 0..1.
-        std: Channel-wise standard deviation, likewise.
-        padding: Zeros (black) added on each side before the random crop, in pixels; 0 does not crop.
-        flip: Probability of a horizontal flip, 0..1.
-        device: Where images go.
-        dtype: Floating-point type of the result.
+    Mean and standard deviation of each channel are in units of the full range 0..1; `padding` is of zeros (black), in
+    pixels on each side before the random crop (0 does not crop); `flip` is a probability.
     """
 
     def __init__(
@@ -42,11 +37,9 @@ class BatchAugment:
         self._shift = (-torch.tensor(mean, dtype=torch.float64) / std_).to(device, dtype)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw (count, 3) integers: offset down, offset right, flipped (0 or 1).
+        """Draw for `count` images, (count, 3) integers: offset down, offset right, flipped (0 or 1).
 
-        Args:
-            count: Number of images.
-            generator: A generator on the CPU, so that every device and every process sees the same draws.
+        The generator is on the CPU, so that every device and every process sees the same draws.
         """
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
         flipped = torch.rand(count, 1, generator=generator) < self.flip
@@ -86,19 +79,9 @@ def _crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
 
 
 class PolicyAugment:
-    """AutoAugment, RandAugment, AugMix and erasing, by draws that depend on a seed alone, not on the worker.
+    """AutoAugment, RandAugment, AugMix and erasing, by draws that depend on a seed alone, not on the worker."""
 
-    Args:
-        images: Where the images come from.
-        config: Names the policies.
-        mean: Channel-wise mean, 0..1.
-        std: Channel-wise standard deviation, 0..1.
-
-    Raises:
-        OnespikeError: timm does not know the policy.
-    """
-
-    def __init__(self, images: PixelSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, images: ImageSet, config: DataConfig, mean: Sequence[float], std: Sequence[float]) -> None:
         from timm.data.random_erasing import RandomErasing
         from torchvision.transforms import v2
 
@@ -142,15 +125,13 @@ def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] |
     if not name:
         return None
     fill = tuple(round(255 * m) for m in mean)
+    options = {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
     makers = {"rand": timm.rand_augment_transform, "augmix": timm.augment_and_mix_transform}
-    make = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
+    make: Any = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
     try:
-        policy: Callable[[Any], Any] = make(
-            name, {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
-        )
+        return make(name, options)  # type: ignore[no-any-return]
     except (AssertionError, KeyError, ValueError) as error:
         raise OnespikeError(
             f"data.auto_augment: timm does not know the policy {name!r} ({error}); expected such as 'original', "
             "'rand-m9-mstd0.5' or 'augmix-m3-w3'"
         ) from None
-    return policy

@@ -10,13 +10,13 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from onespike.data.sets import ImageSet, PixelSet
+from onespike.data.sets import Dataset, ImageSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Sample, Source
 from onespike.data.sources.image import fit
 from onespike.durable import flush
@@ -28,26 +28,8 @@ _LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
 
 
-class Decoded(NamedTuple):
-    """A source once its images are decoded.
-
-    Attributes:
-        classes: The class names.
-        mean: Channel-wise mean of the training part, 0..1.
-        std: Its channel-wise standard deviation, 0..1; 1 for a channel that never changes, which divides safely.
-        parts: `train`, `test` and perhaps `validation`; from the cache read-only memory maps.
-        note: As in `Content`.
-    """
-
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    parts: Mapping[str, ImageSet]
-    note: str = ""
-
-
-def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Decoded:
-    """Open the decoded images of a source, decoding them first if they are not there yet.
+def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Dataset:
+    """Open the decoded images of a source, nothing held out, decoding them first if they are not there yet.
 
     If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do.
 
@@ -78,7 +60,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
     return _read(entry)
 
 
-def decode_here(content: Content, name: str, image_size: int | None = None) -> Decoded:
+def decode_here(content: Content, name: str, image_size: int | None = None) -> Dataset:
     """Decode images into memory; arguments and errors as in `open_cache`."""
     parts, checked = {}, _checking(content, name, image_size)
     for part, count in content.counts.items():
@@ -86,8 +68,9 @@ def decode_here(content: Content, name: str, image_size: int | None = None) -> D
         for index, sample in enumerate(checked(part)):
             images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
             images[index], labels[index] = sample.pixels, sample.label
-        parts[part] = PixelSet(images, labels, np.arange(count))
-    return Decoded(content.classes, *channel_statistics(parts["train"].images), parts, content.note)
+        parts[part] = ImageSet(images, labels, np.arange(count))
+    mean, std = channel_statistics(parts["train"].images)
+    return Dataset.of(parts, name=name, classes=content.classes, mean=mean, std=std, note=content.note)
 
 
 def _build(source: Source, entry: Path, image_size: int | None) -> None:
@@ -128,16 +111,8 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
                 "restore or download it again"
             )
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta = {
-        "format": _FORMAT,
-        "name": source.name,
-        "origin": source.origin,
-        "image_size": image_size,
-        "classes": content.classes,
-        "mean": mean,
-        "std": std,
-        "images": counts,
-    } | ({"note": content.note} if content.note else {})
+    meta = _identity(source, image_size) | {"name": source.name, "classes": content.classes, "mean": mean, "std": std}
+    meta |= {"images": counts} | ({"note": content.note} if content.note else {})
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
@@ -196,25 +171,29 @@ def _expect_shape(sample: Sample, first: Sample) -> None:
         )
 
 
-def _read(entry: Path) -> Decoded:
+def _read(entry: Path) -> Dataset:
     try:
         meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
         parts = {}
         for part in meta["images"]:
             images, labels = np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy")
-            parts[part] = PixelSet(images, labels, np.arange(len(labels)))
-        classes, mean, std = (tuple(meta[key]) for key in ("classes", "mean", "std"))
-        return Decoded(classes, mean, std, parts, meta.get("note", ""))
+            parts[part] = ImageSet(images, labels, np.arange(len(labels)))
+        described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
+        return Dataset.of(parts, name=meta["name"], note=meta.get("note", ""), **described)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OnespikeError(
-            f"{entry}: damaged cache entry ({error}); expected meta.json and .npy files; remove the folder, it will be "
-            "made anew"
+            f"{entry}: damaged cache entry ({error}); remove the folder, it will be made anew"
         ) from error
+
+
+def _identity(source: Source, image_size: int | None) -> dict[str, Any]:
+    """What tells where an entry is from, but for the key."""
+    return {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
 
 
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The entry that was made last from a source's origin, whatever its key."""
-    wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
+    wanted = _identity(source, image_size)
     metas = directory.glob(f"{source.name}-*/meta.json")
     found = [path for path in metas if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
@@ -223,11 +202,8 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, from exact sums.
 
-    Args:
-        images: (N, H, W, C) uint8; read in chunks, so it may be a memory map of any size.
-
-    Returns:
-        Means and (population) standard deviations in units of 0..1, C of each; a deviation of 0 is given as 1.
+    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size. Means and (population)
+    standard deviations are in units of 0..1, C of each; a deviation of 0 is given as 1, to divide by.
     """
     channels = images.shape[3]
     histogram = np.zeros((channels, 256), np.int64)

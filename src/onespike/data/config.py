@@ -54,16 +54,15 @@ class DataConfig:
     init_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _expect(self.limit >= 0, "limit", self.limit, "0 (all) or a number of images")
-        _expect(0 <= self.holdout < 1, "holdout", self.holdout, "a share in [0, 1)")
-        _expect(self.image_size is None or self.image_size >= 1, "image_size", self.image_size, "a side of at least 1")
-        _expect(self.crop_padding >= 0, "crop_padding", self.crop_padding, "0 or a number of pixels")
-        _expect(0 <= self.flip <= 1, "flip", self.flip, "a probability in [0, 1]")
-        _expect(0 <= self.random_erasing <= 1, "random_erasing", self.random_erasing, "a probability in [0, 1]")
-        _expect(self.augmix_splits in (0, 2, 3, 4, 5, 6), "augmix_splits", self.augmix_splits, "0 or 2 to 6 views")
-        _expect(self.workers >= 0, "workers", self.workers, "0 or a number of processes")
-
-
-def _expect(fine: bool, key: str, value: object, expected: str) -> None:
-    if not fine:
-        raise OnespikeError(f"data.{key}: expected {expected}, got {value!r}; change --data.{key}")
+        for key, fine, expected in (
+            ("limit", self.limit >= 0, "0 (all) or a number of images"),
+            ("holdout", 0 <= self.holdout < 1, "a share in [0, 1)"),
+            ("image_size", self.image_size is None or self.image_size >= 1, "a side of at least 1"),
+            ("crop_padding", self.crop_padding >= 0, "0 or a number of pixels"),
+            ("flip", 0 <= self.flip <= 1, "a probability in [0, 1]"),
+            ("random_erasing", 0 <= self.random_erasing <= 1, "a probability in [0, 1]"),
+            ("augmix_splits", self.augmix_splits in (0, 2, 3, 4, 5, 6), "0 or 2 to 6 views"),
+            ("workers", self.workers >= 0, "0 or a number of processes"),
+        ):
+            if not fine:
+                raise OnespikeError(f"data.{key}: expected {expected}, got {getattr(self, key)!r}; change --data.{key}")

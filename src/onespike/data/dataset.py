@@ -4,60 +4,17 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onespike.classpath import resolve
-from onespike.data.cache import Decoded, decode_here, open_cache
+from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import PASSED, DataConfig
 from onespike.data.items import content_of, parts_of
-from onespike.data.sets import ImageSet, split
+from onespike.data.sets import Dataset as Dataset
 from onespike.data.sources import open_source
 from onespike.errors import OnespikeError
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """A data set, split and described.
-
-    Attributes:
-        name: The data set's name.
-        classes: Class names; a label is an index into them.
-        train: Images to train on.
-        validation: Images to choose the best checkpoint by; may be empty.
-        test: Images to test on, once.
-        mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0
-            for images that are not raw.
-        std: Channel-wise standard deviation, likewise; 1 for images that are not raw.
-        note: What was decided for the user and matters to who compares results, in a sentence; often empty.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    train: ImageSet
-    validation: ImageSet
-    test: ImageSet
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    note: str = ""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of the images."""
-        return self.train.shape[0]
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images, in pixels."""
-        return self.train.shape[1]
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -79,7 +36,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
     with open_source(config.name, root) as source:
         decoded = open_cache(source, cache, config.image_size)
-    return _divided(source.name, decoded, config.holdout, config.limit)
+    return replace(decoded, name=source.name).divided(config.holdout, config.limit)
 
 
 def as_dataset(
@@ -124,23 +81,20 @@ def as_dataset(
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())
-    shape = parts["train"].images.shape
-    if shape is None:
-        return _divided(name, decode_here(content, name, image_size), holdout, limit)
-    if len(shape) != 3 or shape[1] != shape[2] or image_size not in (None, shape[1]):
-        side = image_size or "H"
-        raise OnespikeError(
-            f"{name}: images of floats, shape {shape}; expected square ones, (C, {side}, {side}); resize them in the "
-            "transform that makes them"
-        )
-    for images in (part.images for part in parts.values()):
-        if images.shape != shape:
+    shape = parts["train"].shape
+    if not shape:
+        return decode_here(content, name, image_size).divided(holdout, limit)
+    expected = (*shape[:1], *((image_size,) * 2 if image_size else shape[-1:] * 2))
+    for part in parts.values():
+        if part.shape != expected or len(expected) != 3:
+            found = f"floats of shape {part.shape}" if part.shape else "a raw image"
             raise OnespikeError(
-                f"{images.origin(0)}: {f'floats of shape {images.shape}' if images.shape else 'a raw image'}; expected "
-                f"floats of shape {shape} as in the training part; resize or convert all alike"
+                f"{part.origin(0)}: {found}; expected square floats, {expected}, as in the training part; resize or "
+                "convert all alike, in the transform that makes them"
             )
-    decoded = Decoded(content.classes, (0.0,) * shape[0], (1.0,) * shape[0], parts, content.note)
-    return _divided(name, decoded, holdout, limit)
+    plain = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0]}
+    whole = Dataset.of(parts, name=name, classes=content.classes, note=content.note, **plain)
+    return whole.divided(holdout, limit)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
@@ -150,19 +104,10 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
     torchvision's do, and the arguments do not set it, it is called once for each part; else once, and what it returns
     goes to `as_dataset`.
 
-    Args:
-        factory: The class or function.
-        init_args: Its arguments.
-        config: Holdout, limit and image size.
-
     Raises:
         OnespikeError: The arguments do not fit, or as in `as_dataset`.
     """
-    name = getattr(factory, "__name__", type(factory).__name__)
-    try:
-        signature = inspect.signature(factory)
-    except ValueError:  # something built in
-        signature = inspect.Signature([inspect.Parameter("init_args", inspect.Parameter.VAR_KEYWORD)])
+    name, signature = getattr(factory, "__name__", type(factory).__name__), inspect.signature(factory)
     open_keys = signature.parameters.keys() - init_args.keys()
 
     def make(**part: Any) -> Any:
@@ -202,20 +147,3 @@ def _name(data: Any) -> str:
     while hasattr(data, "dataset"):  # a subset's whole
         data = data.dataset
     return str(getattr(getattr(data, "info", None), "dataset_name", None) or type(data).__name__)
-
-
-def _divided(name: str, whole: Decoded, holdout: float, limit: int) -> Dataset:
-    """Leave out training images above the limit, then hold some out unless there is a validation part."""
-    train = whole.parts["train"]
-    if 0 < limit < len(train):
-        train = train.select(split(train.targets, limit)[0])
-    validation = whole.parts.get("validation", train.select(np.arange(0)))
-    if "validation" not in whole.parts and holdout:
-        if len(train) < 2:
-            raise OnespikeError(
-                f"data.holdout: {len(train)} training image cannot be split; expected 2 or more; pass --data.holdout 0"
-            )
-        held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
-        chosen, others = split(train.targets, held_out)
-        train, validation = train.select(others), train.select(chosen)
-    return Dataset(name, whole.classes, train, validation, whole.parts["test"], whole.mean, whole.std, whole.note)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import PARTS, Content, Sample
+from onespike.data.sources.image import decode, uint8_pixels
 from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
@@ -25,89 +26,51 @@ _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev
 
 
 @dataclass(frozen=True, eq=False)
-class Items:
-    """The pairs (image, label) of a map-style data set; `where` names them in errors."""
+class ItemSet(ImageSet):
+    """Images of somebody's map-style data set of pairs (image, label), made when they are asked for.
 
-    source: Any
+    They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
+
+    Attributes:
+        images: The data set.
+        where: What errors call it.
+        floats: The shape of the first image if it is of floats, as then all are; empty for raw ones.
+    """
+
     where: str
+    floats: tuple[int, ...]
 
-    def fetch(self, index: int, seed: int | None = None) -> tuple[Any, int]:
-        """One image as its owner gives it, and its label, checked.
-
-        Args:
-            index: Its number.
-            seed: What the owner's random transforms draw from; None is the number, so that it is always the same.
-        """
-        with _drawing(index if seed is None else seed):
-            item = self.source[index]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise OnespikeError(
-                f"{self.origin(index)}: a {type(item).__name__}; expected an image and its label, (image, label); "
-                "give a data set with labels, in such pairs"
-            )
-        try:
-            return item[0], operator.index(item[1])
-        except TypeError:
-            raise OnespikeError(
-                f"{self.origin(index)}: label {str(item[1])[:40]!r}; expected a whole number, the index of a class; "
-                "convert it"
-            ) from None
-
-    def pixels(self, index: int) -> np.ndarray:
-        """One raw image, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
-        from onespike.data.sources.image import uint8_pixels
-
-        return uint8_pixels(self.fetch(index)[0], self.origin(index))
-
-    @cached_property
-    def shape(self) -> tuple[int, ...] | None:
-        """The shape of the first image if it is of floats: then all are."""
-        first = _as_floats(self.fetch(0)[0])
-        return None if first is None else tuple(first.shape)
+    @property
+    @override
+    def shape(self) -> tuple[int, ...]:
+        return self.floats
 
     def origin(self, index: int) -> str:
         """Name an item for a person."""
         return f"{self.where}: item {index}"
 
-
-@dataclass(frozen=True, eq=False)
-class ItemSet(ImageSet):
-    """Images of somebody's data set, made when they are asked for.
-
-    They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
-    """
-
-    images: Items
-
-    @property
-    @override
-    def shape(self) -> tuple[int, int, int]:
-        channels, height, width = self.images.shape or (0, 0, 0)
-        return channels, height, width
+    def pixels(self, index: int) -> np.ndarray:
+        """Raw image of an item, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
+        return uint8_pixels(_fetch(self.images, index, self.where)[0], self.origin(index))
 
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self.drawn(position)
 
     def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """Fetch an image of floats, (C, H, W), by random draws from a seed (None: always the same), and its label.
+        """Fetch floats, (C, H, W), by random draws from a seed (None: always the same), and their label.
 
         Raises:
-            OnespikeError: It has another type, shape or label than when the data set was opened.
+            OnespikeError: The item has another type, shape or label than when the data set was opened.
         """
         index = int(self.indices[position])
-        image, label = self.images.fetch(index, seed)
+        image, label = _fetch(self.images, index, self.where, seed)
         tensor = _as_floats(image)
-        if tensor is None or tuple(tensor.shape) != self.shape:
+        if tensor is None or tuple(tensor.shape) != self.shape or label != self.labels[index]:
             kind, shape = getattr(image, "dtype", type(image).__name__), tuple(getattr(image, "shape", ()))
             raise OnespikeError(
-                f"{self.images.origin(index)}: an image of {kind}, shape {shape}; expected floats of shape "
-                f"{self.shape} as in the first one; resize or convert all alike"
-            )
-        if label != self.labels[index]:
-            raise OnespikeError(
-                f"{self.images.origin(index)}: label {label}; expected {self.labels[index]} as when the data set was "
-                "opened; give each item one label"
+                f"{self.origin(index)}: an image of {kind}, shape {shape}, label {label}; expected floats, shape "
+                f"{self.shape}, label {self.labels[index]} as at first; make items alike, and always the same"
             )
         return tensor, label
 
@@ -119,13 +82,10 @@ class ItemSet(ImageSet):
 
 
 def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, ItemSet]:
-    """Take a data set apart; arguments as of `as_dataset`.
+    """Take a data set apart; arguments and errors as of `as_dataset`.
 
     Returns:
         Part -> its images. Without a test part the validation part is that; without either, a fixed fifth of them.
-
-    Raises:
-        OnespikeError: Something is no data set, is empty, or has no labels.
     """
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
@@ -153,47 +113,53 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
     """Describe parts to what decodes them, raw images in grey if all are grey, else in colour.
 
-    Args:
-        parts: Part -> its images.
-        classes: Class names; without any, those that the training part knows, or else "0" to its largest label.
-
-    Raises:
-        OnespikeError: A label is out of their range; the item is named.
+    The class names are those given, or those that the training part knows, or else "0" to its largest label. A label
+    out of their range is an OnespikeError, which names the item.
     """
+    train = parts["train"]
+    known = classes or getattr(_whole(train.images), "classes", None) or range(int(train.labels.max()) + 1)
+    for part in parts.values():
+        wrong = part.indices[(part.targets < 0) | (part.targets >= len(known))]
+        if len(wrong):
+            found, expected = part.labels[wrong[0]], f"0 to {len(known) - 1}"
+            raise OnespikeError(f"{part.origin(wrong[0])}: label {found}; expected {expected}; correct it")
 
     @cache
     def all_grey() -> bool:
-        every = ((part.images, index) for part in parts.values() for index in part.indices.tolist())
-        return all(images.pixels(index).shape[2] == 1 for images, index in every)
+        return all(part.pixels(i).shape[2] == 1 for part in parts.values() for i in part.indices.tolist())
 
     def samples(name: str) -> Iterator[Sample]:
-        part = parts[name]
-        for index in part.indices.tolist():
-            pixels = part.images.pixels(index)
+        for index in parts[name].indices.tolist():
+            pixels = parts[name].pixels(index)
             if pixels.shape[2] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
-            yield Sample(pixels, int(part.labels[index]), part.images.origin(index))
+            yield Sample(pixels, int(parts[name].labels[index]), parts[name].origin(index))
 
-    split_off = parts["train"].images is parts["test"].images
+    split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
-    counts = {name: len(part) for name, part in parts.items()}
-    return Content(_class_names(parts, classes), counts, samples, note)
+    return Content(tuple(map(str, known)), {name: len(part) for name, part in parts.items()}, samples, note)
 
 
-def _class_names(parts: Mapping[str, ItemSet], given: Sequence[str]) -> tuple[str, ...]:
-    source = parts["train"].images.source
-    while isinstance(source, Subset):
-        source = source.dataset
-    largest = int(parts["train"].labels.max())
-    names = tuple(given) or tuple(map(str, getattr(source, "classes", None) or range(largest + 1)))
-    for part in parts.values():
-        wrong = part.indices[(part.targets < 0) | (part.targets >= len(names))]
-        if len(wrong):
-            raise OnespikeError(
-                f"{part.images.origin(wrong[0])}: label {part.labels[wrong[0]]}; expected 0 to {len(names) - 1}; "
-                "correct it"
-            )
-    return names
+def _whole(source: Any) -> Any:
+    return _whole(source.dataset) if isinstance(source, Subset) else source
+
+
+def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tuple[Any, int]:
+    """Image and label of an item; random transforms draw from a seed, or else from the index: always the same."""
+    with _drawing(index if seed is None else seed):
+        item = source[index]
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        raise OnespikeError(
+            f"{where}: item {index}: a {type(item).__name__}; expected an image and its label, (image, label); "
+            "give a data set with labels, in such pairs"
+        )
+    try:
+        return item[0], operator.index(item[1])
+    except TypeError:
+        label = str(item[1])[:40]
+        raise OnespikeError(
+            f"{where}: item {index}: label {label!r}; expected a whole number, the index of a class; convert it"
+        ) from None
 
 
 def _as_floats(image: Any) -> Tensor | None:
@@ -228,10 +194,11 @@ def _part(source: Any, where: str) -> ItemSet:
         )
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
-    items, labels = Items(source, where), _known_labels(source)
+    labels = _known_labels(source)
     if labels is None:
-        labels = np.array([items.fetch(index)[1] for index in range(len(source))], np.int64)
-    return ItemSet(items, labels, np.arange(len(labels)))
+        labels = np.array([_fetch(source, index, where)[1] for index in range(len(source))], np.int64)
+    first = _as_floats(_fetch(source, 0, where)[0])
+    return ItemSet(source, labels, np.arange(len(labels)), where, () if first is None else tuple(first.shape))
 
 
 def _known_labels(source: Any) -> np.ndarray | None:
@@ -269,25 +236,21 @@ class _Rows:
         self.image = self._only(images, ("image", "img"), "images (datasets.Image)", features)
         self.label = self._only(labels, ("label", "labels"), "labels (datasets.ClassLabel, or whole numbers)", features)
         self.table = table.with_format(None).cast_column(self.image, Image(decode=False))
-        self.classes = tuple(getattr(features[self.label], "names", ()))
+        self.classes = getattr(features[self.label], "names", None)
 
     def _only(self, found: list[str], usual: tuple[str, ...], what: str, features: Any) -> str:
         """The column that is meant: the only one, or the one with a usual name."""
         chosen = found if len(found) == 1 else [name for name in found if name in usual]
-        if len(chosen) != 1:
-            state = f"the columns {', '.join(found)} of" if found else f"columns {', '.join(features)}, none of"
-            raise OnespikeError(
-                f"{self.where}: {state} {what}; expected one, or one of the name {' or '.join(usual)}; rename or "
-                "remove columns"
-            )
-        return chosen[0]
+        if len(chosen) == 1:
+            return chosen[0]
+        state = f"the columns {', '.join(found)} of" if found else f"columns {', '.join(features)}, none of"
+        names = " or ".join(usual)
+        raise OnespikeError(f"{self.where}: {state} {what}; expected one, or one named {names}; rename or remove some")
 
     def __len__(self) -> int:
         return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        from onespike.data.sources.image import decode
-
         row, origin = self.table[index], f"{self.where}: item {index}"
         cell = row[self.image]
         try:

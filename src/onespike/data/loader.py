@@ -17,9 +17,8 @@ from torch.utils.data import DataLoader
 
 from onespike.data.augment import BatchAugment, PolicyAugment
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset
 from onespike.data.items import ItemSet
-from onespike.data.sets import Batch, ImageSet, PixelSet
+from onespike.data.sets import Batch, Dataset, ImageSet
 from onespike.errors import OnespikeError
 
 #: Makes the image at a position, by draws from a seed: (C, H, W) or several versions, (splits, C, H, W), and its label.
@@ -28,14 +27,7 @@ Maker = Callable[[int, int], tuple[Tensor, int]]
 
 @dataclass(frozen=True)
 class Share:
-    """What of each batch this process takes, and in what form.
-
-    Attributes:
-        device: Where batches go.
-        dtype: Floating-point type of the images.
-        rank: Number of this process.
-        world: Number of processes.
-    """
+    """What of each batch this process, number `rank` of `world`, takes, and in what form."""
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -49,18 +41,17 @@ def derive_seed(*numbers: int) -> int:
 
 
 class TrainLoader:
-    """Shuffled, augmented batches; the last, incomplete batch of an epoch is left out.
+    """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
     Args:
-        data: The data set; its training part is used.
+        data: The data set.
         config: Augmentation and number of workers.
         batch_size: Images in a batch, over all processes together.
         seed: Seed of order and draws.
         share: What of it this process takes.
 
     Raises:
-        OnespikeError: The batch is larger than the training set, or cannot be shared equally; or AugMix is asked of
-            images that are not raw.
+        OnespikeError: The batch does not fit the data set or the processes, or AugMix the images, which are floats.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
@@ -77,15 +68,13 @@ class TrainLoader:
         self.workers = config.workers
         self.singly: Maker | None = None
         if isinstance(data.train, ItemSet):
+            self.singly = data.train.drawn
             if config.augmix_splits:
                 raise OnespikeError(
                     f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
                     "pass --data.augmix_splits 0"
                 )
-            self.singly = data.train.drawn
-        elif isinstance(data.train, PixelSet) and (
-            config.auto_augment or config.random_erasing or config.augmix_splits
-        ):
+        elif config.auto_augment or config.random_erasing or config.augmix_splits:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
 
     def __len__(self) -> int:
@@ -93,11 +82,7 @@ class TrainLoader:
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Go through an epoch.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-            start: Batches to leave out at the beginning: those done before an interruption.
+        """Go through an epoch, counted from 0, but for the first batches, those done before an interruption.
 
         Yields:
             Images (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
@@ -138,15 +123,7 @@ def _leave_signals(_worker: int) -> None:
 
 
 class EvalLoader:
-    """Batches in order, not augmented, every image once over all processes together.
-
-    Args:
-        images: The images.
-        mean: Channel-wise mean, 0..1.
-        std: Channel-wise standard deviation, 0..1.
-        batch_size: Images in a batch, over all processes together.
-        share: What of it this process takes.
-    """
+    """Batches in order, normalised by mean and std but not augmented, every image once over all processes together."""
 
     def __init__(
         self, images: ImageSet, mean: Sequence[float], std: Sequence[float], batch_size: int, share: Share = Share()

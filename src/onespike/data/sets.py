@@ -1,46 +1,41 @@
-"""Sets of images: some of those that something holds or makes."""
+"""Sets of images, and the data sets that they make up."""
 
-from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
+
+from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
 
-#: Which images are kept and held out depends on the data alone, not on a run's seed: runs stay comparable.
-_SPLIT_SEED = 0
-
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` of N images, stratified if that can be; the same ones every time.
-
-    Args:
-        labels: (N,) integers.
-        count: How many to choose, 0 < count < N.
+    """Choose `count` of N images, 0 < count < N, stratified by the labels (N,) if that can be.
 
     Returns:
-        Positions of the chosen images and of the others, each ascending.
+        Positions of the chosen images and of the others, each ascending. They depend on the data alone, not on a run's
+        seed, so that runs stay comparable.
     """
     from sklearn.model_selection import train_test_split
 
-    positions = np.arange(len(labels))
+    options = {"train_size": count, "random_state": 0}
     try:
-        chosen, others = train_test_split(positions, train_size=count, random_state=_SPLIT_SEED, stratify=labels)
+        chosen, others = train_test_split(np.arange(len(labels)), stratify=labels, **options)
     except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
-        chosen, others = train_test_split(positions, train_size=count, random_state=_SPLIT_SEED)
+        chosen, others = train_test_split(np.arange(len(labels)), **options)
     return np.sort(chosen), np.sort(others)
 
 
 @dataclass(frozen=True, eq=False)
-class ImageSet(ABC):
-    """Some of M images. Image k of the set is the one with the number indices[k], its label is labels[indices[k]].
+class ImageSet:
+    """Some of M raw images. Image k of the set is the one with the number indices[k], its label is labels[indices[k]].
 
     Attributes:
-        images: What holds or makes the M images.
+        images: (M, H, W, C) uint8, in a memory map as a rule, which is never copied.
         labels: (M,) int64; the labels of all.
         indices: (N,) int64, ascending; which images belong to the set.
     """
@@ -57,44 +52,23 @@ class ImageSet(ABC):
         """The labels of the set, (N,) int64."""
         return self.labels[self.indices]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of each image."""
+        height, width, channels = self.images.shape[1:]
+        return channels, height, width
+
     def select(self, positions: np.ndarray) -> Self:
         """Make a subset of the images at K positions, 0 <= position < N; nothing is copied."""
         return replace(self, indices=self.indices[positions])
 
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of each image."""
-
-    @abstractmethod
     def __getitem__(self, position: int) -> tuple[Any, int]:
-        """Image and label."""
-
-    @abstractmethod
-    def gather(self, positions: np.ndarray) -> Batch:
-        """Fetch images at (B,) positions, raw (B, H, W, C), uint8, or floats (B, C, H, W), and labels (B,), int64."""
-
-
-@dataclass(frozen=True, eq=False)
-class PixelSet(ImageSet):
-    """Raw images, decoded: (M, H, W, C) uint8, in a memory map as a rule, which is never copied."""
-
-    images: np.ndarray
-
-    @property
-    @override
-    def shape(self) -> tuple[int, int, int]:
-        height, width, channels = self.images.shape[1:]
-        return channels, height, width
-
-    @override
-    def __getitem__(self, position: int) -> tuple[np.ndarray, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
         index = self.indices[position]
         return self.images[index], int(self.labels[index])
 
-    @override
     def gather(self, positions: np.ndarray) -> Batch:
+        """Fetch images at (B,) positions as `BatchAugment` takes them, and their labels (B,), int64."""
         where = self.indices[positions]
         return torch.from_numpy(self.images[where]), torch.from_numpy(self.labels[where])
 
@@ -102,8 +76,71 @@ class PixelSet(ImageSet):
         """Send a memory map to a worker process by its file's name, not by its content."""
         if isinstance(self.images, np.memmap) and self.images.filename is not None:
             return _reopened, (str(self.images.filename), self.labels, self.indices)
-        return PixelSet, (self.images, self.labels, self.indices)
+        return type(self), tuple(vars(self).values())
 
 
-def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> PixelSet:
-    return PixelSet(np.load(path, mmap_mode="r"), labels, indices)
+def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> ImageSet:
+    return ImageSet(np.load(path, mmap_mode="r"), labels, indices)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set, split and described.
+
+    Attributes:
+        name: The data set's name.
+        classes: Class names; a label is an index into them.
+        train: Images to train on.
+        validation: Images to choose the best checkpoint by; may be empty.
+        test: Images to test on, once.
+        mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0
+            for images that are not raw.
+        std: Channel-wise standard deviation, likewise; 1 for images that are not raw, and for a channel that never
+            changes.
+        note: What was decided for the user and matters to who compares results, in a sentence; often empty.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    note: str = ""
+
+    @classmethod
+    def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
+        """Put parts together, of which `validation` may be missing."""
+        return cls(**{"validation": parts["train"].select(np.arange(0)), **parts}, **described)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the images."""
+        return self.train.shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images, in pixels."""
+        return self.train.shape[1]
+
+    def divided(self, holdout: float, limit: int) -> "Dataset":
+        """Leave out training images above the limit, then hold some out unless there is a validation part."""
+        train, validation = self.train, self.validation
+        if 0 < limit < len(train):
+            train = train.select(split(train.targets, limit)[0])
+        if not len(validation) and holdout:
+            if len(train) < 2:
+                raise OnespikeError(
+                    f"data.holdout: {len(train)} training image cannot be split; expected 2 or more; pass "
+                    "--data.holdout 0"
+                )
+            held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
+            chosen, others = split(train.targets, held_out)
+            train, validation = train.select(others), train.select(chosen)
+        return replace(self, train=train, validation=validation)

@@ -22,13 +22,13 @@ def test_the_second_time_nothing_is_decoded(cache):
     source = Made()
     first, second = open_cache(source, cache), open_cache(source, cache)
     assert len(source.decoded) == 12
-    assert isinstance(second.parts["train"].images, np.memmap)
-    assert not second.parts["train"].images.flags.writeable
-    np.testing.assert_array_equal(first.parts["test"].images, second.parts["test"].images)
-    assert second.parts["train"].labels.dtype == np.int64
-    assert second.parts["train"].labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert isinstance(second.train.images, np.memmap)
+    assert not second.train.images.flags.writeable
+    np.testing.assert_array_equal(first.test.images, second.test.images)
+    assert second.train.labels.dtype == np.int64
+    assert second.train.labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert second.classes == ("x", "y")
-    assert "validation" not in second.parts
+    assert len(second.validation) == 0
 
 
 def test_another_content_or_size_is_another_entry(cache):
@@ -67,7 +67,7 @@ def test_an_exception_while_decoding_leaves_nothing(cache, error):
     with pytest.raises(error, match="stop"):
         open_cache(Made(before=fail), cache)
     assert list(cache.iterdir()) == []
-    assert len(open_cache(Made(), cache).parts["train"].labels) == 6
+    assert len(open_cache(Made(), cache).train.labels) == 6
 
 
 def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
@@ -103,7 +103,7 @@ def test_a_faster_process_wins(cache):
             open_cache(Made(), cache)
 
     entry = open_cache(Made(before=other), cache)
-    assert len(entry.parts["train"].labels) == 6
+    assert len(entry.train.labels) == 6
     assert len(list(cache.iterdir())) == 1
 
 

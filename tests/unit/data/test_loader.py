@@ -9,16 +9,16 @@ import torch
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.data.sets import PixelSet
+from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 
 PLAIN = DataConfig(crop_padding=2, flip=0.5)
 
 
-def images_of(count: int, channels: int = 3, side: int = 8) -> PixelSet:
+def images_of(count: int, channels: int = 3, side: int = 8) -> ImageSet:
     """Images that can be told apart by their label."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, channels), dtype=np.uint8)
-    return PixelSet(pixels, np.arange(count), np.arange(count))
+    return ImageSet(pixels, np.arange(count), np.arange(count))
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_neighbouring_seeds_are_unrelated():
 def test_the_training_set_is_never_copied(data, tmp_path: Path):
     np.save(tmp_path / "images.npy", data.train.images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
-    some = PixelSet(mapped, data.train.labels, np.array([3, 5, 7]))
+    some = ImageSet(mapped, data.train.labels, np.array([3, 5, 7]))
     loader = TrainLoader(replace(data, train=some), PLAIN, 3, seed=0)
     assert loader.images.images is mapped
     assert set(labels_of(loader)) == {3, 5, 7}
@@ -130,7 +130,7 @@ def test_the_training_set_is_never_copied(data, tmp_path: Path):
 
 def test_a_memory_map_goes_to_workers_by_name_not_by_content(data, tmp_path: Path):
     np.save(tmp_path / "images.npy", np.zeros((1000, 32, 32, 3), np.uint8))
-    mapped = PixelSet(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(1000), np.arange(5, 15))
+    mapped = ImageSet(np.load(tmp_path / "images.npy", mmap_mode="r"), np.arange(1000), np.arange(5, 15))
     sent = pickle.dumps(mapped)
     assert len(sent) < 20_000
     received = pickle.loads(sent)

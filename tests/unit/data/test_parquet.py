@@ -41,10 +41,10 @@ def test_an_empty_cell_is_named(hub, content, fails, lost):
 
 
 def test_other_columns_are_named(hub, fails):
-    fails("cifar100", hub, "columns img, label", "expected img and fine_label")
+    fails("cifar100", hub, "columns img: struct<", "label: int64", "expected img: a struct", "fine_label: whole")
     file = hub / "test-00000-of-00001.parquet"
     pq.write_table(pa.table({"img": ["a"], "label": ["cat"]}), file)
-    fails("cifar10", hub, file, "img is string and label is string", "expected a struct")
+    fails("cifar10", hub, file, "columns img: string, label: string", "expected img: a struct")
 
 
 def test_a_missing_part_is_named(hub, fails):

@@ -25,49 +25,28 @@ PARTS = ("train", "validation", "test")
 
 
 class Sample(NamedTuple):
-    """One decoded image.
+    """One decoded image."""
 
-    Attributes:
-        pixels: (H, W, C) uint8; C is 1 (grey) or 3 (red, green, blue), the same throughout a source.
-        label: Index of the image's class; whoever stores the sample checks its range.
-        origin: Where the image lies, for errors: its path, its file and row, or archive and member.
-    """
-
-    pixels: np.ndarray
-    label: int
-    origin: str
+    pixels: np.ndarray  # (H, W, C) uint8; C is 1 (grey) or 3 (red, green, blue), the same throughout a source
+    label: int  # whoever stores the sample checks its range
+    origin: str  # for errors: its path, its file and row, or archive and member
 
 
 class Content(NamedTuple):
-    """What is in a source.
+    """What is in a source."""
 
-    Attributes:
-        classes: The class names; a label is an index into them.
-        counts: Part, one of `PARTS` -> number of its images.
-        samples: Decodes the images of a part one after the other, always in the same order.
-        note: What was decided about it and matters to who compares results; often empty.
-    """
-
-    classes: tuple[str, ...]
-    counts: dict[str, int]
-    samples: Callable[[str], Iterable[Sample]]
-    note: str = ""
+    classes: tuple[str, ...]  # a label is an index into them
+    counts: dict[str, int]  # part, one of `PARTS` -> number of its images
+    samples: Callable[[str], Iterable[Sample]]  # decodes a part's images one by one, always in the same order
+    note: str = ""  # what was decided about it and matters to who compares results
 
 
 class Source(NamedTuple):
-    """A data set as its owner ships it. `key` and `content` raise OnespikeError where files are missing or damaged.
+    """A data set as its owner ships it. `key` and `content` raise OnespikeError where files are missing or damaged."""
 
-    Attributes:
-        name: The data set's name, the first part of its cache folder's name.
-        origin: Where the images come from, for a person to read: a path, a Hub repository or "embedded".
-        key: Hash of the content, in hexadecimal. Where the images are cached nothing else is called, so it must not
-            decode anything.
-        content: Reads what is needed for decoding.
-    """
-
-    name: str
-    origin: str
-    key: Callable[[], str]
+    name: str  # also the first part of its cache folder's name
+    origin: str  # for a person to read: a path, a Hub repository or "embedded"
+    key: Callable[[], str]  # hash of the content; where it is cached nothing else is called, so it decodes nothing
     content: Callable[[], Content]
 
 
@@ -76,11 +55,7 @@ class HubUnreachableError(OnespikeError):
 
 
 def open_source(name: str, root: Path | None) -> AbstractContextManager[Source]:
-    """Open one of `SOURCES` for reading; without a root, the embedded images or the Hub's.
-
-    Raises:
-        OnespikeError: There is no such data set, or (on entering) it cannot be read.
-    """
+    """Open one of `SOURCES` for reading; an unknown name is an OnespikeError, and so is what cannot be read."""
     if name not in SOURCES:
         raise unknown("data set", name, SOURCES)
     module, function = SOURCES[name].split(".")

@@ -35,19 +35,12 @@ tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 
 
 class _Cifar(NamedTuple):
-    """CIFAR-10 or CIFAR-100.
+    """CIFAR-10 or CIFAR-100."""
 
-    Attributes:
-        hosted: How the Hub has it; the class names are in the official order.
-        files: Official file names (the binary version adds .bin) and their numbers of images, for each part.
-        label_bytes: Bytes before an image in the binary version; the last of them is the label.
-        label: Key of the labels in the pickled version.
-    """
-
-    hosted: Hosted
-    files: dict[str, dict[str, int]]
-    label_bytes: int
-    label: str
+    hosted: Hosted  # with the class names in the official order
+    files: dict[str, dict[str, int]]  # part -> its official file names (binary ones add .bin) and numbers of images
+    label_bytes: int  # before an image in the binary version; the last of them is the label
+    label: str  # key of the labels in the pickled version
 
 
 _CIFAR10 = _Cifar(
@@ -157,12 +150,8 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 def load_pickle(data: bytes, origin: str) -> Any:
     """Unpickle plain containers, numbers, strings and numpy arrays; strings of Python 2 become bytes.
 
-    Args:
-        data: The pickle.
-        origin: Where it lies, for the error.
-
     Raises:
-        OnespikeError: It names anything else, or is truncated or damaged.
+        OnespikeError: The pickle, which lies at the origin, names anything else, or is truncated or damaged.
     """
 
     class Unpickler(pickle.Unpickler):

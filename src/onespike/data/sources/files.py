@@ -12,10 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from onespike.errors import OnespikeError
 
@@ -24,19 +23,12 @@ from onespike.errors import OnespikeError
 _DAMAGE = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
 
 
-@dataclass(frozen=True)
-class Files:
-    """The files of a folder or archive by name; a name is relative, with forward slashes.
-
-    Attributes:
-        root: The folder or archive.
-        members: Name -> what reads the file, in an archive, links and devices left out; None for a folder.
-        prefix: The folder of the archive that names are relative to, with a slash at the end.
-    """
+class Files(NamedTuple):
+    """The files of a folder or archive by name; a name is relative, with forward slashes."""
 
     root: Path
-    members: dict[str, Callable[[], bytes]] | None = None
-    prefix: str = ""
+    members: dict[str, Callable[[], bytes]] | None = None  # of an archive, without links and devices: name -> content
+    prefix: str = ""  # folder of the archive that names are relative to, with a slash at the end
 
     def names(self) -> list[str]:
         """Names of all files, sorted, so that a data set comes in the same order from every form."""
@@ -76,24 +68,18 @@ class Files:
             wanted = Path.is_dir if is_folder else Path.is_file
             here = {""} if wanted(self.root / marker) else set()
             return here | {path.parent.name for path in self.root.glob(f"*/{marker}") if wanted(path)}
-        places = [("", name) for name in self.members] + [
-            tuple(name.split("/", 1)) for name in self.members if "/" in name
-        ]
+        below = [(folder, rest) for folder, _, rest in (name.partition("/") for name in self.members)]
+        places = [("", name) for name in self.members] + below
         return {holder for holder, name in places if (name.startswith(marker) if is_folder else name == marker)}
 
     def find(self, marker: str) -> "Files | None":
-        """Find the files beside a marker, as of `holders`: at the root, or in the only folder there that holds it.
-
-        Raises:
-            OnespikeError: Several folders hold the marker.
-        """
+        """Find the files beside a marker, at the root or in the only folder there that holds it, see `holders`."""
         holders = sorted(self.holders(marker))
         if "" in holders or not holders:
             return self if holders else None
         if len(holders) > 1:
             raise OnespikeError(
-                f"{self.root}: {', '.join(holders)} all hold {marker}; expected one data set; "
-                "give one of these folders as --data.root"
+                f"{self.root}: {', '.join(holders)} all hold {marker}; expected one data set; give one as --data.root"
             )
         if self.members is None:
             return Files(self.root / holders[0])
@@ -104,11 +90,7 @@ class Files:
 
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
-    """Open a folder, a .zip, a .tar or a .tar.gz for reading.
-
-    Raises:
-        OnespikeError: It is missing, empty, damaged or something else.
-    """
+    """Open a folder, a .zip, a .tar or a .tar.gz for reading; what is none or damaged is an OnespikeError."""
     if not root.exists():
         raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
     with ExitStack() as stack:
@@ -123,22 +105,20 @@ def open_files(root: Path) -> Iterator[Files]:
             members = {info.filename: partial(archive.read, info) for info in files}
         elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
             with _errors_named(str(root)):
-                packed = root.name.endswith("gz")
-                file = stack.enter_context(tempfile.TemporaryFile() if packed else root.open("rb"))
-                if packed:
-                    _decompress(root, file)
+                file: IO[bytes] = stack.enter_context(root.open("rb"))
+                if root.name.endswith("gz"):
+                    file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
                 members = _tar_members(file)
         else:
             raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
         yield Files(root, members)
 
 
-def _decompress(path: Path, plain: IO[bytes]) -> None:
+def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     """Without random access a .tar.gz would be read anew for each member."""
     try:
         with gzip.open(path) as packed:
             shutil.copyfileobj(packed, plain)
-        plain.seek(0)
     except gzip.BadGzipFile:
         raise
     except OSError as error:
@@ -146,6 +126,8 @@ def _decompress(path: Path, plain: IO[bytes]) -> None:
             f"{path}: cannot be decompressed into {tempfile.gettempdir()} ({error.strerror or error}); "
             "expected room for it; free some, or unpack the archive yourself and give its folder as --data.root"
         ) from error
+    plain.seek(0)
+    return plain
 
 
 def _tar_members(file: IO[bytes]) -> dict[str, Callable[[], bytes]]:
@@ -179,6 +161,7 @@ def _errors_named(where: str) -> Iterator[None]:
             f"{where}: truncated or damaged archive ({reason}); expected a whole one; download it again"
         ) from error
     except OSError as error:
+        reason = error.strerror or str(error)
         raise OnespikeError(
-            f"{where}: cannot be read ({error.strerror or error}); expected a file of the data set; restore it"
+            f"{where}: cannot be read ({reason}); expected a file of the data set; restore it"
         ) from error

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,37 +17,24 @@ from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
-_ROWS_AT_ONCE = 256
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
 
 
 class Hosted(NamedTuple):
-    """A data set that the Hub keeps in Parquet files.
-
-    Attributes:
-        name: Its name here.
-        repository: Its name on the Hub.
-        image: Column of the image files.
-        label: Column of the labels.
-        classes: Class names if the files do not say them.
-    """
+    """A data set that the Hub keeps in Parquet files."""
 
     name: str
     repository: str
-    image: str
+    image: str  # column of the image files
     label: str
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()  # if the files do not say them
 
 
 @contextmanager
 def open_hub(root: Path | None) -> Iterator[Source]:
     """Open any data set that Hugging Face `datasets` reads; splits and columns are found as in `as_dataset`.
 
-    Args:
-        root: A local folder, or a repository of the Hub, owner/name, or owner/name:configuration.
-
-    Raises:
-        OnespikeError: There is no root, or it cannot be read, or has no images or labels.
+    The root is a local folder, or a repository of the Hub, owner/name, or owner/name:configuration.
     """
     if root is None:
         raise OnespikeError("hub: no data set given; expected its name, such as owner/name; pass --data.root")
@@ -98,19 +85,15 @@ def _quiet(library: Any) -> Iterator[None]:
 def open_hosted(
     data: Hosted, root: Path | None, official: Mapping[str, tuple[str, Callable[[Files], Source]]]
 ) -> Iterator[Source]:
-    """Open a data set that is known by name, in whichever form it lies at a root.
+    """Open a data set that is known by name: the Hub's, or in whichever form it lies at a root or one folder down.
 
     Args:
-        data: How the Hub has it.
-        root: Folder or archive which holds one of the official forms, or a folder with the Hub's Parquet files; they
-            may also lie in a folder of it. None is the Hub's.
+        data: How the Hub has it; a folder with these Parquet files will do, too.
+        root: Folder or archive; None is the Hub's.
         official: A file that marks an official form -> what that is called, and what reads the files beside it.
-
-    Raises:
-        OnespikeError: The root is missing, empty, damaged or none of these.
     """
     if root is None:
-        yield _parquet_on_hub(data)
+        yield _on_hub(data.name, data.repository, data.repository, lambda revision: _snapshot(data, revision))
         return
     with open_files(root) as files:
         for marker, (_, read) in official.items():
@@ -118,32 +101,17 @@ def open_hosted(
                 yield read(found)
                 return
         if (folder := _parquet_folder(root)) is None:
-            forms = [*(f"{marker} ({called})" for marker, (called, _) in official.items()), "train*.parquet (Hub)"]
-            raise OnespikeError(
-                f"{root}: not recognised as {data.name}; expected {', or '.join(forms)}, there or one folder down; "
-                "correct --data.root"
-            )
+            forms = [f"{marker} ({called})" for marker, (called, _) in official.items()]
+            raise not_recognised(root, data.name, [*forms, "train*.parquet (Hub)"])
         yield _parquet_source(data, folder)
 
 
-def _parquet_on_hub(data: Hosted) -> Source:
-    """The Parquet files are read where the Hub's client puts them."""
-
-    def read(revision: str) -> Content:
-        import huggingface_hub
-
-        options = {"revision": revision, "allow_patterns": "*.parquet", "etag_timeout": _TIMEOUT}
-        folder = _parquet_folder(
-            Path(huggingface_hub.snapshot_download(data.repository, repo_type="dataset", **options))
-        )
-        if folder is None:
-            raise OnespikeError(
-                f"{data.repository}: its layout has changed; expected one folder with train*.parquet; "
-                "give a local folder as --data.root"
-            )
-        return _parquet_source(data, folder).content()
-
-    return _on_hub(data.name, data.repository, data.repository, read)
+def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError:
+    """The error for a root in which none of a data set's forms was found."""
+    expected = ", or ".join(forms)
+    return OnespikeError(
+        f"{root}: not recognised as {name}; expected {expected}, there or one folder down; correct --data.root"
+    )
 
 
 def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Content]) -> Source:
@@ -152,16 +120,14 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
     from rich.console import Console
 
     @cache
+    @_reached(name, repository)
     def revision() -> str:
-        with _reached(name, repository):
-            newest = huggingface_hub.HfApi().dataset_info(repository, timeout=_TIMEOUT).sha
-        if newest is None:
-            raise OnespikeError(f"{repository}: the Hub names no revision; give a local folder as --data.root")
-        return str(newest)
+        return str(huggingface_hub.HfApi().dataset_info(repository, timeout=_TIMEOUT).sha)
 
+    @_quiet(huggingface_hub.utils)
+    @_reached(name, repository)
     def content() -> Content:
-        status = Console(stderr=True).status(f"downloading {repository} from the Hugging Face Hub")
-        with _quiet(huggingface_hub.utils), _reached(name, repository), status:
+        with Console(stderr=True).status(f"downloading {repository} from the Hugging Face Hub"):
             return read(revision())
 
     return Source(name, origin, lambda: hashlib.sha256(f"{origin}@{revision()}".encode()).hexdigest(), content)
@@ -169,13 +135,13 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
 
 @contextmanager
 def _reached(name: str, repository: str) -> Iterator[None]:
-    import huggingface_hub
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         yield
     except OnespikeError:
         raise
-    except huggingface_hub.utils.RepositoryNotFoundError as error:
+    except RepositoryNotFoundError as error:
         raise OnespikeError(
             f"{repository}: not on the Hugging Face Hub, or not open to you; expected owner/name of a data set; "
             "correct the name, or log in with `hf auth login`"
@@ -193,6 +159,17 @@ def _reached(name: str, repository: str) -> Iterator[None]:
         ) from error
 
 
+def _snapshot(data: Hosted, revision: str) -> Content:
+    """The Parquet files of the Hub, read where its client puts them."""
+    import huggingface_hub
+
+    options = {"revision": revision, "allow_patterns": "*.parquet", "etag_timeout": _TIMEOUT}
+    folder = huggingface_hub.snapshot_download(data.repository, repo_type="dataset", **options)
+    if found := _parquet_folder(Path(folder)):
+        return _parquet_source(data, found).content()
+    raise OnespikeError(f"{data.repository}: no longer one folder with train*.parquet; give a local one as --data.root")
+
+
 def _parquet_folder(root: Path) -> Path | None:
     """The folder that holds the train*.parquet: this one, or the only one below it that does."""
     if any(root.glob("train*.parquet")):
@@ -202,34 +179,27 @@ def _parquet_folder(root: Path) -> Path | None:
 
 
 def _parquet_source(data: Hosted, folder: Path) -> Source:
-    """Files of one row an image, read in constant memory and without the copy that `datasets` would make."""
+    """Files of one row an image, read without the copy that `datasets` would make."""
 
     def key() -> str:
         return Files(folder).key(path.name for paths in _shards(folder).values() for path in paths)
 
     def content() -> Content:
-        shards, counts = _shards(folder), {}
-        for part, paths in shards.items():
-            counts[part] = 0
-            for path in paths:
-                with _parquet(path, data) as file:
-                    counts[part] += file.metadata.num_rows
-        with _parquet(shards["train"][0], data) as file:
-            metadata = json.loads((file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        tables = {part: {path: _table(path, data) for path in paths} for part, paths in _shards(folder).items()}
+        first = next(iter(tables["train"].values()))
+        metadata = json.loads((first.schema.metadata or {}).get(b"huggingface", b"{}"))
         described = metadata.get("info", {}).get("features", {}).get(data.label, {})
+        counts = {part: sum(map(len, found.values())) for part, found in tables.items()}
         classes = tuple(described.get("names") or data.classes)
-        return Content(classes, counts, lambda part: samples(shards[part]))
+        return Content(classes, counts, lambda part: samples(tables[part]))
 
-    def samples(paths: list[Path]) -> Iterator[Sample]:
-        for path in paths:
-            with _parquet(path, data) as file:
-                batches = file.iter_batches(_ROWS_AT_ONCE, columns=[data.image, data.label])
-                for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
-                    origin = f"{path}: row {number}"
-                    image, label = (row[data.image] or {}).get("bytes"), row[data.label]
-                    if image is None or label is None:
-                        raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
-                    yield Sample(decode(image, origin, 3), label, origin)
+    def samples(tables: Mapping[Path, Any]) -> Iterator[Sample]:
+        for path, table in tables.items():
+            for number, cells in enumerate(zip(table[data.image], table[data.label], strict=True)):
+                origin, (image, label) = f"{path}: row {number}", (cell.as_py() for cell in cells)
+                if label is None or image is None or image["bytes"] is None:
+                    raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
+                yield Sample(decode(image["bytes"], origin, 3), label, origin)
 
     return Source(data.name, str(folder), key, content)
 
@@ -249,28 +219,24 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     return {"train": found["train"], "validation": found["val"], "test": found["test"]}
 
 
-@contextmanager
-def _parquet(path: Path, data: Hosted) -> Iterator[Any]:
+def _table(path: Path, data: Hosted) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            if not {data.image, data.label} <= set(schema.names):
-                raise OnespikeError(
-                    f"{path}: columns {', '.join(schema.names)}; expected {data.image} and {data.label}; give the "
-                    f"Parquet files of {data.name} as --data.root"
-                )
-            image, label = schema.field(data.image).type, schema.field(data.label).type
-            if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
-                raise OnespikeError(
-                    f"{path}: {data.image} is {image} and {data.label} is {label}; expected a struct with bytes, and "
-                    f"whole numbers; give the Hub's Parquet files of {data.name} as --data.root"
-                )
-            yield file
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise OnespikeError(
             f"{path}: truncated or damaged Parquet ({reason}); expected a whole file; download it again"
         ) from error
+    kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
+    image, label = kinds.get(data.image, pa.null()), kinds.get(data.label, pa.null())
+    if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
+        found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
+        raise OnespikeError(
+            f"{path}: columns {found}; expected {data.image}: a struct with bytes, and {data.label}: whole numbers; "
+            f"give the Parquet files of {data.name} as --data.root"
+        )
+    return table

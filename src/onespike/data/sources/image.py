@@ -1,4 +1,4 @@
-"""From an image file's bytes, or an image of Pillow's, to pixels."""
+"""From an image file's bytes, or an image of Pillow's, to pixels: (H, W, C) uint8, C = 1 (grey) or 3 (colour)."""
 
 import io
 from collections.abc import Iterator
@@ -17,16 +17,12 @@ _GREY_MODES = ("1", "L", "LA", "La")
 
 
 def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
-    """Decode one image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF.
+    """Decode an image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF. Transparency is dropped.
 
     Args:
         data: The file's bytes.
         origin: Where they come from, for the error.
         channels: 1 converts to grey, 3 to red, green and blue; None is grey if it is stored so, else colour.
-            Transparency is dropped.
-
-    Returns:
-        (H, W, channels) uint8.
 
     Raises:
         OnespikeError: The image is damaged, or has more than 8 bits a channel.
@@ -36,24 +32,16 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
 
 
 def is_grey(data: bytes, origin: str) -> bool:
-    """Tell from an image file's header whether it is stored in grey; raises OnespikeError if the header is damaged."""
+    """Tell from an image file's header whether it is stored in grey."""
     with _opened(data, origin) as image:
         return image.mode in _GREY_MODES
 
 
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
-    """Take a raw image as somebody's data set gives it.
+    """Take a raw image as somebody's data set gives it: Pillow's, or uint8 (H, W), (H, W, C) or (C, H, W).
 
-    Args:
-        image: A Pillow image, or uint8: (H, W), (H, W, C) or (C, H, W), an array or a tensor. Where both the first and
-            the last axis could be channels, a tensor's are first and an array's are last.
-        origin: Where it comes from, for the error.
-
-    Returns:
-        (H, W, C) uint8, C = 1 for a grey image, else 3.
-
-    Raises:
-        OnespikeError: It is none of these.
+    Where both the first and the last axis could be channels, a tensor's are first and an array's are last. Anything
+    else is an OnespikeError, which names the origin.
     """
     if isinstance(image, Image.Image):
         return _pixels(image, origin)
@@ -70,7 +58,7 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
 
 
 def fit(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Resize the shorter side to `size` and keep the centre square: (H, W, C) uint8 to (size, size, C) uint8."""
+    """Resize the shorter side to `size` and keep the centre square."""
     channels = pixels.shape[2]
     image = Image.fromarray(pixels[:, :, 0] if channels == 1 else pixels)
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
@@ -78,9 +66,7 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
 
 def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # converting them would clip the pixels without a word
-        raise OnespikeError(
-            f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert the image first"
-        )
+        raise OnespikeError(f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert it")
     channels = channels or (1 if image.mode in _GREY_MODES else 3)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
@@ -96,6 +82,4 @@ def _opened(data: bytes, origin: str) -> Iterator[Image.Image]:
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
         # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
         reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
-        raise OnespikeError(
-            f"{origin}: corrupt image ({reason}); expected a whole image file; restore or remove it"
-        ) from error
+        raise OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole one; restore it") from error
