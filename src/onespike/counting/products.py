@@ -80,7 +80,7 @@ class Operand:
         self.magnitude += sums[1].sum().item()
 
     def counted(self, arrival: Arrival) -> tuple[float, float]:
-        """How many spikes (of real values: how many were not 0) arrived, and how many for each weight that they meet."""
+        """How many spikes (of real values: not 0) arrived, and how many for each weight that they meet."""
         if arrival.kind != "graded":
             return self.active, self.nonzero
         if arrival.step is not None:
