@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class ProductCounter(TorchDispatchMode):
         self._inside_recurrent = 0
         self._model = model
         # Parameters and buffers by where they lie in memory: alive, so that their memory is not used again.
-        self._original = {_memory(tensor): tensor.detach() for tensor in _stored(model)}
+        self._original = {_memory(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
         # Where weights lie, those included that were made of others: {place: places of the originals}.
         self._weights: dict[int, tuple[int, ...]] = {place: (place,) for place in self._original}
         self._kept: list[Tensor] = []  # what was made of weights: alive, for the same reason
@@ -63,7 +64,7 @@ class ProductCounter(TorchDispatchMode):
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             stack.enter_context(self)
             yield
-        replaced = self._original.keys() - set(map(_memory, _stored(self._model)))
+        replaced = self._original.keys() - set(map(_memory, chain(self._model.parameters(), self._model.buffers())))
         self._count_as_state(replaced & self._weights.keys())  # buffers that were assigned anew: self.v = self.v + x
         for place in set(map(_memory, self._kept)) - self._original.keys():
             self._weights.pop(place, None)
@@ -231,20 +232,19 @@ class ProductCounter(TorchDispatchMode):
         if not self._is_weight(weight):
             raise OnespikeError(f"{self._here()}: a convolution with weights that are activations cannot be counted")
         axes = weight.dim() - 2
-        stride, padding, dilation = (
-            list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)
-        )
+        steps = [list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)]
         shape = result.shape
         if x.dim() == axes + 1:
             x, shape = x[None], torch.Size((1, *shape))
         kernel = "x".join(map(str, weight.shape[2:]))
         name = f"conv {kernel}, {x.shape[1]} -> {shape[1]}"
         tally = self._tally(path, name, weight.numel(), self._place(weight), channels=1)
-        tally.see_conv(x, weight, shape, stride, padding, dilation, groups, transposed)
+        tally.see_conv(x, weight, shape, steps, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
-        """Count a product of two matrices, or of two stacks of them; either may be the weights."""
-        a, b = args
+        """Count a product of two vectors, matrices or stacks of them; either may be the weights."""
+        a, b = args[-2:]  # before them, what is added
+        a, b = a if a.dim() > 1 else a[None], b if b.dim() > 1 else b[:, None]
         if self._is_weight(b):
             self._linear(path, a, b, b.shape[-1], channels=-1)
         elif self._is_weight(a):
@@ -268,10 +268,6 @@ class ProductCounter(TorchDispatchMode):
         """Tell weights apart: attention projects queries, keys and values by three parts of one parameter."""
         return self._weights[_memory(weight)][0], int(weight.storage_offset())
 
-    def _vector(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
-        a, b = args
-        self._matrices(path, (a if a.dim() > 1 else a[None], b[:, None]), result)
-
 
 #: Work of one hidden unit at one token. Input and state parts are added, gates squash, states are mixed:
 #: LSTM c = f c + i g, h = o tanh(c); GRU n = tanh(W x + r (U h)), h = (1 - z) n + z h; RNN h = tanh(W x + U h).
@@ -288,23 +284,12 @@ _Count = Callable[[ProductCounter, str, tuple[Any, ...], Any], None]
 #: The products among the framework's operations. Biases start an accumulator and are not counted.
 _PRODUCTS: dict[str, _Count] = {
     "convolution": ProductCounter._convolution,
-    "mm": ProductCounter._matrices,
-    "bmm": ProductCounter._matrices,
-    "mv": ProductCounter._vector,
-    "dot": ProductCounter._vector,
-    "addmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
-    "addmv": lambda counter, path, args, result: counter._vector(path, args[1:3], result),
-    "baddbmm": lambda counter, path, args, result: counter._matrices(path, args[1:3], result),
+    **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), ProductCounter._matrices),
 }
 
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
-
-
-def _stored(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:

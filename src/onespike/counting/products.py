@@ -79,18 +79,12 @@ class Operand:
         self.spikes += sums[0].sum().item()
         self.magnitude += sums[1].sum().item()
 
-    def rate(self, arrival: Arrival) -> float:
-        """See `Product`; the arrival is what `arrivals` concluded."""
-        return (self._counted(arrival)[0] if arrival.kind == "graded" else self.active) / max(self.inputs, 1)
-
-    def operations(self, arrival: Arrival) -> float:
-        """Accumulates: one for each spike and weight that it meets."""
-        return self._counted(arrival)[1] if arrival.kind == "graded" else self.nonzero
-
-    def _counted(self, graded: Arrival) -> tuple[float, float]:
-        """Spikes in graded values, and spikes for each weight that they meet."""
-        if graded.step is not None:
-            return self.spikes / graded.step, self.magnitude / graded.step
+    def counted(self, arrival: Arrival) -> tuple[float, float]:
+        """How many spikes (of real values: not 0) arrived, and how many for each weight that they meet."""
+        if arrival.kind != "graded":
+            return self.active, self.nonzero
+        if arrival.step is not None:
+            return self.spikes / arrival.step, self.magnitude / arrival.step
         sizes = self.arrivals.sizes
         assert sizes is not None, "graded values have one size, or one for each channel"
         spikes, met = (self._by_channel / sizes).sum(1).tolist()
@@ -110,7 +104,7 @@ class Tally:
         """Sum up, per image."""
         left = self.left.arrivals.conclude()
         operand, arrival, nonzero = self.left, left, self.left.nonzero
-        operations = self.left.operations(left)
+        operations = self.left.counted(left)[1]
         if not self.weights:
             right = self.right.arrivals.conclude()
             nonzero = self.pairs
@@ -121,7 +115,7 @@ class Tally:
                 if KINDS.index(left.kind) < KINDS.index(right.kind):
                     operand, arrival = self.right, right
             elif left.kind == "real" and right.kind != "real":
-                operand, arrival, operations = self.right, right, self.right.operations(right)
+                operand, arrival, operations = self.right, right, self.right.counted(right)[1]
         if arrival.kind == "real":
             operations = self.reached
         inputs = self.left.inputs + self.right.inputs
@@ -131,7 +125,7 @@ class Tally:
             arrives=arrival.kind,
             step=arrival.step,
             levels=arrival.levels,
-            rate=operand.rate(arrival),
+            rate=operand.counted(arrival)[0] / max(operand.inputs, 1),
             inputs=_per_image(inputs, images),
             weights=self.weights,
             **{name: _per_image(count, images) for name, count in counts.items()},
@@ -166,24 +160,16 @@ class Tally:
             self.magnitude += sums.sum().item()
 
     def see_conv(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        out: torch.Size,
-        stride: Sequence[int],
-        padding: Sequence[int],
-        dilation: Sequence[int],
-        groups: int,
-        transposed: bool,
+        self, x: Tensor, weight: Tensor, out: torch.Size, steps: Sequence[Sequence[int]], groups: int, transposed: bool
     ) -> None:
-        """Count a convolution of (N, C, *map); `out` is the shape of its result."""
+        """Count a convolution of (N, C, *map) to `out`; stride, padding and dilation are the `steps`."""
         kernel, size = weight.shape[2:], x.shape[2:]
         # A weight is (out, in / groups, ...), of a transposed convolution (in, out / groups, ...).
         per_input = weight.shape[1] if transposed else weight.shape[0] // groups
         positions = math.prod(size if transposed else out[2:])
         self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input
         fan_out = torch.tensor(per_input)
-        for axis in zip(size, kernel, stride, padding, dilation, out[2:], strict=True):
+        for axis in zip(size, kernel, *steps, out[2:], strict=True):
             fan_out = fan_out[..., None] * _fan_out(transposed, *axis)
         self.reached += len(x) * x.shape[1] * int(fan_out.sum())
         self.left.see(x, fan_out)
