@@ -99,8 +99,8 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
     makes 1/4 in the centre: the sum of all windows in place, divided by how many cover each pixel.
 
-    `windows` are (V, B, C, M, M), as `partition` gives them; the map is (B, C, L, L) with L = `size`, an odd one
-    cropped from L + 1. `recompose(partition(x, kind), L, kind)` is `x`.
+    `windows` are (V, B, C, M, M), as `partition` gives them; the map is (B, C, L, L) with L = `size`, cropped from
+    L + 1 if it is odd. `recompose(partition(x, kind), L, kind)` is `x`.
 
     Raises:
         ValueError: The windows are too few or too many, or do not fit a map of that side.
@@ -174,7 +174,7 @@ class _Saturate(torch.autograd.Function):
 def region_threshold(x: Tensor, threshold: float) -> Tensor:
     """Make whole spikes of the fractions that a dilated recompose leaves: every value above the threshold becomes 1.
 
-    In the overlap values are multiples of 1/4: below the threshold 0.25, one spike of four windows is enough; it is
+    In the overlap values are multiples of 1/4: below the threshold 0.25, one spike of four windows is enough. It is
     less than 1. The gradient passes straight through.
     """
     return _Saturate.apply(x, threshold)

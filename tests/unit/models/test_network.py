@@ -190,7 +190,7 @@ def test_with_its_draws_injected_a_whole_network_compiles_into_one_graph():
 @pytest.mark.parametrize(("name", "preset"), [("conv-tiny", "paper"), ("conv12", "modern")])
 def test_the_default_compiler_computes_the_same(name, preset, training):
     torch.manual_seed(0)
-    options = {"depths": (2, 1), "channels": (8, 8), "image_size": 16}
+    options = {"depths": (1, 1), "channels": (8, 8), "image_size": 16}
     network = create_model(name, preset=preset, **options).train(training)
     nn.init.normal_(network.head.weight)
     network.to(memory_format=torch.channels_last)
