@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from docstring_parser import parse
 
+from onespike.cli import main
 from onespike.cli.main import COMMANDS
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
@@ -169,16 +170,16 @@ def test_every_command_line_is_understood(words: list[str], monkeypatch: pytest.
     name, *options = arguments or [""]
     if program == "onespike":
         assert name in COMMANDS
-        module = import_module(f"onespike.cli.{name.replace('-', '_')}")
+        module, run, options = main, main.dispatch, arguments
     else:
         module = import_module(f"{program}.__main__")
-        options = arguments
+        run, options = module.run, arguments
     calls = parsed_only(module, monkeypatch)
     if "--help" in options:
         with pytest.raises(SystemExit, match=r"^0$"):
-            module.run(options)
+            run(options)
         return
-    assert module.run(options) == 0
+    assert run(options) == 0
     for positional, values in calls:
         overrides = {key: one for key, one in values.get("overrides", {}).items() if not key.startswith("calibration.")}
         recipe = values.get("recipe") or "cifar10/conv12"

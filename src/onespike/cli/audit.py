@@ -1,11 +1,10 @@
 """`onespike audit`."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError, unknown
 
@@ -15,11 +14,6 @@ if TYPE_CHECKING:
     from onespike.audit import Audit, EnergyTable
 
 Device = Literal["auto", "cpu"]
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(audit, arguments, "onespike audit RUN|MODEL", ("data", "model"))
 
 
 def audit(

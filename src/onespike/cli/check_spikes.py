@@ -1,16 +1,10 @@
 """`onespike check-spikes`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(check_spikes, arguments, "onespike check-spikes RUN", ("data",))
 
 
 def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:

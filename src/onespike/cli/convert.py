@@ -1,22 +1,17 @@
 """`onespike convert`."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
+from onespike.cli.tables import person, plain_table
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
 
 if TYPE_CHECKING:
     from onespike.conversion.conversion import Conversion
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(convert, arguments, "onespike convert RUN --out RUN", ("data", "train", "calibration"))
 
 
 def convert(
@@ -40,8 +35,6 @@ def convert(
         images: How many training images calibrate.
         finetune: Then fine-tune at one time step, into the run folder OUT-finetuned; batch norm is kept for that.
     """
-    from rich.console import Console
-
     from onespike.configs import make
     from onespike.evaluation.convert import convert_run
     from onespike.training.loop import Stopped, set_up, train
@@ -81,35 +74,30 @@ def convert(
     try:
         train(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out)
     except Stopped:
-        Console(stderr=True).print(
-            f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", markup=False, soft_wrap=True
-        )
+        print(f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", file=sys.stderr)
         return 130
     return 0
 
 
 def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console, network = Console(highlight=False), conversion.network
-    table = Table("layer", "replaces", box=None, pad_edge=False, header_style="dim")
-    for column in ("thresholds", "mean", "L2 error", "cosine", "rate"):
-        table.add_column(column, justify="right")
-    for layer in conversion.layers:
-        numbers = (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)
-        rounded = (f"{number:.3f}" for number in numbers)
-        table.add_row(escape(layer.layer), layer.activation, str(layer.thresholds), *rounded)
-    console.print(table)
+    console, network = person(), conversion.network
+    rows = [
+        (
+            layer.layer,
+            layer.activation,
+            str(layer.thresholds),
+            *(f"{one:.3f}" for one in (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)),
+        )
+        for layer in conversion.layers
+    ]
+    columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
+    console.print(plain_table(*columns, rows=rows), soft_wrap=False)
     if conversion.real:
-        console.print(f"\nleft real-valued: {', '.join(conversion.real)}", markup=False, soft_wrap=True)
+        console.print(f"\nleft real-valued: {', '.join(conversion.real)}")
     then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
     each = f", {network.population} for each activation" if network.population > 1 else ""
     console.print(
         f"\n{len(conversion.layers)} layers of neurons{each}, {network.time_steps} time steps, calibrated on "
-        f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}",
-        markup=False,
-        soft_wrap=True,
+        f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}"
     )

@@ -1,10 +1,9 @@
 """`onespike evaluate`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 
 if TYPE_CHECKING:
@@ -14,11 +13,6 @@ if TYPE_CHECKING:
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(evaluate, arguments, "onespike evaluate RUN", ("data",))
 
 
 def evaluate(

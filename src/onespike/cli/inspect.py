@@ -1,10 +1,8 @@
 """`onespike inspect`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onespike.cli.command import call
 from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
 
@@ -14,11 +12,6 @@ if TYPE_CHECKING:
     from onespike.evaluation.inspect import Inspection
 
 GUESSES = 3
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(inspect, arguments, "onespike inspect RUN --image FILE")
 
 
 def inspect(

@@ -4,24 +4,39 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
+from onespike.cli.command import call
 from onespike.errors import OnespikeError, unknown
 
-#: Commands and what they do. Each is a module of this package with `run(arguments)`, imported only when it is called.
+
+class Command(NamedTuple):
+    """A command: a function of the same name in a module of the same name, imported only when it is called."""
+
+    about: str
+    arguments: str  # as its usage says
+    sections: tuple[str, ...] = ()  # of a recipe, whose values it takes
+
+
 COMMANDS = {
-    "train": "train a network; leaves a run folder",
-    "evaluate": "accuracy of a run, by class, with its confusion matrix",
-    "inspect": "draw what a run's network makes of one image",
-    "audit": "what a network costs: operations, energy, memory, latency",
-    "optimise": "make an engine of a run for fast inference on CPUs",
-    "convert": "turn a run's artificial network into a spiking one",
-    "prune-time": "train at T time steps, then from those weights at T - 1, … down to one",
-    "check-spikes": "prove that every weight layer behind the stem reads spikes alone",
-    "models": "list the registered models, or one model's presets and options",
-    "cite": "print the references of what is implemented here",
+    "train": Command("train a network; leaves a run folder", "", ("data", "model", "train", "loss", "conversion")),
+    "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN", ("data",)),
+    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
+    "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
+    "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
+    "convert": Command(
+        "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
+    ),
+    "prune-time": Command(
+        "train at T time steps, then from those weights at T - 1, … down to one",
+        "--recipe RECIPE --from T --out FOLDER",
+        ("data", "model", "train", "loss"),
+    ),
+    "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN", ("data",)),
+    "models": Command("list the registered models, or one model's presets and options", "[NAME]"),
+    "cite": Command("print the references of what is implemented here", ""),
 }
 
 #: What a shell expects of a program that Ctrl-C ended.
@@ -30,7 +45,7 @@ INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
-    exit_with(_dispatch, sys.argv[1:] if arguments is None else arguments)
+    exit_with(dispatch, sys.argv[1:] if arguments is None else arguments)
 
 
 def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> NoReturn:
@@ -50,11 +65,12 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
         sys.exit(INTERRUPTED)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def dispatch(arguments: list[str]) -> int:
+    """Run the command that a command line names; gives its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: onespike COMMAND [options]\n\ncommands:")
-        for name, help_ in COMMANDS.items():
-            print(f"  {name:<14}{help_}")
+        for name, command in COMMANDS.items():
+            print(f"  {name:<14}{command.about}")
         print("\nonespike COMMAND --help lists a command's options; onespike --version prints the version")
         return 0
     if arguments[0] == "--version":
@@ -63,7 +79,9 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
     keep_freed_memory()
-    return import_module(f"onespike.cli.{arguments[0].replace('-', '_')}").run(arguments[1:])
+    name, command = arguments[0].replace("-", "_"), COMMANDS[arguments[0]]
+    function = getattr(import_module(f"onespike.cli.{name}"), name)
+    return call(function, arguments[1:], f"onespike {arguments[0]} {command.arguments}".rstrip(), command.sections)
 
 
 def _leave_group() -> None:

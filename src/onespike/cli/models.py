@@ -1,13 +1,6 @@
 """`onespike models`."""
 
-from collections.abc import Sequence
-
-from onespike.cli.command import call
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(models, arguments, "onespike models [NAME]")
+from onespike.cli.tables import person, plain_table
 
 
 def models(name: str | None = None, /) -> int:
@@ -17,20 +10,15 @@ def models(name: str | None = None, /) -> int:
         name: A registered model.
     """
     from docstring_parser import parse
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from onespike.configs import plain
     from onespike.models import family, model_config, model_names
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = person()
     if name is None:
-        table = Table("model", "family", box=None, pad_edge=False, header_style="dim")
-        for one in model_names():
-            table.add_row(one, " ".join((family(one).config.__doc__ or "").split("\n")[0].split()))
-        console.print(table)
-        console.print("\nonespike models NAME lists a model's presets and options", markup=False)
+        rows = [(one, (family(one).config.__doc__ or "").split("\n")[0]) for one in model_names()]
+        console.print(plain_table("model", "family", rows=rows, wrap=True))
+        console.print("\nonespike models NAME lists a model's presets and options")
         return 0
     chosen, values = family(name), plain(model_config(name))
     texts = {
@@ -38,9 +26,7 @@ def models(name: str | None = None, /) -> int:
         for kind in reversed(chosen.config.__mro__)
         for one in parse(kind.__doc__ or "").params
     }
-    console.print(f"{name}: {len(chosen.presets)} presets: {', '.join(chosen.presets)}\n", markup=False)
-    table = Table("option", "value", "meaning", box=None, pad_edge=False, header_style="dim")
-    for key, value in values.items():
-        table.add_row(f"--model.{key}", escape(str(value)), escape(texts.get(key, "")))
-    console.print(table)
+    console.print(f"{name}: {len(chosen.presets)} presets: {', '.join(chosen.presets)}\n")
+    options = [(f"--model.{key}", str(value), texts.get(key, "")) for key, value in values.items()]
+    console.print(plain_table("option", "value", "meaning", rows=options, wrap=True))
     return 0

@@ -1,20 +1,14 @@
 """`onespike optimise`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from onespike.cli.command import call
+from onespike.cli.tables import person, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from onespike.inference.optimise import Report
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(optimise, arguments, "onespike optimise RUN")
 
 
 def optimise(
@@ -41,16 +35,13 @@ def optimise(
         rounds: Timings for each batch size.
         json: A further file for the report; - prints it.
     """
-    from rich.console import Console
-
     from onespike.durable import save_json
     from onespike.inference.optimise import optimise as make_engine
     from onespike.training.run import Run, environment
 
     folder = out or run / "engine"
     report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
-    # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=json == "-", highlight=False)
+    console = person(json)
     _print(report, console)
     facts = environment()
     machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
@@ -58,30 +49,22 @@ def optimise(
     save_json(content, str(folder / "report.json"))
     if json:
         save_json(content, json)
-    console.print(f"\nthe engine and report.json are in {folder}", markup=False, soft_wrap=True)
+    console.print(f"\nthe engine and report.json are in {folder}")
     return 0
 
 
 def _print(report: "Report", console: "Console") -> None:
     """Print what came out, for a person."""
-    from rich.table import Table
-
     console.print(
         f"{report.precision}: top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} "
         f"images, the same class on {report.same_class:.2f}%\n"
     )
-    table = Table("block", box=None, pad_edge=False, header_style="dim")
-    for column in ("firing rate", "engine's", "spikes flipped"):
-        table.add_column(column, justify="right")
-    for number, block in enumerate(report.blocks, 1):
-        rates = (f"{block.firing_rate:.4f}", f"{block.engine_firing_rate:.4f}", f"{block.flipped:.2%}")
-        table.add_row(str(number), *rates)
-    console.print(table)
+    rows = [
+        (str(number), f"{one.firing_rate:.4f}", f"{one.engine_firing_rate:.4f}", f"{one.flipped:.2%}")
+        for number, one in enumerate(report.blocks, 1)
+    ]
+    console.print(plain_table("block", ">firing rate", ">engine's", ">spikes flipped", rows=rows), soft_wrap=False)
+    rows = [(str(one.batch), f"{one.eager:.2f}", f"{one.engine:.2f}", f"{one.ratio:.2f}") for one in report.latencies]
     console.print()
-    table = Table("batch", box=None, pad_edge=False, header_style="dim")
-    for column in ("eager fp32, ms", "engine, ms", "ratio"):
-        table.add_column(column, justify="right")
-    for one in report.latencies:
-        table.add_row(str(one.batch), f"{one.eager:.2f}", f"{one.engine:.2f}", f"{one.ratio:.2f}")
-    console.print(table)
+    console.print(plain_table("batch", ">eager fp32, ms", ">engine, ms", ">ratio", rows=rows), soft_wrap=False)
     console.print(f"medians, on {report.threads} {'thread' if report.threads == 1 else 'threads'}")

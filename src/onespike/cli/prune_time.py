@@ -1,20 +1,14 @@
 """`onespike prune-time`."""
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
+from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    usage = "onespike prune-time --recipe RECIPE --from T --out FOLDER"
-    return call(prune, arguments, usage, ("data", "model", "train", "loss"))
-
-
-def prune(overrides: Overrides, recipe: str = "digits", from_: int = 4, out: Path | None = None) -> int:
+def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out: Path | None = None) -> int:
     """Train at T time steps, then from the best weights at T - 1, … down to one (temporal pruning).
 
     FOLDER receives one run folder for each; the same command again goes on where it stopped.
@@ -25,9 +19,6 @@ def prune(overrides: Overrides, recipe: str = "digits", from_: int = 4, out: Pat
         from_: Time steps to begin with.
         out: Folder for the run folders T4, T3, …
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from onespike.training.loop import Stopped
     from onespike.training.pruning import prune_time
     from onespike.training.recipe import load_recipe
@@ -39,11 +30,9 @@ def prune(overrides: Overrides, recipe: str = "digits", from_: int = 4, out: Pat
     except Stopped:
         print("stopped and saved; the same command goes on", file=sys.stderr)
         return 130
-    table = Table("time steps", box=None, pad_edge=False, header_style="dim")
-    for column in ("test top-1", "held out", "seconds"):
-        table.add_column(column, justify="right")
+    table = plain_table("time steps", ">test top-1", ">held out", ">seconds")
     for steps, summary in summaries.items():
         held_out = "-" if summary["valid_top1"] is None else f"{summary['valid_top1']:.2f}%"
         table.add_row(str(steps), f"{summary['test_top1']:.2f}%", held_out, f"{summary['seconds']:.0f}")
-    Console(highlight=False).print(table)
+    person().print(table, soft_wrap=False)
     return 0

@@ -1,5 +1,6 @@
 """What commands print for a person."""
 
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def person(json: str | None = None) -> "Console":
     return console
 
 
-def plain_table(*columns: str, wrap: bool = False) -> "Table":
+def plain_table(*columns: str, rows: Iterable[Sequence[str]] = (), wrap: bool = False) -> "Table":
     """Make a table without lines; columns that begin with > are numbers, flush right."""
     from rich.table import Table
 
@@ -28,4 +29,6 @@ def plain_table(*columns: str, wrap: bool = False) -> "Table":
     for column in columns:
         side = "right" if column.startswith(">") else "left"
         table.add_column(column.removeprefix(">"), justify=side, no_wrap=not wrap)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*row)
     return table

@@ -1,17 +1,11 @@
 """`onespike train`."""
 
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from onespike.cli.command import Overrides, call
+from onespike.cli.command import Overrides
 from onespike.errors import OnespikeError
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run the command."""
-    return call(train, arguments, "onespike train", ("data", "model", "train", "loss", "conversion"))
 
 
 def train(

@@ -98,7 +98,7 @@ def test_runs_to_compare_need_no_other_subject(make_run, command):
     code, printed, _ = command("audit", *QUICK, "--compare", *(run.folder for run in runs))
     assert code == 0
     assert f"times the energy of {runs[1].folder} (91.00%)" in printed
-    code, again, _ = command("audit", *QUICK[:2], runs[0].folder, *QUICK[1:], "--compare", runs[1].folder)
+    code, again, _ = command("audit", *QUICK[:1], runs[0].folder, *QUICK[1:], "--compare", runs[1].folder)
     assert (code, again) == (0, printed)
 
 
@@ -162,7 +162,7 @@ def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch)
 )
 def test_bad_input(arguments, message, make_run, command):
     run = make_run()
-    code, _, complaints = command("audit", *(run.folder if a == "RUN" else a for a in arguments), *QUICK[:2])
+    code, _, complaints = command("audit", *(run.folder if a == "RUN" else a for a in arguments), *QUICK[:1])
     assert code == 2
     assert complaints.startswith("error: ")
     assert message in complaints
