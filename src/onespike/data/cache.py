@@ -11,13 +11,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from onespike.data.sets import Dataset, ImageSet
-from onespike.data.sources import PARTS, Content, HubUnreachableError, Sample, Source
+from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
 from onespike.data.sources.image import fit
 from onespike.durable import flush
 from onespike.errors import OnespikeError
@@ -62,13 +63,13 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
 
 def decode_here(content: Content, name: str, image_size: int | None = None) -> Dataset:
     """Decode images into memory; arguments and errors as in `open_cache`."""
-    parts, checked = {}, _checking(content, name, image_size)
-    for part, count in content.counts.items():
-        images, labels = np.empty(0, np.uint8), np.empty(count, np.int64)
-        for index, sample in enumerate(checked(part)):
-            images = images if index else np.empty((count, *sample.pixels.shape), np.uint8)
-            images[index], labels[index] = sample.pixels, sample.label
-        parts[part] = ImageSet(images, labels, np.arange(count))
+    parts, decoded = {}, _decoder(content, name, image_size)
+    for part, (labels, *_) in content.parts.items():
+        images = np.empty(0, np.uint8)
+        for index, pixels in enumerate(decoded(part)):
+            images = images if index else np.empty((len(labels), *pixels.shape), np.uint8)
+            images[index] = pixels
+        parts[part] = ImageSet(images, labels, np.arange(len(labels)))
     mean, std = channel_statistics(parts["train"].images)
     return Dataset.of(parts, name=name, classes=content.classes, mean=mean, std=std, note=content.note)
 
@@ -97,78 +98,64 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
 
 
 def _write(source: Source, folder: Path, image_size: int | None) -> None:
+    """Write <part>-images.npy, (N, H, W, C) uint8, and <part>-labels.npy, (N,) int64, in constant memory."""
     content = source.content()
-    counts = {part: count for part in PARTS if (count := content.counts.get(part))}
+    counts = {part: count for part in PARTS if (count := len(content.parts.get(part, [()])[0]))}
     if missing := {"train", "test"} - counts.keys():
         raise OnespikeError(
             f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
         )
-    checked = _checking(content, source.name, image_size)
+    decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
-        if (found := _write_part(folder, part, count, checked(part))) != count:
-            raise OnespikeError(
-                f"{source.origin}: {found:,} images in the {part} part; expected the {count:,} that it announces; "
-                "restore or download it again"
-            )
+        # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
+        # a process that touches the map, whereas `write` reports it.
+        with (folder / f"{part}-images.npy").open("wb") as file:
+            for index, pixels in enumerate(decoded(part)):
+                if not index:
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                file.write(np.ascontiguousarray(pixels).data)
+        np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
     meta = _identity(source, image_size) | {"name": source.name, "classes": content.classes, "mean": mean, "std": std}
     meta |= {"images": counts} | ({"note": content.note} if content.note else {})
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_part(folder: Path, part: str, count: int, samples: Iterator[Sample]) -> int:
-    """Write <part>-images.npy, (count, H, W, C) uint8, and <part>-labels.npy, int64, in constant memory."""
-    labels: list[int] = []
-    # Written from front to back rather than through a writable memory map: where the disk is full, the system kills a
-    # process that touches the map, whereas `write` reports it.
-    with (folder / f"{part}-images.npy").open("wb") as file:
-        for sample in samples:
-            if not labels:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *sample.pixels.shape)}
-                np.lib.format.write_array_header_1_0(file, header)
-            file.write(np.ascontiguousarray(sample.pixels).data)
-            labels.append(sample.label)
-    np.save(folder / f"{part}-labels.npy", np.array(labels, np.int64))
-    return len(labels)
-
-
-def _checking(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[Sample]]:
-    """Make what decodes a part: resized, with labels in range, all images square and of the first one's shape."""
+def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
+    """Make what decodes a part: resized, all images square and as large as the first, in grey if all are, or colour."""
     from rich.console import Console
     from rich.progress import track
 
+    content.expect_labels_in_range()
     console = Console(stderr=True)
-    first: Sample | None = None
+    first: tuple[int, str] | None = None
 
-    def checked(part: str) -> Iterator[Sample]:
+    @cache
+    def all_grey() -> bool:
+        every = content.parts.values()
+        return all(part.pixels(index).shape[2] == 1 for part in every for index in range(len(part.labels)))
+
+    def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
-        shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-        for sample in track(content.samples(part), f"decoding {name} (once)", content.counts[part], **shown):
-            if not 0 <= sample.label < len(content.classes):
-                raise OnespikeError(
-                    f"{sample.origin}: label {sample.label}; expected 0 to {len(content.classes) - 1}; correct it"
-                )
+        part, shown = content.parts[which], {"transient": True, "disable": not console.is_terminal}
+        for index in track(range(len(part.labels)), f"decoding {name} (once)", console=console, **shown):
+            pixels, origin = part.pixels(index), part.origins[index]
+            if pixels.shape[2] == 1 and not all_grey():
+                pixels = pixels.repeat(3, 2)
             if image_size is not None:
-                sample = sample._replace(pixels=fit(sample.pixels, image_size))
-            first = first or sample
-            _expect_shape(sample, first)
-            yield sample
+                pixels = fit(pixels, image_size)
+            height, width, _ = pixels.shape
+            side, where = first = first or (width, origin)
+            if height != width or width != side:
+                expected = "a square" if height != width else f"{side}x{side} as in {where}"
+                raise OnespikeError(
+                    f"{origin}: {width}x{height} pixels; expected {expected}; pass --data.image_size to cut a square "
+                    "of one size out of each"
+                )
+            yield pixels
 
-    return checked
-
-
-def _expect_shape(sample: Sample, first: Sample) -> None:
-    height, width, _ = sample.pixels.shape
-    if height != width:
-        raise OnespikeError(
-            f"{sample.origin}: {width}x{height} pixels; expected a square; pass --data.image_size to cut one of each"
-        )
-    if sample.pixels.shape != first.pixels.shape:
-        side = first.pixels.shape[0]
-        raise OnespikeError(
-            f"{sample.origin}: {width}x{height} pixels; expected {side}x{side} as in {first.origin}; pass "
-            "--data.image_size to resize all"
-        )
+    return decoded
 
 
 def _read(entry: Path) -> Dataset:

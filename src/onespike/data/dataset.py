@@ -84,6 +84,7 @@ def as_dataset(
     shape = parts["train"].shape
     if not shape:
         return decode_here(content, name, image_size).divided(holdout, limit)
+    content.expect_labels_in_range()
     expected = (*shape[:1], *((image_size,) * 2 if image_size else shape[-1:] * 2))
     for part in parts.values():
         if part.shape != expected or len(expected) != 3:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
-from onespike.data.sources import PARTS, Content, Sample
+from onespike.data.sources import PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.errors import OnespikeError
 
@@ -45,13 +44,13 @@ class ItemSet(ImageSet):
     def shape(self) -> tuple[int, ...]:
         return self.floats
 
-    def origin(self, index: int) -> str:
+    def origin(self, position: int) -> str:
         """Name an item for a person."""
-        return f"{self.where}: item {index}"
+        return f"{self.where}: item {self.indices[position]}"
 
-    def pixels(self, index: int) -> np.ndarray:
-        """Raw image of an item, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
-        return uint8_pixels(_fetch(self.images, index, self.where)[0], self.origin(index))
+    def pixels(self, position: int) -> np.ndarray:
+        """Raw image, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
+        return uint8_pixels(_fetch(self.images, int(self.indices[position]), self.where)[0], self.origin(position))
 
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
@@ -69,7 +68,7 @@ class ItemSet(ImageSet):
         if tensor is None or tuple(tensor.shape) != self.shape or label != self.labels[index]:
             kind, shape = getattr(image, "dtype", type(image).__name__), tuple(getattr(image, "shape", ()))
             raise OnespikeError(
-                f"{self.origin(index)}: an image of {kind}, shape {shape}, label {label}; expected floats, shape "
+                f"{self.origin(position)}: an image of {kind}, shape {shape}, label {label}; expected floats, shape "
                 f"{self.shape}, label {self.labels[index]} as at first; make items alike, and always the same"
             )
         return tensor, label
@@ -111,33 +110,17 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 
 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
-    """Describe parts to what decodes them, raw images in grey if all are grey, else in colour.
+    """Describe parts to what decodes them.
 
-    The class names are those given, or those that the training part knows, or else "0" to its largest label. A label
-    out of their range is an OnespikeError, which names the item.
+    The class names are those given, or those that the training part knows, or else "0" to its largest label.
     """
     train = parts["train"]
     known = classes or getattr(_whole(train.images), "classes", None) or range(int(train.labels.max()) + 1)
-    for part in parts.values():
-        wrong = part.indices[(part.targets < 0) | (part.targets >= len(known))]
-        if len(wrong):
-            found, expected = part.labels[wrong[0]], f"0 to {len(known) - 1}"
-            raise OnespikeError(f"{part.origin(wrong[0])}: label {found}; expected {expected}; correct it")
-
-    @cache
-    def all_grey() -> bool:
-        return all(part.pixels(i).shape[2] == 1 for part in parts.values() for i in part.indices.tolist())
-
-    def samples(name: str) -> Iterator[Sample]:
-        for index in parts[name].indices.tolist():
-            pixels = parts[name].pixels(index)
-            if pixels.shape[2] == 1 and not all_grey():
-                pixels = pixels.repeat(3, 2)
-            yield Sample(pixels, int(parts[name].labels[index]), parts[name].origin(index))
-
     split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
-    return Content(tuple(map(str, known)), {name: len(part) for name, part in parts.items()}, samples, note)
+    numbered = {name: (part, [part.origin(i) for i in range(len(part))]) for name, part in parts.items()}
+    sources = {name: Part(part.targets, origins, part.pixels) for name, (part, origins) in numbered.items()}
+    return Content(tuple(map(str, known)), sources, note)
 
 
 def _whole(source: Any) -> Any:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from onespike.data.sources import Content, Sample
+from onespike.data.sources import Content, Part
 
 
 @dataclass
@@ -14,7 +14,6 @@ class Made:
 
     hash: str = "a"
     before: Callable[[int], object] = lambda _: None
-    announced: int = 6
     name: str = "made"
     origin: str = "memory"
     classes: tuple = ("x", "y")
@@ -24,11 +23,12 @@ class Made:
         return self.hash
 
     def content(self):
-        return Content(self.classes, {"train": self.announced, "test": self.announced}, self.samples)
+        return Content(self.classes, {name: self.part(seed) for seed, name in enumerate(("train", "test"))})
 
-    def samples(self, part):
-        rng = np.random.default_rng(len(part))
-        for index in range(6):
+    def part(self, seed):
+        def pixels(index):
             self.before(index)
             self.decoded.append(index)
-            yield Sample(rng.integers(0, 256, (4, 4, 3), np.uint8), index % 2, f"image {index}")
+            return np.random.default_rng((seed, index)).integers(0, 256, (4, 4, 3), np.uint8)
+
+        return Part(np.arange(6) % 2, [f"image {i}" for i in range(6)], pixels)

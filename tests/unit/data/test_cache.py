@@ -159,13 +159,6 @@ def test_a_damaged_entry_is_named(cache):
         open_cache(Made(), cache)
 
 
-@pytest.mark.parametrize("announced", [5, 7])
-def test_another_number_of_images_than_announced(cache, announced):
-    with pytest.raises(OnespikeError, match=f"memory: 6 images in the train part; expected the {announced}"):
-        open_cache(Made(announced=announced), cache)
-    assert list(cache.iterdir()) == []
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("count", [1, 700])
 def test_mean_and_deviation_are_exact(channels, count):

@@ -1,6 +1,6 @@
 """Where images come from: the data sets by name, and what each offers to the cache."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -24,21 +24,27 @@ SOURCES = {
 PARTS = ("train", "validation", "test")
 
 
-class Sample(NamedTuple):
-    """One decoded image."""
+class Part(NamedTuple):
+    """The N images of a part of a source."""
 
-    pixels: np.ndarray  # (H, W, C) uint8; C is 1 (grey) or 3 (red, green, blue), the same throughout a source
-    label: int  # whoever stores the sample checks its range
-    origin: str  # for errors: its path, its file and row, or archive and member
+    labels: np.ndarray  # (N,) int64
+    origins: Sequence[str]  # names images in errors: their paths, their files and rows, or archive and members
+    pixels: Callable[[int], np.ndarray]  # decodes an image: (H, W, C) uint8, C = 1 if it is stored in grey, else 3
 
 
 class Content(NamedTuple):
     """What is in a source."""
 
     classes: tuple[str, ...]  # a label is an index into them
-    counts: dict[str, int]  # part, one of `PARTS` -> number of its images
-    samples: Callable[[str], Iterable[Sample]]  # decodes a part's images one by one, always in the same order
+    parts: Mapping[str, Part]  # by names out of `PARTS`
     note: str = ""  # what was decided about it and matters to who compares results
+
+    def expect_labels_in_range(self) -> None:
+        """Raise an OnespikeError if a label is out of range, which names the image."""
+        for part in self.parts.values():
+            for wrong in np.flatnonzero((part.labels < 0) | (part.labels >= len(self.classes)))[:1].tolist():
+                label, largest = part.labels[wrong], len(self.classes) - 1
+                raise OnespikeError(f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it")
 
 
 class Source(NamedTuple):

@@ -6,7 +6,7 @@ The reader here knows three functions, those that numpy arrays are made of, and 
 
 import io
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from typing_extensions import override
 
-from onespike.data.sources import Content, Sample, Source
+from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files
 from onespike.data.sources.hub import Hosted, open_hosted
 from onespike.errors import OnespikeError
@@ -79,15 +79,14 @@ def _official(cifar: _Cifar, ending: str, files: Files) -> Source:
             _expect_sizes(cifar, sizes, files, raw)
         read = _read_binary if ending else _read_pickle
         arrays = {name: read(cifar, raw.pop(name), files.where(name)) for name in sizes}
-        counts = {part: sum(len(arrays[name][1]) for name in names) for part, names in cifar.files.items()}
-        return Content(cifar.hosted.classes, counts, partial(samples, arrays))
+        return Content(cifar.hosted.classes, {name: part(arrays, names) for name, names in cifar.files.items()})
 
-    def samples(arrays: dict[str, tuple[np.ndarray, np.ndarray]], part: str) -> Iterator[Sample]:
-        for name in cifar.files[part]:
-            pixels, labels = arrays[name]
-            images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            for row, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield Sample(image, int(label), f"{files.where(name + ending)}: image {row}")
+    def part(arrays: dict[str, tuple[np.ndarray, np.ndarray]], names: Iterable[str]) -> Part:
+        pixels, labels = (np.concatenate(each) for each in zip(*(arrays[name] for name in names), strict=True))
+        origins = [
+            f"{files.where(name + ending)}: image {row}" for name in names for row in range(len(arrays[name][1]))
+        ]
+        return Part(labels.astype(np.int64), origins, pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).__getitem__)
 
     return Source(cifar.hosted.name, str(files.root), lambda: files.key(name + ending for name in sizes), content)
 

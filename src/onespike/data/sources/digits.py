@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from onespike.data.sets import split
-from onespike.data.sources import Content, Sample, Source
+from onespike.data.sources import Content, Part, Source
 from onespike.errors import OnespikeError
 
 
@@ -23,13 +23,13 @@ def open_digits(root: Path | None) -> Iterator[Source]:
     shipped = load_digits()
     pixels = np.rint(shipped.images * (255 / 16)).astype(np.uint8)  # (1797, 8, 8); 0..16 is spread over 0..255
     labels = shipped.target.astype(np.int64)
-    parts = dict(zip(("train", "test"), split(labels, 1437), strict=True))
 
-    def samples(part: str) -> Iterator[Sample]:
-        for index in parts[part]:
-            enlarged = Image.fromarray(pixels[index]).resize((32, 32), Image.Resampling.BICUBIC)
-            yield Sample(np.asarray(enlarged)[:, :, None], int(labels[index]), f"digits: image {index}")
+    def part(indices: np.ndarray) -> Part:
+        return Part(labels[indices], [f"digits: image {i}" for i in indices], lambda i: enlarged(indices[i]))
 
-    content = Content(tuple("0123456789"), {part: len(indices) for part, indices in parts.items()}, samples)
+    def enlarged(index: int) -> np.ndarray:
+        return np.asarray(Image.fromarray(pixels[index]).resize((32, 32), Image.Resampling.BICUBIC))[:, :, None]
+
+    content = Content(tuple("0123456789"), dict(zip(("train", "test"), map(part, split(labels, 1437)), strict=True)))
     digest = hashlib.sha256(pixels.tobytes() + labels.tobytes()).hexdigest()
     yield Source("digits", "embedded in scikit-learn", lambda: digest, lambda: content)

@@ -4,10 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from onespike.data.sources import PARTS, Content, Sample, Source
+import numpy as np
+
+from onespike.data.sources import PARTS, Content, Part, Source
 from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
-from onespike.data.sources.image import decode, is_grey
+from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
 _EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -23,7 +25,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
 
     They may lie in a folder or archive, or one folder down. With both, val/ is the validation part; with one, it is the
     test part. Classes are numbered in the order of their names, images sorted by name; other files and hidden ones are
-    left out. All images are read in grey if all of them are stored so, else in colour.
+    left out.
     """
     if root is None:
         raise OnespikeError("folder: no root given; expected a folder with train/ and val/ or test/; pass --data.root")
@@ -48,9 +50,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
 
         def content() -> Content:
             classes = _classes(files, dict(zip(places, listings, strict=True)))
-            grey = all(is_grey(files.read(name), files.where(name)) for name in names)
-            parts = dict(zip(used, listings, strict=True))
-            return _content(files, classes, classes, parts, 1 if grey else 3)
+            return _content(files, classes, classes, dict(zip(used, listings, strict=True)))
 
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
@@ -78,25 +78,23 @@ def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:
     return sorted(train)
 
 
-def _content(
-    files: Files, folders: Sequence[str], classes: Sequence[str], parts: Mapping[str, Listing], channels: int
-) -> Content:
-    labels = {name: label for label, name in enumerate(folders)}
+def _content(files: Files, folders: Sequence[str], classes: Sequence[str], parts: Mapping[str, Listing]) -> Content:
+    numbers = {name: number for number, name in enumerate(folders)}
 
-    def samples(part: str) -> Iterator[Sample]:
-        for name, folder in parts[part]:
-            yield Sample(decode(files.read(name), files.where(name), channels), labels[folder], files.where(name))
+    def part(listing: Listing) -> Part:
+        origins = [files.where(name) for name, _ in listing]
+        labels = np.array([numbers[folder] for _, folder in listing], np.int64)
+        return Part(labels, origins, lambda i: decode(files.read(listing[i][0]), origins[i]))
 
-    return Content(tuple(classes), {part: len(listing) for part, listing in parts.items()}, samples)
+    return Content(tuple(classes), {name: part(listing) for name, listing in parts.items()})
 
 
 def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
     """Open Tiny-ImageNet (Le and Yang 2015): 200 classes of 64x64 pixels, 500 + 50 images each.
 
     The official layout is wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/* and val_annotations.txt. Its
-    validation images are the test part, because the labels of its test images were never published. Some images are
-    grey; all are read as colour. Classes are numbered by their WordNet number, as on the Hub, not in the order of
-    wnids.txt.
+    validation images are the test part, because the labels of its test images were never published. Classes are
+    numbered by their WordNet number, as on the Hub, not in the order of wnids.txt.
     """
     return open_hosted(_HOSTED, root, {"wnids.txt": ("official, beside train/ and val/", _tiny_imagenet)})
 
@@ -123,9 +121,8 @@ def _tiny_imagenet(files: Files) -> Source:
         # The first word for each class, such as "goldfish"; its WordNet number if there is none.
         rows = (line.split("\t") for line in _lines(files, "words.txt"))
         words = {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2}
-        return _content(
-            files, list(wnids), [words.get(wnid, wnid) for wnid in wnids], {"train": train, "test": test}, 3
-        )
+        classes = [words.get(wnid, wnid) for wnid in wnids]
+        return _content(files, list(wnids), classes, {"train": train, "test": test})
 
     used = ["wnids.txt", "words.txt", _ANNOTATIONS, *(name for name, _ in train + test)]
     return Source(_HOSTED.name, str(files.root), lambda: files.key(used), content)

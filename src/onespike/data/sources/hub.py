@@ -11,8 +11,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from onespike.data.items import content_of, parts_of
-from onespike.data.sources import Content, HubUnreachableError, Sample, Source
+from onespike.data.sources import Content, HubUnreachableError, Part, Source
 from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
@@ -189,34 +191,34 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
         first = next(iter(tables["train"].values()))
         metadata = json.loads((first.schema.metadata or {}).get(b"huggingface", b"{}"))
         described = metadata.get("info", {}).get("features", {}).get(data.label, {})
-        counts = {part: sum(map(len, found.values())) for part, found in tables.items()}
-        classes = tuple(described.get("names") or data.classes)
-        return Content(classes, counts, lambda part: samples(tables[part]))
+        return Content(tuple(described.get("names") or data.classes), {name: part(tables[name]) for name in tables})
 
-    def samples(tables: Mapping[Path, Any]) -> Iterator[Sample]:
-        for path, table in tables.items():
-            for number, cells in enumerate(zip(table[data.image], table[data.label], strict=True)):
-                origin, (image, label) = f"{path}: row {number}", (cell.as_py() for cell in cells)
-                if label is None or image is None or image["bytes"] is None:
-                    raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
-                yield Sample(decode(image["bytes"], origin, 3), label, origin)
+    def part(tables: Mapping[Path, Any]) -> Part:
+        origins = [f"{path}: row {row}" for path, table in tables.items() for row in range(len(table))]
+        images = [image for table in tables.values() for image in table.flatten()[f"{data.image}.bytes"]]
+        labels = [label for table in tables.values() for label in table[data.label].to_pylist()]
+        for origin, image, label in zip(origins, images, labels, strict=True):
+            if label is None or not image.is_valid:
+                raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
+        return Part(np.array(labels, np.int64), origins, lambda i: decode(images[i].as_py(), origins[i]))
 
     return Source(data.name, str(folder), key, content)
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
     """Part -> its files; a part that was cut in several says in each name how many there are."""
-    found = {start: sorted(folder.glob(f"{start}*.parquet")) for start in ("train", "val", "test")}
+    starts = {"train": "train", "validation": "val", "test": "test"}
+    found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():
         for path in files:
             announced = re.search(r"-of-(\d+)", path.name)
             if announced and int(announced[1]) != len(files):
                 raise OnespikeError(f"{path}: one of {len(files)} files; expected {int(announced[1])}; add the others")
-    if not (found["test"] or found["val"]):
-        raise OnespikeError(f"{folder}: no test*.parquet or val*.parquet; expected one of them; add it")
     if not found["test"]:
-        return {"train": found["train"], "test": found["val"]}
-    return {"train": found["train"], "validation": found["val"], "test": found["test"]}
+        found["test"] = found.pop("validation")
+    if not found["test"]:
+        raise OnespikeError(f"{folder}: no test*.parquet or val*.parquet; expected one of them; add it")
+    return found
 
 
 def _table(path: Path, data: Hosted) -> Any:

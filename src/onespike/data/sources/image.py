@@ -1,8 +1,6 @@
 """From an image file's bytes, or an image of Pillow's, to pixels: (H, W, C) uint8, C = 1 (grey) or 3 (colour)."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,14 +25,15 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
     Raises:
         OnespikeError: The image is damaged, or has more than 8 bits a channel.
     """
-    with _opened(data, origin) as image:
-        return _pixels(image, origin, channels)
-
-
-def is_grey(data: bytes, origin: str) -> bool:
-    """Tell from an image file's header whether it is stored in grey."""
-    with _opened(data, origin) as image:
-        return image.mode in _GREY_MODES
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return _pixels(image, origin, channels)
+    except OnespikeError:
+        raise
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
+        reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
+        raise OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole one; restore it") from error
 
 
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
@@ -70,16 +69,3 @@ def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.
     channels = channels or (1 if image.mode in _GREY_MODES else 3)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
-
-
-@contextmanager
-def _opened(data: bytes, origin: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            yield image
-    except OnespikeError:
-        raise
-    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
-        # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
-        reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
-        raise OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole one; restore it") from error
