@@ -18,21 +18,14 @@ _STARTED = time.perf_counter()
 
 @dataclass
 class Machine:
-    """How busy the machine was while something ran.
+    """How busy the machine was while something ran."""
 
-    Attributes:
-        cpu: Processor seconds of this process in each second.
-        load: The system's load average over the last minute, this process included; None where it has none.
-        others: Cores that others used, as far as the load average tells; None likewise.
-        threads: Threads that this process computes with.
-        waits: Whether an accelerator computes, so that this process may well wait.
-    """
-
-    cpu: float = 0.0
+    cpu: float = 0.0  # processor seconds of this process in each second
+    # The system's load average over the last minute, this process included; None where it has none
     load: float | None = None
-    others: float | None = None
-    threads: int = 1
-    waits: bool = False
+    others: float | None = None  # cores that others used, as far as the load average tells; None likewise
+    threads: int = 1  # threads that this process computes with
+    waits: bool = False  # whether an accelerator computes, so that this process may well wait
 
     @property
     def busy(self) -> str | None:

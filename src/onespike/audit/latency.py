@@ -21,36 +21,21 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Latency:
-    """Time and memory of one forward pass.
+    """Time and memory of one forward pass."""
 
-    Attributes:
-        batch: Images in the batch.
-        runs: Passes timed, after a warm-up.
-        median: Seconds for the batch.
-        low: First quartile of the seconds.
-        high: Third quartile of the seconds.
-        memory: Peak memory in bytes: resident of the whole process on a CPU, allocated on CUDA; None where it cannot be
-            told.
-        dtype: Arithmetic.
-        device: Where it ran.
-        threads: Threads of the CPU.
-        cpu: Processor seconds of this process in each second meanwhile.
-        load: The system's load average, this process included; None where it has none.
-        busy: Why the time is not to be trusted: what else the machine did; None if it is.
-    """
-
-    batch: int
-    runs: int
-    median: float
-    low: float
-    high: float
+    batch: int  # images in the batch
+    runs: int  # passes timed, after a warm-up
+    median: float  # seconds for the batch
+    low: float  # first quartile of the seconds
+    high: float  # third quartile of the seconds
+    # Peak memory in bytes: resident of the whole process on a CPU, allocated on CUDA; None where it cannot be told
     memory: int | None
-    dtype: str
-    device: str
-    threads: int
-    cpu: float
-    load: float | None
-    busy: str | None
+    dtype: str  # arithmetic
+    device: str  # where it ran
+    threads: int  # threads of the CPU
+    cpu: float  # processor seconds of this process in each second meanwhile
+    load: float | None  # the system's load average, this process included; None where it has none
+    busy: str | None  # why the time is not to be trusted: what else the machine did; None if it is
 
     @property
     def images_per_second(self) -> float:

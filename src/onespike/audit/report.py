@@ -17,18 +17,12 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The energy of one network over that of another, and both accuracies.
+    """The energy of one network over that of another, and both accuracies."""
 
-    Attributes:
-        first: Name of the network that is judged.
-        second: Name of the network it is held against.
-        accuracies: Top-1 of the two, in percent.
-        ratios: By convention, the energy of the second over that of the first: how often less the first needs.
-    """
-
-    first: str
-    second: str
-    accuracies: tuple[float, float]
+    first: str  # name of the network that is judged
+    second: str  # name of the network it is held against
+    accuracies: tuple[float, float]  # top-1 of the two, in percent
+    # By convention, the energy of the second over that of the first: how often less the first needs
     ratios: dict[Convention, float]
 
 

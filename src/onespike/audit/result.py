@@ -14,31 +14,18 @@ from onespike.durable import csv_text
 
 @dataclass(frozen=True)
 class Audit:
-    """What a network costs.
+    """What a network costs."""
 
-    Attributes:
-        name: The run, or the model.
-        operations: What it does for one image.
-        table: The constants that energy is computed from.
-        preset: The preset it was built with; empty for a model of another make.
-        trained: Whether its weights were trained: those of a fresh network fire at rates that mean little.
-        data: Name of the data set that the images are from; "noise" if none are; empty if it has no name.
-        accuracy: Top-1 on the test images, in percent; None if it is not known.
-        latency: Measurements, by batch size; empty if none were made.
-        scaling: How the cost grows; empty if it was not asked for.
-        joules: What a meter said.
-    """
-
-    name: str
-    operations: Operations
-    table: EnergyTable
-    preset: str = ""
-    trained: bool = True
-    data: str = ""
-    accuracy: float | None = None
-    latency: tuple[Latency, ...] = ()
-    scaling: tuple[Scaling, ...] = ()
-    joules: Joules = UNMEASURED
+    name: str  # the run, or the model
+    operations: Operations  # what it does for one image
+    table: EnergyTable  # the constants that energy is computed from
+    preset: str = ""  # the preset it was built with; empty for a model of another make
+    trained: bool = True  # whether its weights were trained: those of a fresh network fire at rates that mean little
+    data: str = ""  # name of the data set that the images are from; "noise" if none are; empty if it has no name
+    accuracy: float | None = None  # top-1 on the test images, in percent; None if it is not known
+    latency: tuple[Latency, ...] = ()  # measurements, by batch size; empty if none were made
+    scaling: tuple[Scaling, ...] = ()  # how the cost grows; empty if it was not asked for
+    joules: Joules = UNMEASURED  # what a meter said
 
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
         """Energy for one image by what it is spent on, of the network or of an estimated twin."""

@@ -36,17 +36,12 @@ _FINE = 1e-3
 
 
 class Arrival(NamedTuple):
-    """What arrives.
+    """What arrives."""
 
-    Attributes:
-        kind: One of `KINDS`.
-        step: c, the size of one spike; None for real values, where only zeros came, and where each channel has its own.
-        levels: The largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real.
-    """
-
-    kind: Kind
+    kind: Kind  # one of `KINDS`
+    # C, the size of one spike; None for real values, where only zeros came, and where each channel has its own
     step: float | None
-    levels: int
+    levels: int  # the largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real
 
 
 class Arrivals:

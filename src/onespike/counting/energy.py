@@ -42,25 +42,15 @@ _PICO = 1e-12
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy for one image, in joule, by what it is spent on.
+    """Energy for one image, in joule, by what it is spent on."""
 
-    Attributes:
-        real: Multiply-accumulates.
-        spikes: Accumulates.
-        elementwise: Work value by value.
-        storage: Reading all weights once, from where all of them lie.
-        weights: Reading one weight for each operation, from the nearest memory.
-        activations: Writing and reading what arrives at the layers.
-        potentials: Writing and reading potentials that are handed on.
-    """
-
-    real: float = 0.0
-    spikes: float = 0.0
-    elementwise: float = 0.0
-    storage: float = 0.0
-    weights: float = 0.0
-    activations: float = 0.0
-    potentials: float = 0.0
+    real: float = 0.0  # multiply-accumulates
+    spikes: float = 0.0  # accumulates
+    elementwise: float = 0.0  # work value by value
+    storage: float = 0.0  # reading all weights once, from where all of them lie
+    weights: float = 0.0  # reading one weight for each operation, from the nearest memory
+    activations: float = 0.0  # writing and reading what arrives at the layers
+    potentials: float = 0.0  # writing and reading potentials that are handed on
 
     @property
     def total(self) -> float:
@@ -79,25 +69,16 @@ class Energy:
 
 @dataclass(frozen=True)
 class EnergyTable:
-    """The constants of an energy file, in picojoule; see `energy.yaml`, which explains each.
+    """The constants of an energy file, in picojoule; see `energy.yaml`, which explains each."""
 
-    Attributes:
-        operations: "fp32" and "int8": energy to "multiply" and to "add".
-        elementwise: Energy of each kind of element-wise work.
-        width: Bits of one memory access.
-        levels: Memories from small to large: (name, bytes, energy of an access); the last holds anything (None bytes).
-        bits: Width of a "weight", a "real" activation, a "potential".
-        sources: Where each section comes from.
-        file: Where they were read.
-    """
-
-    operations: dict[str, dict[str, float]]
-    elementwise: dict[str, float]
-    width: int
+    operations: dict[str, dict[str, float]]  # "fp32" and "int8": energy to "multiply" and to "add"
+    elementwise: dict[str, float]  # energy of each kind of element-wise work
+    width: int  # bits of one memory access
+    # Memories from small to large: (name, bytes, energy of an access); the last holds anything (None bytes)
     levels: tuple[tuple[str, int | None, float], ...]
-    bits: dict[str, float]
-    sources: dict[str, str]
-    file: str
+    bits: dict[str, float]  # width of a "weight", a "real" activation, a "potential"
+    sources: dict[str, str]  # where each section comes from
+    file: str  # where they were read
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> "EnergyTable":

@@ -27,40 +27,25 @@ _KEPT = 2**20
 
 @dataclass(frozen=True)
 class Neurons:
-    """A layer of neurons.
+    """A layer of neurons."""
 
-    Attributes:
-        path: The module.
-        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0.
-        threshold: The threshold; the mean, if each channel has its own; None where it is not known.
-        potentials: The potential below which 5, 25, 50, 75 and 95% of all potentials lie; empty where none were seen.
-    """
-
-    path: str
-    firing_rate: float
-    threshold: float | None
+    path: str  # the module
+    firing_rate: float  # spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0
+    threshold: float | None  # the threshold; the mean, if each channel has its own; None where it is not known
+    # The potential below which 5, 25, 50, 75 and 95% of all potentials lie; empty where none were seen
     potentials: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one module does for one image, the modules inside it left out.
+    """What one module does for one image, the modules inside it left out."""
 
-    Attributes:
-        path: Where the module is; empty for the model itself.
-        type: Name of its class.
-        products: Products, in the order in which they are first computed.
-        elementwise: Work value by value, by kind: "add", "multiply", "compare", "special", "random".
-        potentials: Potentials that are handed on, read and written.
-        handing: Whether all of this is done to hand potentials on: charging and fusing them, merging their maps.
-    """
-
-    path: str
-    type: str
-    products: tuple[Product, ...]
-    elementwise: dict[str, float]
-    potentials: Traffic
-    handing: bool
+    path: str  # where the module is; empty for the model itself
+    type: str  # name of its class
+    products: tuple[Product, ...]  # products, in the order in which they are first computed
+    elementwise: dict[str, float]  # work value by value, by kind: "add", "multiply", "compare", "special", "random"
+    potentials: Traffic  # potentials that are handed on, read and written
+    handing: bool  # whether all of this is done to hand potentials on: charging and fusing them, merging their maps
 
     @property
     def group(self) -> str:
@@ -71,19 +56,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Operations:
-    """What a network does for one image.
+    """What a network does for one image."""
 
-    Attributes:
-        images: How many were looked at.
-        layers: The modules that do something, in the network's order.
-        neurons: The layers of neurons, in that order.
-        weights: Parameters of the model.
-    """
-
-    images: int
-    layers: tuple[Layer, ...]
-    neurons: tuple[Neurons, ...]
-    weights: int
+    images: int  # how many were looked at
+    layers: tuple[Layer, ...]  # the modules that do something, in the network's order
+    neurons: tuple[Neurons, ...]  # the layers of neurons, in that order
+    weights: int  # parameters of the model
 
     @cached_property
     def products(self) -> tuple[Product, ...]:

@@ -19,35 +19,24 @@ _EXACT_FLOAT32 = 2**24
 
 @dataclass(frozen=True)
 class Product:
-    """Multiplications of one kind in one layer, per image.
+    """Multiplications of one kind in one layer, per image."""
 
-    Attributes:
-        name: What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or
-            "state" (of a recurrent layer).
-        arrives: What arrives at it: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`.
-        step: The size c of one spike; None for real values, where none came, or where each channel has its own.
-        levels: The largest number of spikes in one value; 0 for real values.
-        rate: Spikes per arriving value; of real values, the share that is not 0.
-        macs: Dense multiply-accumulates, as frameworks count them: zeros of the padding included.
-        reached: Those that a value of the input reaches: zeros of the padding left out.
-        nonzero: Those that a value other than 0 reaches: what is left if zeros are skipped.
-        operations: What has to be done: accumulates, one for each spike and weight that it meets; or, where real
-            values arrive, `reached` multiply-accumulates.
-        inputs: Arriving values.
-        weights: Weights, 0 in a product of two activations.
-    """
-
+    # What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or "state" (of
+    # a recurrent layer)
     name: str
-    arrives: Kind
+    arrives: Kind  # what arrives at it: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`
+    # The size c of one spike; None for real values, where none came, or where each channel has its own
     step: float | None
-    levels: int
-    rate: float
-    macs: float
-    reached: float
-    nonzero: float
+    levels: int  # the largest number of spikes in one value; 0 for real values
+    rate: float  # spikes per arriving value; of real values, the share that is not 0
+    macs: float  # dense multiply-accumulates, as frameworks count them: zeros of the padding included
+    reached: float  # those that a value of the input reaches: zeros of the padding left out
+    nonzero: float  # those that a value other than 0 reaches: what is left if zeros are skipped
+    # What has to be done: accumulates, one for each spike and weight that it meets; or, where real values arrive,
+    # `reached` multiply-accumulates
     operations: float
-    inputs: float
-    weights: int
+    inputs: float  # arriving values
+    weights: int  # weights, 0 in a product of two activations
 
 
 class Operand:

@@ -51,35 +51,21 @@ class Confusion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How a network did on a part of a data set.
+    """How a network did on a part of a data set."""
 
-    Attributes:
-        data: Name of the data set.
-        part: Which part of it.
-        checkpoint: "best" or "last", whichever was asked for.
-        epochs: Epochs after which its weights were saved.
-        classes: Class names.
-        images: Images in the part.
-        passes: How often the network saw all of them.
-        deterministic: Whether the network gives the same answers at each pass, so that one pass is all there is to see.
-        loss: Mean cross-entropy.
-        top1: Share of images whose first guess is right, in percent.
-        top5: Share of images with the right class among the first five guesses, in percent.
-        confusion: Images by true class (row) and first guess (column), (K, K), summed over the passes.
-    """
-
-    data: str
-    part: str
-    checkpoint: str
-    epochs: int
-    classes: tuple[str, ...]
-    images: int
-    passes: int
+    data: str  # name of the data set
+    part: str  # which part of it
+    checkpoint: str  # "best" or "last", whichever was asked for
+    epochs: int  # epochs after which its weights were saved
+    classes: tuple[str, ...]  # class names
+    images: int  # images in the part
+    passes: int  # how often the network saw all of them
+    # Whether the network gives the same answers at each pass, so that one pass is all there is to see
     deterministic: bool
-    loss: Spread
-    top1: Spread
-    top5: Spread
-    confusion: Tensor
+    loss: Spread  # mean cross-entropy
+    top1: Spread  # share of images whose first guess is right, in percent
+    top5: Spread  # share of images with the right class among the first five guesses, in percent
+    confusion: Tensor  # images by true class (row) and first guess (column), (K, K), summed over the passes
 
     @cached_property
     def per_class(self) -> dict[str, float | None]:

@@ -24,22 +24,14 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """What one layer of neurons did; None stands for what is not known. The first axis of its tensors is time.
+    """What one layer of neurons did; None stands for what is not known. The first axis of its tensors is time."""
 
-    Attributes:
-        name: Where it is in its block, such as "unit.neuron1", or in the network.
-        potentials: At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no
-            map.
-        spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
-        threshold: A scalar, or in a shape that broadcasts to the potentials.
-        surrogate: Its name.
-    """
-
-    name: str
+    name: str  # where it is in its block, such as "unit.neuron1", or in the network
+    # At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no map
     potentials: Tensor | None
-    spikes: Tensor
-    threshold: Tensor | None
-    surrogate: str | None
+    spikes: Tensor  # zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1
+    threshold: Tensor | None  # a scalar, or in a shape that broadcasts to the potentials
+    surrogate: str | None  # its name
 
     @property
     def distances(self) -> Tensor | None:
@@ -73,24 +65,16 @@ class LayerView:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one block did; in a network without such blocks, one layer of neurons.
+    """What one block did; in a network without such blocks, one layer of neurons."""
 
-    Attributes:
-        number: Position in the network, from 1.
-        name: What it is called: "block 1", or where the layer of neurons is.
-        spike_map: Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next
-            layer receives them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
-        layers: Its layers of neurons, in the order in which they are registered.
-        window_kind: "average" or "dilated"; empty where there are no windows.
-        windows: Its four windows in the pixels of the image; none where there are none.
-    """
-
-    number: int
-    name: str
+    number: int  # position in the network, from 1
+    name: str  # what it is called: "block 1", or where the layer of neurons is
+    # Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next layer receives
+    # them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
     spike_map: Tensor
-    layers: tuple[LayerView, ...]
-    window_kind: str = ""
-    windows: tuple[Box, ...] = ()
+    layers: tuple[LayerView, ...]  # its layers of neurons, in the order in which they are registered
+    window_kind: str = ""  # "average" or "dilated"; empty where there are no windows
+    windows: tuple[Box, ...] = ()  # its four windows in the pixels of the image; none where there are none
 
     @property
     def unit_layers(self) -> tuple[LayerView, ...]:
@@ -124,29 +108,17 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a network makes of one image.
+    """What a network makes of one image."""
 
-    Attributes:
-        path: The image file.
-        original: Width and height in the file.
-        pixels: The image as the network sees it, before normalisation, (H, W, C) uint8.
-        classes: Class names.
-        probabilities: Of each class, (K,).
-        blocks: All blocks, in order; in a network without such blocks, all layers of neurons.
-        time_steps: Over so many time steps spikes and potentials are pooled.
-        encoding: The network's encoding, if it draws; otherwise empty.
-        seed: Seed of the draws of a Bernoulli encoding.
-    """
-
-    path: Path
-    original: tuple[int, int]
-    pixels: np.ndarray
-    classes: tuple[str, ...]
-    probabilities: Tensor
-    blocks: tuple[View, ...]
-    time_steps: int
-    encoding: str
-    seed: int
+    path: Path  # the image file
+    original: tuple[int, int]  # width and height in the file
+    pixels: np.ndarray  # the image as the network sees it, before normalisation, (H, W, C) uint8
+    classes: tuple[str, ...]  # class names
+    probabilities: Tensor  # of each class, (K,)
+    blocks: tuple[View, ...]  # all blocks, in order; in a network without such blocks, all layers of neurons
+    time_steps: int  # over so many time steps spikes and potentials are pooled
+    encoding: str  # the network's encoding, if it draws; otherwise empty
+    seed: int  # seed of the draws of a Bernoulli encoding
 
     @property
     def note(self) -> str | None:

@@ -54,23 +54,16 @@ class Latency:
 
 @dataclass(frozen=True)
 class Report:
-    """An engine beside the network that it was made of; both in float32 where they are not integer.
-
-    Attributes:
-        threads: Threads that computed.
-        images: Test images that were compared.
-        top1: Accuracy of the network, in percent; `engine_top1` of the engine.
-        same_class: Share of the images that both put into the same class, in percent.
-    """
+    """An engine beside the network that it was made of; both in float32 where they are not integer."""
 
     model: str
     preset: str
     precision: str
-    threads: int
-    images: int
-    top1: float
+    threads: int  # threads that computed
+    images: int  # test images that were compared
+    top1: float  # accuracy of the network, in percent; `engine_top1` of the engine
     engine_top1: float
-    same_class: float
+    same_class: float  # share of the images that both put into the same class, in percent
     blocks: tuple[BlockSpikes, ...]
     latencies: tuple[Latency, ...]
 

@@ -19,25 +19,17 @@ _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
 
 class Fired(NamedTuple):
-    """One call of a layer of neurons, at `path` in the network.
-
-    Attributes:
-        potential: Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen.
-        spikes: What came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU.
-        threshold: One number, or one for each channel in a shape that broadcasts to the potentials.
-        surrogate: A name in `onespike.functional.SURROGATES`; None where it is not known.
-        steps: Time steps in this call, along the first axis of the spikes; 1 if they have no axis of time.
-        batch_axis: The axis of the images.
-    """
+    """One call of a layer of neurons, at `path` in the network."""
 
     path: str
     neuron: nn.Module
+    # Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen
     potential: Tensor | None
-    spikes: Tensor
-    threshold: float | Tensor | None
-    surrogate: str | None
-    steps: int
-    batch_axis: int
+    spikes: Tensor  # what came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU
+    threshold: float | Tensor | None  # one number, or one for each channel in a shape that broadcasts to the potentials
+    surrogate: str | None  # a name in `onespike.functional.SURROGATES`; None where it is not known
+    steps: int  # time steps in this call, along the first axis of the spikes; 1 if they have no axis of time
+    batch_axis: int  # the axis of the images
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:

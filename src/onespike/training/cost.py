@@ -41,20 +41,14 @@ class Cost(NamedTuple):
 
 
 class _Reader(NamedTuple):
-    """A weight layer that reads spikes.
+    """A weight layer that reads spikes."""
 
-    Attributes:
-        size: Size of one spike, or of each channel's own, in a shape that broadcasts to what arrives.
-        signed: Whether spikes have a sign.
-        axis: The axis of channels whose spikes may each have a size of their own, which may be learned: it is then
-            looked up in what arrives. None where `size` holds for good.
-        macs: Dense multiply-accumulates for each arriving value.
-    """
-
-    size: float | Tensor
-    signed: bool
+    size: float | Tensor  # size of one spike, or of each channel's own, in a shape that broadcasts to what arrives
+    signed: bool  # whether spikes have a sign
+    # The axis of channels whose spikes may each have a size of their own, which may be learned: it is then looked up
+    # in what arrives. None where `size` holds for good.
     axis: int | None
-    macs: float
+    macs: float  # dense multiply-accumulates for each arriving value
 
 
 class CostMeter:

@@ -18,23 +18,15 @@ SUPPORT = 0.01
 
 @dataclass(frozen=True)
 class Activity:
-    """What a group of neurons did, over the batches that were watched. All values are shares, 0..1.
+    """What a group of neurons did, over the batches that were watched. All values are shares, 0..1."""
 
-    Attributes:
-        firing_rate: Spikes per neuron, image and time step.
-        dead: Neurons that fired for no image.
-        always_firing: Neurons that fired for every image, at each time step.
-        in_support: Potentials at which the surrogate's gradient is not negligible; None where the surrogate is unknown.
-        silent: Whether a whole layer of the group fires less than once in a thousand.
-        layers: Firing rate of each of the group's layers of neurons.
-    """
-
-    firing_rate: float
-    dead: float
-    always_firing: float
+    firing_rate: float  # spikes per neuron, image and time step
+    dead: float  # neurons that fired for no image
+    always_firing: float  # neurons that fired for every image, at each time step
+    # Potentials at which the surrogate's gradient is not negligible; None where the surrogate is unknown
     in_support: float | None
-    silent: bool
-    layers: tuple[float, ...]
+    silent: bool  # whether a whole layer of the group fires less than once in a thousand
+    layers: tuple[float, ...]  # firing rate of each of the group's layers of neurons
 
 
 @dataclass

@@ -40,21 +40,14 @@ NO_MATTER = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run: what `config.yaml` in a run folder holds.
+    """A whole training run: what `config.yaml` in a run folder holds."""
 
-    Attributes:
-        data: The data set and its augmentation.
-        model: The architecture: the config of a registered family, or somebody's class.
-        train: The training.
-        loss: Somebody's loss, in place of `train.loss`.
-        conversion: How the model was converted into a spiking one; None if it was not.
-    """
-
-    data: DataConfig = field(default_factory=DataConfig)
+    data: DataConfig = field(default_factory=DataConfig)  # the data set and its augmentation
+    # The architecture: the config of a registered family, or somebody's class
     model: Any = field(default_factory=lambda: model_config("conv12"))
-    train: TrainConfig = field(default_factory=TrainConfig)
-    loss: ClassPath | None = None
-    conversion: ConversionConfig | None = None
+    train: TrainConfig = field(default_factory=TrainConfig)  # the training
+    loss: ClassPath | None = None  # somebody's loss, in place of `train.loss`
+    conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
 
     def __post_init__(self) -> None:
         if self.data.augmix_splits and self.train.mixup:
