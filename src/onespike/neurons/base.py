@@ -140,7 +140,7 @@ class Neuron(nn.Module, ABC):
         """Map potentials to spikes of the same shape."""
 
     def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
-        """Fire: map potentials (currents, where nothing is handed on) to spikes; hooks also see `spikes` that are known.
+        """Fire: map potentials (currents, if nothing is handed on) to spikes; hooks also see `spikes` that are known.
 
         Raises:
             ValueError: There is a parameter for each channel, and the shape does not say where the channels are.
