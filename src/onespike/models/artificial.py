@@ -90,9 +90,8 @@ def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_siz
     """
     import timm  # half a second
 
-    network = timm.create_model(
-        "resnet18", num_classes=num_classes, in_chans=in_channels, act_layer=config.make_activation
-    )
+    options = {"num_classes": num_classes, "in_chans": in_channels, "act_layer": config.make_activation}
+    network = timm.create_model("resnet18", **options)
     network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
@@ -130,11 +129,8 @@ class FeedForward(nn.Module):
 class Stages(nn.Module):
     """Patch embedding, `LAYERS`, mean over the map, classifier.
 
-    Args:
-        config: Its config.
-        mixing: Makes a layer that mixes pixels, out of channels and side of the map.
-        feed_forward: Makes a layer that mixes channels, out of their number.
-        sizes: Number of classes, channels and side of the images.
+    `mixing` makes a layer that mixes pixels, out of channels and side of the map; `feed_forward` one that mixes
+    channels, out of their number. `sizes` are the number of classes, channels and side of the images.
     """
 
     def __init__(

@@ -61,7 +61,7 @@ class Block(nn.Module):
         draws: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor | None, BlockState]:
-        """Run the block for one time step.
+        """Run the block for one time step: to the next residual stream, potential map (if any), and its next state.
 
         Args:
             x: The residual stream, (B, C, L, L).
@@ -69,9 +69,6 @@ class Block(nn.Module):
             state: What this block returned at the time step before; None at the first.
             draws: Uniform draws for the Bernoulli encoding, (V, B, C, M, M); drawn here if None.
             generator: Where to draw from; the global generator if None.
-
-        Returns:
-            Residual stream, potential map for the next block (or None), state for the next time step.
         """
         windows = partition(x, self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)

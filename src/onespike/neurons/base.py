@@ -140,11 +140,7 @@ class Neuron(nn.Module, ABC):
         """Map potentials to spikes of the same shape."""
 
     def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
-        """Fire.
-
-        Args:
-            potential: V; where nothing is handed on it is the current.
-            spikes: Its spikes, where they are known already: hooks shall see them all the same.
+        """Fire: map potentials (currents, if nothing is handed on) to spikes; hooks also see `spikes` that are known.
 
         Raises:
             ValueError: There is a parameter for each channel, and the shape does not say where the channels are.
