@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,8 +39,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
         image_size: Side in pixels to which the images are resized; None leaves them as they are.
 
     Raises:
-        OnespikeError: The source or the entry is damaged, the images differ in size or are not square, or the
-            directory cannot be written.
+        OnespikeError: The source or the entry is damaged, the images are not square and alike, or writing fails.
     """
     try:
         mixed = hashlib.sha256(f"{source.key()} {image_size} {_FORMAT}".encode()).hexdigest()
@@ -102,9 +100,8 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
     content = source.content()
     counts = {part: count for part in PARTS if (count := len(content.parts.get(part, [()])[0]))}
     if missing := {"train", "test"} - counts.keys():
-        raise OnespikeError(
-            f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
-        )
+        lacking = " and the ".join(sorted(missing))
+        raise OnespikeError(f"{source.origin}: no images in the {lacking} part; expected some; restore it")
     decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
         # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
@@ -117,8 +114,8 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
                 file.write(np.ascontiguousarray(pixels).data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta = _identity(source, image_size) | {"name": source.name, "classes": content.classes, "mean": mean, "std": std}
-    meta |= {"images": counts} | ({"note": content.note} if content.note else {})
+    meta = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
+    meta |= {"classes": content.classes, "mean": mean, "std": std, "images": counts, "note": content.note}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
@@ -168,19 +165,12 @@ def _read(entry: Path) -> Dataset:
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
         return Dataset.of(parts, name=meta["name"], note=meta.get("note", ""), **described)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OnespikeError(
-            f"{entry}: damaged cache entry ({error}); remove the folder, it will be made anew"
-        ) from error
-
-
-def _identity(source: Source, image_size: int | None) -> dict[str, Any]:
-    """What tells where an entry is from, but for the key."""
-    return {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
+        raise OnespikeError(f"{entry}: damaged cache entry ({error}); remove the folder to make it anew") from error
 
 
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The entry that was made last from a source's origin, whatever its key."""
-    wanted = _identity(source, image_size)
+    wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
     metas = directory.glob(f"{source.name}-*/meta.json")
     found = [path for path in metas if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

@@ -56,9 +56,8 @@ class TrainLoader:
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
         if batch_size > len(data.train):
-            raise OnespikeError(
-                f"train.batch_size: {batch_size} is more than the {len(data.train)} training images; use a smaller one"
-            )
+            images = len(data.train)
+            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {images} training images; lower it")
         if batch_size % share.world:
             raise OnespikeError(f"train.batch_size: {batch_size} cannot be shared equally by {share.world} processes")
         self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share
@@ -70,10 +69,7 @@ class TrainLoader:
         if isinstance(data.train, ItemSet):
             self.singly = data.train.drawn
             if config.augmix_splits:
-                raise OnespikeError(
-                    f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
-                    "pass --data.augmix_splits 0"
-                )
+                raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
         elif config.auto_augment or config.random_erasing or config.augmix_splits:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
 

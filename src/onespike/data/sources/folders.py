@@ -41,10 +41,8 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         listings = [_images(every, folder) for folder in places]
         for folder, listing in zip(places, listings, strict=True):
             if not listing:
-                raise OnespikeError(
-                    f"{files.where(folder)}: no images; expected <class>/<image> with one of the endings "
-                    f"{' '.join(_EXTENSIONS)}; add some"
-                )
+                where, endings = files.where(folder), " ".join(_EXTENSIONS)
+                raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
         names = [name for listing in listings for name, _ in listing]
         used = PARTS if len(places) == 3 else ("train", "test")
 
@@ -71,9 +69,9 @@ def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:
     for folder, listing in listings.items():
         for odd in sorted(train ^ {name for _, name in listing}):
             has, lacks = ("train", folder) if odd in train else (folder, "train")
+            where = files.where(f"{lacks}/{odd}")
             raise OnespikeError(
-                f"{files.where(f'{lacks}/{odd}')}: no images of class {odd!r}, which {has}/ has; expected the same "
-                "classes in each part; add some, or remove the class"
+                f"{where}: no images of class {odd!r}, which {has}/ has; expected the same in each part"
             )
     return sorted(train)
 
@@ -110,10 +108,8 @@ def _tiny_imagenet(files: Files) -> Source:
         if wnid not in wnids:
             raise OnespikeError(f"{origin}: class {wnid!r}; expected one of those in wnids.txt; restore the file")
     if missing := wnids.keys() - {wnid for _, wnid in train}:
-        raise OnespikeError(
-            f"{files.where('train/' + min(missing))}: no images; expected images/*.JPEG for each class in wnids.txt; "
-            "unpack or download the data set again"
-        )
+        where = files.where(f"train/{min(missing)}")
+        raise OnespikeError(f"{where}: no images; expected some for each class in wnids.txt; download it again")
     if not test:
         raise OnespikeError(f"{files.where(_ANNOTATIONS)}: empty; expected a line for each image; restore it")
 
