@@ -127,9 +127,9 @@ def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] |
     fill = tuple(round(255 * m) for m in mean)
     options = {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
     makers = {"rand": timm.rand_augment_transform, "augmix": timm.augment_and_mix_transform}
-    make: Any = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
+    make = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
     try:
-        return make(name, options)  # type: ignore[no-any-return]
+        return make(name, options)
     except (AssertionError, KeyError, ValueError) as error:
         raise OnespikeError(
             f"data.auto_augment: timm does not know the policy {name!r} ({error}); expected such as 'original', "

@@ -135,8 +135,8 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
-        part, shown = content.parts[which], {"transient": True, "disable": not console.is_terminal}
-        for index in track(range(len(part.labels)), f"decoding {name} (once)", console=console, **shown):
+        part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
+        for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
             pixels, origin = part.pixels(index), part.origins[index]
             if pixels.shape[2] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
@@ -182,13 +182,11 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size. Means and (population)
     standard deviations are in units of 0..1, C of each; a deviation of 0 is given as 1, to divide by.
     """
-    channels = images.shape[3]
-    histogram = np.zeros((channels, 256), np.int64)
+    values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)
     for start in range(0, len(images), step):
-        for channel in range(channels):
-            histogram[channel] += np.bincount(images[start : start + step, ..., channel].ravel(), minlength=256)
-    values = np.arange(256)
+        chunk = images[start : start + step]
+        histogram += [np.bincount(chunk[..., channel].ravel(), minlength=256) for channel in range(len(histogram))]
     means, deviations = [], []
     for counts in histogram:
         # Python's integers: n * squares - total ** 2 does not fit into 64 bits.

@@ -109,7 +109,8 @@ class Dataset:
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
         """Put parts together, of which `validation` may be missing."""
-        return cls(**{"validation": parts["train"].select(np.arange(0)), **parts}, **described)
+        validation = parts.get("validation", parts["train"].select(np.arange(0)))
+        return cls(train=parts["train"], validation=validation, test=parts["test"], **described)
 
     @property
     def num_classes(self) -> int:

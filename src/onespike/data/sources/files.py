@@ -90,11 +90,11 @@ def open_files(root: Path) -> Iterator[Files]:
     """Open a folder, a .zip, a .tar or a .tar.gz for reading; what is none or damaged is an OnespikeError."""
     if not root.exists():
         raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
+    members: dict[str, Callable[[], bytes]] | None = None
     with ExitStack() as stack:
         if root.is_dir():
             if not any(root.iterdir()):
                 raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
-            members = None
         elif root.suffix == ".zip":
             with _errors_named(str(root)):
                 archive = stack.enter_context(zipfile.ZipFile(root))
