@@ -46,14 +46,9 @@ class BatchAugment:
         return torch.cat([offsets, flipped], 1)
 
     def __call__(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Crop, flip and normalise.
+        """Crop, flip and normalise raw images, (B, H, W, C) uint8, to (B, C, H, W) in channels-last memory.
 
-        Args:
-            images: Raw images, (B, H, W, C), uint8; floats, (B, C, H, W), are taken as they are.
-            draws: What `draw` returned for these images; None (evaluation) only normalises.
-
-        Returns:
-            (B, C, H, W) in channels-last memory.
+        Floats, (B, C, H, W), are taken as they are; without what `draw` returned (evaluation) the rest is normalised.
         """
         if images.is_floating_point():
             floats = images.to(self._scale.dtype, memory_format=torch.channels_last)  # some devices know no float64

@@ -29,7 +29,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Dataset:
-    """Open the decoded images of a source, nothing held out, decoding them first if they are not there yet.
+    """Open the decoded images of a source, nothing held out; they are decoded first if they are not there yet.
 
     If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do.
 
@@ -177,10 +177,9 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, from exact sums.
+    """Mean and (population) standard deviation of each channel, 0..1, from exact sums; a deviation of 0 is given as 1.
 
-    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size. Means and (population)
-    standard deviations are in units of 0..1, C of each; a deviation of 0 is given as 1, to divide by.
+    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size.
     """
     values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)

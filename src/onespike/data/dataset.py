@@ -66,8 +66,8 @@ def as_dataset(
         name: What to call the data set; the name of its class, or on the Hub, if None.
         classes: Class names; without any, those that the data set knows, or else "0", "1", ...
         holdout: As in `DataConfig`, like `limit` and (for raw images alone) `image_size`.
-        limit: Likewise.
-        image_size: Likewise.
+        limit: See there.
+        image_size: See there.
 
     Raises:
         OnespikeError: It is no such data set, a label is missing or out of range, or the images are not square and
@@ -94,14 +94,10 @@ def as_dataset(
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
-    """Make a data set of a class, or of a function, that is not ours, and name it after that.
+    """Make a data set of a class, or of a function, that is not ours, and name it after that; see `as_dataset`.
 
     Where it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
-    torchvision's do, and the arguments do not set it, it is called once for each part; else once, and what it returns
-    goes to `as_dataset`.
-
-    Raises:
-        OnespikeError: The arguments do not fit, or as in `as_dataset`.
+    torchvision's do, and the arguments do not set it, it is called once for each part; else once.
     """
     name, signature = getattr(factory, "__name__", type(factory).__name__), inspect.signature(factory)
     open_keys = signature.parameters.keys() - init_args.keys()

@@ -43,21 +43,13 @@ def derive_seed(*numbers: int) -> int:
 class TrainLoader:
     """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
-    Args:
-        data: The data set.
-        config: Augmentation and number of workers.
-        batch_size: Images in a batch, over all processes together.
-        seed: Seed of order and draws.
-        share: What of it this process takes.
-
-    Raises:
-        OnespikeError: The batch does not fit the data set or the processes, or AugMix the images, which are floats.
+    The batch size is over all processes together; the seed is of order and draws. An OnespikeError says where it does
+    not fit the data set or the processes, or AugMix the images, which are floats.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
-        if batch_size > len(data.train):
-            images = len(data.train)
-            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {images} training images; lower it")
+        if batch_size > (count := len(data.train)):
+            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {count} training images; lower it")
         if batch_size % share.world:
             raise OnespikeError(f"train.batch_size: {batch_size} cannot be shared equally by {share.world} processes")
         self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share

@@ -155,6 +155,4 @@ def _errors_named(where: str) -> Iterator[None]:
         raise OnespikeError(f"{where}: truncated or damaged archive ({reason}); download it again") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OnespikeError(
-            f"{where}: cannot be read ({reason}); expected a file of the data set; restore it"
-        ) from error
+        raise OnespikeError(f"{where}: cannot be read ({reason}); expected a file; restore it") from error

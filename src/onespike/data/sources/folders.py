@@ -36,19 +36,17 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         held_out = [folder for folder in ("test", "val") if "" in files.holders(f"{folder}/")]
         if not held_out:
             raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
-        places = ["train", *reversed(held_out)]
-        every = files.names()
-        listings = [_images(every, folder) for folder in places]
-        for folder, listing in zip(places, listings, strict=True):
+        every, places = files.names(), ["train", *reversed(held_out)]
+        listings = {folder: _images(every, folder) for folder in places}
+        for folder, listing in listings.items():
             if not listing:
                 where, endings = files.where(folder), " ".join(_EXTENSIONS)
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
-        names = [name for listing in listings for name, _ in listing]
-        used = PARTS if len(places) == 3 else ("train", "test")
+        names = [name for listing in listings.values() for name, _ in listing]
 
         def content() -> Content:
-            classes = _classes(files, dict(zip(places, listings, strict=True)))
-            return _content(files, classes, classes, dict(zip(used, listings, strict=True)))
+            classes, parts = _classes(files, listings), PARTS if len(listings) == 3 else ("train", "test")
+            return _content(files, classes, classes, dict(zip(parts, listings.values(), strict=True)))
 
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
@@ -70,9 +68,7 @@ def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:
         for odd in sorted(train ^ {name for _, name in listing}):
             has, lacks = ("train", folder) if odd in train else (folder, "train")
             where = files.where(f"{lacks}/{odd}")
-            raise OnespikeError(
-                f"{where}: no images of class {odd!r}, which {has}/ has; expected the same in each part"
-            )
+            raise OnespikeError(f"{where}: no images of class {odd!r}, which {has}/ has; expected the same classes")
     return sorted(train)
 
 

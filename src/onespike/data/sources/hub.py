@@ -105,10 +105,8 @@ def open_hosted(
 
 def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError:
     """The error for a root in which none of a data set's forms was found."""
-    expected = ", or ".join(forms)
-    return OnespikeError(
-        f"{root}: not recognised as {name}; expected {expected}, there or one folder down; correct --data.root"
-    )
+    expected = f"expected {', or '.join(forms)}, there or one folder down"
+    return OnespikeError(f"{root}: not recognised as {name}; {expected}; correct --data.root")
 
 
 def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Content]) -> Source:
@@ -146,10 +144,8 @@ def _reached(name: str, repository: str) -> Iterator[None]:
             state = f"{name}: disk full while downloading {repository}"
             raise OnespikeError(f"{state}; free some, or move the Hub's cache with $HF_HOME") from error
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise HubUnreachableError(
-            f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason}); connect, "
-            "or give a local folder as --data.root"
-        ) from error
+        state = f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason})"
+        raise HubUnreachableError(f"{state}; connect, or give a local folder as --data.root") from error
 
 
 def _snapshot(data: Hosted, revision: str) -> Content:
