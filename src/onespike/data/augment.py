@@ -46,14 +46,9 @@ class BatchAugment:
         return torch.cat([offsets, flipped], 1)
 
     def __call__(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
-        """Crop, flip and normalise.
+        """Crop, flip and normalise raw images, (B, H, W, C) uint8, to (B, C, H, W) in channels-last memory.
 
-        Args:
-            images: Raw images, (B, H, W, C), uint8; floats, (B, C, H, W), are taken as they are.
-            draws: What `draw` returned for these images; None (evaluation) only normalises.
-
-        Returns:
-            (B, C, H, W) in channels-last memory.
+        Floats, (B, C, H, W), are taken as they are; without what `draw` returned (evaluation) the rest is normalised.
         """
         if images.is_floating_point():
             floats = images.to(self._scale.dtype, memory_format=torch.channels_last)  # some devices know no float64
@@ -127,9 +122,9 @@ def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] |
     fill = tuple(round(255 * m) for m in mean)
     options = {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
     makers = {"rand": timm.rand_augment_transform, "augmix": timm.augment_and_mix_transform}
-    make: Any = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
+    make = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
     try:
-        return make(name, options)  # type: ignore[no-any-return]
+        return make(name, options)
     except (AssertionError, KeyError, ValueError) as error:
         raise OnespikeError(
             f"data.auto_augment: timm does not know the policy {name!r} ({error}); expected such as 'original', "

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ _CHUNK_BYTES = 1 << 22
 
 
 def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Dataset:
-    """Open the decoded images of a source, nothing held out, decoding them first if they are not there yet.
+    """Open the decoded images of a source, nothing held out; they are decoded first if they are not there yet.
 
     If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do.
 
@@ -40,8 +39,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
         image_size: Side in pixels to which the images are resized; None leaves them as they are.
 
     Raises:
-        OnespikeError: The source or the entry is damaged, the images differ in size or are not square, or the
-            directory cannot be written.
+        OnespikeError: The source or the entry is damaged, the images are not square and alike, or writing fails.
     """
     try:
         mixed = hashlib.sha256(f"{source.key()} {image_size} {_FORMAT}".encode()).hexdigest()
@@ -102,9 +100,8 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
     content = source.content()
     counts = {part: count for part in PARTS if (count := len(content.parts.get(part, [()])[0]))}
     if missing := {"train", "test"} - counts.keys():
-        raise OnespikeError(
-            f"{source.origin}: no images in the {' and the '.join(sorted(missing))} part; expected some; restore it"
-        )
+        lacking = " and the ".join(sorted(missing))
+        raise OnespikeError(f"{source.origin}: no images in the {lacking} part; expected some; restore it")
     decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
         # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
@@ -117,8 +114,8 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
                 file.write(np.ascontiguousarray(pixels).data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta = _identity(source, image_size) | {"name": source.name, "classes": content.classes, "mean": mean, "std": std}
-    meta |= {"images": counts} | ({"note": content.note} if content.note else {})
+    meta = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
+    meta |= {"classes": content.classes, "mean": mean, "std": std, "images": counts, "note": content.note}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
@@ -138,8 +135,8 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
-        part, shown = content.parts[which], {"transient": True, "disable": not console.is_terminal}
-        for index in track(range(len(part.labels)), f"decoding {name} (once)", console=console, **shown):
+        part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
+        for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
             pixels, origin = part.pixels(index), part.origins[index]
             if pixels.shape[2] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
@@ -168,37 +165,27 @@ def _read(entry: Path) -> Dataset:
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
         return Dataset.of(parts, name=meta["name"], note=meta.get("note", ""), **described)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OnespikeError(
-            f"{entry}: damaged cache entry ({error}); remove the folder, it will be made anew"
-        ) from error
-
-
-def _identity(source: Source, image_size: int | None) -> dict[str, Any]:
-    """What tells where an entry is from, but for the key."""
-    return {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
+        raise OnespikeError(f"{entry}: damaged cache entry ({error}); remove the folder to make it anew") from error
 
 
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The entry that was made last from a source's origin, whatever its key."""
-    wanted = _identity(source, image_size)
+    wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
     metas = directory.glob(f"{source.name}-*/meta.json")
     found = [path for path in metas if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, from exact sums.
+    """Mean and (population) standard deviation of each channel, 0..1, from exact sums; a deviation of 0 is given as 1.
 
-    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size. Means and (population)
-    standard deviations are in units of 0..1, C of each; a deviation of 0 is given as 1, to divide by.
+    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size.
     """
-    channels = images.shape[3]
-    histogram = np.zeros((channels, 256), np.int64)
+    values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)
     for start in range(0, len(images), step):
-        for channel in range(channels):
-            histogram[channel] += np.bincount(images[start : start + step, ..., channel].ravel(), minlength=256)
-    values = np.arange(256)
+        chunk = images[start : start + step]
+        histogram += [np.bincount(chunk[..., channel].ravel(), minlength=256) for channel in range(len(histogram))]
     means, deviations = [], []
     for counts in histogram:
         # Python's integers: n * squares - total ** 2 does not fit into 64 bits.

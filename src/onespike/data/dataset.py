@@ -28,10 +28,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     if config.class_path is not None:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     if config.name == PASSED:
-        raise OnespikeError(
-            "data: the images of this run were passed from Python, which a file cannot do: pass them again (data=…), "
-            "or choose others by --data.name"
-        )
+        raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
     root = Path(config.root).expanduser() if config.root is not None else None
     cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
     with open_source(config.name, root) as source:
@@ -68,13 +65,13 @@ def as_dataset(
         validation: The validation part, likewise.
         name: What to call the data set; the name of its class, or on the Hub, if None.
         classes: Class names; without any, those that the data set knows, or else "0", "1", ...
-        holdout: As in `DataConfig`.
-        limit: As in `DataConfig`.
-        image_size: As in `DataConfig`; for raw images alone.
+        holdout: As in `DataConfig`, like `limit` and (for raw images alone) `image_size`.
+        limit: See there.
+        image_size: See there.
 
     Raises:
-        OnespikeError: It is no such data set, an item has no label or one that is out of range, the images differ in
-            size or are not square. The item is named.
+        OnespikeError: It is no such data set, a label is missing or out of range, or the images are not square and
+            alike. The item is named.
     """
     if isinstance(data, Dataset):
         return data
@@ -89,24 +86,18 @@ def as_dataset(
     for part in parts.values():
         if part.shape != expected or len(expected) != 3:
             found = f"floats of shape {part.shape}" if part.shape else "a raw image"
-            raise OnespikeError(
-                f"{part.origin(0)}: {found}; expected square floats, {expected}, as in the training part; resize or "
-                "convert all alike, in the transform that makes them"
-            )
+            wanted = f"expected square floats, {expected}, as in the training part"
+            raise OnespikeError(f"{part.origin(0)}: {found}; {wanted}; convert all alike, in their transform")
     plain = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0]}
     whole = Dataset.of(parts, name=name, classes=content.classes, note=content.note, **plain)
     return whole.divided(holdout, limit)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
-    """Make a data set of a class, or of a function, that is not ours, and name it after that.
+    """Make a data set of a class, or of a function, that is not ours, and name it after that; see `as_dataset`.
 
     Where it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
-    torchvision's do, and the arguments do not set it, it is called once for each part; else once, and what it returns
-    goes to `as_dataset`.
-
-    Raises:
-        OnespikeError: The arguments do not fit, or as in `as_dataset`.
+    torchvision's do, and the arguments do not set it, it is called once for each part; else once.
     """
     name, signature = getattr(factory, "__name__", type(factory).__name__), inspect.signature(factory)
     open_keys = signature.parameters.keys() - init_args.keys()
@@ -115,9 +106,7 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
         try:
             signature.bind(**init_args, **part)
         except TypeError as error:
-            raise OnespikeError(
-                f"data.init_args: {error}; expected the arguments of {name}{signature}; change --data.init_args"
-            ) from None
+            raise OnespikeError(f"data.init_args: {error}; expected those of {name}{signature}") from None
         return factory(**init_args, **part)
 
     if "train" in open_keys:

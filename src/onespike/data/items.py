@@ -132,17 +132,13 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
     with _drawing(index if seed is None else seed):
         item = source[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
-        raise OnespikeError(
-            f"{where}: item {index}: a {type(item).__name__}; expected an image and its label, (image, label); "
-            "give a data set with labels, in such pairs"
-        )
+        found = f"{where}: item {index}: a {type(item).__name__}"
+        raise OnespikeError(f"{found}; expected an image and its label, (image, label); give a data set of such pairs")
     try:
         return item[0], operator.index(item[1])
     except TypeError:
         label = str(item[1])[:40]
-        raise OnespikeError(
-            f"{where}: item {index}: label {label!r}; expected a whole number, the index of a class; convert it"
-        ) from None
+        raise OnespikeError(f"{where}: item {index}: label {label!r}; expected a whole number; convert it") from None
 
 
 def _as_floats(image: Any) -> Tensor | None:
@@ -171,10 +167,8 @@ def _part(source: Any, where: str) -> ItemSet:
     if datasets and isinstance(source, datasets.Dataset):
         source = _Rows(source, where)
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
-        raise OnespikeError(
-            f"{where}: a {type(source).__name__}; expected a map-style data set, with a length and items by number; "
-            "give a torch.utils.data.Dataset or a datasets.Dataset"
-        )
+        expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
+        raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = _known_labels(source)
@@ -207,10 +201,8 @@ class _Rows:
         from datasets import ClassLabel, Image, Value
 
         if table.format["type"] == "custom":
-            raise OnespikeError(
-                f"{where}: it has a transform of its own; expected plain columns; call reset_format() on it, or wrap "
-                "it in a torch.utils.data.Dataset of pairs (image, label)"
-            )
+            state = f"{where}: it has a transform of its own; expected plain columns"
+            raise OnespikeError(f"{state}; call reset_format(), or wrap it in a torch.utils.data.Dataset of pairs")
         features = table.features
         images = [name for name, kind in features.items() if isinstance(kind, Image)]
         numbers = [name for name, kind in features.items() if isinstance(kind, Value) and "int" in kind.dtype]

@@ -43,22 +43,13 @@ def derive_seed(*numbers: int) -> int:
 class TrainLoader:
     """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
-    Args:
-        data: The data set.
-        config: Augmentation and number of workers.
-        batch_size: Images in a batch, over all processes together.
-        seed: Seed of order and draws.
-        share: What of it this process takes.
-
-    Raises:
-        OnespikeError: The batch does not fit the data set or the processes, or AugMix the images, which are floats.
+    The batch size is over all processes together; the seed is of order and draws. An OnespikeError says where it does
+    not fit the data set or the processes, or AugMix the images, which are floats.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
-        if batch_size > len(data.train):
-            raise OnespikeError(
-                f"train.batch_size: {batch_size} is more than the {len(data.train)} training images; use a smaller one"
-            )
+        if batch_size > (count := len(data.train)):
+            raise OnespikeError(f"train.batch_size: {batch_size} is more than the {count} training images; lower it")
         if batch_size % share.world:
             raise OnespikeError(f"train.batch_size: {batch_size} cannot be shared equally by {share.world} processes")
         self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share
@@ -70,10 +61,7 @@ class TrainLoader:
         if isinstance(data.train, ItemSet):
             self.singly = data.train.drawn
             if config.augmix_splits:
-                raise OnespikeError(
-                    f"data.augmix_splits: {data.name} gives floats, which are not augmented here; expected raw images; "
-                    "pass --data.augmix_splits 0"
-                )
+                raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
         elif config.auto_augment or config.random_erasing or config.augmix_splits:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
 

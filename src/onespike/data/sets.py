@@ -14,11 +14,9 @@ Batch = tuple[Tensor, Tensor]
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` of N images, 0 < count < N, stratified by the labels (N,) if that can be.
+    """Choose `count` of N images, stratified by the labels (N,) if possible: their positions and the others', sorted.
 
-    Returns:
-        Positions of the chosen images and of the others, each ascending. They depend on the data alone, not on a run's
-        seed, so that runs stay comparable.
+    They depend on the data alone, not on a run's seed, so that runs stay comparable.
     """
     from sklearn.model_selection import train_test_split
 
@@ -95,9 +93,8 @@ class Dataset:
         test: Images to test on, once.
         mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0
             for images that are not raw.
-        std: Channel-wise standard deviation, likewise; 1 for images that are not raw, and for a channel that never
-            changes.
-        note: What was decided for the user and matters to who compares results, in a sentence; often empty.
+        std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
+        note: What was decided for the user and matters to who compares results; often empty.
     """
 
     name: str
@@ -112,7 +109,8 @@ class Dataset:
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
         """Put parts together, of which `validation` may be missing."""
-        return cls(**{"validation": parts["train"].select(np.arange(0)), **parts}, **described)
+        validation = parts.get("validation", parts["train"].select(np.arange(0)))
+        return cls(train=parts["train"], validation=validation, test=parts["test"], **described)
 
     @property
     def num_classes(self) -> int:
@@ -136,10 +134,7 @@ class Dataset:
             train = train.select(split(train.targets, limit)[0])
         if not len(validation) and holdout:
             if len(train) < 2:
-                raise OnespikeError(
-                    f"data.holdout: {len(train)} training image cannot be split; expected 2 or more; pass "
-                    "--data.holdout 0"
-                )
+                raise OnespikeError(f"data.holdout: {len(train)} training image cannot be split; pass --data.holdout 0")
             held_out = min(max(1, round(holdout * len(train))), len(train) - 1)
             chosen, others = split(train.targets, held_out)
             train, validation = train.select(others), train.select(chosen)

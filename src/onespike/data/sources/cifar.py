@@ -59,10 +59,8 @@ _CIFAR100 = _Cifar(
 
 def _open(cifar: _Cifar, root: Path | None) -> AbstractContextManager[Source]:
     first = next(iter(cifar.files["train"]))
-    forms = {
-        f"{first}.bin": ("binary version", partial(_official, cifar, ".bin")),
-        first: ("python version", partial(_official, cifar, "")),
-    }
+    binary, pickled = partial(_official, cifar, ".bin"), partial(_official, cifar, "")
+    forms = {f"{first}.bin": ("binary version", binary), first: ("python version", pickled)}
     return open_hosted(cifar.hosted, root, forms)
 
 
@@ -169,6 +167,4 @@ def load_pickle(data: bytes, origin: str) -> Any:
         raise
     except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OnespikeError(
-            f"{origin}: truncated or damaged pickle ({reason}); expected a whole one; download it again"
-        ) from error
+        raise OnespikeError(f"{origin}: truncated or damaged pickle ({reason}); expected a whole one") from error

@@ -28,15 +28,15 @@ class Files(NamedTuple):
 
     root: Path
     members: dict[str, Callable[[], bytes]] | None = None  # of an archive, without links and devices: name -> content
-    prefix: str = ""  # folder of the archive that names are relative to, with a slash at the end
+    prefix: str = ""  # folder that names are relative to, with a slash at the end
 
     def names(self) -> list[str]:
         """Names of all files, sorted, so that a data set comes in the same order from every form."""
         if self.members is not None:
-            return sorted(self.members)
+            return sorted(name.removeprefix(self.prefix) for name in self.members if name.startswith(self.prefix))
         found = []
-        for folder, _, files in os.walk(self.root, followlinks=True):  # a linked class or part is still a folder
-            below = Path(folder).relative_to(self.root)
+        for folder, _, files in os.walk(self.where(""), followlinks=True):  # a linked class or part is still a folder
+            below = Path(folder).relative_to(self.where(""))
             found += [(below / file).as_posix() for file in files]
         return sorted(found)
 
@@ -44,21 +44,21 @@ class Files(NamedTuple):
         """Content of a file; raises OnespikeError if it is missing or damaged."""
         with _errors_named(self.where(name)):
             if self.members is None:
-                return (self.root / name).read_bytes()
-            if name not in self.members:
+                return Path(self.where(name)).read_bytes()
+            if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
-            return self.members[name]()
+            return self.members[self.prefix + name]()
 
     def where(self, name: str) -> str:
         """Name a file for a person: its path, or archive and member."""
-        return str(self.root / name) if self.members is None else f"{self.root}: {self.prefix}{name}"
+        return str(self.root / self.prefix / name) if self.members is None else f"{self.root}: {self.prefix}{name}"
 
     def key(self, names: Iterable[str]) -> str:
         """Sha256, in hexadecimal, over names and content of these files; for an archive, over all of it."""
         if self.members is not None:
             return _digest(self.root)
         # A digest per file: the files' borders count, not only their bytes one after the other.
-        lines = (f"{name}\0{_digest(self.root / name)}\n" for name in names)
+        lines = (f"{name}\0{_digest(Path(self.where(name)))}\n" for name in names)
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def holders(self, marker: str) -> set[str]:
@@ -66,10 +66,11 @@ class Files(NamedTuple):
         is_folder = marker.endswith("/")
         if self.members is None:
             wanted = Path.is_dir if is_folder else Path.is_file
-            here = {""} if wanted(self.root / marker) else set()
-            return here | {path.parent.name for path in self.root.glob(f"*/{marker}") if wanted(path)}
-        below = [(folder, rest) for folder, _, rest in (name.partition("/") for name in self.members)]
-        places = [("", name) for name in self.members] + below
+            root = self.root / self.prefix
+            here = {""} if wanted(root / marker) else set()
+            return here | {path.parent.name for path in root.glob(f"*/{marker}") if wanted(path)}
+        names = self.names()
+        places = [("", name) for name in names] + [(name.split("/")[0], name.partition("/")[2]) for name in names]
         return {holder for holder, name in places if (name.startswith(marker) if is_folder else name == marker)}
 
     def find(self, marker: str) -> "Files | None":
@@ -81,11 +82,7 @@ class Files(NamedTuple):
             raise OnespikeError(
                 f"{self.root}: {', '.join(holders)} all hold {marker}; expected one data set; give one as --data.root"
             )
-        if self.members is None:
-            return Files(self.root / holders[0])
-        start = f"{holders[0]}/"
-        inside = {name.removeprefix(start): read for name, read in self.members.items() if name.startswith(start)}
-        return Files(self.root, inside, start)
+        return self._replace(prefix=f"{holders[0]}/")
 
 
 @contextmanager
@@ -93,11 +90,11 @@ def open_files(root: Path) -> Iterator[Files]:
     """Open a folder, a .zip, a .tar or a .tar.gz for reading; what is none or damaged is an OnespikeError."""
     if not root.exists():
         raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
+    members: dict[str, Callable[[], bytes]] | None = None
     with ExitStack() as stack:
         if root.is_dir():
             if not any(root.iterdir()):
                 raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
-            members = None
         elif root.suffix == ".zip":
             with _errors_named(str(root)):
                 archive = stack.enter_context(zipfile.ZipFile(root))
@@ -122,10 +119,8 @@ def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     except gzip.BadGzipFile:
         raise
     except OSError as error:
-        raise OnespikeError(
-            f"{path}: cannot be decompressed into {tempfile.gettempdir()} ({error.strerror or error}); "
-            "expected room for it; free some, or unpack the archive yourself and give its folder as --data.root"
-        ) from error
+        where = f"cannot be decompressed into {tempfile.gettempdir()} ({error.strerror or error})"
+        raise OnespikeError(f"{path}: {where}; expected room; free some, or unpack it yourself") from error
     plain.seek(0)
     return plain
 
@@ -157,11 +152,7 @@ def _errors_named(where: str) -> Iterator[None]:
         yield
     except _DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OnespikeError(
-            f"{where}: truncated or damaged archive ({reason}); expected a whole one; download it again"
-        ) from error
+        raise OnespikeError(f"{where}: truncated or damaged archive ({reason}); download it again") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OnespikeError(
-            f"{where}: cannot be read ({reason}); expected a file of the data set; restore it"
-        ) from error
+        raise OnespikeError(f"{where}: cannot be read ({reason}); expected a file; restore it") from error

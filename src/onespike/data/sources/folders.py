@@ -36,21 +36,17 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         held_out = [folder for folder in ("test", "val") if "" in files.holders(f"{folder}/")]
         if not held_out:
             raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
-        places = ["train", *reversed(held_out)]
-        every = files.names()
-        listings = [_images(every, folder) for folder in places]
-        for folder, listing in zip(places, listings, strict=True):
+        every, places = files.names(), ["train", *reversed(held_out)]
+        listings = {folder: _images(every, folder) for folder in places}
+        for folder, listing in listings.items():
             if not listing:
-                raise OnespikeError(
-                    f"{files.where(folder)}: no images; expected <class>/<image> with one of the endings "
-                    f"{' '.join(_EXTENSIONS)}; add some"
-                )
-        names = [name for listing in listings for name, _ in listing]
-        used = PARTS if len(places) == 3 else ("train", "test")
+                where, endings = files.where(folder), " ".join(_EXTENSIONS)
+                raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
+        names = [name for listing in listings.values() for name, _ in listing]
 
         def content() -> Content:
-            classes = _classes(files, dict(zip(places, listings, strict=True)))
-            return _content(files, classes, classes, dict(zip(used, listings, strict=True)))
+            classes, parts = _classes(files, listings), PARTS if len(listings) == 3 else ("train", "test")
+            return _content(files, classes, classes, dict(zip(parts, listings.values(), strict=True)))
 
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
@@ -71,10 +67,8 @@ def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:
     for folder, listing in listings.items():
         for odd in sorted(train ^ {name for _, name in listing}):
             has, lacks = ("train", folder) if odd in train else (folder, "train")
-            raise OnespikeError(
-                f"{files.where(f'{lacks}/{odd}')}: no images of class {odd!r}, which {has}/ has; expected the same "
-                "classes in each part; add some, or remove the class"
-            )
+            where = files.where(f"{lacks}/{odd}")
+            raise OnespikeError(f"{where}: no images of class {odd!r}, which {has}/ has; expected the same classes")
     return sorted(train)
 
 
@@ -110,10 +104,8 @@ def _tiny_imagenet(files: Files) -> Source:
         if wnid not in wnids:
             raise OnespikeError(f"{origin}: class {wnid!r}; expected one of those in wnids.txt; restore the file")
     if missing := wnids.keys() - {wnid for _, wnid in train}:
-        raise OnespikeError(
-            f"{files.where('train/' + min(missing))}: no images; expected images/*.JPEG for each class in wnids.txt; "
-            "unpack or download the data set again"
-        )
+        where = files.where(f"train/{min(missing)}")
+        raise OnespikeError(f"{where}: no images; expected some for each class in wnids.txt; download it again")
     if not test:
         raise OnespikeError(f"{files.where(_ANNOTATIONS)}: empty; expected a line for each image; restore it")
 

@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,30 +44,25 @@ def open_hub(root: Path | None) -> Iterator[Source]:
         files = Files(root)
         # What `datasets` writes is needed until the images are decoded, and not again.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            read = cache(lambda: _load(str(root), root.name, cache_dir=folder))
+            read = cache(partial(_load, str(root), root.name, cache_dir=folder))
             yield Source(root.resolve().name, str(root), lambda: files.key(files.names()), read)
         return
     origin, _, configuration = root.as_posix().partition(":")
     if origin.count("/") != 1:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")
-
-    def read_hub(revision: str) -> Content:
-        return _load(origin, origin, name=configuration or None, revision=revision)
-
+    read_hub = partial(_load, origin, origin, configuration or None)
     yield _on_hub(root.name.replace(":", "-"), root.as_posix(), origin, read_hub)
 
 
-def _load(path: str, called: str, **options: Any) -> Content:
+def _load(path: str, called: str, name: str | None = None, revision: str | None = None, **options: Any) -> Content:
     import datasets
 
     try:
         with _quiet(datasets):
-            loaded = datasets.load_dataset(path, **options)
+            loaded = datasets.load_dataset(path, name=name, revision=revision, **options)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())
-        raise OnespikeError(
-            f"{path}: not read by Hugging Face datasets ({reason}); expected a data set of images; correct --data.root"
-        ) from error
+        raise OnespikeError(f"{path}: not read by Hugging Face datasets ({reason}); correct --data.root") from error
     return content_of(parts_of(loaded, called))
 
 
@@ -110,10 +105,8 @@ def open_hosted(
 
 def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError:
     """The error for a root in which none of a data set's forms was found."""
-    expected = ", or ".join(forms)
-    return OnespikeError(
-        f"{root}: not recognised as {name}; expected {expected}, there or one folder down; correct --data.root"
-    )
+    expected = f"expected {', or '.join(forms)}, there or one folder down"
+    return OnespikeError(f"{root}: not recognised as {name}; {expected}; correct --data.root")
 
 
 def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Content]) -> Source:
@@ -144,21 +137,15 @@ def _reached(name: str, repository: str) -> Iterator[None]:
     except OnespikeError:
         raise
     except RepositoryNotFoundError as error:
-        raise OnespikeError(
-            f"{repository}: not on the Hugging Face Hub, or not open to you; expected owner/name of a data set; "
-            "correct the name, or log in with `hf auth login`"
-        ) from error
+        where = f"{repository}: not on the Hugging Face Hub, or not open to you"
+        raise OnespikeError(f"{where}; correct the name, or log in with `hf auth login`") from error
     except Exception as error:  # the client's errors come from whichever HTTP library its version uses
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OnespikeError(
-                f"{name}: disk full while downloading {repository}; expected room in the Hub's cache; "
-                "free some, or move the cache with $HF_HOME"
-            ) from error
+            state = f"{name}: disk full while downloading {repository}"
+            raise OnespikeError(f"{state}; free some, or move the Hub's cache with $HF_HOME") from error
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise HubUnreachableError(
-            f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason}); "
-            "expected to download it once; connect, or give a local folder as --data.root"
-        ) from error
+        state = f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason})"
+        raise HubUnreachableError(f"{state}; connect, or give a local folder as --data.root") from error
 
 
 def _snapshot(data: Hosted, revision: str) -> Content:
@@ -230,9 +217,7 @@ def _table(path: Path, data: Hosted) -> Any:
             table = file.read()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
-        raise OnespikeError(
-            f"{path}: truncated or damaged Parquet ({reason}); expected a whole file; download it again"
-        ) from error
+        raise OnespikeError(f"{path}: truncated or damaged Parquet ({reason}); download it again") from error
     kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
     image, label = kinds.get(data.image, pa.null()), kinds.get(data.label, pa.null())
     if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):

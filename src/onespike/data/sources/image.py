@@ -17,13 +17,8 @@ _GREY_MODES = ("1", "L", "LA", "La")
 def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
     """Decode an image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF. Transparency is dropped.
 
-    Args:
-        data: The file's bytes.
-        origin: Where they come from, for the error.
-        channels: 1 converts to grey, 3 to red, green and blue; None is grey if it is stored so, else colour.
-
-    Raises:
-        OnespikeError: The image is damaged, or has more than 8 bits a channel.
+    One channel converts to grey, 3 to colour; None is grey if it is stored so, else colour. An image that is damaged,
+    or has more than 8 bits a channel, is an OnespikeError, which names the origin.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
