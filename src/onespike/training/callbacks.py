@@ -120,10 +120,8 @@ class Int8Weights(Callback):
 class Monitor(Callback):
     """Looks at the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`.
 
-    Attributes:
-        labels: Names of the groups of neurons.
-        due: Whether this step is looked at.
-        groups: What the neurons of each group did so far in this epoch.
+    `labels` are names of the groups of neurons, `groups` what each did so far in this epoch; `due` says whether this
+    step is looked at.
     """
 
     COLUMNS = ("firing_rate", "dead", "always_firing", "in_support")

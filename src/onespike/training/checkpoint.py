@@ -63,11 +63,7 @@ class ModelCard:
         return False if self.conversion else getattr(self.model, "draws", None)
 
     def with_time_steps(self, time_steps: int) -> "ModelCard":
-        """The card of the same network over another number of time steps.
-
-        Raises:
-            OnespikeError: Its config has none.
-        """
+        """The card of the same network over another number of time steps; its config must have one."""
         part = "conversion" if self.conversion else "model"
         if not hasattr(getattr(self, part), "time_steps"):
             raise OnespikeError(f"time_steps: {self.name} has no such option")
@@ -77,11 +73,7 @@ class ModelCard:
     def build(self, model: nn.Module | None = None) -> nn.Module:
         """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K), or (T, B, K).
 
-        Args:
-            model: The network as it is before any conversion, where it is somebody's own; built from the card if None.
-
-        Raises:
-            OnespikeError: It is somebody's class that cannot be built, see `onespike.classpath`.
+        `model` is the network as it is before any conversion, where it is somebody's own; built from the card if None.
         """
         if model is None:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
@@ -111,11 +103,7 @@ class Checkpoint:
     state: dict[str, Any]  # everything else that training needs; must be representable in JSON
 
     def save(self, folder: Path) -> None:
-        """Write the checkpoint; a reader finds the old one or this one, never a part.
-
-        Raises:
-            OnespikeError: It could not be written (disk full, say). The old one is then still there.
-        """
+        """Write the checkpoint; a reader finds the old one or this one, never a part, even if the disk is full."""
         files = {
             "model.safetensors": save(_contiguous(self.weights)),
             "model.json": json.dumps(plain(self.card), indent=2).encode(),
@@ -133,11 +121,7 @@ class Checkpoint:
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint":
-        """Read a checkpoint, its tensors on the CPU, and check that it is whole.
-
-        Raises:
-            OnespikeError: It is missing or damaged.
-        """
+        """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
         folder = whole_folder(folder)
         if not folder.is_dir():
             raise OnespikeError(f"there is no checkpoint {folder}")
@@ -163,15 +147,7 @@ class Checkpoint:
         return network.eval()
 
     def put_into(self, network: nn.Module, complaint: str) -> None:
-        """Load the weights into a network.
-
-        Args:
-            network: The network; changed in place.
-            complaint: What is wrong if they do not fit.
-
-        Raises:
-            OnespikeError: They do not fit; the first tensors that differ are listed.
-        """
+        """Load the weights into a network; if they do not fit, the complaint lists the first tensors that differ."""
         own, saved = (
             {name: tuple(one.shape) for name, one in some.items()} for some in (network.state_dict(), self.weights)
         )
@@ -187,15 +163,9 @@ class Checkpoint:
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Take the tensors out of nested containers, so that what is left is JSON; `join_tensors` is the inverse.
+    """Move the tensors out of nested containers into `tensors`, so that what is left is JSON.
 
-    Args:
-        tree: Dictionaries, lists and tuples of tensors, numbers, strings and None.
-        prefix: What the tensors' names begin with.
-        tensors: Where they are put.
-
-    Returns:
-        The tree, with `{"tensor": name}` in place of each tensor.
+    `{"tensor": name}` stands in place of each; names begin with `prefix`. `join_tensors` is the inverse.
     """
     if isinstance(tree, Tensor):
         tensors[prefix] = tree

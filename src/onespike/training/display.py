@@ -19,11 +19,7 @@ _RUNNING = "loss {task.fields[loss]:.3f}  top-1 {task.fields[top1]:5.1f}%  {task
 
 
 class Display(Callback):
-    """Shows training live on a terminal, one line for each epoch elsewhere.
-
-    Args:
-        quiet: Show nothing at all.
-    """
+    """Shows training live on a terminal, one line for each epoch elsewhere; nothing at all if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -31,12 +27,8 @@ class Display(Callback):
         self.bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
         self.table = Table()
-        self.live = Live(
-            get_renderable=lambda: Group(self.bar, self.table),
-            console=self.console,
-            refresh_per_second=4,
-            transient=True,
-        )
+        shown: dict[str, Any] = {"console": self.console, "refresh_per_second": 4, "transient": True}
+        self.live = Live(get_renderable=lambda: Group(self.bar, self.table), **shown)
 
     def start(self, trainer: "Trainer") -> None:
         """Say what is about to be trained on what, and show the bar."""

@@ -132,11 +132,7 @@ def set_up(
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """Make a trainer of a recipe, and of what is passed in place of its parts; the arguments are those of `train`.
-
-    Raises:
-        OnespikeError: The data are not there, or the parts do not suit each other.
-    """
+    """Make a trainer of a recipe, and of what is passed in place of its parts, as `train` does."""
     if model is not None and not isinstance(model, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if model is not None and not isinstance(recipe.model, ClassPath):
@@ -178,12 +174,7 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
-    """Do what is left of the current epoch.
-
-    Raises:
-        OnespikeError: The loss is no longer a number.
-        Stopped: The interrupt was requested; a checkpoint was saved.
-    """
+    """Do what is left of the current epoch; `Diverged` if the loss is no longer a number, `Stopped` if asked to."""
     progress, steps = trainer.progress, len(trainer.batches)
     trainer.network.train()
     progress.tick()
@@ -192,9 +183,8 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
         for callback in trainer.callbacks:
             callback.before_step(trainer, number)
         loss, hits = trainer.step(number, images, labels)
-        total, right, count, stop = trainer.add_up(
-            [loss * len(labels), hits, len(labels), interrupt.requested or trainer.stop]
-        )
+        asked = interrupt.requested or trainer.stop
+        total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), asked])
         if not math.isfinite(total):
             raise Diverged(_diverged(trainer))
         progress.step += 1

@@ -31,11 +31,7 @@ LOSSES: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {
 
 
 def make_loss(recipe: Recipe) -> Loss:
-    """Make the loss: cross-entropy, with soft targets under Mixup, with a Jensen-Shannon term under AugMix splits.
-
-    Raises:
-        OnespikeError: It does not exist, or somebody's class cannot be made or gives nothing that can be called.
-    """
+    """Make a recipe's loss: cross-entropy, with soft targets under Mixup, a Jensen-Shannon term under AugMix splits."""
     if recipe.loss is not None:
         loss = recipe.loss.make("loss")
         if not callable(loss):

@@ -18,22 +18,13 @@ FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Make the optimiser.
-
-    Raises:
-        OnespikeError: timm has none of that name, or it cannot be used here.
-    """
+    """Make the optimiser; an `OnespikeError` if timm has none of that name, or it cannot be used here."""
     if config.optimizer not in list_optimizers():
         raise unknown("train.optimizer", config.optimizer, list_optimizers())
     try:
-        optimizer = create_optimizer_v2(
-            model,
-            opt=config.optimizer,
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            **({"fused": True} if config.optimizer in FUSED else {}),
-        )
+        fused = {"fused": True} if config.optimizer in FUSED else {}
+        decay, momentum = config.weight_decay, config.momentum
+        optimizer = create_optimizer_v2(model, config.optimizer, config.lr, decay, momentum, **fused)
     except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it wants a package, a device, an argument
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
@@ -67,11 +58,7 @@ def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
 
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Choose device, precision and processes.
-
-    Raises:
-        OnespikeError: The device cannot compute in that precision.
-    """
+    """Choose device, precision and processes; an `OnespikeError` if the device cannot compute in that precision."""
     device = torch.accelerator.current_accelerator() if config.device == "auto" else None
     kind = device.type if device and torch.accelerator.is_available() else "cpu"
     if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):

@@ -70,12 +70,8 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, st
         start: A recipe whose model (and conversion) is taken, and changed, where neither `name` nor `overrides` names
             one, and whose data are taken where `name` has none.
 
-    Returns:
-        The recipe.
-
     Raises:
-        OnespikeError: There is no such recipe, a key does not exist, or a value has the wrong type or is out of its
-            range.
+        OnespikeError: There is no such recipe or key, or a value has the wrong type or is out of its range.
     """
     path = _recipe_path(str(name))
     return _resolve(_read(path), _nested(overrides or {}), path, start)
@@ -104,11 +100,7 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
 
 
 def model_from(values: Mapping[str, Any]) -> Any:
-    """Make a model's config of all its values, as a run stores them.
-
-    Raises:
-        OnespikeError: They are not those of a model.
-    """
+    """Make a model's config of all its values, as a run stores them."""
     if "class_path" in values:
         return make(ClassPath, values, "model")
     return make(family(str(values.get("name"))).config, values, "model")

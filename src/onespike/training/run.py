@@ -38,11 +38,7 @@ WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "
 
 
 class Run:
-    """A run folder.
-
-    Args:
-        folder: Where it is, or will be.
-    """
+    """A run folder, which is there or will be."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = Path(folder)
@@ -50,11 +46,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open a run that exists.
-
-        Raises:
-            OnespikeError: The folder is not a run, or one of a version whose runs cannot be read.
-        """
+        """Open a run that exists; an `OnespikeError` if there is none, or one of a version that cannot be read."""
         run = cls(folder)
         if not run.config.is_file():
             raise OnespikeError(
@@ -77,11 +69,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What came out, as in `summary.json`; None until the run is complete.
-
-        Raises:
-            OnespikeError: The file is damaged.
-        """
+        """What came out, as in `summary.json`; None until the run is complete."""
         path = self.folder / "summary.json"
         try:
             return dict(json.loads(path.read_text(encoding="utf-8"))) if self.is_complete else None
@@ -125,11 +113,7 @@ class Run:
         return any((self.folder / name).is_dir() for name in ("last", "best", ".last.old", ".best.old"))
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
-        """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged.
-
-        Raises:
-            OnespikeError: Neither can be read.
-        """
+        """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
             return Checkpoint.load(first)
@@ -147,11 +131,7 @@ class Run:
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
     def expect_free(self) -> None:
-        """Make sure that a new run overwrites nothing.
-
-        Raises:
-            OnespikeError: Something is in the way.
-        """
+        """Raise an `OnespikeError` if a new run would overwrite something."""
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise OnespikeError(
                 f"{self.folder} is not empty: choose another --out, or go on with the run in it by "
@@ -159,11 +139,7 @@ class Run:
             )
 
     def begin(self, recipe: Recipe) -> None:
-        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew.
-
-        Raises:
-            OnespikeError: The folder cannot be written.
-        """
+        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew."""
         self.__dict__.pop("recipe", None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -19,8 +19,7 @@ REDRAW = 30.0
 class Saving(Callback):
     """Saves the last checkpoint every few minutes, when training stops and after each epoch, and the best one.
 
-    Args:
-        main: Whether this is the process that writes.
+    `main` says whether this is the process that writes.
     """
 
     def __init__(self, main: bool) -> None:
@@ -53,12 +52,7 @@ class Saving(Callback):
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw the history of a run: loss, accuracy, learning rate and the firing rate of every group of neurons.
-
-    Args:
-        history: One row for each epoch, as in `metrics.csv`.
-        path: The PNG to write.
-    """
+    """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons."""
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -36,18 +36,14 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
-    """Evaluate a network.
+    """Evaluate a network on the images of all processes; it comes back in the mode it was in.
 
     Args:
-        model: Images (B, C, H, W) to logits (B, K), or (T, B, K), of which the mean counts; put into evaluation mode,
-            and back into the mode it was in.
+        model: Images (B, C, H, W) to logits (B, K), or (T, B, K), of which the mean counts.
         batches: This process's share of the images; a share of a batch may be empty.
         classes: Number of classes K.
         accelerator: Device, precision and processes.
-        seed: Seed of the draws of a Bernoulli encoding: the same seed gives the same scores.
-
-    Returns:
-        Scores over the images of all processes.
+        seed: Of the draws of a Bernoulli encoding: the same seed gives the same scores.
     """
     was_training = model.training
     model.eval()

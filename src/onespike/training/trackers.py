@@ -14,14 +14,7 @@ if TYPE_CHECKING:
 
 
 class Trackers(Callback):
-    """Writes what a watched step and an epoch showed; accelerate lets only the first process do so.
-
-    Args:
-        names: Names of accelerate's trackers.
-
-    Raises:
-        OnespikeError: One does not exist, or its package is not installed.
-    """
+    """Writes what a watched step and an epoch showed, through accelerate's trackers; only the first process does so."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self._accelerator = names, None

@@ -32,7 +32,7 @@ FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 class Trainer:
-    """A network and everything that trains it.
+    """A network and everything that trains it; an `OnespikeError` if it does not suit the data or the recipe.
 
     Args:
         model: The network, on the CPU: images (B, C, H, W) to logits (B, K) or (T, B, K).
@@ -41,19 +41,15 @@ class Trainer:
         recipe: How it is trained; its model is what a checkpoint says of the network.
         accelerator: Device, precision and processes.
         callbacks: What else happens, after what the recipe asks for itself.
-
-    Attributes:
-        network: The network that is trained.
-        evaluated: The one that is evaluated and saved: the same, or a moving average of it.
-        callbacks: All of them, those that the recipe asks for first.
-        monitor: The callback that looks at spikes.
-        progress: How far the run has come.
-        run: The run folder, once training starts.
-        stop: Whether somebody asked to stop after this step; a callback may ask.
-
-    Raises:
-        OnespikeError: The network does not suit the data or the recipe.
     """
+
+    network: nn.Module  # the one that is trained
+    evaluated: nn.Module  # the one that is evaluated and saved: the same, or a moving average of it
+    callbacks: list[Callback]  # all of them, those that the recipe asks for first
+    monitor: Monitor  # the callback that looks at spikes
+    progress: Progress  # how far the run has come
+    run: Run | None  # the run folder, once training starts
+    stop: bool  # whether somebody asked to stop after this step; a callback may ask
 
     def __init__(
         self,
@@ -66,8 +62,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
         self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
-        self.run: Run | None = None
-        self.stop = False
+        self.run, self.stop = None, False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -91,7 +86,7 @@ class Trainer:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
-        self.callbacks: list[Callback] = [*self._asked_for(), self.monitor, *callbacks]
+        self.callbacks = [*self._asked_for(), self.monitor, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
@@ -111,16 +106,7 @@ class Trainer:
             yield EnergyBudget(self.network, image, config.rate_penalty, config.energy_budget)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Take one step of the optimiser.
-
-        Args:
-            number: Steps that were done before, over all epochs.
-            images: This process's share of the batch.
-            labels: Likewise.
-
-        Returns:
-            Mean loss, and the number of images that were classified correctly.
-        """
+        """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
         seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
         targets = labels
@@ -197,16 +183,11 @@ class Trainer:
         return [(f"{number}.{type(one).__name__}", one) for number, one in enumerate(self.callbacks)]
 
     def restore(self, run: Run) -> None:
-        """Go on where a run stopped, which has a checkpoint.
-
-        Raises:
-            OnespikeError: The run has another architecture or optimiser, is complete, or cannot be read.
-        """
+        """Go on where a run stopped; an `OnespikeError` if it is another, or complete, or cannot be read."""
         saved = run.checkpoint("last")
         if "optimizer" not in saved.state:
             raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
-        differences = self._differences(saved)
-        if differences:
+        if differences := self._differences(saved):
             raise OnespikeError(
                 f"{run.folder} is another run: {'; '.join(differences)}; a run is resumed with the model and the "
                 "optimiser it began with (--init-from starts a new one from its weights)"
@@ -246,11 +227,7 @@ class Trainer:
         return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
     def start_from(self, run: Run) -> None:
-        """Start from the best weights of another run.
-
-        Raises:
-            OnespikeError: Its tensors do not fit; they are listed.
-        """
+        """Start from the best weights of another run; an `OnespikeError` lists the tensors that do not fit."""
         saved = run.checkpoint("best")
         for network in {self.network, self.evaluated}:
             saved.put_into(network, "the weights to start from do not fit this model")
@@ -266,11 +243,7 @@ def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share) -> None:
-    """Make sure that a network takes images of a data set, and gives logits for its classes.
-
-    Raises:
-        OnespikeError: It does not; the shapes are named.
-    """
+    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images and gives logits."""
     count, classes, side = 2, data.num_classes, data.image_size
     was_training = network.training
     reset_state(network)
