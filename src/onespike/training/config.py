@@ -80,37 +80,22 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        for name in ("epochs", "batch_size", "accumulate", "monitor_every"):
-            if getattr(self, name) < 1:
-                raise OnespikeError(f"train.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.lr <= 0:
-            raise OnespikeError(f"train.lr: expected more than 0, got {self.lr}")
-        for name in (
-            "min_lr",
-            "warmup_epochs",
-            "warmup_lr",
-            "weight_decay",
-            "clip_grad",
-            "mixup",
-            "rate_penalty",
-            "energy_budget",
-            "seed",
-            "save_minutes",
-        ):
-            if getattr(self, name) < 0:
-                raise OnespikeError(f"train.{name}: expected at least 0, got {getattr(self, name)}")
-        for name in ("rate_penalty", "energy_budget"):
-            if not math.isfinite(getattr(self, name)):
-                raise OnespikeError(f"train.{name}: expected a finite number, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if not isinstance(value, int | float):
+                continue
+            least = 1 if name in ("epochs", "batch_size", "accumulate", "monitor_every") else 0
+            if name in ("momentum", "label_smoothing", "ema") and not 0 <= value < 1:
+                raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {value}")
+            if name in ("lr", "noise_limit") and value <= 0:
+                raise OnespikeError(f"train.{name}: expected more than 0, got {value}")
+            if value < least:
+                raise OnespikeError(f"train.{name}: expected at least {least}, got {value}")
+            if not math.isfinite(value):
+                raise OnespikeError(f"train.{name}: expected a finite number, got {value}")
         if self.seed >= 2**63:
             raise OnespikeError(f"train.seed: expected less than 2^63, got {self.seed}")
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
             raise OnespikeError(f"train.noise_range: expected 0 <= from < to <= 1, got {list(self.noise_range)}")
-        if self.noise_limit <= 0:
-            raise OnespikeError(f"train.noise_limit: expected more than 0, got {self.noise_limit}")
-        for name in ("momentum", "label_smoothing", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         if self.int8_weights and self.ema:
             raise OnespikeError(
                 "train.int8_weights and train.ema: an average of rounded weights is not rounded; set only one of them"

@@ -54,11 +54,9 @@ class Saving(Callback):
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons."""
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 3 else None
