@@ -22,16 +22,11 @@ class Comparison:
     first: str  # name of the network that is judged
     second: str  # name of the network it is held against
     accuracies: tuple[float, float]  # top-1 of the two, in percent
-    # By convention, the energy of the second over that of the first: how often less the first needs
-    ratios: dict[Convention, float]
+    ratios: dict[Convention, float]  # energy of the second over that of the first: how often less the first needs
 
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
-    """Hold the first network against each of the others.
-
-    Returns:
-        The comparisons, and for each pair that cannot be compared the reason and the remedy.
-    """
+    """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
     first, *others = audits
     made: list[Comparison] = []
     refused: list[str] = []
