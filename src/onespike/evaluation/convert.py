@@ -76,8 +76,7 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
     expect_same_images(data, card)
-    order = np.random.default_rng(_SEED).permutation(len(data.train))
-    chosen = data.train.select(np.sort(order[:count]))
+    chosen = data.train.select(np.sort(np.random.default_rng(_SEED).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
         raise OnespikeError(
             f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
