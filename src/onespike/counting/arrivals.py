@@ -22,15 +22,11 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: The largest n of a graded value; more accumulates than that would cost more than the multiplication they replace.
 LEVELS = 16
-#: More distinct values than this (all of -16..16, with room for rounding) cannot be graded.
-_DISTINCT = 4 * LEVELS
 #: So many values, and so many of each channel, are looked at before all are: real numbers are found out by these.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
 #: Relative difference below which two values are one, unless the values' own rounding is coarser (bfloat16's is 0.8%;
 #: neighbouring levels differ by 6%).
 _TOLERANCE = 1e-5
-#: The coarsest rounding with which values of a few bits tell whole multiples from others.
-_FINE = 1e-3
 
 
 class Arrival(NamedTuple):
@@ -94,7 +90,8 @@ class Arrivals:
 
     def _add(self, flat: Tensor) -> None:
         values = (self._values or set()) | (set(flat.unique().tolist()) - {0})
-        self._values = values if len(values) <= _DISTINCT and all(map(math.isfinite, values)) else None
+        few = len(values) <= 4 * LEVELS  # all of -16..16, with room for rounding: more cannot be graded
+        self._values = values if few and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
         """Say what arrived in all batches together."""
@@ -148,8 +145,8 @@ class _Channels:
         # Real numbers that came once to each channel are no proof of a size.
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
-        # In a coarser type than that every two numbers are nearly whole multiples of a third.
-        found = _sizes(values, LEVELS if tolerance <= _FINE else 1, tolerance)
+        # With coarser rounding than 1e-3 every two numbers are nearly whole multiples of a third.
+        found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
         if found is None:
             return None
         sizes, levels = found

@@ -99,17 +99,10 @@ class Tally:
                 operand, arrival, operations = self.right, right, self.right.counted(right)[1]
         if arrival.kind == "real":
             operations = self.reached
-        counts = {"macs": self.macs, "reached": self.reached, "nonzero": nonzero, "operations": operations}
-        return Product(
-            name=self.name,
-            arrives=arrival.kind,
-            step=arrival.step,
-            levels=arrival.levels,
-            rate=operand.counted(arrival)[0] / max(operand.inputs, 1),
-            inputs=_per_image(self.left.inputs + self.right.inputs, images),
-            weights=self.weights,
-            **{name: _per_image(count, images) for name, count in counts.items()},
-        )
+        rate = operand.counted(arrival)[0] / max(operand.inputs, 1)
+        sums = (self.macs, self.reached, nonzero, operations, self.left.inputs + self.right.inputs)
+        macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
+        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, self.weights)
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""

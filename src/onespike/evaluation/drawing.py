@@ -149,8 +149,7 @@ def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
         if left == right or top == bottom:
             continue  # it holds nothing but the padding of a map of one pixel
         x, y = left + apart * (left > 0), top + apart * (top > 0)
-        box = (x, x + right - left, y + bottom - top, y)
-        _image(axis, pixels[top:bottom, left:right], title, box)
+        _image(axis, pixels[top:bottom, left:right], title, (x, x + right - left, y + bottom - top, y))
         colour = f"C{number}"
         style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "clip_on": False}
         axis.add_patch(Rectangle((x, y), right - left, bottom - top, **style))
@@ -167,9 +166,8 @@ def _probabilities(axis: Axes, view: Inspection) -> None:
     guesses = view.guesses(10)
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name, _ in guesses]
     values = [probability for _, probability in guesses]
-    axis.barh(range(len(names)), values, color=["tab:blue"] + ["lightsteelblue"] * (len(names) - 1))
-    for position, value in enumerate(values):
-        axis.annotate(f"{value:.1%}", (value, position), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    bars = axis.barh(range(len(names)), values, color=["tab:blue"] + ["lightsteelblue"] * (len(names) - 1))
+    axis.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     axis.set(xlim=(0, 1), ylim=(9.6, -0.6), xticks=[])
     axis.tick_params(length=0)

@@ -90,14 +90,11 @@ class Evaluation:
         Raises:
             OnespikeError: They cannot be written.
         """
-        counts = self.confusion.tolist()
         save_json(self.to_json(), str(folder / "evaluation.json"))
-        matrix = [[name, *row] for name, row in zip(self.classes, counts, strict=True)]
+        matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
         save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
-        per_class = [
-            [name, sum(row), row[number], accuracy]
-            for number, (row, (name, accuracy)) in enumerate(zip(counts, self.per_class.items(), strict=True))
-        ]
+        images, correct = self.confusion.sum(1).tolist(), self.confusion.diag().tolist()
+        per_class = zip(self.classes, images, correct, self.per_class.values(), strict=True)
         save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
         from onespike.evaluation.drawing import draw_confusion, save_figure
 
@@ -153,7 +150,6 @@ def evaluate(
     images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
-
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     network = channels_last(checkpoint.network(model, time_steps).to(accelerator.device, dtype))
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
@@ -162,8 +158,9 @@ def evaluate(
     deterministic = card.draws is False
     console = Console(stderr=True)
     hidden = not (accelerator.is_main_process and console.is_terminal)
-    total = math.ceil(len(images) / batches.batch_size)
-    bar = partial(track, total=total, console=console, transient=True, disable=hidden)
+    bar = partial(
+        track, total=math.ceil(len(images) / batches.batch_size), console=console, transient=True, disable=hidden
+    )
     scores = [
         score(network, bar(batches, f"pass {number + 1}"), len(card.classes), accelerator, config.seed + number)
         for number in range(1 if deterministic else passes)

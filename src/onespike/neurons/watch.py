@@ -34,8 +34,7 @@ class Fired(NamedTuple):
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
     place = f"{_SPIKINGJELLY}.neuron"
-    own: tuple[type[nn.Module], ...] = (Neuron,)
-    kinds = (*own, *_snntorch(), *_loaded(place, "BaseNode"), *_loaded(place, "SimpleBaseNode"))
+    kinds: tuple[type[nn.Module], ...] = (Neuron, *_snntorch(), *_loaded(place, "BaseNode", "SimpleBaseNode"))
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
@@ -86,10 +85,10 @@ def kept_states(neuron: nn.Module, like: Tensor) -> int:
     return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
 
 
-def _loaded(module: str, name: str) -> tuple[type[nn.Module], ...]:
-    """A class of another package, where that is imported."""
-    found = getattr(sys.modules.get(module), name, None)
-    return (found,) if isinstance(found, type) else ()
+def _loaded(module: str, *names: str) -> tuple[type[nn.Module], ...]:
+    """Classes of another package, where that is imported."""
+    found = (getattr(sys.modules.get(module), name, None) for name in names)
+    return tuple(one for one in found if isinstance(one, type))
 
 
 def _snntorch() -> tuple[type[nn.Module], ...]:
