@@ -104,9 +104,7 @@ class ProductCounter(TorchDispatchMode):
             self._tally(path, "state", weights).see_real(tokens * values * layer.num_layers, tokens * weights)
         self.elementwise[path] += Counter({kind: n * tokens * hidden for kind, n in _GATES[layer.mode].items()})
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """See one operation of the framework."""
         kwargs = kwargs or {}
         if func not in self._whole:
@@ -199,12 +197,8 @@ class ProductCounter(TorchDispatchMode):
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
         """Whether this is a linear layer's bias, which the framework adds apart at times; it starts the sum."""
-        module = self._modules[path]
-        if (
-            not isinstance(module, nn.Linear)
-            or module.bias is None
-            or func.overloadpacket.__name__ not in ("add", "add_")
-        ):
+        module, adds = self._modules[path], func.overloadpacket.__name__ in ("add", "add_")
+        if not (adds and isinstance(module, nn.Linear) and module.bias is not None):
             return False
         bias = _memory(module.bias)
         return any(bias in self._weights.get(_memory(tensor), ()) for tensor in tensors)

@@ -158,9 +158,8 @@ def evaluate(
     deterministic = card.draws is False
     console = Console(stderr=True)
     hidden = not (accelerator.is_main_process and console.is_terminal)
-    bar = partial(
-        track, total=math.ceil(len(images) / batches.batch_size), console=console, transient=True, disable=hidden
-    )
+    total = math.ceil(len(images) / batches.batch_size)
+    bar = partial(track, total=total, console=console, transient=True, disable=hidden)
     scores = [
         score(network, bar(batches, f"pass {number + 1}"), len(card.classes), accelerator, config.seed + number)
         for number in range(1 if deterministic else passes)

@@ -53,8 +53,8 @@ class SpikeMonitor:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        each = {path: [neuron] for path, neuron in neuron_layers(network).items()}
-        self._groups: dict[str, Sequence[nn.Module]] = getattr(network, "neuron_groups", lambda: each)()
+        each: dict[str, Sequence[nn.Module]] = {path: [neuron] for path, neuron in neuron_layers(network).items()}
+        self._groups = getattr(network, "neuron_groups", lambda: each)()
         self._watched = {layer for layers in self._groups.values() for layer in layers}
         self.clear()
 
