@@ -181,10 +181,8 @@ class ProductCounter(TorchDispatchMode):
             return
         done = work(func, args, kwargs, result)
         if done is None:
-            raise OnespikeError(
-                f"{self._here()} does {func.overloadpacket}, which the audit cannot count: "
-                "add it to onespike.counting.elementwise or .counter"
-            )
+            remedy = "add it to onespike.counting.elementwise or .counter"
+            raise OnespikeError(f"{self._here()} does {func.overloadpacket}, which the audit cannot count: {remedy}")
         arriving = [tensor for tensor in tensors if not self._is_weight(tensor)]
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):

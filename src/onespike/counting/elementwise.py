@@ -31,8 +31,7 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
     "prod": ("multiply",),
     "_native_batch_norm_legit_no_training": ("multiply", "add"),
-    "native_layer_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
-    "native_group_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
+    **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
 }
 #: Operations on each value of a pooling window; the window is the second argument.
 _POOLS = {

@@ -11,6 +11,7 @@ The twins: "binary", the same network that hands nothing on, which is a network 
 audited themselves.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -186,10 +187,8 @@ def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     elif place.endswith("width."):
         expected, fits = "a number of bits of at least 1", whole and content >= 1
     else:
-        fits = (whole or isinstance(content, float)) and 0 <= content < float("inf")
-        expected = "a number of at least 0"
+        expected, fits = "a number of at least 0", (whole or isinstance(content, float)) and 0 <= content < math.inf
     if not fits:
         raise OnespikeError(f"{file}: {place[:-1]}: expected {expected}, got {content!r}")
-    if isinstance(pattern, list):
-        for number, item in enumerate(content):
-            _check(item, pattern[0], file, f"{place}{number}.")
+    for number, item in enumerate(content if isinstance(pattern, list) else ()):
+        _check(item, pattern[0], file, f"{place}{number}.")

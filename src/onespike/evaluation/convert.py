@@ -78,8 +78,8 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     expect_same_images(data, card)
     chosen = data.train.select(np.sort(np.random.default_rng(_SEED).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
+        remedy = "use more of them, or another data set"
         raise OnespikeError(
-            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
-            "another data set"
+            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: {remedy}"
         )
     return torch.cat([batch for batch, _ in EvalLoader(chosen, card.mean, card.std, batch_size=256)])

@@ -165,9 +165,8 @@ def evaluate(
         for number in range(1 if deterministic else passes)
     ]
     if not all(math.isfinite(one.loss) for one in scores):
-        raise OnespikeError(
-            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
-        )
+        reason = "answers with numbers that are not finite: its training failed"
+        raise OnespikeError(f"the network of {run.folder} {reason}")
     return Evaluation(
         data=dataset.name,
         part=part,

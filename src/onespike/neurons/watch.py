@@ -1,7 +1,6 @@
-"""Watching the neurons of any network: the library's own, SpikingJelly's and snnTorch's.
+"""Watching the neurons of any network, each call as potentials and spikes: the library's, SpikingJelly's, snnTorch's.
 
-Each call of a layer of neurons is seen as potentials and spikes. The other packages are never imported here: a network
-can only hold their neurons where they are imported already.
+The other packages are never imported here: a network can only hold their neurons where they are imported already.
 """
 
 import sys
