@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
@@ -45,9 +45,7 @@ class _Reader(NamedTuple):
 
     size: float | Tensor  # size of one spike, or of each channel's own, in a shape that broadcasts to what arrives
     signed: bool  # whether spikes have a sign
-    # The axis of channels whose spikes may each have a size of their own, which may be learned: it is then looked up
-    # in what arrives. None where `size` holds for good.
-    axis: int | None
+    axis: int | None  # of channels whose own, maybe learned sizes are looked up in what arrives; None: `size` holds
     macs: float  # dense multiply-accumulates for each arriving value
 
 
@@ -166,11 +164,8 @@ def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
         spikes = spikes.sum(-1 - axes, keepdim=True)
         padding: Any = layer.padding if layer.padding_mode == "zeros" else 0
-        if isinstance(layer, _ConvTransposeNd):
-            transposed = getattr(F, f"conv_transpose{axes}d")
-            taps = transposed(spikes, ones, None, layer.stride, padding, layer.output_padding, 1, layer.dilation)
-        else:
-            taps = getattr(F, f"conv{axes}d")(spikes, ones, None, layer.stride, padding, layer.dilation)
-        return taps.sum() * (layer.out_channels // layer.groups)
+        rest = (layer.output_padding, 1, layer.dilation) if layer.transposed else (layer.dilation,)
+        convolve = getattr(F, f"conv_transpose{axes}d" if layer.transposed else f"conv{axes}d")
+        return convolve(spikes, ones, None, layer.stride, padding, *rest).sum() * (layer.out_channels // layer.groups)
     assert isinstance(layer, nn.Linear)
     return spikes.sum() * layer.out_features
