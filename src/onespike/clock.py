@@ -21,8 +21,7 @@ class Machine:
     """How busy the machine was while something ran."""
 
     cpu: float = 0.0  # processor seconds of this process in each second
-    # The system's load average over the last minute, this process included; None where it has none
-    load: float | None = None
+    load: float | None = None  # load average over the last minute, this process included; None where there is none
     others: float | None = None  # cores that others used, as far as the load average tells; None likewise
     threads: int = 1  # threads that this process computes with
     waits: bool = False  # whether an accelerator computes, so that this process may well wait

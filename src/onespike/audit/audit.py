@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,8 +26,9 @@ from onespike.training.run import Run, channels_last
 #: Images in a batch while counting, and in the large batch of the latency.
 _BATCH = 64
 #: Where there are no images, noise is shown: of this side and so many classes, in colour but for `_GREY`.
-_SIDE, _CLASSES, _GREY = 32, 10, ("conv-tiny",)
-NOISE = "noise"
+_SIDE, _CLASSES, _GREY, NOISE = 32, 10, ("conv-tiny",), "noise"
+#: Batches of images on a device.
+_Batches = Callable[[torch.device], Iterable[Tensor]]
 
 
 def audit(
@@ -123,10 +125,6 @@ def audit_model(
     return replace(result, name=config.name, data=name, trained=False)
 
 
-#: Batches of images on a device.
-_Batches = Callable[[torch.device], Iterable[Tensor]]
-
-
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
     count = min(_at_least_one(images), len(dataset.test))
     chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
@@ -134,8 +132,7 @@ def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(_at_least_one(images), channels, side, side, generator=generator)
+    noise = torch.randn(_at_least_one(images), channels, side, side, generator=torch.Generator().manual_seed(0))
     return lambda device: noise.to(device).split(_BATCH)
 
 
@@ -160,27 +157,21 @@ def _audit(
     place = make_accelerator(TrainConfig(device=device)).device
     network = channels_last(network.to(place)).eval()
     result = audit(network, batches(place), table=table)
-    joules, measured = Joules(None, "not measured: the latency was not asked for"), []
+    unmeasured = Joules(None, "not measured: the latency was not asked for")
+    result = replace(result, preset=getattr(config, "preset", ""), joules=unmeasured)
     if latency:
         large = next(iter(batches(place)))
-        measured = [measure_latency(network, large[:1]), measure_latency(network, large)]
-        joules = measure_joules(network, large)
-    return replace(
-        result,
-        preset=getattr(config, "preset", ""),
-        latency=tuple(measured),
-        joules=joules,
-        scaling=scaling(config, *shape, latency) if scale else (),
-    )
+        measured = measure_latency(network, large[:1]), measure_latency(network, large)
+        result = replace(result, latency=measured, joules=measure_joules(network, large))
+    return replace(result, scaling=scaling(config, *shape, latency) if scale else ())
 
 
 def _accuracy(run: Run, data: str) -> float | None:
     """Top-1 on the test images, as training found it, or else an evaluation of the best weights on these images."""
     if run.summary:
         return float(run.summary["test_top1"])
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text())
-        of_these = (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data)
-        return float(content["top1"]["mean"]) if of_these else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        if (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data):
+            return float(content["top1"]["mean"])
+    return None

@@ -22,9 +22,8 @@ class Published:
     def operations(self) -> Operations:
         """Count one CIFAR-10 image: dense numbers by running the network, accumulates by the assumed rate."""
         torch.manual_seed(0)
-        counted = count_operations(
-            create_model("spiking-resnet19", time_steps=self.time_steps), [torch.rand(1, 3, 32, 32)]
-        )
+        network = create_model("spiking-resnet19", time_steps=self.time_steps)
+        counted = count_operations(network, [torch.rand(1, 3, 32, 32)])
         layers = [replace(layer, products=tuple(map(self._at_rate, layer.products))) for layer in counted.layers]
         return replace(counted, layers=tuple(layers), neurons=())
 

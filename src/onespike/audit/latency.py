@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.clock import timed, watch_machine
 from onespike.neurons.watch import resetter
 
-#: Passes that are timed, at least, and seconds that all take together, at least.
+#: Passes that are timed, and seconds that all take together, at least.
 _RUNS, _SECONDS = 10, 2.0
 #: Linux's counters of this process's memory.
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -28,8 +28,7 @@ class Latency:
     median: float  # seconds for the batch
     low: float  # first quartile of the seconds
     high: float  # third quartile of the seconds
-    # Peak memory in bytes: resident of the whole process on a CPU, allocated on CUDA; None where it cannot be told
-    memory: int | None
+    memory: int | None  # peak in bytes: of the whole process on a CPU, allocated on CUDA; None where it is not told
     dtype: str  # arithmetic
     device: str  # where it ran
     threads: int  # threads of the CPU
@@ -60,7 +59,12 @@ UNMEASURED = Joules()
 @torch.no_grad()
 def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     """Time forward passes of a model in evaluation mode on one batch, and say how busy the machine was."""
-    _reset_peak(images.device)
+    on_gpu = images.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole run
+            _RESET.write_text("5")
     with watch_machine(images.device) as machine:
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
     low, median, high = statistics.quantiles(seconds, n=4)
@@ -70,13 +74,10 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
         median=median,
         low=low,
         high=high,
-        memory=_peak_memory(images.device),
+        memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
         dtype=str(images.dtype).removeprefix("torch."),
         device=str(images.device),
-        threads=machine.threads,
-        cpu=machine.cpu,
-        load=machine.load,
-        busy=machine.busy,
+        **{name: getattr(machine, name) for name in ("threads", "cpu", "load", "busy")},
     )
 
 
@@ -89,13 +90,11 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         from zeus.monitor import ZeusMonitor
     except ImportError:
         return Joules(None, "not measured: that needs the package zeus; install it with: pip install 'onespike[bench]'")
-    on_gpu = images.device.type == "cuda"
+    on_gpu, passes, step = images.device.type == "cuda", 0, _afresh(model, images)
     try:
         if not on_gpu:
             get_cpus()
         monitor = ZeusMonitor(gpu_indices=[images.device.index or 0] if on_gpu else [])
-        passes = 0
-        step = _afresh(model, images)
 
         def counted() -> None:
             nonlocal passes
@@ -126,19 +125,8 @@ def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def _reset_peak(device: torch.device) -> None:
-    """Forget how much memory was in use before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return
-    with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole run
-        _RESET.write_text("5")
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    """The most memory in use since `_reset_peak`, in bytes; None where the system does not tell."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
+def _peak_memory() -> int | None:
+    """The most memory of this process in use since the last reset, in bytes; None where the system does not tell."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

@@ -22,33 +22,25 @@ class Comparison:
     first: str  # name of the network that is judged
     second: str  # name of the network it is held against
     accuracies: tuple[float, float]  # top-1 of the two, in percent
-    # By convention, the energy of the second over that of the first: how often less the first needs
-    ratios: dict[Convention, float]
+    ratios: dict[Convention, float]  # energy of the second over that of the first: how often less the first needs
 
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
-    """Hold the first network against each of the others.
-
-    Returns:
-        The comparisons, and for each pair that cannot be compared the reason and the remedy.
-    """
+    """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
     first, *others = audits
     made: list[Comparison] = []
     refused: list[str] = []
     for other in others:
-        lacking = [one.name for one in (first, other) if one.accuracy is None]
+        no_ratio = f"{first.name} and {other.name}: no ratio"
         if first.data != other.data:
-            refused.append(
-                f"{first.name} and {other.name}: no ratio, since they were audited on different images "
-                f"({first.data or 'unknown'}, {other.data or 'unknown'})"
-            )
+            images = f"{first.data or 'unknown'}, {other.data or 'unknown'}"
+            refused.append(f"{no_ratio}, since they were audited on different images ({images})")
         elif first.accuracy is None or other.accuracy is None:
-            refused.append(
-                f"{first.name} and {other.name}: no ratio of energies, since the accuracy of {' and '.join(lacking)} "
-                "is not known: finish the training, or run onespike evaluate RUN"
-            )
+            lacking = " and ".join(one.name for one in (first, other) if one.accuracy is None)
+            remedy = "finish the training, or run onespike evaluate RUN"
+            refused.append(f"{no_ratio} of energies, since the accuracy of {lacking} is not known: {remedy}")
         elif not all(one.energy(convention).total for one in (first, other) for convention in CONVENTIONS):
-            refused.append(f"{first.name} and {other.name}: no ratio, since by {first.table.file} they take no energy")
+            refused.append(f"{no_ratio}, since by {first.table.file} they take no energy")
         else:
             ratios = {one: other.energy(one).total / first.energy(one).total for one in CONVENTIONS}
             made.append(Comparison(first.name, other.name, (first.accuracy, other.accuracy), ratios))
@@ -62,11 +54,8 @@ def save_report(audits: Sequence[Audit], path: Path) -> None:
         OnespikeError: It cannot be written.
     """
     comparisons, refused = compare(audits)
-    content = {
-        "audits": [audit.to_json() for audit in audits],
-        "comparisons": [asdict(one) for one in comparisons],
-        "not_compared": refused,
-    }
+    compared = [asdict(one) for one in comparisons]
+    content = {"audits": [audit.to_json() for audit in audits], "comparisons": compared, "not_compared": refused}
     # The page puts every text in place as text, never as markup; here nothing may end the script that holds the data.
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
     save_text(TEMPLATE.read_text(encoding="utf-8").replace("__DATA__", data, 1), path)

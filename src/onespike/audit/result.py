@@ -34,11 +34,9 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Everything."""
         ops = self.operations
+        energy = {one: {variant: self.energy(one, variant).to_json() for variant in VARIANTS} for one in CONVENTIONS}
         return {
-            "name": self.name,
-            "preset": self.preset,
-            "trained": self.trained,
-            "data": self.data,
+            **{key: getattr(self, key) for key in ("name", "preset", "trained", "data")},
             "images": ops.images,
             "accuracy": self.accuracy,
             "weights": ops.weights,
@@ -47,10 +45,7 @@ class Audit:
             "elementwise": ops.elementwise,
             "potentials": ops.potentials._asdict(),
             "firing_rate": ops.firing_rate,
-            "energy": {
-                convention: {variant: self.energy(convention, variant).to_json() for variant in VARIANTS}
-                for convention in CONVENTIONS
-            },
+            "energy": energy,
             "titles": self.table.titles,
             "constants": {"file": self.table.file, "sources": self.table.sources},
             "layers": [self._layer(layer) for layer in ops.layers],

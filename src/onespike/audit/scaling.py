@@ -1,8 +1,9 @@
 """How the cost grows with the size of the image, the width and the depth: an exponent, fitted in log-log."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,9 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
 
 
 def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
-    """Build the network in other sizes, and count.
+    """Build a network in other image sizes (pixels a side), widths and depths; count one image, and time it if asked.
 
-    Args:
-        config: The architecture to start from, with `channels` and `depths` of its stages.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels.
-        time_it: Whether to time one image as well.
-
-    Returns:
-        The cost along image size, width and depth.
+    The config is that of an architecture with `channels` and `depths` of its stages.
     """
     stride = 4 if image_size >= 96 else 2
     unit = stride * 2 ** (len(config.depths) - 1)
@@ -59,22 +53,19 @@ def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = Fals
     widths, depths = (0.5, 1.0, 1.5, 2.0), (1, 2, 3)
     wide = [replace(config, channels=tuple(max(1, round(c * factor)) for c in config.channels)) for factor in widths]
     deep = [replace(config, depths=tuple(depth * factor for depth in config.depths)) for factor in depths]
+
+    def along(axis: str, values: Sequence[float], networks: Iterable[tuple[Any, int]]) -> Scaling:
+        macs, seconds = [], []
+        for one, size in networks:
+            network, image = one.build(10, in_channels, size).eval(), torch.rand(1, in_channels, size, size)
+            macs.append(count_operations(network, [image]).macs)
+            if time_it:
+                with torch.no_grad():
+                    seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
+        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))
+
     return (
-        _along("image size", sizes, [(config, size) for size in sizes], in_channels, time_it),
-        _along("width", widths, [(one, image_size) for one in wide], in_channels, time_it),
-        _along("depth", depths, [(one, image_size) for one in deep], in_channels, time_it),
+        along("image size", sizes, ((config, size) for size in sizes)),
+        along("width", widths, ((one, image_size) for one in wide)),
+        along("depth", depths, ((one, image_size) for one in deep)),
     )
-
-
-def _along(
-    axis: str, values: Sequence[float], networks: Sequence[tuple[Any, int]], in_channels: int, time_it: bool
-) -> Scaling:
-    macs, seconds = [], []
-    for config, size in networks:
-        network = config.build(10, in_channels, size).eval()
-        image = torch.rand(1, in_channels, size, size)
-        macs.append(count_operations(network, [image]).macs)
-        if time_it:
-            with torch.no_grad():
-                seconds.append(statistics.median(timed(lambda: network(image), rounds=5, seconds=0.0)))  # noqa: B023
-    return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))

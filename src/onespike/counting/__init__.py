@@ -4,14 +4,5 @@ from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
 from onespike.counting.operations import Layer, Neurons, Operations, count_operations
 from onespike.counting.products import Product
 
-__all__ = [
-    "CONVENTIONS",
-    "VARIANTS",
-    "Energy",
-    "EnergyTable",
-    "Layer",
-    "Neurons",
-    "Operations",
-    "Product",
-    "count_operations",
-]
+__all__ = ["CONVENTIONS", "VARIANTS", "Energy", "EnergyTable", "Layer", "Operations", "Product", "count_operations"]
+__all__ += ["Neurons"]

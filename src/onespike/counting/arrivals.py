@@ -22,34 +22,23 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: The largest n of a graded value; more accumulates than that would cost more than the multiplication they replace.
 LEVELS = 16
-#: More distinct values than this (all of -16..16, with room for rounding) cannot be graded.
-_DISTINCT = 4 * LEVELS
-#: So many values are looked at before all of them are: real numbers are found out by these.
-_SAMPLE = 4096
+#: So many values, and so many of each channel, are looked at before all are: real numbers are found out by these.
+_SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
 #: Relative difference below which two values are one, unless the values' own rounding is coarser (bfloat16's is 0.8%;
 #: neighbouring levels differ by 6%).
 _TOLERANCE = 1e-5
-#: So many values of each channel are looked at before all of them are.
-_SAMPLE_OF_CHANNEL = 64
-#: The coarsest rounding with which values of a few bits tell whole multiples from others.
-_FINE = 1e-3
 
 
 class Arrival(NamedTuple):
     """What arrives."""
 
     kind: Kind  # one of `KINDS`
-    # C, the size of one spike; None for real values, where only zeros came, and where each channel has its own
-    step: float | None
+    step: float | None  # c; None for real values, where only zeros came, and where each channel has its own
     levels: int  # the largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real
 
 
 class Arrivals:
-    """Watches the values that arrive in one place, over all batches.
-
-    Args:
-        channels: The axis of the channels that have weights of their own, into which a size could fold; None for none.
-    """
+    """Watches the values that arrive in one place; `channels`, an axis, have weights into which a size could fold."""
 
     def __init__(self, channels: int | None = None) -> None:
         self._values: set[float] | None = set()  # distinct nonzero values; None once they are too many
@@ -92,9 +81,8 @@ class Arrivals:
         flat = in_memory_order(x)
         self._add(flat[:: max(1, flat.numel() // _SAMPLE)])
         c = self.sole_value
-        if self._values is None or (c is not None and int((flat == c).count_nonzero()) == nonzero):
-            return
-        self._add(flat)
+        if self._values is not None and (c is None or int((flat == c).count_nonzero()) != nonzero):
+            self._add(flat)
 
     def assume_real(self) -> None:
         """Take it for certain that real numbers arrive."""
@@ -102,7 +90,8 @@ class Arrivals:
 
     def _add(self, flat: Tensor) -> None:
         values = (self._values or set()) | (set(flat.unique().tolist()) - {0})
-        self._values = values if len(values) <= _DISTINCT and all(map(math.isfinite, values)) else None
+        few = len(values) <= 4 * LEVELS  # all of -16..16, with room for rounding: more cannot be graded
+        self._values = values if few and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
         """Say what arrived in all batches together."""
@@ -143,26 +132,21 @@ class _Channels:
         one = self._values.shape[1] == 1
         if one and not int((rows * (rows - self._values.to(rows).nan_to_num(posinf=0))).count_nonzero()):
             return  # what most layers see, at a third of the cost: the same value again
-        some = rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)]
-        if _distinct(some) is None:
-            self.are_real = True
-            return
-        found = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
-        self.are_real = found is None or not bool(rows.isfinite().all())
+        found = _distinct(rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)])
         if found is not None:
-            self._values = found
+            found = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
+        self.are_real = found is None or not bool(rows.isfinite().all())
+        self._values = self._values if found is None else found
 
     def conclude(self, tolerance: float) -> tuple[Tensor, Arrival] | None:
-        """Find the size of a spike of each channel, (C,), and say what arrived; None if these are real values.
-
-        Real numbers that came once to each channel are no proof of a size.
-        """
+        """Find the size of a spike of each channel, (C,), and say what arrived; None if these are real values."""
         values = self._values.cpu()
         there = values.isfinite()
+        # Real numbers that came once to each channel are no proof of a size.
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
-        # In a coarser type than that every two numbers are nearly whole multiples of a third.
-        found = _sizes(values, LEVELS if tolerance <= _FINE else 1, tolerance)
+        # With coarser rounding than 1e-3 every two numbers are nearly whole multiples of a third.
+        found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
         if found is None:
             return None
         sizes, levels = found

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from onespike.counting.elementwise import work
 from onespike.counting.products import Tally
@@ -23,21 +24,15 @@ from onespike.units.conv import WindowConv
 
 
 class ProductCounter(TorchDispatchMode):
-    """Counts products and element-wise work of a model, by module, during the forward passes inside `watch()`.
-
-    Attributes:
-        tallies: Products by the path of their module, their name, and their weights.
-        elementwise: Element-wise work by the path of the module in whose forward it was done.
-    """
+    """Counts products and element-wise work of a model, by module, during the forward passes inside `watch()`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.tallies: dict[tuple[str, str, object], Tally] = {}
-        self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)
-        self._modules = dict(model.named_modules())
-        self._stack: list[str] = []
+        self.tallies: dict[tuple[str, str, object], Tally] = {}  # by path of their module, name, and weights
+        self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
+        self._model, self._modules = model, dict(model.named_modules())
+        self._stack: list[str] = []  # paths of the modules that are running
         self._inside_recurrent = 0
-        self._model = model
         # Parameters and buffers by where they lie in memory: alive, so that their memory is not used again.
         self._original = {_memory(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
         # Where weights lie, those included that were made of others: {place: places of the originals}.
@@ -91,8 +86,7 @@ class ProductCounter(TorchDispatchMode):
     def _recurrent(self, path: str, layer: nn.RNNBase, x: Any) -> None:
         """Count a recurrent layer from outside, dense: fused, it is one opaque operation, or many, by the device.
 
-        Its products are those of its input, where spikes may arrive, and of its own state, which is a real number and
-        at the first token 0.
+        At its input spikes may arrive; its own state is a real number, at the first token 0.
         """
         if not isinstance(x, Tensor):
             raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
@@ -110,9 +104,7 @@ class ProductCounter(TorchDispatchMode):
             self._tally(path, "state", weights).see_real(tokens * values * layer.num_layers, tokens * weights)
         self.elementwise[path] += Counter({kind: n * tokens * hidden for kind, n in _GATES[layer.mode].items()})
 
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         """See one operation of the framework."""
         kwargs = kwargs or {}
         if func not in self._whole:
@@ -189,10 +181,8 @@ class ProductCounter(TorchDispatchMode):
             return
         done = work(func, args, kwargs, result)
         if done is None:
-            raise OnespikeError(
-                f"{self._here()} does {func.overloadpacket}, which the audit cannot count: "
-                "add it to onespike.counting.elementwise or .counter"
-            )
+            remedy = "add it to onespike.counting.elementwise or .counter"
+            raise OnespikeError(f"{self._here()} does {func.overloadpacket}, which the audit cannot count: {remedy}")
         arriving = [tensor for tensor in tensors if not self._is_weight(tensor)]
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):
@@ -205,8 +195,8 @@ class ProductCounter(TorchDispatchMode):
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
         """Whether this is a linear layer's bias, which the framework adds apart at times; it starts the sum."""
-        module = self._modules[path]
-        if not isinstance(module, nn.Linear) or module.bias is None or func.overloadpacket.__name__ not in _ADDITIONS:
+        module, adds = self._modules[path], func.overloadpacket.__name__ in ("add", "add_")
+        if not (adds and isinstance(module, nn.Linear) and module.bias is not None):
             return False
         bias = _memory(module.bias)
         return any(bias in self._weights.get(_memory(tensor), ()) for tensor in tensors)
@@ -219,10 +209,7 @@ class ProductCounter(TorchDispatchMode):
         return f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
 
     def _tally(self, path: str, name: str, weights: int, which: object = None, channels: int | None = None) -> Tally:
-        key = (path, name, which)
-        if key not in self.tallies:
-            self.tallies[key] = Tally(name, weights, channels)
-        return self.tallies[key]
+        return self.tallies.setdefault((path, name, which), Tally(name, weights, channels))
 
     def _is_weight(self, tensor: Tensor) -> bool:
         return _memory(tensor) in self._weights
@@ -251,8 +238,7 @@ class ProductCounter(TorchDispatchMode):
             self._linear(path, b, a, a.shape[-2], channels=-2)
         else:
             a, b = (one if one.dim() == 3 else one[None] for one in (a, b))
-            name = f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}"
-            self._tally(path, name, 0).see_matmul(a, b)
+            self._tally(path, f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}", 0).see_matmul(a, b)
 
     def _linear(self, path: str, x: Tensor, weight: Tensor, out: int, channels: int) -> None:
         module = self._modules[path]
@@ -277,12 +263,9 @@ _GATES = {
     "RNN_TANH": Counter(add=1, special=1),
     "RNN_RELU": Counter(add=1, compare=1),
 }
-_ADDITIONS = ("add", "add_")
 _BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
-_Count = Callable[[ProductCounter, str, tuple[Any, ...], Any], None]
-
 #: The products among the framework's operations. Biases start an accumulator and are not counted.
-_PRODUCTS: dict[str, _Count] = {
+_PRODUCTS: dict[str, Callable[[ProductCounter, str, tuple[Any, ...], Any], None]] = {
     "convolution": ProductCounter._convolution,
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), ProductCounter._matrices),
 }
@@ -301,8 +284,4 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
+    return (value for value in tree_leaves(values) if isinstance(value, Tensor))

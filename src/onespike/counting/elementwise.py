@@ -31,8 +31,7 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
     "prod": ("multiply",),
     "_native_batch_norm_legit_no_training": ("multiply", "add"),
-    "native_layer_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
-    "native_group_norm": ("add", "add", "add", "multiply", "multiply", "multiply"),
+    **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
 }
 #: Operations on each value of a pooling window; the window is the second argument.
 _POOLS = {
@@ -54,12 +53,10 @@ _MOVES = frozenset(
 
 
 def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Counter[str] | None:
-    """Say what an operation of the framework does value by value, given its arguments and its result.
+    """Say what an operation of the framework does value by value; empty if it only moves data, None if it is unknown.
 
-    Returns:
-        How many additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices
-        ("compare"), functions such as sine, exponential or GELU ("special"), and random numbers ("random"); nothing
-        for one that only moves data; None for an unknown one.
+    It counts additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices
+    ("compare"), functions such as sine, exponential or GELU ("special"), and random numbers ("random").
     """
     if func.namespace not in ("aten", "prim", "prims"):
         return None
@@ -74,21 +71,15 @@ def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any)
         out = result[0] if isinstance(result, tuple) else result
         window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
+    # Of an operation that works in place, the one that does not may be known to work value by value.
+    twin = getattr(getattr(torch.ops.aten, name, None), func._overloadname, func)
     if name in _REDUCTIONS:
-        return _times(_REDUCTIONS[name], tensors[0].numel())
-    if name in _POINTWISE or _is_pointwise(func, name):
-        if not any(tensor.is_floating_point() for tensor in tensors):
-            return Counter()  # of indices and masks
+        kinds, values = _REDUCTIONS[name], tensors[0].numel()
+    elif name not in _POINTWISE and torch.Tag.pointwise not in (*func.tags, *twin.tags):
+        return None
+    elif not any(tensor.is_floating_point() for tensor in tensors):
+        return Counter()  # of indices and masks
+    else:
         scaled = kwargs.get("alpha", 1) not in (1, -1)  # x + alpha * y in one
-        return _times((*_POINTWISE.get(name, ("special",)), *(("multiply",) if scaled else ())), result.numel())
-    return None
-
-
-def _is_pointwise(func: Any, name: str) -> bool:
-    """Whether an operation works value by value; of one that works in place, the one that does not is asked."""
-    twin = getattr(getattr(torch.ops.aten, name, None), func._overloadname, None)
-    return torch.Tag.pointwise in func.tags or (twin is not None and torch.Tag.pointwise in twin.tags)
-
-
-def _times(kinds: Sequence[str], values: int) -> Counter[str]:
+        kinds, values = _POINTWISE.get(name, ("special",)) + ("multiply",) * scaled, result.numel()
     return Counter({kind: times * values for kind, times in Counter(kinds).items()})

@@ -11,6 +11,7 @@ The twins: "binary", the same network that hands nothing on, which is a network 
 audited themselves.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -74,8 +75,7 @@ class EnergyTable:
     operations: dict[str, dict[str, float]]  # "fp32" and "int8": energy to "multiply" and to "add"
     elementwise: dict[str, float]  # energy of each kind of element-wise work
     width: int  # bits of one memory access
-    # Memories from small to large: (name, bytes, energy of an access); the last holds anything (None bytes)
-    levels: tuple[tuple[str, int | None, float], ...]
+    levels: tuple[tuple[str, int | None, float], ...]  # name, bytes (None: any), energy of an access; small to large
     bits: dict[str, float]  # width of a "weight", a "real" activation, a "potential"
     sources: dict[str, str]  # where each section comes from
     file: str  # where they were read
@@ -96,13 +96,12 @@ class EnergyTable:
         _check(content, pattern, path, "")
         levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])
         sizes = [size for _, size, _ in levels]
-        if not sizes or sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:
+        if sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:
             raise OnespikeError(f"{path}: memory.levels: expected them from small to large, the last with bytes: null")
-        operations = {name: _numbers(part) for name, part in content["operations"].items()}
         sources = {f"operations.{name}": part["source"] for name, part in content["operations"].items()}
         sources |= {name: content[name]["source"] for name in ("elementwise", "memory", "bits")}
         return cls(
-            operations=operations,
+            operations={name: _numbers(part) for name, part in content["operations"].items()},
             elementwise=_numbers(content["elementwise"]),
             width=content["memory"]["width"],
             levels=levels,
@@ -141,8 +140,9 @@ class EnergyTable:
         real = variant == "ann" or product.arrives == "real"
         if convention == "memory":
             times = product.reached if real else product.operations
-        else:
-            times = product.macs * (1 if real else _rate(product))
+        else:  # by the field's rule, spikes per input; of two activations, as counted
+            rate = product.rate if product.weights else product.operations / max(product.macs, 1)
+            times = product.macs * (1 if real else rate)
         prices = self.operations["fp32" if convention == "field" else "int8"]
         price = prices["add"] + (prices["multiply"] if real else 0)
         spent = {"real" if real else "spikes": _PICO * times * price}
@@ -159,11 +159,6 @@ class EnergyTable:
     def network(self, operations: Operations, convention: Convention, variant: Variant = "network") -> Energy:
         """Energy of a whole network, see `layer`."""
         return Energy.sum(self.layer(layer, operations, convention, variant) for layer in operations.layers)
-
-
-def _rate(product: Product) -> float:
-    """Accumulates per dense multiply-accumulate, by the field's rule: spikes per input; of activations, as counted."""
-    return product.rate if product.weights else product.operations / max(product.macs, 1)
 
 
 def _numbers(section: dict[str, Any]) -> dict[str, float]:
@@ -192,10 +187,8 @@ def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     elif place.endswith("width."):
         expected, fits = "a number of bits of at least 1", whole and content >= 1
     else:
-        fits = (whole or isinstance(content, float)) and 0 <= content < float("inf")
-        expected = "a number of at least 0"
+        expected, fits = "a number of at least 0", (whole or isinstance(content, float)) and 0 <= content < math.inf
     if not fits:
         raise OnespikeError(f"{file}: {place[:-1]}: expected {expected}, got {content!r}")
-    if isinstance(pattern, list):
-        for number, item in enumerate(content):
-            _check(item, pattern[0], file, f"{place}{number}.")
+    for number, item in enumerate(content if isinstance(pattern, list) else ()):
+        _check(item, pattern[0], file, f"{place}{number}.")

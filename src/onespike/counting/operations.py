@@ -19,10 +19,10 @@ from onespike.models.patch import Merging
 from onespike.neurons.watch import Fired, kept_states, resetter, watch_neurons
 from onespike.units import Traffic, Unit, UnitOutput
 
-#: Potentials looked at in each layer and batch, evenly spread; and the shares below which the quantiles lie.
-_SAMPLE, QUANTILES = 4096, (0.05, 0.25, 0.5, 0.75, 0.95)
-#: Of these, the most that are kept over all batches; above, every second one goes.
-_KEPT = 2**20
+#: Potentials looked at in each layer and batch, evenly spread; the most kept over all: above, every second one goes.
+_SAMPLE, _KEPT = 4096, 2**20
+#: The shares of potentials below which the quantiles lie.
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,7 @@ class Neurons:
     path: str  # the module
     firing_rate: float  # spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0
     threshold: float | None  # the threshold; the mean, if each channel has its own; None where it is not known
-    # The potential below which 5, 25, 50, 75 and 95% of all potentials lie; empty where none were seen
-    potentials: tuple[float, ...]
+    potentials: tuple[float, ...]  # below which 5, 25, 50, 75 and 95% of all lie; empty where none were seen
 
 
 @dataclass(frozen=True)
@@ -103,16 +102,13 @@ class Operations:
 def count_operations(
     model: nn.Module, batches: Iterable[Tensor], before: Callable[[int], object] | None = None
 ) -> Operations:
-    """Count what a model does.
+    """Count what a model does for one image, mean over all.
 
     Args:
         model: Any model of the framework. It runs in evaluation mode; one that was compiled runs as it was written.
             Neurons of other packages forget before each batch what they kept.
         batches: Batches of inputs, (B, ...); real ones, since what arrives at a layer is judged by its values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
-
-    Returns:
-        The operations for one image, mean over all.
 
     Raises:
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
@@ -126,8 +122,7 @@ def count_operations(
         model.eval()
         stack.enter_context(watch_neurons(model, watch.see))
         for path, module in model.named_modules():
-            hook = _traffic_hook(path, module, watch.traffic)
-            if hook is not None:
+            if hook := _traffic_hook(path, module, watch.traffic):
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         for number, batch in enumerate(batches):
             reset()
@@ -140,12 +135,9 @@ def count_operations(
     reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
-    return Operations(
-        images=images,
-        layers=_layers(model, counter, watch.traffic, images),
-        neurons=tuple(tally.conclude(path) for path, tally in watch.neurons.items()),
-        weights=sum(parameter.numel() for parameter in model.parameters()),
-    )
+    layers = _layers(model, counter, watch.traffic, images)
+    neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
+    return Operations(images, tuple(layers), neurons, weights=sum(weight.numel() for weight in model.parameters()))
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
@@ -194,8 +186,7 @@ class NeuronTally:
     def __init__(self) -> None:
         self._fired = self._values = 0
         self._samples: list[Tensor] = []
-        self._seen = 0  # potentials looked at, of which every `_every`-th is kept
-        self._every = 1
+        self._seen, self._every = 0, 1  # potentials looked at, of which every such one is kept
         self._threshold: float | None = None
 
     def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
@@ -220,27 +211,21 @@ class NeuronTally:
         return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 
 
-def _layers(
-    model: nn.Module, counter: ProductCounter, traffic: dict[str, Counter[str]], images: int
-) -> tuple[Layer, ...]:
-    modules = dict(model.named_modules())
-    handing: set[nn.Module] = {module for module in modules.values() if isinstance(module, Unit)}
-    for merging in modules.values():
-        if isinstance(merging, Merging) and merging.potential is not None:
-            handing.update(merging.potential.modules())
+def _layers(model: nn.Module, counter: ProductCounter, traffic: dict[str, Counter[str]], images: int) -> list[Layer]:
+    handing: set[nn.Module] = set()
+    for module in model.modules():
+        if isinstance(module, Unit):
+            handing.add(module)
+        elif isinstance(module, Merging) and module.potential is not None:
+            handing.update(module.potential.modules())
     products: dict[str, list[Product]] = defaultdict(list)
     for (path, *_), tally in counter.tallies.items():
         products[path].append(tally.conclude(images))
-    busy = {*products, *counter.elementwise, *traffic}
-    return tuple(
-        Layer(
-            path=path,
-            type=type(module).__name__,
-            products=tuple(products[path]),
-            elementwise={kind: times / images for kind, times in counter.elementwise[path].items()},
-            potentials=Traffic(traffic[path]["reads"] / images, traffic[path]["writes"] / images),
-            handing=module in handing,
-        )
-        for path, module in modules.items()
-        if path in busy
-    )
+    layers = []
+    for path, module in model.named_modules():
+        if path in products or path in counter.elementwise or path in traffic:
+            elementwise = {kind: times / images for kind, times in counter.elementwise[path].items()}
+            potentials = Traffic(traffic[path]["reads"] / images, traffic[path]["writes"] / images)
+            kind, done = type(module).__name__, tuple(products[path])
+            layers.append(Layer(path, kind, done, elementwise, potentials, handing=module in handing))
+    return layers

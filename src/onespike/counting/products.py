@@ -13,28 +13,20 @@ from torch import Tensor
 
 from onespike.counting.arrivals import KINDS, Arrival, Arrivals, Kind
 
-#: Below it float32 holds every whole number.
-_EXACT_FLOAT32 = 2**24
-
 
 @dataclass(frozen=True)
 class Product:
     """Multiplications of one kind in one layer, per image."""
 
-    # What is multiplied, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), "input" or "state" (of
-    # a recurrent layer)
-    name: str
+    name: str  # such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), a recurrent layer's "state"
     arrives: Kind  # what arrives at it: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`
-    # The size c of one spike; None for real values, where none came, or where each channel has its own
-    step: float | None
+    step: float | None  # size c of one spike; None for real values, where none came, or each channel has its own
     levels: int  # the largest number of spikes in one value; 0 for real values
     rate: float  # spikes per arriving value; of real values, the share that is not 0
     macs: float  # dense multiply-accumulates, as frameworks count them: zeros of the padding included
     reached: float  # those that a value of the input reaches: zeros of the padding left out
     nonzero: float  # those that a value other than 0 reaches: what is left if zeros are skipped
-    # What has to be done: accumulates, one for each spike and weight that it meets; or, where real values arrive,
-    # `reached` multiply-accumulates
-    operations: float
+    operations: float  # accumulates, one for each spike and weight that it meets; of real values, `reached` MACs
     inputs: float  # arriving values
     weights: int  # weights, 0 in a product of two activations
 
@@ -107,18 +99,10 @@ class Tally:
                 operand, arrival, operations = self.right, right, self.right.counted(right)[1]
         if arrival.kind == "real":
             operations = self.reached
-        inputs = self.left.inputs + self.right.inputs
-        counts = {"macs": self.macs, "reached": self.reached, "nonzero": nonzero, "operations": operations}
-        return Product(
-            name=self.name,
-            arrives=arrival.kind,
-            step=arrival.step,
-            levels=arrival.levels,
-            rate=operand.counted(arrival)[0] / max(operand.inputs, 1),
-            inputs=_per_image(inputs, images),
-            weights=self.weights,
-            **{name: _per_image(count, images) for name, count in counts.items()},
-        )
+        rate = operand.counted(arrival)[0] / max(operand.inputs, 1)
+        sums = (self.macs, self.reached, nonzero, operations, self.left.inputs + self.right.inputs)
+        macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
+        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, self.weights)
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""
@@ -180,11 +164,10 @@ def _sums(x: Tensor, fan_out: Tensor | int, channels: int | None) -> Tensor:
         axes = [axis for axis in range(x.ndim) if channels is None or axis != channels % x.ndim]
         total = x.sum(axes, dtype=torch.float64).cpu().view(-1)
         return torch.stack([total, total * fan_out])
-    # float32 adds up faster, and is exact for whole numbers as small as these.
-    exact = x.dtype == torch.bool and x.shape[0] * x.shape[1] < _EXACT_FLOAT32
+    # float32 adds up faster, and holds every whole number below 2^24.
+    exact = x.dtype == torch.bool and x.shape[0] * x.shape[1] < 2**24
     places = x.sum((0, 1) if channels is None else 0, dtype=torch.float32 if exact else torch.float64).cpu().double()
-    if channels is None:
-        places = places[None]
+    places = places[None] if channels is None else places
     return torch.stack([places.flatten(1).sum(1), (places * fan_out).flatten(1).sum(1)])
 
 

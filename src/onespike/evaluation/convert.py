@@ -20,9 +20,6 @@ from onespike.evaluation.evaluate import expect_same_images
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 
-#: Which training images calibrate depends on their number alone: conversions stay comparable.
-_SEED = 0
-
 
 def convert_run(
     source: Run,
@@ -76,11 +73,9 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
     expect_same_images(data, card)
-    order = np.random.default_rng(_SEED).permutation(len(data.train))
-    chosen = data.train.select(np.sort(order[:count]))
+    # Which ones depends on their number alone: conversions stay comparable.
+    chosen = data.train.select(np.sort(np.random.default_rng(0).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
-        raise OnespikeError(
-            f"images: the {len(chosen)} to calibrate on are all of one class; expected several: use more of them, or "
-            "another data set"
-        )
+        remedy = "expected several: use more of them, or another data set"
+        raise OnespikeError(f"images: the {len(chosen)} to calibrate on are all of one class; {remedy}")
     return torch.cat([batch for batch, _ in EvalLoader(chosen, card.mean, card.std, batch_size=256)])

@@ -26,10 +26,8 @@ from onespike.evaluation.inspect import Inspection, View
 from onespike.functional import SURROGATES
 from onespike.training.monitor import SUPPORT
 
-#: Up to so many classes numbers fit into the cells, and names beside them.
-NUMBERS, NAMES = 20, 250
-#: Letters of the longest class name that is printed whole.
-LETTERS = 20
+#: Up to so many classes numbers fit into the cells, and names beside them; letters of the longest name printed whole.
+NUMBERS, NAMES, LETTERS = 20, 250, 20
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Figure:
@@ -68,20 +66,16 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
         axis.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
         axis.tick_params(length=0)
     if len(classes) <= NUMBERS:
-        _write_numbers(axis, shares, worst)
+        for (row, column), share in np.ndenumerate(shares):
+            if share:
+                dark = share > (60 if row == column else 0.6 * worst)
+                text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
     else:  # a line behind every tenth class, to find one's way
         for position in np.arange(9.5, len(classes) - 1, 10):
             axis.axhline(position, color="black", alpha=0.15, linewidth=0.5)
             axis.axvline(position, color="black", alpha=0.15, linewidth=0.5)
     return figure
-
-
-def _write_numbers(axis: Axes, shares: np.ndarray, worst: float) -> None:
-    for (row, column), share in np.ndenumerate(shares):
-        if share:
-            dark = share > (60 if row == column else 0.6 * worst)
-            text = f"{share:.0f}" if share >= 9.95 else f"{share:.1f}"
-            axis.text(column, row, text, ha="center", va="center", fontsize=8, color="white" if dark else "black")
 
 
 #: Sizes in inches: a block's map and histogram, what is between two blocks, and the pictures at the top.
@@ -119,8 +113,8 @@ def draw_inspection(view: Inspection) -> Figure:
         row, column = divmod(position, columns)
         left, top = column * (cell + GAP), TOP + LINE + row * (MAP + LINE)
         _spike_map(place(left, top, MAP, MAP), block)
-        lowest = position + columns >= len(view.blocks)
-        _potentials(place(left + MAP + 0.15, top, HISTOGRAM, MAP), block, lowest)
+        histogram = place(left + MAP + 0.15, top, HISTOGRAM, MAP)
+        _potentials(histogram, block, lowest=position + columns >= len(view.blocks))
     if view.blocks:
         scale = place(width + 0.2, TOP + LINE, 0.15, rows * (MAP + LINE) - LINE)
         figure.colorbar(ScalarMappable(**SPIKES), cax=scale, label="firing rate, mean over channels")
@@ -155,8 +149,7 @@ def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
         if left == right or top == bottom:
             continue  # it holds nothing but the padding of a map of one pixel
         x, y = left + apart * (left > 0), top + apart * (top > 0)
-        box = (x, x + right - left, y + bottom - top, y)
-        _image(axis, pixels[top:bottom, left:right], title, box)
+        _image(axis, pixels[top:bottom, left:right], title, (x, x + right - left, y + bottom - top, y))
         colour = f"C{number}"
         style: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": 2.5, "clip_on": False}
         axis.add_patch(Rectangle((x, y), right - left, bottom - top, **style))
@@ -173,10 +166,8 @@ def _probabilities(axis: Axes, view: Inspection) -> None:
     guesses = view.guesses(10)
     names = [name if len(name) <= 18 else f"{name[:17]}…" for name, _ in guesses]
     values = [probability for _, probability in guesses]
-    colours = ["tab:blue"] + ["lightsteelblue"] * (len(names) - 1)
-    axis.barh(range(len(names)), values, color=colours)
-    for position, value in enumerate(values):
-        axis.annotate(f"{value:.1%}", (value, position), (3, 0), textcoords="offset points", va="center", fontsize=8)
+    bars = axis.barh(range(len(names)), values, color=["tab:blue"] + ["lightsteelblue"] * (len(names) - 1))
+    axis.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8)
     axis.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
     axis.set(xlim=(0, 1), ylim=(9.6, -0.6), xticks=[])
     axis.tick_params(length=0)
@@ -207,34 +198,24 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
         if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
             axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
         axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)
-        if layer.surrogate is not None:
-            reach = _support(layer.surrogate)
+        if layer.surrogate is not None:  # up to this distance from the threshold it lets a gradient pass
+            far = torch.linspace(0, 10, 10001)
+            reach = far[SURROGATES[layer.surrogate](far) > SUPPORT].max().item()
     if reach:
         axis.axvspan(-reach, reach, 0, CURVES, color="black", alpha=0.08, linewidth=0)
     axis.axvline(0, 0, CURVES, color="black", linewidth=1, linestyle="--")
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     axis.set(xlim=(min(edges[0], -0.1), max(edges[-1], 0.1)), ylim=(low, low * (high / low) ** (1 / CURVES)))
-    axis.yaxis.set_major_locator(NullLocator())
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set(major_locator=NullLocator(), minor_locator=NullLocator())
     axis.tick_params(labelsize=8)
     axis.legend(fontsize=7.5, loc="upper right", frameon=False, handlelength=1, borderaxespad=0.2)
     if lowest:
         axis.set_xlabel("potential - threshold" + (" (grey: trainable)" if reach else ""), fontsize=8.5)
 
 
-def _support(surrogate: str) -> float:
-    """Largest distance from the threshold at which a surrogate lets a gradient pass."""
-    distances = torch.linspace(0, 10, 10001)
-    return distances[SURROGATES[surrogate](distances) > SUPPORT].max().item()
-
-
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Draw a figure into a PNG, whole and cut to what is drawn; its folder is made if need be.
-
-    Raises:
-        OnespikeError: It cannot be written.
-    """
+    """Draw a figure into a PNG, cut to what is drawn; make its folder, or raise `OnespikeError` where that fails."""
     FigureCanvasAgg(figure)
     picture = io.BytesIO()
     with warnings.catch_warnings():

@@ -23,9 +23,6 @@ from onespike.training.run import Run, channels_last
 from onespike.training.scores import score
 
 Part = Literal["test", "validation", "train"]
-Which = Literal["best", "last"]
-Precision = Literal["trained", "fp32", "bf16", "fp16", "fp64"]
-Device = Literal["auto", "cpu"]
 
 
 class Spread(NamedTuple):
@@ -60,8 +57,7 @@ class Evaluation:
     classes: tuple[str, ...]  # class names
     images: int  # images in the part
     passes: int  # how often the network saw all of them
-    # Whether the network gives the same answers at each pass, so that one pass is all there is to see
-    deterministic: bool
+    deterministic: bool  # whether the network answers the same at each pass: one is then all there is to see
     loss: Spread  # mean cross-entropy
     top1: Spread  # share of images whose first guess is right, in percent
     top5: Spread  # share of images with the right class among the first five guesses, in percent
@@ -94,14 +90,11 @@ class Evaluation:
         Raises:
             OnespikeError: They cannot be written.
         """
-        counts = self.confusion.tolist()
         save_json(self.to_json(), str(folder / "evaluation.json"))
-        matrix = [[name, *row] for name, row in zip(self.classes, counts, strict=True)]
+        matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
         save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
-        per_class = [
-            [name, sum(row), row[number], accuracy]
-            for number, (row, (name, accuracy)) in enumerate(zip(counts, self.per_class.items(), strict=True))
-        ]
+        images, correct = self.confusion.sum(1).tolist(), self.confusion.diag().tolist()
+        per_class = zip(self.classes, images, correct, self.per_class.values(), strict=True)
         save_text(csv_text(["class", "images", "correct", "accuracy"], per_class), folder / "per_class.csv")
         from onespike.evaluation.drawing import draw_confusion, save_figure
 
@@ -113,15 +106,15 @@ def evaluate(
     run: Run,
     data: Any = None,
     part: Part = "test",
-    which: Which = "best",
+    which: Literal["best", "last"] = "best",
     passes: int = 1,
     batch_size: int | None = None,
-    precision: Precision = "trained",
-    device: Device = "auto",
+    precision: Literal["trained", "fp32", "bf16", "fp16", "fp64"] = "trained",
+    device: Literal["auto", "cpu"] = "auto",
     time_steps: int | None = None,
     model: nn.Module | None = None,
 ) -> Evaluation:
-    """Evaluate the network of a run; under a launcher such as torchrun, by all processes together.
+    """Evaluate the network of a run; under a launcher such as torchrun by all processes together, with one result.
 
     With the run's own data, batch size and precision, the first pass draws what the test at the end of training drew,
     and finds what that found.
@@ -138,9 +131,6 @@ def evaluate(
         time_steps: How often a network runs on one image; its own number if None.
         model: As for `Run.model`, where the network is of somebody else's class.
 
-    Returns:
-        The same result on all processes.
-
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or an argument is out of its range.
     """
@@ -149,9 +139,8 @@ def evaluate(
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise OnespikeError(f"{name}: expected at least 1, got {number}")
-    config = replace(run.recipe.train, device=device)
-    if precision != "trained":
-        config = replace(config, precision=precision)
+    config = run.recipe.train
+    config = replace(config, device=device, precision=config.precision if precision == "trained" else precision)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():
         dataset = run.dataset(data)
@@ -161,7 +150,6 @@ def evaluate(
     images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
-
     dtype = torch.float64 if config.precision == "fp64" else torch.float32
     network = channels_last(checkpoint.network(model, time_steps).to(accelerator.device, dtype))
     share = Share(accelerator.device, dtype, accelerator.process_index, accelerator.num_processes)
@@ -177,9 +165,8 @@ def evaluate(
         for number in range(1 if deterministic else passes)
     ]
     if not all(math.isfinite(one.loss) for one in scores):
-        raise OnespikeError(
-            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
-        )
+        reason = "answers with numbers that are not finite: its training failed"
+        raise OnespikeError(f"the network of {run.folder} {reason}")
     return Evaluation(
         data=dataset.name,
         part=part,
@@ -195,28 +182,16 @@ def evaluate(
 
 
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
-    """Make sure that a data set has the classes that a network tells apart, in such images as it takes.
-
-    Raises:
-        OnespikeError: It has not.
-    """
-    if data.classes != card.classes:
-        raise OnespikeError(
-            f"the classes of {data.name} are not the network's: {_difference(data.classes, card.classes)}"
-        )
-    if data.in_channels != card.in_channels:
-        raise OnespikeError(
-            f"the images of {data.name} have {data.in_channels} channels, the network takes {card.in_channels}"
-        )
-    if data.image_size != card.image_size:
-        raise OnespikeError(
-            f"the images of {data.name} have {data.image_size} pixels a side, the network takes {card.image_size}: "
-            f"pass --data.image_size {card.image_size}"
-        )
-
-
-def _difference(found: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    """Raise `OnespikeError` unless a data set has a network's classes, in images of its channels and size."""
+    found, expected, side = data.classes, card.classes, card.image_size
+    classes, images = f"the classes of {data.name} are not the network's", f"the images of {data.name} have"
     if len(found) != len(expected):
-        return f"{len(found)} of them, where the network has {len(expected)}"
-    number = next(i for i in range(len(found)) if found[i] != expected[i])
-    return f"class {number} is {found[number]!r}, where the network has {expected[number]!r}"
+        raise OnespikeError(f"{classes}: {len(found)} of them, where the network has {len(expected)}")
+    for number, (ours, its) in enumerate(zip(found, expected, strict=True)):
+        if ours != its:
+            raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
+    if data.in_channels != card.in_channels:
+        raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
+    if data.image_size != side:
+        remedy = f"pass --data.image_size {side}"
+        raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")

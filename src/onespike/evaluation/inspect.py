@@ -1,5 +1,7 @@
 """What a trained network makes of one image: the spikes and potentials of its neurons, its windows, and the answer."""
 
+from collections import defaultdict
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,20 +49,20 @@ class LayerView:
         """The numbers."""
         distances, surrogate = self.distances, SURROGATES.get(self.surrogate or "")
         inside = None if distances is None or surrogate is None else surrogate(distances) > SUPPORT
-        found: dict[str, Any] = {
+        potential = None
+        if self.potentials is not None:
+            potentials = self.potentials.double().numpy()
+            quantiles = {str(q): float(np.quantile(potentials, q)) for q in QUANTILES}
+            potential = {"mean": potentials.mean(), "std": potentials.std(), "quantiles": quantiles}
+        return {
             "name": self.name,
             "threshold": None if self.threshold is None else self.threshold.mean().item(),
             "firing_rate": self.firing_rate,
             "silent_neurons": (self.spikes.abs().sum(0) == 0).float().mean().item(),
             "above_threshold": None if distances is None else (distances > 0).float().mean().item(),
             "in_support": None if inside is None else inside.float().mean().item(),
-            "potential": None,
+            "potential": potential,
         }
-        if self.potentials is not None:
-            potentials = self.potentials.double().numpy()
-            quantiles = {str(q): float(np.quantile(potentials, q)) for q in QUANTILES}
-            found["potential"] = {"mean": potentials.mean(), "std": potentials.std(), "quantiles": quantiles}
-        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +95,15 @@ class View:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        found = {
+        boxes = [dict(zip(("left", "top", "right", "bottom"), box, strict=True)) for box in self.windows]
+        return {
             "block": self.number,
             "name": self.name,
             "map_side": len(self.spike_map),
             "firing_rate": self.firing_rate,
+            **({"windows": self.window_kind, "window_pixels": boxes} if boxes else {}),
+            "layers": [layer.to_json() for layer in self.layers],
         }
-        if self.windows:
-            found["windows"] = self.window_kind
-            sides = ("left", "top", "right", "bottom")
-            found["window_pixels"] = [dict(zip(sides, box, strict=True)) for box in self.windows]
-        return {**found, "layers": [layer.to_json() for layer in self.layers]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,8 +124,7 @@ class Inspection:
     def note(self) -> str | None:
         """What was done to the image to make it fit, if anything."""
         (width, height), side = self.original, self.pixels.shape[0]
-        fits = width == height == side
-        return None if fits else f"resized from {width}x{height} to {side}x{side}, the centre kept"
+        return None if width == height == side else f"resized from {width}x{height} to {side}x{side}, the centre kept"
 
     def guesses(self, count: int) -> list[tuple[str, float]]:
         """The most probable classes and their probabilities, the first one first."""
@@ -196,20 +195,19 @@ def inspect_network(
 @torch.no_grad()
 def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[View, ...]]:
     """Run a network on one image (1, C, H, W), once: its logits (K,), and what its neurons saw and did."""
-    seen: dict[str, list[Fired]] = {}
-    received: dict[nn.Module, list[Tensor]] = {}
+    seen: dict[str, list[Fired]] = defaultdict(list)
+    received: dict[nn.Module, list[Tensor]] = defaultdict(list)
     blocks = network.blocks() if hasattr(network, "blocks") else []  # type: ignore[operator]
-    handles = [
-        block.fc.register_forward_pre_hook(lambda fc, inputs: received.setdefault(fc, []).append(inputs[0]))
-        for block in blocks
-    ]
-    with watch_neurons(network, lambda call: seen.setdefault(call.path, []).append(call)), torch.random.fork_rng([]):
+    with ExitStack() as stack:
+        for block in blocks:
+            hook = block.fc.register_forward_pre_hook(lambda fc, inputs: received[fc].append(inputs[0]))
+            stack.callback(hook.remove)
+        stack.enter_context(watch_neurons(network, lambda call: seen[call.path].append(call)))
+        stack.enter_context(torch.random.fork_rng([]))
         torch.manual_seed(seed)
         reset_state(network)
         logits = network(image)
         reset_state(network)
-    for handle in handles:
-        handle.remove()
     paths = {module: path for path, module in network.named_modules()}
     views = []
     for number, block in enumerate(blocks, 1):

@@ -1,7 +1,6 @@
-"""Watching the neurons of any network: the library's own, SpikingJelly's and snnTorch's.
+"""Watching the neurons of any network, each call as potentials and spikes: the library's, SpikingJelly's, snnTorch's.
 
-Each call of a layer of neurons is seen as potentials and spikes. The other packages are never imported here: a network
-can only hold their neurons where they are imported already.
+The other packages are never imported here: a network can only hold their neurons where they are imported already.
 """
 
 import sys
@@ -23,8 +22,7 @@ class Fired(NamedTuple):
 
     path: str
     neuron: nn.Module
-    # Potentials at the moment of firing, of the shape of the spikes; None where they cannot be seen
-    potential: Tensor | None
+    potential: Tensor | None  # at the moment of firing, of the shape of the spikes; None where it cannot be seen
     spikes: Tensor  # what came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU
     threshold: float | Tensor | None  # one number, or one for each channel in a shape that broadcasts to the potentials
     surrogate: str | None  # a name in `onespike.functional.SURROGATES`; None where it is not known
@@ -35,24 +33,16 @@ class Fired(NamedTuple):
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
     place = f"{_SPIKINGJELLY}.neuron"
-    kinds: tuple[type[nn.Module], ...] = (
-        Neuron,
-        *_snntorch(),
-        *_loaded(place, "BaseNode"),
-        *_loaded(place, "SimpleBaseNode"),
-    )
+    kinds: tuple[type[nn.Module], ...] = (Neuron, *_snntorch(), *_loaded(place, "BaseNode", "SimpleBaseNode"))
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 
 @contextmanager
 def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True) -> Iterator[None]:
-    """Watch all layers of neurons during the forward passes inside this context.
+    """Call `see` after each call of a layer of neurons of any network, or of a part of it, inside this context.
 
-    Args:
-        model: Any network; a call of a part of it is seen as well.
-        see: Called after each call of a layer of neurons.
-        foreign_potentials: Whether to see the potentials of other packages' neurons as well. They then compute step by
-            step, in plain torch, which may round otherwise than their fused operations do.
+    With `foreign_potentials`, those of other packages' neurons are seen as well: they then compute step by step, in
+    plain torch, which may round otherwise than their fused operations do.
     """
     images = 0
 
@@ -68,10 +58,7 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:
-    """Make a function that sets the states of other packages' neurons back to the start, without a gradient.
-
-    The library's own neurons keep no state from call to call.
-    """
+    """Make a function that sets states of other packages' neurons back, without a gradient; the library's keep none."""
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
     resets: list[Any] = [module.reset for module in model.modules() if isinstance(module, spikingjelly)]
     resets += [m.reset_mem for m in model.modules() if isinstance(m, snntorch) and hasattr(m, "reset_mem")]
@@ -84,29 +71,26 @@ def resetter(model: nn.Module) -> Callable[[], None]:
 
 
 def reset_state(model: nn.Module) -> None:
-    """Forget what the neurons of other packages kept of the batch before; nothing to do for the library's own."""
+    """Forget what the neurons of other packages kept of the batch before."""
     resetter(model)()
 
 
 def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values that a neuron of another package keeps until the next time step; `like` are its spikes at one.
-
-    They are all its states of that shape; 0 for the library's own.
-    """
+    """Count the values, all states of the shape of `like`, that another package's neuron keeps until the next step."""
     if isinstance(neuron, Neuron):
-        return 0
+        return 0  # the library's own keeps none
     memories = getattr(neuron, "_memories", None)  # SpikingJelly's
     states = memories.values() if memories is not None else dict(neuron.named_buffers(recurse=False)).values()
     return sum(one.numel() for one in states if isinstance(one, Tensor) and one.shape == like.shape)
 
 
-def _loaded(module: str, name: str) -> tuple[type, ...]:
-    """A class of another package, where that is imported."""
-    found = getattr(sys.modules.get(module), name, None)
-    return (found,) if isinstance(found, type) else ()
+def _loaded(module: str, *names: str) -> tuple[type[nn.Module], ...]:
+    """Classes of another package, where that is imported."""
+    found = (getattr(sys.modules.get(module), name, None) for name in names)
+    return tuple(one for one in found if isinstance(one, type))
 
 
-def _snntorch() -> tuple[type, ...]:
+def _snntorch() -> tuple[type[nn.Module], ...]:
     return _loaded(_SNNTORCH, "SpikingNeuron") + _loaded(f"{_SNNTORCH}._neurons.neurons", "SpikingNeuron")
 
 
@@ -124,8 +108,7 @@ def _watch(
         caught.clear()
         # Windows, a population or time come before the images.
         ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
-        threshold = getattr(neuron, "v_threshold", None)  # SpikingJelly's
-        threshold = neuron.threshold if threshold is None else threshold
+        threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's first
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
         surrogate = neuron.surrogate if own else None

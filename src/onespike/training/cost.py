@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
@@ -45,9 +45,7 @@ class _Reader(NamedTuple):
 
     size: float | Tensor  # size of one spike, or of each channel's own, in a shape that broadcasts to what arrives
     signed: bool  # whether spikes have a sign
-    # The axis of channels whose spikes may each have a size of their own, which may be learned: it is then looked up
-    # in what arrives. None where `size` holds for good.
-    axis: int | None
+    axis: int | None  # of channels whose own, maybe learned sizes are looked up in what arrives; None: `size` holds
     macs: float  # dense multiply-accumulates for each arriving value
 
 
@@ -58,12 +56,8 @@ class CostMeter:
     as it was found: real values as their dense count, products of two activations that are spikes as nothing.
 
     Args:
-        network: Any network, on its device. It is shown noise once, to see which of its layers read spikes, and how
-            large these are.
+        network: Any network, on its device. It is shown noise once, to see which layers read spikes, and of what size.
         image: Shape of an image, (C, H, W); by default the network's own `in_channels` and `image_size`.
-
-    Attributes:
-        least: What takes energy however little the network fires, in joule for one image.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, ...] | None = None) -> None:
@@ -80,7 +74,7 @@ class CostMeter:
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
-        self.least = MULTIPLY_ACCUMULATE * real
+        self.least = MULTIPLY_ACCUMULATE * real  # joule for one image, however little the network fires
 
     @property
     def reads_spikes(self) -> bool:
@@ -92,12 +86,10 @@ class CostMeter:
         """Count during the forward passes inside this context, from 0."""
         self._operations: list[Tensor] = []
         self._accumulates: list[Tensor] = []
-        handles = [layer.register_forward_pre_hook(self._count) for layer in self._readers]
-        try:
+        with ExitStack() as stack:
+            for layer in self._readers:
+                stack.callback(layer.register_forward_pre_hook(self._count).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def read(self, images: int) -> Cost:
         """The mean cost of the images that passed in the last `watch()`."""
@@ -109,7 +101,11 @@ class CostMeter:
     def _count(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x, reader = inputs[0], self._readers[layer]
         with torch.autocast(x.device.type, enabled=False):
-            size = _size_here(x, reader)
+            size = reader.size
+            if reader.axis is not None:
+                others = [axis for axis in range(x.ndim) if axis != reader.axis + x.ndim]
+                peak = x.detach().abs().amax(others, keepdim=True).float()
+                size = torch.where(peak > 0, peak, size)
             spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / size
             spikes = spikes.abs() if reader.signed else spikes
             if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # what is repeated there arrives as well
@@ -119,11 +115,7 @@ class CostMeter:
 
 
 def expect_within_reach(meter: CostMeter, budget: float) -> None:
-    """Make sure that an energy budget, in microjoule for one image, can be kept by firing less; 0 is none.
-
-    Raises:
-        OnespikeError: What is not spikes alone takes as much.
-    """
+    """Raise `OnespikeError` if an energy budget, in microjoule an image, cannot be kept by firing less; 0 is none."""
     if 0 < budget <= 1e6 * meter.least:
         raise OnespikeError(
             f"train.energy_budget: the layers that read real values take {1e6 * meter.least:.4g} µJ an image, however "
@@ -162,15 +154,6 @@ def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
     return _Reader(size, product.arrives == "signed", axis, product.macs / product.inputs)
 
 
-def _size_here(x: Tensor, reader: _Reader) -> float | Tensor:
-    """The size of the spikes that arrive, a number or one for each channel."""
-    if reader.axis is None:
-        return reader.size
-    others = [axis for axis in range(x.ndim) if axis != reader.axis + x.ndim]
-    peak = x.detach().abs().amax(others, keepdim=True).float()
-    return torch.where(peak > 0, peak, reader.size)
-
-
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
     """How many weights all spikes meet together; at the border of a map they meet fewer."""
     if isinstance(layer, nn.RNNBase):
@@ -181,11 +164,8 @@ def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1
         spikes = spikes.sum(-1 - axes, keepdim=True)
         padding: Any = layer.padding if layer.padding_mode == "zeros" else 0
-        if isinstance(layer, _ConvTransposeNd):
-            transposed = getattr(F, f"conv_transpose{axes}d")
-            taps = transposed(spikes, ones, None, layer.stride, padding, layer.output_padding, 1, layer.dilation)
-        else:
-            taps = getattr(F, f"conv{axes}d")(spikes, ones, None, layer.stride, padding, layer.dilation)
-        return taps.sum() * (layer.out_channels // layer.groups)
+        rest = (layer.output_padding, 1, layer.dilation) if layer.transposed else (layer.dilation,)
+        convolve = getattr(F, f"conv_transpose{axes}d" if layer.transposed else f"conv{axes}d")
+        return convolve(spikes, ones, None, layer.stride, padding, *rest).sum() * (layer.out_channels // layer.groups)
     assert isinstance(layer, nn.Linear)
     return spikes.sum() * layer.out_features

@@ -23,8 +23,7 @@ class Activity:
     firing_rate: float  # spikes per neuron, image and time step
     dead: float  # neurons that fired for no image
     always_firing: float  # neurons that fired for every image, at each time step
-    # Potentials at which the surrogate's gradient is not negligible; None where the surrogate is unknown
-    in_support: float | None
+    in_support: float | None  # potentials where the surrogate's gradient is not negligible; None where it is unknown
     silent: bool  # whether a whole layer of the group fires less than once in a thousand
     layers: tuple[float, ...]  # firing rate of each of the group's layers of neurons
 
@@ -35,7 +34,7 @@ class _Counts:
 
     fired: dict[torch.Size, Tensor] = field(default_factory=dict)
     seen: dict[torch.Size, int] = field(default_factory=dict)
-    supported: Tensor | None = None
+    supported: Tensor | int = 0
     potentials: int = 0
 
     @property
@@ -54,10 +53,8 @@ class SpikeMonitor:
 
     def __init__(self, network: nn.Module) -> None:
         self._network = network
-        groups = getattr(network, "neuron_groups", None)
-        self._groups: dict[str, Sequence[nn.Module]] = (
-            groups() if groups else {path: [neuron] for path, neuron in neuron_layers(network).items()}
-        )
+        each: dict[str, Sequence[nn.Module]] = {path: [neuron] for path, neuron in neuron_layers(network).items()}
+        self._groups = getattr(network, "neuron_groups", lambda: each)()
         self._watched = {layer for layers in self._groups.values() for layer in layers}
         self.clear()
 
@@ -82,14 +79,13 @@ class SpikeMonitor:
             return
         counts, spikes = self._counts.setdefault(call.neuron, _Counts()), (call.spikes != 0).float()
         spikes = spikes.movedim(call.batch_axis, 0)  # (B, …), or (B, T, …) of several time steps
-        images = len(spikes) * call.steps
         fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # by how many images each neuron fired
         shape = fired.shape
-        counts.fired[shape] = counts.fired[shape] + fired if shape in counts.fired else fired
-        counts.seen[shape] = counts.seen.get(shape, 0) + images
+        counts.fired[shape] = counts.fired.get(shape, 0) + fired
+        counts.seen[shape] = counts.seen.get(shape, 0) + len(spikes) * call.steps
         if call.potential is not None and call.surrogate is not None and call.threshold is not None:
-            inside = (SURROGATES[call.surrogate](call.potential.float() - call.threshold) > SUPPORT).sum()
-            counts.supported = inside if counts.supported is None else counts.supported + inside
+            gradients = SURROGATES[call.surrogate](call.potential.float() - call.threshold)
+            counts.supported = counts.supported + (gradients > SUPPORT).sum()
             counts.potentials += call.potential.numel()
 
     def summary(self) -> list[Activity]:
@@ -103,13 +99,12 @@ class SpikeMonitor:
     def _group(self, layers: list[_Counts]) -> Activity:
         rates = [layer.rates for layer in layers]
         neurons, potentials = torch.cat(rates), sum(layer.potentials for layer in layers)
-        supported = [layer.supported.item() for layer in layers if layer.supported is not None]
         means = tuple(rate.mean().item() for rate in rates)
         return Activity(
             firing_rate=neurons.mean().item(),
             dead=(neurons == 0).float().mean().item(),
             always_firing=(neurons == 1).float().mean().item(),
-            in_support=sum(supported) / potentials if potentials else None,
+            in_support=float(sum(layer.supported for layer in layers)) / potentials if potentials else None,
             silent=any(rate < SILENT for rate in means),
             layers=means,
         )
