@@ -1,6 +1,5 @@
 """One block: windows, spikes, unit, recompose, residual; then the channel MLP, residual."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.neurons import NeuronConfig, make_neuron
-from onespike.units.base import Memory
+from onespike.units.base import Memory, Norm
 from onespike.units.channel import ChannelLinear
 from onespike.units.registry import UNITS
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from onespike.models.onespike import OnespikeConfig
 
 #: Normalisations by name: what makes one for a number of channels.
-NORMS: dict[str, Callable[[int], nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
+NORMS: dict[str, Norm] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
 
 
 class BlockState(NamedTuple):
@@ -75,7 +74,7 @@ class Block(nn.Module):
         mask = state.mask if state else self._dropout_mask(windows, generator)
         if mask is not None:
             spikes = spikes * mask
-        incoming = partition(potential, self.window_kind) if potential is not None else None
+        incoming = None if potential is None else partition(potential, self.window_kind)
         out = self.unit(spikes, incoming, state.memory if state else None)
         recomposed = recompose(out.spikes, self.size, self.window_kind)  # (B, C, L, L)
         if self.region_threshold is not None:
@@ -102,12 +101,8 @@ class Block(nn.Module):
 
 
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Draw a shape (..., C, M, M) from U(0, 1), on a tensor's device, never coarser than float32.
-
-    (bfloat16 has only 256 such numbers.) The draws are channels-last in memory: the same numbers whatever the layout of
-    the maps that they meet.
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    """Draw (..., C, M, M) from U(0, 1), on a tensor's device: the same numbers whatever the layout of the maps."""
+    dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has only 256 such numbers
     *outer, channels, height, width = shape
     draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
     return draws.movedim(-1, -3)
@@ -120,9 +115,7 @@ class ChannelMlp(nn.Sequential):
     again from the GELU's input, which is kept anyway.
     """
 
-    def __init__(
-        self, channels: int, ratio: int, norm: Callable[[int], nn.Module], neuron: NeuronConfig | None = None
-    ) -> None:
+    def __init__(self, channels: int, ratio: int, norm: Norm, neuron: NeuronConfig | None = None) -> None:
         hidden = ratio * channels
         super().__init__(
             nn.Identity() if neuron is None else make_neuron(channels, neuron, integrates=False),

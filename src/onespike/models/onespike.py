@@ -90,9 +90,7 @@ class OnespikeConfig(ModelConfig):
         if self.unit not in UNITS:
             raise unknown("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
-            raise OnespikeError(
-                f"depths and channels: expected one of each per stage, got {self.depths}, {self.channels}"
-            )
+            raise OnespikeError(f"depths, channels: expected one of each per stage, got {self.depths}, {self.channels}")
         counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
         if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
@@ -118,9 +116,7 @@ class OnespikeConfig(ModelConfig):
                 f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"
             )
         if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
-            raise OnespikeError(
-                "learnable_decay: with fusion none and one time step no potential is handed on to decay"
-            )
+            raise OnespikeError("learnable_decay: with fusion none and one time step nothing is handed on to decay")
 
 
 #: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
@@ -129,32 +125,22 @@ WINDOWS = {"alternating": ("average", "dilated"), "none": ("whole",)}
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 
+#: What makes a network deterministic.
+NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
+
 #: Registered models: what each sets apart from `OnespikeConfig`'s defaults, which are the paper's.
 VARIANTS: dict[str, dict[str, Any]] = {
     f"{unit}{depth}": {"unit": unit, "depths": depths} for unit in UNITS for depth, depths in DEPTHS.items()
 }
-VARIANTS["conv-tiny"] = {
-    "depths": (2, 2, 2),
-    "channels": (16, 32, 64),
-    "encoding": "threshold",
-    "norm": "batch",
-    "dropout": 0.0,
-}
+VARIANTS["conv-tiny"] = NO_DRAWS | {"depths": (2, 2, 2), "channels": (16, 32, 64), "norm": "batch"}
 
 #: Presets: what each changes about any model. They come after the model's own values; single options come last.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
-    "modern": {"encoding": "threshold", "dropout": 0.0},
-    "strict": {
-        "encoding": "threshold",
-        "norm": "batch",
-        "dropout": 0.0,
-        "region_threshold": 0.1,
-        "mlp_activation": "spiking",
-        "readout": "spiking",
-    },
+    "modern": NO_DRAWS,
+    "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
 }

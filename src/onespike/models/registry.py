@@ -59,13 +59,9 @@ MODELS: dict[str, Family] = {}
 
 
 def register_model(
-    config: type[ModelConfig],
-    variants: dict[str, dict[str, Any]],
-    presets: dict[str, dict[str, Any]] | None = None,
+    config: type[ModelConfig], variants: dict[str, dict[str, Any]], presets: dict[str, dict[str, Any]] | None = None
 ) -> Callable[[Builder], Builder]:
-    """Register the decorated class or function as what builds a family's networks.
-
-    It is called as (config, num_classes, in_channels, image_size).
+    """Register what builds a family's networks, a class or function of (config, num_classes, in_channels, image_size).
 
     Args:
         config: The family's dataclass.

@@ -39,9 +39,8 @@ class AdaptiveLIF(Neuron):
     @classmethod
     def check(cls, config: NeuronConfig) -> None:
         """Refuse an adaptation out of its range."""
-        for name, most in (("adaptation", math.inf), ("adaptation_decay", 1)):
+        for name, most, limit in (("adaptation", math.inf, ""), ("adaptation_decay", 1, " <= 1")):
             if not 0 <= config.options.get(name, 0) <= most:
-                limit = " <= 1" if most == 1 else ""
                 raise OnespikeError(f"{name}: expected 0 <= {name}{limit}, got {config.options[name]}")
 
     def fire(self, potential: Tensor, rise: Tensor | None = None) -> Tensor:

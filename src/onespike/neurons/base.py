@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,10 +89,10 @@ class Incoming:
         return None if handed is None else fuse(self.beside[window - self.behind], handed, self.fusion, self.theta)
 
 
-class Neuron(nn.Module, ABC):
+class Neuron(nn.Module):
     """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
 
-    A neuron says how it fires (`fire`), and, where it differs from a leaky one, how it charges. The module keeps no
+    A neuron says how it fires (`fire`) and charges where it differs from a leaky one. The module keeps no
     state: what a neuron keeps from one time step to the next it returns, and is given again. A forward hook sees
     potentials and spikes: that is how the library itself watches a network.
 
@@ -135,9 +134,9 @@ class Neuron(nn.Module, ABC):
         """The decay alpha, likewise."""
         return self.constant_decay if self.raw_decay is None else self.raw_decay.sigmoid()
 
-    @abstractmethod
     def fire(self, potential: Tensor) -> Tensor:
-        """Map potentials to spikes of the same shape."""
+        """Map potentials to spikes of the same shape: S = 1 where V > threshold, else 0."""
+        return step(potential, self.threshold, self.surrogate)
 
     def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
         """Fire: map potentials (currents, if nothing is handed on) to spikes; hooks also see `spikes` that are known.

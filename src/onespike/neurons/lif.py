@@ -12,16 +12,12 @@ import torch
 from torch import Tensor
 
 from onespike.functional import charge_and_fire
-from onespike.neurons.base import Incoming, Neuron, step
+from onespike.neurons.base import Incoming, Neuron
 
 
 @final
 class LIF(Neuron):
     """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s."""
-
-    def fire(self, potential: Tensor) -> Tensor:
-        """S = 1 where V > threshold, else 0."""
-        return step(potential, self.threshold, self.surrogate)
 
     def charge_and_fire(
         self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None

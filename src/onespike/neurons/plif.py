@@ -11,7 +11,7 @@ from typing import final
 
 from torch import Tensor
 
-from onespike.neurons.base import Neuron, NeuronConfig, along_channels, step
+from onespike.neurons.base import Neuron, NeuronConfig, along_channels
 
 
 @final
@@ -26,10 +26,6 @@ class PLIF(Neuron):
         if config.learnable_decay == "none":
             config = replace(config, learnable_decay="layer")
         super().__init__(channels, config, integrates)
-
-    def fire(self, potential: Tensor) -> Tensor:
-        """S = 1 where V > threshold, else 0."""
-        return step(potential, self.threshold, self.surrogate)
 
     def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
         """(1 - alpha) * I + alpha * V(t-1) * (1 - S(t-1))."""

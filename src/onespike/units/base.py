@@ -1,6 +1,7 @@
 """What every spiking unit shares: its configuration, its contract, and how it counts the potentials it hands on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -36,6 +37,9 @@ class UnitConfig:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
 
 
+#: What makes the normalisation behind a weight layer, out of its channels.
+Norm = Callable[[int], nn.Module]
+
 #: What a unit's neurons keep from one time step to the next: for each layer what `Neuron.charge_and_fire` returned, the
 #: potentials, the spikes, and what else its kind of neuron keeps.
 Memory = tuple[tuple[Tensor, ...], ...]
@@ -49,14 +53,11 @@ class Traffic(NamedTuple):
 
 
 class UnitOutput(NamedTuple):
-    """What comes out of a unit: spikes and, if it hands any on, potentials for the next block, both (V, B, C, M, M).
-
-    `memory` is for the next time step.
-    """
+    """What comes out of a unit, (V, B, C, M, M) each."""
 
     spikes: Tensor
-    potential: Tensor | None
-    memory: Memory
+    potential: Tensor | None  # for the next block, if it hands any on
+    memory: Memory  # for the next time step
 
 
 class Unit(nn.Module, ABC):
@@ -84,14 +85,10 @@ class Unit(nn.Module, ABC):
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
-        """Count what the unit hands on, from window to window, block to block, step to step, for the audit.
-
-        The arguments are those of `forward`, and what it returned.
-        """
-        raise OnespikeError(
-            f"{type(self).__name__}: the audit does not know which potentials this unit hands on: "
-            f"define {type(self).__name__}.potential_traffic"
-        )
+        """Count what it hands on to windows, blocks and time steps, for the audit; `out` is what `forward` returned."""
+        name = type(self).__name__
+        missing = "the audit does not know which potentials this unit hands on"
+        raise OnespikeError(f"{name}: {missing}: define {name}.potential_traffic")
 
 
 def chained(out: UnitOutput) -> int:

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from torch import nn
 
 from onespike.neurons import make_neuron
-from onespike.units.base import Unit, UnitConfig
+from onespike.units.base import Norm, Unit, UnitConfig
 from onespike.units.cells import GRU, LSTM, RNN
 from onespike.units.channel import ChannelLinear
 from onespike.units.conv import ConvUnit
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
-
-Norm = Callable[[int], nn.Module]
 
 
 def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:

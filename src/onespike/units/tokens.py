@@ -6,14 +6,23 @@ v = 1..4 counts the windows, eta the blocks. The potential map enters a block fr
 leaves it recomposed like the spikes. Window 1, which has no predecessor, takes V[eta-1, 2] as its neighbour.
 """
 
-from collections.abc import Callable
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
-from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
+from onespike.units.base import (
+    Memory,
+    Norm,
+    Traffic,
+    Unit,
+    UnitConfig,
+    UnitOutput,
+    as_one_batch,
+    chained,
+    kept_over_time,
+)
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -27,17 +36,12 @@ class TravellingUnit(Unit):
     """
 
     def __init__(
-        self,
-        layer: nn.Module,
-        out_channels: int,
-        config: UnitConfig = UnitConfig(),
-        norm: Callable[[int], nn.Module] = nn.Identity,
+        self, layer: nn.Module, out_channels: int, config: UnitConfig = UnitConfig(), norm: Norm = nn.Identity
     ) -> None:
         super().__init__()
         self.out_channels, self.travels = out_channels, config.fusion != "none"
         self.fusion, self.theta = config.fusion, config.theta
-        self.layer = layer
-        self.norm = norm(out_channels)
+        self.layer, self.norm = layer, norm(out_channels)
         self.neuron = make_neuron(out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
@@ -48,8 +52,7 @@ class TravellingUnit(Unit):
             above = torch.zeros_like(currents) if potential is None else potential
             incoming = Incoming(above, 0, self.fusion, self.theta)
         state = self.neuron.charge_and_fire(currents, incoming, memory[0] if memory else None)
-        v, s = state[:2]
-        return UnitOutput(s, self.neuron.handed_on(v, s) if self.travels else None, (state,))
+        return UnitOutput(state[1], self.neuron.handed_on(*state[:2]) if self.travels else None, (state,))
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:
         """All windows go to the next block; the first reads a second window of the block before."""
