@@ -107,10 +107,8 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """
     side, count = window_side(size, kind), window_count(kind)
     if windows.shape[0] != count or windows.shape[-2:] != (side, side):
-        raise ValueError(
-            f"recompose: expected windows ({count}, B, C, {side}, {side}) for a {kind} map of side {size}, "
-            f"got {tuple(windows.shape)}"
-        )
+        expected = f"windows ({count}, B, C, {side}, {side}) for a {kind} map of side {size}"
+        raise ValueError(f"recompose: expected {expected}, got {tuple(windows.shape)}")
     if kind == "whole":
         return windows[0]
     return _Recompose.apply(windows, size + size % 2)[..., :size, :size]

@@ -20,10 +20,8 @@ PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torc
 def check_supported(config: OnespikeConfig) -> None:
     """Raise `OnespikeError` for a network whose units read real values, or which sees an image more than once."""
     if config.neuron.name != "lif" or config.encoding == "direct":
-        raise OnespikeError(
-            "optimise: expected a network of the neuron lif whose units read spikes, got "
-            f"neuron {config.neuron.name} and encoding {config.encoding}"
-        )
+        got = f"neuron {config.neuron.name} and encoding {config.encoding}"
+        raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
 
@@ -52,8 +50,8 @@ class Engine(nn.Module):
         patches = network.stem[0]
         assert isinstance(patches, nn.Conv2d)
         weight, bias = fold(patches, network.stem[1])
-        self.register_buffer("stem_weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("stem_bias", bias)
+        self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
+        self.stem_bias = nn.Buffer(bias)
         self.layers = nn.ModuleList(
             EngineBlock(layer, network.config, arithmetic)
             if isinstance(layer, Block)
@@ -61,13 +59,9 @@ class Engine(nn.Module):
             for layer in network.layers
         )
         self.readout = Fire(network.readout) if network.readout is not None else None
-        self.head = linear(
-            network.head, nn.Identity(), self.readout is not None, arithmetic._replace(real=torch.float32)
-        )
+        in_float32 = arithmetic._replace(real=torch.float32)
+        self.head = linear(network.head, nn.Identity(), self.readout is not None, in_float32)
         self.eval()
-
-    stem_weight: Tensor
-    stem_bias: Tensor
 
     def blocks(self) -> "list[EngineBlock]":
         """All blocks, in the order in which a batch meets them."""
@@ -76,11 +70,9 @@ class Engine(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator`: of a Bernoulli encoding."""
-        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
-            raise ValueError(
-                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
-                f"got {tuple(images.shape)}"
-            )
+        channels, side = self.in_channels, self.image_size
+        if images.shape[1:] != (channels, side, side):
+            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
         images = images.contiguous(memory_format=torch.channels_last)
         stride = self.stem_weight.shape[-1]
         # Of images with one channel the convolution does not make channels-last maps; the layers add to x in place.
