@@ -61,7 +61,7 @@ class _ChargeAndFire(torch.autograd.Function):
             if to_spikes is None:
                 here.zero_()
             else:
-                spike_backward(to_spikes[window], v[window], *ctx.firing, here)
+                spike_backward(to_spikes[window], v[window], ctx.firing[0], ctx.firing[1], out=here)
             if to_v is not None:
                 here.add_(to_v[window])
             if back is not None:
