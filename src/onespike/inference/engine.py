@@ -33,13 +33,11 @@ class Engine(nn.Module):
         network: The network to take over; it is not changed.
         precision: A name in `PRECISIONS`.
 
-    Attributes:
-        card: The model that it was made of, with class names and normalisation; of an engine that was loaded.
-
     Raises:
         OnespikeError: The engine cannot run this architecture.
     """
 
+    #: The model that it was made of, with class names and normalisation; of an engine that was loaded.
     card: ModelCard | None = None
 
     def __init__(self, network: Network, precision: str = "int8") -> None:
@@ -137,8 +135,7 @@ class EngineMerging(nn.Module):
 
     def forward(self, x: Tensor, potential: Tensor | None, _: object) -> tuple[Tensor, Tensor | None]:
         """Map (B, L, L, C), and potentials likewise, to maps of side L/2."""
-        merges = self.potential is not None and potential is not None
-        merged = self.potential(_four_pixels(potential)) if merges else None  # type: ignore[misc,arg-type]
+        merged = None if self.potential is None or potential is None else self.potential(_four_pixels(potential))
         return self.features(_four_pixels(x if self.fire is None else self.fire(x))).float(), merged
 
 

@@ -40,8 +40,7 @@ class ArtificialConfig(ModelConfig):
     """What can be chosen about any artificial network.
 
     Attributes:
-        activation: Its activations: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned
-            threshold.
+        activation: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned threshold.
         levels: Steps of that staircase.
     """
 

@@ -71,7 +71,9 @@ class Block(nn.Module):
         """
         windows = partition(x, self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)
-        mask = state.mask if state else self._dropout_mask(windows, generator)
+        mask = state.mask if state else None
+        if state is None and self.training and self.dropout > 0:
+            mask = constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
         if mask is not None:
             spikes = spikes * mask
         incoming = None if potential is None else partition(potential, self.window_kind)
@@ -94,11 +96,6 @@ class Block(nn.Module):
             raise ValueError(f"draws: expected {tuple(windows.shape)}, got {tuple(draws.shape)}")
         return encode(windows, self.encoding, draws)
 
-    def _dropout_mask(self, windows: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        if not self.training or self.dropout == 0:
-            return None
-        return constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
-
 
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """Draw (..., C, M, M) from U(0, 1), on a tensor's device: the same numbers whatever the layout of the maps."""
@@ -111,8 +108,8 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 class ChannelMlp(nn.Sequential):
     """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm.
 
-    In training the GELU's output, which is wide, is not kept for the second linear layer's gradient: it is computed
-    again from the GELU's input, which is kept anyway.
+    Training does not keep the GELU's wide output for the second linear layer's gradient, but computes it again from
+    the GELU's input, which is kept anyway.
     """
 
     def __init__(self, channels: int, ratio: int, norm: Norm, neuron: NeuronConfig | None = None) -> None:

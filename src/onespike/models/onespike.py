@@ -26,9 +26,9 @@ class OnespikeConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
-            (the released code's), "modern" (no draws, no dropout: deterministic),
-            "strict" (after the stem every weight layer reads spikes alone), or the twins for comparison "ann" (ReLU
-            instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
+            (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
+            layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
+            "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
         neuron: The neurons, in units, encodings and readout alike.
@@ -94,29 +94,24 @@ class OnespikeConfig(ModelConfig):
         counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
         if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
-        if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
-            raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
-        if not 0 <= self.dropout < 1:
-            raise OnespikeError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        for name, share in (("region_threshold", self.region_threshold or 0), ("dropout", self.dropout)):
+            if not 0 <= share < 1:
+                raise OnespikeError(f"{name}: expected 0 <= {name} < 1, got {share}")
         name, spiking = self.neuron.name, self.neuron.neuron.spiking
         if not spiking and (self.time_steps > 1 or self.draws):
-            raise OnespikeError(
-                f"neuron {name}: expected one time step and the encoding threshold (then a ReLU) or direct, "
-                f"got {self.time_steps} and {self.encoding}"
-            )
+            expected = "one time step and the encoding threshold (then a ReLU) or direct"
+            raise OnespikeError(f"neuron {name}: expected {expected}, got {self.time_steps} and {self.encoding}")
         if not spiking and self.region_threshold is not None:
-            raise OnespikeError(
-                f"neuron {name}: expected region_threshold null, for there are no spikes to make whole, got "
-                f"{self.region_threshold}; or use preset ann"
-            )
+            expected = "region_threshold null, for there are no spikes to make whole"
+            raise OnespikeError(f"neuron {name}: expected {expected}, got {self.region_threshold}; or use preset ann")
         if self.preset == "strict" and not spiking:
             raise OnespikeError(f"preset strict: expected a neuron that spikes, got {name}")
         if self.preset == "strict" and self.unit in RECURRENT:
             raise OnespikeError(
-                f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"
+                f"preset strict: expected the unit conv or mlp, got {self.unit}: its cell's state is real"
             )
         if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
-            raise OnespikeError("learnable_decay: with fusion none and one time step nothing is handed on to decay")
+            raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
 
 #: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
@@ -148,14 +143,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @register_model(OnespikeConfig, VARIANTS, PRESETS)
 class Network(nn.Module):
-    """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1).
+    """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1)."""
 
-    Attributes:
-        recompute: Whether training keeps only what passes between blocks, and runs each block once more in the backward
-            pass (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the
-            global generator or beforehand.
-    """
-
+    #: Whether training keeps only what passes between blocks, and runs each block once more in the backward pass
+    #: (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the global
+    #: generator or beforehand.
     recompute = False
 
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:

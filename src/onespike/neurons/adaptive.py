@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onespike.errors import OnespikeError
-from onespike.neurons.base import Incoming, Neuron, NeuronConfig, step
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, step
 
 
 @final
@@ -47,9 +47,7 @@ class AdaptiveLIF(Neuron):
         """S = 1 where V - a > threshold, else 0; without a neuron's past a is 0."""
         return step(potential if rise is None else potential - rise, self.threshold, self.surrogate)
 
-    def charge_and_fire(
-        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire window after window; returns V, S and a."""
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])

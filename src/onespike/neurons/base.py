@@ -12,6 +12,9 @@ from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.functional import SURROGATES, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
+#: What neurons keep from one time step to the next: V, S and what else their kind keeps, of the shape of the currents.
+State = tuple[Tensor, ...]
+
 
 @dataclass(frozen=True)
 class NeuronConfig:
@@ -102,12 +105,9 @@ class Neuron(nn.Module):
         channels: Number of channels C, for parameters per channel.
         config: Constants, or where learnable parameters start; by default the paper's.
         integrates: Whether potentials are ever handed on to these neurons: else they have no decay to learn.
-
-    Attributes:
-        spiking: Whether this kind of neuron gives spikes, and not real numbers.
     """
 
-    spiking = True
+    spiking = True  # whether this kind of neuron gives spikes, and not real numbers
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class Neuron(nn.Module):
         decay = along_channels(self.decay, current)
         return current + decay * arriving if isinstance(decay, Tensor) else torch.add(current, arriving, alpha=decay)
 
-    def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
+    def driven(self, currents: Tensor, before: State | None) -> Tensor:
         """What drives the neurons at a time step: I + alpha * V(t-1) * (1 - S(t-1))."""
         return currents if before is None else self.leak(currents, self.kept(before[0], before[1]))
 
@@ -184,18 +184,13 @@ class Neuron(nn.Module):
             potentials.append(current if arriving is None else self.leak(current, arriving))
         return torch.stack(potentials)
 
-    def charge_and_fire(
-        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, ...]:
+    def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge the windows, and fire: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
 
         Args:
             currents: I, what the weight layer delivers, (V, B, C, M, M); of any shape where nothing is handed on.
             incoming: What is handed on, to whom; None if nothing ever is.
             before: What this method returned at the time step before; None at the first.
-
-        Returns:
-            V, S, and what else this kind of neuron keeps, each of the shape of the currents.
         """
         potential = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential)
@@ -237,10 +232,8 @@ def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
     if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
         return value
     if like.ndim != 2:
-        raise ValueError(
-            "a threshold or decay for each channel: expected potentials (B, C), (B, C, H, W) or (V, B, C, M, M), "
-            f"got {tuple(like.shape)}"
-        )
+        expected = "potentials (B, C), (B, C, H, W) or (V, B, C, M, M)"
+        raise ValueError(f"a threshold or decay for each channel: expected {expected}, got {tuple(like.shape)}")
     return value.flatten()
 
 

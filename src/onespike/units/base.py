@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.functional import FUSIONS
 from onespike.neurons import NeuronConfig
+from onespike.neurons.base import State
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,8 @@ class UnitConfig:
 #: What makes the normalisation behind a weight layer, out of its channels.
 Norm = Callable[[int], nn.Module]
 
-#: What a unit's neurons keep from one time step to the next: for each layer what `Neuron.charge_and_fire` returned, the
-#: potentials, the spikes, and what else its kind of neuron keeps.
-Memory = tuple[tuple[Tensor, ...], ...]
+#: What a unit's neurons keep from one time step to the next, layer by layer.
+Memory = tuple[State, ...]
 
 
 class Traffic(NamedTuple):
@@ -65,14 +65,10 @@ class Unit(nn.Module, ABC):
 
     The four windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`); only
     potentials, which pass from window to window, are computed one after the other (`Neuron.charge_and_fire`).
-
-    Attributes:
-        out_channels: Channels of the output spikes, and of the potentials that are handed to the next block.
-        travels: Whether potentials are handed from block to block.
     """
 
-    out_channels: int
-    travels: bool
+    out_channels: int  # of the output spikes, and of the potentials that are handed to the next block
+    travels: bool  # whether potentials are handed from block to block
 
     @abstractmethod
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
