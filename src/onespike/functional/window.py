@@ -57,7 +57,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
-    (The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.)
+    The gradient of slicing, or joining, fills a map with zeros for each corner, in another memory layout.
     """
 
     @staticmethod
@@ -115,10 +115,7 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
 
 
 class _Recompose(torch.autograd.Function):
-    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L).
-
-    The gradient of joining, left to itself, fills a map with zeros for each part.
-    """
+    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L); with a gradient as in `_Corners`."""
 
     @staticmethod
     def forward(windows: Tensor, size: int) -> Tensor:

@@ -78,9 +78,7 @@ class Engine(nn.Module):
         potential = None
         for layer in self.layers:
             x, potential = layer(x, potential, generator)
-        if self.readout is None:
-            return self.head(x.mean((1, 2)))
-        return self.head(self.readout(x)).mean((1, 2))
+        return self.head(x.mean((1, 2))) if self.readout is None else self.head(self.readout(x)).mean((1, 2))
 
 
 class EngineBlock(nn.Module):
@@ -97,7 +95,10 @@ class EngineBlock(nn.Module):
             assert isinstance(block.unit, TravellingUnit)
             self.unit = EngineTravellingUnit(block.unit, arithmetic)
         self.fc = IntegerLinear(block.fc[0], block.fc[1], arithmetic.terms)  # type: ignore[arg-type]
-        self.mlp = _mlp(block.mlp, config.mlp_activation == "spiking", arithmetic)
+        first, linear1, norm1, middle, linear2, norm2 = block.mlp
+        spiking = config.mlp_activation == "spiking"
+        into, out = (linear(*pair, spiking, arithmetic) for pair in ((linear1, norm1), (linear2, norm2)))  # type: ignore[arg-type]
+        self.mlp = nn.Sequential(*([Fire(first)] if spiking else []), into, between(middle), out)  # type: ignore[arg-type]
 
     def forward(
         self, x: Tensor, potential: Tensor | None, generator: torch.Generator | None
@@ -142,10 +143,3 @@ class EngineMerging(nn.Module):
 def _four_pixels(x: Tensor) -> Tensor:
     """Stack 2x2 pixels, column by column: (B, L, L, C) to (B, L/2, L/2, 4C)."""
     return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
-
-
-def _mlp(mlp: nn.Sequential, spiking: bool, arithmetic: Arithmetic) -> nn.Sequential:
-    """Take over a block's channel MLP: (fire,) linear, fire or GELU, linear."""
-    first, linear1, norm1, middle, linear2, norm2 = mlp
-    into, out = (linear(*pair, spiking, arithmetic) for pair in ((linear1, norm1), (linear2, norm2)))  # type: ignore[arg-type]
-    return nn.Sequential(*([Fire(first)] if spiking else []), into, between(middle), out)  # type: ignore[arg-type]

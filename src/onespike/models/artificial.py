@@ -78,15 +78,12 @@ class ResNetConfig(ArtificialConfig):
 
 @register_model(ResNetConfig, {"resnet18": {}})
 def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:  # noqa: ARG001
-    """Build timm's ResNet-18 (He et al. 2016) for small images of any size.
-
-    Its stem is a 3x3 convolution of stride 2, a quarter of the cost of one without stride; there is no max pooling.
-    """
+    """Build timm's ResNet-18 (He et al. 2016) for small images of any size, without max pooling."""
     import timm  # half a second
 
-    options = {"num_classes": num_classes, "in_chans": in_channels, "act_layer": config.make_activation}
-    network = timm.create_model("resnet18", **options)
-    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)
+    make = config.make_activation
+    network = timm.create_model("resnet18", num_classes=num_classes, in_chans=in_channels, act_layer=make)
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)  # without stride it costs four times
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     return network

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.neurons import NeuronConfig, make_neuron
-from onespike.units.base import Memory, Norm
-from onespike.units.channel import ChannelLinear
+from onespike.units.base import Memory
+from onespike.units.channel import ChannelLinear, Norm
 from onespike.units.registry import UNITS
 
 if TYPE_CHECKING:

@@ -107,19 +107,15 @@ class OnespikeConfig(ModelConfig):
         if self.preset == "strict" and not spiking:
             raise OnespikeError(f"preset strict: expected a neuron that spikes, got {name}")
         if self.preset == "strict" and self.unit in RECURRENT:
-            raise OnespikeError(
-                f"preset strict: expected the unit conv or mlp, got {self.unit}: its cell's state is real"
-            )
+            raise OnespikeError(f"preset strict: expected the unit conv or mlp, got {self.unit}, whose state is real")
         if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
             raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
 
 #: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
 WINDOWS = {"alternating": ("average", "dilated"), "none": ("whole",)}
-
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
-
 #: What makes a network deterministic.
 NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
 
@@ -212,7 +208,7 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
-        remaining = iter(draws) if draws is not None else None
+        remaining = iter(() if draws is None else draws)
         states: dict[Block, BlockState] = {}
         # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
         embedded = self.stem(images).to(images.dtype)
@@ -221,9 +217,8 @@ class Network(nn.Module):
             x, potential = embedded, None
             for layer in self.layers:
                 if isinstance(layer, Block):
-                    drawn = next(remaining) if remaining is not None else None
                     run = _run_again_later(layer) if recompute else layer
-                    x, potential, states[layer] = run(x, potential, states.get(layer), drawn, generator)
+                    x, potential, states[layer] = run(x, potential, states.get(layer), next(remaining, None), generator)
                 else:
                     x, potential = layer(x, potential)
             logits.append(self._classify(x))

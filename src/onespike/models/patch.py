@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from onespike.units.base import Norm
-from onespike.units.channel import ChannelLinear
+from onespike.units.channel import ChannelLinear, Norm
 
 
 class PatchEmbedding(nn.Conv2d):

@@ -37,11 +37,7 @@ class ModelConfig:
         return False
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-        """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K).
-
-        Raises:
-            OnespikeError: The image size does not suit the network.
-        """
+        """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot take that size."""
         return family(self.name).builder(self, num_classes, in_channels, image_size)
 
 

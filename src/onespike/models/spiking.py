@@ -28,9 +28,8 @@ class OverTimeConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(isinstance(count, int) and count >= 1 for count in (self.width, self.time_steps)):
-            raise OnespikeError(
-                f"width and time_steps: expected whole numbers of at least 1, got {self.width} and {self.time_steps}"
-            )
+            got = f"{self.width} and {self.time_steps}"
+            raise OnespikeError(f"width and time_steps: expected whole numbers of at least 1, got {got}")
 
 
 class SpikingConv(nn.Module):
@@ -69,12 +68,9 @@ class SpikingVGG11(nn.Module):
         self.config, self.time_steps = config, config.time_steps
         self.layers = nn.ModuleList()
         channels = in_channels
-        for factor in self.LAYERS:
-            if factor:
-                self.layers.append(SpikingConv(channels, factor * config.width, config.neuron))
-                channels = factor * config.width
-            else:
-                self.layers.append(nn.MaxPool2d(2))
+        for width in (factor * config.width for factor in self.LAYERS):
+            self.layers.append(SpikingConv(channels, width, config.neuron) if width else nn.MaxPool2d(2))
+            channels = width or channels
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:

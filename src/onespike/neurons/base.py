@@ -27,9 +27,8 @@ class NeuronConfig:
         decay: Share alpha of a potential that survives being handed on, 0..1.
         surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan" (see
             `onespike.functional.SURROGATES`).
-        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
-            (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
-            there is more than one time step, is always set to zero by firing.
+        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
+            lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
         learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
         options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` of "adaptive".
@@ -95,9 +94,9 @@ class Incoming:
 class Neuron(nn.Module):
     """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
 
-    A neuron says how it fires (`fire`) and charges where it differs from a leaky one. The module keeps no
-    state: what a neuron keeps from one time step to the next it returns, and is given again. A forward hook sees
-    potentials and spikes: that is how the library itself watches a network.
+    A neuron says how it fires (`fire`) and charges where it differs from a leaky one. The module keeps no state: what a
+    neuron keeps from one time step to the next it returns, and is given again. A forward hook sees potentials and
+    spikes: that is how the library itself watches a network.
 
     Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M); parameters (), one for the layer, or (C, 1, 1).
 

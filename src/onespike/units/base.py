@@ -1,7 +1,6 @@
 """What every spiking unit shares: its configuration, its contract, and how it counts the potentials it hands on."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -37,9 +36,6 @@ class UnitConfig:
         if not 0 < self.theta <= 1:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
 
-
-#: What makes the normalisation behind a weight layer, out of its channels.
-Norm = Callable[[int], nn.Module]
 
 #: What a unit's neurons keep from one time step to the next, layer by layer.
 Memory = tuple[State, ...]

@@ -19,14 +19,13 @@ class LSTM(nn.LSTM):
 
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
-        if not _is_single(self, x, hx):
-            tokens = isinstance(x, Tensor) and x.device.type == "cpu"  # no packed sequence
-            if tokens and torch.is_autocast_enabled("cpu") and emulates_bf16():
-                with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
-                    return super().forward(x.float(), hx)
-            return super().forward(x, hx)
-        h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
-        return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
+        if _is_single(self, x, hx):
+            h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
+            return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
+        if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
+            with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
+                return super().forward(x.float(), hx)
+        return super().forward(x, hx)
 
 
 class GRU(nn.GRU):

@@ -12,17 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
-from onespike.units.base import (
-    Memory,
-    Norm,
-    Traffic,
-    Unit,
-    UnitConfig,
-    UnitOutput,
-    as_one_batch,
-    chained,
-    kept_over_time,
-)
+from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
+from onespike.units.channel import Norm
 
 
 class WindowConv(nn.Conv2d):
