@@ -104,11 +104,9 @@ class EngineBlock(nn.Module):
         self, x: Tensor, potential: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
         """Map the residual stream (B, L, L, C), and the travelling potentials if there are any, to the next block's."""
-        if self.encoder is not None:
-            spikes = self.windows.cut(self.encoder(x))
-        else:
-            windows = self.windows.cut(x)
-            spikes = (windows > torch.rand(windows.shape, generator=generator)).view(torch.uint8)
+        spikes = self.windows.cut(x if self.encoder is None else self.encoder(x))
+        if self.encoder is None:
+            spikes = (spikes > torch.rand(spikes.shape, generator=generator)).view(torch.uint8)
         out, handed = self.unit(spikes, None if potential is None else self.windows.cut(potential))
         x = self._recomposed(out, x)
         x = x + self.mlp(x)

@@ -50,7 +50,7 @@ class Block(nn.Module):
     def draw_shape(self, batch: int) -> tuple[int, ...]:
         """Shape (V, B, C, M, M) of the uniform draws that this block's encoding consumes at one time step."""
         side = window_side(self.size, self.window_kind)
-        return (window_count(self.window_kind), batch, self.channels, side, side)
+        return window_count(self.window_kind), batch, self.channels, side, side
 
     def forward(
         self,

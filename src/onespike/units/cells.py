@@ -63,7 +63,7 @@ def _ours(
     if _is_single(cell, x, hx):
         states = [token(x, *weights) for weights in directions]
         return torch.cat(states, -1), torch.stack(states).squeeze(2)
-    # Than the scan cuDNN and compilers do better, and inference has nothing to gain.
+    # cuDNN and compilers do better than the scan, and inference has nothing to gain.
     faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if not (faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG):
         return None
