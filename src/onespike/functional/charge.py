@@ -127,10 +127,8 @@ def charge_and_fire(
 ) -> tuple[Tensor, Tensor]:
     """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
 
+    It gives V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each, to be differentiated once.
     `surrogate` is a name in `SURROGATES`; the other arguments are those of `charge`.
-
-    Returns:
-        V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each. Can be differentiated once.
 
     Raises:
         ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.

@@ -137,6 +137,5 @@ def create_model(
 def expect_multiple(name: str, image_size: int, side: int) -> None:
     """Raise `OnespikeError` for images that a network cannot take: their size is no multiple of `side`."""
     if image_size < side or image_size % side:
-        raise OnespikeError(
-            f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"
-        )
+        needs = f"{name} needs a multiple of {side} pixels"
+        raise OnespikeError(f"image_size: {needs}, got {image_size}; resize with --data.image_size")

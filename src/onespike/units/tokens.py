@@ -38,10 +38,9 @@ class TravellingUnit(Unit):
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
         currents = as_one_batch(spikes, self.layer, self.norm)
-        incoming = None
-        if self.travels:
-            above = torch.zeros_like(currents) if potential is None else potential
-            incoming = Incoming(above, 0, self.fusion, self.theta)
+        if self.travels and potential is None:
+            potential = torch.zeros_like(currents)
+        incoming = Incoming(potential, 0, self.fusion, self.theta) if self.travels else None
         state = self.neuron.charge_and_fire(currents, incoming, memory[0] if memory else None)
         return UnitOutput(state[1], self.neuron.handed_on(*state[:2]) if self.travels else None, (state,))
 
