@@ -57,7 +57,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
-    The gradient of slicing, or joining, fills a map with zeros for each corner, in another memory layout.
+    Left to itself, the gradient of slicing or joining fills a map with zeros for each part, in another memory layout.
     """
 
     @staticmethod

@@ -70,10 +70,8 @@ class Unit(nn.Module, ABC):
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the unit on the four windows of one time step.
 
-        Args:
-            spikes: Input spikes, (V, B, C, M, M).
-            potential: Potentials from the block before, of the same shape, or None.
-            memory: `UnitOutput.memory` of the time step before; None at the first.
+        `spikes` come in, (V, B, C, M, M), as does the `potential` of the block before, if there is one; `memory` is
+        `UnitOutput.memory` of the time step before, None at the first.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
