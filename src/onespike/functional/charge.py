@@ -7,14 +7,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import fuse, fuse_backward
-from onespike.functional.spike import check_surrogate, surrogate_backward
+from onespike.functional.spike import check_surrogate, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
-    """All windows in one function, which saves the potentials once and X, and nothing in between.
+    """All windows in one function, which saves the potentials once and X, and differentiates the fusion again.
 
-    If it is to fire, a window does so as soon as it is charged, while its potentials are in the cache. In the backward
-    pass the fusion is differentiated again, window by window.
+    If it is to fire, a window does so as soon as it is charged, while its potentials are in the cache.
     """
 
     @staticmethod
@@ -27,13 +26,13 @@ class _ChargeAndFire(torch.autograd.Function):
         behind: int,
         fusion: tuple[str, float],
     ) -> tuple[Tensor, Tensor | None]:
+        if behind not in (0, 1):
+            raise ValueError(f"behind: expected 0 or 1, got {behind}")
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
         for window, current in enumerate(currents.unbind()):
-            handed = v[window - 1] if window else None
-            if beside is not None:
-                pair = _pair(beside, v, window, behind)
-                handed = fuse(*pair, *fusion) if pair else None
+            pair = _pair(beside, v, window, behind)
+            handed = fuse(*pair, *fusion) if pair else v[window - 1] if window else None
             if handed is None:
                 v[window].copy_(current)
             else:
@@ -62,14 +61,13 @@ class _ChargeAndFire(torch.autograd.Function):
             if to_spikes is None:
                 here.zero_()
             else:
-                threshold, surrogate = ctx.firing
-                surrogate_backward(to_spikes[window], v[window], threshold, surrogate, out=here)
+                spike_backward(to_spikes[window], v[window], ctx.firing[0], ctx.firing[1], out=here)
             if to_v is not None:
                 here.add_(to_v[window])
             if back is not None:
                 here.add_(back, alpha=share)
             back = here
-            pair = None if beside is None else _pair(beside, v, window, ctx.behind)
+            pair = _pair(beside, v, window, ctx.behind)
             if pair is not None:
                 to_x, back = fuse_backward(*pair, here * ctx.decay, *ctx.fusion)
                 besides[window - ctx.behind].copy_(to_x)
@@ -78,11 +76,11 @@ class _ChargeAndFire(torch.autograd.Function):
         return currents, None, None, besides, None, None
 
 
-def _pair(beside: Tensor, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
-    """The two potentials that meet in a window; None if nothing comes in there."""
-    if window:
-        return beside[window - behind], v[window - 1]
-    return (beside[0], beside[neighbour(beside)]) if behind == 0 else None
+def _pair(beside: Tensor | None, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
+    """The two potentials that meet in a window; None if no two do."""
+    if beside is None or window < behind:
+        return None
+    return beside[window - behind], v[window - 1] if window else beside[neighbour(beside)]
 
 
 def neighbour(beside: Tensor) -> int:
@@ -114,7 +112,7 @@ def charge(
     Raises:
         ValueError: `behind` is neither 0 nor 1.
     """
-    return _ChargeAndFire.apply(currents, decay, None, beside, _checked(behind), (fusion, theta))[0]
+    return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta))[0]
 
 
 def charge_and_fire(
@@ -129,19 +127,11 @@ def charge_and_fire(
 ) -> tuple[Tensor, Tensor]:
     """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
 
+    It gives V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each, to be differentiated once.
     `surrogate` is a name in `SURROGATES`; the other arguments are those of `charge`.
-
-    Returns:
-        V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each. Can be differentiated once.
 
     Raises:
         ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.
     """
     check_surrogate(surrogate)
-    return _ChargeAndFire.apply(currents, decay, (threshold, surrogate), beside, _checked(behind), (fusion, theta))
-
-
-def _checked(behind: int) -> int:
-    if behind not in (0, 1):
-        raise ValueError(f"behind: expected 0 or 1, got {behind}")
-    return behind
+    return _ChargeAndFire.apply(currents, decay, (threshold, surrogate), beside, behind, (fusion, theta))

@@ -37,9 +37,7 @@ class _SinCos(torch.autograd.Function):
         return *_sincos_backward(x, y, gradient, ctx.angle), None
 
 
-def _sincos(x: Tensor, y: Tensor, angle: float) -> Tensor:
-    return _SinCos.apply(x, y, angle)
-
+_sincos = _SinCos.apply
 
 #: Fusions as functions of X, Y and the angle a = theta pi/2. To add one, add an entry: `FUSIONS["mine"] = …`.
 FUSIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
@@ -81,6 +79,5 @@ def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: floa
         fused = fuse(x, y, kind, theta)
     if not fused.requires_grad:  # it depends on neither
         return torch.zeros_like(x), torch.zeros_like(y)
-    # A fusion may leave out one of the two.
-    to_x, to_y = torch.autograd.grad(fused, (x, y), gradient, allow_unused=True, materialize_grads=True)
+    to_x, to_y = torch.autograd.grad(fused, (x, y), gradient, materialize_grads=True)  # it may leave out one of the two
     return to_x, to_y

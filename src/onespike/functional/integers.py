@@ -10,11 +10,8 @@ LARGEST = 127
 def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
-    Rounding twice is rounding once: such integers times such a scale come out as the same integers.
-
-    Returns:
-        Whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a channel
-        of zeros.
+    It gives whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a
+    channel of zeros. Rounding twice is rounding once: such integers times such a scale come out as the same integers.
     """
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     scale = torch.where(largest > 0, largest / LARGEST, 1.0)

@@ -24,9 +24,7 @@ class _Rnn(torch.autograd.Function):
     """A chunk is a matrix (tokens * N, C): a token's sequences lie together, and the next token's behind them."""
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool) -> Tensor:  # type: ignore[no-untyped-def]
         count, tokens, _ = x.shape
         channels = len(w_hh)
         w_in, bias = w_ih.to(x.dtype).t(), (b_ih + b_hh).to(x.dtype)
@@ -79,9 +77,7 @@ class _Gru(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool
-    ) -> Tensor:
+    def forward(ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool) -> Tensor:  # type: ignore[no-untyped-def]
         count, tokens, _ = x.shape
         channels = w_hh.shape[1]
         w_in, w_state = w_ih.to(x.dtype), w_hh.roll(channels, 0).to(x.dtype)

@@ -29,13 +29,10 @@ ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
 
 
 def exceeds(x: Tensor, limit: float | Tensor) -> Tensor:
-    """Compare: 1 where x > limit, else 0, in the shape and type of x. No gradient passes.
-
-    On a CPU this is ten times as fast as booleans that then become numbers.
-    """
+    """Compare: 1 where x > limit, else 0, in the shape and type of x. No gradient passes."""
     if torch.compiler.is_compiling():  # it refuses `out` in other layouts than the default one
         return (x > limit).to(x.dtype)
-    return torch.gt(x, limit, out=torch.empty_like(x))
+    return torch.gt(x, limit, out=torch.empty_like(x))  # ten times as fast on a CPU as booleans that become numbers
 
 
 class _Fire(torch.autograd.Function):
@@ -53,12 +50,10 @@ class _Fire(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         (v,) = ctx.saved_tensors
-        return surrogate_backward(gradient, v, ctx.threshold, ctx.surrogate), None, None
+        return spike_backward(gradient, v, ctx.threshold, ctx.surrogate), None, None
 
 
-def surrogate_backward(
-    gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None
-) -> Tensor:
+def spike_backward(gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None) -> Tensor:
     """Multiply the gradient of spikes by the surrogate's derivative at V - threshold, into `out` if that is given."""
     derivative = SURROGATES[surrogate]
     if derivative is not _rectangle:
@@ -102,8 +97,7 @@ class _Bernoulli(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        inside = (inputs[0] - 0.5).abs_().lt_(1)
-        ctx.save_for_backward(inside.to(torch.int8))  # a quarter of x
+        ctx.save_for_backward((inputs[0] - 0.5).abs_().lt_(1).to(torch.int8))  # a quarter of x
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
@@ -148,11 +142,9 @@ def encode(
 
 
 def constant_mask(u: Tensor, probability: float) -> Tensor:
-    """Make a dropout mask for all windows and time steps of a forward pass.
+    """Make a dropout mask for all windows and time steps of a forward pass (Srivastava et al. 2014, held constant).
 
-    A neuron that is dropped is silent for all of it, as a dead one would be (Srivastava et al. 2014, held constant).
-
-    It is 0 where u < p, else 1 / (1 - p), 0 <= p < 1: the expected value of an input does not change. u are draws from
-    U(0, 1), (B, C, M, M).
+    It is 0 where u < p, as if that neuron were dead, else 1 / (1 - p), 0 <= p < 1: the expected value of an input does
+    not change. u are draws from U(0, 1), (B, C, M, M).
     """
     return (u >= probability).to(u.dtype) / (1 - probability)

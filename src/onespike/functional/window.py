@@ -57,7 +57,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
 
-    (The gradient of slicing, left to itself, fills a map with zeros for each corner, in another memory layout.)
+    Left to itself, the gradient of slicing or joining fills a map with zeros for each part, in another memory layout.
     """
 
     @staticmethod
@@ -107,20 +107,15 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
     """
     side, count = window_side(size, kind), window_count(kind)
     if windows.shape[0] != count or windows.shape[-2:] != (side, side):
-        raise ValueError(
-            f"recompose: expected windows ({count}, B, C, {side}, {side}) for a {kind} map of side {size}, "
-            f"got {tuple(windows.shape)}"
-        )
+        expected = f"windows ({count}, B, C, {side}, {side}) for a {kind} map of side {size}"
+        raise ValueError(f"recompose: expected {expected}, got {tuple(windows.shape)}")
     if kind == "whole":
         return windows[0]
     return _Recompose.apply(windows, size + size % 2)[..., :size, :size]
 
 
 class _Recompose(torch.autograd.Function):
-    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L).
-
-    The gradient of joining, left to itself, fills a map with zeros for each part.
-    """
+    """Four windows to one map of an even side, (V, B, C, M, M) to (B, C, L, L); with a gradient as in `_Corners`."""
 
     @staticmethod
     def forward(windows: Tensor, size: int) -> Tensor:

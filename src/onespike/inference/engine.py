@@ -20,10 +20,8 @@ PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torc
 def check_supported(config: OnespikeConfig) -> None:
     """Raise `OnespikeError` for a network whose units read real values, or which sees an image more than once."""
     if config.neuron.name != "lif" or config.encoding == "direct":
-        raise OnespikeError(
-            "optimise: expected a network of the neuron lif whose units read spikes, got "
-            f"neuron {config.neuron.name} and encoding {config.encoding}"
-        )
+        got = f"neuron {config.neuron.name} and encoding {config.encoding}"
+        raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
 
@@ -35,13 +33,11 @@ class Engine(nn.Module):
         network: The network to take over; it is not changed.
         precision: A name in `PRECISIONS`.
 
-    Attributes:
-        card: The model that it was made of, with class names and normalisation; of an engine that was loaded.
-
     Raises:
         OnespikeError: The engine cannot run this architecture.
     """
 
+    #: The model that it was made of, with class names and normalisation; of an engine that was loaded.
     card: ModelCard | None = None
 
     def __init__(self, network: Network, precision: str = "int8") -> None:
@@ -52,8 +48,8 @@ class Engine(nn.Module):
         patches = network.stem[0]
         assert isinstance(patches, nn.Conv2d)
         weight, bias = fold(patches, network.stem[1])
-        self.register_buffer("stem_weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("stem_bias", bias)
+        self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
+        self.stem_bias = nn.Buffer(bias)
         self.layers = nn.ModuleList(
             EngineBlock(layer, network.config, arithmetic)
             if isinstance(layer, Block)
@@ -61,13 +57,9 @@ class Engine(nn.Module):
             for layer in network.layers
         )
         self.readout = Fire(network.readout) if network.readout is not None else None
-        self.head = linear(
-            network.head, nn.Identity(), self.readout is not None, arithmetic._replace(real=torch.float32)
-        )
+        in_float32 = arithmetic._replace(real=torch.float32)
+        self.head = linear(network.head, nn.Identity(), self.readout is not None, in_float32)
         self.eval()
-
-    stem_weight: Tensor
-    stem_bias: Tensor
 
     def blocks(self) -> "list[EngineBlock]":
         """All blocks, in the order in which a batch meets them."""
@@ -76,11 +68,9 @@ class Engine(nn.Module):
     @torch.inference_mode()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator`: of a Bernoulli encoding."""
-        if images.shape[1:] != (self.in_channels, self.image_size, self.image_size):
-            raise ValueError(
-                f"images: expected (B, {self.in_channels}, {self.image_size}, {self.image_size}), "
-                f"got {tuple(images.shape)}"
-            )
+        channels, side = self.in_channels, self.image_size
+        if images.shape[1:] != (channels, side, side):
+            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
         images = images.contiguous(memory_format=torch.channels_last)
         stride = self.stem_weight.shape[-1]
         # Of images with one channel the convolution does not make channels-last maps; the layers add to x in place.
@@ -88,9 +78,7 @@ class Engine(nn.Module):
         potential = None
         for layer in self.layers:
             x, potential = layer(x, potential, generator)
-        if self.readout is None:
-            return self.head(x.mean((1, 2)))
-        return self.head(self.readout(x)).mean((1, 2))
+        return self.head(x.mean((1, 2))) if self.readout is None else self.head(self.readout(x)).mean((1, 2))
 
 
 class EngineBlock(nn.Module):
@@ -107,17 +95,18 @@ class EngineBlock(nn.Module):
             assert isinstance(block.unit, TravellingUnit)
             self.unit = EngineTravellingUnit(block.unit, arithmetic)
         self.fc = IntegerLinear(block.fc[0], block.fc[1], arithmetic.terms)  # type: ignore[arg-type]
-        self.mlp = _mlp(block.mlp, config.mlp_activation == "spiking", arithmetic)
+        first, linear1, norm1, middle, linear2, norm2 = block.mlp
+        spiking = config.mlp_activation == "spiking"
+        into, out = (linear(*pair, spiking, arithmetic) for pair in ((linear1, norm1), (linear2, norm2)))  # type: ignore[arg-type]
+        self.mlp = nn.Sequential(*([Fire(first)] if spiking else []), into, between(middle), out)  # type: ignore[arg-type]
 
     def forward(
         self, x: Tensor, potential: Tensor | None, generator: torch.Generator | None
     ) -> tuple[Tensor, Tensor | None]:
         """Map the residual stream (B, L, L, C), and the travelling potentials if there are any, to the next block's."""
-        if self.encoder is not None:
-            spikes = self.windows.cut(self.encoder(x))
-        else:
-            windows = self.windows.cut(x)
-            spikes = (windows > torch.rand(windows.shape, generator=generator)).view(torch.uint8)
+        spikes = self.windows.cut(x if self.encoder is None else self.encoder(x))
+        if self.encoder is None:
+            spikes = (spikes > torch.rand(spikes.shape, generator=generator)).view(torch.uint8)
         out, handed = self.unit(spikes, None if potential is None else self.windows.cut(potential))
         x = self._recomposed(out, x)
         x = x + self.mlp(x)
@@ -145,18 +134,10 @@ class EngineMerging(nn.Module):
 
     def forward(self, x: Tensor, potential: Tensor | None, _: object) -> tuple[Tensor, Tensor | None]:
         """Map (B, L, L, C), and potentials likewise, to maps of side L/2."""
-        merges = self.potential is not None and potential is not None
-        merged = self.potential(_four_pixels(potential)) if merges else None  # type: ignore[misc,arg-type]
+        merged = None if self.potential is None or potential is None else self.potential(_four_pixels(potential))
         return self.features(_four_pixels(x if self.fire is None else self.fire(x))).float(), merged
 
 
 def _four_pixels(x: Tensor) -> Tensor:
     """Stack 2x2 pixels, column by column: (B, L, L, C) to (B, L/2, L/2, 4C)."""
     return x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 4, 2, 5).flatten(3)
-
-
-def _mlp(mlp: nn.Sequential, spiking: bool, arithmetic: Arithmetic) -> nn.Sequential:
-    """Take over a block's channel MLP: (fire,) linear, fire or GELU, linear."""
-    first, linear1, norm1, middle, linear2, norm2 = mlp
-    into, out = (linear(*pair, spiking, arithmetic) for pair in ((linear1, norm1), (linear2, norm2)))  # type: ignore[arg-type]
-    return nn.Sequential(*([Fire(first)] if spiking else []), into, between(middle), out)  # type: ignore[arg-type]

@@ -25,6 +25,8 @@ _KERNELS = torch.ops.onednn
 HAS_KERNELS = torch.backends.mkldnn.is_available() and hasattr(_KERNELS, "qconv2d_pointwise")
 #: Scale and zero point that an 8-bit output would have, and the type that it has instead.
 _FLOAT = (1.0, 0, torch.float32)
+#: How a kernel adds to what is there: its scale and zero point, the operation, a factor.
+_ADD = (1.0, 0, "sum", 1.0)
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -58,16 +60,11 @@ class IntegerLayer(nn.Module, ABC):
             integers.append(self._needed(whole))
             scales.append(scale.flatten())
             rest = rest - whole * scale
-        self.register_buffer("weight", torch.stack(integers).to(torch.int8))  # (T, C_out, ...)
-        self.register_buffer("scale", torch.stack(scales).float())  # (T, C_out)
-        self.register_buffer("bias", bias.float())
-        self.register_buffer("zero", torch.zeros(len(bias), dtype=torch.int32), persistent=False)
+        self.weight = nn.Buffer(torch.stack(integers).to(torch.int8))  # (T, C_out, ...)
+        self.scale = nn.Buffer(torch.stack(scales).float())  # (T, C_out)
+        self.bias = nn.Buffer(bias.float())
+        self.zero = nn.Buffer(torch.zeros(len(bias), dtype=torch.int32), persistent=False)
         self._packed: list[Tensor] = []
-
-    weight: Tensor
-    scale: Tensor
-    bias: Tensor
-    zero: Tensor
 
     def packed(self) -> list[Tensor]:
         """The weights of each term as the kernel wants them; laid out at the first call."""
@@ -77,8 +74,7 @@ class IntegerLayer(nn.Module, ABC):
 
     def dequantised(self) -> Tensor:
         """What the weights stand for, float32."""
-        scale = self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))
-        return (self.weight * scale).sum(0)
+        return (self.weight * self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))).sum(0)
 
     def _needed(self, weight: Tensor) -> Tensor:
         """The part of the rounded weights that is computed with."""
@@ -101,14 +97,10 @@ class IntegerConv(IntegerLayer):
         x, geometry = spikes.movedim(-1, 1), ([1, 1], [1, 1], [1, 1], 1)  # stride, padding, dilation, groups
         if not HAS_KERNELS:
             return F.conv2d(x.float(), self.dequantised(), self.bias, padding=1).movedim(1, -1)
-        first, *more = self.packed()
-        out = _KERNELS.qconv2d_pointwise(
-            x, 1.0, 0, first, self.scale[0], self.zero, self.bias, *geometry, *_FLOAT, "none", [], ""
-        )
-        for packed, scale in zip(more, self.scale[1:], strict=True):
-            _KERNELS.qconv2d_pointwise.binary(
-                x, 1.0, 0, packed, scale, self.zero, out, None, *geometry, *_FLOAT, 1.0, 0, "sum", 1.0, "none", [], ""
-            )
+        first, *more = ((x, 1.0, 0, *term, self.zero) for term in zip(self.packed(), self.scale, strict=True))
+        out = _KERNELS.qconv2d_pointwise(*first, self.bias, *geometry, *_FLOAT, "none", [], "")
+        for term in more:
+            _KERNELS.qconv2d_pointwise.binary(*term, out, None, *geometry, *_FLOAT, *_ADD, "none", [], "")
         return out.movedim(1, -1)
 
 
@@ -119,12 +111,9 @@ class IntegerLinear(IntegerLayer):
         return _KERNELS.qlinear_prepack(weight, [4096, weight.shape[1]])
 
     def forward(self, spikes: Tensor, unit: float = 1.0, onto: Tensor | None = None) -> Tensor:
-        """Map bytes (..., C) to real values (..., C'), float32.
+        """Map bytes (..., C), of which one counts `unit` (1, or 1/4 of a spike), to real values (..., C'), float32.
 
-        Args:
-            spikes: Whole numbers.
-            unit: What one of them counts: 1, or 1/4 where they are fractions of a spike.
-            onto: What the result is added to, (..., C'), contiguous; changed in place.
+        The result is added to `onto`, (..., C') and contiguous, in place, if that is given.
         """
         if not HAS_KERNELS:
             out = F.linear(spikes.float(), unit * self.dequantised(), self.bias)
@@ -135,9 +124,7 @@ class IntegerLinear(IntegerLayer):
             if onto is None:
                 onto = _KERNELS.qlinear_pointwise(*weights, bias, *_FLOAT, "none", [], "")
             else:
-                onto = _KERNELS.qlinear_pointwise.binary(
-                    *weights, onto, bias, *_FLOAT, 1.0, 0, "sum", 1.0, "none", [], ""
-                )
+                onto = _KERNELS.qlinear_pointwise.binary(*weights, onto, bias, *_FLOAT, *_ADD, "none", [], "")
             bias = None
         assert onto is not None
         return onto
@@ -156,12 +143,8 @@ class RealLinear(nn.Module):
     def __init__(self, layer: nn.Linear, norm: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
         weight, bias = fold(layer, norm)
-        self.register_buffer("weight", weight.to(dtype))
-        self.register_buffer("bias", bias.to(dtype))
+        self.weight, self.bias = nn.Buffer(weight.to(dtype)), nn.Buffer(bias.to(dtype))
         self._packed: Tensor | None = None
-
-    weight: Tensor
-    bias: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C'), in this layer's own dtype."""
@@ -178,9 +161,7 @@ class Fire(nn.Module):
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
-        self.register_buffer("threshold", _constant(neuron.threshold))
-
-    threshold: Tensor
+        self.threshold = nn.Buffer(_constant(neuron.threshold))
 
     def forward(self, v: Tensor) -> Tensor:
         """Map (..., C) to bytes of the same shape."""
@@ -192,10 +173,7 @@ class LeakyFire(Fire):
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__(neuron)
-        self.reset = neuron.reset
-        self.register_buffer("decay", _constant(neuron.decay))
-
-    decay: Tensor
+        self.reset, self.decay = neuron.reset, nn.Buffer(_constant(neuron.decay))
 
     def charge_(self, current: Tensor, handed: Tensor) -> None:
         """V = I + alpha * P, in place of the current."""

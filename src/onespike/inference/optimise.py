@@ -78,25 +78,19 @@ def optimise(
     """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
 
     Args:
-        run: The run.
+        run: A trained network.
         out: Folder for the engine.
         precision: A name in `PRECISIONS`.
-        which: Which checkpoint.
+        which: Which checkpoint, "best" or "last".
         images: Compare at most so many images; 0 takes all.
         rounds: Timings of each batch size.
 
-    Returns:
-        The comparison.
-
     Raises:
-        OnespikeError: The run or its data cannot be read, the engine cannot run the network, or a value is out of its
-            range.
+        OnespikeError: The run or its data cannot be read, the engine cannot run the network, a value is out of range.
     """
     if precision not in PRECISIONS or images < 0 or rounds < 1:
-        raise OnespikeError(
-            f"optimise: expected precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1, "
-            f"got {precision}, {images}, {rounds}"
-        )
+        expected = f"precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1"
+        raise OnespikeError(f"optimise: expected {expected}, got {precision}, {images}, {rounds}")
     checkpoint, data = run.checkpoint(which), run.dataset()
     card = checkpoint.card
     network = expect_blocks(channels_last(checkpoint.network()), card.name)
@@ -116,23 +110,19 @@ def optimise(
 
 
 @torch.no_grad()
-def _compare_answers(
-    network: Network, engine: Engine, batches: list[tuple[Tensor, Tensor]]
-) -> tuple[float, float, float]:
+def _compare_answers(network: Network, engine: Engine, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Top-1 of both, and how often they agree, in percent."""
     console = Console(stderr=True)
     counts = torch.zeros(3, dtype=torch.float64)
-    for number, (images, labels) in enumerate(
-        track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
-    ):
+    shown = track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
+    for number, (images, labels) in enumerate(shown):
         guesses = []
         for model in (network, engine):
             torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for both
             guesses.append(model(images).argmax(1))
         first, second = guesses
-        counts += torch.stack([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
-    top1, engine_top1, same = (100 * counts / sum(len(labels) for _, labels in batches)).tolist()
-    return top1, engine_top1, same
+        counts += torch.tensor([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
+    return (100 * counts / sum(len(labels) for _, labels in batches)).tolist()
 
 
 @torch.no_grad()
@@ -151,9 +141,7 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
         for block, (mine, theirs) in enumerate(zip(layers, engine_layers, strict=True)):
             for one, other in zip(mine, theirs, strict=True):
                 first, second = seen[0][one].movedim(-3, -1).reshape(-1) > 0, seen[1][other].reshape(-1) > 0
-                totals[block] += torch.stack(
-                    [first.sum(), second.sum(), (first != second).sum(), torch.tensor(len(first))]
-                )
+                totals[block] += torch.tensor([first.sum(), second.sum(), (first != second).sum(), len(first)])
     return [BlockSpikes(*(row[:3] / row[3]).tolist()) for row in totals]
 
 

@@ -25,13 +25,8 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
     Raises:
         OnespikeError: It cannot be written.
     """
-    description = {
-        "onespike": __version__,
-        "run": run,
-        "engine": "PyTorch, oneDNN's integer kernels",
-        "precision": engine.precision,
-        "model": plain(card),
-    }
+    made_by = {"onespike": __version__, "run": run, "engine": "PyTorch, oneDNN's integer kernels"}
+    description = made_by | {"precision": engine.precision, "model": plain(card)}
     tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,11 +38,9 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
 
 
 def load_engine(folder: str | Path) -> Engine:
-    """Load what `onespike optimise` wrote.
+    """Load what `onespike optimise` wrote: call it on normalised images (B, C, H, W) for logits (B, K).
 
-    Returns:
-        The engine: call it on normalised images (B, C, H, W) for logits (B, K). Its attribute `card` has the class
-        names and the normalisation.
+    Its attribute `card` has the class names and the normalisation.
 
     Raises:
         OnespikeError: The folder holds no engine, or a damaged one.

@@ -1,7 +1,7 @@
 """Windows and units as the engine runs them: on bytes, (V, B, M, M, C)."""
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import NamedTuple
 
 import torch
@@ -87,13 +87,8 @@ class EngineCell(nn.Module):
 
     def __init__(self, layer: Recurrent, norm: nn.Module) -> None:
         super().__init__()
-        self.cell = layer.cell
-        gain, shift = affine(norm)
-        self.register_buffer("gain", gain)
-        self.register_buffer("shift", shift)
-
-    gain: Tensor
-    shift: Tensor
+        self.cell, (gain, shift) = layer.cell, affine(norm)
+        self.gain, self.shift = nn.Buffer(gain), nn.Buffer(shift)
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Map bytes (N, M, M, C) to (N, M, M, C')."""
@@ -108,8 +103,7 @@ class Windows:
         self.size, self.side = size, window_side(size, kind)
         self.padded = size if kind == "whole" else size + size % 2
         self.step = max(self.padded - self.side, 1)  # pixels from one window to the next
-        starts = sorted({0, self.padded - self.side})
-        self.corners = [(row, column) for row in starts for column in starts]
+        self.corners = list(product(sorted({0, self.padded - self.side}), repeat=2))
         self.overlap = kind == "dilated"
         cover = torch.zeros(self.padded, self.padded, 1, dtype=torch.uint8)
         for corner in self._corners(cover[None]):

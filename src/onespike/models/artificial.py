@@ -28,12 +28,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 #: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
 #: mixes channels, PM patch merging. The PM before 384 is not in the supplement, which needs one to get there; its
 #: MLP-96 in the transformer's third stage we read as a slip for MLP-192.
-LAYERS = (
-    *("48", "F-48", "48", "PM"),
-    *("96", "F-96", "96", "PM"),
-    *("192", "F-192") * 3,
-    *("PM", "384", "F-384", "384"),
-)
+LAYERS = ("48", "F-48", "48", "PM", "96", "F-96", "96", "PM", *("192", "F-192") * 3, "PM", "384", "F-384", "384")
 #: Channels of one attention head; the side of a window, which is the whole map where that is no larger.
 HEAD, WINDOW = 24, 4
 #: What the learnable factors at the end of each residual branch start from: ResMLP's LayerScale for up to 18 layers.
@@ -45,8 +40,7 @@ class ArtificialConfig(ModelConfig):
     """What can be chosen about any artificial network.
 
     Attributes:
-        activation: Its activations: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned
-            threshold.
+        activation: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned threshold.
         levels: Steps of that staircase.
     """
 
@@ -84,15 +78,12 @@ class ResNetConfig(ArtificialConfig):
 
 @register_model(ResNetConfig, {"resnet18": {}})
 def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:  # noqa: ARG001
-    """Build timm's ResNet-18 (He et al. 2016) for small images of any size.
-
-    Its stem is a 3x3 convolution of stride 2, a quarter of the cost of one without stride; there is no max pooling.
-    """
+    """Build timm's ResNet-18 (He et al. 2016) for small images of any size, without max pooling."""
     import timm  # half a second
 
-    options = {"num_classes": num_classes, "in_chans": in_channels, "act_layer": config.make_activation}
-    network = timm.create_model("resnet18", **options)
-    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)
+    make = config.make_activation
+    network = timm.create_model("resnet18", num_classes=num_classes, in_chans=in_channels, act_layer=make)
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)  # without stride it costs four times
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     return network
@@ -134,15 +125,11 @@ class Stages(nn.Module):
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        mixing: Callable[[int, int], nn.Module],
-        feed_forward: Callable[[int], nn.Module],
-        sizes: tuple[int, ...],
+        self, name: str, mixing: Callable[[int, int], nn.Module], feed_forward: Callable[[int], nn.Module], *sizes: int
     ) -> None:
         super().__init__()
         num_classes, in_channels, image_size = sizes
-        expect_multiple(config.name, image_size, 16)  # the stem halves it, and so does each patch merging
+        expect_multiple(name, image_size, 16)  # the stem halves it, and so does each patch merging
         widths = [int(layer.split("-")[-1]) if layer != "PM" else 0 for layer in LAYERS]
         channels, side = widths[0], image_size // 2
         self.stem = PatchEmbedding(in_channels, channels, 2)
@@ -177,10 +164,10 @@ def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
         return nn.Sequential(Affine(channels), make()) if config.branches == "spiking" else Affine(channels)
 
     return Stages(
-        config,
+        config.name,
         lambda channels, side: TokenMixing(channels, side, before(channels)),
         lambda channels: FeedForward(channels, make, before(channels)),
-        sizes,
+        *sizes,
     )
 
 
@@ -192,13 +179,9 @@ class WindowAttention(nn.Module):
                   input too; M^2, the pixels of a window, as nothing else keeps a sum over them from growing
 
     Windows are laid from the corner, or shifted by half their side around the edges: two layers together see across
-    the borders of both. (Swin masks what meets around the edge; here it may attend.)
-
-    Channels are a multiple of `HEAD`; a map of one window is never shifted; `activation` makes the activations of the
-    spiking kind, None stands for the real one.
+    the borders of both. (Swin masks what meets around the edge; here it may attend.) A map of one window is never
+    shifted. Channels are a multiple of `HEAD`; `activation` makes the spiking kind's, None stands for the real one.
     """
-
-    places: Tensor
 
     def __init__(
         self, channels: int, side: int, shifted: bool, activation: Callable[[], nn.Module] | None, scale: float = SCALE
@@ -212,7 +195,7 @@ class WindowAttention(nn.Module):
         self.before, self.between = make(), make()
         self.query, self.key, self.value = (nn.Sequential(ChannelLinear(channels, channels), make()) for _ in range(3))
         self.bias = nn.Parameter(torch.zeros(self.heads, (2 * self.window - 1) ** 2))
-        self.register_buffer("places", relative_places(self.window), persistent=False)
+        self.places = nn.Buffer(relative_places(self.window), persistent=False)
         self.project, self.after = ChannelLinear(channels, channels), Affine(channels, scale)
 
     def cut(self, x: Tensor) -> Tensor:
@@ -232,20 +215,18 @@ class WindowAttention(nn.Module):
         moved = self.before(x)
         if self.shift:
             moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3))
-        query, key, value = self.cut(self.query(moved)), self.cut(self.key(moved)), self.cut(self.value(moved))
+        query, key, value = (self.cut(project(moved)) for project in (self.query, self.key, self.value))
         weights = torch.matmul(query, key.transpose(-2, -1)) * self.scale + self.bias[:, self.places]
         if not self.spiking:
             weights = torch.softmax(weights, -1)
-        mixed = self.between(self.join(torch.matmul(weights, value)))
-        mixed = self.after(self.project(mixed))
+        mixed = self.after(self.project(self.between(self.join(torch.matmul(weights, value)))))
         return x + (torch.roll(mixed, (self.shift, self.shift), (2, 3)) if self.shift else mixed)
 
 
 def relative_places(side: int) -> Tensor:
     """Number the relative positions of a window's pixels: (M*M, M*M), values 0..(2M-1)^2-1."""
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    rows, columns = rows.flatten(), columns.flatten()
-    down, right = rows[:, None] - rows + side - 1, columns[:, None] - columns + side - 1
+    pixels = torch.cartesian_prod(torch.arange(side), torch.arange(side))
+    down, right = (pixels[:, None] - pixels + side - 1).unbind(-1)
     return down * (2 * side - 1) + right
 
 
@@ -268,4 +249,4 @@ def vit(config: ViTConfig, *sizes: int) -> Stages:
     def feed_forward(channels: int) -> nn.Module:
         return FeedForward(channels, make, make() if spiking else nn.Identity())
 
-    return Stages(config, mixing, feed_forward, sizes)
+    return Stages(config.name, mixing, feed_forward, *sizes)

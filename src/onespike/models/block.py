@@ -1,6 +1,5 @@
 """One block: windows, spikes, unit, recompose, residual; then the channel MLP, residual."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -9,14 +8,14 @@ from torch import Tensor, nn
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
-from onespike.units.channel import ChannelLinear
+from onespike.units.channel import ChannelLinear, Norm
 from onespike.units.registry import UNITS
 
 if TYPE_CHECKING:
     from onespike.models.onespike import OnespikeConfig
 
 #: Normalisations by name: what makes one for a number of channels.
-NORMS: dict[str, Callable[[int], nn.Module]] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
+NORMS: dict[str, Norm] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
 
 
 class BlockState(NamedTuple):
@@ -51,7 +50,7 @@ class Block(nn.Module):
     def draw_shape(self, batch: int) -> tuple[int, ...]:
         """Shape (V, B, C, M, M) of the uniform draws that this block's encoding consumes at one time step."""
         side = window_side(self.size, self.window_kind)
-        return (window_count(self.window_kind), batch, self.channels, side, side)
+        return window_count(self.window_kind), batch, self.channels, side, side
 
     def forward(
         self,
@@ -72,10 +71,12 @@ class Block(nn.Module):
         """
         windows = partition(x, self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)
-        mask = state.mask if state else self._dropout_mask(windows, generator)
+        mask = state.mask if state else None
+        if state is None and self.training and self.dropout > 0:
+            mask = constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
         if mask is not None:
             spikes = spikes * mask
-        incoming = partition(potential, self.window_kind) if potential is not None else None
+        incoming = None if potential is None else partition(potential, self.window_kind)
         out = self.unit(spikes, incoming, state.memory if state else None)
         recomposed = recompose(out.spikes, self.size, self.window_kind)  # (B, C, L, L)
         if self.region_threshold is not None:
@@ -95,19 +96,10 @@ class Block(nn.Module):
             raise ValueError(f"draws: expected {tuple(windows.shape)}, got {tuple(draws.shape)}")
         return encode(windows, self.encoding, draws)
 
-    def _dropout_mask(self, windows: Tensor, generator: torch.Generator | None) -> Tensor | None:
-        if not self.training or self.dropout == 0:
-            return None
-        return constant_mask(uniform(windows, windows.shape[1:], generator), self.dropout).to(windows.dtype)
-
 
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-    """Draw a shape (..., C, M, M) from U(0, 1), on a tensor's device, never coarser than float32.
-
-    (bfloat16 has only 256 such numbers.) The draws are channels-last in memory: the same numbers whatever the layout of
-    the maps that they meet.
-    """
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    """Draw (..., C, M, M) from U(0, 1), on a tensor's device: the same numbers whatever the layout of the maps."""
+    dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has only 256 such numbers
     *outer, channels, height, width = shape
     draws = torch.rand((*outer, height, width, channels), generator=generator, dtype=dtype, device=like.device)
     return draws.movedim(-1, -3)
@@ -116,13 +108,11 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 class ChannelMlp(nn.Sequential):
     """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm.
 
-    In training the GELU's output, which is wide, is not kept for the second linear layer's gradient: it is computed
-    again from the GELU's input, which is kept anyway.
+    Training does not keep the GELU's wide output for the second linear layer's gradient, but computes it again from
+    the GELU's input, which is kept anyway.
     """
 
-    def __init__(
-        self, channels: int, ratio: int, norm: Callable[[int], nn.Module], neuron: NeuronConfig | None = None
-    ) -> None:
+    def __init__(self, channels: int, ratio: int, norm: Norm, neuron: NeuronConfig | None = None) -> None:
         hidden = ratio * channels
         super().__init__(
             nn.Identity() if neuron is None else make_neuron(channels, neuron, integrates=False),

@@ -26,9 +26,9 @@ class OnespikeConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
-            (the released code's), "modern" (no draws, no dropout: deterministic),
-            "strict" (after the stem every weight layer reads spikes alone), or the twins for comparison "ann" (ReLU
-            instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
+            (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
+            layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
+            "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
         neuron: The neurons, in units, encodings and readout alike.
@@ -90,71 +90,48 @@ class OnespikeConfig(ModelConfig):
         if self.unit not in UNITS:
             raise unknown("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
-            raise OnespikeError(
-                f"depths and channels: expected one of each per stage, got {self.depths}, {self.channels}"
-            )
+            raise OnespikeError(f"depths, channels: expected one of each per stage, got {self.depths}, {self.channels}")
         counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
         if not all(isinstance(count, int) and count >= 1 for count in counts):
             raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
-        if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
-            raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
-        if not 0 <= self.dropout < 1:
-            raise OnespikeError(f"dropout: expected 0 <= dropout < 1, got {self.dropout}")
+        for name, share in (("region_threshold", self.region_threshold or 0), ("dropout", self.dropout)):
+            if not 0 <= share < 1:
+                raise OnespikeError(f"{name}: expected 0 <= {name} < 1, got {share}")
         name, spiking = self.neuron.name, self.neuron.neuron.spiking
         if not spiking and (self.time_steps > 1 or self.draws):
-            raise OnespikeError(
-                f"neuron {name}: expected one time step and the encoding threshold (then a ReLU) or direct, "
-                f"got {self.time_steps} and {self.encoding}"
-            )
+            expected = "one time step and the encoding threshold (then a ReLU) or direct"
+            raise OnespikeError(f"neuron {name}: expected {expected}, got {self.time_steps} and {self.encoding}")
         if not spiking and self.region_threshold is not None:
-            raise OnespikeError(
-                f"neuron {name}: expected region_threshold null, for there are no spikes to make whole, got "
-                f"{self.region_threshold}; or use preset ann"
-            )
+            expected = "region_threshold null, for there are no spikes to make whole"
+            raise OnespikeError(f"neuron {name}: expected {expected}, got {self.region_threshold}; or use preset ann")
         if self.preset == "strict" and not spiking:
             raise OnespikeError(f"preset strict: expected a neuron that spikes, got {name}")
         if self.preset == "strict" and self.unit in RECURRENT:
-            raise OnespikeError(
-                f"preset strict: expected the unit conv or mlp, got {self.unit}, whose cell reads its own real state"
-            )
+            raise OnespikeError(f"preset strict: expected the unit conv or mlp, got {self.unit}, whose state is real")
         if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
-            raise OnespikeError(
-                "learnable_decay: with fusion none and one time step no potential is handed on to decay"
-            )
+            raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
 
 #: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
 WINDOWS = {"alternating": ("average", "dilated"), "none": ("whole",)}
-
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
+#: What makes a network deterministic.
+NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
 
 #: Registered models: what each sets apart from `OnespikeConfig`'s defaults, which are the paper's.
 VARIANTS: dict[str, dict[str, Any]] = {
     f"{unit}{depth}": {"unit": unit, "depths": depths} for unit in UNITS for depth, depths in DEPTHS.items()
 }
-VARIANTS["conv-tiny"] = {
-    "depths": (2, 2, 2),
-    "channels": (16, 32, 64),
-    "encoding": "threshold",
-    "norm": "batch",
-    "dropout": 0.0,
-}
+VARIANTS["conv-tiny"] = NO_DRAWS | {"depths": (2, 2, 2), "channels": (16, 32, 64), "norm": "batch"}
 
 #: Presets: what each changes about any model. They come after the model's own values; single options come last.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
-    "modern": {"encoding": "threshold", "dropout": 0.0},
-    "strict": {
-        "encoding": "threshold",
-        "norm": "batch",
-        "dropout": 0.0,
-        "region_threshold": 0.1,
-        "mlp_activation": "spiking",
-        "readout": "spiking",
-    },
+    "modern": NO_DRAWS,
+    "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
 }
@@ -162,14 +139,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @register_model(OnespikeConfig, VARIANTS, PRESETS)
 class Network(nn.Module):
-    """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1).
+    """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1)."""
 
-    Attributes:
-        recompute: Whether training keeps only what passes between blocks, and runs each block once more in the backward
-            pass (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the
-            global generator or beforehand.
-    """
-
+    #: Whether training keeps only what passes between blocks, and runs each block once more in the backward pass
+    #: (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the global
+    #: generator or beforehand.
     recompute = False
 
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -234,7 +208,7 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
-        remaining = iter(draws) if draws is not None else None
+        remaining = iter(() if draws is None else draws)
         states: dict[Block, BlockState] = {}
         # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
         embedded = self.stem(images).to(images.dtype)
@@ -243,9 +217,8 @@ class Network(nn.Module):
             x, potential = embedded, None
             for layer in self.layers:
                 if isinstance(layer, Block):
-                    drawn = next(remaining) if remaining is not None else None
                     run = _run_again_later(layer) if recompute else layer
-                    x, potential, states[layer] = run(x, potential, states.get(layer), drawn, generator)
+                    x, potential, states[layer] = run(x, potential, states.get(layer), next(remaining, None), generator)
                 else:
                     x, potential = layer(x, potential)
             logits.append(self._classify(x))

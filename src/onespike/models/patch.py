@@ -1,10 +1,8 @@
 """Between images and maps, and between maps and maps: patch embedding and patch merging."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
-from onespike.units.channel import ChannelLinear
+from onespike.units.channel import ChannelLinear, Norm
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -31,21 +29,12 @@ class PatchMerging(nn.Module):
 class Merging(nn.Module):
     """Between two stages: patch merging of the features and, by a layer of its own, of the travelling potential map.
 
-    Args:
-        before: Channels of the stage before.
-        behind: Channels of the stage behind.
-        potentials: Likewise of the potential map, (before, behind); None if there is no such map.
-        norm: Makes the normalisation behind the features' merging.
-        firing: Turns the features into spikes before they are merged, if it is given.
+    `before` and `behind` are the stages' channels, `potentials` those of the map, if there is one; `norm` makes the
+    normalisation behind the features' merging; `firing`, if given, turns them into spikes before they are merged.
     """
 
     def __init__(
-        self,
-        before: int,
-        behind: int,
-        potentials: tuple[int, int] | None,
-        norm: Callable[[int], nn.Module],
-        firing: nn.Module | None = None,
+        self, before: int, behind: int, potentials: tuple[int, int] | None, norm: Norm, firing: nn.Module | None
     ) -> None:
         super().__init__()
         self.firing = firing
@@ -54,6 +43,6 @@ class Merging(nn.Module):
 
     def forward(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map features (B, C, L, L) and potentials (B, C', L, L), if they are merged, to maps of side L/2."""
-        merged = self.potential(potential) if self.potential is not None and potential is not None else None
+        merged = None if self.potential is None or potential is None else self.potential(potential)
         features = self.features(x if self.firing is None else self.firing(x))
         return features.to(x.dtype), merged

@@ -37,11 +37,7 @@ class ModelConfig:
         return False
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-        """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K).
-
-        Raises:
-            OnespikeError: The image size does not suit the network.
-        """
+        """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot take that size."""
         return family(self.name).builder(self, num_classes, in_channels, image_size)
 
 
@@ -59,13 +55,9 @@ MODELS: dict[str, Family] = {}
 
 
 def register_model(
-    config: type[ModelConfig],
-    variants: dict[str, dict[str, Any]],
-    presets: dict[str, dict[str, Any]] | None = None,
+    config: type[ModelConfig], variants: dict[str, dict[str, Any]], presets: dict[str, dict[str, Any]] | None = None
 ) -> Callable[[Builder], Builder]:
-    """Register the decorated class or function as what builds a family's networks.
-
-    It is called as (config, num_classes, in_channels, image_size).
+    """Register what builds a family's networks, a class or function of (config, num_classes, in_channels, image_size).
 
     Args:
         config: The family's dataclass.
@@ -145,6 +137,5 @@ def create_model(
 def expect_multiple(name: str, image_size: int, side: int) -> None:
     """Raise `OnespikeError` for images that a network cannot take: their size is no multiple of `side`."""
     if image_size < side or image_size % side:
-        raise OnespikeError(
-            f"image_size: {name} needs a multiple of {side} pixels, got {image_size}; resize with --data.image_size"
-        )
+        needs = f"{name} needs a multiple of {side} pixels"
+        raise OnespikeError(f"image_size: {needs}, got {image_size}; resize with --data.image_size")

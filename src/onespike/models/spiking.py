@@ -1,6 +1,7 @@
 """Standard spiking networks, VGG-11 and ResNet-19, which run over several time steps; each sees the image itself."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -27,9 +28,8 @@ class OverTimeConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not all(isinstance(count, int) and count >= 1 for count in (self.width, self.time_steps)):
-            raise OnespikeError(
-                f"width and time_steps: expected whole numbers of at least 1, got {self.width} and {self.time_steps}"
-            )
+            got = f"{self.width} and {self.time_steps}"
+            raise OnespikeError(f"width and time_steps: expected whole numbers of at least 1, got {got}")
 
 
 class SpikingConv(nn.Module):
@@ -68,12 +68,9 @@ class SpikingVGG11(nn.Module):
         self.config, self.time_steps = config, config.time_steps
         self.layers = nn.ModuleList()
         channels = in_channels
-        for factor in self.LAYERS:
-            if factor:
-                self.layers.append(SpikingConv(channels, factor * config.width, config.neuron))
-                channels = factor * config.width
-            else:
-                self.layers.append(nn.MaxPool2d(2))
+        for width in (factor * config.width for factor in self.LAYERS):
+            self.layers.append(SpikingConv(channels, width, config.neuron) if width else nn.MaxPool2d(2))
+            channels = width or channels
         self.head = nn.Linear(channels, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -94,14 +91,15 @@ class SpikingResNetConfig(OverTimeConfig):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with a shortcut: the second's neurons fire on the sum."""
+    """Two convolutions with a shortcut: the second's neurons fire on the sum. Stride 2 where channels change."""
 
-    def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig) -> None:
         super().__init__()
+        stride = 1 if in_channels == out_channels else 2
         self.first = SpikingConv(in_channels, out_channels, neuron, stride)
         self.second = SpikingConv(out_channels, out_channels, neuron)
         self.shortcut: nn.Sequential | None = None
-        if stride > 1 or in_channels != out_channels:
+        if stride > 1:
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
@@ -119,20 +117,13 @@ class SpikingResNet19(nn.Module):
         width, neuron = config.width, config.neuron
         self.config, self.time_steps = config, config.time_steps
         self.stem = SpikingConv(in_channels, width, neuron)
-        self.blocks = nn.ModuleList()
-        channels = width
-        for depth, factor in ((3, 1), (3, 2), (2, 4)):
-            for number in range(depth):
-                stride = 2 if number == 0 and factor > 1 else 1
-                self.blocks.append(ResidualBlock(channels, factor * width, neuron, stride))
-                channels = factor * width
-        self.hidden = nn.Linear(channels, 2 * width)
+        channels = [factor * width for factor in (1, 1, 1, 1, 2, 2, 2, 4, 4)]  # of the stem and of each block
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair, neuron) for pair in pairwise(channels)))
+        self.hidden = nn.Linear(channels[-1], 2 * width)
         self.hidden_neuron = OverTime(make_neuron(2 * width, neuron))
         self.head = nn.Linear(2 * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K)."""
-        x = self.stem(images.expand(self.time_steps, *images.shape))
-        for block in self.blocks:
-            x = block(x)
+        x = self.blocks(self.stem(images.expand(self.time_steps, *images.shape)))
         return self.head(self.hidden_neuron(self.hidden(x.mean((-2, -1))))).mean(0)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onespike.errors import OnespikeError
-from onespike.neurons.base import Incoming, Neuron, NeuronConfig, step
+from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, step
 
 
 @final
@@ -39,18 +39,15 @@ class AdaptiveLIF(Neuron):
     @classmethod
     def check(cls, config: NeuronConfig) -> None:
         """Refuse an adaptation out of its range."""
-        for name, most in (("adaptation", math.inf), ("adaptation_decay", 1)):
+        for name, most, limit in (("adaptation", math.inf, ""), ("adaptation_decay", 1, " <= 1")):
             if not 0 <= config.options.get(name, 0) <= most:
-                limit = " <= 1" if most == 1 else ""
                 raise OnespikeError(f"{name}: expected 0 <= {name}{limit}, got {config.options[name]}")
 
     def fire(self, potential: Tensor, rise: Tensor | None = None) -> Tensor:
         """S = 1 where V - a > threshold, else 0; without a neuron's past a is 0."""
         return step(potential if rise is None else potential - rise, self.threshold, self.surrogate)
 
-    def charge_and_fire(
-        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire window after window; returns V, S and a."""
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +11,9 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.functional import SURROGATES, charge, fuse, spike
 from onespike.functional.charge import neighbour
+
+#: What neurons keep from one time step to the next: V, S and what else their kind keeps, of the shape of the currents.
+State = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,8 @@ class NeuronConfig:
         decay: Share alpha of a potential that survives being handed on, 0..1.
         surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan" (see
             `onespike.functional.SURROGATES`).
-        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero"
-            (it is lost), "subtract" (it loses one threshold). A neuron's own potential, which lives on over time when
-            there is more than one time step, is always set to zero by firing.
+        reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
+            lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
         learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
         options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` of "adaptive".
@@ -90,12 +91,12 @@ class Incoming:
         return None if handed is None else fuse(self.beside[window - self.behind], handed, self.fusion, self.theta)
 
 
-class Neuron(nn.Module, ABC):
+class Neuron(nn.Module):
     """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
 
-    A neuron says how it fires (`fire`), and, where it differs from a leaky one, how it charges. The module keeps no
-    state: what a neuron keeps from one time step to the next it returns, and is given again. A forward hook sees
-    potentials and spikes: that is how the library itself watches a network.
+    A neuron says how it fires (`fire`) and charges where it differs from a leaky one. The module keeps no state: what a
+    neuron keeps from one time step to the next it returns, and is given again. A forward hook sees potentials and
+    spikes: that is how the library itself watches a network.
 
     Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M); parameters (), one for the layer, or (C, 1, 1).
 
@@ -103,12 +104,9 @@ class Neuron(nn.Module, ABC):
         channels: Number of channels C, for parameters per channel.
         config: Constants, or where learnable parameters start; by default the paper's.
         integrates: Whether potentials are ever handed on to these neurons: else they have no decay to learn.
-
-    Attributes:
-        spiking: Whether this kind of neuron gives spikes, and not real numbers.
     """
 
-    spiking = True
+    spiking = True  # whether this kind of neuron gives spikes, and not real numbers
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
@@ -135,9 +133,9 @@ class Neuron(nn.Module, ABC):
         """The decay alpha, likewise."""
         return self.constant_decay if self.raw_decay is None else self.raw_decay.sigmoid()
 
-    @abstractmethod
     def fire(self, potential: Tensor) -> Tensor:
-        """Map potentials to spikes of the same shape."""
+        """Map potentials to spikes of the same shape: S = 1 where V > threshold, else 0."""
+        return step(potential, self.threshold, self.surrogate)
 
     def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
         """Fire: map potentials (currents, if nothing is handed on) to spikes; hooks also see `spikes` that are known.
@@ -169,7 +167,7 @@ class Neuron(nn.Module, ABC):
         decay = along_channels(self.decay, current)
         return current + decay * arriving if isinstance(decay, Tensor) else torch.add(current, arriving, alpha=decay)
 
-    def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
+    def driven(self, currents: Tensor, before: State | None) -> Tensor:
         """What drives the neurons at a time step: I + alpha * V(t-1) * (1 - S(t-1))."""
         return currents if before is None else self.leak(currents, self.kept(before[0], before[1]))
 
@@ -185,18 +183,13 @@ class Neuron(nn.Module, ABC):
             potentials.append(current if arriving is None else self.leak(current, arriving))
         return torch.stack(potentials)
 
-    def charge_and_fire(
-        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, ...]:
+    def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge the windows, and fire: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
 
         Args:
             currents: I, what the weight layer delivers, (V, B, C, M, M); of any shape where nothing is handed on.
             incoming: What is handed on, to whom; None if nothing ever is.
             before: What this method returned at the time step before; None at the first.
-
-        Returns:
-            V, S, and what else this kind of neuron keeps, each of the shape of the currents.
         """
         potential = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential)
@@ -238,10 +231,8 @@ def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
     if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
         return value
     if like.ndim != 2:
-        raise ValueError(
-            "a threshold or decay for each channel: expected potentials (B, C), (B, C, H, W) or (V, B, C, M, M), "
-            f"got {tuple(like.shape)}"
-        )
+        expected = "potentials (B, C), (B, C, H, W) or (V, B, C, M, M)"
+        raise ValueError(f"a threshold or decay for each channel: expected {expected}, got {tuple(like.shape)}")
     return value.flatten()
 
 

@@ -29,9 +29,9 @@ class IntegrateFire(nn.Module):
         size = threshold / P                 V = size / 2 + I
         S_k = 1 where V > k * size, else 0   out = size * (S_1 + … + S_P)
 
-    The output's factor belongs into the weights behind; it is kept here so that these stay comparable with the
-    artificial network's. Potentials are computed in units of one spike's size. A forward hook on `firing` sees, at each
-    step, the potentials (P, B, …), of each neuron less what its threshold lies above the first one's, and the spikes.
+    The output's factor belongs into the weights behind; kept here, it leaves these comparable with the artificial
+    network's. Potentials are in units of one spike's size. At each step a forward hook on `firing` sees the potentials
+    (P, B, …), of each neuron less what its threshold lies above the first one's, and the spikes.
 
     Args:
         channels: Number of channels, for a threshold per channel; None for one of the whole layer.

@@ -12,20 +12,14 @@ import torch
 from torch import Tensor
 
 from onespike.functional import charge_and_fire
-from onespike.neurons.base import Incoming, Neuron, step
+from onespike.neurons.base import Incoming, Neuron, State
 
 
 @final
 class LIF(Neuron):
     """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s."""
 
-    def fire(self, potential: Tensor) -> Tensor:
-        """S = 1 where V > threshold, else 0."""
-        return step(potential, self.threshold, self.surrogate)
-
-    def charge_and_fire(
-        self, currents: Tensor, incoming: Incoming | None = None, before: tuple[Tensor, ...] | None = None
-    ) -> tuple[Tensor, ...]:
+    def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire as every neuron does; in one function where that is possible and gradients are wanted."""
         trained = torch.is_grad_enabled() and self.raw_threshold is None
         if incoming is None or not trained or not self._in_one_function():

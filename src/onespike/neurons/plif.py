@@ -11,7 +11,7 @@ from typing import final
 
 from torch import Tensor
 
-from onespike.neurons.base import Neuron, NeuronConfig, along_channels, step
+from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels
 
 
 @final
@@ -27,11 +27,7 @@ class PLIF(Neuron):
             config = replace(config, learnable_decay="layer")
         super().__init__(channels, config, integrates)
 
-    def fire(self, potential: Tensor) -> Tensor:
-        """S = 1 where V > threshold, else 0."""
-        return step(potential, self.threshold, self.surrogate)
-
-    def driven(self, currents: Tensor, before: tuple[Tensor, ...] | None) -> Tensor:
+    def driven(self, currents: Tensor, before: State | None) -> Tensor:
         """(1 - alpha) * I + alpha * V(t-1) * (1 - S(t-1))."""
         if self.raw_decay is not None:
             currents = (1 - along_channels(self.decay, currents)) * currents

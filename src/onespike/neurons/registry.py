@@ -8,13 +8,7 @@ from onespike.neurons.relu import ReLU
 from onespike.neurons.ternary import Ternary
 
 #: Kinds of neurons. To add one, add an entry: `NEURONS["mine"] = Mine`.
-NEURONS: dict[str, type[Neuron]] = {
-    "lif": LIF,
-    "plif": PLIF,
-    "adaptive": AdaptiveLIF,
-    "ternary": Ternary,
-    "relu": ReLU,
-}
+NEURONS: dict[str, type[Neuron]] = {"lif": LIF, "plif": PLIF, "adaptive": AdaptiveLIF, "ternary": Ternary, "relu": ReLU}
 
 
 def make_neuron(channels: int, config: NeuronConfig = NeuronConfig(), integrates: bool = True) -> Neuron:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError, check_choices, unknown
 from onespike.functional import FUSIONS
 from onespike.neurons import NeuronConfig
+from onespike.neurons.base import State
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,8 @@ class UnitConfig:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
 
 
-#: What a unit's neurons keep from one time step to the next: for each layer what `Neuron.charge_and_fire` returned, the
-#: potentials, the spikes, and what else its kind of neuron keeps.
-Memory = tuple[tuple[Tensor, ...], ...]
+#: What a unit's neurons keep from one time step to the next, layer by layer.
+Memory = tuple[State, ...]
 
 
 class Traffic(NamedTuple):
@@ -49,14 +49,11 @@ class Traffic(NamedTuple):
 
 
 class UnitOutput(NamedTuple):
-    """What comes out of a unit: spikes and, if it hands any on, potentials for the next block, both (V, B, C, M, M).
-
-    `memory` is for the next time step.
-    """
+    """What comes out of a unit, (V, B, C, M, M) each."""
 
     spikes: Tensor
-    potential: Tensor | None
-    memory: Memory
+    potential: Tensor | None  # for the next block, if it hands any on
+    memory: Memory  # for the next time step
 
 
 class Unit(nn.Module, ABC):
@@ -64,34 +61,24 @@ class Unit(nn.Module, ABC):
 
     The four windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`); only
     potentials, which pass from window to window, are computed one after the other (`Neuron.charge_and_fire`).
-
-    Attributes:
-        out_channels: Channels of the output spikes, and of the potentials that are handed to the next block.
-        travels: Whether potentials are handed from block to block.
     """
 
-    out_channels: int
-    travels: bool
+    out_channels: int  # of the output spikes, and of the potentials that are handed to the next block
+    travels: bool  # whether potentials are handed from block to block
 
     @abstractmethod
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the unit on the four windows of one time step.
 
-        Args:
-            spikes: Input spikes, (V, B, C, M, M).
-            potential: Potentials from the block before, of the same shape, or None.
-            memory: `UnitOutput.memory` of the time step before; None at the first.
+        `spikes` come in, (V, B, C, M, M), as does the `potential` of the block before, if there is one; `memory` is
+        `UnitOutput.memory` of the time step before, None at the first.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
-        """Count what the unit hands on, from window to window, block to block, step to step, for the audit.
-
-        The arguments are those of `forward`, and what it returned.
-        """
-        raise OnespikeError(
-            f"{type(self).__name__}: the audit does not know which potentials this unit hands on: "
-            f"define {type(self).__name__}.potential_traffic"
-        )
+        """Count what it hands on to windows, blocks and time steps, for the audit; `out` is what `forward` returned."""
+        name = type(self).__name__
+        missing = "the audit does not know which potentials this unit hands on"
+        raise OnespikeError(f"{name}: {missing}: define {name}.potential_traffic")
 
 
 def chained(out: UnitOutput) -> int:

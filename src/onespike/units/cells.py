@@ -19,14 +19,13 @@ class LSTM(nn.LSTM):
 
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
-        if not _is_single(self, x, hx):
-            tokens = isinstance(x, Tensor) and x.device.type == "cpu"  # no packed sequence
-            if tokens and torch.is_autocast_enabled("cpu") and emulates_bf16():
-                with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
-                    return super().forward(x.float(), hx)
-            return super().forward(x, hx)
-        h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
-        return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
+        if _is_single(self, x, hx):
+            h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
+            return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
+        if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
+            with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
+                return super().forward(x.float(), hx)
+        return super().forward(x, hx)
 
 
 class GRU(nn.GRU):
@@ -34,9 +33,7 @@ class GRU(nn.GRU):
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
-        if _is_single(self, x, hx):
-            return _both([_gru_token(x, *weights) for weights in self.all_weights])
-        return _scanned(self, scan_gru, x) if _may_scan(self, x, hx) else super().forward(x, hx)
+        return _ours(self, x, hx, _gru_token, scan_gru) or super().forward(x, hx)
 
 
 class RNN(nn.RNN):
@@ -44,9 +41,7 @@ class RNN(nn.RNN):
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
-        if _is_single(self, x, hx):
-            return _both([_rnn_token(x, *weights) for weights in self.all_weights])
-        return _scanned(self, scan_rnn, x) if _may_scan(self, x, hx) else super().forward(x, hx)
+        return _ours(self, x, hx, _rnn_token, scan_rnn) or super().forward(x, hx)
 
 
 def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
@@ -60,22 +55,21 @@ def _is_single(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
     return _is_plain(cell, x, hx) and x.shape[1] == 1
 
 
-def _may_scan(cell: nn.RNNBase, x: Tensor, hx: Tensor | None) -> bool:
-    """Whether the scan can do it, and faster: cuDNN and compilers do better, and inference has nothing to gain."""
-    faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    return faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG
-
-
-def _scanned(cell: nn.RNNBase, scan: Callable[..., Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+def _ours(
+    cell: nn.RNNBase, x: Tensor, hx: Tensor | None, token: Callable[..., Tensor], scan: Callable[..., Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """States and last states, by what one token becomes or by the scan; None where neither can do it, or faster."""
     directions: list[list[Any]] = cell.all_weights
+    if _is_single(cell, x, hx):
+        states = [token(x, *weights) for weights in directions]
+        return torch.cat(states, -1), torch.stack(states).squeeze(2)
+    # cuDNN and compilers do better than the scan, and inference has nothing to gain.
+    faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if not (faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG):
+        return None
     states = [scan(x, *weights, backwards=number == 1) for number, weights in enumerate(directions)]
     last = torch.stack([h[:, 0 if number else -1] for number, h in enumerate(states)])
     return torch.cat(states, -1) if cell.bidirectional else states[0], last
-
-
-def _both(h: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The directions' states (N, 1, C) of one token, side by side, and as the last states."""
-    return torch.cat(h, -1), torch.stack(h).squeeze(2)
 
 
 def _lstm_token(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:

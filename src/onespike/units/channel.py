@@ -1,6 +1,11 @@
-"""Linear layers over the channels of a map."""
+"""Linear layers over the channels of a map, and what makes the normalisation behind them."""
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
+
+#: What makes the normalisation behind a weight layer, out of its channels.
+Norm = Callable[[int], nn.Module]
 
 
 class ChannelLinear(nn.Linear):

@@ -6,7 +6,6 @@
 v = 1..4 counts the windows; potentials start at 0 in every block; S2 goes out.
 """
 
-from collections.abc import Callable
 from typing import final
 
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
 from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
+from onespike.units.channel import Norm
 
 
 class WindowConv(nn.Conv2d):
@@ -36,18 +36,14 @@ class ConvUnit(Unit):
     `norm` makes the normalisation behind each convolution; its statistics span windows, batch and map.
     """
 
-    def __init__(
-        self, channels: int, config: UnitConfig = UnitConfig(), norm: Callable[[int], nn.Module] = nn.Identity
-    ) -> None:
+    def __init__(self, channels: int, config: UnitConfig = UnitConfig(), norm: Norm = nn.Identity) -> None:
         super().__init__()
         self.out_channels, self.travels = channels, False
         self.fusion, self.theta = config.fusion, config.theta
         self.conv1 = WindowConv(channels, channels, 3, padding=1)
-        self.norm1 = norm(channels)
-        self.neuron1 = make_neuron(channels, config.neuron)
+        self.norm1, self.neuron1 = norm(channels), make_neuron(channels, config.neuron)
         self.conv2 = WindowConv(channels, channels, 3, padding=1)
-        self.norm2 = norm(channels)
-        self.neuron2 = make_neuron(channels, config.neuron)
+        self.norm2, self.neuron2 = norm(channels), make_neuron(channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""

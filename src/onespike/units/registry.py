@@ -7,11 +7,9 @@ from torch import nn
 from onespike.neurons import make_neuron
 from onespike.units.base import Unit, UnitConfig
 from onespike.units.cells import GRU, LSTM, RNN
-from onespike.units.channel import ChannelLinear
+from onespike.units.channel import ChannelLinear, Norm
 from onespike.units.conv import ConvUnit
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
-
-Norm = Callable[[int], nn.Module]
 
 
 def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:

@@ -6,7 +6,6 @@ v = 1..4 counts the windows, eta the blocks. The potential map enters a block fr
 leaves it recomposed like the spikes. Window 1, which has no predecessor, takes V[eta-1, 2] as its neighbour.
 """
 
-from collections.abc import Callable
 from typing import final
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from onespike.neurons import Incoming, make_neuron
 from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
+from onespike.units.channel import Norm
 
 #: The framework's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
@@ -27,29 +27,22 @@ class TravellingUnit(Unit):
     """
 
     def __init__(
-        self,
-        layer: nn.Module,
-        out_channels: int,
-        config: UnitConfig = UnitConfig(),
-        norm: Callable[[int], nn.Module] = nn.Identity,
+        self, layer: nn.Module, out_channels: int, config: UnitConfig = UnitConfig(), norm: Norm = nn.Identity
     ) -> None:
         super().__init__()
         self.out_channels, self.travels = out_channels, config.fusion != "none"
         self.fusion, self.theta = config.fusion, config.theta
-        self.layer = layer
-        self.norm = norm(out_channels)
+        self.layer, self.norm = layer, norm(out_channels)
         self.neuron = make_neuron(out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
         currents = as_one_batch(spikes, self.layer, self.norm)
-        incoming = None
-        if self.travels:
-            above = torch.zeros_like(currents) if potential is None else potential
-            incoming = Incoming(above, 0, self.fusion, self.theta)
+        if self.travels and potential is None:
+            potential = torch.zeros_like(currents)
+        incoming = Incoming(potential, 0, self.fusion, self.theta) if self.travels else None
         state = self.neuron.charge_and_fire(currents, incoming, memory[0] if memory else None)
-        v, s = state[:2]
-        return UnitOutput(s, self.neuron.handed_on(v, s) if self.travels else None, (state,))
+        return UnitOutput(state[1], self.neuron.handed_on(*state[:2]) if self.travels else None, (state,))
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:
         """All windows go to the next block; the first reads a second window of the block before."""
