@@ -14,15 +14,9 @@ class OnespikeError(Exception):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
-    """Build the error for a name that does not exist; it names the nearest one that does, and all of them if few.
+    """The error, to be raised, for a name of `what`, such as "model", that is not among all that are known.
 
-    Args:
-        what: What kind of thing was named, such as "model".
-        name: The name that came.
-        known: All names that exist.
-
-    Returns:
-        The error, to be raised.
+    It names the nearest one that is, and all of them if they are few.
     """
     known = sorted(known)
 
@@ -39,13 +33,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
 def check_choices(config: Any) -> None:
     """Check that every field of a dataclass that is declared as a `Literal` holds one of its values.
 
-    The command line's parser has checked it already; a call from Python has not.
-
-    Args:
-        config: An instance of a dataclass.
-
-    Raises:
-        OnespikeError: A field holds something else.
+    The command line's parser has checked it already; a call from Python has not. All else is an `OnespikeError`.
     """
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):

@@ -91,9 +91,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
 def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
     """Find a layer's thresholds: of its currents, (T, N, …), and what its mean output should be, (N, …)."""
     every = _rows(neurons, activations)
-    count = every[0].numel()
     # Places drawn by chance: every n-th one would be the same columns of each map.
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
+    chosen = torch.randperm(every[0].numel(), generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
     activation = every[places].float()
@@ -115,20 +114,18 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
     return x.movedim(neurons.axis, 0) if neurons.raw_threshold.ndim else x.unsqueeze(0)
 
 
-def _with_least_error(
-    currents: Tensor, activation: Tensor, scale: Tensor, population: int, options: Calibration
-) -> Tensor:
-    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples).
+def _with_least_error(currents: Tensor, activation: Tensor, scale: Tensor, count: int, options: Calibration) -> Tensor:
+    """The thresholds, among shares of a scale (C,), of `count` neurons that come nearest to an activation (C, samples).
 
     Time steps are simulated one by one, since unevenly timed currents are a part of the error.
     """
     errors = []
     for share in SHARES:
-        size = (share * scale / population)[:, None]
+        size = (share * scale / count)[:, None]
         potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
         for current in currents:
             potential += current / size
-            fired = (potential - 1).ceil_().clamp_(0, population)
+            fired = (potential - 1).ceil_().clamp_(0, count)
             potential -= fired
             spikes += fired
         error = spikes * size / len(currents) - activation
@@ -144,8 +141,9 @@ def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Te
     rate = (out.mean(others) / thresholds if thresholds.ndim else out.mean() / thresholds).mean()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
     cosine = torch.dot(mean.flatten(), target.flatten()) / (mean.norm() * target.norm()).clamp(min=1e-12)
-    numbers = (thresholds.mean().item(), distance.item(), cosine.item(), rate.item())
-    return LayerError(path, kind, thresholds.numel(), *numbers)
+    return LayerError(
+        path, kind, thresholds.numel(), *(one.item() for one in (thresholds.mean(), distance, cosine, rate))
+    )
 
 
 def _mean(x: Tensor, time_steps: int) -> Tensor:
