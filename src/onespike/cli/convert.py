@@ -1,7 +1,7 @@
 """`onespike convert`."""
 
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,8 @@ def convert(
         set_up(replace(source.recipe, data=data, train=training), source.model())
     made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
     if not source.is_complete:
-        print(
-            f"warning: {source.folder} is not trained to its end (epochs so far: {source.epochs()}): its best weights "
-            "until now were converted",
-            file=sys.stderr,
-        )
+        unfinished = f"{source.folder} is not trained to its end (epochs so far: {source.epochs()})"
+        print(f"warning: {unfinished}: its best weights until now were converted", file=sys.stderr)
     _print(made, out, finetune)
     if not finetune:
         return 0
@@ -82,15 +79,8 @@ def convert(
 def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
     """Print the layers' errors, for a person."""
     console, network = person(), conversion.network
-    rows = [
-        (
-            layer.layer,
-            layer.activation,
-            str(layer.thresholds),
-            *(f"{one:.3f}" for one in (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)),
-        )
-        for layer in conversion.layers
-    ]
+    values = map(astuple, conversion.layers)
+    rows = [[f"{one:.3f}" if isinstance(one, float) else str(one) for one in layer] for layer in values]
     columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
     console.print(plain_table(*columns, rows=rows), soft_wrap=False)
     if conversion.real:

@@ -61,37 +61,29 @@ def evaluate(
         result.save(folder)
         if json:
             save_json(result.to_json(), json)
-        files = "confusion.png, confusion.csv, per_class.csv and evaluation.json"
-        console.print(f"\n{files} are in {folder}")
+        console.print(f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}")
     return 0
 
 
 def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
     """Print what came out, for a person."""
-    console.print(
-        f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
-        + (f", {result.passes} passes" if result.passes > 1 else ""),
-    )
+    passes = f", {result.passes} passes" if result.passes > 1 else ""
+    weights = f"{result.checkpoint} weights (epoch {result.epochs})"
+    console.print(f"{result.data}, {result.part}: {result.images:,} images, {weights}{passes}")
     if wanted > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
     console.print(f"top-1 {_percent(result.top1)}   top-5 {_percent(result.top5)}   loss {result.loss.mean:.4f}\n")
-
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
     if len(accuracies) > CLASSES:
         accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
         console.print(f"the {WORST} worst of {len(result.classes)} classes:")
-    table = plain_table("class", ">accuracy", "", wrap=True)
-    for name, value in accuracies:
-        table.add_row(name, f"{value:.1f}%", "█" * round(value / 5))
-    console.print(table, soft_wrap=False)
-
-    confusions = result.most_confused(CONFUSIONS)
-    if confusions:
+    bars = [(name, f"{value:.1f}%", "█" * round(value / 5)) for name, value in accuracies]
+    console.print(plain_table("class", ">accuracy", "", rows=bars, wrap=True), soft_wrap=False)
+    if confusions := result.most_confused(CONFUSIONS):
+        rows = [(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%") for one in confusions]
+        columns = ("true class", "taken for", ">images", ">of the class")
         console.print()
-        table = plain_table("true class", "taken for", ">images", ">of the class", wrap=True)
-        for one in confusions:
-            table.add_row(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%")
-        console.print(table, soft_wrap=False)
+        console.print(plain_table(*columns, rows=rows, wrap=True), soft_wrap=False)
 
 
 def _percent(value: "Spread") -> str:

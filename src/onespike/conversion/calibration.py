@@ -141,9 +141,8 @@ def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Te
     rate = (out.mean(others) / thresholds if thresholds.ndim else out.mean() / thresholds).mean()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
     cosine = torch.dot(mean.flatten(), target.flatten()) / (mean.norm() * target.norm()).clamp(min=1e-12)
-    return LayerError(
-        path, kind, thresholds.numel(), *(one.item() for one in (thresholds.mean(), distance, cosine, rate))
-    )
+    numbers = [one.item() for one in (thresholds.mean(), distance, cosine, rate)]
+    return LayerError(path, kind, thresholds.numel(), *numbers)
 
 
 def _mean(x: Tensor, time_steps: int) -> Tensor:
