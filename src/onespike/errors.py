@@ -14,10 +14,7 @@ class OnespikeError(Exception):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
-    """The error, to be raised, for a name of `what`, such as "model", that is not among all that are known.
-
-    It names the nearest one that is, and all of them if they are few.
-    """
+    """The error for the name of a `what`, such as "model", that is not known; it names the nearest, all if few."""
     known = sorted(known)
 
     def nearness(other: str) -> tuple[float, int]:  # of several that are as near, the one with more letters in place

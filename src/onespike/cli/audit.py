@@ -133,12 +133,10 @@ def _print(audit: "Audit", console: "Console") -> None:
     _print_energy(audit, console)
     for one in audit.latency:
         memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
-        say(
-            f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
-            f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
-            f"threads {one.threads}" + (f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""),
-            style="dim" if one.busy else None,
-        )
+        busy = f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""
+        text = f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
+        text += f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
+        say(f"{text}threads {one.threads}{busy}", style="dim" if one.busy else None)
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""
     say(f"real joules: {joules}{audit.joules.meter}")
     for scale in audit.scaling:

@@ -22,10 +22,8 @@ from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
-#: Values of each channel that the search looks at.
-SAMPLES = 4096
-#: Values that neurons and the search for thresholds take at once, to stay in the processor's cache (3 times as fast).
-CACHED = 2**17
+SAMPLES = 4096  # values of each channel that the search looks at
+CACHED = 2**17  # values that neurons and the search take at once, to stay in the processor's cache (3 times as fast)
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,10 @@ from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
-#: How many of the images the network is traced and checked with.
-CHECKED = 2
-#: Relative difference allowed between a network and its graph.
-TOLERANCE = 1e-3
-#: Relative difference from which on rows belong to other images; rounding may move a QCFS by a step.
-MIXED = 0.05
-#: What a saved conversion consists of.
-SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"
+CHECKED = 2  # how many of the images the network is traced and checked with
+TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
+MIXED = 0.05  # relative difference from which on rows belong to other images; rounding may move a QCFS by a step
+SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # what a saved conversion consists of
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,10 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 from onespike.errors import OnespikeError
 from onespike.units.channel import ChannelLinear
 
-#: Values of inputs or columns that are in memory at once.
-CHUNK = 2**25
-#: Samples that weights are fitted to; of large maps those of some images are enough.
-SAMPLES = 2**17
+CHUNK = 2**25  # values of inputs or columns that are in memory at once
+SAMPLES = 2**17  # samples that weights are fitted to; of large maps those of some images are enough
 #: Convolutions whose padded maps are at most so many times their outputs have shifted views multiplied, not columns.
 PADDED = 1.5
 
