@@ -28,10 +28,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
 
 
 def check_choices(config: Any) -> None:
-    """Check that every field of a dataclass that is declared as a `Literal` holds one of its values.
-
-    The command line's parser has checked it already; a call from Python has not. All else is an `OnespikeError`.
-    """
+    """Expect in each field of a dataclass that is a `Literal` one of its values: calls from Python come unchecked."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
             raise unknown(name, getattr(config, name), get_args(kind))

@@ -3,15 +3,12 @@
 import sys
 from dataclasses import astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
-
-if TYPE_CHECKING:
-    from onespike.conversion.conversion import Conversion
 
 
 def convert(
@@ -65,29 +62,24 @@ def convert(
     if not source.is_complete:
         unfinished = f"{source.folder} is not trained to its end (epochs so far: {source.epochs()})"
         print(f"warning: {unfinished}: its best weights until now were converted", file=sys.stderr)
-    _print(made, out, finetune)
+    console = person()
+    rows = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in astuple(layer)] for layer in made.layers]
+    columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
+    console.print(plain_table(*columns, rows=rows), soft_wrap=False)
+    if made.real:
+        console.print(f"\nleft real-valued: {', '.join(made.real)}")
+    each = f", {made.network.population} for each activation" if made.network.population > 1 else ""
+    how = f"{made.network.time_steps} time steps, calibrated on {made.images} images"
+    console.print(
+        f"\n{len(made.layers)} layers of neurons{each}, {how}; the run is in {out}, see conversion.csv", end=""
+    )
     if not finetune:
+        console.print(f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune")
         return 0
+    console.print()
     try:
         train(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out)
     except Stopped:
         print(f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", file=sys.stderr)
         return 130
     return 0
-
-
-def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
-    """Print the layers' errors, for a person."""
-    console, network = person(), conversion.network
-    values = map(astuple, conversion.layers)
-    rows = [[f"{one:.3f}" if isinstance(one, float) else str(one) for one in layer] for layer in values]
-    columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
-    console.print(plain_table(*columns, rows=rows), soft_wrap=False)
-    if conversion.real:
-        console.print(f"\nleft real-valued: {', '.join(conversion.real)}")
-    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
-    each = f", {network.population} for each activation" if network.population > 1 else ""
-    console.print(
-        f"\n{len(conversion.layers)} layers of neurons{each}, {network.time_steps} time steps, calibrated on "
-        f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}"
-    )

@@ -57,8 +57,8 @@ def evaluate(
     console.print(f"{result.data}, {result.part}: {result.images:,} images, {weights}{several}")
     if passes > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
-    spreads = {one: f" ± {one.std:.2f}" if one.std is not None else "" for one in (result.top1, result.top5)}
-    top1, top5 = (f"{one.mean:.2f}%{spread}" for one, spread in spreads.items())
+    tops = (result.top1, result.top5)
+    top1, top5 = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in tops)
     console.print(f"top-1 {top1}   top-5 {top5}   loss {result.loss.mean:.4f}\n")
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
     if len(accuracies) > CLASSES:

@@ -37,10 +37,8 @@ def optimise(
     folder = out or run / "engine"
     report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
     console = person(json)
-    console.print(
-        f"{report.precision}: top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} "
-        f"images, the same class on {report.same_class:.2f}%\n"
-    )
+    tops = f"top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} images"
+    console.print(f"{report.precision}: {tops}, the same class on {report.same_class:.2f}%\n")
     rows = [
         (str(number), f"{one.firing_rate:.4f}", f"{one.engine_firing_rate:.4f}", f"{one.flipped:.2%}")
         for number, one in enumerate(report.blocks, 1)

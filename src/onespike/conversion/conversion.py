@@ -158,10 +158,8 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
     """Make sure that a graph, with activations in it, computes what the network does."""
     difference = ((graph(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
-        wish = "a forward pass that is the same for all images and changes nothing in place"
-        raise OnespikeError(
-            f"the network's graph by torch.fx computes something else, by {difference:.1%}: expected {wish}"
-        )
+        wish = "expected a forward pass that is the same for all images and changes nothing in place"
+        raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")
 
 
 @torch.no_grad()
