@@ -69,14 +69,12 @@ def convert(
     if made.real:
         console.print(f"\nleft real-valued: {', '.join(made.real)}")
     each = f", {made.network.population} for each activation" if made.network.population > 1 else ""
+    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
+    done = f"the run is in {out}, see conversion.csv{'' if finetune else then}"
     how = f"{made.network.time_steps} time steps, calibrated on {made.images} images"
-    console.print(
-        f"\n{len(made.layers)} layers of neurons{each}, {how}; the run is in {out}, see conversion.csv", end=""
-    )
+    console.print(f"\n{len(made.layers)} layers of neurons{each}, {how}; {done}")
     if not finetune:
-        console.print(f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune")
         return 0
-    console.print()
     try:
         train(replace(Run.open(out).recipe, train=training), finetuned.folder, init_from=out)
     except Stopped:
