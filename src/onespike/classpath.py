@@ -93,10 +93,7 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
 
 
 def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, offered: Mapping[str, Any]) -> Any:
-    """Call a class or function with arguments by name, and with what it takes of those that are offered.
-
-    Arguments that do not fit its signature, or that it refuses, are an `OnespikeError`.
-    """
+    """Call it with arguments by name, and those offered that it takes; what it refuses is an `OnespikeError`."""
     signature, label = inspect.signature(target), f"{target.__module__}.{target.__qualname__}"
     takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
     given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)

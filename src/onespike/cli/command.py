@@ -141,7 +141,5 @@ def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
         if section in sections:
             _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
     if "model" in sections:
-        parser.epilog = (
-            "Options of the model, such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width "
-            "64: `onespike models NAME` lists those of a registered model."
-        )
+        such = "such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width 64"
+        parser.epilog = f"Options of the model, {such}: `onespike models NAME` lists those of a registered model."

@@ -113,15 +113,12 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
 
 
 def _with_least_error(currents: Tensor, activation: Tensor, scale: Tensor, count: int, options: Calibration) -> Tensor:
-    """The thresholds, among shares of a scale (C,), of `count` neurons that come nearest to an activation (C, samples).
-
-    Time steps are simulated one by one, since unevenly timed currents are a part of the error.
-    """
+    """The thresholds of `count` neurons, among shares of a scale (C,), that are nearest an activation (C, samples)."""
     errors = []
     for share in SHARES:
         size = (share * scale / count)[:, None]
         potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
-        for current in currents:
+        for current in currents:  # step by step: unevenly timed currents are a part of the error
             potential += current / size
             fired = (potential - 1).ceil_().clamp_(0, count)
             potential -= fired

@@ -152,9 +152,8 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     The network stays as it is; it takes images (N, C, H, W) such as these, whose values do not matter. No activation in
     it, or something that cannot be traced or converted, whose path is named, is an `OnespikeError`.
     """
-    for module in network.modules():
-        if isinstance(module, Neuron):
-            raise OnespikeError(f"no activation to convert: the network has neurons already: {type(module).__name__}")
+    if found := next((type(module).__name__ for module in network.modules() if isinstance(module, Neuron)), None):
+        raise OnespikeError(f"no activation to convert: the network has neurons already: {found}")
     for parameter in network.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
