@@ -74,7 +74,7 @@ def trust(*modules: str) -> None:
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Find what a class path leads to, called `where` in messages; not allowed, or nowhere, is an `OnespikeError`."""
+    """Find what a class path leads to; messages call it `where`. Not allowed, or not there, is an `OnespikeError`."""
     module, _, name = class_path.rpartition(".")
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
@@ -93,7 +93,7 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
 
 
 def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, offered: Mapping[str, Any]) -> Any:
-    """Call it with arguments by name, and those offered that it takes; what it refuses is an `OnespikeError`."""
+    """Call `target` with arguments by name and, where it takes them, those offered; a refusal is an `OnespikeError`."""
     signature, label = inspect.signature(target), f"{target.__module__}.{target.__qualname__}"
     takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
     given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)

@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -64,10 +65,8 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         return make(config, named, where)
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
     if kind is float and isinstance(parsed, str):  # YAML takes 1e-3 for text
-        try:
+        with suppress(ValueError):
             return float(parsed)
-        except ValueError:
-            pass
     elif (number and kind in (float, type(parsed))) or (kind is bool and isinstance(parsed, bool)):
         return parsed
     elif kind in (tuple, list) and isinstance(parsed, list | tuple):

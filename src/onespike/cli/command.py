@@ -101,19 +101,17 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
     parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
 
 
-def _split(
-    arguments: Sequence[str], sections: Sequence[str], parser: _Parser
-) -> tuple[Overrides, list[str], list[str]]:
-    """Part a command line into values of a recipe, modules to import, and what is the command's own."""
+def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:
+    """Part a command line's words into values of a recipe, modules to import, and what is the command's own."""
     overrides, modules, rest = Overrides(), list[str](), list[str]()
-    remaining = iter(arguments)
-    for argument in remaining:
-        option, equals, value = argument.partition("=")
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
         dotted = option.startswith("--") and "." in option
         if dotted and option[2:].split(".")[0] not in sections:
             raise unknown("option", option, _options(parser, sections))
         if not dotted and option != "--import":
-            rest.append(argument)
+            rest.append(word)
             continue
         behind = value if equals else next(remaining, None)
         if behind is None:

@@ -46,10 +46,8 @@ LINEAR_NAMES = {
     *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
 }
 #: Linear in the first argument, if the others stay the same over time.
-WEIGHING = {
-    *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    *("batch_norm", "truediv", "div"),
-}
+WEIGHING = {f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)}
+WEIGHING |= {"linear", "batch_norm", "truediv", "div"}
 PRODUCTS = {"mul", "mul_", "matmul", "bmm"}  # linear in each argument, if the others stay the same over time
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
