@@ -112,18 +112,18 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
     return x.movedim(neurons.axis, 0) if neurons.raw_threshold.ndim else x.unsqueeze(0)
 
 
-def _with_least_error(currents: Tensor, activation: Tensor, scale: Tensor, count: int, options: Calibration) -> Tensor:
-    """The thresholds of `count` neurons, among shares of a scale (C,), that are nearest an activation (C, samples)."""
+def _with_least_error(currents: Tensor, target: Tensor, scale: Tensor, population: int, options: Calibration) -> Tensor:
+    """The thresholds, among shares of a scale (C,), whose spikes come nearest to a target (C, samples)."""
     errors = []
     for share in SHARES:
-        size = (share * scale / count)[:, None]
-        potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
+        size = (share * scale / population)[:, None]
+        potential, spikes = torch.full_like(target, 0.5), torch.zeros_like(target)
         for current in currents:  # step by step: unevenly timed currents are a part of the error
             potential += current / size
-            fired = (potential - 1).ceil_().clamp_(0, count)
+            fired = (potential - 1).ceil_().clamp_(0, population)
             potential -= fired
             spikes += fired
-        error = spikes * size / len(currents) - activation
+        error = spikes * size / len(currents) - target
         if options.correct != "none":
             error -= error.mean(1, keepdim=True)  # which a bias takes back
         errors.append(error.square().mean(1))

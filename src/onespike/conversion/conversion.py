@@ -107,7 +107,8 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     Raises:
         OnespikeError: There is no saved conversion, it is damaged, or it is of another network.
     """
-    path = whole_folder(Path(folder))
+    folder = Path(folder)
+    path = whole_folder(folder)
     if not all((path / name).is_file() for name in SAVED):
         raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")
     try:
