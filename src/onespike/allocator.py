@@ -14,14 +14,10 @@ def keep_freed_memory() -> bool:
     glibc gives every large block back to the system, and the next one's pages have to be mapped and zeroed anew: of the
     time of a layer of neurons that is more than half. In turn the process keeps the most it ever needed. Other C
     libraries are left alone, and so is a glibc that the user's environment sets up (`MALLOC_…_`, `GLIBC_TUNABLES`).
-
-    Returns:
-        Whether the C library was told.
+    Gives whether the C library was told.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
     never, pad = -1, 32 * 2**20  # bytes by which the heap grows at least
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, never), mallopt(_TOP_PAD, pad)])
+    return mallopt is not None and all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, never), mallopt(_TOP_PAD, pad)])

@@ -19,14 +19,10 @@ _ALLOWED: set[str] = set()
 
 @dataclass(frozen=True)
 class ClassPath:
-    """A class (or function) of somebody else's, and what it is called with.
+    """A class (or function) of somebody else's, and what it is called with."""
 
-    Attributes:
-        class_path: Where it is imported from, such as "pkg.Net".
-        init_args: Its arguments by name; None where an object was passed from Python, which nobody can build again.
-    """
-
-    class_path: str
+    class_path: str  # where it is imported from, such as "pkg.Net"
+    # Its arguments by name; None where an object was passed from Python, which nobody can build again.
     init_args: dict[str, Any] | None = field(default_factory=dict)
 
     @classmethod
@@ -41,20 +37,14 @@ class ClassPath:
         return self.class_path.rpartition(".")[2]
 
     def make(self, where: str, **offered: Any) -> Any:
-        """Call it, and give what it gives.
+        """Call it, and give what it gives; messages call it `where`, such as "model".
 
-        Args:
-            where: What it is called in messages, such as "model".
-            offered: Further arguments, passed where it has parameters of these names and `init_args` does not set them.
-
-        Raises:
-            OnespikeError: Its module may not be imported, it does not exist, or the arguments do not fit.
+        Arguments are `offered` where it has parameters of these names and `init_args` does not set them. A module that
+        may not be imported, a class that does not exist and arguments that do not fit are an `OnespikeError`.
         """
         if self.init_args is None:
-            raise OnespikeError(
-                f"{where}: {self.class_path} was passed from Python as an object, which a file cannot build: pass it "
-                f"again ({where}=…)"
-            )
+            reason = f"was passed from Python as an object, which a file cannot build: pass it again ({where}=…)"
+            raise OnespikeError(f"{where}: {self.class_path} {reason}")
         return call(resolve(self.class_path, where), self.init_args, where, offered)
 
 
@@ -84,11 +74,7 @@ def trust(*modules: str) -> None:
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Find the class or function that a class path leads to; `where` is what it is called in messages.
-
-    Raises:
-        OnespikeError: Nobody allowed its module, or it leads nowhere.
-    """
+    """Find what a class path leads to; messages call it `where`. Not allowed, or not there, is an `OnespikeError`."""
     module, _, name = class_path.rpartition(".")
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
@@ -107,11 +93,7 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
 
 
 def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, offered: Mapping[str, Any]) -> Any:
-    """Call a class or function with arguments by name, and with what it takes of those that are offered.
-
-    Raises:
-        OnespikeError: The arguments do not fit its signature, or it refuses them.
-    """
+    """Call `target` with arguments by name and, where it takes them, those offered; a refusal is an `OnespikeError`."""
     signature, label = inspect.signature(target), f"{target.__module__}.{target.__qualname__}"
     takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
     given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)

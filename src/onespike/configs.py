@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -21,15 +22,10 @@ class Text(str):
 
 
 def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """Make a dataclass of plain values. Text is read as YAML where the field holds something else.
+    """Make a dataclass of plain values by the names of its fields; the others keep their defaults.
 
-    Args:
-        kind: The dataclass.
-        values: Values by the names of its fields; the others keep their defaults.
-        where: What the fields' names begin with in messages, such as "train".
-
-    Raises:
-        OnespikeError: A field does not exist, a value has the wrong type or is out of its range.
+    Text is read as YAML where the field holds something else. In messages names begin with `where`, such as "train". A
+    field that does not exist, a value of the wrong type or out of its range is an `OnespikeError`.
     """
     hints = get_type_hints(kind)
     for key in values:
@@ -39,19 +35,10 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
-    """Turn a plain value into one of a type.
+    """Turn text, or what YAML or Python made of it, into a value of a type; another type is an `OnespikeError`.
 
-    Args:
-        value: Text, or what YAML or Python made of it.
-        hint: The type, as it is annotated; of unions those with None alone.
-        where: What the value is called in messages.
-        or_null: What else a message says was expected.
-
-    Returns:
-        The value: lists become tuples, mappings dataclasses, where these are asked for.
-
-    Raises:
-        OnespikeError: It is of another type.
+    The type is as annotated, of unions those with None alone; lists become tuples, mappings dataclasses, where these
+    are asked for. Messages call the value `where`, and say that `or_null` was expected too.
     """
     kind: Any = get_origin(hint) or hint
     arguments = get_args(hint)
@@ -78,10 +65,8 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         return make(config, named, where)
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
     if kind is float and isinstance(parsed, str):  # YAML takes 1e-3 for text
-        try:
+        with suppress(ValueError):
             return float(parsed)
-        except ValueError:
-            pass
     elif (number and kind in (float, type(parsed))) or (kind is bool and isinstance(parsed, bool)):
         return parsed
     elif kind in (tuple, list) and isinstance(parsed, list | tuple):
@@ -132,11 +117,7 @@ def names_of(kind: type, prefix: str) -> list[str]:
 
 
 def read_yaml(text: str, where: object) -> Any:
-    """Read YAML.
-
-    Raises:
-        OnespikeError: It is none.
-    """
+    """Read YAML; what is none is an `OnespikeError`."""
     try:
         return yaml.safe_load(text)
     except _NOT_YAML as error:

@@ -13,21 +13,13 @@ from onespike.errors import OnespikeError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file at once: a reader finds the old content or the new one, never a part.
+    """Replace a file at once, in a folder that exists: a reader finds the old content or the new one, never a part.
 
-    Args:
-        path: The file; its folder must exist.
-        content: What it shall hold.
-
-    Raises:
-        OSError: It cannot be written; the old content is then still there.
+    What cannot be written is an OSError; the old content is then still there.
     """
     new = path.with_name(f".{path.name}.new")
     try:
-        if isinstance(content, str):
-            new.write_text(content, encoding="utf-8")
-        else:
-            new.write_bytes(content)
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
         new.replace(path)
     except OSError:
         new.unlink(missing_ok=True)
@@ -44,17 +36,10 @@ def flush(path: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder at once: a reader finds the old files or the new ones, never some of each.
+    """Replace a folder, all that is in it, by files: a reader finds the old ones or the new ones, never some of each.
 
     The new folder is written beside the old one, flushed to the disk, and renamed. Between the two renames the old one
-    is called `.NAME.old`: read through `whole_folder`.
-
-    Args:
-        folder: The folder; all that is in it is lost.
-        files: Contents by name.
-
-    Raises:
-        OSError: It cannot be written; the old folder is then still there.
+    is called `.NAME.old`: read through `whole_folder`. What cannot be written is an OSError; the old folder stays.
     """
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
@@ -82,11 +67,7 @@ def whole_folder(folder: Path) -> Path:
 
 
 def save_text(text: str | bytes, path: Path) -> None:
-    """Write a file, whole; its folder is made if need be, and only then.
-
-    Raises:
-        OnespikeError: It cannot be written.
-    """
+    """Write a file, whole; its folder is made if need be. What cannot be written is an `OnespikeError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -95,15 +76,7 @@ def save_text(text: str | bytes, path: Path) -> None:
 
 
 def save_json(content: dict[str, Any], target: str) -> None:
-    """Write JSON.
-
-    Args:
-        content: What to write.
-        target: A path, or "-" for the standard output.
-
-    Raises:
-        OnespikeError: It cannot be written.
-    """
+    """Write JSON to a path, or to the standard output, "-"; what cannot be written is an `OnespikeError`."""
     text = json.dumps(content, indent=2, allow_nan=False)
     if target == "-":
         print(text)

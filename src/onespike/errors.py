@@ -14,16 +14,7 @@ class OnespikeError(Exception):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
-    """Build the error for a name that does not exist; it names the nearest one that does, and all of them if few.
-
-    Args:
-        what: What kind of thing was named, such as "model".
-        name: The name that came.
-        known: All names that exist.
-
-    Returns:
-        The error, to be raised.
-    """
+    """The error for the name of a `what`, such as "model", that is not known; it names the nearest, all if few."""
     known = sorted(known)
 
     def nearness(other: str) -> tuple[float, int]:  # of several that are as near, the one with more letters in place
@@ -37,16 +28,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
 
 
 def check_choices(config: Any) -> None:
-    """Check that every field of a dataclass that is declared as a `Literal` holds one of its values.
-
-    The command line's parser has checked it already; a call from Python has not.
-
-    Args:
-        config: An instance of a dataclass.
-
-    Raises:
-        OnespikeError: A field holds something else.
-    """
+    """Expect in each field of a dataclass that is a `Literal` one of its values: calls from Python come unchecked."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
             raise unknown(name, getattr(config, name), get_args(kind))

@@ -6,12 +6,7 @@ from typing import Any
 
 
 def lazy(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Make a package's `__getattr__` and `__dir__`.
-
-    Args:
-        package: Its name.
-        homes: The module of each public name.
-    """
+    """Make a package's `__getattr__` and `__dir__`, of its name and the module of each public name."""
 
     def get(name: str) -> Any:
         if name not in homes:

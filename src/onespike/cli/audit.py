@@ -72,10 +72,8 @@ def audit(
         console.print()
     for pair in comparisons:
         for convention, ratio in pair.ratios.items():
-            console.print(
-                f"{pair.first} ({pair.accuracies[0]:.2f}%) takes {1 / ratio:.2f} times the energy of {pair.second} "
-                f"({pair.accuracies[1]:.2f}%): {table.titles[convention]}",
-            )
+            first, second = f"{pair.first} ({pair.accuracies[0]:.2f}%)", f"{pair.second} ({pair.accuracies[1]:.2f}%)"
+            console.print(f"{first} takes {1 / ratio:.2f} times the energy of {second}: {table.titles[convention]}")
     for reason in refused:
         console.print(reason)
     if html:
@@ -84,11 +82,8 @@ def audit(
     if csv:
         save_text(audits[0].to_csv(), csv)
     if json:
-        content = audits[0].to_json() | {
-            "compared": [one.to_json() for one in audits[1:]],
-            "comparisons": [asdict(one) for one in comparisons],
-            "not_compared": refused,
-        }
+        content = audits[0].to_json() | {"compared": [one.to_json() for one in audits[1:]]}
+        content |= {"comparisons": [asdict(one) for one in comparisons], "not_compared": refused}
         save_json(content, json)
     return 0
 
@@ -103,9 +98,8 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     other = [key for key in overrides if key.startswith("data.")]
     if Path(name).is_dir():
         run = Run.open(name)
-        for key in overrides:
-            if key not in other:
-                raise OnespikeError(f"--{key}: a run has the architecture that it was trained with; leave it out")
+        if wrong := [key for key in overrides if key not in other]:
+            raise OnespikeError(f"--{wrong[0]}: a run has the architecture that it was trained with; leave it out")
         return audit_run(run, run.recipe_with(overrides).data if other else None, *choices)
     if name not in model_names():
         raise unknown("run folder or model", name, model_names())
@@ -118,10 +112,8 @@ def _print(audit: "Audit", console: "Console") -> None:
 
     say, ops = console.print, audit.operations
     preset, real = f", preset {audit.preset}" if audit.preset else "", ops.macs_of("real")
-    say(
-        f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image, {real:,.0f} "
-        f"of them on real values ({100 * real / ops.macs:.1f}%)"
-    )
+    say(f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image,", end=" ")
+    say(f"{real:,.0f} of them on real values ({100 * real / ops.macs:.1f}%)")
     if not audit.trained:
         say("the weights are UNTRAINED: dense counts are exact; firing rates, and what follows from them, mean little")
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
@@ -141,12 +133,10 @@ def _print(audit: "Audit", console: "Console") -> None:
     _print_energy(audit, console)
     for one in audit.latency:
         memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
-        say(
-            f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
-            f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
-            f"threads {one.threads}" + (f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""),
-            style="dim" if one.busy else None,
-        )
+        busy = f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""
+        text = f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
+        text += f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
+        say(f"{text}threads {one.threads}{busy}", style="dim" if one.busy else None)
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""
     say(f"real joules: {joules}{audit.joules.meter}")
     for scale in audit.scaling:
@@ -166,10 +156,8 @@ def _print_energy(audit: "Audit", console: "Console") -> None:
     console.print(table, soft_wrap=False)
     for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in VARIANTS[1:])):
         console.print(f"  {line}", style="dim")
-    console.print(
-        "The twins are estimates from this network's counts and have no accuracy, so no ratio is given: train them "
-        "(--model.preset binary, ann) and pass the runs by --compare",
-    )
+    why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
+    console.print(f"{why}: train them (--model.preset binary, ann) and pass the runs by --compare")
     spent = audit.energy("memory")
     parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
     console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n")

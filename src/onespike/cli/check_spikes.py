@@ -43,10 +43,8 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     signed = sum(reading.product.arrives == "signed" for reading in readings[1:])
     where = f"on {audit.operations.images:,} test images of {audit.data}"
     if wrong:
-        text = (
-            f"does not hold: {len(wrong)} of {len(readings) - 1} products behind the stem read something else than "
-            f"spikes {where}, the first in {wrong[0].path}"
-        )
+        text = f"does not hold: {len(wrong)} of {len(readings) - 1} products behind the stem read something else than"
+        text += f" spikes {where}, the first in {wrong[0].path}"
         if "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
             text += "; --model.preset strict makes networks where it holds"
     else:

@@ -23,21 +23,12 @@ Overrides = dict[str, Text]
 
 
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
-    """Call a command's function with what a command line says.
+    """Call a command's function with the command line behind the command's name; gives the exit code it returns.
 
-    Args:
-        function: Parameters without a default are positional, positional-only ones too, the others options. A parameter
-            `overrides` receives the values of a recipe; one that is annotated with a config has an option for
-            each of its fields, and receives those that are given.
-        arguments: The command line behind the command's name.
-        usage: Such as "onespike evaluate RUN".
-        sections: Sections of a recipe whose values the command takes.
-
-    Returns:
-        What the function returns, the exit code.
-
-    Raises:
-        OnespikeError: An option does not exist, has no value or one of the wrong type, or something is missing.
+    Parameters without a default are positional, positional-only ones too, the others options. A parameter `overrides`
+    receives the values of a recipe in `sections`; one that is annotated with a config has an option for each of its
+    fields, and receives those that are given. The usage is such as "onespike evaluate RUN". An option that does not
+    exist, has no value or one of the wrong type, or something that is missing, is an `OnespikeError`.
     """
     parameters, hints = dict(inspect.signature(function).parameters), get_type_hints(function)
     takes_overrides = parameters.pop("overrides", None) is not None
@@ -110,31 +101,25 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
     parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
 
 
-def _split(
-    arguments: Sequence[str], sections: Sequence[str], parser: _Parser
-) -> tuple[Overrides, list[str], list[str]]:
-    """Part a command line into values of a recipe, modules to import, and what is the command's own."""
-    overrides: Overrides = {}
-    modules: list[str] = []
-    rest: list[str] = []
-    remaining = list(arguments)
-    while remaining:
-        argument = remaining.pop(0)
-        option, equals, value = argument.partition("=")
+def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:
+    """Part a command line's words into values of a recipe, modules to import, and what is the command's own."""
+    overrides, modules, rest = Overrides(), list[str](), list[str]()
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
         dotted = option.startswith("--") and "." in option
         if dotted and option[2:].split(".")[0] not in sections:
             raise unknown("option", option, _options(parser, sections))
         if not dotted and option != "--import":
-            rest.append(argument)
+            rest.append(word)
             continue
-        if not equals:
-            if not remaining:
-                raise OnespikeError(f"{option[2:]}: expected a value behind {option}")
-            value = remaining.pop(0)
+        behind = value if equals else next(remaining, None)
+        if behind is None:
+            raise OnespikeError(f"{option[2:]}: expected a value behind {option}")
         if dotted:
-            overrides[option[2:]] = Text(value)
+            overrides[option[2:]] = Text(behind)
         else:
-            modules.append(value)
+            modules.append(behind)
     return overrides, modules, rest
 
 
@@ -151,11 +136,8 @@ def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
 def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
     """Add the recipe's options to the help; those of the models need torch, and have a command of their own."""
     for section, kind in (("data", DataConfig), ("train", TrainConfig)):
-        if section not in sections:
-            continue
-        _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
+        if section in sections:
+            _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
     if "model" in sections:
-        parser.epilog = (
-            "Options of the model, such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width "
-            "64: `onespike models NAME` lists those of a registered model."
-        )
+        such = "such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width 64"
+        parser.epilog = f"Options of the model, {such}: `onespike models NAME` lists those of a registered model."

@@ -1,17 +1,14 @@
 """`onespike convert`."""
 
 import sys
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.errors import OnespikeError
-
-if TYPE_CHECKING:
-    from onespike.conversion.conversion import Conversion
 
 
 def convert(
@@ -63,12 +60,19 @@ def convert(
         set_up(replace(source.recipe, data=data, train=training), source.model())
     made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
     if not source.is_complete:
-        print(
-            f"warning: {source.folder} is not trained to its end (epochs so far: {source.epochs()}): its best weights "
-            "until now were converted",
-            file=sys.stderr,
-        )
-    _print(made, out, finetune)
+        unfinished = f"{source.folder} is not trained to its end (epochs so far: {source.epochs()})"
+        print(f"warning: {unfinished}: its best weights until now were converted", file=sys.stderr)
+    console = person()
+    rows = [[f"{x:.3f}" if isinstance(x, float) else str(x) for x in astuple(layer)] for layer in made.layers]
+    columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
+    console.print(plain_table(*columns, rows=rows), soft_wrap=False)
+    if made.real:
+        console.print(f"\nleft real-valued: {', '.join(made.real)}")
+    each = f", {made.network.population} for each activation" if made.network.population > 1 else ""
+    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
+    done = f"the run is in {out}, see conversion.csv{'' if finetune else then}"
+    how = f"{made.network.time_steps} time steps, calibrated on {made.images} images"
+    console.print(f"\n{len(made.layers)} layers of neurons{each}, {how}; {done}")
     if not finetune:
         return 0
     try:
@@ -77,27 +81,3 @@ def convert(
         print(f"stopped and saved; go on with: onespike train --resume {finetuned.folder}", file=sys.stderr)
         return 130
     return 0
-
-
-def _print(conversion: "Conversion", out: Path, finetune: bool) -> None:
-    """Print the layers' errors, for a person."""
-    console, network = person(), conversion.network
-    rows = [
-        (
-            layer.layer,
-            layer.activation,
-            str(layer.thresholds),
-            *(f"{one:.3f}" for one in (layer.threshold, layer.relative_l2, layer.cosine, layer.firing_rate)),
-        )
-        for layer in conversion.layers
-    ]
-    columns = ("layer", "replaces", ">thresholds", ">mean", ">L2 error", ">cosine", ">rate")
-    console.print(plain_table(*columns, rows=rows), soft_wrap=False)
-    if conversion.real:
-        console.print(f"\nleft real-valued: {', '.join(conversion.real)}")
-    then = f", then: onespike evaluate {out}; to fine-tune it at one time step, convert with --finetune"
-    each = f", {network.population} for each activation" if network.population > 1 else ""
-    console.print(
-        f"\n{len(conversion.layers)} layers of neurons{each}, {network.time_steps} time steps, calibrated on "
-        f"{conversion.images} images; the run is in {out}, see conversion.csv{'' if finetune else then}"
-    )

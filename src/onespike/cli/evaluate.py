@@ -1,15 +1,10 @@
 """`onespike evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from onespike.evaluation.evaluate import Evaluation, Spread
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
@@ -54,45 +49,31 @@ def evaluate(
     opened = Run.open(run)
     data = opened.recipe_with(overrides).data
     result = evaluate_run(opened, data, part, checkpoint, passes, batch_size, precision, device, time_steps)
-    if PartialState().is_main_process:
-        console = person(json)
-        _print(result, console, passes)
-        folder = out or run / "evaluation"
-        result.save(folder)
-        if json:
-            save_json(result.to_json(), json)
-        files = "confusion.png, confusion.csv, per_class.csv and evaluation.json"
-        console.print(f"\n{files} are in {folder}")
-    return 0
-
-
-def _print(result: "Evaluation", console: "Console", wanted: int) -> None:
-    """Print what came out, for a person."""
-    console.print(
-        f"{result.data}, {result.part}: {result.images:,} images, {result.checkpoint} weights (epoch {result.epochs})"
-        + (f", {result.passes} passes" if result.passes > 1 else ""),
-    )
-    if wanted > result.passes:
+    if not PartialState().is_main_process:
+        return 0
+    console = person(json)
+    weights = f"{result.checkpoint} weights (epoch {result.epochs})"
+    several = f", {result.passes} passes" if result.passes > 1 else ""
+    console.print(f"{result.data}, {result.part}: {result.images:,} images, {weights}{several}")
+    if passes > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
-    console.print(f"top-1 {_percent(result.top1)}   top-5 {_percent(result.top5)}   loss {result.loss.mean:.4f}\n")
-
+    tops = (result.top1, result.top5)
+    top1, top5 = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in tops)
+    console.print(f"top-1 {top1}   top-5 {top5}   loss {result.loss.mean:.4f}\n")
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
     if len(accuracies) > CLASSES:
         accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
         console.print(f"the {WORST} worst of {len(result.classes)} classes:")
-    table = plain_table("class", ">accuracy", "", wrap=True)
-    for name, value in accuracies:
-        table.add_row(name, f"{value:.1f}%", "█" * round(value / 5))
-    console.print(table, soft_wrap=False)
-
-    confusions = result.most_confused(CONFUSIONS)
-    if confusions:
+    bars = [(name, f"{value:.1f}%", "█" * round(value / 5)) for name, value in accuracies]
+    console.print(plain_table("class", ">accuracy", "", rows=bars, wrap=True), soft_wrap=False)
+    if confusions := result.most_confused(CONFUSIONS):
+        rows = [(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%") for one in confusions]
+        columns = ("true class", "taken for", ">images", ">of the class")
         console.print()
-        table = plain_table("true class", "taken for", ">images", ">of the class", wrap=True)
-        for one in confusions:
-            table.add_row(one.truth, one.guess, f"{one.images:,}", f"{one.share:.1f}%")
-        console.print(table, soft_wrap=False)
-
-
-def _percent(value: "Spread") -> str:
-    return f"{value.mean:.2f}%" if value.std is None else f"{value.mean:.2f}% ± {value.std:.2f}"
+        console.print(plain_table(*columns, rows=rows, wrap=True), soft_wrap=False)
+    folder = out or run / "evaluation"
+    result.save(folder)
+    if json:
+        save_json(result.to_json(), json)
+    console.print(f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}")
+    return 0

@@ -1,17 +1,10 @@
 """`onespike inspect`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from onespike.evaluation.inspect import Inspection
-
-GUESSES = 3
 
 
 def inspect(
@@ -45,14 +38,7 @@ def inspect(
     if json:
         save_json(view.to_json(), json)
     console = person(json)
-    _print(view, console)
-    console.print(f"\nthe picture is {picture}")
-    return 0
-
-
-def _print(view: "Inspection", console: "Console") -> None:
-    """Print what came out, for a person."""
-    answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(GUESSES))
+    answer = ", ".join(f"{name} {probability:.1%}" for name, probability in view.guesses(3))
     console.print(f"{view.path}: {answer}")
     if view.note:
         console.print(f"the image was {view.note}\n")
@@ -62,3 +48,5 @@ def _print(view: "Inspection", console: "Console") -> None:
         name, shape = str(block.number) if block.windows else block.name, f"{block.shape} {block.window_kind}"
         table.add_row(name, shape.rstrip(), f"{block.firing_rate:.3f}", rates)
     console.print(table, soft_wrap=False)
+    console.print(f"\nthe picture is {picture}")
+    return 0

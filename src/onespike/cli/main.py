@@ -39,9 +39,6 @@ COMMANDS = {
     "cite": Command("print the references of what is implemented here", ""),
 }
 
-#: What a shell expects of a program that Ctrl-C ended.
-INTERRUPTED = 130
-
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
@@ -62,7 +59,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(130)  # what a shell expects of a program that Ctrl-C ended
 
 
 def dispatch(arguments: list[str]) -> int:

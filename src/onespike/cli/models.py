@@ -21,11 +21,8 @@ def models(name: str | None = None, /) -> int:
         console.print("\nonespike models NAME lists a model's presets and options")
         return 0
     chosen, values = family(name), plain(model_config(name))
-    texts = {
-        one.arg_name: " ".join((one.description or "").split())
-        for kind in reversed(chosen.config.__mro__)
-        for one in parse(kind.__doc__ or "").params
-    }
+    described = [one for kind in reversed(chosen.config.__mro__) for one in parse(kind.__doc__ or "").params]
+    texts = {one.arg_name: " ".join((one.description or "").split()) for one in described}
     console.print(f"{name}: {len(chosen.presets)} presets: {', '.join(chosen.presets)}\n")
     options = [(f"--model.{key}", str(value), texts.get(key, "")) for key, value in values.items()]
     console.print(plain_table("option", "value", "meaning", rows=options, wrap=True))

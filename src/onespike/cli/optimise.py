@@ -1,14 +1,9 @@
 """`onespike optimise`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from onespike.cli.tables import person, plain_table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from onespike.inference.optimise import Report
 
 
 def optimise(
@@ -42,23 +37,8 @@ def optimise(
     folder = out or run / "engine"
     report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
     console = person(json)
-    _print(report, console)
-    facts = environment()
-    machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
-    content = report.to_json() | {"environment": machine}
-    save_json(content, str(folder / "report.json"))
-    if json:
-        save_json(content, json)
-    console.print(f"\nthe engine and report.json are in {folder}")
-    return 0
-
-
-def _print(report: "Report", console: "Console") -> None:
-    """Print what came out, for a person."""
-    console.print(
-        f"{report.precision}: top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} "
-        f"images, the same class on {report.same_class:.2f}%\n"
-    )
+    tops = f"top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} images"
+    console.print(f"{report.precision}: {tops}, the same class on {report.same_class:.2f}%\n")
     rows = [
         (str(number), f"{one.firing_rate:.4f}", f"{one.engine_firing_rate:.4f}", f"{one.flipped:.2%}")
         for number, one in enumerate(report.blocks, 1)
@@ -68,3 +48,11 @@ def _print(report: "Report", console: "Console") -> None:
     console.print()
     console.print(plain_table("batch", ">eager fp32, ms", ">engine, ms", ">ratio", rows=rows), soft_wrap=False)
     console.print(f"medians, on {report.threads} {'thread' if report.threads == 1 else 'threads'}")
+    facts = environment()
+    machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
+    content = report.to_json() | {"environment": machine}
+    save_json(content, str(folder / "report.json"))
+    if json:
+        save_json(content, json)
+    console.print(f"\nthe engine and report.json are in {folder}")
+    return 0

@@ -7,9 +7,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-#: Characters in a line that goes to a file: room for long names of layers.
-WIDTH = 120
-
 
 def person(json: str | None = None) -> "Console":
     """Where a person reads: the standard error if the standard output is for JSON. Lines are printed as they are."""
@@ -17,7 +14,7 @@ def person(json: str | None = None) -> "Console":
 
     console = Console(stderr=json == "-", highlight=False, markup=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = WIDTH  # in a file nothing needs to be cut
+        console.width = 120  # in a file nothing needs to be cut: room for long names of layers
     return console
 
 

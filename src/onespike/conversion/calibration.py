@@ -22,10 +22,8 @@ from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
-#: Values of each channel that the search looks at.
-SAMPLES = 4096
-#: Values that neurons and the search for thresholds take at once, to stay in the processor's cache (3 times as fast).
-CACHED = 2**17
+SAMPLES = 4096  # values of each channel that the search looks at
+CACHED = 2**17  # values that neurons and the search take at once, to stay in the processor's cache (3 times as fast)
 
 
 @dataclass(frozen=True)
@@ -91,9 +89,8 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
 def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
     """Find a layer's thresholds: of its currents, (T, N, …), and what its mean output should be, (N, …)."""
     every = _rows(neurons, activations)
-    count = every[0].numel()
     # Places drawn by chance: every n-th one would be the same columns of each map.
-    chosen = torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
+    chosen = torch.randperm(every[0].numel(), generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
     activation = every[places].float()
@@ -115,23 +112,18 @@ def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
     return x.movedim(neurons.axis, 0) if neurons.raw_threshold.ndim else x.unsqueeze(0)
 
 
-def _with_least_error(
-    currents: Tensor, activation: Tensor, scale: Tensor, population: int, options: Calibration
-) -> Tensor:
-    """The thresholds, among shares of a scale (C,), whose spikes are nearest to an activation (C, samples).
-
-    Time steps are simulated one by one, since unevenly timed currents are a part of the error.
-    """
+def _with_least_error(currents: Tensor, target: Tensor, scale: Tensor, population: int, options: Calibration) -> Tensor:
+    """The thresholds, among shares of a scale (C,), whose spikes come nearest to a target (C, samples)."""
     errors = []
     for share in SHARES:
         size = (share * scale / population)[:, None]
-        potential, spikes = torch.full_like(activation, 0.5), torch.zeros_like(activation)
-        for current in currents:
+        potential, spikes = torch.full_like(target, 0.5), torch.zeros_like(target)
+        for current in currents:  # step by step: unevenly timed currents are a part of the error
             potential += current / size
             fired = (potential - 1).ceil_().clamp_(0, population)
             potential -= fired
             spikes += fired
-        error = spikes * size / len(currents) - activation
+        error = spikes * size / len(currents) - target
         if options.correct != "none":
             error -= error.mean(1, keepdim=True)  # which a bias takes back
         errors.append(error.square().mean(1))
@@ -144,7 +136,7 @@ def _error(path: str, kind: str, neurons: IntegrateFire, target: Tensor, out: Te
     rate = (out.mean(others) / thresholds if thresholds.ndim else out.mean() / thresholds).mean()
     distance = (mean - target).norm() / target.norm().clamp(min=1e-12)
     cosine = torch.dot(mean.flatten(), target.flatten()) / (mean.norm() * target.norm()).clamp(min=1e-12)
-    numbers = (thresholds.mean().item(), distance.item(), cosine.item(), rate.item())
+    numbers = [one.item() for one in (thresholds.mean(), distance, cosine, rate)]
     return LayerError(path, kind, thresholds.numel(), *numbers)
 
 

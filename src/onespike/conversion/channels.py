@@ -14,8 +14,7 @@ from onespike.conversion import kinds
 from onespike.conversion.kinds import WEIGHTS, module_of, name_of
 from onespike.units.channel import ChannelLinear
 
-#: Functions that cut a tensor into a tuple of parts.
-PARTS = ("chunk", "split")
+PARTS = ("chunk", "split")  # functions that cut a tensor into a tuple of parts
 
 
 def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
@@ -109,8 +108,7 @@ def _behind(graph: fx.GraphModule, node: fx.Node, axis: int) -> int | None:
         dims = _dims(node, 2 if name == "roll" else 1, axes)
         if dims is None or (axis in dims) != (name in ("cat", "concat")):
             return None
-        lost = dims if len(shape) < axes else ()
-        return axis + sum(dim > axis for dim in lost)
+        return axis + sum(dim > axis for dim in dims if len(shape) < axes)  # of those that are lost
     moved = isinstance(module, nn.Unflatten | nn.PixelShuffle | nn.PixelUnshuffle) or name in kinds.RESHAPING
     several = name in kinds.PRODUCTS and sum(isinstance(one, fx.Node) for one in node.args) > 1
     return None if moved or several else axis
@@ -120,8 +118,7 @@ def _keeps(graph: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node keeps channels where they are, or pools."""
     module, name = module_of(graph, node), name_of(node)
     scales = name in ("mul", "mul_", "div", "truediv") and len(node.all_input_nodes) == 1
-    passing = isinstance(module, (*kinds.PASSING, *kinds.MAX_POOLS, *kinds.ACTIVATIONS))
-    return scales or passing or name in kinds.KEEPING
+    return scales or name in kinds.KEEPING or isinstance(module, kinds.PASSING + kinds.MAX_POOLS + kinds.ACTIVATIONS)
 
 
 def _pooled(graph: fx.GraphModule, node: fx.Node) -> int:

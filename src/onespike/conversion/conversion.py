@@ -21,14 +21,10 @@ from onespike.durable import whole_folder, write_folder
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
-#: How many of the images the network is traced and checked with.
-CHECKED = 2
-#: Relative difference allowed between a network and its graph.
-TOLERANCE = 1e-3
-#: Relative difference from which on rows belong to other images; rounding may move a QCFS by a step.
-MIXED = 0.05
-#: What a saved conversion consists of.
-SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"
+CHECKED = 2  # how many of the images the network is traced and checked with
+TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
+MIXED = 0.05  # relative difference from which on rows belong to other images; rounding may move a QCFS by a step
+SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # what a saved conversion consists of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,26 +51,16 @@ class Conversion:
         """Save the converted network without pickle; `load_converted` reads it.
 
         Writes `model.safetensors` (weights and thresholds) and `conversion.json` (the `ConversionConfig`, the layers of
-        the graph, each layer's error). An interrupted save leaves the earlier conversion, or nothing.
-
-        Args:
-            folder: A new or empty folder, or one that holds an earlier conversion, which is replaced.
-
-        Raises:
-            OnespikeError: Something else is there, or it cannot be written.
+        the graph, each layer's error) to a new or empty folder, or over an earlier conversion; all else there, or what
+        cannot be written, is an `OnespikeError`. An interrupted save leaves the earlier conversion, or nothing.
         """
         folder = Path(folder)
         if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= set(SAVED)):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
         state = {name: one.detach().cpu() for name, one in self.network.state_dict().items()}
         weights = save({name: one.clone(memory_format=torch.contiguous_format) for name, one in state.items()})
-        card = {
-            "config": asdict(self.network.config),
-            **self.to_json(),
-            "traced": list(self.traced),
-            "graph": self.network.outline(),
-            "sha256": hashlib.sha256(weights).hexdigest(),
-        }
+        card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
+        card |= {"graph": self.network.outline(), "sha256": hashlib.sha256(weights).hexdigest()}
         try:
             write_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
         except OSError as error:
@@ -88,7 +74,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
     torch.fx can trace, timm's and torchvision's among them.
 
     Args:
-        model: The network: images (B, C, H, W) to logits (B, K). It stays as it is.
+        model: From images (B, C, H, W) to logits (B, K); it stays as it is.
         images: Training images to calibrate on, as the network takes them, (N, C, H, W); some hundreds.
         calibration: How thresholds are found.
         options: Values of `ConversionConfig`, such as `time_steps=4`, `population=3` or `allow_real=True`.
@@ -100,8 +86,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
     config = ConversionConfig(**options)
     if not isinstance(images, Tensor):
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
-    some = images[:CHECKED]
-    expected = _answers(model, images)
+    some, expected = images[:CHECKED], _answers(model, images)
     network = spiking(model, config, some)
     # A QCFS turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
     rounds = any(isinstance(module, QCFS) for module in model.modules())
@@ -115,7 +100,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     """Load what `Conversion.save` wrote; the network gives the same logits, to the bit, on the device of `model`.
 
     Args:
-        folder: The folder.
+        folder: Where it was saved.
         model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
             The spiking one is built from it; its weights do not matter, and it stays as it is.
 
@@ -174,10 +159,8 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
     """Make sure that a graph, with activations in it, computes what the network does."""
     difference = ((graph(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
-        raise OnespikeError(
-            f"the network's graph by torch.fx computes something else, by {difference:.1%}: expected a forward pass "
-            "that is the same for all images and changes nothing in place"
-        )
+        wish = "expected a forward pass that is the same for all images and changes nothing in place"
+        raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")
 
 
 @torch.no_grad()

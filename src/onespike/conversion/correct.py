@@ -19,10 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 from onespike.errors import OnespikeError
 from onespike.units.channel import ChannelLinear
 
-#: Values of inputs or columns that are in memory at once.
-CHUNK = 2**25
-#: Samples that weights are fitted to; of large maps those of some images are enough.
-SAMPLES = 2**17
+CHUNK = 2**25  # values of inputs or columns that are in memory at once
+SAMPLES = 2**17  # samples that weights are fitted to; of large maps those of some images are enough
 #: Convolutions whose padded maps are at most so many times their outputs have shifted views multiplied, not columns.
 PADDED = 1.5
 
@@ -47,9 +45,8 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     try:
         weights, centre = (_dual if few else _primal)(layer, mean, target - offset.to(target), ridge)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-        raise OnespikeError(
-            f"calibration: no weights of layer {path} are the best with ridge {ridge}: raise it, or use more images"
-        ) from error
+        none = f"no weights of layer {path} are the best with ridge {ridge}"
+        raise OnespikeError(f"calibration: {none}: raise it, or use more images") from error
     layer.weight.copy_(weights.mT.reshape(layer.weight.shape))
     layer.bias.copy_(offset - (centre @ weights).flatten().cpu())
 
@@ -70,10 +67,8 @@ def _primal(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: flo
     diagonal = gram.diagonal(dim1=1, dim2=2)
     pull = ridge * diagonal.mean(1, keepdim=True) + 1e-12
     diagonal.add_(pull)
-    return torch.cholesky_solve(
-        product.add_(pull[..., None] * _matrix(layer.weight, getattr(layer, "groups", 1)).cpu()),
-        torch.linalg.cholesky(gram),
-    ), centre
+    product.add_(pull[..., None] * _matrix(layer.weight, getattr(layer, "groups", 1)).cpu())
+    return torch.cholesky_solve(product, torch.linalg.cholesky(gram)), centre
 
 
 def _dual(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor, ridge: float) -> tuple[Tensor, Tensor]:

@@ -33,8 +33,7 @@ LINEAR = (
 # Functions of `torch`, `torch.nn.functional` and `operator`, and methods of tensors, by name.
 
 FUNCTIONAL = {"relu": nn.ReLU, "relu_": nn.ReLU, "relu6": nn.ReLU6, "silu": nn.SiLU, "gelu": nn.GELU}
-#: These are activations where they cut off at 0.
-CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"}
+CLAMPS = {"clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"}  # activations where they cut off at 0
 MAX_POOL_NAMES = {f"{kind}max_pool{axes}d" for kind in ("", "adaptive_") for axes in (1, 2, 3)}
 AVERAGE_POOL_NAMES = {f"avg_pool{axes}d" for axes in (1, 2, 3)}
 RESHAPING = {
@@ -47,16 +46,12 @@ LINEAR_NAMES = {
     *("add", "add_", "sub", "sub_", "neg", "mean", "sum", "dropout", "pad", "interpolate", "to", "float"),
 }
 #: Linear in the first argument, if the others stay the same over time.
-WEIGHING = {
-    *("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
-    *("batch_norm", "truediv", "div"),
-}
-#: Linear in each argument, if the others stay the same over time.
-PRODUCTS = {"mul", "mul_", "matmul", "bmm"}
+WEIGHING = {f"{kind}{axes}d" for kind in ("conv", "conv_transpose") for axes in (1, 2, 3)}
+WEIGHING |= {"linear", "batch_norm", "truediv", "div"}
+PRODUCTS = {"mul", "mul_", "matmul", "bmm"}  # linear in each argument, if the others stay the same over time
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
-#: Functions of a tensor's shape alone.
-SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}
+SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}  # functions of a shape alone
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
@@ -111,6 +106,5 @@ def activation_of(module: nn.Module | None, node: fx.Node) -> nn.Module | None:
         return FUNCTIONAL[name](**{key: value for key, value in node.kwargs.items() if key == "approximate"})
     if name not in CLAMPS:
         return None
-    low: Any = node.kwargs.get("min", node.args[1] if len(node.args) > 1 else None)
-    high: Any = node.kwargs.get("max", node.args[2] if len(node.args) > 2 else None)
-    return {(0, None): nn.ReLU(), (0, 6): nn.ReLU6()}.get((low, high))
+    limits: Any = dict(zip(("input", "min", "max"), node.args, strict=False)) | node.kwargs
+    return {(0, None): nn.ReLU(), (0, 6): nn.ReLU6()}.get((limits.get("min"), limits.get("max")))

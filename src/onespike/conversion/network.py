@@ -149,17 +149,11 @@ class ConvertedNetwork(nn.Module):
 def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> ConvertedNetwork:
     """Replace a network's activations by integrate-and-fire neurons, whose thresholds `calibrate` finds afterwards.
 
-    Args:
-        network: An artificial network; left as it is.
-        config: How.
-        images: Some images (N, C, H, W), as the network takes them; their values do not matter.
-
-    Raises:
-        OnespikeError: There is no activation, something cannot be converted (its path is named), or traced.
+    The network stays as it is; it takes images (N, C, H, W) such as these, whose values do not matter. No activation in
+    it, or something that cannot be traced or converted, whose path is named, is an `OnespikeError`.
     """
-    for module in network.modules():
-        if isinstance(module, Neuron):
-            raise OnespikeError(f"no activation to convert: the network has neurons already: {type(module).__name__}")
+    if found := next((type(module).__name__ for module in network.modules() if isinstance(module, Neuron)), None):
+        raise OnespikeError(f"no activation to convert: the network has neurons already: {found}")
     for parameter in network.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
@@ -173,10 +167,8 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     if not activations:
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or QCFS in the network")
     if config.shortcuts == "real" and not sum([_bypass(graph, step, config) for step in steps]):
-        raise OnespikeError(
-            "shortcuts: expected spikes: no activation of this network is both weighed and added, so none can be added "
-            "as it is"
-        )
+        why = "no activation of this network is both weighed and added, so none can be added as it is"
+        raise OnespikeError(f"shortcuts: expected spikes: {why}")
     first = next(network.parameters(), None)
     for step in steps:
         module = _over_time(step, config)
@@ -227,7 +219,9 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
             alike.discard(node)
         if kind == "linear":
             continue
-        path = str(node.target) if module is not None else ".".join(filter(None, [_owner(node), node.name]))
+        stack = node.meta.get("nn_module_stack") or {"": ("",)}  # of the modules whose forward passes lead to it
+        owner = str(list(stack.values())[-1][0])
+        path = str(node.target) if module is not None else ".".join(filter(None, [owner, node.name]))
         if module is None or path in planned:  # a module that is called again is another layer of neurons
             path = free_path(path, taken)
         planned.add(path)
@@ -254,10 +248,9 @@ def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
 def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, options: bool) -> fx.Node:
     """Call a module behind a node, with its first input, or with all and the options."""
     graph.add_submodule(path, module)
+    arguments = (node.args, node.kwargs) if options else ((node.all_input_nodes[0],),)
     with graph.graph.inserting_after(node):
-        if options:
-            return graph.graph.call_module(path, node.args, node.kwargs)
-        return graph.graph.call_module(path, (node.all_input_nodes[0],))
+        return graph.graph.call_module(path, *arguments)
 
 
 def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
@@ -270,9 +263,3 @@ def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> boo
     for addition in additions:
         addition.replace_input_with(step.node, value)
     return True
-
-
-def _owner(node: fx.Node) -> str:
-    """Path of the module whose forward pass calls the node's function."""
-    stack = node.meta.get("nn_module_stack") or {"": ("",)}
-    return str(list(stack.values())[-1][0])

@@ -88,10 +88,9 @@ class AtLeast(nn.AdaptiveAvgPool2d):
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, module: nn.Module, path: str) -> bool:
-        known = isinstance(module, (*LINEAR, *ACTIVATIONS, *MAX_POOLS))
-        if known and type(module).__module__.split(".")[0] in PACKAGES:
-            return True
-        return super().is_leaf_module(module, path)
+        known = isinstance(module, LINEAR + ACTIVATIONS + MAX_POOLS)
+        named = type(module).__module__.split(".")[0] in PACKAGES
+        return (known and named) or super().is_leaf_module(module, path)
 
 
 def _line(error: Exception) -> str:
