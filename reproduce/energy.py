@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from onespike.audit import CONVENTIONS, Audit, EnergyTable, audit_run, compare
-from onespike.audit.baselines import RESNET19
 from onespike.counting.energy import Convention
 from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from reproduce.baselines import RESNET19
 from reproduce.published import ENERGY
 from reproduce.report import Table, write_report
 from reproduce.sweep import complete

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from tiny import SMALL
 
-from onespike.audit import audit_run, baselines
+from onespike.audit import audit_run
 from onespike.errors import OnespikeError
 from onespike.training import load_recipe
 from onespike.training.run import Run
+from reproduce import baselines
 from reproduce import energy as module
 from reproduce.published import ENERGY
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from onespike.audit import EnergyTable
-from onespike.audit.baselines import RESNET19
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
+from reproduce.baselines import RESNET19
 
 
 def test_the_vgg_learns_and_reads_spikes_behind_the_first_layer():
