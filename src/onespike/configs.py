@@ -63,6 +63,8 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         if not isinstance(named, Mapping):
             raise OnespikeError(f"{where}: expected keys and values{or_null}, got {value!r}")
         return make(config, named, where)
+    if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
+        parsed = parsed.split(",")
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
     if kind is float and isinstance(parsed, str):  # YAML takes 1e-3 for text
         with suppress(ValueError):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.configs import convert, flat, make, merge, names_of, plain
+from onespike.configs import Text, convert, flat, make, merge, names_of, plain
 from onespike.errors import OnespikeError
 
 
@@ -94,3 +94,8 @@ def test_a_value_that_fits_is_left_alone():
     inner = Inner("b")
     assert convert(inner, Inner, "x") is inner
     assert convert(5, Any, "x") == 5
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a,b", ("a", "b")), ("a", ("a",)), ("[a, b]", ("a", "b")), ("[]", ())])
+def test_a_list_may_be_written_with_commas(text: str, expected: tuple[str, ...]):
+    assert convert(Text(text), tuple[str, ...], "names") == expected
