@@ -166,10 +166,12 @@ class _Saturate(torch.autograd.Function):
         return gradient, None
 
 
-def region_threshold(x: Tensor, threshold: float) -> Tensor:
+def region_threshold(x: Tensor, threshold: float, signed: bool = False) -> Tensor:
     """Make whole spikes of the fractions that a dilated recompose leaves: every value above the threshold becomes 1.
 
     In the overlap values are multiples of 1/4: below the threshold 0.25, one spike of four windows is enough. It is
-    less than 1. The gradient passes straight through.
+    less than 1. Where spikes are `signed`, every value below minus the threshold becomes -1. The gradient passes
+    straight through.
     """
-    return _Saturate.apply(x, threshold)
+    whole: Tensor = _Saturate.apply(x, threshold)
+    return -_Saturate.apply(-whole, threshold) if signed else whole

@@ -38,6 +38,7 @@ class Block(nn.Module):
         self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
         self.encoding, self.dropout = config.encoding, config.dropout
         self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
+        self.signed = neuron.neuron.signed
         self.encoder = make_neuron(channels, neuron, integrates=False) if self.encoding == "threshold" else None
         self.unit = UNITS[config.unit](channels, config.units, norm)
         self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
@@ -80,7 +81,7 @@ class Block(nn.Module):
         out = self.unit(spikes, incoming, state.memory if state else None)
         recomposed = recompose(out.spikes, self.size, self.window_kind)  # (B, C, L, L)
         if self.region_threshold is not None:
-            recomposed = region_threshold(recomposed, self.region_threshold)
+            recomposed = region_threshold(recomposed, self.region_threshold, self.signed)
         x = x + self.fc(recomposed)
         x = x + self.mlp(x)
         if out.potential is not None:

@@ -16,6 +16,8 @@ from onespike.neurons.base import Neuron, step
 class Ternary(Neuron):
     """Leaky neurons that fire both ways; a reset by subtraction goes towards 0. Arguments and shapes are `Neuron`'s."""
 
+    signed = True
+
     def fire(self, potential: Tensor) -> Tensor:
         """S = 1 where V > threshold, -1 where V < -threshold, else 0."""
         threshold = self.threshold

@@ -211,3 +211,8 @@ def test_the_gradient_of_a_map_survives_cutting_thresholding_and_recomposing(kin
     upstream = random(1, 1, 8, 8, seed=1)
     region_threshold(recompose(partition(x, kind), 8, kind), 0.1).backward(upstream)
     torch.testing.assert_close(x.grad, upstream, rtol=0, atol=1e-15)
+
+
+def test_region_threshold_of_spikes_with_a_sign_is_odd():
+    x = torch.tensor([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0])
+    assert region_threshold(x, 0.3, signed=True).tolist() == [-1.0, -1.0, -0.25, 0.0, 0.25, 1.0, 1.0]
