@@ -42,7 +42,6 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     diagonal = np.eye(len(classes), dtype=bool)
     wrong = np.ma.masked_where(diagonal | (counts == 0), shares)
     worst = float(wrong.max()) if wrong.count() else 100.0
-
     # All lengths are in inches: cells, and letters as large as the cells admit.
     side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
     size = min(10.0, 72 * 0.65 * side / len(classes))

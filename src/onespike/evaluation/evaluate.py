@@ -165,8 +165,9 @@ def evaluate(
         for number in range(1 if deterministic else passes)
     ]
     if not all(math.isfinite(one.loss) for one in scores):
-        reason = "answers with numbers that are not finite: its training failed"
-        raise OnespikeError(f"the network of {run.folder} {reason}")
+        raise OnespikeError(
+            f"the network of {run.folder} answers with numbers that are not finite: its training failed"
+        )
     return Evaluation(
         data=dataset.name,
         part=part,
