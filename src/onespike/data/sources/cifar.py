@@ -107,7 +107,7 @@ def _read_pickle(cifar: _Cifar, data: bytes, where: str) -> tuple[np.ndarray, np
     """Read pixels and labels, as `_read_binary` does."""
     batch = load_pickle(data, where)
     # Python 2 wrote keys that we read as bytes.
-    entries = batch if isinstance(batch, dict) else {}
+    entries: Any = batch if isinstance(batch, dict) else {}
     pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", cifar.label))
     images = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)
     numbers = isinstance(labels, list) and all(type(label) is int for label in labels)

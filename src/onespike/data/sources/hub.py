@@ -196,8 +196,7 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():
         for path in files:
-            announced = re.search(r"-of-(\d+)", path.name)
-            if announced and int(announced[1]) != len(files):
+            if (announced := re.search(r"-of-(\d+)", path.name)) and int(announced[1]) != len(files):
                 raise OnespikeError(f"{path}: one of {len(files)} files; expected {int(announced[1])}; add the others")
     if not found["test"]:
         found["test"] = found.pop("validation")
