@@ -128,8 +128,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     try:
         network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"{folder} is the conversion of another network: {reason}") from error
+        raise OnespikeError(f"{folder} is the conversion of another network: {' '.join(str(error).split())}") from error
     return Conversion(network, layers, count, traced)
 
 
