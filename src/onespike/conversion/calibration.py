@@ -48,8 +48,7 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
     """
     reference, steps, errors = network.analog(), network.time_steps, []
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
-    analog.args_iter = iter([images])
-    spiking.args_iter = iter([images.repeat(steps, *[1] * (images.ndim - 1))])
+    analog.args_iter, spiking.args_iter = iter([images]), iter([images.repeat(steps, *[1] * (images.ndim - 1))])
     pairs = [(neurons, analog.submodules[path]) for path, neurons in network.neurons.items()]
     exact = all(isinstance(one, QCFS) and one.levels == steps * neurons.population for neurons, one in pairs)
     reached, approximate = reached_by_images(network.body), set[fx.Node]()

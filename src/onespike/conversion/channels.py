@@ -18,11 +18,9 @@ PARTS = ("chunk", "split")  # functions that cut a tensor into a tuple of parts
 
 
 def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
-    """Number and axis of the channels of an activation that may have a threshold each; None if there can only be one.
-
-    They are those of the weight layer that the currents come from or, where that does not do, of one that reads spikes.
-    """
+    """Number and axis of an activation's channels that may have a threshold each; None if there can be only one."""
     shape = node.meta["shape"]
+    # Of the weight layer that the currents come from or, where that does not do, of one that reads the spikes.
     for number, axis in filter(None, (_made(graph, node), _read(graph, node))):
         there = len(shape) >= -axis and shape[axis] == number  # an addition may broadcast one to several
         if there and _folds(graph, node, axis):

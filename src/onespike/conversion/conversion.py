@@ -128,8 +128,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     try:
         network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"{folder} is the conversion of another network: {reason}") from error
+        raise OnespikeError(f"{folder} is the conversion of another network: {' '.join(str(error).split())}") from error
     return Conversion(network, layers, count, traced)
 
 
@@ -185,7 +184,6 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
             if not isinstance(one, Tensor):
                 raise OnespikeError(f"cannot be converted: {path} gives tensors within tuples, over several time steps")
             if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
-                raise OnespikeError(
-                    f"cannot be converted: the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images, "
-                    "are not one image after the other; expected the images along the first axis (batch_first)"
-                )
+                rows = f"the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images"
+                wish = "are not one image after the other; expected the images along the first axis (batch_first)"
+                raise OnespikeError(f"cannot be converted: {rows}, {wish}")

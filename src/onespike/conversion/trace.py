@@ -158,13 +158,12 @@ def _fold(graph: fx.GraphModule) -> None:
             continue
         before = node.all_input_nodes[0]
         layer = module_of(graph, before)
+        flat = type(layer) is nn.Linear and len(before.meta["shape"]) == 2
         fold: Any = None
         if type(layer) in FOLDING and isinstance(layer, _ConvNd):
             if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
                 fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
-        elif (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)) or (
-            type(layer) is nn.Linear and len(before.meta["shape"]) == 2
-        ):  # batch norm's channels are those of axis 1
+        elif flat or (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)):  # norm's channels: axis 1
             fold = fuse_linear_bn_eval
         if fold and len(before.users) == 1:
             graph.set_submodule(before.target, fold(layer, norm))

@@ -37,10 +37,7 @@ class BatchAugment:
         self._shift = (-torch.tensor(mean, dtype=torch.float64) / std_).to(device, dtype)
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Draw for `count` images, (count, 3) integers: offset down, offset right, flipped (0 or 1).
-
-        The generator is on the CPU, so that every device and every process sees the same draws.
-        """
+        """Draw (count, 3) integers: offset down, offset right, flipped (0 or 1); on the CPU, alike for every device."""
         offsets = torch.randint(0, 2 * self.padding + 1, (count, 2), generator=generator)
         flipped = torch.rand(count, 1, generator=generator) < self.flip
         return torch.cat([offsets, flipped], 1)
@@ -88,17 +85,13 @@ class PolicyAugment:
         self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
 
     def __call__(self, position: int, seed: int) -> tuple[Tensor, int]:
-        """Make (splits, C, H, W), normalised float32, of an image, and its label.
-
-        All splits share one crop and flip; of several (AugMix) the first is otherwise clean, so that the Jensen-Shannon
-        loss has its anchor.
-        """
+        """Make (splits, C, H, W), normalised float32, of an image, and its label; splits share one crop and flip."""
         from PIL import Image
 
         seed_everything(seed)
         raw, label = self.images[position]
         cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
-        clean = [cropped] if self.splits > 1 else []
+        clean = [cropped] if self.splits > 1 else []  # of AugMix: the anchor of the Jensen-Shannon loss
         changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
         if self.erase:
@@ -126,7 +119,7 @@ def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] |
     try:
         return make(name, options)
     except (AssertionError, KeyError, ValueError) as error:
+        expected = "expected such as 'original', 'rand-m9-mstd0.5' or 'augmix-m3-w3'"
         raise OnespikeError(
-            f"data.auto_augment: timm does not know the policy {name!r} ({error}); expected such as 'original', "
-            "'rand-m9-mstd0.5' or 'augmix-m3-w3'"
+            f"data.auto_augment: timm does not know the policy {name!r} ({error}); {expected}"
         ) from None

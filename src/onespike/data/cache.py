@@ -31,15 +31,9 @@ _CHUNK_BYTES = 1 << 22
 def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Dataset:
     """Open the decoded images of a source, nothing held out; they are decoded first if they are not there yet.
 
-    If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do.
-
-    Args:
-        source: Where the images come from.
-        directory: Folder of all cache entries; made if need be.
-        image_size: Side in pixels to which the images are resized; None leaves them as they are.
-
-    Raises:
-        OnespikeError: The source or the entry is damaged, the images are not square and alike, or writing fails.
+    All entries lie in `directory`, made if need be. Images are resized to a side in pixels; None leaves them as they
+    are. If the source is on the Hub and that cannot be reached, the newest entry from the same repository will do. A
+    damaged source or entry, images that are not square and alike, or failing to write is an OnespikeError.
     """
     try:
         mixed = hashlib.sha256(f"{source.key()} {image_size} {_FORMAT}".encode()).hexdigest()
@@ -52,10 +46,9 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
         try:
             _build(source, entry, image_size)
         except OSError as error:  # the source reports its own, so this one is ours
-            raise OnespikeError(
-                f"{directory}: cannot write the decoded images ({error.strerror or error}); expected a folder with "
-                "enough room; free some, or give another folder as --data.cache"
-            ) from error
+            state = f"{directory}: cannot write the decoded images ({error.strerror or error})"
+            expected = "expected a folder with enough room; free some, or give another folder as --data.cache"
+            raise OnespikeError(f"{state}; {expected}") from error
     return _read(entry)
 
 
@@ -130,8 +123,7 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     @cache
     def all_grey() -> bool:
-        every = content.parts.values()
-        return all(part.pixels(index).shape[2] == 1 for part in every for index in range(len(part.labels)))
+        return all(part.pixels(i).shape[2] == 1 for part in content.parts.values() for i in range(len(part.labels)))
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
@@ -146,10 +138,8 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
             side, where = first = first or (width, origin)
             if height != width or width != side:
                 expected = "a square" if height != width else f"{side}x{side} as in {where}"
-                raise OnespikeError(
-                    f"{origin}: {width}x{height} pixels; expected {expected}; pass --data.image_size to cut a square "
-                    "of one size out of each"
-                )
+                remedy = "pass --data.image_size to cut a square of one size out of each"
+                raise OnespikeError(f"{origin}: {width}x{height} pixels; expected {expected}; {remedy}")
             yield pixels
 
     return decoded
@@ -177,12 +167,9 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and (population) standard deviation of each channel, 0..1, from exact sums; a deviation of 0 is given as 1.
-
-    The images, (N, H, W, C) uint8, are read in chunks and may be a memory map of any size.
-    """
+    """Exact mean and population deviation, 0..1, of each channel of (N, H, W, C) uint8; a deviation of 0 becomes 1."""
     values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
-    step = max(1, _CHUNK_BYTES // images[0].size)
+    step = max(1, _CHUNK_BYTES // images[0].size)  # in chunks: a memory map may be of any size
     for start in range(0, len(images), step):
         chunk = images[start : start + step]
         histogram += [np.bincount(chunk[..., channel].ravel(), minlength=256) for channel in range(len(histogram))]

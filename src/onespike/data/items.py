@@ -26,18 +26,13 @@ _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev
 
 @dataclass(frozen=True, eq=False)
 class ItemSet(ImageSet):
-    """Images of somebody's map-style data set of pairs (image, label), made when they are asked for.
+    """Images of somebody's map-style data set, `images`, of pairs (image, label), made when they are asked for.
 
     They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
-
-    Attributes:
-        images: The data set.
-        where: What errors call it.
-        floats: The shape of the first image if it is of floats, as then all are; empty for raw ones.
     """
 
-    where: str
-    floats: tuple[int, ...]
+    where: str  # what errors call the data set
+    floats: tuple[int, ...]  # the shape of the first image if it is of floats, as then all are; empty for raw ones
 
     @property
     @override
@@ -57,20 +52,15 @@ class ItemSet(ImageSet):
         return self.drawn(position)
 
     def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """Fetch floats, (C, H, W), by random draws from a seed (None: always the same), and their label.
-
-        Raises:
-            OnespikeError: The item has another type, shape or label than when the data set was opened.
-        """
+        """Fetch floats, (C, H, W), drawn by a seed (None: always the same), and label; changed ones: OnespikeError."""
         index = int(self.indices[position])
         image, label = _fetch(self.images, index, self.where, seed)
         tensor = _as_floats(image)
         if tensor is None or tuple(tensor.shape) != self.shape or label != self.labels[index]:
             kind, shape = getattr(image, "dtype", type(image).__name__), tuple(getattr(image, "shape", ()))
-            raise OnespikeError(
-                f"{self.origin(position)}: an image of {kind}, shape {shape}, label {label}; expected floats, shape "
-                f"{self.shape}, label {self.labels[index]} as at first; make items alike, and always the same"
-            )
+            found = f"{self.origin(position)}: an image of {kind}, shape {shape}, label {label}"
+            expected = f"expected floats, shape {self.shape}, label {self.labels[index]} as at first"
+            raise OnespikeError(f"{found}; {expected}; make items alike, and always the same")
         return tensor, label
 
     @override
@@ -81,11 +71,7 @@ class ItemSet(ImageSet):
 
 
 def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, ItemSet]:
-    """Take a data set apart; arguments and errors as of `as_dataset`.
-
-    Returns:
-        Part -> its images. Without a test part the validation part is that; without either, a fixed fifth of them.
-    """
+    """Take a data set apart, part -> its images; arguments, errors and what is the test part are as of `as_dataset`."""
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
         given |= {part: data[name] for part, names in _NAMES.items() for name in reversed(names) if name in data}
@@ -110,10 +96,7 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 
 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
-    """Describe parts to what decodes them.
-
-    The class names are those given, or those that the training part knows, or else "0" to its largest label.
-    """
+    """Describe parts to what decodes them; classes: those given, else known to the training part, else its numbers."""
     train = parts["train"]
     known = classes or getattr(_whole(train.images), "classes", None) or range(int(train.labels.max()) + 1)
     split_off = train.where == parts["test"].where

@@ -72,9 +72,8 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Go through an epoch, counted from 0, but for the first batches, those done before an interruption.
 
-        Yields:
-            Images (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
-            images are (splits * B, C, H, W), the clean ones first.
+        Images are (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
+        images are (splits * B, C, H, W), the clean ones first.
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.images), generator=generator)

@@ -14,13 +14,10 @@ Batch = tuple[Tensor, Tensor]
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` of N images, stratified by the labels (N,) if possible: their positions and the others', sorted.
-
-    They depend on the data alone, not on a run's seed, so that runs stay comparable.
-    """
+    """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted."""
     from sklearn.model_selection import train_test_split
 
-    options = {"train_size": count, "random_state": 0}
+    options = {"train_size": count, "random_state": 0}  # not a run's seed, so that runs stay comparable
     try:
         chosen, others = train_test_split(np.arange(len(labels)), stratify=labels, **options)
     except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
@@ -30,17 +27,11 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Some of M raw images. Image k of the set is the one with the number indices[k], its label is labels[indices[k]].
+    """Some of M raw images: image k of the set is the one with the number indices[k], its label labels[indices[k]]."""
 
-    Attributes:
-        images: (M, H, W, C) uint8, in a memory map as a rule, which is never copied.
-        labels: (M,) int64; the labels of all.
-        indices: (N,) int64, ascending; which images belong to the set.
-    """
-
-    images: Any
-    labels: np.ndarray
-    indices: np.ndarray
+    images: Any  # (M, H, W, C) uint8, in a memory map as a rule, which is never copied
+    labels: np.ndarray  # (M,) int64; the labels of all
+    indices: np.ndarray  # (N,) int64, ascending; which images belong to the set
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -42,7 +42,6 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     diagonal = np.eye(len(classes), dtype=bool)
     wrong = np.ma.masked_where(diagonal | (counts == 0), shares)
     worst = float(wrong.max()) if wrong.count() else 100.0
-
     # All lengths are in inches: cells, and letters as large as the cells admit.
     side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
     size = min(10.0, 72 * 0.65 * side / len(classes))
@@ -91,15 +90,13 @@ def draw_inspection(view: Inspection) -> Figure:
     columns = max(3, math.ceil(math.sqrt(len(view.blocks))))
     rows = math.ceil(len(view.blocks) / columns)
     cell = MAP + 0.15 + HISTOGRAM
-    width = columns * (cell + GAP) - GAP
-    height = TOP + LINE + rows * (MAP + LINE)
+    width, height = columns * (cell + GAP) - GAP, TOP + LINE + rows * (MAP + LINE)
     figure = Figure(figsize=(width, height))
 
     def place(left: float, top: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
-    (guess, probability), *_ = view.guesses(1)
-    title = f"{view.path.name}: {guess}, {probability:.1%}"
+    title = "{}: {}, {:.1%}".format(view.path.name, *view.guesses(1)[0])
     figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")

@@ -160,10 +160,8 @@ def evaluate(
     hidden = not (accelerator.is_main_process and console.is_terminal)
     total = math.ceil(len(images) / batches.batch_size)
     bar = partial(track, total=total, console=console, transient=True, disable=hidden)
-    scores = [
-        score(network, bar(batches, f"pass {number + 1}"), len(card.classes), accelerator, config.seed + number)
-        for number in range(1 if deterministic else passes)
-    ]
+    every, count = range(1 if deterministic else passes), len(card.classes)
+    scores = [score(network, bar(batches, f"pass {i + 1}"), count, accelerator, config.seed + i) for i in every]
     if not all(math.isfinite(one.loss) for one in scores):
         reason = "answers with numbers that are not finite: its training failed"
         raise OnespikeError(f"the network of {run.folder} {reason}")

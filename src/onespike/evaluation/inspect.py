@@ -179,17 +179,10 @@ def inspect_network(
     logits, blocks = _watch(network.eval(), images, seed)
     if not logits.isfinite().all():
         raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
-    return Inspection(
-        path=path,
-        original=(whole.shape[1], whole.shape[0]),
-        pixels=pixels,
-        classes=card.classes,
-        probabilities=logits.softmax(0),
-        blocks=blocks,
-        time_steps=max((len(layer.spikes) for block in blocks for layer in block.layers), default=1),
-        encoding=getattr(card.model, "encoding", "") if card.draws else "",
-        seed=seed,
-    )
+    original, probabilities = (whole.shape[1], whole.shape[0]), logits.softmax(0)
+    steps = max((len(layer.spikes) for block in blocks for layer in block.layers), default=1)
+    encoding = getattr(card.model, "encoding", "") if card.draws else ""
+    return Inspection(path, original, pixels, card.classes, probabilities, blocks, steps, encoding, seed)
 
 
 @torch.no_grad()

@@ -21,7 +21,6 @@ from onespike.data.sources.hub import Hosted, open_hosted
 from onespike.errors import OnespikeError
 
 _PIXELS = 3 * 32 * 32
-
 _CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
 _FINE_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
@@ -81,9 +80,7 @@ def _official(cifar: _Cifar, ending: str, files: Files) -> Source:
 
     def part(arrays: dict[str, tuple[np.ndarray, np.ndarray]], names: Iterable[str]) -> Part:
         pixels, labels = (np.concatenate(each) for each in zip(*(arrays[name] for name in names), strict=True))
-        origins = [
-            f"{files.where(name + ending)}: image {row}" for name in names for row in range(len(arrays[name][1]))
-        ]
+        origins = [f"{files.where(name + ending)}: image {i}" for name in names for i in range(len(arrays[name][1]))]
         return Part(labels.astype(np.int64), origins, pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).__getitem__)
 
     return Source(cifar.hosted.name, str(files.root), lambda: files.key(name + ending for name in sizes), content)
@@ -110,20 +107,13 @@ def _read_pickle(cifar: _Cifar, data: bytes, where: str) -> tuple[np.ndarray, np
     """Read pixels and labels, as `_read_binary` does."""
     batch = load_pickle(data, where)
     # Python 2 wrote keys that we read as bytes.
-    entries = batch if isinstance(batch, dict) else {}
+    entries: Any = batch if isinstance(batch, dict) else {}
     pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", cifar.label))
-    if not (
-        isinstance(pixels, np.ndarray)
-        and pixels.dtype == np.uint8
-        and pixels.shape[1:] == (_PIXELS,)
-        and isinstance(labels, list)
-        and len(labels) == len(pixels) > 0
-        and all(type(label) is int for label in labels)
-    ):
-        raise OnespikeError(
-            f"{where}: not a batch of {cifar.hosted.name}; expected data, (N, {_PIXELS}) uint8, and {cifar.label}, "
-            "a list of N whole numbers; download it again"
-        )
+    images = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)
+    numbers = isinstance(labels, list) and all(type(label) is int for label in labels)
+    if not (images and numbers and len(labels) == len(pixels) > 0):
+        expected = f"data, (N, {_PIXELS}) uint8, and {cifar.label}, a list of N whole numbers"
+        raise OnespikeError(f"{where}: not a batch of {cifar.hosted.name}; expected {expected}; download it again")
     return pixels, np.array(labels)
 
 
@@ -145,20 +135,15 @@ _ADMITTED: dict[tuple[str, str], Any] = {
 
 
 def load_pickle(data: bytes, origin: str) -> Any:
-    """Unpickle plain containers, numbers, strings and numpy arrays; strings of Python 2 become bytes.
-
-    Raises:
-        OnespikeError: The pickle, which lies at the origin, names anything else, or is truncated or damaged.
-    """
+    """Unpickle containers, numbers, strings (of Python 2: bytes), numpy arrays; all else, or damage: OnespikeError."""
 
     class Unpickler(pickle.Unpickler):
         @override
         def find_class(self, module_name: str, global_name: str) -> Any:
             if (module_name, global_name) not in _ADMITTED:
-                raise OnespikeError(
-                    f"{origin}: refused a foreign pickle, for it asks for {module_name}.{global_name}; expected "
-                    "nothing but plain containers and numpy arrays; download the official file again"
-                )
+                state = f"{origin}: refused a foreign pickle, for it asks for {module_name}.{global_name}"
+                expected = "expected nothing but plain containers and numpy arrays"
+                raise OnespikeError(f"{state}; {expected}; download the official file again")
             return _ADMITTED[module_name, global_name]
 
     try:

@@ -79,9 +79,8 @@ class Files(NamedTuple):
         if "" in holders or not holders:
             return self if holders else None
         if len(holders) > 1:
-            raise OnespikeError(
-                f"{self.root}: {', '.join(holders)} all hold {marker}; expected one data set; give one as --data.root"
-            )
+            state = f"{self.root}: {', '.join(holders)} all hold {marker}"
+            raise OnespikeError(f"{state}; expected one data set; give one as --data.root")
         return self._replace(prefix=f"{holders[0]}/")
 
 

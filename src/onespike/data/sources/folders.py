@@ -53,12 +53,9 @@ def open_folder(root: Path | None) -> Iterator[Source]:
 
 def _images(names: Sequence[str], part: str) -> Listing:
     """The files in class folders of a part that have an image's ending and are not hidden."""
-    split = ((name, name.split("/")) for name in names if name.lower().endswith(_EXTENSIONS))
-    return [
-        (name, steps[1])
-        for name, steps in split
-        if len(steps) > 2 and steps[0] == part and not any(step.startswith(".") for step in steps)
-    ]
+    shown = (name for name in names if name.lower().endswith(_EXTENSIONS) and "/." not in f"/{name}")
+    split = ((name, name.split("/")) for name in shown)
+    return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
 
 
 def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:

@@ -84,10 +84,8 @@ def open_hosted(
 ) -> Iterator[Source]:
     """Open a data set that is known by name: the Hub's, or in whichever form it lies at a root or one folder down.
 
-    Args:
-        data: How the Hub has it; a folder with these Parquet files will do, too.
-        root: Folder or archive; None is the Hub's.
-        official: A file that marks an official form -> what that is called, and what reads the files beside it.
+    The root is a folder or archive, None the Hub; a folder with the Hub's Parquet files will do, too. `official`: a
+    file that marks an official form -> what that is called, and what reads the files beside it.
     """
     if root is None:
         yield _on_hub(data.name, data.repository, data.repository, lambda revision: _snapshot(data, revision))
@@ -198,8 +196,7 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():
         for path in files:
-            announced = re.search(r"-of-(\d+)", path.name)
-            if announced and int(announced[1]) != len(files):
+            if (announced := re.search(r"-of-(\d+)", path.name)) and int(announced[1]) != len(files):
                 raise OnespikeError(f"{path}: one of {len(files)} files; expected {int(announced[1])}; add the others")
     if not found["test"]:
         found["test"] = found.pop("validation")
@@ -222,8 +219,7 @@ def _table(path: Path, data: Hosted) -> Any:
     image, label = kinds.get(data.image, pa.null()), kinds.get(data.label, pa.null())
     if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
         found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        raise OnespikeError(
-            f"{path}: columns {found}; expected {data.image}: a struct with bytes, and {data.label}: whole numbers; "
-            f"give the Parquet files of {data.name} as --data.root"
-        )
+        expected = f"{data.image}: a struct with bytes, and {data.label}: whole numbers"
+        remedy = f"give the Parquet files of {data.name} as --data.root"
+        raise OnespikeError(f"{path}: columns {found}; expected {expected}; {remedy}")
     return table

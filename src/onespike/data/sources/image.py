@@ -44,10 +44,9 @@ def uint8_pixels(image: Any, origin: str) -> np.ndarray:
         pixels = pixels[:, :, None]
     first, last = (pixels.ndim == 3 and pixels.shape[axis] in (1, 3) for axis in (0, -1))
     if pixels.dtype != np.uint8 or not (first or last):
-        raise OnespikeError(
-            f"{origin}: an image of {pixels.dtype}, shape {tuple(pixels.shape)}; expected a Pillow image or uint8 with "
-            "1 or 3 channels, or floats (C, H, W) throughout; convert it"
-        )
+        found = f"{origin}: an image of {pixels.dtype}, shape {tuple(pixels.shape)}"
+        expected = "expected a Pillow image or uint8 with 1 or 3 channels, or floats (C, H, W) throughout"
+        raise OnespikeError(f"{found}; {expected}; convert it")
     return pixels.transpose(1, 2, 0) if first and not (last and isinstance(image, np.ndarray)) else pixels
 
 
