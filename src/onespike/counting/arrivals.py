@@ -60,8 +60,7 @@ class Arrivals:
         """The c of each channel, (C,), where it is the channel's own; None if there is one c for all, or none."""
         if self._channels is None or self.conclude().step is not None:
             return None
-        found = self._channels.conclude(self._tolerance)
-        return None if found is None else found[0]
+        return found[0] if (found := self._channels.conclude(self._tolerance)) else None
 
     @property
     def have_no_step(self) -> bool:
@@ -112,8 +111,7 @@ class Arrivals:
         found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
         if found is None:
             return Arrival("real", None, 0)
-        size, levels = found
-        return Arrival("graded" if levels > 1 else "signed", size.item(), levels)
+        return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1])
 
 
 class _Channels:

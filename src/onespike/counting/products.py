@@ -68,8 +68,7 @@ class Operand:
             return self.spikes / arrival.step, self.magnitude / arrival.step
         sizes = self.arrivals.sizes
         assert sizes is not None, "graded values have one size, or one for each channel"
-        spikes, met = (self._by_channel / sizes).sum(1).tolist()
-        return spikes, met
+        return tuple((self._by_channel / sizes).sum(1).tolist())
 
 
 class Tally:
@@ -106,24 +105,20 @@ class Tally:
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""
-        self.macs += x.numel() * out
-        self.reached += x.numel() * out
+        self.macs, self.reached = self.macs + x.numel() * out, self.reached + x.numel() * out
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
         """Count values that are hidden inside a layer and known to be real; none of them is taken for 0."""
-        self.macs += macs
-        self.reached += macs
+        self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.arrivals.assume_real()
-        self.left.inputs += inputs
-        self.left.active += inputs
+        self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
         self.left.nonzero += macs
 
     def see_matmul(self, a: Tensor, b: Tensor) -> None:
         """Count the product of two activations, (B, M, K) and (B, K, N)."""
         macs = a.numel() * b.shape[-1]
-        self.macs += macs
-        self.reached += macs
+        self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
         both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
