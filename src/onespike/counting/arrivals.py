@@ -147,10 +147,9 @@ class _Channels:
         found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
         if found is None:
             return None
-        sizes, levels = found
-        signs = (values.sign() * there).aminmax(dim=1)
-        single: Kind = "signed" if bool((signs.min * signs.max < 0).any()) else "binary"
-        return sizes, Arrival(single if levels == 1 else "graded", None, levels)
+        least, most = (values.sign() * there).aminmax(dim=1)
+        single: Kind = "signed" if bool((least * most < 0).any()) else "binary"
+        return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1])
 
 
 def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:
@@ -160,8 +159,7 @@ def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int
     sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
     for divisor in range(1, divisors + 1):
         counts = torch.where(values.isfinite(), values * (divisor / smallest)[:, None], 1)
-        whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
-        highest = counts.abs().amax(1)
+        whole, highest = (counts - counts.round()).abs() <= tolerance * counts.abs(), counts.abs().amax(1)
         fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
         sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
     return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None

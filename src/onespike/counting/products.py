@@ -45,9 +45,7 @@ class Operand:
         counts = _sums(x != 0, fan_out, self.arrivals.channels)
         active, nonzero = (round(number) for number in counts.sum(1).tolist())
         self.arrivals.see(x, active)
-        self.inputs += x.numel()
-        self.active += active
-        self.nonzero += nonzero
+        self.inputs, self.active, self.nonzero = self.inputs + x.numel(), self.active + active, self.nonzero + nonzero
         c, channels = self.arrivals.sole_value, self.arrivals.channels
         if c is not None:
             sums = abs(c) * counts
@@ -86,8 +84,7 @@ class Tally:
         operand, arrival, nonzero = self.left, left, self.left.nonzero
         operations = self.left.counted(left)[1]
         if not self.weights:
-            right = self.right.arrivals.conclude()
-            nonzero = self.pairs
+            right, nonzero = self.right.arrivals.conclude(), self.pairs
             if left.kind == right.kind == "binary":
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
@@ -145,12 +142,9 @@ class Tally:
 
 def _fan_out(transposed: bool, size: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Tensor:
     """How many taps each position along one axis meets, (size,)."""
-    taps = torch.arange(kernel) * dilation - padding
-    if transposed:
-        targets = torch.arange(size)[:, None] * stride + taps
-        return ((targets >= 0) & (targets < out)).sum(1)
-    sources = torch.arange(out)[:, None] * stride + taps
-    return sources[(sources >= 0) & (sources < size)].bincount(minlength=size)
+    reached = torch.arange(size if transposed else out)[:, None] * stride + torch.arange(kernel) * dilation - padding
+    inside = (reached >= 0) & (reached < (out if transposed else size))
+    return inside.sum(1) if transposed else reached[inside].bincount(minlength=size)
 
 
 def _sums(x: Tensor, fan_out: Tensor | int, channels: int | None) -> Tensor:
