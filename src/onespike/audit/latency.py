@@ -59,8 +59,7 @@ UNMEASURED = Joules()
 @torch.no_grad()
 def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     """Time forward passes of a model in evaluation mode on one batch, and say how busy the machine was."""
-    on_gpu = images.device.type == "cuda"
-    if on_gpu:
+    if on_gpu := images.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
         with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole run
@@ -68,12 +67,9 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     with watch_machine(images.device) as machine:
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
     low, median, high = statistics.quantiles(seconds, n=4)
+    passes = len(images), len(seconds), median, low, high
     return Latency(
-        batch=len(images),
-        runs=len(seconds),
-        median=median,
-        low=low,
-        high=high,
+        *passes,
         memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
         dtype=str(images.dtype).removeprefix("torch."),
         device=str(images.device),
@@ -105,8 +101,9 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         timed(counted, _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
     except (ZeusBaseError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        return Joules(None, f"not measured: this machine has no meter that can be read ({reason})")
+        return Joules(
+            None, f"not measured: this machine has no meter that can be read ({' '.join(str(error).split())})"
+        )
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:
         return Joules(None, "not measured: this machine has no meter that can be read")

@@ -28,8 +28,7 @@ class Comparison:
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
     first, *others = audits
-    made: list[Comparison] = []
-    refused: list[str] = []
+    made, refused = list[Comparison](), list[str]()
     for other in others:
         no_ratio = f"{first.name} and {other.name}: no ratio"
         if first.data != other.data:

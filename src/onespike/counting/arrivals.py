@@ -60,8 +60,7 @@ class Arrivals:
         """The c of each channel, (C,), where it is the channel's own; None if there is one c for all, or none."""
         if self._channels is None or self.conclude().step is not None:
             return None
-        found = self._channels.conclude(self._tolerance)
-        return None if found is None else found[0]
+        return found[0] if (found := self._channels.conclude(self._tolerance)) else None
 
     @property
     def have_no_step(self) -> bool:
@@ -112,8 +111,7 @@ class Arrivals:
         found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
         if found is None:
             return Arrival("real", None, 0)
-        size, levels = found
-        return Arrival("graded" if levels > 1 else "signed", size.item(), levels)
+        return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1])
 
 
 class _Channels:
@@ -149,10 +147,9 @@ class _Channels:
         found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
         if found is None:
             return None
-        sizes, levels = found
-        signs = (values.sign() * there).aminmax(dim=1)
-        single: Kind = "signed" if bool((signs.min * signs.max < 0).any()) else "binary"
-        return sizes, Arrival(single if levels == 1 else "graded", None, levels)
+        least, most = (values.sign() * there).aminmax(dim=1)
+        single: Kind = "signed" if bool((least * most < 0).any()) else "binary"
+        return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1])
 
 
 def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:
@@ -162,8 +159,7 @@ def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int
     sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
     for divisor in range(1, divisors + 1):
         counts = torch.where(values.isfinite(), values * (divisor / smallest)[:, None], 1)
-        whole = (counts - counts.round()).abs() <= tolerance * counts.abs()
-        highest = counts.abs().amax(1)
+        whole, highest = (counts - counts.round()).abs() <= tolerance * counts.abs(), counts.abs().amax(1)
         fits = (sizes == 0) & whole.all(1) & (highest <= LEVELS + 0.5)
         sizes, levels = torch.where(fits, smallest / divisor, sizes), torch.where(fits, highest.round(), levels)
     return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None

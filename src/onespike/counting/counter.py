@@ -63,9 +63,8 @@ class ProductCounter(TorchDispatchMode):
         self._count_as_state(replaced & self._weights.keys())  # buffers that were assigned anew: self.v = self.v + x
         for place in set(map(_memory, self._kept)) - self._original.keys():
             self._weights.pop(place, None)
-        self._kept.clear()
-        self._blank.clear()
-        self._uncounted.clear()
+        for remembered in (self._kept, self._blank, self._uncounted):
+            remembered.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
         recurrent = isinstance(module, nn.RNNBase)
@@ -84,10 +83,8 @@ class ProductCounter(TorchDispatchMode):
         yield module.register_forward_hook(leave)
 
     def _recurrent(self, path: str, layer: nn.RNNBase, x: Any) -> None:
-        """Count a recurrent layer from outside, dense: fused, it is one opaque operation, or many, by the device.
-
-        At its input spikes may arrive; its own state is a real number, at the first token 0.
-        """
+        # From outside, and dense: fused, it is one opaque operation, or many, by the device. At its input spikes may
+        # arrive; its own state is a real number, at the first token 0.
         if not isinstance(x, Tensor):
             raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
         tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
@@ -119,10 +116,8 @@ class ProductCounter(TorchDispatchMode):
         if not of_weights:
             self._release(func, args, kwargs)
         result = func(*args, **kwargs)
-        if of_weights:
-            self._see_weights(func, args, kwargs, result)
-        else:
-            self._see(func, args, kwargs, result)
+        see = self._see_weights if of_weights else self._see
+        see(func, args, kwargs, result)
         return result
 
     def _only_weights(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -154,7 +149,7 @@ class ProductCounter(TorchDispatchMode):
         """Before activations are written where a weight lies, in place or by `out=`: it is none any more."""
         if not func._schema.is_mutable:
             return
-        written = {_memory(tensor) for tensor in _written(func, args, kwargs)} & self._weights.keys()
+        written = set(map(_memory, _written(func, args, kwargs))) & self._weights.keys()
         self._count_as_state(written & self._original.keys())
         for place in written:
             self._weights.pop(place, None)
@@ -198,8 +193,7 @@ class ProductCounter(TorchDispatchMode):
         module, adds = self._modules[path], func.overloadpacket.__name__ in ("add", "add_")
         if not (adds and isinstance(module, nn.Linear) and module.bias is not None):
             return False
-        bias = _memory(module.bias)
-        return any(bias in self._weights.get(_memory(tensor), ()) for tensor in tensors)
+        return any(_memory(module.bias) in self._weights.get(_memory(tensor), ()) for tensor in tensors)
 
     @property
     def _path(self) -> str:
@@ -224,9 +218,8 @@ class ProductCounter(TorchDispatchMode):
         if x.dim() == axes + 1:
             x, shape = x[None], torch.Size((1, *shape))
         kernel = "x".join(map(str, weight.shape[2:]))
-        name = f"conv {kernel}, {x.shape[1]} -> {shape[1]}"
-        tally = self._tally(path, name, weight.numel(), self._place(weight), channels=1)
-        tally.see_conv(x, weight, shape, steps, groups, transposed)
+        name, place = f"conv {kernel}, {x.shape[1]} -> {shape[1]}", self._place(weight)
+        self._tally(path, name, weight.numel(), place, 1).see_conv(x, weight, shape, steps, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two vectors, matrices or stacks of them; either may be the weights."""
@@ -279,8 +272,7 @@ def _written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator
     """Find the arguments that an operation writes, as its schema declares them."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
-            given = args[position] if position < len(args) else kwargs.get(argument.name)
-            yield from _tensors([given])
+            yield from _tensors([args[position] if position < len(args) else kwargs.get(argument.name)])
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:

@@ -53,11 +53,9 @@ _MOVES = frozenset(
 
 
 def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Counter[str] | None:
-    """Say what an operation of the framework does value by value; empty if it only moves data, None if it is unknown.
-
-    It counts additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices
-    ("compare"), functions such as sine, exponential or GELU ("special"), and random numbers ("random").
-    """
+    """Say what an operation of the framework does value by value; empty if it only moves data, None if unknown."""
+    # Additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices ("compare"),
+    # functions such as sine, exponential or GELU ("special"), and random numbers ("random").
     if func.namespace not in ("aten", "prim", "prims"):
         return None
     name = func.overloadpacket.__name__

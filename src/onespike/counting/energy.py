@@ -87,13 +87,12 @@ class EnergyTable:
         Raises:
             OnespikeError: It cannot be read, lacks a value, has one that is not known, or one that is not a number.
         """
-        path = Path(file) if file else DEFAULT
+        path = Path(file or DEFAULT)
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-        pattern = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
-        _check(content, pattern, path, "")
+        _check(content, yaml.safe_load(DEFAULT.read_text(encoding="utf-8")), path, "")
         levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])
         sizes = [size for _, size, _ in levels]
         if sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:

@@ -135,9 +135,9 @@ def count_operations(
     reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
-    layers = _layers(model, counter, watch.traffic, images)
+    layers = tuple(_layers(model, counter, watch.traffic, images))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
-    return Operations(images, tuple(layers), neurons, weights=sum(weight.numel() for weight in model.parameters()))
+    return Operations(images, layers, neurons, weights=sum(weight.numel() for weight in model.parameters()))
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
@@ -149,8 +149,7 @@ def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]
         traffic[path] += Counter(reads=int(reads), writes=int(writes))
 
     def watch_time(neuron: Any, args: tuple[Tensor], _kwargs: dict[str, Any], _spikes: Tensor) -> None:
-        kept = neuron.kept_over_time(args[0])
-        traffic[path] += Counter(reads=kept, writes=kept)
+        traffic[path] += Counter(dict.fromkeys(("reads", "writes"), neuron.kept_over_time(args[0])))
 
     if hasattr(module, "kept_over_time"):
         return watch_time
@@ -191,19 +190,16 @@ class NeuronTally:
 
     def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
         """Look at a batch."""
-        self._fired += int(spikes.count_nonzero())
-        self._values += spikes.numel()
+        self._fired, self._values = self._fired + int(spikes.count_nonzero()), self._values + spikes.numel()
         self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
         if potential is None:
             return
-        flat = in_memory_order(potential)
-        values = flat[:: max(1, flat.numel() // _SAMPLE)].float().cpu()
+        values = in_memory_order(potential)[:: max(1, potential.numel() // _SAMPLE)].float().cpu()
         kept = values[-self._seen % self._every :: self._every]
         self._samples.append(kept.clone())  # potentials may be changed in place, and lie in larger memory
         self._seen += len(values)
         if self._seen > _KEPT * self._every:
-            self._samples = [torch.cat(self._samples)[::2]]
-            self._every *= 2
+            self._samples, self._every = [torch.cat(self._samples)[::2]], 2 * self._every
 
     def conclude(self, path: str) -> Neurons:
         """Sum up."""
@@ -226,6 +222,6 @@ def _layers(model: nn.Module, counter: ProductCounter, traffic: dict[str, Counte
         if path in products or path in counter.elementwise or path in traffic:
             elementwise = {kind: times / images for kind, times in counter.elementwise[path].items()}
             potentials = Traffic(traffic[path]["reads"] / images, traffic[path]["writes"] / images)
-            kind, done = type(module).__name__, tuple(products[path])
-            layers.append(Layer(path, kind, done, elementwise, potentials, handing=module in handing))
+            done = path, type(module).__name__, tuple(products[path])
+            layers.append(Layer(*done, elementwise, potentials, handing=module in handing))
     return layers

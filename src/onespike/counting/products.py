@@ -45,9 +45,7 @@ class Operand:
         counts = _sums(x != 0, fan_out, self.arrivals.channels)
         active, nonzero = (round(number) for number in counts.sum(1).tolist())
         self.arrivals.see(x, active)
-        self.inputs += x.numel()
-        self.active += active
-        self.nonzero += nonzero
+        self.inputs, self.active, self.nonzero = self.inputs + x.numel(), self.active + active, self.nonzero + nonzero
         c, channels = self.arrivals.sole_value, self.arrivals.channels
         if c is not None:
             sums = abs(c) * counts
@@ -68,8 +66,7 @@ class Operand:
             return self.spikes / arrival.step, self.magnitude / arrival.step
         sizes = self.arrivals.sizes
         assert sizes is not None, "graded values have one size, or one for each channel"
-        spikes, met = (self._by_channel / sizes).sum(1).tolist()
-        return spikes, met
+        return tuple((self._by_channel / sizes).sum(1).tolist())
 
 
 class Tally:
@@ -87,8 +84,7 @@ class Tally:
         operand, arrival, nonzero = self.left, left, self.left.nonzero
         operations = self.left.counted(left)[1]
         if not self.weights:
-            right = self.right.arrivals.conclude()
-            nonzero = self.pairs
+            right, nonzero = self.right.arrivals.conclude(), self.pairs
             if left.kind == right.kind == "binary":
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
@@ -106,24 +102,20 @@ class Tally:
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""
-        self.macs += x.numel() * out
-        self.reached += x.numel() * out
+        self.macs, self.reached = self.macs + x.numel() * out, self.reached + x.numel() * out
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
         """Count values that are hidden inside a layer and known to be real; none of them is taken for 0."""
-        self.macs += macs
-        self.reached += macs
+        self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.arrivals.assume_real()
-        self.left.inputs += inputs
-        self.left.active += inputs
+        self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
         self.left.nonzero += macs
 
     def see_matmul(self, a: Tensor, b: Tensor) -> None:
         """Count the product of two activations, (B, M, K) and (B, K, N)."""
         macs = a.numel() * b.shape[-1]
-        self.macs += macs
-        self.reached += macs
+        self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
         both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
@@ -150,12 +142,9 @@ class Tally:
 
 def _fan_out(transposed: bool, size: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Tensor:
     """How many taps each position along one axis meets, (size,)."""
-    taps = torch.arange(kernel) * dilation - padding
-    if transposed:
-        targets = torch.arange(size)[:, None] * stride + taps
-        return ((targets >= 0) & (targets < out)).sum(1)
-    sources = torch.arange(out)[:, None] * stride + taps
-    return sources[(sources >= 0) & (sources < size)].bincount(minlength=size)
+    reached = torch.arange(size if transposed else out)[:, None] * stride + torch.arange(kernel) * dilation - padding
+    inside = (reached >= 0) & (reached < (out if transposed else size))
+    return inside.sum(1) if transposed else reached[inside].bincount(minlength=size)
 
 
 def _sums(x: Tensor, fan_out: Tensor | int, channels: int | None) -> Tensor:

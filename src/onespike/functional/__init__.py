@@ -7,24 +7,6 @@ from onespike.functional.scan import scan_gru, scan_rnn
 from onespike.functional.spike import ENCODINGS, SURROGATES, bernoulli, constant_mask, encode, spike
 from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
-__all__ = [
-    "ENCODINGS",
-    "FUSIONS",
-    "SURROGATES",
-    "WINDOW_KINDS",
-    "bernoulli",
-    "charge",
-    "charge_and_fire",
-    "constant_mask",
-    "encode",
-    "fuse",
-    "partition",
-    "recompose",
-    "region_threshold",
-    "scan_gru",
-    "scan_rnn",
-    "spike",
-    "to_integers",
-    "window_count",
-    "window_side",
-]
+__all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "bernoulli", "charge", "charge_and_fire"]
+__all__ += ["constant_mask", "encode", "fuse", "partition", "recompose", "region_threshold", "scan_gru", "scan_rnn"]
+__all__ += ["spike", "to_integers", "window_count", "window_side"]

@@ -49,11 +49,9 @@ class _ChargeAndFire(torch.autograd.Function):
     def backward(ctx, to_v: Tensor | None, to_spikes: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         v, beside = ctx.saved_tensors
         currents = torch.empty_like(v)  # gradient of V, and so of I
-        besides: Any = None  # gradient of X
-        if beside is not None:
-            besides = torch.empty_like(beside)
-            if ctx.behind:
-                besides[-1].zero_()  # no window meets the last X
+        besides: Any = None if beside is None else torch.empty_like(beside)  # gradient of X
+        if besides is not None and ctx.behind:
+            besides[-1].zero_()  # no window meets the last X
         back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
         share = ctx.decay if beside is None else 1
         for window in range(len(v) - 1, -1, -1):

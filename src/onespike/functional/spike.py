@@ -106,10 +106,9 @@ class _Bernoulli(torch.autograd.Function):
 
 
 def bernoulli(x: Tensor, u: Tensor) -> Tensor:
-    """Spike with probability x: s = 1 if x > u else 0, with a straight-through gradient.
+    """Spike with probability x, 0..1: s = 1 if x > u else 0, for draws u from U(0, 1) of the shape of x.
 
-    Values below 0 never fire, values above 1 always do; u are draws from U(0, 1) of the shape of x. The gradient is 1
-    where -0.5 < x < 1.5 and 0 elsewhere.
+    The gradient passes straight through where -0.5 < x < 1.5, and nowhere else. Below 0 none fire, above 1 all do.
     """
     return _Bernoulli.apply(x, u)
 

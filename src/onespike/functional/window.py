@@ -45,20 +45,16 @@ def _corners(x: Tensor, side: int) -> list[Tensor]:
 def _add_corners(windows: Tensor, size: int) -> Tensor:
     """Add four windows into place: (V, B, C, M, M) to a map (B, C, L, L), channels-last in memory."""
     *outer, channels, side, _ = windows.shape[1:]
-    tiles = 2 * side == size
-    make = windows.new_empty if tiles else windows.new_zeros
+    make, put = (windows.new_empty, Tensor.copy_) if 2 * side == size else (windows.new_zeros, Tensor.add_)
     whole = make((*outer, size, size, channels)).movedim(-1, -3)
-    put = Tensor.copy_ if tiles else Tensor.add_
     for corner, window in zip(_corners(whole, side), windows.unbind(), strict=True):
         put(corner, window)
     return whole
 
 
+# Left to itself, the gradient of slicing or joining fills a map with zeros for each part, in another memory layout.
 class _Corners(torch.autograd.Function):
-    """The four corners of a map, (B, C, L, L) to (V, B, C, M, M).
-
-    Left to itself, the gradient of slicing or joining fills a map with zeros for each part, in another memory layout.
-    """
+    """The four corners of a map, (B, C, L, L) to (V, B, C, M, M)."""
 
     @staticmethod
     def forward(x: Tensor, side: int) -> Tensor:
@@ -98,7 +94,6 @@ def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
 
     Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
     makes 1/4 in the centre: the sum of all windows in place, divided by how many cover each pixel.
-
     `windows` are (V, B, C, M, M), as `partition` gives them; the map is (B, C, L, L) with L = `size`, cropped from
     L + 1 if it is odd. `recompose(partition(x, kind), L, kind)` is `x`.
 
@@ -122,8 +117,8 @@ class _Recompose(torch.autograd.Function):
         overlap = 2 * windows.shape[-1] - size
         if not overlap:
             return _add_corners(windows, size)
-        upper = _condense(windows[0], windows[1], overlap, dim=-1)  # (B, C, M, L)
-        lower = _condense(windows[2], windows[3], overlap, dim=-1)
+        pairs = windows[:2], windows[2:]
+        upper, lower = (_condense(left, right, overlap, dim=-1) for left, right in pairs)  # (B, C, M, L)
         return _condense(upper, lower, overlap, dim=-2)
 
     @staticmethod
@@ -133,8 +128,7 @@ class _Recompose(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         alone = gradient.shape[-1] - ctx.side
-        overlap = ctx.side - alone
-        if overlap:
+        if overlap := ctx.side - alone:
             gradient = gradient.clone()
             gradient.narrow(-1, alone, overlap).mul_(0.5)
             gradient.narrow(-2, alone, overlap).mul_(0.5)

@@ -45,9 +45,7 @@ class Engine(nn.Module):
         self.precision, arithmetic = precision, PRECISIONS[precision]
         check_supported(network.config)
         self.in_channels, self.image_size = network.in_channels, network.image_size
-        patches = network.stem[0]
-        assert isinstance(patches, nn.Conv2d)
-        weight, bias = fold(patches, network.stem[1])
+        weight, bias = fold(*network.stem)
         self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))
         self.stem_bias = nn.Buffer(bias)
         self.layers = nn.ModuleList(
@@ -109,8 +107,7 @@ class EngineBlock(nn.Module):
             spikes = (spikes > torch.rand(spikes.shape, generator=generator)).view(torch.uint8)
         out, handed = self.unit(spikes, None if potential is None else self.windows.cut(potential))
         x = self._recomposed(out, x)
-        x = x + self.mlp(x)
-        return x, None if handed is None else self.windows.quarters(handed) / 4
+        return x + self.mlp(x), None if handed is None else self.windows.quarters(handed) / 4
 
     def _recomposed(self, spikes: Tensor, x: Tensor) -> Tensor:
         """Put windows of spikes (V, B, M, M, C) back into one map, apply `fc`, add to (B, L, L, C) in place."""

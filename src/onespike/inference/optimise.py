@@ -112,8 +112,7 @@ def optimise(
 @torch.no_grad()
 def _compare_answers(network: Network, engine: Engine, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
     """Top-1 of both, and how often they agree, in percent."""
-    console = Console(stderr=True)
-    counts = torch.zeros(3, dtype=torch.float64)
+    console, counts = Console(stderr=True), torch.zeros(3, dtype=torch.float64)
     shown = track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
     for number, (images, labels) in enumerate(shown):
         guesses = []

@@ -15,13 +15,10 @@ from onespike.units.tokens import Recurrent, TravellingUnit
 
 
 class Arithmetic(NamedTuple):
-    """The 8-bit terms of weights that meet spikes, and the type of linear layers that read real values.
+    """In what an engine computes; stem, head, recurrent cells and the merging of potentials stay in float32."""
 
-    The latter are GELU MLPs and patch mergings; stem, head, recurrent cells, merging of potentials stay in float32.
-    """
-
-    terms: int
-    real: torch.dtype
+    terms: int  # of 8 bits, of weights that meet spikes
+    real: torch.dtype  # of linear layers that read real values: GELU MLPs and patch mergings
 
 
 class EngineConvUnit(nn.Module):
@@ -112,8 +109,7 @@ class Windows:
 
     def cut(self, x: Tensor) -> Tensor:
         """Cut (B, L, L, C) into windows (V, B, M, M, C)."""
-        more = self.padded - self.size
-        if more:
+        if more := self.padded - self.size:
             x = F.pad(x, (0, 0, 0, more, 0, more))
         views = x.unfold(1, self.side, self.step).unfold(2, self.side, self.step)  # (B, rows, columns, C, M, M)
         return views.permute(1, 2, 0, 4, 5, 3).flatten(0, 1).contiguous()

@@ -14,21 +14,6 @@ from onespike.models.registry import (
 )
 from onespike.models.spiking import SpikingResNetConfig, SpikingVGGConfig
 
-__all__ = [
-    "MODELS",
-    "Block",
-    "ModelConfig",
-    "Network",
-    "OnespikeConfig",
-    "ResMLPConfig",
-    "ResNetConfig",
-    "SpikingResNetConfig",
-    "SpikingVGGConfig",
-    "ViTConfig",
-    "create_model",
-    "expect_blocks",
-    "family",
-    "model_config",
-    "model_names",
-    "register_model",
-]
+__all__ = ["MODELS", "Block", "ModelConfig", "Network", "OnespikeConfig", "ResMLPConfig", "ResNetConfig"]
+__all__ += ["SpikingResNetConfig", "SpikingVGGConfig", "ViTConfig", "create_model", "expect_blocks", "family"]
+__all__ += ["model_config", "model_names", "register_model"]

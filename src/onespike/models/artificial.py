@@ -99,8 +99,7 @@ class TokenMixing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, L, L) to the same shape."""
-        mixed = self.linear(self.before(x).flatten(2)).unflatten(2, (self.side, self.side))
-        return x + self.after(mixed)
+        return x + self.after(self.linear(self.before(x).flatten(2)).unflatten(2, (self.side, self.side)))
 
 
 class FeedForward(nn.Module):
@@ -163,12 +162,10 @@ def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
     def before(channels: int) -> nn.Module:
         return nn.Sequential(Affine(channels), make()) if config.branches == "spiking" else Affine(channels)
 
-    return Stages(
-        config.name,
-        lambda channels, side: TokenMixing(channels, side, before(channels)),
-        lambda channels: FeedForward(channels, make, before(channels)),
-        *sizes,
-    )
+    def mixing(channels: int, side: int) -> nn.Module:
+        return TokenMixing(channels, side, before(channels))
+
+    return Stages(config.name, mixing, lambda channels: FeedForward(channels, make, before(channels)), *sizes)
 
 
 class WindowAttention(nn.Module):
@@ -206,19 +203,16 @@ class WindowAttention(nn.Module):
 
     def join(self, x: Tensor) -> Tensor:
         """Put windows and heads together again, the inverse of `cut`."""
-        n, m = self.count, self.window
-        cut = x.unflatten(1, (n, n)).unflatten(4, (m, m))  # (B, n, n, h, m, m, d)
+        cut = x.unflatten(1, (self.count, self.count)).unflatten(4, (self.window, self.window))  # (B, n, n, h, m, m, d)
         return cut.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, L, L) to the same shape."""
         moved = self.before(x)
-        if self.shift:
-            moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3))
+        moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3)) if self.shift else moved
         query, key, value = (self.cut(project(moved)) for project in (self.query, self.key, self.value))
         weights = torch.matmul(query, key.transpose(-2, -1)) * self.scale + self.bias[:, self.places]
-        if not self.spiking:
-            weights = torch.softmax(weights, -1)
+        weights = weights if self.spiking else torch.softmax(weights, -1)
         mixed = self.after(self.project(self.between(self.join(torch.matmul(weights, value)))))
         return x + (torch.roll(mixed, (self.shift, self.shift), (2, 3)) if self.shift else mixed)
 
@@ -240,8 +234,7 @@ class ViTConfig(BranchedConfig):
 @register_model(ViTConfig, {"vit12": {}})
 def vit(config: ViTConfig, *sizes: int) -> Stages:
     """Build it, for images whose side is a multiple of 16."""
-    make, number = config.make_activation, itertools.count()
-    spiking = config.branches == "spiking"
+    make, number, spiking = config.make_activation, itertools.count(), config.branches == "spiking"
 
     def mixing(channels: int, side: int) -> nn.Module:
         return WindowAttention(channels, side, next(number) % 2 == 1, make if spiking else None)

@@ -107,11 +107,7 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 
 
 class ChannelMlp(nn.Sequential):
-    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm.
-
-    Training does not keep the GELU's wide output for the second linear layer's gradient, but computes it again from
-    the GELU's input, which is kept anyway.
-    """
+    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm."""
 
     def __init__(self, channels: int, ratio: int, norm: Norm, neuron: NeuronConfig | None = None) -> None:
         hidden = ratio * channels
@@ -131,6 +127,7 @@ class ChannelMlp(nn.Sequential):
         after = between(before)
         if not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
             return norm2(linear2(after))
+        # For its gradient the second linear layer needs `after`, which is wide: made again of `before`, kept anyway.
         with _recomputed(after, before, between):
             return norm2(linear2(after))
 

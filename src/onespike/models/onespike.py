@@ -185,9 +185,8 @@ class Network(nn.Module):
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
         """Draw beforehand what one forward pass encodes with: for each time step and block U(0, 1), (V, B, C, M, M)."""
-        like = self.head.weight
-        shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()]
-        return [uniform(like, shape, generator) for _ in range(self.config.time_steps) for shape in shapes]
+        shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()] * self.config.time_steps
+        return [uniform(self.head.weight, shape, generator) for shape in shapes]
 
     def forward(
         self, images: Tensor, draws: Sequence[Tensor] | None = None, generator: torch.Generator | None = None

@@ -44,5 +44,4 @@ class Merging(nn.Module):
     def forward(self, x: Tensor, potential: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Map features (B, C, L, L) and potentials (B, C', L, L), if they are merged, to maps of side L/2."""
         merged = None if self.potential is None or potential is None else self.potential(potential)
-        features = self.features(x if self.firing is None else self.firing(x))
-        return features.to(x.dtype), merged
+        return self.features(x if self.firing is None else self.firing(x)).to(x.dtype), merged

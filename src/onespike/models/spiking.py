@@ -66,8 +66,7 @@ class SpikingVGG11(nn.Module):
         super().__init__()
         expect_multiple(config.name, image_size, 16)
         self.config, self.time_steps = config, config.time_steps
-        self.layers = nn.ModuleList()
-        channels = in_channels
+        self.layers, channels = nn.ModuleList(), in_channels
         for width in (factor * config.width for factor in self.LAYERS):
             self.layers.append(SpikingConv(channels, width, config.neuron) if width else nn.MaxPool2d(2))
             channels = width or channels

@@ -9,18 +9,5 @@ from onespike.neurons.registry import NEURONS, make_neuron
 from onespike.neurons.relu import ReLU
 from onespike.neurons.ternary import Ternary
 
-__all__ = [
-    "LIF",
-    "NEURONS",
-    "PLIF",
-    "QCFS",
-    "AdaptiveLIF",
-    "Incoming",
-    "IntegrateFire",
-    "Neuron",
-    "NeuronConfig",
-    "OverTime",
-    "ReLU",
-    "Ternary",
-    "make_neuron",
-]
+__all__ = ["LIF", "NEURONS", "PLIF", "QCFS", "AdaptiveLIF", "Incoming", "IntegrateFire", "Neuron", "NeuronConfig"]
+__all__ += ["OverTime", "ReLU", "Ternary", "make_neuron"]

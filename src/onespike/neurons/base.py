@@ -196,11 +196,8 @@ class Neuron(nn.Module):
         return potential, self(potential)
 
     def over_time(self, currents: Tensor) -> Tensor:
-        """Run over time steps: V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t).
-
-        Currents and spikes are (T, B, C) or (T, B, C, H, W). A hook sees one time step after the other.
-        """
-        state, spikes = None, []
+        """Run over time steps, currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees step after step."""
+        state, spikes = None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
         for current in currents.unbind():
             state = self.charge_and_fire(current, None, state)
             spikes.append(state[1])

@@ -60,7 +60,7 @@ class IntegrateFire(nn.Module):
         # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
         left: Tensor | float = 0.5
-        spikes = []
+        spikes: list[Tensor] = []
         for charge in charges.unflatten(0, (self.time_steps, -1)).unbind():
             potential = charge + left
             if self.population == 1:
@@ -68,8 +68,7 @@ class IntegrateFire(nn.Module):
             else:
                 fired = self.firing(torch.stack([potential - place for place in range(self.population)])).sum(0)
             spikes.append(fired)
-            if len(spikes) < self.time_steps:
-                left = potential - fired
+            left = potential - fired if len(spikes) < self.time_steps else left
         return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
     def kept_over_time(self, currents: Tensor) -> int:
@@ -88,8 +87,7 @@ class QCFS(nn.Module):
 
     def __init__(self, levels: int, threshold: float = 2.0) -> None:
         super().__init__()
-        self.levels = levels
-        self.raw_threshold = nn.Parameter(torch.tensor(math.log(threshold)))
+        self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map values of any shape."""

@@ -32,8 +32,7 @@ class Fired(NamedTuple):
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Find the layers of neurons of a network: by path, in the order in which they are registered."""
-    place = f"{_SPIKINGJELLY}.neuron"
-    kinds: tuple[type[nn.Module], ...] = (Neuron, *_snntorch(), *_loaded(place, "BaseNode", "SimpleBaseNode"))
+    kinds: Any = (Neuron, *_snntorch(), *_loaded(f"{_SPIKINGJELLY}.neuron", "BaseNode", "SimpleBaseNode"))
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
 

@@ -84,8 +84,7 @@ class CostMeter:
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Count during the forward passes inside this context, from 0."""
-        self._operations: list[Tensor] = []
-        self._accumulates: list[Tensor] = []
+        self._operations, self._accumulates = list[Tensor](), list[Tensor]()
         with ExitStack() as stack:
             for layer in self._readers:
                 stack.callback(layer.register_forward_pre_hook(self._count).remove)
@@ -126,8 +125,7 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
 @torch.no_grad()
 def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
     """Show a network noise and count; the run's own draws stay as they are."""
-    like = next(network.parameters())
-    counter = ProductCounter(network)
+    like, counter = next(network.parameters()), ProductCounter(network)
     with ExitStack() as stack:
         for module in network.modules():
             stack.callback(setattr, module, "training", module.training)
@@ -157,8 +155,7 @@ def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
     """How many weights all spikes meet together; at the border of a map they meet fewer."""
     if isinstance(layer, nn.RNNBase):
-        gates = len(layer.get_parameter("weight_ih_l0"))
-        return spikes.sum() * (gates * (2 if layer.bidirectional else 1))
+        return spikes.sum() * (len(layer.get_parameter("weight_ih_l0")) * (1 + layer.bidirectional))
     if isinstance(layer, _ConvNd):
         axes = len(layer.kernel_size)
         ones = spikes.new_ones(1, 1, *layer.kernel_size)  # the same convolution, with weights of 1

@@ -80,9 +80,8 @@ class SpikeMonitor:
         counts, spikes = self._counts.setdefault(call.neuron, _Counts()), (call.spikes != 0).float()
         spikes = spikes.movedim(call.batch_axis, 0)  # (B, …), or (B, T, …) of several time steps
         fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # by how many images each neuron fired
-        shape = fired.shape
-        counts.fired[shape] = counts.fired.get(shape, 0) + fired
-        counts.seen[shape] = counts.seen.get(shape, 0) + len(spikes) * call.steps
+        counts.fired[fired.shape] = counts.fired.get(fired.shape, 0) + fired
+        counts.seen[fired.shape] = counts.seen.get(fired.shape, 0) + len(spikes) * call.steps
         if call.potential is not None and call.surrogate is not None and call.threshold is not None:
             gradients = SURROGATES[call.surrogate](call.potential.float() - call.threshold)
             counts.supported = counts.supported + (gradients > SUPPORT).sum()

@@ -68,16 +68,14 @@ class Unit(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
-        """Run the unit on the four windows of one time step.
+        """Run the unit on the windows (V, B, C, M, M) of one time step.
 
-        `spikes` come in, (V, B, C, M, M), as does the `potential` of the block before, if there is one; `memory` is
-        `UnitOutput.memory` of the time step before, None at the first.
+        `potential` is that of the block before, if it hands any on; `memory` that of the time step before, if any.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
         """Count what it hands on to windows, blocks and time steps, for the audit; `out` is what `forward` returned."""
-        name = type(self).__name__
-        missing = "the audit does not know which potentials this unit hands on"
+        name, missing = type(self).__name__, "the audit does not know which potentials this unit hands on"
         raise OnespikeError(f"{name}: {missing}: define {name}.potential_traffic")
 
 

@@ -17,13 +17,11 @@ from onespike.units.channel import Norm
 
 
 class WindowConv(nn.Conv2d):
-    """A 3x3 convolution with padding 1, which on windows of one pixel computes its centre tap alone.
-
-    The other taps see nothing but padding there; to convolve nevertheless takes seven times as long.
-    """
+    """A 3x3 convolution with padding 1, which on windows of one pixel computes its centre tap alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, M, M) to (N, C', M, M)."""
+        # The other taps see nothing but padding there; to convolve nevertheless takes seven times as long.
         if x.shape[-2:] != (1, 1):
             return super().forward(x)
         return F.linear(x.flatten(1), self.weight[:, :, 1, 1], self.bias)[:, :, None, None]

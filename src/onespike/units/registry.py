@@ -14,8 +14,7 @@ from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
 def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:
     def build(channels: int, config: UnitConfig, norm: Norm) -> Unit:
-        layer = Recurrent(cell, channels, bidirectional)
-        return TravellingUnit(layer, channels * (2 if bidirectional else 1), config, norm)
+        return TravellingUnit(Recurrent(cell, channels, bidirectional), channels * (1 + bidirectional), config, norm)
 
     return build
 
