@@ -147,9 +147,9 @@ class Monitor(Callback):
 class EnergyBudget(Callback):
     """Trains for few synaptic operations: a penalty in the loss, raised until an energy budget is kept (dual ascent).
 
-    An image is (C, H, W), the penalty's weight that of the share of dense multiply-accumulates, the budget an image's
-    energy in microjoule, 0 for none. A network of which no layer reads spikes, or a budget out of its reach, is an
-    `OnespikeError`.
+    `image` is a shape (C, H, W), `weight` the penalty's, as a share of the dense multiply-accumulates, `budget` the
+    energy of an image in microjoule, 0 for none. A network of which no layer reads spikes, or a budget out of its
+    reach, is an `OnespikeError`.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, int, int], weight: float, budget: float) -> None:
