@@ -14,23 +14,8 @@ if TYPE_CHECKING:
     from onespike.models import create_model, register_model
     from onespike.training import Callback, Recipe, Run, load, load_recipe, train
 
-__all__ = [
-    "Callback",
-    "OnespikeError",
-    "Recipe",
-    "Run",
-    "__version__",
-    "allow_imports",
-    "convert",
-    "create_model",
-    "evaluate",
-    "functional",
-    "load",
-    "load_converted",
-    "load_recipe",
-    "register_model",
-    "train",
-]
+__all__ = ["Callback", "OnespikeError", "Recipe", "Run", "__version__", "allow_imports", "convert", "create_model"]
+__all__ += ["evaluate", "functional", "load", "load_converted", "load_recipe", "register_model", "train"]
 
 _HOMES = {
     "OnespikeError": "onespike.errors",

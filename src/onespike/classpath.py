@@ -79,10 +79,9 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
     if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in _ALLOWED):
-        raise OnespikeError(
-            f"{where}: {class_path} is not this package's, and no file makes code be imported: if you trust it, add "
-            f"--import {module} (in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
-        )
+        reason = f"{class_path} is not this package's, and no file makes code be imported"
+        in_python = f"(in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
+        raise OnespikeError(f"{where}: {reason}: if you trust it, add --import {module} {in_python}")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -13,10 +13,7 @@ from onespike.errors import OnespikeError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace a file at once, in a folder that exists: a reader finds the old content or the new one, never a part.
-
-    What cannot be written is an OSError; the old content is then still there.
-    """
+    """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     new = path.with_name(f".{path.name}.new")
     try:
         new.write_bytes(content.encode() if isinstance(content, str) else content)

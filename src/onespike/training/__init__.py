@@ -11,20 +11,8 @@ if TYPE_CHECKING:
     from onespike.training.recipe import Recipe, load_recipe, recipe_names
     from onespike.training.run import Run, load
 
-__all__ = [
-    "Callback",
-    "Diverged",
-    "Pruning",
-    "Recipe",
-    "Run",
-    "Step",
-    "Stopped",
-    "TrainConfig",
-    "load",
-    "load_recipe",
-    "recipe_names",
-    "train",
-]
+__all__ = ["Callback", "Diverged", "Pruning", "Recipe", "Run", "Step", "Stopped", "TrainConfig"]
+__all__ += ["load", "load_recipe", "recipe_names", "train"]
 
 _HOMES = {
     **dict.fromkeys(("Callback", "Pruning", "Step"), "onespike.training.callbacks"),

@@ -73,12 +73,7 @@ class Callback:
 
 
 class MovingAverage(Callback):
-    """An exponential moving average of the weights, which is what is evaluated and saved as the model (timm's).
-
-    Args:
-        network: The network; the average begins with its weights.
-        decay: Of the average, 0..1; it warms up.
-    """
+    """An exponential moving average of the weights, evaluated and saved as the model; decay 0..1, warms up (timm's)."""
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.ema = ModelEmaV3(network, decay=decay, use_warmup=True)
@@ -92,10 +87,8 @@ class Int8Weights(Callback):
     """Quantization-aware training (Jacob et al. 2018): the network computes with weights of 8 bits.
 
     The optimiser moves exact ones, which are too fine to be seen until they have moved to the next whole number; the
-    gradient of rounding is 1. An engine with integer weights then computes what was trained.
-
-    Args:
-        network: The network. Recurrent cells keep exact weights, as they do in the engine.
+    gradient of rounding is 1. An engine with integer weights then computes what was trained. Recurrent cells keep exact
+    weights, as they do in the engine.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -118,16 +111,13 @@ class Int8Weights(Callback):
 
 
 class Monitor(Callback):
-    """Looks at the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`.
-
-    `labels` are names of the groups of neurons, `groups` what each did so far in this epoch; `due` says whether this
-    step is looked at.
-    """
+    """Looks at the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`."""
 
     COLUMNS = ("firing_rate", "dead", "always_firing", "in_support")
 
     def __init__(self, network: nn.Module, every: int) -> None:
         self._monitor, self._every, self._epoch = SpikeMonitor(network), every, -1
+        # Names of the groups of neurons; whether this step is looked at; what each group did so far in this epoch.
         self.labels, self.due, self.groups = self._monitor.labels, False, self._monitor.summary()
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
@@ -157,23 +147,16 @@ class Monitor(Callback):
 class EnergyBudget(Callback):
     """Trains for few synaptic operations: a penalty in the loss, raised until an energy budget is kept (dual ascent).
 
-    Args:
-        network: The network, on its device.
-        image: Shape of an image, (C, H, W).
-        weight: Of the penalty, as a share of the dense multiply-accumulates.
-        budget: Energy of an image in microjoule; 0 for none.
-
-    Raises:
-        OnespikeError: No layer of the network reads spikes, or the budget is out of reach.
+    `image` is a shape (C, H, W), `weight` the penalty's, as a share of the dense multiply-accumulates, `budget` the
+    energy of an image in microjoule, 0 for none. A network of which no layer reads spikes, or a budget out of its
+    reach, is an `OnespikeError`.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, int, int], weight: float, budget: float) -> None:
         self.meter, self.weight, self.budget, self.raised = CostMeter(network, image), weight, budget, 0.0
         if not self.meter.reads_spikes:
-            raise OnespikeError(
-                "train.rate_penalty and train.energy_budget: expected a network of which some layers read spikes, got "
-                "one that reads real values alone"
-            )
+            expected = "expected a network of which some layers read spikes, got one that reads real values alone"
+            raise OnespikeError(f"train.rate_penalty and train.energy_budget: {expected}")
         expect_within_reach(self.meter, budget)
         # Synaptic operations and joules: of this process's images of this step, and of all images of the epoch.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0]

@@ -71,10 +71,7 @@ class ModelCard:
         return replace(self, **changed)
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
-        """Build the network, with fresh weights: images (B, C, H, W) to logits (B, K), or (T, B, K).
-
-        `model` is the network as it is before any conversion, where it is somebody's own; built from the card if None.
-        """
+        """Build the network, (B, C, H, W) to (B, K) or (T, B, K), of fresh weights or of `model`, not yet converted."""
         if model is None:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
             foreign = isinstance(self.model, ClassPath)
@@ -114,10 +111,8 @@ class Checkpoint:
         try:
             write_folder(folder, {**files, "state.json": json.dumps(state, indent=2).encode()})
         except OSError as error:
-            raise OnespikeError(
-                f"could not save the checkpoint {folder}: {error}; the checkpoint before it is untouched: "
-                "make room, then go on with --resume"
-            ) from error
+            advice = "the checkpoint before it is untouched: make room, then go on with --resume"
+            raise OnespikeError(f"could not save the checkpoint {folder}: {error}; {advice}") from error
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint":
@@ -148,14 +143,10 @@ class Checkpoint:
 
     def put_into(self, network: nn.Module, complaint: str) -> None:
         """Load the weights into a network; if they do not fit, the complaint lists the first tensors that differ."""
-        own, saved = (
-            {name: tuple(one.shape) for name, one in some.items()} for some in (network.state_dict(), self.weights)
-        )
-        wrong = [
-            f"{name} {saved.get(name, 'missing')} instead of {own.get(name, 'nothing')}"
-            for name in sorted(own.keys() | saved.keys())
-            if own.get(name) != saved.get(name)
-        ]
+        states = (network.state_dict(), self.weights)
+        own, saved = ({name: tuple(one.shape) for name, one in state.items()} for state in states)
+        names = [name for name in sorted(own.keys() | saved.keys()) if own.get(name) != saved.get(name)]
+        wrong = [f"{name} {saved.get(name, 'missing')} instead of {own.get(name, 'nothing')}" for name in names]
         if wrong:
             more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
             raise OnespikeError(f"{complaint}: {', '.join(wrong[:LISTED])}{more}")
@@ -163,10 +154,7 @@ class Checkpoint:
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Move the tensors out of nested containers into `tensors`, so that what is left is JSON.
-
-    `{"tensor": name}` stands in place of each; names begin with `prefix`. `join_tensors` is the inverse.
-    """
+    """Move tensors from nested containers into `tensors`; `{"tensor": "prefix.…"}` in place of each leaves JSON."""
     if isinstance(tree, Tensor):
         tensors[prefix] = tree
         return {"tensor": prefix}

@@ -97,12 +97,10 @@ class TrainConfig:
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
             raise OnespikeError(f"train.noise_range: expected 0 <= from < to <= 1, got {list(self.noise_range)}")
         if self.int8_weights and self.ema:
-            raise OnespikeError(
-                "train.int8_weights and train.ema: an average of rounded weights is not rounded; set only one of them"
-            )
+            reason = "an average of rounded weights is not rounded; set only one of them"
+            raise OnespikeError(f"train.int8_weights and train.ema: {reason}")
         if self.batch_size % self.accumulate:
-            raise OnespikeError(
-                f"train.accumulate: {self.batch_size} images cannot be split into {self.accumulate} parts"
-            )
+            reason = f"{self.batch_size} images cannot be split into {self.accumulate} parts"
+            raise OnespikeError(f"train.accumulate: {reason}")
         if self.mixup and self.batch_size % 2:
             raise OnespikeError(f"train.mixup: mixes pairs and needs an even train.batch_size, got {self.batch_size}")

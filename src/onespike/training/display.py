@@ -34,22 +34,16 @@ class Display(Callback):
         """Say what is about to be trained on what, and show the bar."""
         data, config, progress = trainer.data, trainer.config, trainer.progress
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
-        self._say(
-            f"{trainer.card.name}, {parameters:,} parameters, on {data.name}: {len(data.train):,} training "
-            f"images, {len(data.validation):,} held out, {len(data.test):,} for the test at the end"
-        )
+        images = f"{len(data.train):,} training images, {len(data.validation):,} held out, {len(data.test):,}"
+        self._say(f"{trainer.card.name}, {parameters:,} parameters, on {data.name}: {images} for the test at the end")
         if data.note:
             self._say(data.note)
         if config.warmup_epochs >= config.epochs:
-            self._say(
-                f"the warm-up takes {config.warmup_epochs} epochs and the run {config.epochs}: the learning rate "
-                f"never reaches {config.lr:g} (--train.warmup_epochs 0 starts with it)"
-            )
+            effect = f"the learning rate never reaches {config.lr:g} (--train.warmup_epochs 0 starts with it)"
+            self._say(f"the warm-up takes {config.warmup_epochs} epochs and the run {config.epochs}: {effect}")
         if config.precision == "bf16" and trainer.accelerator.device.type == "cpu" and emulates_bf16():
-            self._say(
-                "this processor has no instructions for bf16, which can take many times as long as "
-                "--train.precision fp32"
-            )
+            effect = "which can take many times as long as --train.precision fp32"
+            self._say(f"this processor has no instructions for bf16, {effect}")
         steps = len(trainer.batches)
         self.bar.update(self.task, total=config.epochs * steps, completed=progress.epoch * steps + progress.step)
         if self.console.is_terminal:
@@ -58,14 +52,9 @@ class Display(Callback):
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Show the running means of the current epoch, and the spikes if they were looked at."""
         progress = trainer.progress
-        self.bar.update(
-            self.task,
-            advance=1,
-            epoch=f"{progress.epoch + 1}/{trainer.config.epochs}",
-            loss=progress.loss / progress.images,
-            top1=100 * progress.hits / progress.images,
-            rate=progress.images / progress.epoch_seconds,
-        )
+        loss, top1 = progress.loss / progress.images, 100 * progress.hits / progress.images
+        epoch, rate = f"{progress.epoch + 1}/{trainer.config.epochs}", progress.images / progress.epoch_seconds
+        self.bar.update(self.task, advance=1, epoch=epoch, loss=loss, top1=top1, rate=rate)
         if trainer.monitor.due:
             self.table = _table(trainer)
 
@@ -75,31 +64,23 @@ class Display(Callback):
         valid = "" if row["valid_top1"] is None else f"  held out {row['valid_top1']:6.2f}%"
         rates = [group.firing_rate for group in monitor.groups]
         firing = f"  firing {min(rates):.3f}-{max(rates):.3f}" if rates else ""
-        self._say(
-            f"epoch {row['epoch']:>3}/{trainer.config.epochs}  loss {row['train_loss']:.4f}  "
-            f"train {row['train_top1']:6.2f}%{valid}{firing}  {row['images_per_second']:,.0f} images/s"
-            f"  lr {row['lr']:.5f}"
-        )
+        scores = f"loss {row['train_loss']:.4f}  train {row['train_top1']:6.2f}%{valid}{firing}"
+        speed = f"{row['images_per_second']:,.0f} images/s  lr {row['lr']:.5f}"
+        self._say(f"epoch {row['epoch']:>3}/{trainer.config.epochs}  {scores}  {speed}")
         silent = [label for label, group in zip(monitor.labels, monitor.groups, strict=False) if group.silent]
         if silent:
-            self._say(
-                f"warning: {', '.join(silent)}: a layer fires less than once in a thousand; hardly any gradient "
-                "passes through it. Try a lower threshold, batch normalisation before it or a lower --train.lr",
-                style="yellow",
-            )
+            reason = "a layer fires less than once in a thousand; hardly any gradient passes through it"
+            advice = "Try a lower threshold, batch normalisation before it or a lower --train.lr"
+            self._say(f"warning: {', '.join(silent)}: {reason}. {advice}", style="yellow")
 
     def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
         """Print what came out."""
         folder = trainer.run.folder if trainer.run else ""
-        self._say(
-            f"test: top-1 {summary['test_top1']:.2f}%  top-5 {summary['test_top5']:.2f}%  on "
-            f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}; "
-            f"{summary['seconds']:.0f} s in all"
-        )
-        self._say(
-            f"the run is in {folder}: see curves.png, then: onespike evaluate {folder}; "
-            f"onespike inspect {folder} --image FILE"
-        )
+        tops = f"top-1 {summary['test_top1']:.2f}%  top-5 {summary['test_top5']:.2f}%"
+        images = f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}"
+        self._say(f"test: {tops}  on {images}; {summary['seconds']:.0f} s in all")
+        then = f"onespike evaluate {folder}; onespike inspect {folder} --image FILE"
+        self._say(f"the run is in {folder}: see curves.png, then: {then}")
 
     def close(self) -> None:
         """Take the bar away."""

@@ -102,8 +102,7 @@ def train(
     if not resume:
         run.expect_free()
     trainer = set_up(recipe, model, data, loss, callbacks)
-    accelerator = trainer.accelerator
-    main = accelerator.is_main_process
+    accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track), Saving(main)]
     if resume and run.has_checkpoint():
         trainer.restore(run)
@@ -120,9 +119,8 @@ def train(
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise OnespikeError(
-            f"the disk of {run.folder} is full: {error}; its checkpoints are whole: make room, then go on with --resume"
-        ) from error
+        advice = "its checkpoints are whole: make room, then go on with --resume"
+        raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
 
 
 def set_up(
@@ -226,10 +224,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     progress.tick()
     chosen = max(progress.history, key=lambda row: (quality(row), row["epoch"]))
     summary = {
-        "test_top1": scores.top1,
-        "test_top5": scores.top5,
-        "test_loss": scores.loss,
-        "test_images": scores.images,
+        **{f"test_{name}": getattr(scores, name) for name in ("top1", "top5", "loss", "images")},
         "valid_top1": chosen["valid_top1"],
         "best_epoch": chosen["epoch"],
         "epochs": len(progress.history),
@@ -246,12 +241,9 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def quality(row: dict[str, Any]) -> float:
-    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs.
-
-    An epoch over the energy budget ranks below all that keep it: the nearer the better, from -1 to 0.
-    """
+    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs."""
     energy = row.get("energy_of_budget") or 0.0
-    if energy > WITHIN:
+    if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
 
@@ -264,7 +256,5 @@ def _diverged(trainer: Trainer) -> str:
     if config.precision != "fp32":
         advice.append("--train.precision fp32")
     kept = f"the last checkpoint is {run.last}" if run and run.has_checkpoint() else "there is no checkpoint yet"
-    return (
-        f"the loss is no longer a finite number, in epoch {progress.epoch + 1}, step {progress.step + 1}: try "
-        f"{', '.join(advice)}; {kept}"
-    )
+    where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
+    return f"the loss is no longer a finite number, {where}: try {', '.join(advice)}; {kept}"

@@ -34,20 +34,12 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
 
 def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
     """Make the learning rate's cosine, with warm-up and noise; `step_update(n)` sets the rate of step n."""
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched="cosine",
-        num_epochs=config.epochs,
-        min_lr=config.min_lr,
-        warmup_epochs=config.warmup_epochs,
-        warmup_lr=config.warmup_lr,
-        noise=list(config.noise_range) if config.noise_range else None,
-        noise_pct=config.noise_limit,
-        noise_seed=config.seed,
-        step_on_epochs=False,
-        updates_per_epoch=steps_per_epoch,
-    )
-    return scheduler
+    cosine = {"sched": "cosine", "num_epochs": config.epochs, "min_lr": config.min_lr}
+    warm_up = {"warmup_epochs": config.warmup_epochs, "warmup_lr": config.warmup_lr}
+    between = list(config.noise_range) if config.noise_range else None
+    noise = {"noise": between, "noise_pct": config.noise_limit, "noise_seed": config.seed}
+    steps = {"step_on_epochs": False, "updates_per_epoch": steps_per_epoch}
+    return create_scheduler_v2(optimizer, **cosine, **warm_up, **noise, **steps)[0]
 
 
 def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:

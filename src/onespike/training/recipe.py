@@ -26,16 +26,8 @@ SECTIONS = ("data", "model", "train", "loss", "conversion")
 #: The key by which a recipe says that every value is in it, and which version wrote it: a run's `config.yaml`.
 RESOLVED = "resolved_by"
 #: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
-NO_MATTER = (
-    "data.root",
-    "data.cache",
-    "data.workers",
-    "model.preset",
-    "train.device",
-    "train.monitor_every",
-    "train.save_minutes",
-    "train.track",
-)
+NO_MATTER = {"data.root", "data.cache", "data.workers", "model.preset"}
+NO_MATTER |= {"train.device", "train.monitor_every", "train.save_minutes", "train.track"}
 
 
 @dataclass(frozen=True)
@@ -51,9 +43,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.data.augmix_splits and self.train.mixup:
-            raise OnespikeError(
-                "data.augmix_splits and train.mixup: the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
-            )
+            reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
+            raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
 
 
 def recipe_names() -> list[str]:

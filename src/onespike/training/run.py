@@ -49,13 +49,11 @@ class Run:
         """Open a run that exists; an `OnespikeError` if there is none, or one of a version that cannot be read."""
         run = cls(folder)
         if not run.config.is_file():
-            raise OnespikeError(
-                f"{folder} is not a run: expected a folder with config.yaml, as onespike train --out makes it"
-            )
+            expected = "expected a folder with config.yaml, as onespike train --out makes it"
+            raise OnespikeError(f"{folder} is not a run: {expected}")
         if RESOLVED not in run.config.read_text(encoding="utf-8", errors="replace"):
-            raise OnespikeError(
-                f"{folder} was made by onespike 0.1, whose runs this version does not read: train it again, or use 0.1"
-            )
+            advice = "whose runs this version does not read: train it again, or use 0.1"
+            raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
         return run
 
     @cached_property
@@ -133,10 +131,8 @@ class Run:
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise OnespikeError(
-                f"{self.folder} is not empty: choose another --out, or go on with the run in it by "
-                f"--resume {self.folder}"
-            )
+            advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
+            raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew."""

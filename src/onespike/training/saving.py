@@ -17,10 +17,7 @@ REDRAW = 30.0
 
 
 class Saving(Callback):
-    """Saves the last checkpoint every few minutes, when training stops and after each epoch, and the best one.
-
-    `main` says whether this is the process that writes.
-    """
+    """Saves the last checkpoint every few minutes, at a stop and after each epoch, and the best; only where `main`."""
 
     def __init__(self, main: bool) -> None:
         self.main, self._saved, self._drawn = main, time.monotonic(), -math.inf

@@ -38,12 +38,8 @@ class Scores:
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
     """Evaluate a network on the images of all processes; it comes back in the mode it was in.
 
-    Args:
-        model: Images (B, C, H, W) to logits (B, K), or (T, B, K), of which the mean counts.
-        batches: This process's share of the images; a share of a batch may be empty.
-        classes: Number of classes K.
-        accelerator: Device, precision and processes.
-        seed: Of the draws of a Bernoulli encoding: the same seed gives the same scores.
+    It makes of images (B, C, H, W) logits (B, K), or (T, B, K), of which the mean counts. `batches` are this process's
+    share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws gives the same scores.
     """
     was_training = model.training
     model.eval()
@@ -70,9 +66,5 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     totals = accelerator.reduce(totals, "sum").cpu()
     table = totals[:-2].view(classes, classes)
     count = max(table.sum().item(), 1.0)
-    return Scores(
-        loss=totals[-2].item() / count,
-        top1=100 * table.diag().sum().item() / count,
-        top5=100 * totals[-1].item() / count,
-        confusion=table.long(),
-    )
+    mean_loss, top5 = totals[-2].item() / count, 100 * totals[-1].item() / count
+    return Scores(mean_loss, 100 * table.diag().sum().item() / count, top5, table.long())

@@ -34,13 +34,9 @@ FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 class Trainer:
     """A network and everything that trains it; an `OnespikeError` if it does not suit the data or the recipe.
 
-    Args:
-        model: The network, on the CPU: images (B, C, H, W) to logits (B, K) or (T, B, K).
-        loss: Logits and targets to a number.
-        data: The images.
-        recipe: How it is trained; its model is what a checkpoint says of the network.
-        accelerator: Device, precision and processes.
-        callbacks: What else happens, after what the recipe asks for itself.
+    It takes the network on the CPU, images (B, C, H, W) to logits (B, K) or (T, B, K), and a loss, logits and targets
+    to a number. The recipe's model is what a checkpoint says of the network. What `callbacks` do comes after what the
+    recipe asks for itself.
     """
 
     network: nn.Module  # the one that is trained
@@ -73,16 +69,14 @@ class Trainer:
         self.test = EvalLoader(data.test, data.mean, data.std, size, share)
         part = size // accelerator.num_processes
         if part % config.accumulate or (config.mixup and part % 2):
-            raise OnespikeError(
-                f"train.batch_size: each of {accelerator.num_processes} processes takes {part} of {size} images; "
-                f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
-            )
+            takes = f"each of {accelerator.num_processes} processes takes {part} of {size} images"
+            expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
+            raise OnespikeError(f"train.batch_size: {takes}; {expected}")
         expect_logits(self.network, data, share)
         if config.recompute:
             if not hasattr(self.network, "recompute"):
-                raise OnespikeError(
-                    f"train.recompute: expected a network of blocks such as conv12, got {self.card.name}"
-                )
+                expected = "expected a network of blocks such as conv12"
+                raise OnespikeError(f"train.recompute: {expected}, got {self.card.name}")
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
@@ -188,15 +182,13 @@ class Trainer:
         if "optimizer" not in saved.state:
             raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
         if differences := self._differences(saved):
-            raise OnespikeError(
-                f"{run.folder} is another run: {'; '.join(differences)}; a run is resumed with the model and the "
-                "optimiser it began with (--init-from starts a new one from its weights)"
-            )
+            expected = "a run is resumed with the model and the optimiser it began with"
+            advice = "(--init-from starts a new one from its weights)"
+            raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
         self.progress = Progress(**saved.state["progress"])
         if self.progress.epoch >= self.config.epochs + (not run.is_complete):
-            raise OnespikeError(
-                f"{run.folder} is complete after {self.progress.epoch} epochs: to train longer, raise --train.epochs"
-            )
+            advice = "to train longer, raise --train.epochs"
+            raise OnespikeError(f"{run.folder} is complete after {self.progress.epoch} epochs: {advice}")
         saved.put_into(self.evaluated, f"{run.folder} is of another network")
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
@@ -252,15 +244,12 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share) -> None:
             images = torch.zeros(count, data.in_channels, side, side, device=share.device, dtype=share.dtype)
             logits = network.eval()(images)
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise OnespikeError(
-                f"model: it does not take the images of {data.name}, {data.in_channels}x{side}x{side}: {reason}"
-            ) from error
+            reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
+            raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
     reset_state(network)
     network.train(was_training)
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
-        raise OnespikeError(
-            f"model: it gives {shape} for {count} images; expected logits of the shape ({count}, {classes}), or (T, "
-            f"{count}, {classes}) over time, for the {classes} classes of {data.name}"
-        )
+        expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"
+        given = f"it gives {shape} for {count} images"
+        raise OnespikeError(f"model: {given}; {expected}, for the {classes} classes of {data.name}")
