@@ -1,6 +1,7 @@
 """What a person sees while a network trains: a progress bar with the spikes of each block below it, or plain lines."""
 
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group
@@ -9,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from onespike.clock import watch_machine
 from onespike.processor import emulates_bf16
 from onespike.training.callbacks import Callback, Step
 
@@ -26,12 +28,13 @@ class Display(Callback):
         columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24), TextColumn(_RUNNING))
         self.bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
-        self.table = Table()
+        self.table, self.watching = Table(), ExitStack()
         shown: dict[str, Any] = {"console": self.console, "refresh_per_second": 4, "transient": True}
         self.live = Live(get_renderable=lambda: Group(self.bar, self.table), **shown)
 
     def start(self, trainer: "Trainer") -> None:
         """Say what is about to be trained on what, and show the bar."""
+        self.machine = self.watching.enter_context(watch_machine(trainer.accelerator.device))
         data, config, progress = trainer.data, trainer.config, trainer.progress
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
         images = f"{len(data.train):,} training images, {len(data.validation):,} held out, {len(data.test):,}"
@@ -74,7 +77,10 @@ class Display(Callback):
             self._say(f"warning: {', '.join(silent)}: {reason}. {advice}", style="yellow")
 
     def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
-        """Print what came out."""
+        """Print what came out; and whether the machine was busy, unless it was busy with our own workers."""
+        self.watching.close()
+        if self.machine.busy and not trainer.batches.singly:
+            self._say(f"NOT TO BE TRUSTED, the machine was busy: seconds, images/s ({self.machine.busy})", style="dim")
         folder = trainer.run.folder if trainer.run else ""
         tops = f"top-1 {summary['test_top1']:.2f}%  top-5 {summary['test_top5']:.2f}%"
         images = f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}"
