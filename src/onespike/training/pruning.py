@@ -35,10 +35,9 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
         if changed:
             raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
     summaries: dict[int, dict[str, Any]] = {}
-    before: Run | None = None
+    before: Path | None = None
     for steps, (stage, run) in stages.items():
         if not run.is_complete:
-            train(stage, run.folder, resume=run.config.is_file(), init_from=before.folder if before else None)
-        summaries[steps] = run.summary or {}
-        before = run
+            train(stage, run.folder, resume=run.config.is_file(), init_from=before)
+        summaries[steps], before = run.summary or {}, run.folder
     return summaries

@@ -57,8 +57,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
         best = logits.topk(min(5, classes)).indices
         hits += (best == labels[:, None]).sum().item()
-        pairs = labels * classes + best[:, 0]
-        confusion += pairs.bincount(minlength=classes * classes).cpu()
+        confusion += (labels * classes + best[:, 0]).bincount(minlength=classes * classes).cpu()
     reset()
     model.train(was_training)
     # One sum over all processes; what is counted is whole, so nothing is lost by adding it up as floating point.

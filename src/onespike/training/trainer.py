@@ -103,9 +103,7 @@ class Trainer:
         """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
         seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
-        targets = labels
-        if self.mixup:
-            images, targets = self.mixup(images, labels)
+        images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
