@@ -24,7 +24,7 @@ from onespike.errors import OnespikeError
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ItemSet(ImageSet):
     """Images of somebody's map-style data set, `images`, of pairs (image, label), made when they are asked for.
 

@@ -25,7 +25,7 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(chosen), np.sort(others)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Some of M raw images: image k of the set is the one with the number indices[k], its label labels[indices[k]]."""
 
@@ -35,6 +35,10 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def __repr__(self) -> str:
+        """Say how many there are; the pixels would fill the screen."""
+        return f"{type(self).__name__}({len(self):,} images, {self.shape})"
 
     @property
     def targets(self) -> np.ndarray:

@@ -103,7 +103,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Run,
+    run: Run | str | Path,
     data: Any = None,
     part: Part = "test",
     which: Literal["best", "last"] = "best",
@@ -120,7 +120,7 @@ def evaluate(
     and finds what that found.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         data: The images, as for `Run.dataset`; those of the run if None.
         part: Which part of them.
         which: Which checkpoint; the other one if it is damaged.
@@ -139,6 +139,7 @@ def evaluate(
     for name, number in (("passes", passes), ("batch size", batch_size)):
         if number is not None and number < 1:
             raise OnespikeError(f"{name}: expected at least 1, got {number}")
+    run = run if isinstance(run, Run) else Run.open(run)
     config = run.recipe.train
     config = replace(config, device=device, precision=config.precision if precision == "trained" else precision)
     accelerator = make_accelerator(config)

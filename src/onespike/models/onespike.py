@@ -21,7 +21,7 @@ from onespike.units import RECURRENT, UNITS, UnitConfig
 
 @dataclass(frozen=True)
 class OnespikeConfig(ModelConfig):
-    """The architecture; by default the paper's CNN-SNN with 12 blocks.
+    """The paper's networks: spiking units in windows, potentials handed on. By default conv12.
 
     Attributes:
         name: The registered model these values started from.

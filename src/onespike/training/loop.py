@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from onespike.classpath import ClassPath
 from onespike.data.config import PASSED
@@ -133,6 +134,8 @@ def set_up(
     """Make a trainer of a recipe, and of what is passed in place of its parts, as `train` does."""
     if model is not None and not isinstance(model, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    if odd := [one for one in callbacks if not isinstance(one, Callback)]:
+        raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
     if model is not None and not isinstance(recipe.model, ClassPath):
         recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
     if loss is not None and recipe.loss is None:
@@ -146,6 +149,8 @@ def set_up(
             recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
+    if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
+        raise OnespikeError("model: it has layers without a shape yet, such as LazyLinear: show it a batch first")
     return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
 
 

@@ -114,6 +114,8 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before, changes, resolved = plain(start.model), merge(before, changes), True
             if start.conversion is not None:
                 file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
+    if "init_args" in changes and "class_path" not in {**before, **changes}:
+        raise OnespikeError("model.init_args: arguments of which class? add --model.class_path pkg.Net")
     if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # in place of somebody's data set
         file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
     if "class_path" in changes or ("class_path" in before and "name" not in changes):

@@ -72,7 +72,9 @@ class Trainer:
             takes = f"each of {accelerator.num_processes} processes takes {part} of {size} images"
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
-        expect_logits(self.network, data, share)
+        logits = expect_logits(self.network, data, share)
+        if recipe.loss is not None:
+            expect_loss(self.loss, logits, soft=bool(config.mixup))
         if config.recompute:
             if not hasattr(self.network, "recompute"):
                 expected = "expected a network of blocks such as conv12"
@@ -232,8 +234,8 @@ def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None
         yield
 
 
-def expect_logits(network: nn.Module, data: Dataset, share: Share) -> None:
-    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images and gives logits."""
+def expect_logits(network: nn.Module, data: Dataset, share: Share) -> Tensor:
+    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images; gives its logits."""
     count, classes, side = 2, data.num_classes, data.image_size
     was_training = network.training
     reset_state(network)
@@ -251,3 +253,18 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share) -> None:
         expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"
         given = f"it gives {shape} for {count} images"
         raise OnespikeError(f"model: {given}; {expected}, for the {classes} classes of {data.name}")
+    return logits
+
+
+def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
+    """Raise an `OnespikeError` unless somebody's loss takes these logits and labels, or `soft` ones, to one number."""
+    labels = torch.zeros(logits.shape[-2], dtype=torch.long, device=logits.device)
+    targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
+    shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
+    try:
+        number = loss(logits, targets)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise OnespikeError(f"loss: it does not take {shapes}: {' '.join(str(error).split())}") from error
+    if not isinstance(number, Tensor) or number.numel() != 1:
+        given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+        raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")

@@ -43,8 +43,10 @@ class Content(NamedTuple):
         """Raise an OnespikeError if a label is out of range, which names the image."""
         for part in self.parts.values():
             for wrong in np.flatnonzero((part.labels < 0) | (part.labels >= len(self.classes)))[:1].tolist():
-                label, largest = part.labels[wrong], len(self.classes) - 1
-                raise OnespikeError(f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it")
+                label, largest = part.labels[wrong], max(len(self.classes) - 1, 0)
+                raise OnespikeError(
+                    f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it"
+                )
 
 
 class Source(NamedTuple):
