@@ -44,9 +44,7 @@ class Content(NamedTuple):
         for part in self.parts.values():
             for wrong in np.flatnonzero((part.labels < 0) | (part.labels >= len(self.classes)))[:1].tolist():
                 label, largest = part.labels[wrong], max(len(self.classes) - 1, 0)
-                raise OnespikeError(
-                    f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it"
-                )
+                raise OnespikeError(f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it")
 
 
 class Source(NamedTuple):
