@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,3 +12,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data sets are absent: {folder} (set ONESPIKE_DATA)")
     return folder
+
+
+@pytest.fixture
+def main() -> Callable[[list[str]], None]:
+    """The command line that `command` runs."""
+    from onespike.cli.main import main
+
+    return main
+
+
+@pytest.fixture
+def command(main: Callable, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line in this process; gives the exit code, what it printed and what it complained about."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as exit_:
+            main([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return int(exit_.value.code or 0), printed.out, printed.err
+
+    return run

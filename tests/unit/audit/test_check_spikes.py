@@ -56,7 +56,7 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
 
 
 def test_spikes_with_a_sign_are_named_so(make_run, command):
-    run = make_run(**STRICT, neuron={"name": "ternary"}, windows="average")
+    run = make_run(**STRICT, neuron={"name": "ternary"})
     code, printed, _ = command("check-spikes", run.folder, "--images", 32)
     assert code == 0, printed
     assert "of them spikes with a sign, on 32 test images" in printed

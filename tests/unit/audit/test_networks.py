@@ -92,6 +92,13 @@ def test_strict_networks_have_real_values_in_the_stem_alone(unit):
     }
 
 
+def test_strict_networks_of_ternary_neurons_read_spikes_with_a_sign_in_dilated_windows_too():
+    strict = count("conv12", preset="strict", neuron={"name": "ternary"}, windows="dilated", **TINY)
+    arriving = {product.arrives for layer in strict.layers if layer.path != "stem.0" for product in layer.products}
+    assert "signed" in arriving
+    assert arriving <= {"signed", "binary"}
+
+
 def test_without_a_region_threshold_overlaps_are_graded():
     operations = count("conv12", windows="dilated", region_threshold=None, encoding="threshold", **TINY)
     arriving = {layer.path: layer.products[0] for layer in operations.layers if layer.path.endswith(".fc.0")}

@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from torch import nn
 
 import onespike
-from onespike.cli.main import main
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
@@ -23,19 +21,6 @@ from onespike.training.checkpoint import Checkpoint
 
 #: Few images, and no large systems of equations.
 FAST = ("--images", 32, "--calibration.correct", "bias")
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line in this process; gives the exit code, what it printed and what it complained about."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(exit_.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def contents(folder: Path) -> dict[str, bytes]:

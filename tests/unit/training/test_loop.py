@@ -194,3 +194,11 @@ def test_watching_changes_nothing(small, tmp_path: Path):
     often, seldom = small(train__monitor_every=1), small(train__monitor_every=1000)
     summaries = [train(recipe, tmp_path / name) for recipe, name in ((often, "often"), (seldom, "seldom"))]
     assert summaries[0]["test_loss"] == summaries[1]["test_loss"]
+
+
+def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("onespike.clock.OWN", 0.0)  # whatever else this machine does
+    for load in (0.0, 9.0):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        train(small(train__epochs=1), tmp_path / str(load))
+        assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)
