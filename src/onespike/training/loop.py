@@ -11,13 +11,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from onespike.classpath import ClassPath
+from onespike.data.augment import BatchAugment
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
+from onespike.data.sets import Dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
@@ -33,6 +36,10 @@ from onespike.training.trainer import Trainer
 
 #: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
 WITHIN = 1.03
+
+
+#: Training images that layers are set by before training.
+LEARNT_FROM = 5000
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -149,9 +156,21 @@ def set_up(
             recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
+    if model is None:
+        learn_from(network, images)
     if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
         raise OnespikeError("model: it has layers without a shape yet, such as LazyLinear: show it a batch first")
     return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
+
+
+def learn_from(network: nn.Module, data: Dataset) -> None:
+    """Show training images, normalised, to the layers that are set by them once, before training: `learn_from`."""
+    learners: list[Any] = [module for module in network.modules() if hasattr(module, "learn_from")]
+    if learners:
+        positions = np.random.default_rng(0).permutation(len(data.train))[:LEARNT_FROM]
+        images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
+        for module in learners:
+            module.learn_from(images)
 
 
 def fit(trainer: Trainer, run: Run) -> dict[str, Any]:

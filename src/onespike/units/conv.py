@@ -31,17 +31,20 @@ class WindowConv(nn.Conv2d):
 class ConvUnit(Unit):
     """Two convolutional spiking layers whose potentials pass from window to window.
 
-    `norm` makes the normalisation behind each convolution; its statistics span windows, batch and map.
+    `norm` makes the normalisation behind each convolution; its statistics span windows, batch and map. It may give
+    each channel a `population` of neurons: then spikes have so many times the channels of the currents.
     """
 
-    def __init__(self, channels: int, config: UnitConfig = UnitConfig(), norm: Norm = nn.Identity) -> None:
+    def __init__(
+        self, channels: int, config: UnitConfig = UnitConfig(), norm: Norm = nn.Identity, population: int = 1
+    ) -> None:
         super().__init__()
-        self.out_channels, self.travels = channels, False
+        self.out_channels, self.travels = population * channels, False
         self.fusion, self.theta = config.fusion, config.theta
-        self.conv1 = WindowConv(channels, channels, 3, padding=1)
-        self.norm1, self.neuron1 = norm(channels), make_neuron(channels, config.neuron)
-        self.conv2 = WindowConv(channels, channels, 3, padding=1)
-        self.norm2, self.neuron2 = norm(channels), make_neuron(channels, config.neuron)
+        self.conv1 = WindowConv(self.out_channels, channels, 3, padding=1)
+        self.norm1, self.neuron1 = norm(channels), make_neuron(self.out_channels, config.neuron)
+        self.conv2 = WindowConv(self.out_channels, channels, 3, padding=1)
+        self.norm2, self.neuron2 = norm(channels), make_neuron(self.out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002
         """Run both layers; `potential` is not used, since this unit's potentials start at 0 in every block."""

@@ -1,0 +1,87 @@
+"""A strictly spiking ResNet for one time step: a real-valued stream, and branches that read zeros and ones.
+
+    x = shortcut(x) + norm(conv(fire(x)))
+
+around every convolution, as in networks of 1-bit activations (Liu et al. 2018, Bi-Real Net). No shortcut has weights.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.models.registry import register_model
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, conv3x3, make_stem, window_kinds
+
+
+@dataclass(frozen=True)
+class StrictResNetConfig(StrictConfig):
+    """A strictly spiking ResNet."""
+
+    name: str = "spiking-resnet-m"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.windows != "none" and self.population > 1:
+            reason = "the stream takes one spike of each channel from windows"
+            raise OnespikeError(f"population: with windows expected 1 ({reason}), got {self.population}")
+
+
+#: Sizes by the rule of the spiking VGG.
+VARIANTS = {
+    "spiking-resnet-xs": {"width": 24},
+    "spiking-resnet-s": {"width": 40},
+    "spiking-resnet-m": {},
+    "spiking-resnet-l": {"width": 80, "depth": 3},
+    "spiking-resnet-xl": {"width": 112, "depth": 3},
+}
+
+
+class Residual(nn.Module):
+    """A branch beside a shortcut without weights: (B, C, L, L) to (B, C', L', L').
+
+    Where the branch halves the map the shortcut takes means of 2x2 pixels; where it has more channels the shortcut's
+    repeat, the last time as many of them as there is room for.
+    """
+
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.pool = nn.Sequential(*branch), nn.AvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add."""
+        y = self.branch(x)
+        if y.shape[-1] != x.shape[-1]:
+            x = self.pool(x)
+        if (times := -(-y.shape[1] // x.shape[1])) > 1:
+            x = x.repeat(1, times, 1, 1)[:, : y.shape[1]]
+        return x[:, : y.shape[1]] + y
+
+
+@register_model(StrictResNetConfig, VARIANTS, PRESETS)
+class SpikingResNet(nn.Module):
+    """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
+
+    def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.config, kinds = config, window_kinds(config)
+        self.stem = nn.Sequential(make_stem(config, in_channels, image_size), nn.BatchNorm2d(config.width))
+        blocks: list[nn.Module] = []
+        channels = config.width  # of the stream
+        for stage, width in enumerate(factor * config.width for factor in config.stages):
+            for number in range(config.depth if config.windows == "none" else 1):
+                if stage or number:
+                    conv = conv3x3(config.population * channels, width)
+                    pool = [nn.MaxPool2d(2)] if number == 0 else []
+                    blocks.append(Residual(Firing(channels, config), conv, *pool, nn.BatchNorm2d(width)))
+                channels = width
+            if config.windows != "none":
+                for _ in range(config.depth // 2):
+                    unit = Windows(width, next(kinds), config)
+                    blocks.append(Residual(Firing(width, config), unit, nn.BatchNorm2d(width)))
+        self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
+        self.head = Head(config.population * channels, num_classes, config.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K)."""
+        return self.head(self.fire(self.blocks(self.stem(images))))

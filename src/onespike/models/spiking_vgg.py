@@ -1,0 +1,54 @@
+"""A strictly spiking VGG for one time step: behind the stem, 3x3 convolutions that read zeros and ones."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from onespike.models.registry import register_model
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, conv3x3, make_stem, window_kinds
+
+
+@dataclass(frozen=True)
+class StrictVGGConfig(StrictConfig):
+    """A strictly spiking VGG."""
+
+    name: str = "spiking-vgg-m"
+
+
+#: Sizes by one rule: the first stage has `width` channels, the others 4 times as many; the larger ones are deeper.
+VARIANTS = {
+    "spiking-vgg-xs": {"width": 24},
+    "spiking-vgg-s": {"width": 40},
+    "spiking-vgg-m": {},
+    "spiking-vgg-l": {"width": 80, "depth": 3},
+    "spiking-vgg-xl": {"width": 112, "depth": 3},
+}
+
+
+@register_model(StrictVGGConfig, VARIANTS, PRESETS)
+class SpikingVGG(nn.Module):
+    """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
+
+    The stem's convolution is the first stage's first. Max pooling stands between convolution and batch norm.
+    """
+
+    def __init__(self, config: StrictVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.config, self.stem, kinds = config, make_stem(config, in_channels, image_size), window_kinds(config)
+        layers: list[nn.Module] = []
+        channels = 0
+        for width in (factor * config.width for factor in config.stages):
+            if layers:
+                layers += [conv3x3(channels, width), nn.MaxPool2d(2)]
+            layers.append(Firing(width, config))
+            channels = config.population * width  # of the spikes
+            if config.windows == "none":
+                for _ in range(config.depth - 1):
+                    layers += [conv3x3(channels, width), Firing(width, config)]
+            else:
+                layers += [Windows(width, next(kinds), config) for _ in range(config.depth // 2)]
+        self.layers, self.head = nn.Sequential(*layers), Head(channels, num_classes, config.head)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K)."""
+        return self.head(self.layers(self.stem(images)))

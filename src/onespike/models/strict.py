@@ -1,0 +1,238 @@
+"""What strictly spiking networks share: their config, their stem, and neurons behind a batch norm.
+
+Behind the stem every weight layer reads zeros and ones. A batch norm stands directly before each threshold:
+
+    V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
+
+P neurons of a channel, a population, share its current I and differ in their learned shift, which is to say in their
+threshold. Each has weights of its own in the layer behind.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import cycle
+from statistics import NormalDist
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.functional import partition, recompose, region_threshold
+from onespike.models.registry import ModelConfig
+from onespike.neurons import NeuronConfig, make_neuron
+from onespike.units import ConvUnit, UnitConfig
+
+#: The most neurons of a channel.
+MOST = 16
+#: What is added to the variance of patches before it is divided by.
+_WHITENING_EPSILON = 5e-4
+
+
+@dataclass(frozen=True)
+class StrictConfig(ModelConfig):
+    """What can be chosen about a strictly spiking network.
+
+    Attributes:
+        name: The registered model these values started from.
+        preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with),
+            or "windows" (the paper's windows, potentials handed on and fused).
+        width: Channels of the first stage, and of the stem.
+        stages: Channels of each stage, in units of `width`. Each stage but the first halves the map.
+        depth: 3x3 convolutions in each stage.
+        population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
+        neuron: The neurons.
+        stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
+            and their negatives; not trained), or "none".
+        stem_layers: 3x3 convolutions that read real values, behind the first layer; at least 1.
+        head: What the head reads of the last map: "or" (whether a neuron fired anywhere), or "mean" (all of it: linear,
+            then the mean over the map).
+        windows: Where two convolutions follow each other at one width, they see the map as a whole ("none"), or cut
+            into windows, from one to the next of which potentials are handed: "average", "dilated", or "alternating".
+        fusion: How the two potentials that meet at a neuron are merged: a name in `onespike.functional.FUSIONS`, or
+            "none", which hands nothing on. Without windows nothing is handed on.
+        theta: Radian factor of the fusion, 0 < theta <= 1.
+        region_threshold: Fractions of a spike above it become whole where dilated windows overlap, 0..1; null leaves
+            the fractions.
+        strict: Refuse what would make a layer behind the stem read anything but zeros and ones.
+    """
+
+    preset: str = ""
+    width: int = 64
+    stages: tuple[int, ...] = (1, 4, 4)
+    depth: int = 2
+    population: int = 1
+    neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle"))
+    stem: Literal["whitening", "none"] = "whitening"
+    stem_layers: int = 1
+    head: Literal["or", "mean"] = "or"
+    windows: Literal["none", "average", "dilated", "alternating"] = "none"
+    fusion: str = "sincos"
+    theta: float = 0.5
+    region_threshold: float | None = 0.1
+    strict: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        counts = {"width": self.width, "depth": self.depth, "stem_layers": self.stem_layers}
+        counts |= {f"stages[{number}]": factor for number, factor in enumerate(self.stages)}
+        for name, count in counts.items():
+            if not isinstance(count, int) or count < 1:
+                raise OnespikeError(f"{name}: expected a whole number of at least 1, got {count}")
+        if not self.stages:
+            raise OnespikeError("stages: expected the channels of at least one stage, got none")
+        if not 1 <= self.population <= MOST:
+            raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
+        assert self.units  # making it checks its ranges
+        if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
+            raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
+        if self.windows != "none" and self.depth % 2 == 0:
+            odd = "one convolution that changes the width, then pairs in windows"
+            raise OnespikeError(f"depth: with windows expected an odd number ({odd}), got {self.depth}")
+        for name in self.breaks_strictness():
+            raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
+
+    def breaks_strictness(self) -> Iterator[str]:
+        """Name the options by which a layer behind the stem reads more than zeros and ones, where that is refused."""
+        if not self.strict:
+            return
+        if not self.neuron.neuron.spiking:
+            yield f"neuron {self.neuron.name}"
+        if self.windows in ("dilated", "alternating") and self.region_threshold is None:
+            yield "region_threshold null"
+
+    @property
+    def units(self) -> UnitConfig:
+        """What of it a unit in windows needs."""
+        return UnitConfig(self.neuron, self.fusion, self.theta)
+
+
+#: The kinds of windows that pairs of convolutions have in turn.
+KINDS = {"average": ("average",), "dilated": ("dilated",), "alternating": ("average", "dilated")}
+
+#: What each preset changes about any of the models.
+PRESETS: dict[str, dict[str, Any]] = {
+    "ann": {"neuron": {"name": "relu"}, "strict": False},
+    "windows": {"windows": "alternating"},
+}
+
+
+def window_kinds(config: StrictConfig) -> Iterator[str]:
+    """The kinds of windows of one pair of convolutions after the other, over the whole network."""
+    return cycle(KINDS.get(config.windows, ("none",)))
+
+
+class Thresholds(nn.Module):
+    """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
+
+    The shifts start where, of a normal distribution, the P neurons with a threshold at `config.neuron.threshold` fire
+    for the shares 1/(P+1), …, P/(P+1). Neuron k of channel c is channel k*C + c.
+    """
+
+    def __init__(self, channels: int, config: StrictConfig) -> None:
+        super().__init__()
+        self.population = config.population
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.shift = nn.Parameter(torch.empty(self.population * channels))
+        places = [NormalDist().inv_cdf(k / (self.population + 1)) for k in range(1, self.population + 1)]
+        threshold = config.neuron.threshold if config.neuron.neuron.spiking else 0.0
+        with torch.no_grad():
+            self.shift.copy_(threshold - torch.tensor(places).repeat_interleave(channels))
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Normalise, and add each neuron's shift."""
+        normalised = self.norm(currents)
+        shared = normalised.repeat(1, self.population, 1, 1) if self.population > 1 else normalised
+        return shared + self.shift[:, None, None].to(shared.dtype)
+
+
+class Firing(nn.Sequential):
+    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W)."""
+
+    def __init__(self, channels: int, config: StrictConfig) -> None:
+        neuron = make_neuron(config.population * channels, config.neuron, integrates=False)
+        super().__init__(Thresholds(channels, config), neuron)
+
+
+class Whitening(nn.Conv2d):
+    """Patches of the image, uncorrelated and of variance 1, and their negatives: (B, C, H, W) to (B, 2*C*side^2, …).
+
+    The weights are not trained: training begins with `learn_from`, as in Keller Jordan's airbench94.
+    """
+
+    def __init__(self, in_channels: int, side: int, stride: int) -> None:
+        super().__init__(in_channels, 2 * in_channels * side**2, side, stride, bias=False)
+        self.weight.requires_grad_(False)
+        nn.init.orthogonal_(self.weight[: len(self.weight) // 2].flatten(1))
+
+    @torch.no_grad()
+    def learn_from(self, images: Tensor) -> None:
+        """Set the weights: W = diag(1 / sqrt(variance)) V^T for the principal components V of the images' patches."""
+        (side, _), channels = self.kernel_size, self.in_channels
+        patches = nn.functional.unfold(images.double(), side).transpose(1, 2).flatten(0, 1)
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        whitening = (components / (variances + _WHITENING_EPSILON).sqrt()).T.view(-1, channels, side, side)
+        self.weight.copy_(torch.cat([whitening, -whitening]))
+
+
+def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Sequential:
+    """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
+
+    The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 on. Behind the first 3x3 convolution the
+    map is halved; before each further one stand a batch norm and a ReLU. An `OnespikeError` says so if the stages
+    behind, each of which halves the map again, would run out of pixels.
+    """
+    stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
+    layers: list[nn.Module] = []
+    side, channels = image_size, in_channels
+    if config.stem == "whitening":
+        whitening = Whitening(channels, max(2, stride), stride)
+        layers.append(whitening)
+        side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
+    layers += [conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
+    for _ in range(config.stem_layers - 1):
+        layers += [nn.BatchNorm2d(config.width), nn.ReLU(), conv3x3(config.width, config.width)]
+    halvings = len(config.stages)
+    if -(-side // stride) >> halvings < 1:
+        needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
+        raise OnespikeError(f"image_size: {needs}; enlarge with --data.image_size, or shorten --model.stages")
+    return nn.Sequential(*layers)
+
+
+class Windows(nn.Module):
+    """Two convolutions inside windows, potentials handed from one to the next: spikes (B, P*C, L, L) to spikes."""
+
+    def __init__(self, channels: int, kind: str, config: StrictConfig) -> None:
+        super().__init__()
+        self.kind, self.region_threshold = kind, config.region_threshold
+        self.signed = config.neuron.neuron.signed
+        self.unit = ConvUnit(channels, config.units, partial(Thresholds, config=config), config.population)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Cut into windows, run the unit, put together; a side that cannot be dilated has average windows."""
+        size = spikes.shape[-1]
+        kind = "average" if self.kind == "dilated" and size % 4 else self.kind
+        out = recompose(self.unit(partition(spikes, kind)).spikes, size, kind)
+        if kind != "dilated" or self.region_threshold is None:
+            return out
+        return region_threshold(out, self.region_threshold, self.signed)
+
+
+class Head(nn.Linear):
+    """Linear, from the spikes of the last map to logits: of whether they fired anywhere, or the mean of all places."""
+
+    def __init__(self, channels: int, num_classes: int, kind: str) -> None:
+        super().__init__(channels, num_classes)
+        self.kind = kind
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Map (B, C, L, L) to (B, K)."""
+        if self.kind == "or":
+            return super().forward(spikes.amax((-2, -1)))
+        return super().forward(spikes.movedim(1, -1)).mean((1, 2))  # linear first: a mean of spikes is no spike
+
+
+def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
+    """A 3x3 convolution with padding 1 and no bias."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)

@@ -1,0 +1,187 @@
+"""Strictly spiking networks: what their layers compute and read, their sizes, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from onespike import OnespikeError, create_model
+from onespike.audit.result import read_spikes
+from onespike.counting import count_operations
+from onespike.models import MODELS, model_config
+from onespike.models.spiking_resnet import Residual
+from onespike.models.strict import Firing, Head, StrictConfig, Thresholds, Whitening, Windows
+
+NAMES = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]
+FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+def images(count=4, size=32, channels=3):
+    return torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def config(**overrides):
+    return model_config("spiking-vgg-m", width=4, **overrides)
+
+
+def trained_a_little(name, **overrides):
+    """A network whose batch norms have seen images, in evaluation mode."""
+    torch.manual_seed(0)
+    network = create_model(name, **{"width": 8, **overrides})
+    with torch.no_grad():
+        for _ in range(3):
+            network(images(16))
+    return network.eval()
+
+
+def test_each_neuron_of_a_population_fires_where_the_normalised_current_exceeds_its_own_threshold():
+    firing = Firing(4, config(population=3)).double()
+    with torch.no_grad():
+        firing[0].shift.add_(torch.linspace(-1, 1, 12))
+    current = 3 * images(8, 5, 4).double() + 1
+    normalised = (current - current.mean((0, 2, 3), keepdim=True)) / (
+        current.var((0, 2, 3), keepdim=True, correction=0) + 1e-5
+    ).sqrt()
+    spikes = firing(current)
+    for k in range(3):
+        for c in range(4):
+            expected = normalised[:, c] + firing[0].shift[k * 4 + c] > 0.5
+            assert torch.equal(spikes[:, k * 4 + c], expected.double())
+
+
+@pytest.mark.parametrize("population", [1, 2, 3])
+def test_the_neurons_of_a_population_start_at_equal_shares_of_a_normal_distribution(population):
+    potentials = Thresholds(1, config(population=population))(torch.randn(200, 1, 20, 20))
+    shares = (potentials > 0.5).float().mean((0, 2, 3))
+    expected = torch.arange(population, 0, -1) / (population + 1)
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_variance_one():
+    layer, seen = Whitening(3, 2, 1), images(64, 8)
+    seen = seen + 3 * seen.mean(1, keepdim=True)  # correlated over channels
+    layer.learn_from(seen)
+    values = layer(seen).movedim(1, -1).flatten(0, 2)
+    assert torch.equal(values[:, :12], -values[:, 12:])
+    covariance = values[:, :12].T @ values[:, :12] / len(values)
+    torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=0.02)
+
+
+def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
+    spikes = (torch.rand(2, 6, 3, 3) > 0.8).float()
+    for kind, reduced in (("or", spikes.amax((2, 3))), ("mean", spikes.mean((2, 3)))):
+        head = Head(6, 5, kind)
+        torch.testing.assert_close(head(spikes), F.linear(reduced, head.weight, head.bias))
+
+
+def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there_is_room():
+    x = images(2, 4, 3)
+    block = Residual(nn.Conv2d(3, 7, 1, stride=2))
+    pooled = F.avg_pool2d(x, 2)
+    expected = torch.cat([pooled, pooled, pooled[:, :1]], 1) + block.branch(x)
+    torch.testing.assert_close(block(x), expected)
+
+
+@every_family
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"population": 3},
+        {"head": "mean"},
+        {"stem_layers": 3, "stem": "none"},
+        {"depth": 3, "preset": "windows", "stem": "none"},
+        {"depth": 3, "windows": "dilated", "stem": "none", "fusion": "none"},
+        {"neuron": {"name": "lif", "learnable_threshold": "channel"}},
+    ],
+    ids=str,
+)
+def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
+    network = trained_a_little(name, **overrides)
+    readings = read_spikes(count_operations(network, [images(16)]))
+    behind = [reading for reading in readings if not reading.path.startswith("stem")]
+    assert len(behind) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules()) - sum(
+        isinstance(m, nn.Conv2d) for m in network.stem.modules()
+    )
+    assert all(reading.product.arrives == "binary" and reading.product.step == 1 for reading in behind)
+
+
+@every_family
+def test_the_twin_of_relu_has_the_same_weights(name):
+    network, twin = create_model(name, width=8, population=2), create_model(name, width=8, population=2, preset="ann")
+    twin.load_state_dict(network.state_dict())
+    readings = read_spikes(count_operations(twin.eval(), [images(4)]))
+    assert all(
+        reading.product.arrives == "real" for reading in readings if reading.path.startswith(("layers", "blocks"))
+    )
+
+
+@every_family
+def test_in_windows_potentials_reach_the_next_window_and_without_fusion_they_do_not(name):
+    for fusion, meets in (("sincos", True), ("none", False)):
+        network = trained_a_little(name, depth=3, windows="average", stem="none", fusion=fusion)
+        unit = next(module for module in network.modules() if isinstance(module, Windows))
+        spikes = (torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+        other = spikes.clone()
+        other[..., :8, :8] = 1 - other[..., :8, :8]
+        with torch.no_grad():
+            same = torch.equal(unit(spikes)[..., 8:, 8:], unit(other)[..., 8:, 8:])
+        assert same != meets
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "macs"),
+    [
+        ("spiking-vgg-xs", 281_626, 19_966_560),
+        ("spiking-vgg-m", 1_971_626, 118_147_360),
+        ("spiking-resnet-m", 1_973_930, 118_147_360),
+        ("spiking-vgg-xl", 9_741_050, 473_984_800),
+    ],
+)
+def test_sizes_do_not_drift(name, parameters, macs):
+    network = create_model(name)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+    assert count_operations(network, [images(1)]).macs == macs
+
+
+@every_family
+@pytest.mark.parametrize(("size", "side"), [(32, 3), (64, 4), (224, 7), (28, 3)])
+def test_images_of_other_sizes_are_taken(name, size, side):
+    network = create_model(name, width=8, image_size=size)
+    seen = []
+    hook = network.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    assert network(images(2, size)).shape == (2, 10)
+    hook.remove()
+    assert seen == [side]
+
+
+@every_family
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"width": 0}, "width: expected a whole number of at least 1, got 0"),
+        ({"depth": 0}, "depth: expected a whole number of at least 1, got 0"),
+        ({"stem_layers": 0}, "stem_layers: .* got 0"),
+        ({"stages": ()}, "stages: expected the channels of at least one stage"),
+        ({"stages": (1, 0)}, r"stages\[1\]: .* got 0"),
+        ({"population": 17}, "population: expected 1..16, got 17"),
+        ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
+        ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
+        ({"windows": "average"}, "depth: with windows expected an odd number .* got 2"),
+        ({"neuron": "relu"}, "neuron relu: behind the stem a layer would read real values; set --model.strict false"),
+        ({"windows": "dilated", "depth": 3, "region_threshold": None}, "region_threshold null: behind the stem"),
+        ({"region_threshold": 1.0}, "region_threshold: expected 0 <= region_threshold < 1, got 1.0"),
+        ({"theta": 2}, "theta: .*got 2"),
+        ({"stem": "patch"}, "unknown model.stem .patch."),
+    ],
+)
+def test_what_makes_no_network_or_none_that_is_strict_is_refused_in_a_line(name, overrides, message):
+    with pytest.raises(OnespikeError, match=message) as error:
+        create_model(name, **overrides)
+    assert "\n" not in str(error.value)
+
+
+def test_a_resnet_in_windows_takes_one_neuron_a_channel():
+    with pytest.raises(OnespikeError, match=r"population: with windows expected 1 .* got 2"):
+        create_model("spiking-resnet-m", windows="average", depth=3, population=2)
