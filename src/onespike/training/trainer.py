@@ -251,7 +251,7 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
         try:
             images = torch.zeros(count, data.in_channels, side, side, device=share.device, dtype=share.dtype)
             logits = network.eval()(images)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
             reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
             raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
     reset_state(network)

@@ -95,6 +95,14 @@ def test_a_size_that_does_not_suit_is_an_error_before_training(small, options, m
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_that_asserts_its_size_is_refused_like_others(small):
+    import timm
+
+    network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, in_chans=1, num_classes=10, depth=1)
+    with pytest.raises(OnespikeError, match=r"^train.start_size: model: .* 1x24x24: Input height \(24\)"):
+        set_up(small(train__start_size=24), network)
+
+
 def test_trying_sizes_leaves_the_network_as_it_was(small):
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)
