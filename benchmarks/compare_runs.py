@@ -67,7 +67,9 @@ def row(folder: Path) -> list[object]:
     recipe, summary = run.recipe, run.summary
     facts = json.loads((folder / "environment.json").read_text())
     train = recipe.train
-    augmentation = [f"crop {recipe.data.crop_padding}, flip", recipe.data.auto_augment and "AutoAugment"]
+    flip = "alternating flip" if recipe.data.alternate_flip else "flip"
+    augmentation = [f"crop {recipe.data.crop_padding}, {flip}", recipe.data.auto_augment and "AutoAugment"]
+    augmentation.append(recipe.data.cutout and f"Cutout {recipe.data.cutout}")
     augmentation.append(train.mixup and f"Mixup {train.mixup}")
     return [
         folder.name,

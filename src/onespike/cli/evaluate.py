@@ -1,10 +1,13 @@
 """`onespike evaluate`."""
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
+
+if TYPE_CHECKING:
+    from onespike.evaluation.evaluate import Spread
 
 #: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
@@ -20,6 +23,7 @@ def evaluate(
     precision: Literal["trained", "fp32", "bf16", "fp16", "fp64"] = "trained",
     time_steps: int | None = None,
     device: Literal["auto", "cpu"] = "auto",
+    flips: bool = False,
     out: Path | None = None,
     json: str | None = None,
 ) -> int:
@@ -37,6 +41,7 @@ def evaluate(
         precision: Arithmetic: fp32, bf16, fp16, fp64, or trained, as in training.
         time_steps: How often the network runs on one image.
         device: auto takes the accelerator if there is one, cpu never.
+        flips: Score test-time flips as well: the mean of the logits of each image and its mirror image.
         out: Folder for the results; by default RUN/evaluation.
         json: A further file for the numbers; - prints them.
     """
@@ -48,7 +53,8 @@ def evaluate(
 
     opened = Run.open(run)
     data = opened.recipe_with(overrides).data
-    result = evaluate_run(opened, data, part, checkpoint, passes, batch_size, precision, device, time_steps)
+    how = (passes, batch_size, precision, device, time_steps)
+    result = evaluate_run(opened, data, part, checkpoint, *how, flips=flips)
     if not PartialState().is_main_process:
         return 0
     console = person(json)
@@ -57,9 +63,10 @@ def evaluate(
     console.print(f"{result.data}, {result.part}: {result.images:,} images, {weights}{several}")
     if passes > result.passes:
         console.print("the encoding draws nothing, so every pass is the same: one was made")
-    tops = (result.top1, result.top5)
-    top1, top5 = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in tops)
-    console.print(f"top-1 {top1}   top-5 {top5}   loss {result.loss.mean:.4f}\n")
+    console.print(_line(result.top1, result.top5, result.loss))
+    if result.with_flips:
+        console.print(f"with test-time flips, beside that: {_line(**result.with_flips)}")
+    console.print()
     accuracies = [(name, value) for name, value in result.per_class.items() if value is not None]
     if len(accuracies) > CLASSES:
         accuracies = sorted(accuracies, key=lambda pair: pair[1])[:WORST]
@@ -77,3 +84,9 @@ def evaluate(
         save_json(result.to_json(), json)
     console.print(f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}")
     return 0
+
+
+def _line(top1: "Spread", top5: "Spread", loss: "Spread") -> str:
+    """The scores in one line."""
+    tops = (f"{mean:.2f}%" if std is None else f"{mean:.2f}% ± {std:.2f}" for mean, std in (top1, top5))
+    return "top-1 {}   top-5 {}   loss {:.4f}".format(*tops, loss.mean)

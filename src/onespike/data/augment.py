@@ -17,8 +17,8 @@ from onespike.errors import OnespikeError
 class BatchAugment:
     """Turn a batch of raw images into what a network reads: crop, flip and normalise.
 
-    Mean and standard deviation of each channel are in units of the full range 0..1; `padding` is of zeros (black), in
-    pixels on each side before the random crop (0 does not crop); `flip` is a probability.
+    Mean and standard deviation of each channel are in units of the full range 0..1; `padding` is in pixels on each side
+    before the random crop (0 does not crop), which are black, or reflect the image; `flip` is a probability.
     """
 
     def __init__(
@@ -29,8 +29,9 @@ class BatchAugment:
         flip: float = 0.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        reflect: bool = False,
     ) -> None:
-        self.padding, self.flip, self.device = padding, flip, device
+        self.padding, self.flip, self.device, self.reflect = padding, flip, device, reflect
         # (x / 255 - mean) / std as one multiplication and one addition.
         std_ = torch.tensor(std, dtype=torch.float64)
         self._scale = (1 / (255 * std_)).to(device, dtype)
@@ -52,22 +53,46 @@ class BatchAugment:
             return floats.to(self.device, non_blocking=True)
         images = images.to(self.device, non_blocking=True)
         if draws is not None and (self.padding or self.flip):
-            images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding)
+            images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding, self.reflect)
         return images.to(self._scale.dtype).mul_(self._scale).add_(self._shift).movedim(-1, 1)
 
 
-def _crop_and_flip(images: Tensor, draws: Tensor, padding: int) -> Tensor:
+def _crop_and_flip(images: Tensor, draws: Tensor, padding: int, reflect: bool) -> Tensor:
     """Gather every output pixel from the padded images; pixels are whole rows of C bytes, so one gather does it all."""
     count, height, width, channels = images.shape
-    padded = F.pad(images, (0, 0, padding, padding, padding, padding))
+    padded = images if reflect else F.pad(images, (0, 0, padding, padding, padding, padding))
     padded_height, padded_width = padded.shape[1:3]
     down, right, flipped = draws[:, :, None].unbind(1)  # (B, 1) each
     row = torch.arange(height, device=images.device) + down  # (B, H)
     across = torch.arange(width, device=images.device)
     column = torch.where(flipped == 1, width - 1 - across, across) + right  # (B, W)
+    if reflect:  # the border is not made: its pixels are read where they come from
+        row, column = _reflected(row - padding, height), _reflected(column - padding, width)
     image = torch.arange(count, device=images.device)[:, None, None] * padded_height
     index = (image + row[:, :, None]) * padded_width + column[:, None, :]  # (B, H, W)
     return padded.view(-1, channels).index_select(0, index.flatten()).view(count, height, width, channels)
+
+
+def _reflected(places: Tensor, length: int) -> Tensor:
+    """Fold places outside 0..length-1, by less than the length, back at the first or the last one: 2 1 [0 1 2] 1 0."""
+    return length - 1 - (length - 1 - places.abs()).abs()
+
+
+def mirror(images: Tensor, which: Tensor) -> Tensor:
+    """Mirror those of (B, C, H, W) images for which `which`, (B,) bool, is true."""
+    return torch.where(which[:, None, None, None], images.flip(-1), images)
+
+
+def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
+    """Set a square of each normalised image, (B, C, H, W), to the mean, 0, in place (DeVries & Taylor 2017).
+
+    It has `side` pixels, from `side // 2` before its centre on; what lies outside the image is left out. `centres` are
+    (B, 2) integers, down and right.
+    """
+    first = centres - side // 2
+    axes = zip(first[:, :, None].unbind(1), images.shape[-2:], strict=True)
+    down, right = ((place := torch.arange(n, device=images.device) - at).ge(0) & place.lt(side) for at, n in axes)
+    return images.masked_fill_((down[:, :, None] & right[:, None, :])[:, None], 0)
 
 
 class PolicyAugment:
@@ -78,8 +103,10 @@ class PolicyAugment:
         from torchvision.transforms import v2
 
         self.images, self.splits = images, max(1, config.augmix_splits)
-        crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None)
-        self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(config.flip)])
+        fill = {"zero": "constant", "reflect": "reflect"}[config.crop_fill]
+        crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None, padding_mode=fill)
+        # Flips that alternate know the epoch, which nobody tells here: the loader does them.
+        self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
         self.policy = _policy(config, mean)
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None

@@ -1,9 +1,9 @@
 """What a user may choose about the images: where they come from, how they are split and how they are augmented."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, check_choices
 
 #: The name of a data set that was passed from Python, which cannot be opened by it.
 PASSED = "passed-from-python"
@@ -13,8 +13,8 @@ PASSED = "passed-from-python"
 class DataConfig:
     """The images of a run.
 
-    A data set of the user's own whose images are float tensors is taken as it is: `crop_padding`, `flip`,
-    `auto_augment` and `random_erasing` do not apply to it.
+    A data set of the user's own whose images are float tensors is taken as it is: `crop_padding`, `crop_fill`, `flip`,
+    `alternate_flip`, `cutout`, `auto_augment` and `random_erasing` do not apply to it.
 
     Attributes:
         name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
@@ -27,8 +27,13 @@ class DataConfig:
             all. A data set with a validation part of its own uses that and holds nothing out.
         image_size: Side in pixels. Every image's shorter side is resized to it and the centre square is kept, once,
             while decoding; None leaves the images as they are.
-        crop_padding: Zero pixels on each side before the random crop back to the image's size; 0 does not crop.
+        crop_padding: Pixels added on each side before the random crop back to the image's size; 0 does not crop.
+        crop_fill: What these pixels are: "zero" (black), or "reflect", the image mirrored at its border.
         flip: Probability, in [0, 1], of mirroring a training image left to right.
+        alternate_flip: Mirror each training image in every other epoch, rather than at random (airbench94, Jordan
+            2024); the seed decides once for each image in which. Takes the place of a `flip` of 0.5.
+        cutout: Side in pixels of a square in each training image that is set to the mean (Cutout, DeVries & Taylor
+            2017). Its centre is any pixel of the image, so that part of it may lie outside; 0 is off.
         auto_augment: AutoAugment policy in timm's notation, such as `original` or `rand-m9-mstd0.5`; empty for none.
         random_erasing: Probability, in [0, 1], of erasing a random rectangle of a training image.
         augmix_splits: Number of AugMix views per training image, the clean one included: 0 for none, or 2 to 6.
@@ -45,7 +50,10 @@ class DataConfig:
     holdout: float = 0.1
     image_size: int | None = None
     crop_padding: int = 4
+    crop_fill: Literal["zero", "reflect"] = "zero"
     flip: float = 0.5
+    alternate_flip: bool = False
+    cutout: int = 0
     auto_augment: str = ""
     random_erasing: float = 0.0
     augmix_splits: int = 0
@@ -54,15 +62,20 @@ class DataConfig:
     init_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for key, fine, expected in (
             ("limit", self.limit >= 0, "0 (all) or a number of images"),
             ("holdout", 0 <= self.holdout < 1, "a share in [0, 1)"),
             ("image_size", self.image_size is None or self.image_size >= 1, "a side of at least 1"),
             ("crop_padding", self.crop_padding >= 0, "0 or a number of pixels"),
             ("flip", 0 <= self.flip <= 1, "a probability in [0, 1]"),
+            ("cutout", self.cutout >= 0, "0 (off) or a side in pixels"),
             ("random_erasing", 0 <= self.random_erasing <= 1, "a probability in [0, 1]"),
             ("augmix_splits", self.augmix_splits in (0, 2, 3, 4, 5, 6), "0 or 2 to 6 views"),
             ("workers", self.workers >= 0, "0 or a number of processes"),
         ):
             if not fine:
                 raise OnespikeError(f"data.{key}: expected {expected}, got {getattr(self, key)!r}; change --data.{key}")
+        if self.alternate_flip and self.flip != 0.5:
+            expected = "expected a flip of 0.5, for it mirrors half of all images"
+            raise OnespikeError(f"data.alternate_flip: {expected}, got {self.flip!r}; change --data.flip")

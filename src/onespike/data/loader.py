@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from onespike.data.augment import BatchAugment, PolicyAugment
+from onespike.data.augment import BatchAugment, PolicyAugment, cut_out, mirror
 from onespike.data.config import DataConfig
 from onespike.data.items import ItemSet
 from onespike.data.sets import Batch, Dataset, ImageSet
@@ -44,7 +44,8 @@ class TrainLoader:
     """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
     The batch size is over all processes together; the seed is of order and draws. An OnespikeError says where it does
-    not fit the data set or the processes, or AugMix the images, which are floats.
+    not fit the data set or the processes, AugMix the images, which are floats, or a reflected border or Cutout's square
+    their size.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
@@ -55,15 +56,23 @@ class TrainLoader:
         self.images, self.batch_size, self.seed, self.share = data.train, batch_size, seed, share
         part = batch_size // share.world
         self.own = slice(share.rank * part, (share.rank + 1) * part)
-        self.augment = BatchAugment(data.mean, data.std, config.crop_padding, config.flip, share.device, share.dtype)
-        self.workers = config.workers
+        crops = (config.crop_padding, config.flip, share.device, share.dtype, config.crop_fill == "reflect")
+        self.augment = BatchAugment(data.mean, data.std, *crops)
+        self.workers, self.splits = config.workers, max(1, config.augmix_splits)
+        self.cutout, self.side = config.cutout, data.image_size
+        self.mirrored: Tensor | None = None  # (N,) bool: which images alternating flips mirror in the first epoch
+        if config.alternate_flip:
+            # Seeded by four numbers: no order and no batch has as many.
+            generator = torch.Generator().manual_seed(derive_seed(seed, 0, 0, 1))
+            self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
         if isinstance(data.train, ItemSet):
-            self.singly = data.train.drawn
+            self.singly, self.cutout, self.mirrored = data.train.drawn, 0, None
             if config.augmix_splits:
                 raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
         elif config.auto_augment or config.random_erasing or config.augmix_splits:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
+        _expect_fitting(config, data)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -78,22 +87,50 @@ class TrainLoader:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.images), generator=generator)
         batches = list(order.split(self.batch_size))[start : len(self)]
+        made: Iterator[Batch] = iter(())
         if self.singly:
             keys = [[(i, derive_seed(self.seed, epoch, i)) for i in indices[self.own].tolist()] for indices in batches]
-            yield from self._by_workers(self.singly, keys)
-            return
+            made = self._by_workers(self.singly, keys)
         for step, indices in enumerate(batches, start):
             # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
-            draws = self.augment.draw(len(indices), generator)[self.own]
-            images, labels = self.images.gather(indices[self.own].numpy())
-            yield self.augment(images, draws), labels.to(self.share.device)
+            draws = self.augment.draw(len(indices), generator)
+            if self.mirrored is not None:
+                draws[:, 2] = self.mirrored[indices] ^ bool(epoch % 2)
+            if self.singly:
+                images, labels = next(made)
+                images = images if self.mirrored is None else mirror(images, self._shared(draws[:, 2] == 1))
+            else:
+                images, labels = self.images.gather(indices[self.own].numpy())
+                images, labels = self.augment(images, draws[self.own]), labels.to(self.share.device)
+            if self.cutout:
+                centres = torch.randint(self.side, (len(indices), 2), generator=generator)
+                images = cut_out(images, self._shared(centres), self.cutout)
+            yield images, labels
+
+    def _shared(self, draws: Tensor) -> Tensor:
+        """This process's share of a batch's draws, on its device; all splits of an image have the same."""
+        own = draws[self.own].to(self.share.device, non_blocking=True)
+        return torch.cat([own] * self.splits)
 
     def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         options = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
         for images, labels in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
             floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
             yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+
+
+def _expect_fitting(config: DataConfig, data: Dataset) -> None:
+    """Raise an `OnespikeError` for what is larger than raw images are."""
+    if isinstance(data.train, ItemSet):
+        return
+    limits = {"cutout": data.image_size}
+    if config.crop_fill == "reflect":
+        limits["crop_padding"] = data.image_size - 1
+    for key, most in limits.items():
+        if (value := getattr(config, key)) > most:
+            expected = f"expected at most {most} for images of {data.image_size} pixels a side"
+            raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")
 
 
 def _together(make: Maker, keys: list[tuple[int, int]]) -> Batch:

@@ -1,8 +1,8 @@
 """How good a trained network is: one part of a data set, seen once or several times; what was found, and its files."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -18,11 +18,13 @@ from onespike.data.loader import EvalLoader, Share
 from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.training.checkpoint import ModelCard
+from onespike.training.losses import over_time
 from onespike.training.optim import make_accelerator
 from onespike.training.run import Run, channels_last
-from onespike.training.scores import score
+from onespike.training.scores import Scores, score
 
 Part = Literal["test", "validation", "train"]
+_SCORES = ("loss", "top1", "top5")
 
 
 class Spread(NamedTuple):
@@ -46,6 +48,19 @@ class Confusion(NamedTuple):
     share: float
 
 
+class Flips(nn.Module):
+    """A network with test-time flips: the mean of its logits for an image and for its mirror image."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) to logits (B, K), by one pass of 2 B images."""
+        logits = over_time(self.network(torch.cat([images, images.flip(-1)])))
+        return logits.unflatten(0, (2, -1)).mean(0)
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """How a network did on a part of a data set."""
@@ -62,6 +77,9 @@ class Evaluation:
     top1: Spread  # share of images whose first guess is right, in percent
     top5: Spread  # share of images with the right class among the first five guesses, in percent
     confusion: Tensor  # images by true class (row) and first guess (column), (K, K), summed over the passes
+    # Loss, top1 and top5 with test-time flips, if these were asked for: an image is looked at twice, so that they are
+    # never what the network is known by
+    with_flips: Mapping[str, Spread] = field(default_factory=dict)
 
     @cached_property
     def per_class(self) -> dict[str, float | None]:
@@ -80,7 +98,8 @@ class Evaluation:
     def to_json(self) -> dict[str, Any]:
         """All numbers but the confusion matrix, which is a table by nature."""
         found = {key: value for key, value in vars(self).items() if key not in ("classes", "confusion", "per_class")}
-        found |= {name: getattr(self, name)._asdict() for name in ("loss", "top1", "top5")}
+        found |= _plain({name: getattr(self, name) for name in _SCORES})
+        found["with_flips"] = _plain(self.with_flips) or None
         confusions = [confusion._asdict() for confusion in self.most_confused(20)]
         return {**found, "per_class": self.per_class, "most_confused": confusions}
 
@@ -113,6 +132,7 @@ def evaluate(
     device: Literal["auto", "cpu"] = "auto",
     time_steps: int | None = None,
     model: nn.Module | None = None,
+    flips: bool = False,
 ) -> Evaluation:
     """Evaluate the network of a run; under a launcher such as torchrun by all processes together, with one result.
 
@@ -130,6 +150,7 @@ def evaluate(
         device: "auto" takes the accelerator if there is one, "cpu" never.
         time_steps: How often a network runs on one image; its own number if None.
         model: As for `Run.model`, where the network is of somebody else's class.
+        flips: Whether to score it with test-time flips as well, beside the plain scores (see `Flips`).
 
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or an argument is out of its range.
@@ -162,7 +183,11 @@ def evaluate(
     total = math.ceil(len(images) / batches.batch_size)
     bar = partial(track, total=total, console=console, transient=True, disable=hidden)
     every, count = range(1 if deterministic else passes), len(card.classes)
-    scores = [score(network, bar(batches, f"pass {i + 1}"), count, accelerator, config.seed + i) for i in every]
+
+    def scored(network: nn.Module, what: str) -> list[Scores]:
+        return [score(network, bar(batches, f"{what} {i + 1}"), count, accelerator, config.seed + i) for i in every]
+
+    scores = scored(network, "pass")
     if not all(math.isfinite(one.loss) for one in scores):
         reason = "answers with numbers that are not finite: its training failed"
         raise OnespikeError(f"the network of {run.folder} {reason}")
@@ -175,9 +200,18 @@ def evaluate(
         images=len(images),
         passes=len(scores),
         deterministic=deterministic,
-        **{name: Spread.over([getattr(one, name) for one in scores]) for name in ("loss", "top1", "top5")},
+        **_spreads(scores),
         confusion=torch.stack([one.confusion for one in scores]).sum(0),
+        with_flips=_spreads(scored(Flips(network), "flips, pass")) if flips else {},
     )
+
+
+def _spreads(scores: Sequence[Scores]) -> dict[str, Spread]:
+    return {name: Spread.over([getattr(one, name) for one in scores]) for name in _SCORES}
+
+
+def _plain(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
+    return {name: spread._asdict() for name, spread in spreads.items()}
 
 
 def expect_same_images(data: Dataset, card: ModelCard) -> None:

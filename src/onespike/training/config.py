@@ -43,6 +43,11 @@ class TrainConfig:
             checkpointing): less memory, more time, the same numbers. For networks of blocks, such as conv12.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
+        start_size: Side in pixels of the images when training begins (progressive resizing): it grows linearly over the
+            first three quarters of the steps to that of the data. Sizes are the multiples of the greatest common
+            divisor of both: of 32 pixels, 24 gives 24 and 32, and 20 gives 20, 24, 28 and 32. 0 is off. For networks
+            that take images of several sizes, such as resnet18; not together with `rate_penalty` or `energy_budget`,
+            which are of an image at its full size.
         seed: Seed of weights, order, augmentation, dropout and encoding.
         monitor_every: Steps between two looks at the spikes.
         track: Where curves are written as well: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever
@@ -73,6 +78,7 @@ class TrainConfig:
     recompute: bool = False
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
+    start_size: int = 0
     seed: int = 0
     monitor_every: int = 20
     track: tuple[str, ...] = ("tensorboard",)
@@ -99,6 +105,9 @@ class TrainConfig:
         if self.int8_weights and self.ema:
             reason = "an average of rounded weights is not rounded; set only one of them"
             raise OnespikeError(f"train.int8_weights and train.ema: {reason}")
+        if self.start_size and (self.rate_penalty or self.energy_budget):
+            reason = "operations are counted of images at their full size; set only one of them"
+            raise OnespikeError(f"train.start_size and train.rate_penalty or train.energy_budget: {reason}")
         if self.batch_size % self.accumulate:
             reason = f"{self.batch_size} images cannot be split into {self.accumulate} parts"
             raise OnespikeError(f"train.accumulate: {reason}")

@@ -20,6 +20,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
@@ -73,6 +74,8 @@ class Trainer:
             expected = f"expected a multiple of train.accumulate ({config.accumulate}), and an even number for Mixup"
             raise OnespikeError(f"train.batch_size: {takes}; {expected}")
         logits = expect_logits(self.network, data, share)
+        for side in sizes(config, data.image_size)[:-1]:
+            expect_size(self.network, data, share, side)
         if recipe.loss is not None:
             expect_loss(self.loss, logits, soft=bool(config.mixup))
         if config.recompute:
@@ -105,6 +108,8 @@ class Trainer:
         """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
         seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
+        steps = self.config.epochs * len(self.batches)
+        images = resize(images, size_at(self.config, self.data.image_size, number, steps))
         images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
@@ -234,16 +239,19 @@ def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None
         yield
 
 
-def expect_logits(network: nn.Module, data: Dataset, share: Share) -> Tensor:
-    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images; gives its logits."""
-    count, classes, side = 2, data.num_classes, data.image_size
+def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
+    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images; gives its logits.
+
+    `side` is that of images which are resized first.
+    """
+    count, classes, side = 2, data.num_classes, side or data.image_size
     was_training = network.training
     reset_state(network)
     with torch.random.fork_rng(), torch.no_grad():
         try:
             images = torch.zeros(count, data.in_channels, side, side, device=share.device, dtype=share.dtype)
             logits = network.eval()(images)
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
             reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
             raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
     reset_state(network)
@@ -254,6 +262,15 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share) -> Tensor:
         given = f"it gives {shape} for {count} images"
         raise OnespikeError(f"model: {given}; {expected}, for the {classes} classes of {data.name}")
     return logits
+
+
+def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> None:
+    """Raise an `OnespikeError` unless a network takes a data set's images when they are resized to a side in pixels."""
+    try:
+        expect_logits(network, data, share, side)
+    except OnespikeError as error:
+        remedy = "choose another size, another model, or --train.start_size 0"
+        raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
 
 
 def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:

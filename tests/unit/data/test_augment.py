@@ -4,12 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onespike.data.augment import BatchAugment
+from onespike.data.augment import BatchAugment, cut_out, mirror
 
 
-def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, mean, std) -> np.ndarray:
+def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, mean, std, fill) -> np.ndarray:
     """One image, one operation after the other."""
-    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), fill)
     cropped = padded[down : down + image.shape[0], right : right + image.shape[1]]
     turned = cropped[:, ::-1] if flipped else cropped
     return ((turned / 255 - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
@@ -22,11 +22,13 @@ def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, 
     channels=st.sampled_from([1, 3]),
     padding=st.integers(0, 4),
     flip=st.sampled_from([0.0, 0.5, 1.0]),
+    reflect=st.booleans(),
     seed=st.integers(0, 999),
 )
-def test_a_batch_equals_its_images_one_by_one(batch, side, channels, padding, flip, seed):
+def test_a_batch_equals_its_images_one_by_one(batch, side, channels, padding, flip, reflect, seed):
     mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.1][:channels]
-    augment = BatchAugment(mean, std, padding, flip, dtype=torch.float64)
+    padding, fill = (min(padding, side - 1), "reflect") if reflect else (padding, "constant")
+    augment = BatchAugment(mean, std, padding, flip, dtype=torch.float64, reflect=reflect)
     images = np.random.default_rng(seed).integers(0, 256, (batch, side, side, channels), dtype=np.uint8)
     draws = augment.draw(batch, torch.Generator().manual_seed(seed))
     got = augment(torch.from_numpy(images), draws).numpy()
@@ -34,7 +36,7 @@ def test_a_batch_equals_its_images_one_by_one(batch, side, channels, padding, fl
     for image, (down, right, flipped), result in zip(images, draws.tolist(), got, strict=True):
         assert 0 <= down <= 2 * padding
         assert 0 <= right <= 2 * padding
-        np.testing.assert_allclose(result, plain(image, down, right, flipped, padding, mean, std), atol=1e-12)
+        np.testing.assert_allclose(result, plain(image, down, right, flipped, padding, mean, std, fill), atol=1e-12)
 
 
 def test_draws_are_each_images_own_and_cover_their_range():
@@ -53,3 +55,24 @@ def test_evaluation_only_normalises_and_the_result_is_channels_last():
     got = augment(images)
     assert torch.allclose(got, (images.movedim(-1, 1) / 255 - 0.5) / 0.25, atol=1e-6)
     assert got.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 8])
+def test_a_square_around_any_pixel_is_cut_out_and_nothing_else(side):
+    centres = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    images = (torch.rand(64, 3, 8, 8) + 1).contiguous(memory_format=torch.channels_last)
+    got = cut_out(images.clone(memory_format=torch.preserve_format), centres, side)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    for image, (down, right), result in zip(images, centres.tolist(), got, strict=True):
+        expected = image.clone()
+        top, left = down - side // 2, right - side // 2
+        expected[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = 0
+        assert torch.equal(result, expected)
+        assert (result[:, down, right] == 0).all()
+
+
+def test_only_those_that_are_named_are_mirrored():
+    images = torch.rand(3, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+    got = mirror(images, torch.tensor([True, False, True]))
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(got, torch.stack([images[0].flip(2), images[1], images[2].flip(2)]))

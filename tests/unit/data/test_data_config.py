@@ -17,6 +17,7 @@ from onespike.errors import OnespikeError
         ("crop_padding", -1),
         ("flip", 1.5),
         ("random_erasing", -0.5),
+        ("cutout", -1),
         ("augmix_splits", 1),
         ("augmix_splits", 7),
         ("workers", -1),
@@ -25,6 +26,19 @@ from onespike.errors import OnespikeError
 def test_a_value_out_of_range_is_named(key, value):
     with pytest.raises(OnespikeError, match=rf"^data\.{key}: expected .*, got {value}.*--data\.{key}$"):
         DataConfig(**{key: value})
+
+
+def test_flips_that_alternate_mirror_half_of_all_images():
+    assert DataConfig(alternate_flip=True).alternate_flip
+    with pytest.raises(
+        OnespikeError, match=r"^data.alternate_flip: expected a flip of 0.5, .* got 0; change --data.flip$"
+    ):
+        DataConfig(alternate_flip=True, flip=0)
+
+
+def test_an_unknown_border_is_named():
+    with pytest.raises(OnespikeError, match=r"^unknown crop_fill 'reflekt': did you mean 'reflect'\?"):
+        DataConfig(crop_fill="reflekt")
 
 
 def test_defaults_are_valid_and_frozen():

@@ -13,6 +13,8 @@ from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError
 
 PLAIN = DataConfig(crop_padding=2, flip=0.5)
+#: What else is done to images, by the loader itself.
+MORE = {"alternate_flip": True, "cutout": 3, "crop_fill": "reflect"}
 
 
 def images_of(count: int, channels: int = 3, side: int = 8) -> ImageSet:
@@ -42,7 +44,9 @@ def test_an_epoch_has_every_image_at_most_once_and_whole_batches_only(data):
     assert labels != labels_of(TrainLoader(data, PLAIN, 4, seed=1))
 
 
-@pytest.mark.parametrize("policy", [{}, {"auto_augment": "original"}, {"augmix_splits": 3}, {"random_erasing": 1.0}])
+@pytest.mark.parametrize(
+    "policy", [{}, MORE, {"auto_augment": "original"}, {"augmix_splits": 3, **MORE}, {"random_erasing": 1.0}]
+)
 def test_an_epoch_can_be_entered_at_any_batch(data, policy):
     loader = TrainLoader(data, replace(PLAIN, workers=0, **policy), 4, seed=0)
     whole = list(loader.epoch(2))
@@ -54,7 +58,9 @@ def test_an_epoch_can_be_entered_at_any_batch(data, policy):
             assert torch.equal(labels, labels_again)
 
 
-@pytest.mark.parametrize("policy", [{}, {"auto_augment": "rand-m9-mstd0.5"}])
+@pytest.mark.parametrize(
+    "policy", [{}, MORE, {"auto_augment": "rand-m9-mstd0.5"}, {"auto_augment": "original", **MORE}]
+)
 def test_processes_see_together_what_one_would_see(data, policy):
     config = replace(PLAIN, workers=0, **policy)
     alone = list(TrainLoader(data, config, 4, seed=0).epoch(0))
@@ -137,3 +143,79 @@ def test_a_memory_map_goes_to_workers_by_name_not_by_content(data, tmp_path: Pat
     assert isinstance(received.images, np.memmap)
     assert np.array_equal(received.indices, mapped.indices)
     assert np.array_equal(pickle.loads(pickle.dumps(data.train)).images, data.train.images)
+
+
+@pytest.mark.parametrize("policy", [{}, {"augmix_splits": 2}], ids=["batches", "singly"])
+def test_alternating_flips_mirror_each_image_in_every_other_epoch(policy, data):
+    config = DataConfig(crop_padding=0, alternate_flip=True, workers=0, **policy)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (data.mean, data.std))
+
+    def mirrored(seed: int) -> list[dict[int, bool]]:
+        epochs = []
+        for epoch in range(6):
+            epochs.append({})
+            for images, labels in TrainLoader(data, config, 4, seed).epoch(epoch):
+                for image, label in zip(images[: len(labels)], labels.tolist(), strict=True):
+                    pixels = ((image * std + mean) * 255).round().byte().movedim(0, -1).numpy()
+                    original = data.train.images[label]
+                    assert np.array_equal(pixels, original) != np.array_equal(pixels, original[:, ::-1])
+                    epochs[-1][label] = not np.array_equal(pixels, original)
+        return epochs
+
+    epochs = mirrored(seed=0)
+    first = {label: which ^ bool(epoch % 2) for epoch, seen in enumerate(epochs) for label, which in seen.items()}
+    for epoch, seen in enumerate(epochs):
+        assert len(seen) == 20
+        assert all(which == first[label] ^ bool(epoch % 2) for label, which in seen.items())
+    assert 5 < sum(first.values()) < 18
+    other = mirrored(seed=1)[0]
+    assert any(other[label] != first[label] for label in other)
+
+
+@pytest.mark.parametrize("policy", [{}, {"auto_augment": "original"}, {"augmix_splits": 3}])
+def test_cutout_changes_a_square_of_each_image_and_no_other_draw(policy, data):
+    config = replace(PLAIN, workers=0, **policy)
+    for (whole, labels), (cut, others) in zip(
+        TrainLoader(data, config, 4, seed=0).epoch(1),
+        TrainLoader(data, replace(config, cutout=4), 4, seed=0).epoch(1),
+        strict=True,
+    ):
+        assert torch.equal(labels, others)
+        assert cut.is_contiguous(memory_format=torch.channels_last)
+        masks = (whole != cut).any(1)
+        for image, mask in zip(cut, masks, strict=True):
+            down, right = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+            assert 2 <= down[-1] - down[0] + 1 <= 4
+            assert 2 <= right[-1] - right[0] + 1 <= 4
+            assert (image[:, down[0] : down[-1] + 1, right[0] : right[-1] + 1] == 0).all()
+            assert (image[:, ~mask] != 0).any()
+        assert len({tuple(mask.nonzero().flatten().tolist()) for mask in masks[:4]}) > 1  # each image has its own
+
+
+@pytest.mark.parametrize("policy", [{}, {"augmix_splits": 2}], ids=["batches", "singly"])
+def test_a_reflected_border_holds_pixels_of_the_image(policy, data):
+    white = replace(data, train=ImageSet(np.full((8, 8, 8, 3), 255, np.uint8), np.arange(8), np.arange(8)))
+
+    def darkest(fill: str) -> float:
+        config = DataConfig(crop_padding=4, crop_fill=fill, workers=0, **policy)
+        images, labels = next(TrainLoader(white, config, 8, seed=0).epoch(0))
+        return images[: len(labels)].min().item()
+
+    lowest, highest = (
+        min(-m / s for m, s in zip(data.mean, data.std, strict=True)),
+        min((1 - m) / s for m, s in zip(data.mean, data.std, strict=True)),
+    )
+    assert darkest("zero") == pytest.approx(lowest)
+    assert darkest("reflect") == pytest.approx(highest)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_padding": 8, "crop_fill": "reflect"}, "data.crop_padding: expected at most 7 for images of 8 pixels"),
+        ({"cutout": 9}, "data.cutout: expected at most 8 for images of 8 pixels a side, got 9; lower --data.cutout"),
+    ],
+)
+def test_what_is_larger_than_the_images_is_an_error(options, message, data):
+    with pytest.raises(OnespikeError, match=f"^{message}"):
+        TrainLoader(data, DataConfig(**options), 4, seed=0)

@@ -253,6 +253,14 @@ def test_augmix_of_floats_is_refused():
     TrainLoader(data, DataConfig(auto_augment="original", random_erasing=1.0, crop_padding=2), 4, seed=0)
 
 
+def test_floats_are_taken_as_they_are_whatever_is_asked_for_raw_images():
+    data = as_dataset(Own(floats(), labels()), holdout=0)
+    asked = DataConfig(alternate_flip=True, cutout=99, crop_padding=99, crop_fill="reflect", workers=0)
+    for epoch in (0, 1):
+        plain = next(TrainLoader(data, DataConfig(workers=0), 4, seed=0).epoch(epoch))[0]
+        assert torch.equal(next(TrainLoader(data, asked, 4, seed=0).epoch(epoch))[0], plain)
+
+
 # errors
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from onespike import OnespikeError
 from onespike.evaluation import evaluate
+from onespike.evaluation.evaluate import Flips
 from onespike.training import Run, load, load_recipe, train
 
 
@@ -99,6 +100,46 @@ def test_the_first_pass_repeats_the_test_of_training(tmp_path: Path):
     result = evaluate(Run(tmp_path / "run"), device="cpu")
     assert (result.top1.mean, result.top5.mean) == (summary["test_top1"], summary["test_top5"])
     assert result.loss.mean == summary["test_loss"]
+
+
+def test_test_time_flips_stand_beside_the_plain_scores(make_run, images: Path):
+    run = make_run()
+    network, right, top5, losses = load(run.folder), 0, 0, []
+    for label, name in enumerate(TEST_IMAGES):
+        for path in sorted((images / "test" / name).iterdir()):
+            pixels = (torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32)) / 255 - 0.4) / 0.3
+            with torch.no_grad():
+                logits = (network(pixels[None, None])[0] + network(pixels.fliplr()[None, None])[0]) / 2
+            right += int(logits.argmax()) == label
+            top5 += label in logits.numpy().argsort()[-5:]
+            losses.append(-logits.log_softmax(0)[label].item())
+    plain, both = evaluate(run, batch_size=4), evaluate(run, batch_size=4, flips=True)
+    assert (both.loss, both.top1, both.top5) == (plain.loss, plain.top1, plain.top5)
+    assert torch.equal(both.confusion, plain.confusion)
+    assert both.with_flips["top1"].mean == pytest.approx(100 * right / 25)
+    assert both.with_flips["top5"].mean == pytest.approx(100 * top5 / 25)
+    assert both.with_flips["loss"].mean == pytest.approx(mean(losses), rel=1e-5)
+    assert both.with_flips["loss"] != both.loss
+    assert (plain.with_flips, plain.to_json()["with_flips"]) == ({}, None)
+    assert both.to_json()["with_flips"]["top1"] == {"mean": both.with_flips["top1"].mean, "std": None}
+
+
+def test_flips_of_a_drawing_network_are_seen_as_often(make_run):
+    result = evaluate(make_run(encoding="bernoulli"), passes=3, flips=True)
+    assert result.with_flips["loss"].std > 0
+
+
+def test_flips_average_logits_over_time_too():
+    logits = torch.rand(3, 4, 5)  # (T, 2 B, K)
+
+    class Network(torch.nn.Module):
+        def forward(self, images):
+            self.images = images
+            return logits
+
+    network, images = Network(), torch.rand(2, 1, 4, 4)
+    assert torch.allclose(Flips(network)(images), (logits[:, :2] + logits[:, 2:]).mean(0) / 2)
+    assert torch.equal(network.images, torch.cat([images, images.flip(3)]))
 
 
 def test_parts_and_checkpoints(make_run):

@@ -28,6 +28,21 @@ def test_what_is_printed_and_left(make_run, command):
     assert json.loads((run.folder / "evaluation" / "evaluation.json").read_text()) == expected.to_json()
 
 
+def test_flips_are_an_extra_line_and_have_a_name_of_their_own(make_run, command):
+    run = make_run()
+    code, printed, complaints = command("evaluate", run.folder, "--flips")
+    assert (code, complaints) == (0, "")
+    expected = evaluate(run, flips=True)
+    lines = [line for line in printed.splitlines() if "top-1" in line]
+    assert lines[0].startswith(f"top-1 {expected.top1.mean:.2f}%   top-5 ")
+    flips = expected.with_flips
+    assert lines[1].startswith(f"with test-time flips, beside that: top-1 {flips['top1'].mean:.2f}%   top-5 ")
+    assert lines[1].endswith(f"loss {flips['loss'].mean:.4f}")
+    written = json.loads((run.folder / "evaluation" / "evaluation.json").read_text())
+    assert written["top1"]["mean"] == expected.top1.mean
+    assert written["with_flips"]["loss"]["mean"] == flips["loss"].mean
+
+
 def test_options_before_the_run_and_numbers_on_the_standard_output(make_run, command, tmp_path: Path):
     run = make_run()
     out = tmp_path / "elsewhere"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.training import Recipe, Run, Stopped, loop, train
@@ -63,6 +64,26 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
     assert len(rows[0]) == len(rows[1]) == 1 + recipe.train.epochs
     timed = rows[0][0].split(",").index("epoch_seconds")
     assert [row.split(",")[:timed] for row in rows[0]] == [row.split(",")[:timed] for row in rows[1]]
+
+
+@pytest.mark.parametrize("steps", [3, 8, 13])  # in each size of the images, and between two epochs
+@pytest.mark.parametrize("policy", ["", "original"], ids=["batches", "singly"])
+def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, policy, steps, tmp_path, monkeypatch):
+    images = {"data__flip": 0.5, "data__alternate_flip": True, "data__cutout": 8, "data__crop_fill": "reflect"}
+    recipe = small(**images, data__auto_augment=policy, data__workers=0, train__start_size=24, train__ema=0.9)
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        return nn.Sequential(*layers, nn.Dropout(0.1), nn.Linear(8, 10))
+
+    train(recipe, tmp_path / "straight", model=network())
+    stop_after(monkeypatch, steps)
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "stopped", model=network())
+    monkeypatch.undo()
+    train(recipe, tmp_path / "stopped", resume=True, model=network())
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
 
 
 @pytest.mark.slow

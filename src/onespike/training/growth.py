@@ -1,0 +1,43 @@
+"""Progressive resizing: training begins with small images, which cost less, and ends with whole ones."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.training.config import TrainConfig
+
+#: The share of the training in which images grow; for the rest they have their full size.
+GROWTH = 0.75
+
+
+def sizes(config: TrainConfig, image_size: int) -> list[int]:
+    """All sizes of a training, in pixels a side, in their order; the last is `image_size`, that of the data.
+
+    They are multiples of the greatest common divisor of the first and the last. So a network that takes the multiples
+    of some number, these two among them, takes them all. A first that is not below the last is an `OnespikeError`.
+    """
+    if config.start_size >= image_size:
+        expected = f"expected less than the {image_size} pixels of the images, or 0"
+        raise OnespikeError(f"train.start_size: {expected}, got {config.start_size}; change --train.start_size")
+    start = config.start_size or image_size
+    return [*range(start, image_size, math.gcd(start, image_size)), image_size]
+
+
+def size_at(config: TrainConfig, image_size: int, number: int, steps: int) -> int:
+    """Side in pixels of the images of step `number` of `steps`, over all epochs, counted from 0.
+
+    Each size but the last has the same part of the steps that belong to the growth.
+    """
+    each = sizes(config, image_size)
+    return each[min(int(number * (len(each) - 1) / (GROWTH * steps)), len(each) - 1)]
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Resize (B, C, H, W) to (B, C, size, size), channels-last: bilinear, and antialiased, as the images shrink."""
+    if images.shape[-1] == size:
+        return images
+    resized = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+    return resized.contiguous(memory_format=torch.channels_last)
