@@ -23,6 +23,7 @@ from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
+from onespike.training.flops import peta
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, load_recipe
@@ -212,6 +213,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
         "train_top1": 100 * progress.hits / progress.images,
         "valid_loss": valid.loss if valid else None,
         "valid_top1": valid.top1 if valid else None,
+        "pflop": peta(progress.flops),
         "epoch_seconds": progress.epoch_seconds,
         "images_per_second": progress.images / progress.epoch_seconds,
     }
@@ -234,6 +236,8 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "best_epoch": chosen["epoch"],
         "epochs": len(progress.history),
         "epochs_before": progress.epochs_before,
+        "pflop": peta(progress.flops),
+        "pflop_before": peta(progress.flops_before),
         "seconds": progress.seconds,
         "images_per_second": median(row["images_per_second"] for row in progress.history),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),

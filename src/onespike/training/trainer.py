@@ -20,6 +20,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.flops import Flops
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
@@ -43,6 +44,7 @@ class Trainer:
     evaluated: nn.Module  # the one that is evaluated and saved: the same, or a moving average of it
     callbacks: list[Callback]  # all of them, those that the recipe asks for first
     monitor: Monitor  # the callback that looks at spikes
+    flops: Flops  # the callback that counts what training costs
     progress: Progress  # how far the run has come
     run: Run | None  # the run folder, once training starts
     stop: bool  # whether somebody asked to stop after this step; a callback may ask
@@ -82,7 +84,8 @@ class Trainer:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
-        self.callbacks = [*self._asked_for(), self.monitor, *callbacks]
+        self.flops = Flops(self.network)
+        self.callbacks = [*self._asked_for(), self.monitor, self.flops, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
@@ -223,7 +226,7 @@ class Trainer:
         saved = run.checkpoint("best")
         for network in {self.network, self.evaluated}:
             saved.put_into(network, "the weights to start from do not fit this model")
-        self.progress.epochs_before = run.epochs()
+        self.progress.epochs_before, self.progress.flops_before = run.epochs(), run.flops()
 
 
 @contextmanager
