@@ -1,9 +1,9 @@
 """FLOPs: what a training costs, whatever machine it runs on.
 
 A dense multiply-accumulate is two operations, in a forward pass once and in a backward pass twice: for the gradients of
-the layer's input and of its weights. So a training costs 6 x multiply-accumulates x images, and 2 more for what runs
-forward once again. Multiply-accumulates are what `onespike audit` counts; element-wise work, evaluation and the
-optimiser are left out, as the field does.
+the layer's input and of its weights. So a training costs 6 x multiply-accumulates x images, 2 more for what runs
+forward once again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts; element-wise work,
+evaluation and the optimiser are left out, as the field does.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ FORWARD, BACKWARD = 2, 4
 class Flops(Callback):
     """Adds to `trainer.progress.flops` what each step costs, by the shapes of the images that the network is given."""
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network, self.problem = network, ""  # why they are not counted
+    def __init__(self, network: nn.Module, teacher: nn.Module | None = None) -> None:
+        self.network, self.teacher, self.problem = network, teacher, ""  # why they are not counted
         self._step: list[tuple[int, ...]] = []  # shapes of the batches that passed in this step
         self._costs: dict[tuple[int, ...], int] = {}  # of training on one image, by its shape
 
@@ -65,7 +65,10 @@ class Flops(Callback):
         if getattr(self.network, "recompute", False):
             again = {module for block in self.network.blocks() for module in block.modules()}  # type: ignore[operator]
         each, tallies = FORWARD + BACKWARD, look(self.network, image).items()
-        return sum(tally.macs * (each + FORWARD * (modules[path] in again)) for (path, *_), tally in tallies) // NOISE
+        cost = sum(tally.macs * (each + FORWARD * (modules[path] in again)) for (path, *_), tally in tallies)
+        if self.teacher is not None:
+            cost += sum(FORWARD * tally.macs for tally in look(self.teacher, image).values())
+        return cost // NOISE
 
 
 def peta(flops: int | None) -> float | None:

@@ -29,6 +29,7 @@ from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run
 from onespike.training.saving import Saving
+from onespike.training.teacher import FOLDER, TWIN, twin_of
 from onespike.training.trackers import Trackers
 from onespike.training.trainer import Trainer
 
@@ -116,6 +117,9 @@ def train(
     accelerator.wait_for_everyone()
     if main:
         run.begin(trainer.recipe)
+    twin = Run(run.folder / FOLDER)
+    if recipe.train.teacher == TWIN and not twin.is_complete:
+        train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
     try:
         return fit(trainer, run)
     except OSError as error:
@@ -244,6 +248,8 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "model": trainer.card.name,
         "data": trainer.data.name,
     }
+    if trainer.teacher:
+        summary["teacher_pflop"] = peta(trainer.teacher.found.flops)
     if trainer.accelerator.is_main_process:
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
     return summary
