@@ -39,6 +39,13 @@ class TrainConfig:
         int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
             8 bits, each output channel with a scale of its own, while the optimiser moves the exact ones: `onespike
             optimise` then loses nothing by rounding. Not together with `ema`.
+        teacher: Distillation: a network whose answers are learned beside the labels. A run folder; "torchvision:NAME"
+            or "timm:NAME" with their pretrained weights; or "twin", the same model with ReLUs, trained first by the
+            same recipe, into the folder `teacher` of the run. Empty for none.
+        teacher_weight: Share of the teacher's answers in the loss, 0..1; the rest is the loss of the labels.
+        teacher_temperature: What both networks' logits are divided by to compare them.
+        teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:
+            what layers of neurons of the same name and shape fire, divided by its norm; 0 is off.
         recompute: Keep only what passes between blocks, and run each block once more in the backward pass (activation
             checkpointing): less memory, more time, the same numbers. For networks of blocks, such as conv12.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
@@ -75,6 +82,10 @@ class TrainConfig:
     energy_budget: float = 0.0
     ema: float = 0.0
     int8_weights: bool = False
+    teacher: str = ""
+    teacher_weight: float = 0.7
+    teacher_temperature: float = 2.0
+    teacher_features: float = 0.0
     recompute: bool = False
     precision: Literal["fp32", "bf16", "fp16", "fp64"] = "fp32"
     device: Literal["auto", "cpu"] = "auto"
@@ -92,7 +103,9 @@ class TrainConfig:
             least = 1 if name in ("epochs", "batch_size", "accumulate", "monitor_every") else 0
             if name in ("momentum", "label_smoothing", "ema") and not 0 <= value < 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {value}")
-            if name in ("lr", "noise_limit") and value <= 0:
+            if name == "teacher_weight" and value > 1:
+                raise OnespikeError(f"train.{name}: expected 0 <= {name} <= 1, got {value}")
+            if name in ("lr", "noise_limit", "teacher_temperature") and value <= 0:
                 raise OnespikeError(f"train.{name}: expected more than 0, got {value}")
             if value < least:
                 raise OnespikeError(f"train.{name}: expected at least {least}, got {value}")

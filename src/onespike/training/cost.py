@@ -29,7 +29,7 @@ MULTIPLY_ACCUMULATE = 1e-12 * (_PRICES["multiply"] + _PRICES["add"])
 #: What a whole training adds to the penalty's weight if the spikes take twice what the energy budget leaves for them.
 ASCENT = 20.0
 #: Images of noise that the network is shown; what rounding may make of a whole number.
-_NOISE, _WHOLE = 4, 1e-3
+NOISE, _WHOLE = 4, 1e-3
 
 
 class Cost(NamedTuple):
@@ -67,8 +67,8 @@ class CostMeter:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
-        for (path, name, _), tally in _look(network, image).items():
-            product, layer = tally.conclude(_NOISE), modules[path]
+        for (path, name, _), tally in look(network, image).items():
+            product, layer = tally.conclude(NOISE), modules[path]
             self._macs += product.macs
             if product.arrives == "real":
                 real += product.macs
@@ -123,19 +123,19 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
 
 
 @torch.no_grad()
-def _look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
-    """Show a network noise and count; the run's own draws stay as they are."""
+def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
+    """Show a network `NOISE` images of noise and count; the run's own draws stay as they are."""
     like, counter = next(network.parameters()), ProductCounter(network)
     with ExitStack() as stack:
         for module in network.modules():
             stack.callback(setattr, module, "training", module.training)
         stack.enter_context(torch.random.fork_rng([like.device] if like.device.type == "cuda" else []))
         torch.manual_seed(0)
-        images = torch.randn((_NOISE, *image), device=like.device, dtype=like.dtype)
+        images = torch.randn((NOISE, *image), device=like.device, dtype=like.dtype)
         reset_state(network)
+        stack.callback(reset_state, network)
         with counter.watch():
             network.eval()(images)
-        reset_state(network)
     return counter.tallies
 
 

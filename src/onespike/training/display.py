@@ -47,6 +47,8 @@ class Display(Callback):
         if config.precision == "bf16" and trainer.accelerator.device.type == "cpu" and emulates_bf16():
             effect = "which can take many times as long as --train.precision fp32"
             self._say(f"this processor has no instructions for bf16, {effect}")
+        if trainer.flops.problem:
+            self._say(f"FLOPs are not counted: {trainer.flops.problem}")
         steps = len(trainer.batches)
         self.bar.update(self.task, total=config.epochs * steps, completed=progress.epoch * steps + progress.step)
         if self.console.is_terminal:
@@ -84,7 +86,8 @@ class Display(Callback):
         folder = trainer.run.folder if trainer.run else ""
         tops = f"top-1 {summary['test_top1']:.2f}%  top-5 {summary['test_top5']:.2f}%"
         images = f"{summary['test_images']:,} images, with the weights of epoch {summary['best_epoch']}"
-        self._say(f"test: {tops}  on {images}; {summary['seconds']:.0f} s in all")
+        pflop = "" if summary["pflop"] is None else f" and {summary['pflop']:.3g} PFLOP"
+        self._say(f"test: {tops}  on {images}; {summary['seconds']:.0f} s{pflop} in all")
         then = f"onespike evaluate {folder}; onespike inspect {folder} --image FILE"
         self._say(f"the run is in {folder}: see curves.png, then: {then}")
 

@@ -26,11 +26,13 @@ from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
+from onespike.training.flops import peta
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run
 from onespike.training.saving import Saving
+from onespike.training.teacher import FOLDER, TWIN, twin_of
 from onespike.training.trackers import Trackers
 from onespike.training.trainer import Trainer
 
@@ -122,6 +124,9 @@ def train(
     accelerator.wait_for_everyone()
     if main:
         run.begin(trainer.recipe)
+    twin = Run(run.folder / FOLDER)
+    if recipe.train.teacher == TWIN and not twin.is_complete:
+        train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
     try:
         return fit(trainer, run)
     except OSError as error:
@@ -231,6 +236,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
         "train_top1": 100 * progress.hits / progress.images,
         "valid_loss": valid.loss if valid else None,
         "valid_top1": valid.top1 if valid else None,
+        "pflop": peta(progress.flops),
         "epoch_seconds": progress.epoch_seconds,
         "images_per_second": progress.images / progress.epoch_seconds,
     }
@@ -253,12 +259,16 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "best_epoch": chosen["epoch"],
         "epochs": len(progress.history),
         "epochs_before": progress.epochs_before,
+        "pflop": peta(progress.flops),
+        "pflop_before": peta(progress.flops_before),
         "seconds": progress.seconds,
         "images_per_second": median(row["images_per_second"] for row in progress.history),
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "model": trainer.card.name,
         "data": trainer.data.name,
     }
+    if trainer.teacher:
+        summary["teacher_pflop"] = peta(trainer.teacher.found.flops)
     if trainer.accelerator.is_main_process:
         write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
     return summary

@@ -11,6 +11,8 @@ class Progress:
 
     epoch: int = 0  # epochs that are complete
     epochs_before: int = 0  # epochs that the weights it started from had been trained for, in other runs
+    flops: int | None = None  # FLOPs spent on training, over all sittings; None where they are not counted
+    flops_before: int | None = 0  # likewise, on the weights it started from, in other runs
     step: int = 0  # steps of the current epoch that are complete
     loss: float = 0.0  # sum of the loss over the images of the current epoch so far
     hits: float = 0.0  # of these images, how many were classified correctly

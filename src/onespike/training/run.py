@@ -128,6 +128,12 @@ class Run:
         progress = self.checkpoint("last").state["progress"]
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
+    def flops(self) -> int | None:
+        """FLOPs that this run and those before whose weights it started from were trained with; None if not counted."""
+        progress = self.checkpoint("last").state["progress"]
+        spent = progress.get("flops"), progress.get("flops_before")
+        return None if None in spent else sum(spent)
+
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):

@@ -49,7 +49,10 @@ class Saving(Callback):
 
 
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons."""
+    """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
+
+    Accuracy is drawn over the FLOPs spent, where they are counted: so runs of different machines can be compared.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -57,17 +60,19 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     axes = figure.subplots(2, 2)
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 3 else None
+    counted = all(row.get("pflop") is not None for row in history)
+    spent = ("pflop", "PFLOP of training") if counted else ("epoch", "epoch")
     lines = (
-        (axes[0, 0], "loss", {"train_loss": "training", "valid_loss": "held out"}),
-        (axes[0, 1], "top-1 accuracy, %", {"train_top1": "training (augmented)", "valid_top1": "held out"}),
-        (axes[1, 0], "learning rate", {"lr": "learning rate"}),
+        (axes[0, 0], "loss", ("epoch", "epoch"), {"train_loss": "training", "valid_loss": "held out"}),
+        (axes[0, 1], "top-1 accuracy, %", spent, {"train_top1": "training (augmented)", "valid_top1": "held out"}),
+        (axes[1, 0], "learning rate", ("epoch", "epoch"), {"lr": "learning rate"}),
     )
-    for axis, title, keys in lines:
+    for axis, title, (across, label_across), keys in lines:
         for key, label in keys.items():
-            points = [(row["epoch"], row[key]) for row in history if row[key] is not None]
+            points = [(row[across], row[key]) for row in history if row[key] is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, marker=marker)
-        axis.set(title=title, xlabel="epoch")
+        axis.set(title=title, xlabel=label_across)
         axis.legend()
     rates = [key for key in history[0] if key.endswith("_firing_rate")]
     colours = colormaps["viridis"].resampled(max(2, len(rates)))

@@ -20,6 +20,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
 from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
@@ -27,6 +28,7 @@ from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, values_of
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
+from onespike.training.teacher import Teacher
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
@@ -44,6 +46,8 @@ class Trainer:
     evaluated: nn.Module  # the one that is evaluated and saved: the same, or a moving average of it
     callbacks: list[Callback]  # all of them, those that the recipe asks for first
     monitor: Monitor  # the callback that looks at spikes
+    flops: Flops  # the callback that counts what training costs
+    teacher: Teacher | None  # the callback that distils, if the recipe asks for it
     progress: Progress  # how far the run has come
     run: Run | None  # the run folder, once training starts
     stop: bool  # whether somebody asked to stop after this step; a callback may ask
@@ -85,7 +89,10 @@ class Trainer:
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
-        self.callbacks = [*self._asked_for(), self.monitor, *callbacks]
+        self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
+        self.flops = Flops(self.network, self.teacher.network if self.teacher else None)
+        taught = [self.teacher] if self.teacher else []
+        self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
@@ -123,7 +130,8 @@ class Trainer:
                     logits = self.model(x)
                 loss = self.loss(logits, y) / parts
                 penalty = sum(callback.penalty(self, len(x)) for callback in self.callbacks)
-                self.accelerator.backward(loss + penalty / parts if isinstance(penalty, Tensor) else loss)
+                own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
+                self.accelerator.backward(own + penalty / parts if isinstance(penalty, Tensor) else own)
             total_loss += loss.item()
             truth = y if y.ndim == 1 else y.argmax(1)
             hits += (over_time(logits)[: len(truth)].argmax(1) == truth).sum().item()
@@ -228,7 +236,7 @@ class Trainer:
         saved = run.checkpoint("best")
         for network in {self.network, self.evaluated}:
             saved.put_into(network, "the weights to start from do not fit this model")
-        self.progress.epochs_before = run.epochs()
+        self.progress.epochs_before, self.progress.flops_before = run.epochs(), run.flops()
 
 
 @contextmanager

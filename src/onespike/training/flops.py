@@ -1,0 +1,76 @@
+"""FLOPs: what a training costs, whatever machine it runs on.
+
+A dense multiply-accumulate is two operations, in a forward pass once and in a backward pass twice: for the gradients of
+the layer's input and of its weights. So a training costs 6 x multiply-accumulates x images, 2 more for what runs
+forward once again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts; element-wise work,
+evaluation and the optimiser are left out, as the field does.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from onespike.training.callbacks import Callback, Step
+from onespike.training.cost import NOISE, look
+
+if TYPE_CHECKING:
+    from onespike.training.trainer import Trainer
+
+#: Operations for each multiply-accumulate of a forward pass, and of the backward pass behind it.
+FORWARD, BACKWARD = 2, 4
+
+
+class Flops(Callback):
+    """Adds to `trainer.progress.flops` what each step costs, by the shapes of the images that the network is given."""
+
+    def __init__(self, network: nn.Module, teacher: nn.Module | None = None) -> None:
+        self.network, self.teacher, self.problem = network, teacher, ""  # why they are not counted
+        self._step: list[tuple[int, ...]] = []  # shapes of the batches that passed in this step
+        self._costs: dict[tuple[int, ...], int] = {}  # of training on one image, by its shape
+
+    def start(self, trainer: "Trainer") -> None:
+        """See whether this network can be counted."""
+        progress, data = trainer.progress, trainer.data
+        if progress.epoch == progress.step == 0:
+            progress.flops = 0
+        self._cost(trainer, (data.in_channels, data.image_size, data.image_size))
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Note the shape of the images."""
+        with self.network.register_forward_pre_hook(lambda _, inputs: self._step.append(tuple(inputs[0].shape))):
+            yield
+
+    def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
+        """Book the step; each process takes as many images as this one."""
+        cost = sum(images * self._cost(trainer, tuple(image)) for images, *image in self._step)
+        self._step.clear()
+        if trainer.progress.flops is not None:
+            trainer.progress.flops += cost * trainer.accelerator.num_processes
+
+    def _cost(self, trainer: "Trainer", image: tuple[int, ...]) -> int:
+        """FLOPs of training on one image of a shape (C, H, W); nothing is counted from where that is not known."""
+        if image not in self._costs:
+            self._costs[image] = 0
+            try:
+                self._costs[image] = self._count(image)
+            except Exception as error:  # a network that the counter does not understand is trained all the same
+                self.problem, trainer.progress.flops = " ".join(str(error).split()) or type(error).__name__, None
+        return self._costs[image]
+
+    def _count(self, image: tuple[int, ...]) -> int:
+        modules, again = dict(self.network.named_modules()), set[nn.Module]()
+        if getattr(self.network, "recompute", False):
+            again = {module for block in self.network.blocks() for module in block.modules()}  # type: ignore[operator]
+        each, tallies = FORWARD + BACKWARD, look(self.network, image).items()
+        cost = sum(tally.macs * (each + FORWARD * (modules[path] in again)) for (path, *_), tally in tallies)
+        if self.teacher is not None:
+            cost += sum(FORWARD * tally.macs for tally in look(self.teacher, image).values())
+        return cost // NOISE
+
+
+def peta(flops: int | None) -> float | None:
+    """FLOPs in PFLOP, 10^15 of them; None stays None."""
+    return None if flops is None else flops / 1e15

@@ -1,0 +1,250 @@
+"""Distillation: a student learns from a teacher's answers (Hinton et al. 2015), and from its features if it likes.
+
+    loss = (1 - w) own + w T^2 KL(softmax(teacher / T) || softmax(student / T))
+           + f mean_l |n(student_l) - n(teacher_l)|^2
+
+w, T and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l goes over layers of neurons.
+Features are what they fire, or what ReLUs let through; n divides those of an image by their norm. Logits over time
+count by their mean.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike.configs import make, plain
+from onespike.data.dataset import Dataset
+from onespike.data.loader import Share
+from onespike.errors import OnespikeError, unknown
+from onespike.models.registry import family
+from onespike.neurons.watch import Fired, reset_state, resetter, watch_neurons
+from onespike.training.callbacks import Callback
+from onespike.training.checkpoint import ModelCard
+from onespike.training.losses import over_time
+from onespike.training.recipe import Recipe
+from onespike.training.run import Run, channels_last
+
+if TYPE_CHECKING:
+    from onespike.training.trainer import Trainer
+
+#: The teacher that is the student's artificial twin, and the folder of the student's run that it is trained in.
+TWIN, FOLDER = "twin", "teacher"
+#: What a twin is not trained for: it fires no spikes.
+SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0}
+
+
+@dataclass
+class Found:
+    """A teacher as it was found: a network, and what is known of its images."""
+
+    network: nn.Module
+    mean: tuple[float, ...]  # of each channel, 0..1, by which its images were normalised
+    std: tuple[float, ...]
+    size: int  # side of its images, in pixels
+    classes: tuple[str, ...] | None = None  # None: whatever its logits are taken for
+    flops: int | None = None  # what its training cost; None where that is not known
+
+
+class Teacher(Callback):
+    """Adds to the loss how far the student is from a teacher, which sees the same augmented images.
+
+    Args:
+        student: The network that is trained.
+        recipe: Its recipe; `train.teacher` is not empty.
+        data: Its images.
+        share: The device and the floats to compute with.
+
+    Raises:
+        OnespikeError: There is no such teacher, or it does not suit the data, or has no features in common.
+    """
+
+    def __init__(self, student: nn.Module, recipe: Recipe, data: Dataset, share: Share) -> None:
+        self.student, self.config = student, recipe.train
+        self.found = found = find_teacher(recipe, data)
+        self.network = channels_last(found.network.to(share.device, share.dtype)).eval().requires_grad_(False)
+        self._reset = resetter(self.network)
+        self._expect_channels(data)
+        # From the student's normalisation to its own: (x * std + mean - its mean) / its std.
+        own, its = (torch.tensor([one.mean, one.std], dtype=torch.float64)[..., None, None] for one in (data, found))
+        self._scale, self._shift = ((x / its[1]).to(share.device, share.dtype) for x in (own[1], own[0] - its[0]))
+        self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
+        self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
+        self._expect_to_suit(data, share)
+
+    def start(self, trainer: "Trainer") -> None:
+        """Take the weights of a twin, which is trained by now."""
+        if self.config.teacher == TWIN and trainer.run is not None:
+            run = Run.open(trainer.run.folder / FOLDER)
+            run.checkpoint("best").put_into(self.network, f"{run.folder} is not the twin of {trainer.card.name}")
+            self.found.flops = run.flops()
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """Note the student's images, logits and features."""
+        with _features(self.student, self.layers) as features:
+
+            def see(_: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
+                self._seen = inputs[0], logits, features
+
+            with self.student.register_forward_hook(see):
+                yield
+
+    def penalty(self, trainer: "Trainer", images: int) -> Tensor:  # noqa: ARG002
+        """All of the loss but the student's own."""
+        assert self._seen, "the student was asked before"
+        (seen, logits, features), self._seen = self._seen, None
+        with torch.no_grad(), trainer.accelerator.autocast(), _features(self.network, self.layers) as its:
+            answers = self._answers(seen)
+        temperature = self.config.teacher_temperature
+        student, teacher = (F.log_softmax(_wide(over_time(one)) / temperature, 1) for one in (logits, answers))
+        divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        loss = self.config.teacher_weight * temperature**2 * divergence
+        if not self.layers:
+            return loss
+        distances = [(_unit(features[path]) - _unit(its[path])).square().sum(1).mean() for path in sorted(self.layers)]
+        return loss + self.config.teacher_features * torch.stack(distances).mean()
+
+    def _answers(self, images: Tensor) -> Tensor:
+        self._reset()
+        return self.network(images * self._scale + self._shift)
+
+    def _expect_channels(self, data: Dataset) -> None:
+        channels = len(self.found.mean)
+        if data.in_channels not in (1, channels):  # grey is the same in all channels
+            raise self._refusal(f"its images have {channels} channels, those of {data.name} {data.in_channels}")
+
+    @torch.no_grad()
+    def _expect_to_suit(self, data: Dataset, share: Share) -> None:
+        found, side = self.found, data.image_size
+        if found.classes is not None and len(found.classes) == data.num_classes and found.classes != data.classes:
+            ours, its = next(pair for pair in zip(data.classes, found.classes, strict=True) if len(set(pair)) > 1)
+            raise self._refusal(f"it has a class {its!r} where {data.name} has {ours!r}")
+        images = torch.zeros(2, data.in_channels, side, side, device=share.device, dtype=share.dtype)
+        with torch.random.fork_rng(), _features(self.network) as features:
+            try:
+                logits = self._answers(images)
+            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+                sides = f"its images have {found.size} pixels a side, those of {data.name} {side}"
+                raise self._refusal(f"{sides}: {' '.join(str(error).split())}") from error
+        count = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim in (2, 3) else "no"
+        if count != data.num_classes:
+            raise self._refusal(f"it knows {count} classes, {data.name} has {data.num_classes}")
+        if self.config.teacher_features:
+            self.layers = self._common_layers(images, features)
+
+    def _common_layers(self, images: Tensor, its: dict[str, Tensor]) -> set[str]:
+        """Layers of neurons that both networks have, of the same shape."""
+        was_training = self.student.training
+        reset_state(self.student)
+        with torch.random.fork_rng(), _features(self.student) as features:
+            self.student.eval()(images)
+        reset_state(self.student)
+        self.student.train(was_training)
+        common = {path for path in features.keys() & its.keys() if features[path].shape == its[path].shape}
+        if not common:
+            expected = "expected layers of neurons of the same names and shapes, such as those of a twin"
+            raise OnespikeError(f"train.teacher_features: {expected}; {self.config.teacher} has none: set 0")
+        return common
+
+    def _refusal(self, reason: str) -> OnespikeError:
+        return OnespikeError(f"train.teacher: {self.config.teacher} does not suit the data: {reason}")
+
+
+def twin_of(recipe: Recipe) -> Recipe:
+    """The artificial twin of a recipe: the same network with ReLUs in place of neurons, trained in the same way."""
+    model = recipe.model
+    if not hasattr(model, "neuron"):
+        expected = "expected a model that has one, such as conv12, or another teacher"
+        raise OnespikeError(f"train.teacher: {model.name} has no option neuron to make a twin by: {expected}")
+    values, preset = plain(model), family(model.name).presets.get("ann")
+    # The neuron's options start anew: those of spikes have no meaning.
+    changes = {"neuron": "relu", "preset": "", **({"preset": "ann", **preset} if preset else {})}
+    changes |= {"time_steps": 1} if "time_steps" in values else {}
+    twin = make(type(model), {**values, **changes}, "model")
+    return replace(recipe, model=twin, train=replace(recipe.train, teacher="", **SPIKES_ALONE))
+
+
+def find_teacher(recipe: Recipe, data: Dataset) -> Found:
+    """Find the teacher that a recipe names; a twin has fresh weights yet. Raises `OnespikeError` if there is none."""
+    teacher = recipe.train.teacher
+    if teacher == TWIN:
+        return _of_card(ModelCard.of(twin_of(recipe), data))
+    source, colon, name = teacher.partition(":")
+    if not colon or Path(teacher).exists():
+        try:
+            run = Run.open(teacher)
+            checkpoint = run.checkpoint("best")
+            return replace(_of_card(checkpoint.card, checkpoint.network()), flops=run.flops())
+        except OnespikeError as error:
+            raise OnespikeError(f"train.teacher: {error}; or twin, torchvision:NAME, timm:NAME") from error
+    if source not in SOURCES:
+        raise unknown("train.teacher", teacher, [TWIN, "RUN", *(f"{one}:NAME" for one in SOURCES)])
+    try:
+        return SOURCES[source](name)
+    except OnespikeError:
+        raise
+    except Exception as error:  # whatever a download fails with
+        reason = " ".join(str(error).split()) or type(error).__name__
+        expected = f"its weights come from the cache of {source}, or from the network"
+        raise OnespikeError(f"train.teacher: {teacher} cannot be loaded ({reason}); {expected}") from error
+
+
+def _of_card(card: ModelCard, network: nn.Module | None = None) -> Found:
+    return Found(network or card.build(), card.mean, card.std, card.image_size, card.classes)
+
+
+def _torchvision(name: str) -> Found:
+    from torchvision import models
+
+    if name not in (known := models.list_models(models)):
+        raise unknown("train.teacher torchvision", name, known)
+    weights = models.get_model_weights(name).DEFAULT
+    weights.get_state_dict(check_hash=True, weights_only=True)  # refuses code, which the next line would run
+    preset, network = weights.transforms(), models.get_model(name, weights=weights)
+    return Found(network, tuple(preset.mean), tuple(preset.std), preset.crop_size[0])
+
+
+def _timm(name: str) -> Found:
+    import timm
+
+    if not {":", "/"} & set(name) and not timm.is_model(name):
+        raise unknown("train.teacher timm", name, timm.list_models())
+    network = timm.create_model(name, pretrained=True)
+    images = network.pretrained_cfg
+    return Found(network, tuple(images["mean"]), tuple(images["std"]), images["input_size"][-1])
+
+
+#: Where pretrained teachers come from, by what stands before their name.
+SOURCES: dict[str, Callable[[str], Found]] = {"torchvision": _torchvision, "timm": _timm}
+
+
+@contextmanager
+def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
+    """What layers of neurons, all or those at some paths, fire on each image, (B, N), summed over several calls."""
+    features: dict[str, Tensor] = {}
+
+    def see(fired: Fired) -> None:
+        if layers is None or fired.path in layers:
+            spikes = fired.spikes.movedim(fired.batch_axis, 0).flatten(1)
+            features[fired.path] = features[fired.path] + spikes if fired.path in features else spikes
+
+    if layers is not None and not layers:
+        yield features
+        return
+    with watch_neurons(network, see, foreign_potentials=False):
+        yield features
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Divide each row by its norm; below 1, that of a single spike, by 1: nothing is as far from it as a unit."""
+    return F.normalize(_wide(features), dim=1, eps=1.0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,323 @@
+"""Distillation: the loss against plain torch, teachers from everywhere, twins that resume, and what is refused."""
+
+import json
+import os
+import pickle
+import signal
+from dataclasses import replace
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torchvision import models
+
+from onespike.errors import OnespikeError
+from onespike.models import model_config
+from onespike.neurons import Neuron
+from onespike.training import Run, Stopped, TrainConfig, teacher, train
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.loop import set_up
+from onespike.training.teacher import Found, twin_of
+from onespike.training.trainer import Trainer
+
+#: Nothing is drawn but Mixup; one step of plain SGD.
+EXACT = {
+    "model__encoding": "threshold",
+    "model__dropout": 0.0,
+    "train__precision": "fp64",
+    "train__optimizer": "momentum",
+    "train__weight_decay": 0.0,
+    "train__clip_grad": 0.0,
+    "train__lr": 0.1,
+}
+
+
+@pytest.fixture
+def taught(small, tmp_path: Path) -> Path:
+    """A run whose network teaches."""
+    train(small(model__preset="ann", model__encoding="threshold"), tmp_path / "taught", quiet=True)
+    return tmp_path / "taught"
+
+
+def given(network: torch.nn.Module, monkeypatch: pytest.MonkeyPatch, mean=(0.5,), std=(0.25,), **known) -> None:
+    """Let timm:any be this network."""
+    monkeypatch.setitem(teacher.SOURCES, "timm", lambda _: Found(network, mean, std, 32, **known))
+
+
+class Line(torch.nn.Module):
+    """It remembers what it saw, and answers a step of time after the other."""
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.linear, self.seen = torch.nn.Linear(32 * 32, classes), list[torch.Tensor]()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        logits = self.linear(images.flatten(1))
+        return torch.stack([logits, 3 * logits])
+
+
+@pytest.mark.parametrize("features", [0.0, 0.6])
+def test_a_step_is_the_equation_written_out_in_plain_torch(small, taught, features):
+    recipe = small(**EXACT, train__teacher=str(taught), train__teacher_weight=0.3, train__teacher_features=features,
+                   train__teacher_temperature=1.7, train__accumulate=2)  # fmt: skip
+    made, plain = set_up(recipe), set_up(replace(recipe, train=replace(recipe.train, teacher="")))
+    images, labels = next(made.batches.epoch(0))
+    seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"student": [], "teacher": []}
+    networks = {"student": plain.network, "teacher": Run.open(taught).model().double()}
+    for who, network in networks.items():
+        for module in network.modules():
+            if isinstance(module, Neuron):
+                module.register_forward_hook(lambda _m, _i, out, who=who: seen[who].append(out))
+    # What Mixup makes of the batch, by its own draws.
+    torch.manual_seed(0)
+    mixed: list[torch.Tensor] = []
+    made.network.register_forward_pre_hook(lambda _, inputs: mixed.append(inputs[0].clone()))
+    targets: list[torch.Tensor] = []
+    own = made.loss
+    made.loss = lambda logits, y: (targets.append(y), own(logits, y))[1]
+    loss, _ = made.step(0, images, labels)
+
+    total, expected_loss = 0.0, 0.0
+    for x, y in zip(mixed, targets, strict=True):
+        for calls in seen.values():
+            calls.clear()
+        logits = networks["student"](x)
+        with torch.no_grad():
+            answers = networks["teacher"](x)
+        cross_entropy = -(y * logits.log_softmax(1)).sum(1).mean()
+        p, q = (answers / 1.7).softmax(1), (logits / 1.7).softmax(1)
+        divergence = (p * (p.log() - q.log())).sum(1).mean()
+        distances = []
+        for ours, its in zip(seen["student"], seen["teacher"], strict=True):
+            a, b = (one.movedim(1, 0).flatten(1) if one.ndim == 5 else one.flatten(1) for one in (ours, its))
+            a, b = (one / one.norm(dim=1, keepdim=True).clamp(min=1) for one in (a, b))
+            distances.append(((a - b) ** 2).sum(1).mean())
+        total = (
+            total + (0.7 * cross_entropy + 0.3 * 1.7**2 * divergence + features * sum(distances) / len(distances)) / 2
+        )
+        expected_loss += cross_entropy.item() / 2
+    assert loss == pytest.approx(expected_loss, abs=1e-12)  # what is reported is the labels' loss
+    gradients = torch.autograd.grad(total, list(networks["student"].parameters()))
+    for (name, moved), before, gradient in zip(
+        made.network.named_parameters(), networks["student"].parameters(), gradients, strict=True
+    ):
+        assert torch.allclose(moved, before - 0.1 * gradient, rtol=0, atol=1e-12), name
+
+
+def test_the_teacher_sees_the_augmented_images_as_it_was_trained_to_see_them(small, monkeypatch):
+    line = Line()
+    given(line, monkeypatch)
+    made = set_up(small(train__teacher="timm:any", train__precision="fp64"))
+    line.seen.clear()
+    seen: list[torch.Tensor] = []
+    made.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    made.step(0, *next(made.batches.epoch(0)))
+    mean, std = made.data.mean[0], made.data.std[0]
+    assert torch.allclose(line.seen[0], (seen[0] * std + mean - 0.5) / 0.25, rtol=0, atol=1e-12)
+    assert not any(parameter.requires_grad for parameter in made.teacher.network.parameters())
+    assert not made.teacher.network.training
+
+
+def test_answers_over_time_are_averaged_and_weight_one_leaves_the_labels_out(small, monkeypatch):
+    line = Line()
+    given(line, monkeypatch)
+    made = set_up(small(**EXACT, train__teacher="timm:any", train__teacher_weight=1.0, train__teacher_temperature=1.0,
+                        train__mixup=0.0))  # fmt: skip
+    images, labels = next(made.batches.epoch(0))
+    answers = (2 * line.linear(((images * made.data.std[0] + made.data.mean[0] - 0.5) / 0.25).flatten(1))).softmax(1)
+    network = set_up(small(**EXACT, train__mixup=0.0)).network
+    gradients = torch.autograd.grad(F.cross_entropy(network(images), answers.detach()), list(network.parameters()))
+    made.step(0, images, 9 - labels)  # whatever they are
+    for moved, before, gradient in zip(made.network.parameters(), network.parameters(), gradients, strict=True):
+        assert torch.allclose(moved, before - 0.1 * gradient, rtol=0, atol=1e-10)
+
+
+def test_features_of_blocks_that_run_again_are_compared_all_the_same(small, taught):
+    options = {**EXACT, "train__teacher": str(taught), "train__teacher_features": 0.5, "train__mixup": 0.0}
+    weights = []
+    for recompute in (False, True):
+        made = set_up(small(**options, train__recompute=recompute))
+        made.step(0, *next(made.batches.epoch(0)))
+        weights.append(dict(made.network.named_parameters()))
+    assert all(torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-12) for name in weights[0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
+    recipe = small(
+        train__teacher="twin", train__teacher_features=0.5, train__precision=precision, train__rate_penalty=0.1
+    )
+    summary = train(recipe, tmp_path / "run", quiet=True)
+    twin = Run.open(tmp_path / "run" / "teacher")
+    assert (twin.recipe.model.neuron.name, twin.recipe.model.channels) == ("relu", recipe.model.channels)
+    assert twin.recipe.train == replace(recipe.train, teacher="", rate_penalty=0.0)
+    assert summary["teacher_pflop"] == twin.summary["pflop"]
+    # Both networks have the same layers: what a teacher adds is a third of what training costs.
+    assert summary["pflop"] == pytest.approx(twin.summary["pflop"] * 8 / 6, rel=1e-12)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert set_up(small()).teacher is None
+    alone = train(twin.recipe, tmp_path / "alone", quiet=True)
+    assert (alone["test_loss"], "teacher_pflop" in alone) == (twin.summary["test_loss"], False)
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Request a stop, as Ctrl-C does, during the given step, those of the teacher counted as well."""
+    step, done = Trainer.step, []
+
+    def counted(self, number, images, labels):
+        done.append(number)
+        if len(done) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, number, images, labels)
+
+    monkeypatch.setattr(Trainer, "step", counted)
+
+
+@pytest.mark.parametrize("start", [False, True], ids=["fresh", "init_from"])
+def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(small, tmp_path, monkeypatch, start):
+    recipe = small(train__teacher="twin", train__teacher_features=0.5, train__ema=0.9)
+    init_from = None
+    if start:
+        train(small(train__epochs=1), tmp_path / "old", quiet=True)
+        init_from = tmp_path / "old"
+    straight = train(recipe, tmp_path / "straight", init_from=init_from, quiet=True)
+    for number, steps in enumerate((5, 8 + 16 - 5)):  # in the teacher's first epoch; in the student's first
+        stop_after(monkeypatch, steps)
+        with pytest.raises(Stopped):
+            train(recipe, tmp_path / "stopped", bool(number), None if number else init_from, quiet=True)
+        monkeypatch.undo()
+        assert (tmp_path / "stopped" / "teacher" / "summary.json").exists() == bool(number)
+    summary = train(recipe, tmp_path / "stopped", resume=True, quiet=True)
+    for one in ("last", "best", "teacher/last"):
+        weights = [Checkpoint.load(tmp_path / run / one).weights for run in ("straight", "stopped")]
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    timed = ("seconds", "images_per_second")
+    assert {**summary, **dict.fromkeys(timed)} == {**straight, **dict.fromkeys(timed)}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("conv-tiny", {}),
+        ("conv12", {"preset": "strict", "neuron": {"learnable_threshold": "channel", "surrogate": "triangle"}}),
+        ("lstm12", {"preset": "paper", "time_steps": 2}),
+        ("spiking-vgg11", {}),
+    ],
+)
+def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
+    recipe = replace(small(train__teacher="twin"), model=model_config(name, **overrides))
+    twin = twin_of(recipe).model
+    assert (twin.name, twin.neuron.name, twin.neuron.learnable_threshold) == (name, "relu", "none")
+    assert getattr(twin, "time_steps", 1) == 1
+    assert twin.build(10, 1, 32)(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_a_teacher_of_timm_and_one_of_torchvision(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    made, create = dict[str, torch.nn.Module](), timm.create_model
+
+    def create_model(name: str, pretrained: bool) -> torch.nn.Module:
+        assert pretrained
+        return made.setdefault(name, create(name, num_classes=10))
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    found = set_up(small(train__teacher="timm:test_resnet")).teacher.found
+    assert (found.network, found.size, len(found.mean), found.flops) == (made["test_resnet"], 160, 3, None)
+    weights = models.SqueezeNet1_1_Weights.DEFAULT
+    file = tmp_path / "hub" / "checkpoints" / Path(weights.url).name
+    file.parent.mkdir(parents=True)
+    network = models.squeezenet1_1()
+    torch.save(network.state_dict(), file)
+    found = teacher._torchvision("squeezenet1_1")
+    assert torch.equal(found.network.classifier[1].weight, network.classifier[1].weight)
+    assert (found.mean, found.std, found.size) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 224)
+    with pytest.raises(OnespikeError, match=r"torchvision:squeezenet1_1 .* it knows 1000 classes, digits has 10"):
+        set_up(small(train__teacher="torchvision:squeezenet1_1"))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch $TORCH_HOME/executed",)
+
+
+def test_weights_in_a_cache_run_no_code(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub" / "checkpoints" / Path(models.SqueezeNet1_1_Weights.DEFAULT.url).name
+    file.parent.mkdir(parents=True)
+    file.write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(OnespikeError, match=r"torchvision:squeezenet1_1 cannot be loaded"):
+        set_up(small(train__teacher="torchvision:squeezenet1_1"))
+    assert not (tmp_path / "executed").exists()
+
+
+def test_without_a_network_one_line_says_where_weights_come_from(small, tmp_path, monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refused)
+    monkeypatch.setattr(timm, "create_model", refused)
+    for source in ("torchvision:resnet18", "timm:resnet18"):
+        with pytest.raises(OnespikeError) as error:
+            set_up(small(train__teacher=source))
+        assert f"{source} cannot be loaded (<urlopen error no network>); its weights come from the cache" in str(
+            error.value
+        )
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing/here", r"train.teacher: nothing/here is not a run: .*; or twin, torchvision:NAME, timm:NAME"),
+        ("keras:resnet", r"unknown train.teacher 'keras:resnet'.*known: RUN, timm:NAME, torchvision:NAME, twin"),
+        ("timm:resnet81", r"unknown train.teacher timm 'resnet81': did you mean 'resnet"),
+        ("torchvision:resnet81", r"unknown train.teacher torchvision 'resnet81': did you mean 'resnet18'"),
+    ],
+)
+def test_a_teacher_that_does_not_exist(small, tmp_path, name, message):
+    with pytest.raises(OnespikeError, match=message) as error:
+        train(small(train__teacher=name), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
+    with pytest.raises(OnespikeError, match=r"its images have 32 pixels a side, those of digits 64: .*expected"):
+        set_up(small(train__teacher=str(taught), data__image_size=64))
+    with pytest.raises(OnespikeError, match=r"resnet18 has no option neuron to make a twin by: expected"):
+        set_up(replace(small(train__teacher="twin"), model=model_config("resnet18")))
+    given(Line(7), monkeypatch)
+    with pytest.raises(OnespikeError, match=r"timm:any does not suit the data: it knows 7 classes, digits has 10"):
+        set_up(small(train__teacher="timm:any"))
+    given(Line(), monkeypatch, classes=tuple("0123456798"))
+    with pytest.raises(OnespikeError, match=r"does not suit the data: it has a class '9' where digits has '8'"):
+        set_up(small(train__teacher="timm:any"))
+    given(Line(), monkeypatch)
+    with pytest.raises(OnespikeError, match=r"train.teacher_features: expected layers of neurons .*timm:any has none"):
+        set_up(small(train__teacher="timm:any", train__teacher_features=1.0))
+    images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8)
+    colour = torch.utils.data.TensorDataset(images, torch.arange(40) % 10)
+    with pytest.raises(OnespikeError, match=r"its images have 1 channels, those of TensorDataset 3"):
+        set_up(small(train__teacher="timm:any"), data=colour)
+
+
+def test_a_teacher_that_takes_any_size_may_have_been_trained_at_another(small, tmp_path):
+    recipe = replace(small(train__epochs=1), model=model_config("resnet18"))
+    train(recipe, tmp_path / "run", quiet=True)
+    other = small(train__teacher=str(tmp_path / "run"), data__image_size=16, model__windows="average")
+    assert set_up(other).teacher.found.size == 32
+
+
+def test_bad_values():
+    for value in (-0.1, 1.1, float("nan")):
+        with pytest.raises(OnespikeError, match=r"train\.teacher_weight: expected"):
+            TrainConfig(teacher_weight=value)
+    for values in ({"teacher_temperature": 0.0}, {"teacher_features": -1.0}, {"teacher_temperature": float("inf")}):
+        with pytest.raises(OnespikeError, match=f"train.{next(iter(values))}: expected"):
+            TrainConfig(**values)
+    assert TrainConfig(teacher_weight=1.0).teacher == ""
