@@ -73,7 +73,7 @@ def test_training_sees_the_sizes_of_its_steps_and_evaluation_whole_images(small,
     assert network.trained == expected
     assert Counter(expected) == {24: 24, 32: 8}
     assert network.evaluated[:2] == [32, 24]  # tried before training begins
-    assert set(network.evaluated[2:]) == {32}
+    assert Counter(network.evaluated[2:])[24] == 1  # its multiply-accumulates are counted
 
 
 @pytest.mark.parametrize(
