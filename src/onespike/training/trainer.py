@@ -118,8 +118,9 @@ class Trainer:
         """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
         seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
-        steps = self.config.epochs * len(self.batches)
-        images = resize(images, size_at(self.config, self.data.image_size, number, steps))
+        if self.config.start_size:
+            steps = self.config.epochs * len(self.batches)
+            images = resize(images, size_at(self.config, self.data.image_size, number, steps))
         images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
