@@ -25,13 +25,14 @@ COLUMNS = (
     "valid_top1",
     "seconds",
     "images_per_second",
+    "pflop",
     *BUDGET,
     "digest",
     "commit",
     "machine",
     "torch",
 )
-NUMBERS = ("test_top1", "valid_top1", "seconds", "images_per_second")
+NUMBERS = ("test_top1", "valid_top1", "seconds", "images_per_second", "pflop")
 
 Row = dict[str, Any]
 

@@ -113,6 +113,7 @@ def write_outcomes(
     found = outcomes(sweep, recipes, seeds, rows)
     published = any(outcome.setting.published is not None for outcome in found)
     diverged = any(outcome.diverged for outcome in found)
+    priced = any(row["pflop"] for outcome in found for row in outcome.rows)
     columns = {
         "group": "",
         "setting": "",
@@ -124,12 +125,13 @@ def write_outcomes(
         "95% from": ".2f",
         "to": ".2f",
         "held out %": ".2f",
+        **({"PFLOP": ".4f"} if priced else {}),
         **({"published %": ".2f"} if published else {}),
         f"against the {sweep.reference}": "",
         "difference": "+.2f",
         "±": ".2f",
     }
-    table = Table(columns, [_row(outcome, published, diverged) for outcome in found])
+    table = Table(columns, [_row(outcome, published, diverged, priced) for outcome in found])
     parts: list[str | Table] = [
         sweep.about,
         describe_budget(trainings, seeds, published),
@@ -166,10 +168,11 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
     return " ".join(lines)
 
 
-def _row(outcome: Outcome, published: bool, diverged: bool) -> list:
+def _row(outcome: Outcome, published: bool, diverged: bool, priced: bool) -> list:
     estimate, trained = outcome.estimate, [row for row in outcome.rows if row["outcome"] == "trained"]
     low, high = estimate.interval if estimate and estimate.interval else (None, None)
     ahead = outcome.difference
+    costs = [row["pflop"] for row in trained if row["pflop"] is not None]
     valid = [row["valid_top1"] for row in trained if row["valid_top1"] is not None]
     return [
         outcome.setting.group,
@@ -182,6 +185,7 @@ def _row(outcome: Outcome, published: bool, diverged: bool) -> list:
         low,
         high,
         sum(valid) / len(valid) if valid else None,
+        *([sum(costs) / len(costs) if costs else None] if priced else []),
         *([outcome.setting.published] if published else []),
         outcome.verdict,
         ahead.mean if ahead else None,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from reproduce.ablation import ABLATION
+from reproduce.choices import CHOICES
 from reproduce.complexity import complexity
 from reproduce.conversion import conversion
 from reproduce.energy import energy
@@ -28,6 +29,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "table2": TABLE2,
     "figure1": FIGURE1,
     "ablation": ABLATION,
+    "choices": CHOICES,
     "pareto": PARETO,
     "energy": energy,
 }
