@@ -42,6 +42,7 @@ class StrictConfig(ModelConfig):
         stages: Channels of each stage, in units of `width`. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
+        firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: where their thresholds start.
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
             and their negatives; not trained), or "none".
@@ -63,6 +64,7 @@ class StrictConfig(ModelConfig):
     stages: tuple[int, ...] = (1, 4, 4)
     depth: int = 2
     population: int = 1
+    firing_rate: float = 0.5
     neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle"))
     stem: Literal["whitening", "none"] = "whitening"
     stem_layers: int = 1
@@ -84,6 +86,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
         if not 1 <= self.population <= MOST:
             raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
+        if not 0 < self.firing_rate <= 0.5:
+            raise OnespikeError(f"firing_rate: expected 0 < firing_rate <= 0.5, got {self.firing_rate}")
         assert self.units  # making it checks its ranges
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
@@ -126,8 +130,8 @@ def window_kinds(config: StrictConfig) -> Iterator[str]:
 class Thresholds(nn.Module):
     """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
 
-    The shifts start where, of a normal distribution, the P neurons with a threshold at `config.neuron.threshold` fire
-    for the shares 1/(P+1), …, P/(P+1). Neuron k of channel c is channel k*C + c.
+    The shifts start where, of a normal distribution, the P neurons fire for the shares 2r/(P+1), …, 2rP/(P+1), whose
+    mean is r = `config.firing_rate`. Neuron k of channel c is channel k*C + c.
     """
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
@@ -135,10 +139,11 @@ class Thresholds(nn.Module):
         self.population = config.population
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.shift = nn.Parameter(torch.empty(self.population * channels))
-        places = [NormalDist().inv_cdf(k / (self.population + 1)) for k in range(1, self.population + 1)]
+        shares = [2 * config.firing_rate * k / (self.population + 1) for k in range(1, self.population + 1)]
+        above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
         threshold = config.neuron.threshold if config.neuron.neuron.spiking else 0.0
         with torch.no_grad():
-            self.shift.copy_(threshold - torch.tensor(places).repeat_interleave(channels))
+            self.shift.copy_(threshold + above.repeat_interleave(channels))
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalise, and add each neuron's shift."""

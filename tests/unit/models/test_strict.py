@@ -51,10 +51,11 @@ def test_each_neuron_of_a_population_fires_where_the_normalised_current_exceeds_
 
 
 @pytest.mark.parametrize("population", [1, 2, 3])
-def test_the_neurons_of_a_population_start_at_equal_shares_of_a_normal_distribution(population):
-    potentials = Thresholds(1, config(population=population))(torch.randn(200, 1, 20, 20))
+@pytest.mark.parametrize("rate", [0.5, 0.2])
+def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firing_rate(population, rate):
+    potentials = Thresholds(1, config(population=population, firing_rate=rate))(torch.randn(200, 1, 20, 20))
     shares = (potentials > 0.5).float().mean((0, 2, 3))
-    expected = torch.arange(population, 0, -1) / (population + 1)
+    expected = 2 * rate * torch.arange(1, population + 1) / (population + 1)
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
 
 
@@ -165,6 +166,7 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"stem_layers": 0}, "stem_layers: .* got 0"),
         ({"stages": ()}, "stages: expected the channels of at least one stage"),
         ({"stages": (1, 0)}, r"stages\[1\]: .* got 0"),
+        ({"firing_rate": 0.6}, "firing_rate: expected 0 < firing_rate <= 0.5, got 0.6"),
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
