@@ -15,15 +15,19 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
-        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
+        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's,
+            "muon" takes orthogonal steps for all weights but the head's, whose and whose biases' steps are AdamW's, at
+            the same learning rate, such as 0.002. "lookahead_sgd", and so of any other: every 6 steps the
+            weights go back half the way to where they were (Zhang et al. 2019).
         lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
+        norm_lr_factor: Learning rate of what is exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
         warmup_lr: Learning rate at the very start.
         noise_range: Learning-rate noise from this to that share of training, such as [0.4, 0.9]; none by default.
         noise_limit: Largest relative change by that noise.
         momentum: Momentum, where the optimiser has one.
-        weight_decay: Weight decay; biases, norms and learnable thresholds are exempt.
+        weight_decay: Weight decay; biases, norms and learnable thresholds and decays are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
         loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the
             mean of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
@@ -67,6 +71,7 @@ class TrainConfig:
     accumulate: int = 1
     optimizer: str = "momentum"
     lr: float = 0.05
+    norm_lr_factor: float = 1.0
     min_lr: float = 0.0
     warmup_epochs: float = 3
     warmup_lr: float = 0.001
@@ -105,7 +110,7 @@ class TrainConfig:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {value}")
             if name == "teacher_weight" and value > 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} <= 1, got {value}")
-            if name in ("lr", "noise_limit", "teacher_temperature") and value <= 0:
+            if name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature") and value <= 0:
                 raise OnespikeError(f"train.{name}: expected more than 0, got {value}")
             if value < least:
                 raise OnespikeError(f"train.{name}: expected at least {least}, got {value}")

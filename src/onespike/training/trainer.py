@@ -32,6 +32,8 @@ from onespike.training.teacher import Teacher
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
+#: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
+CHOSEN = ("lr_scale", "weight_decay")
 
 
 class Trainer:
@@ -146,7 +148,7 @@ class Trainer:
 
     def after_step(self, number: int, loss: float, images: int) -> None:
         """Tell the callbacks of a step."""
-        step = Step(number, loss, images, self.optimizer.param_groups[0]["lr"])
+        step = Step(number, loss, images, self.optimizer.param_groups[-1]["lr"])
         for callback in self.callbacks:
             callback.after_step(self, step)
 
@@ -208,8 +210,13 @@ class Trainer:
         saved.put_into(self.evaluated, f"{run.folder} is of another network")
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
+        chosen = [{name: group[name] for name in CHOSEN} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
-        for parameter, state in self.optimizer.state.items():  # fused optimisers look at memory, not at strides
+        for group, values in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(values)
+        # Lookahead's state is that of the optimiser in it.
+        inner = getattr(self.optimizer.optimizer, "_base_optimizer", self.optimizer)
+        for parameter, state in inner.state.items():  # fused optimisers look at memory, not at strides
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
