@@ -108,7 +108,8 @@ def _watch(
         caught.clear()
         # Windows, a population or time come before the images.
         ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
-        threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's first
+        with torch.no_grad():  # a block that is run again in the backward pass is not watched there
+            threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
         surrogate = neuron.surrogate if own else None

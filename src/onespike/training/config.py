@@ -35,9 +35,13 @@ class TrainConfig:
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
             off.
+        hoyer: Weight in the loss of the Hoyer regularisation of potentials (Datta et al. 2022): fewer of them between 0
+            and the threshold; 0 is off.
         energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
             multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
             keeps it, and epochs that do are preferred as the best; 0 is off.
+        surrogate_width_end: Width of the surrogates at the last step; from the neurons' own, their `surrogate_width`,
+            it moves there geometrically; 0 leaves it.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
         int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
@@ -84,7 +88,9 @@ class TrainConfig:
     label_smoothing: float = 0.1
     mixup: float = 0.1
     rate_penalty: float = 0.0
+    hoyer: float = 0.0
     energy_budget: float = 0.0
+    surrogate_width_end: float = 0.0
     ema: float = 0.0
     int8_weights: bool = False
     teacher: str = ""

@@ -18,7 +18,16 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
-from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
+from onespike.training.callbacks import (
+    Callback,
+    EnergyBudget,
+    Hoyer,
+    Int8Weights,
+    Monitor,
+    MovingAverage,
+    Step,
+    SurrogateWidth,
+)
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
@@ -115,6 +124,10 @@ class Trainer:
         if config.rate_penalty or config.energy_budget:
             image = (self.data.in_channels, side, side)
             yield EnergyBudget(self.network, image, config.rate_penalty, config.energy_budget)
+        if config.hoyer:
+            yield Hoyer(self.network, config.hoyer)
+        if config.surrogate_width_end:
+            yield SurrogateWidth(self.network, config.surrogate_width_end)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""

@@ -108,6 +108,8 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--train.optimizer", "lookahead_momentun"], ["momentun", "'momentum'"]),
         (["--train.norm_lr_factor", "0"], ["train.norm_lr_factor", "more than 0"]),
         (["--train.norm_lr_factor", "inf"], ["train.norm_lr_factor", "finite"]),
+        (["--train.hoyer", "-1"], ["train.hoyer", "at least 0"]),
+        (["--train.surrogate_width_end", "nan"], ["train.surrogate_width_end", "finite"]),
         (["--model.neuron.surrogate_width", "0"], ["surrogate_width", "above 0"]),
         (["--train.optimizer", "adahessian"], ["adahessian", "second derivatives"]),
         (["--train.seed", "99999999999999999999"], ["train.seed", "2^63"]),

@@ -27,6 +27,7 @@ EVERYTHING = {
 }
 OTHERS = {
     "adamw": {"train__optimizer": "adamw"},
+    "hoyer": {"train__hoyer": 1e-3, "train__surrogate_width_end": 0.3, "model__neuron__surrogate_width": 2.0},
     "int8": {"train__int8_weights": True, "train__recompute": True},
     "muon": {"train__optimizer": "muon", "train__lr": 0.002, "train__norm_lr_factor": 4.0},
     "nadamuon": {"train__optimizer": "nadamuon", "train__lr": 0.002},
