@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.functional import fuse
+from onespike.functional import SURROGATES, fuse
 from onespike.neurons import NEURONS, Incoming, Neuron, NeuronConfig, OverTime, make_neuron
 from tests.reference import plain_neurons
 
@@ -153,6 +153,22 @@ def test_without_potentials_to_integrate_there_is_no_decay(name):
     assert "raw_decay" not in neuron.state_dict()
     currents = values(2, CHANNELS)
     assert torch.equal(neuron(currents), make(name)(currents))
+
+
+@pytest.mark.parametrize("name", SPIKING)
+@pytest.mark.parametrize("each", [False, True])
+def test_the_surrogate_is_as_wide_as_asked_for_wherever_it_fires(name, each, monkeypatch):
+    monkeypatch.setitem(SURROGATES, "wide", lambda d: (1 - (d / 1.7).abs()).clamp(min=0) / 1.7)
+    gradients = []
+    for surrogate in ({"surrogate": "triangle", "surrogate_width": 1.7}, {"surrogate": "wide"}):
+        neuron = make(name, **surrogate, **(learnable(name) if each else {}))
+        currents = values(4, 5, CHANNELS, 2, 2).requires_grad_()
+        beside = values(4, 5, CHANNELS, 2, 2, seed=1)
+        spikes = neuron(currents), neuron.over_time(currents), neuron.charge_and_fire(currents, Incoming(beside, 1))[1]
+        wanted = [currents, *(one for one in (neuron.raw_threshold,) if one is not None)]
+        gradients += [[torch.autograd.grad((one * beside).sum(), wanted) for one in spikes]]
+    torch.testing.assert_close(*gradients)
+    assert all(gradient.abs().max() > 0 for each in gradients[0] for gradient in each)
 
 
 @every_neuron

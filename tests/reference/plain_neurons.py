@@ -11,7 +11,7 @@ from tests.reference.plain_units import Step
 
 def fire(v: Tensor, threshold: float | Tensor) -> Tensor:
     """1 where v > threshold, else 0, with the rectangular surrogate."""
-    return Step.apply(v, torch.as_tensor(threshold, dtype=v.dtype), "rectangle")
+    return Step.apply(v, torch.as_tensor(threshold, dtype=v.dtype), "rectangle", 1.0)
 
 
 def _ternary(v: Tensor, threshold: float, _rise: Any) -> Tensor:

@@ -17,17 +17,17 @@ class Step(torch.autograd.Function):
     """1 where v > threshold, else 0; differentiated as if it were smooth."""
 
     @staticmethod
-    def forward(ctx: Any, v: Tensor, threshold: Tensor, surrogate: str) -> Tensor:
+    def forward(ctx: Any, v: Tensor, threshold: Tensor, surrogate: str, width: float) -> Tensor:
         """Fire."""
         ctx.save_for_backward(v, threshold)
-        ctx.surrogate = surrogate
+        ctx.surrogate, ctx.width = surrogate, width
         return (v > threshold).to(v.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """Multiply by the surrogate's derivative."""
         v, threshold = ctx.saved_tensors
-        d = v - threshold
+        d = (v - threshold) / ctx.width
         match ctx.surrogate:
             case "rectangle":
                 slope = (d.abs() < 0.5).to(d.dtype)
@@ -35,10 +35,13 @@ class Step(torch.autograd.Function):
                 slope = (1 - d.abs()).clamp(min=0)
             case "sigmoid":
                 slope = 4 * torch.sigmoid(4 * d) * torch.sigmoid(-4 * d)
+            case "gaussian":
+                slope = (-math.pi * d * d).exp()
             case _:
                 slope = 1 / (1 + (math.pi * d) ** 2)
+        slope = slope / ctx.width
         to_threshold = (-gradient * slope).sum_to_size(threshold.shape) if ctx.needs_input_grad[1] else None
-        return gradient * slope, to_threshold, None
+        return gradient * slope, to_threshold, None, None
 
 
 class PlainFiring(nn.Module):
@@ -57,7 +60,8 @@ class PlainFiring(nn.Module):
         """Map (B, C, M, M) to spikes."""
         if self.config.neuron.name == "relu":
             return v.relu()
-        return Step.apply(v, self.threshold(v), self.config.neuron.surrogate)
+        neuron = self.config.neuron
+        return Step.apply(v, self.threshold(v), neuron.surrogate, neuron.surrogate_width)
 
 
 class PlainNeuron(PlainFiring):

@@ -20,7 +20,8 @@ class ConversionConfig:
         population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
             step only.
         allow_real: Leave real-valued what cannot be converted, rather than refuse it.
-        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan".
+        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian".
+        surrogate_width: How wide it is, > 0, in units of one spike.
     """
 
     time_steps: int = 1
@@ -29,13 +30,16 @@ class ConversionConfig:
     batch_norm: Literal["folded", "kept"] = "folded"
     population: int = 1
     allow_real: bool = False
-    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan"] = "rectangle"
+    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan", "gaussian"] = "rectangle"
+    surrogate_width: float = 1.0
 
     def __post_init__(self) -> None:
         from onespike.neurons.integrate_fire import expect_neurons  # needs torch, as a help text does not
 
         check_choices(self)
         expect_neurons(self.time_steps, self.population)
+        if not 0 < self.surrogate_width < math.inf:
+            raise OnespikeError(f"surrogate_width: expected a finite number above 0, got {self.surrogate_width}")
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,8 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
 def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
     """What computes a step over time."""
     if step.kind == "activation":
-        neurons = IntegrateFire(*step.channels, config.time_steps, config.surrogate, config.population)
+        surrogate, width = config.surrogate, config.surrogate_width
+        neurons = IntegrateFire(*step.channels, config.time_steps, surrogate, config.population, width)
         if isinstance(step.function, QCFS):
             nn.init.constant_(neurons.raw_threshold, step.function.raw_threshold.item())
         return neurons

@@ -23,7 +23,6 @@ from torch import Tensor
 
 from onespike.durable import save_text
 from onespike.evaluation.inspect import Inspection, View
-from onespike.functional import SURROGATES
 from onespike.training.monitor import SUPPORT
 
 #: Up to so many classes numbers fit into the cells, and names beside them; letters of the longest name printed whole.
@@ -196,8 +195,8 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
             axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
         axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)
         if layer.surrogate is not None:  # up to this distance from the threshold it lets a gradient pass
-            far = torch.linspace(0, 10, 10001)
-            reach = far[SURROGATES[layer.surrogate](far) > SUPPORT].max().item()
+            far = layer.surrogate.width * torch.linspace(0, 10, 10001)
+            reach = far[layer.surrogate.of_peak(far) > SUPPORT].max().item()
     if reach:
         axis.axvspan(-reach, reach, 0, CURVES, color="black", alpha=0.08, linewidth=0)
     axis.axvline(0, 0, CURVES, color="black", linewidth=1, linestyle="--")

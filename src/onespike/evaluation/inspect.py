@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.errors import OnespikeError
-from onespike.functional import SURROGATES, window_side
+from onespike.functional import Surrogate, window_side
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
 from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
@@ -33,7 +33,7 @@ class LayerView:
     potentials: Tensor | None
     spikes: Tensor  # zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1
     threshold: Tensor | None  # a scalar, or in a shape that broadcasts to the potentials
-    surrogate: str | None  # its name
+    surrogate: Surrogate | None
 
     @property
     def distances(self) -> Tensor | None:
@@ -47,8 +47,8 @@ class LayerView:
 
     def to_json(self) -> dict[str, Any]:
         """The numbers."""
-        distances, surrogate = self.distances, SURROGATES.get(self.surrogate or "")
-        inside = None if distances is None or surrogate is None else surrogate(distances) > SUPPORT
+        distances, surrogate = self.distances, self.surrogate
+        inside = None if distances is None or surrogate is None else surrogate.of_peak(distances) > SUPPORT
         potential = None
         if self.potentials is not None:
             potentials = self.potentials.double().numpy()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import fuse, fuse_backward
-from onespike.functional.spike import check_surrogate, spike_backward
+from onespike.functional.spike import Surrogate, as_surrogate, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -21,7 +21,7 @@ class _ChargeAndFire(torch.autograd.Function):
         ctx,
         currents: Tensor,
         decay: float,
-        firing: tuple[float, str] | None,
+        firing: tuple[float, Surrogate] | None,
         beside: Tensor | None,
         behind: int,
         fusion: tuple[str, float],
@@ -117,7 +117,7 @@ def charge_and_fire(
     currents: Tensor,
     decay: float,
     threshold: float,
-    surrogate: str = "rectangle",
+    surrogate: str | Surrogate = "rectangle",
     beside: Tensor | None = None,
     behind: int = 0,
     fusion: str = "sincos",
@@ -126,10 +126,10 @@ def charge_and_fire(
     """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
 
     It gives V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each, to be differentiated once.
-    `surrogate` is a name in `SURROGATES`; the other arguments are those of `charge`.
+    `surrogate` is a name in `SURROGATES`, or a `Surrogate`; the other arguments are those of `charge`.
 
     Raises:
         ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.
     """
-    check_surrogate(surrogate)
-    return _ChargeAndFire.apply(currents, decay, (threshold, surrogate), beside, behind, (fusion, theta))
+    firing = threshold, as_surrogate(surrogate)
+    return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta))

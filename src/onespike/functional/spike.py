@@ -1,11 +1,13 @@
 """Spikes: the firing of a neuron, the encoding of real values, each with the gradient that stands in for its own.
 
 Fire:      S = 1 where V > threshold, else 0.
-Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone.
+Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone:
+           h(d / width) / width, whose integral is 1 whatever the width.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +17,27 @@ def _rectangle(d: Tensor) -> Tensor:
     return d.abs().lt_(0.5)
 
 
-#: Surrogate derivatives as functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and integral 1, as
-#: the derivative of any step from 0 to 1 must. To add one, add an entry.
+#: Surrogate derivatives h of width 1, functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and
+#: integral 1, as the derivative of any step from 0 to 1 must. To add one, add an entry.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "rectangle": _rectangle,
     "triangle": lambda d: (1 - d.abs()).clamp(min=0),
     "sigmoid": lambda d: 4 * torch.sigmoid(4 * d) * torch.sigmoid(-4 * d),
     "arctan": lambda d: 1 / (1 + (math.pi * d) ** 2),
+    "gaussian": lambda d: torch.exp(-math.pi * d**2),
 }
+
+
+class Surrogate(NamedTuple):
+    """A surrogate derivative: h(d / width) / width, with h the entry `name` of `SURROGATES` and width > 0."""
+
+    name: str = "rectangle"
+    width: float = 1.0
+
+    def of_peak(self, distance: Tensor) -> Tensor:
+        """Give the derivative at distances V - threshold, as a share of its peak: h(d / width)."""
+        return SURROGATES[self.name](distance if self.width == 1 else distance / self.width)
+
 
 #: How the real-valued stream becomes spikes, see `encode`.
 ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
@@ -39,7 +54,7 @@ class _Fire(torch.autograd.Function):
     """Heaviside step at a constant threshold, with the surrogate as its derivative."""
 
     @staticmethod
-    def forward(v: Tensor, threshold: float, surrogate: str) -> Tensor:  # noqa: ARG004 - shared with setup_context
+    def forward(v: Tensor, threshold: float, surrogate: Surrogate) -> Tensor:  # noqa: ARG004 - for setup_context
         return exceeds(v, threshold)
 
     @staticmethod
@@ -53,36 +68,44 @@ class _Fire(torch.autograd.Function):
         return spike_backward(gradient, v, ctx.threshold, ctx.surrogate), None, None
 
 
-def spike_backward(gradient: Tensor, v: Tensor, threshold: float, surrogate: str, out: Tensor | None = None) -> Tensor:
+def spike_backward(
+    gradient: Tensor, v: Tensor, threshold: float, surrogate: Surrogate, out: Tensor | None = None
+) -> Tensor:
     """Multiply the gradient of spikes by the surrogate's derivative at V - threshold, into `out` if that is given."""
-    derivative = SURROGATES[surrogate]
-    if derivative is not _rectangle:
-        return torch.mul(derivative(v - threshold), gradient, out=out)
-    # As a clamp's derivative it is one pass instead of four.
-    ends = threshold - 0.5, threshold + 0.5
-    if out is None:
-        return torch.ops.aten.hardtanh_backward(gradient, v, *ends)
-    return torch.ops.aten.hardtanh_backward.grad_input(gradient, v, *ends, grad_input=out)
+    width = surrogate.width
+    if SURROGATES[surrogate.name] is not _rectangle:
+        product = torch.mul(surrogate.of_peak(v - threshold), gradient, out=out)
+    else:  # as a clamp's derivative it is one pass instead of four
+        ends = threshold - width / 2, threshold + width / 2
+        if out is None:
+            product = torch.ops.aten.hardtanh_backward(gradient, v, *ends)
+        else:
+            product = torch.ops.aten.hardtanh_backward.grad_input(gradient, v, *ends, grad_input=out)
+    return product if width == 1 else product.div_(width)
 
 
-def check_surrogate(surrogate: str) -> None:
-    """Raise `ValueError` unless it is a name in `SURROGATES`."""
-    if surrogate not in SURROGATES:
-        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {surrogate!r}")
+def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
+    """Make a `Surrogate` of a name, with width 1; `ValueError` if there is none of that name or width."""
+    name, width = surrogate = Surrogate(surrogate) if isinstance(surrogate, str) else surrogate
+    if name not in SURROGATES:
+        raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {name!r}")
+    if not 0 < width < math.inf:
+        raise ValueError(f"surrogate: expected a finite width above 0, got {width}")
+    return surrogate
 
 
-def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str = "rectangle") -> Tensor:
+def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate = "rectangle") -> Tensor:
     """Fire where the potential exceeds the threshold: S = 1 if V > threshold else 0.
 
     Args:
         v: Potentials of any shape; the spikes have their dtype (that of `v - threshold`, if the threshold is a tensor).
         threshold: A number, or a tensor that broadcasts against `v`; it receives a gradient if it wants one.
-        surrogate: A name in `SURROGATES`, the derivative used in the backward pass.
+        surrogate: The derivative used in the backward pass: a name in `SURROGATES`, or a `Surrogate` of any width.
 
     Raises:
         ValueError: The surrogate does not exist.
     """
-    check_surrogate(surrogate)
+    surrogate = as_surrogate(surrogate)
     if isinstance(threshold, Tensor):
         v, threshold = v - threshold, 0.0
     return _Fire.apply(v, threshold, surrogate)
@@ -114,7 +137,11 @@ def bernoulli(x: Tensor, u: Tensor) -> Tensor:
 
 
 def encode(
-    x: Tensor, kind: str, draws: Tensor | None = None, threshold: float | Tensor = 0.5, surrogate: str = "rectangle"
+    x: Tensor,
+    kind: str,
+    draws: Tensor | None = None,
+    threshold: float | Tensor = 0.5,
+    surrogate: str | Surrogate = "rectangle",
 ) -> Tensor:
     """Turn the real-valued stream into the input spikes of a block.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, check_choices, unknown
-from onespike.functional import SURROGATES, charge, fuse, spike
+from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
 #: What neurons keep from one time step to the next: V, S and what else their kind keeps, of the shape of the currents.
@@ -25,8 +25,9 @@ class NeuronConfig:
             of the same graph (see `onespike.neurons.NEURONS`).
         threshold: Potential above which a neuron fires, > 0.
         decay: Share alpha of a potential that survives being handed on, 0..1.
-        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid" or "arctan" (see
-            `onespike.functional.SURROGATES`).
+        surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian"
+            (see `onespike.functional.SURROGATES`).
+        surrogate_width: How wide it is, > 0: h(d) becomes h(d / width) / width, at a distance d from the threshold.
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
             lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
@@ -38,6 +39,7 @@ class NeuronConfig:
     threshold: float = 0.5
     decay: float = 0.4
     surrogate: str = "rectangle"
+    surrogate_width: float = 1.0
     reset: Literal["none", "zero", "subtract"] = "none"
     learnable_threshold: Literal["none", "layer", "channel"] = "none"
     learnable_decay: Literal["none", "layer", "channel"] = "none"
@@ -47,8 +49,9 @@ class NeuronConfig:
         check_choices(self)
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", self.surrogate, SURROGATES)
-        if not 0 < self.threshold < math.inf:
-            raise OnespikeError(f"threshold: expected a finite number above 0, got {self.threshold}")
+        for name in ("threshold", "surrogate_width"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise OnespikeError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")
         if not 0 <= self.decay <= 1:
             raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
         if self.learnable_decay != "none" and self.decay in (0, 1):
@@ -112,7 +115,7 @@ class Neuron(nn.Module):
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
         config = config or NeuronConfig()
-        self.surrogate, self.reset = config.surrogate, config.reset
+        self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset
         self.constant_threshold, self.constant_decay = config.threshold, config.decay
         # The threshold is learned as its logarithm, the decay as its logit: they cannot leave their ranges.
         self.raw_threshold = _parameter(math.log(config.threshold), config.learnable_threshold, channels)
@@ -234,7 +237,7 @@ def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
     return value.flatten()
 
 
-def step(potential: Tensor, threshold: float | Tensor, surrogate: str) -> Tensor:
+def step(potential: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> Tensor:
     """S = 1 where V > threshold, else 0; the threshold is a number, () or (C, 1, 1)."""
     return spike(potential, along_channels(threshold, potential), surrogate)
 

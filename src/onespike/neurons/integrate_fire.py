@@ -39,15 +39,25 @@ class IntegrateFire(nn.Module):
         time_steps: T.
         surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
         population: P, 1..16; 1 where there are several time steps.
+        surrogate_width: How wide the surrogate is, in the same units.
     """
 
-    def __init__(self, channels: int | None, axis: int, time_steps: int, surrogate: str, population: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int | None,
+        axis: int,
+        time_steps: int,
+        surrogate: str,
+        population: int = 1,
+        surrogate_width: float = 1.0,
+    ) -> None:
         super().__init__()
         expect_neurons(time_steps, population)
         self.axis, self.time_steps, self.population = axis, time_steps, population
         # Learned as its logarithm: it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
-        self.firing = LIF(1, NeuronConfig(threshold=1.0, surrogate=surrogate), integrates=False)
+        config = NeuronConfig(threshold=1.0, surrogate=surrogate, surrogate_width=surrogate_width)
+        self.firing = LIF(1, config, integrates=False)
 
     @property
     def threshold(self) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
 _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
@@ -25,7 +26,7 @@ class Fired(NamedTuple):
     potential: Tensor | None  # at the moment of firing, of the shape of the spikes; None where it cannot be seen
     spikes: Tensor  # what came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU
     threshold: float | Tensor | None  # one number, or one for each channel in a shape that broadcasts to the potentials
-    surrogate: str | None  # a name in `onespike.functional.SURROGATES`; None where it is not known
+    surrogate: Surrogate | None  # None where it is not known
     steps: int  # time steps in this call, along the first axis of the spikes; 1 if they have no axis of time
     batch_axis: int  # the axis of the images
 
@@ -107,7 +108,8 @@ def _watch(
         caught.clear()
         # Windows, a population or time come before the images.
         ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
-        threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's first
+        with torch.no_grad():  # a block that is run again in the backward pass is not watched there
+            threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
             threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
         surrogate = neuron.surrogate if own else None

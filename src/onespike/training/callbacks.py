@@ -7,11 +7,14 @@ goes into the checkpoint, so that an interrupted run resumes to the bit.
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.functional import to_integers
+from onespike.neurons.base import Neuron, along_channels
+from onespike.neurons.watch import Fired, watch_neurons
 from onespike.training.cost import ASCENT, CostMeter, expect_within_reach
 from onespike.training.monitor import SpikeMonitor
 
@@ -202,6 +205,78 @@ class EnergyBudget(Callback):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take them back."""
         self.raised, self._epoch = state["raised"], state["epoch"]
+
+
+class Hoyer(Callback):
+    """Hoyer regularisation (Datta et al. 2022): a penalty that makes potentials few and large, or none.
+
+        penalty = weight * sum over layers of the mean over images of (sum |z|)^2 / sum z^2
+
+    z are potentials clipped to [0, threshold], of signed neurons their absolute values; the sums run over the neurons
+    of a layer for one image. Their ratio is 1 if a single z is above 0, the number of neurons if all z are the same.
+    Where neurons are called several times, as over time steps, each call counts. The authors' released code also sums
+    over a whole batch of B images, with a weight of 1e-8: about B * 1e-8 here. Their threshold, the Hoyer extremum, is
+    not part of it: neurons keep theirs. A network without spiking neurons of the library is an `OnespikeError`.
+    """
+
+    #: Below this sum of squares, potentials are as good as 0.
+    LEAST = 1e-6
+
+    def __init__(self, network: nn.Module, weight: float) -> None:
+        spiking_neurons(network, "train.hoyer")
+        self.network, self.weight, self._calls = network, weight, list[Fired]()
+
+    def forward(self) -> AbstractContextManager[None]:
+        """Look at the potentials."""
+        self._calls.clear()
+        return watch_neurons(self.network, self._calls.append, foreign_potentials=False)
+
+    def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
+        """The equation, in float32 at least."""
+        with torch.autocast(trainer.accelerator.device.type, enabled=False):
+            own = [call for call in self._calls if isinstance(call.neuron, Neuron) and call.neuron.spiking]
+            return self.weight * sum(self._of(call) for call in own)
+
+    def _of(self, call: Fired) -> Tensor:
+        neuron, potential = call.neuron, call.potential
+        assert isinstance(neuron, Neuron)
+        assert potential is not None
+        z = potential.to(torch.promote_types(potential.dtype, torch.float32))
+        threshold = torch.as_tensor(along_channels(neuron.threshold, z), dtype=z.dtype, device=z.device)
+        z = (z.abs() if neuron.signed else z.relu()).minimum(threshold)
+        z = z.movedim(call.batch_axis, 0).flatten(1)
+        return (z.sum(1).square() / z.square().sum(1).clamp(min=self.LEAST)).mean()
+
+
+class SurrogateWidth(Callback):
+    """Moves the width of surrogates geometrically, from the neurons' own, w, at the first step to `end` at the last.
+
+    At a share t of the training it is w^(1 - t) * end^t. It follows from the step's number alone. A network without
+    spiking neurons of the library is an `OnespikeError`.
+    """
+
+    def __init__(self, network: nn.Module, end: float) -> None:
+        neurons = spiking_neurons(network, "train.surrogate_width_end")
+        self.end, self._own = end, {neuron: neuron.surrogate for neuron in neurons}
+
+    def before_step(self, trainer: "Trainer", number: int) -> None:
+        """Set the width."""
+        t = number / max(1, trainer.config.epochs * len(trainer.batches) - 1)
+        for neuron, own in self._own.items():
+            neuron.surrogate = own._replace(width=own.width ** (1 - t) * self.end**t)
+
+    def close(self) -> None:
+        """Give the neurons their own back."""
+        for neuron, own in self._own.items():
+            neuron.surrogate = own
+
+
+def spiking_neurons(network: nn.Module, option: str) -> list[Neuron]:
+    """Find the library's spiking neurons; an `OnespikeError` that names the option if there are none."""
+    neurons = [one for one in network.modules() if isinstance(one, Neuron) and one.spiking]
+    if not neurons:
+        raise OnespikeError(f"{option}: expected a network with spiking neurons of onespike.neurons, got one without")
+    return neurons
 
 
 class Pruning(Callback):

@@ -15,15 +15,19 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
-        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
+        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's,
+            "muon" takes orthogonal steps for all weights but the head's, whose and whose biases' steps are AdamW's, at
+            the same learning rate, such as 0.002. "lookahead_sgd", and so of any other: every 6 steps the
+            weights go back half the way to where they were (Zhang et al. 2019).
         lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
+        norm_lr_factor: Learning rate of what is exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
         warmup_lr: Learning rate at the very start.
         noise_range: Learning-rate noise from this to that share of training, such as [0.4, 0.9]; none by default.
         noise_limit: Largest relative change by that noise.
         momentum: Momentum, where the optimiser has one.
-        weight_decay: Weight decay; biases, norms and learnable thresholds are exempt.
+        weight_decay: Weight decay; biases, norms and learnable thresholds and decays are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
         loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the
             mean of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
@@ -31,9 +35,13 @@ class TrainConfig:
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
             off.
+        hoyer: Weight in the loss of the Hoyer regularisation of potentials (Datta et al. 2022): fewer of them between 0
+            and the threshold; 0 is off.
         energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
             multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
             keeps it, and epochs that do are preferred as the best; 0 is off.
+        surrogate_width_end: Width of the surrogates at the last step; from the neurons' own, their `surrogate_width`,
+            it moves there geometrically; 0 leaves it.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
         int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
@@ -67,6 +75,7 @@ class TrainConfig:
     accumulate: int = 1
     optimizer: str = "momentum"
     lr: float = 0.05
+    norm_lr_factor: float = 1.0
     min_lr: float = 0.0
     warmup_epochs: float = 3
     warmup_lr: float = 0.001
@@ -79,7 +88,9 @@ class TrainConfig:
     label_smoothing: float = 0.1
     mixup: float = 0.1
     rate_penalty: float = 0.0
+    hoyer: float = 0.0
     energy_budget: float = 0.0
+    surrogate_width_end: float = 0.0
     ema: float = 0.0
     int8_weights: bool = False
     teacher: str = ""
@@ -105,7 +116,7 @@ class TrainConfig:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {value}")
             if name == "teacher_weight" and value > 1:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} <= 1, got {value}")
-            if name in ("lr", "noise_limit", "teacher_temperature") and value <= 0:
+            if name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature") and value <= 0:
                 raise OnespikeError(f"train.{name}: expected more than 0, got {value}")
             if value < least:
                 raise OnespikeError(f"train.{name}: expected at least {least}, got {value}")

@@ -231,7 +231,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     valid = trainer.evaluate(trainer.held_out) if len(trainer.data.validation) else None
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
-        "lr": trainer.optimizer.param_groups[0]["lr"],
+        "lr": trainer.optimizer.param_groups[-1]["lr"],
         "train_loss": progress.loss / progress.images,
         "train_top1": 100 * progress.hits / progress.images,
         "valid_loss": valid.loss if valid else None,

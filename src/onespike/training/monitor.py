@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from onespike.functional import SURROGATES
 from onespike.neurons.watch import Fired, neuron_layers, watch_neurons
 
 #: Below this firing rate a layer of neurons counts as silent: no gradient worth the name passes through its spikes.
@@ -83,7 +82,7 @@ class SpikeMonitor:
         counts.fired[fired.shape] = counts.fired.get(fired.shape, 0) + fired
         counts.seen[fired.shape] = counts.seen.get(fired.shape, 0) + len(spikes) * call.steps
         if call.potential is not None and call.surrogate is not None and call.threshold is not None:
-            gradients = SURROGATES[call.surrogate](call.potential.float() - call.threshold)
+            gradients = call.surrogate.of_peak(call.potential.float() - call.threshold)
             counts.supported = counts.supported + (gradients > SUPPORT).sum()
             counts.potentials += call.potential.numel()
 

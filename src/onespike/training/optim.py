@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from timm.data import Mixup
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
@@ -19,17 +19,38 @@ FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Make the optimiser; an `OnespikeError` if timm has none of that name, or it cannot be used here."""
-    if config.optimizer not in list_optimizers():
-        raise unknown("train.optimizer", config.optimizer, list_optimizers())
+    name = config.optimizer.removeprefix("lookahead_")
+    if name not in list_optimizers():
+        raise unknown("train.optimizer", name, list_optimizers())
     try:
-        fused = {"fused": True} if config.optimizer in FUSED else {}
-        decay, momentum = config.weight_decay, config.momentum
-        optimizer = create_optimizer_v2(model, config.optimizer, config.lr, decay, momentum, **fused)
+        fused = {"fused": True} if name in FUSED else {}
+        groups = parameter_groups(config, model)
+        optimizer = create_optimizer_v2(groups, config.optimizer, config.lr, momentum=config.momentum, **fused)
     except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it wants a package, a device, an argument
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
     return optimizer
+
+
+def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """Split the parameters into those exempt from weight decay, which may learn at another rate, and the weights.
+
+    Exempt are those along a single axis, in whatever shape (biases, norms, thresholds), and what the model itself names
+    in `no_weight_decay`. Muon makes the steps of weights orthogonal, but not those of the head, the last weight, which
+    are AdamW's (Jordan et al. 2024), as are those of everything exempt.
+    """
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
+    exempt |= set(getattr(model, "no_weight_decay", set)())
+    head = [name for name in shapes if name not in exempt][-1:] if "muon" in config.optimizer else []
+    groups: list[dict[str, Any]] = param_groups_weight_decay(
+        model, 1.0, no_weight_decay_list=exempt, fallback_list=head
+    )
+    for group in groups:  # timm's scheduler multiplies by `lr_scale`
+        group["lr_scale"] = 1.0 if group["weight_decay"] else config.norm_lr_factor
+        group["weight_decay"] *= config.weight_decay
+    return groups
 
 
 def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:

@@ -18,7 +18,16 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
-from onespike.training.callbacks import Callback, EnergyBudget, Int8Weights, Monitor, MovingAverage, Step
+from onespike.training.callbacks import (
+    Callback,
+    EnergyBudget,
+    Hoyer,
+    Int8Weights,
+    Monitor,
+    MovingAverage,
+    Step,
+    SurrogateWidth,
+)
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
@@ -32,6 +41,8 @@ from onespike.training.teacher import Teacher
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
+#: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
+CHOSEN = ("lr_scale", "weight_decay")
 
 
 class Trainer:
@@ -113,6 +124,10 @@ class Trainer:
         if config.rate_penalty or config.energy_budget:
             image = (self.data.in_channels, side, side)
             yield EnergyBudget(self.network, image, config.rate_penalty, config.energy_budget)
+        if config.hoyer:
+            yield Hoyer(self.network, config.hoyer)
+        if config.surrogate_width_end:
+            yield SurrogateWidth(self.network, config.surrogate_width_end)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
@@ -147,7 +162,7 @@ class Trainer:
 
     def after_step(self, number: int, loss: float, images: int) -> None:
         """Tell the callbacks of a step."""
-        step = Step(number, loss, images, self.optimizer.param_groups[0]["lr"])
+        step = Step(number, loss, images, self.optimizer.param_groups[-1]["lr"])
         for callback in self.callbacks:
             callback.after_step(self, step)
 
@@ -209,8 +224,13 @@ class Trainer:
         saved.put_into(self.evaluated, f"{run.folder} is of another network")
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
         self.network.load_state_dict(raw or saved.weights)
+        chosen = [{name: group[name] for name in CHOSEN} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
-        for parameter, state in self.optimizer.state.items():  # fused optimisers look at memory, not at strides
+        for group, values in zip(self.optimizer.param_groups, chosen, strict=True):
+            group.update(values)
+        # Lookahead's state is that of the optimiser in it.
+        inner = getattr(self.optimizer.optimizer, "_base_optimizer", self.optimizer)
+        for parameter, state in inner.state.items():  # fused optimisers look at memory, not at strides
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from onespike.functional import SURROGATES
 from onespike.models import Network, create_model
 from tests.reference.sequential import SequentialNetwork
 
@@ -90,13 +91,14 @@ def test_every_fusion(unit: str, fusion: str) -> None:
 
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
-@pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
-def test_every_surrogate_and_reset(reset: str, surrogate: str) -> None:
+@pytest.mark.parametrize(("surrogate", "width"), [*((name, 1.0) for name in SURROGATES), ("triangle", 2.5)])
+def test_every_surrogate_and_reset(reset: str, surrogate: str, width: float) -> None:
     check_equal(
         make(
             neuron={
                 "reset": reset,
                 "surrogate": surrogate,
+                "surrogate_width": width,
                 "learnable_threshold": "channel",
                 "learnable_decay": "layer",
             }

@@ -28,6 +28,15 @@ def test_a_population_by_hand():
     torch.testing.assert_close(out * 3 / 2, torch.tensor([0.0, 0, 1, 1, 2, 2, 3, 3]))
 
 
+def test_the_surrogates_width_is_in_units_of_one_spike():
+    layer = IntegrateFire(None, 1, 1, "triangle", 4, surrogate_width=1.5)
+    nn.init.constant_(layer.raw_threshold, torch.tensor(2.0).log().item())
+    x = torch.tensor([0.9], requires_grad=True)
+    layer(x).backward()
+    distances = [0.9 / 0.5 + 0.5 - place - 1 for place in range(4)]  # spikes of 1/2: the factor of their size cancels
+    assert x.grad.item() == pytest.approx(sum(max(0, 1 - abs(d) / 1.5) / 1.5 for d in distances))
+
+
 def test_each_neuron_of_a_population_is_seen():
     layer = neurons(2.0, population=4)
     seen = []

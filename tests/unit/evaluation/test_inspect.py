@@ -73,7 +73,7 @@ def test_numbers_of_every_block(make_run, image: Path, overrides):
             assert layer["above_threshold"] == pytest.approx(layer["firing_rate"], abs=1e-6)
             silent = 1 - spikes.amax(0).mean().item()
             assert layer["silent_neurons"] == pytest.approx(silent, abs=1e-6)
-            reach = 1 - 0.01 if neuron.surrogate == "triangle" else 0.5
+            reach = 1 - 0.01 if neuron.surrogate.name == "triangle" else 0.5
             assert layer["in_support"] == pytest.approx((distances.abs() < reach).float().mean().item(), abs=1e-6)
             assert layer["potential"]["mean"] == pytest.approx(potentials.mean().item(), abs=1e-5)
             assert layer["potential"]["std"] == pytest.approx(potentials.std(correction=0).item(), abs=1e-5)

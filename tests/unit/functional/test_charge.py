@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from onespike.functional import FUSIONS, SURROGATES, charge, charge_and_fire, fuse, spike
+from onespike.functional import FUSIONS, SURROGATES, Surrogate, charge, charge_and_fire, fuse, spike
 
 
 def draw(*shape, seed):
@@ -51,7 +51,8 @@ def test_values_and_gradients_are_those_of_the_loop(fusion, behind, windows):
 @pytest.mark.parametrize("meets", [False, True])
 def test_whichever_of_the_two_is_used(used, surrogate, meets):
     beside = draw(4, 2, 3, 2, 2, seed=6) if meets else None
-    compare(draw(4, 2, 3, 2, 2, seed=5), beside, surrogate=surrogate, used=used)
+    for one in (surrogate, Surrogate(surrogate, 1.7)):
+        compare(draw(4, 2, 3, 2, 2, seed=5), beside, surrogate=one, used=used)
 
 
 def test_without_anything_beside_it_leaks():

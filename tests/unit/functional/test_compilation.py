@@ -7,6 +7,7 @@ from onespike.functional import (
     ENCODINGS,
     FUSIONS,
     SURROGATES,
+    Surrogate,
     bernoulli,
     constant_mask,
     encode,
@@ -41,6 +42,7 @@ CASES = {
     "constant_mask": (lambda u: constant_mask(u, 0.1), DRAWS),
     **{f"fuse-{kind}": (lambda x, y, kind=kind: fuse(x, y, kind, 0.3), MAP, DRAWS) for kind in FUSIONS},
     **{f"spike-{name}": (lambda v, th, name=name: spike(v, th, name), MAP, THRESHOLD) for name in SURROGATES},
+    **{f"spike-{name}-wide": (lambda v, name=name: spike(v, 0.4, Surrogate(name, 1.7)), MAP) for name in SURROGATES},
     **{f"encode-{kind}": (lambda x, u, kind=kind: encode(x, kind, u), MAP, DRAWS) for kind in ENCODINGS},
 }
 

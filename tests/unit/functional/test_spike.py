@@ -1,13 +1,14 @@
 """Firing and encoding: the values, and the gradients that stand in for their own."""
 
 import math
+from statistics import NormalDist
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.functional import ENCODINGS, SURROGATES, bernoulli, encode, spike
+from onespike.functional import ENCODINGS, SURROGATES, Surrogate, bernoulli, encode, spike
 
 #: The surrogate derivatives as functions of d = V - threshold: three in other words than the source's.
 FORMULAS = {
@@ -15,6 +16,15 @@ FORMULAS = {
     "triangle": lambda d: max(0.0, 1 + d if d < 0 else 1 - d),
     "sigmoid": lambda d: 1 / math.cosh(2 * d) ** 2,  # the derivative of sigmoid(4 d)
     "arctan": lambda d: 1 / (1 + math.pi**2 * d**2),  # the derivative of atan(pi d) / pi
+    "gaussian": NormalDist(0, 1 / math.sqrt(2 * math.pi)).pdf,
+}
+#: The steps from 0 to 1 whose derivatives they are; of width w it is the step at d / w.
+STEPS = {
+    "rectangle": lambda d: min(max(d + 0.5, 0), 1),
+    "triangle": lambda d: (1 + max(d, -1)) ** 2 / 2 if d < 0 else 1 - (1 - min(d, 1)) ** 2 / 2,
+    "sigmoid": lambda d: 1 / (1 + math.exp(-4 * d)),
+    "arctan": lambda d: 0.5 + math.atan(math.pi * d) / math.pi,
+    "gaussian": NormalDist(0, 1 / math.sqrt(2 * math.pi)).cdf,
 }
 BERNOULLI = ["bernoulli", "bernoulli-detached"]
 every_surrogate = pytest.mark.parametrize("surrogate", list(SURROGATES))
@@ -49,6 +59,27 @@ def test_by_default_the_threshold_is_one_half_and_the_surrogate_a_rectangle():
 def test_the_gradient_is_the_surrogate_formula(surrogate, v, threshold):
     gradient = gradient_of(lambda v: spike(v, threshold, surrogate), torch.tensor([v], dtype=torch.float64))
     assert gradient.item() == pytest.approx(FORMULAS[surrogate](v - threshold), rel=1e-12, abs=1e-15)
+
+
+@every_surrogate
+@pytest.mark.parametrize("width", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("threshold", [0.7, torch.tensor(0.7, dtype=torch.float64)])
+def test_the_gradient_is_the_slope_of_a_step_so_much_wider(surrogate, width, threshold):
+    distances, h = torch.linspace(-3, 3, 101, dtype=torch.float64) + 1e-3, 1e-5
+    gradient = gradient_of(lambda v: spike(v, threshold, Surrogate(surrogate, width)), distances + 0.7)
+    slope = [
+        (STEPS[surrogate]((d + h) / width) - STEPS[surrogate]((d - h) / width)) / (2 * h) for d in distances.tolist()
+    ]
+    torch.testing.assert_close(gradient, torch.tensor(slope, dtype=torch.float64), rtol=1e-5, atol=1e-6)
+    assert gradient.max() == pytest.approx(1 / width, rel=0.1)
+
+
+@every_surrogate
+def test_of_width_1_it_is_the_surrogate_to_the_bit(surrogate):
+    v = 3 * uniform(500, dtype=torch.float32) - 1
+    gradients = [gradient_of(lambda v, s=s: spike(v, 0.5, s), v) for s in (surrogate, Surrogate(surrogate, 1.0))]
+    assert torch.equal(*gradients)
+    assert torch.equal(gradients[0], SURROGATES[surrogate](v - 0.5).to(v.dtype))
 
 
 def test_the_rectangle_and_the_triangle_end_at_half_and_at_one_from_the_threshold():
@@ -150,8 +181,12 @@ def test_direct_encoding_is_the_value_itself():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: spike(x, 0.5, "triangel"), "rectangle, triangle, sigmoid, arctan, got 'triangel'"),
-        (lambda x: encode(x, "threshold", surrogate="step"), "rectangle, triangle, sigmoid, arctan, got 'step'"),
+        (lambda x: spike(x, 0.5, "triangel"), "rectangle, triangle, sigmoid, arctan, gaussian, got 'triangel'"),
+        (lambda x: spike(x, 0.5, Surrogate("triangle", 0.0)), "surrogate: expected a finite width above 0, got 0.0"),
+        (
+            lambda x: encode(x, "threshold", surrogate="step"),
+            "rectangle, triangle, sigmoid, arctan, gaussian, got 'step'",
+        ),
         (lambda x: encode(x, "poisson"), f"{', '.join(ENCODINGS)}, got 'poisson'"),
         (lambda x: encode(x, "bernoulli"), r"'bernoulli': expected draws .*\(2, 3\), got none"),
         (lambda x: encode(x, "bernoulli-detached"), r"'bernoulli-detached': expected draws .*\(2, 3\), got none"),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from onespike import OnespikeError, create_model
+from onespike.functional import SURROGATES
 from onespike.models import OnespikeConfig, model_config
 from onespike.models.onespike import VARIANTS
 from onespike.neurons import NeuronConfig
@@ -180,6 +181,8 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"dropout": -0.1}, "dropout: .*got -0.1"),
         ({"theta": 2}, "theta: .*got 2"),
         ({"neuron": {"threshold": 0}}, "threshold: .*got 0"),
+        ({"neuron": {"surrogate_width": 0}}, "surrogate_width: expected a finite number above 0, got 0"),
+        ({"neuron": {"surrogate_width": float("inf")}}, "surrogate_width: .*got inf"),
         ({"neuron": {"decay": 1.5}}, "decay: .*got 1.5"),
         ({"neuron": {"learnable_decay": "layer"}, "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
     ],
@@ -216,7 +219,8 @@ def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_b
         *({"encoding": encoding} for encoding in ("bernoulli", "bernoulli-detached", "threshold", "direct")),
         *({"fusion": fusion} for fusion in ("sincos", "sinsum", "nested", "mean", "sum", "none")),
         *({"neuron": {"reset": reset}} for reset in ("none", "zero", "subtract")),
-        *({"neuron": {"surrogate": surrogate}} for surrogate in ("rectangle", "triangle", "sigmoid", "arctan")),
+        *({"neuron": {"surrogate": surrogate}} for surrogate in SURROGATES),
+        {"neuron": {"surrogate": "triangle", "surrogate_width": 3}},
         *({"windows": windows} for windows in ("alternating", "average", "dilated")),
         *({"neuron": {"learnable_threshold": each, "learnable_decay": each}} for each in ("layer", "channel")),
         {"neuron": {"learnable_threshold": "channel"}, "encoding": "threshold", "mlp_activation": "spiking"},

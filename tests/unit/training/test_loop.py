@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
-from onespike.neurons import Neuron
+from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import train
 from onespike.training.display import Display
 from onespike.training.loop import set_up
@@ -62,9 +62,10 @@ def test_that_bf16_is_emulated_is_said(capability, precision, small, monkeypatch
     assert said == ((capability, precision) == ("AVX2", "bf16"))
 
 
-def test_accumulating_in_parts_is_the_same_step(small):
-    whole = some_steps(small(**QUIET, train__precision="fp64"), 2)
-    parts = some_steps(small(**QUIET, train__precision="fp64", train__accumulate=4), 2)
+@pytest.mark.parametrize("hoyer", [0.0, 0.01])
+def test_accumulating_in_parts_is_the_same_step(small, hoyer):
+    whole = some_steps(small(**QUIET, train__precision="fp64", train__hoyer=hoyer), 2)
+    parts = some_steps(small(**QUIET, train__precision="fp64", train__hoyer=hoyer, train__accumulate=4), 2)
     assert all(torch.allclose(whole[name], parts[name], rtol=0, atol=1e-12) for name in whole)
 
 
@@ -188,6 +189,16 @@ def test_monitor_counts_what_hooks_see():
         assert activity.dead == pytest.approx((rates == 0).float().mean().item(), abs=1e-6)
         assert activity.always_firing == pytest.approx((rates == 1).float().mean().item(), abs=1e-6)
         assert activity.in_support == pytest.approx((distances < 0.5).float().mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_the_support_is_as_wide_as_the_surrogate(width):
+    neuron = make_neuron(6, NeuronConfig(surrogate="triangle", surrogate_width=width))
+    v = 3 * torch.randn(50, 6)
+    monitor = SpikeMonitor(neuron)
+    with monitor.watch():
+        neuron(v)
+    assert monitor.summary()[0].in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
 
 
 def test_watching_changes_nothing(small, tmp_path: Path):

@@ -1,11 +1,15 @@
-"""Optimisers: the fused ones step as the others do, whatever the weights' layout in memory."""
+"""Optimisers: the fused ones step as the others do, whatever the weights' layout in memory; groups; Muon, Lookahead."""
+
+import copy
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
-from onespike.training.optim import FUSED, make_optimizer
+from onespike.training.optim import FUSED, make_optimizer, make_scheduler
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -25,4 +29,143 @@ def test_fused_optimisers_step_as_the_others_do(name: str) -> None:
             model(images).square().mean().backward()
             optimizer.step()
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+class Small(nn.Module):
+    """Weights of three kinds, and vectors in several shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12)
+        self.neuron = make_neuron(12, NeuronConfig(learnable_threshold="channel"), integrates=False)
+        self.shift = nn.Parameter(torch.zeros(1, 12, 1, 1))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.neuron(self.norm(self.conv(x)) + self.shift).mean((2, 3)))
+
+
+def trained(optimizer: torch.optim.Optimizer, model: nn.Module, steps: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        dtype = next(model.parameters()).dtype
+        images = torch.randn(16, 8, 4, 4, generator=generator, dtype=dtype)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), torch.arange(16) % 5).backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.01])
+def test_what_lies_along_one_axis_is_exempt_from_weight_decay_and_has_a_rate_of_its_own(weight_decay: float) -> None:
+    model = Small()
+    config = TrainConfig(weight_decay=weight_decay, norm_lr_factor=3.0)
+    vectors, weights = make_optimizer(config, model).param_groups
+    assert [one is two for one, two in zip(weights["params"], (model.conv.weight, model.head.weight), strict=True)]
+    assert len(vectors["params"]) == 6
+    assert (vectors["weight_decay"], vectors["lr_scale"]) == (0, 3)
+    assert (weights["weight_decay"], weights["lr_scale"]) == (weight_decay, 1)
+
+
+def test_a_network_may_name_what_is_exempt() -> None:
+    model = Small()
+    model.no_weight_decay = lambda: {"head.weight"}  # type: ignore[assignment, operator]
+    vectors, weights = make_optimizer(TrainConfig(), model).param_groups
+    assert (len(vectors["params"]), len(weights["params"])) == (7, 1)
+
+
+def test_at_every_step_the_rate_is_so_many_times_that_of_the_weights() -> None:
+    config = TrainConfig(epochs=4, warmup_epochs=1, lr=0.1, norm_lr_factor=64.0, noise_range=(0.5, 0.9), min_lr=0.01)
+    optimizer = make_optimizer(config, Small())
+    plain = make_optimizer(replace(config, norm_lr_factor=1.0), Small())
+    schedules = make_scheduler(config, optimizer, 5), make_scheduler(config, plain, 5)
+    for step in range(20):
+        for schedule in schedules:
+            schedule.step_update(step)
+        vectors, weights = (group["lr"] for group in optimizer.param_groups)
+        assert weights == plain.param_groups[-1]["lr"] == plain.param_groups[0]["lr"]
+        assert vectors == 64 * weights
+
+
+def test_plain_descent_moves_vectors_so_much_further() -> None:
+    torch.manual_seed(0)
+    model = Small().double()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    config = TrainConfig(momentum=0.0, weight_decay=0.0, lr=0.1, norm_lr_factor=7.0)
+    optimizer = make_optimizer(config, model)
+    make_scheduler(replace(config, warmup_epochs=0), optimizer, 10).step_update(0)
+    trained(optimizer, model, 1)
+    for name, parameter in model.named_parameters():
+        rate = 0.1 if name in ("conv.weight", "head.weight") else 0.7
+        assert parameter.grad is not None
+        torch.testing.assert_close(parameter.detach(), before[name] - rate * parameter.grad)
+
+
+@pytest.mark.parametrize("name", ["muon", "nmuon"])
+def test_muons_steps_of_filters_are_orthogonal_and_all_others_adamws(name: str) -> None:
+    torch.manual_seed(0)
+    model = Small()
+    twin = copy.deepcopy(model)
+    config = TrainConfig(optimizer=name, lr=0.02, momentum=0.8, weight_decay=0.1)
+    optimizer = make_optimizer(config, model)
+    assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
+    before = model.conv.weight.detach().clone()
+    trained(optimizer, model, 1)
+    step = ((1 - 0.02 * 0.1) * before - model.conv.weight.detach()).flatten(1)  # (12, 72)
+    assert model.conv.weight.grad is not None
+    left, _, right = torch.linalg.svd(model.conv.weight.grad.flatten(1), full_matrices=False)
+    # Newton and Schulz leave singular values around 1. The scale gives the step the root mean square of AdamW's, 0.2.
+    singular = torch.linalg.svdvals(step) / (0.02 * 0.2 * 72**0.5)
+    assert singular.min() > 0.6
+    assert singular.max() < 1.3
+    assert nn.functional.cosine_similarity(step.flatten(), (left @ right).flatten(), dim=0) > 0.97
+    assert step.square().mean().sqrt() == pytest.approx(0.02 * 0.2, rel=0.2)
+    if name == "nmuon":  # its fallback has Nesterov's momentum
+        return
+    others = {name: one for name, one in twin.named_parameters() if name != "conv.weight"}
+    groups = [{"params": others.pop("head.weight")}, {"params": others.values(), "weight_decay": 0}]
+    adamw = torch.optim.AdamW(groups, 0.02, (0.9, 0.95), 1e-7, 0.1)
+    trained(adamw, twin, 1)
+    for (one, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        if one != "conv.weight":
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_muon_learns() -> None:
+    torch.manual_seed(0)
+    images, labels = torch.randn(16, 8, 4, 4), torch.arange(16) % 5
+    losses = {}
+    for name in ("muon", "adamuon"):
+        model = Small()
+        optimizer = make_optimizer(TrainConfig(optimizer=name, lr=0.01), model)
+        for _ in range(60):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            optimizer.step()
+        losses[name] = loss.item()
+    assert max(losses.values()) < 1.0
+
+
+def test_lookahead_goes_half_the_way_back_every_six_steps() -> None:
+    torch.manual_seed(0)
+    model = Small().double()
+    fast, slow = copy.deepcopy(model), None
+    trained(make_optimizer(TrainConfig(optimizer="lookahead_nesterov", lr=0.1), model), model, 12)
+    optimizer = torch.optim.SGD(fast.parameters(), 0.1, 0.9, nesterov=True)
+    for parameter, decay in ((one, 2e-5 * (one.numel() > max(one.shape))) for one in fast.parameters()):
+        parameter.register_hook(lambda gradient, one=parameter, decay=decay: gradient + decay * one.detach())
+    generator = torch.Generator().manual_seed(1)
+    for step in range(1, 13):
+        images = torch.randn(16, 8, 4, 4, generator=generator, dtype=torch.float64)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(fast(images), torch.arange(16) % 5).backward()
+        optimizer.step()
+        with torch.no_grad():
+            if step == 6:  # timm's slow weights begin here
+                slow = [one.clone() for one in fast.parameters()]
+            if step == 12 and slow is not None:
+                for one, start in zip(fast.parameters(), slow, strict=True):
+                    one.copy_((one + start) / 2)
+    for one, two in zip(model.parameters(), fast.parameters(), strict=True):
         torch.testing.assert_close(one, two)

@@ -13,6 +13,7 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.training import Recipe, Run, Stopped, loop, train
 from onespike.training.checkpoint import Checkpoint
+from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.trainer import Trainer
 
@@ -24,7 +25,15 @@ EVERYTHING = {
     "train__accumulate": 2,
     "train__noise_range": [0.1, 0.9],
 }
-OTHERS = {"train__optimizer": "adamw"}, {"train__int8_weights": True, "train__recompute": True}
+OTHERS = {
+    "adamw": {"train__optimizer": "adamw"},
+    "hoyer": {"train__hoyer": 1e-3, "train__surrogate_width_end": 0.3, "model__neuron__surrogate_width": 2.0},
+    "int8": {"train__int8_weights": True, "train__recompute": True},
+    "muon": {"train__optimizer": "muon", "train__lr": 0.002, "train__norm_lr_factor": 4.0},
+    "nadamuon": {"train__optimizer": "nadamuon", "train__lr": 0.002},
+    "lookahead": {"train__optimizer": "lookahead_nesterov", "train__norm_lr_factor": 8.0},
+    "lookahead muon": {"train__optimizer": "lookahead_muon", "train__lr": 0.002},
+}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -48,7 +57,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "step", counted)
 
 
-@pytest.mark.parametrize("overrides", [{}, EVERYTHING, *OTHERS], ids=["plain", "all", "adamw", "int8"])
+@pytest.mark.parametrize("overrides", [{}, EVERYTHING, *OTHERS.values()], ids=["plain", "all", *OTHERS])
 @pytest.mark.parametrize("steps", [3, 8, 11])  # within an epoch of 8 steps, at its very end, in the second one
 def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
     recipe = small(**overrides)
@@ -199,6 +208,16 @@ def test_what_the_position_of_a_run_depends_on_cannot_change(small, tmp_path, ch
     train(small(), tmp_path / "run")
     with pytest.raises(OnespikeError, match=message):
         train(small(train__epochs=3, **changed), tmp_path / "run", resume=True)
+
+
+def test_rates_and_decay_are_chosen_anew(small, tmp_path):
+    train(small(train__norm_lr_factor=3.0, train__epochs=1), tmp_path / "run")
+    trainer = set_up(small(train__norm_lr_factor=5.0, train__weight_decay=0.5))
+    trainer.restore(Run.open(tmp_path / "run"))
+    groups = trainer.optimizer.param_groups
+    assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [(5.0, 0.0), (1.0, 0.5)]
+    trainer.scheduler.step_update(3)
+    assert groups[0]["lr"] == 5 * groups[1]["lr"] > 0
 
 
 def test_a_run_without_a_checkpoint_starts_anew(small, tmp_path):

@@ -105,14 +105,15 @@ def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, before)
     torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, before), (v, neuron(v)))
 
 
+@pytest.mark.parametrize("width", [1.0, 2.0])
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
-def test_firing_uses_the_threshold_and_the_surrogate_of_its_dynamics(surrogate):
-    neuron = LIF(3, NeuronConfig(threshold=0.8, surrogate=surrogate))
-    v = torch.tensor([[[0.7]], [[0.8]], [[0.9]]], requires_grad=True)
+def test_firing_uses_the_threshold_and_the_surrogate_of_its_dynamics(surrogate, width):
+    neuron = LIF(3, NeuronConfig(threshold=0.8, surrogate=surrogate, surrogate_width=width))
+    v = (0.8 + width * torch.tensor([[[-0.1]], [[0.0]], [[0.1]]])).requires_grad_()
     assert neuron(v).flatten().tolist() == [0, 0, 1]
     neuron(v).sum().backward()
     slope = {"rectangle": 1, "triangle": 0.9, "sigmoid": 0.961, "arctan": 0.910}[surrogate]  # a distance of 0.1 away
-    assert v.grad.flatten().tolist() == pytest.approx([slope, 1, slope], abs=1e-3)
+    assert (width * v.grad).flatten().tolist() == pytest.approx([slope, 1, slope], abs=1e-3)
 
 
 def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_out():
