@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: The teacher that is the student's artificial twin, and the folder of the student's run that it is trained in.
 TWIN, FOLDER = "twin", "teacher"
 #: What a twin is not trained for: it fires no spikes.
-SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0}
+SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "hoyer": 0.0, "surrogate_width_end": 0.0}
 
 
 @dataclass
