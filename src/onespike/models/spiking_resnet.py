@@ -29,9 +29,9 @@ class StrictResNetConfig(StrictConfig):
 
 #: Sizes by the rule of the spiking VGG.
 VARIANTS = {
+    "spiking-resnet-m": {},
     "spiking-resnet-xs": {"width": 24},
     "spiking-resnet-s": {"width": 40},
-    "spiking-resnet-m": {},
     "spiking-resnet-l": {"width": 80, "depth": 3},
     "spiking-resnet-xl": {"width": 112, "depth": 3},
 }

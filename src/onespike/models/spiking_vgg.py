@@ -17,9 +17,9 @@ class StrictVGGConfig(StrictConfig):
 
 #: Sizes by one rule: the first stage has `width` channels, the others 4 times as many; the larger ones are deeper.
 VARIANTS = {
+    "spiking-vgg-m": {},
     "spiking-vgg-xs": {"width": 24},
     "spiking-vgg-s": {"width": 40},
-    "spiking-vgg-m": {},
     "spiking-vgg-l": {"width": 80, "depth": 3},
     "spiking-vgg-xl": {"width": 112, "depth": 3},
 }
