@@ -162,6 +162,7 @@ CHOICES = ("encoding", "fusion", "region_threshold", "norm", "dropout", "mlp_act
         ("released-cifar10", ("bernoulli-detached", "nested", None, "none", 0.1, "gelu", "real")),
         ("released-cifar100", ("bernoulli-detached", "mean", 0.2, "none", 0.1, "gelu", "real")),
         ("modern", ("threshold", "sincos", 0.1, "none", 0.0, "gelu", "real")),
+        ("improved", ("threshold", "sincos", 0.1, "before", 0.0, "gelu", "real")),
         ("strict", ("threshold", "sincos", 0.1, "batch", 0.0, "spiking", "spiking")),
         ("ann", ("threshold", "none", None, "none", 0.1, "gelu", "real")),
         ("binary", ("bernoulli", "none", 0.1, "none", 0.1, "gelu", "real")),
@@ -171,7 +172,9 @@ def test_what_a_preset_chooses_does_not_drift(preset, expected):
     config = model_config("conv12", preset)
     assert tuple(getattr(config, name) for name in CHOICES) == expected
     assert config.neuron == NeuronConfig("relu" if preset == "ann" else "lif")
-    others = {name: value for name, value in asdict(config).items() if name not in (*CHOICES, "preset", "neuron")}
+    assert config.stem == ("conv" if preset == "improved" else "patch")
+    apart = (*CHOICES, "preset", "neuron", "stem")
+    others = {name: value for name, value in asdict(config).items() if name not in apart}
     assert others == {name: value for name, value in asdict(OnespikeConfig()).items() if name in others}
 
 

@@ -206,8 +206,18 @@ def fuse(x: Tensor, y: Tensor, config: OnespikeConfig) -> Tensor:
 
 
 def norm(config: OnespikeConfig, channels: int) -> nn.Module:
-    """Batch normalisation, if the architecture has any."""
+    """Batch normalisation inside a branch, if the architecture has any."""
+    return nn.Identity() if config.norm == "none" else nn.BatchNorm2d(channels)
+
+
+def norm_behind(config: OnespikeConfig, channels: int) -> nn.Module:
+    """Batch normalisation where a branch ends."""
     return nn.BatchNorm2d(channels) if config.norm == "batch" else nn.Identity()
+
+
+def norm_before(config: OnespikeConfig, channels: int) -> nn.Module:
+    """Batch normalisation where a branch begins."""
+    return nn.BatchNorm2d(channels) if config.norm == "before" else nn.Identity()
 
 
 def _parameter(learnable: str, channels: int) -> nn.Parameter | None:

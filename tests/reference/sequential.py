@@ -16,7 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.models import Network, OnespikeConfig
-from tests.reference.plain_units import PlainConvUnit, PlainFiring, PlainLinear, PlainTravellingUnit, norm
+from tests.reference.plain_units import (
+    PlainConvUnit,
+    PlainFiring,
+    PlainLinear,
+    PlainTravellingUnit,
+    norm,
+    norm_before,
+    norm_behind,
+)
 
 
 class PlainBlock(nn.Module):
@@ -37,15 +45,16 @@ class PlainBlock(nn.Module):
         self.encoder = PlainFiring(channels, config) if config.encoding == "threshold" else None
         self.unit: PlainConvUnit | PlainTravellingUnit
         self.unit = (PlainConvUnit if config.unit == "conv" else PlainTravellingUnit)(channels, config)
-        self.fc = nn.Sequential(PlainLinear(self.unit.out_channels, channels), norm(config, channels))
+        self.fc = nn.Sequential(PlainLinear(self.unit.out_channels, channels), norm_behind(config, channels))
+        self.norm = norm_before(config, channels)
         hidden, spiking = config.mlp_ratio * channels, config.mlp_activation == "spiking"
         self.mlp = nn.Sequential(
-            PlainFiring(channels, config) if spiking else nn.Identity(),
+            fired(config, channels) if spiking else norm_before(config, channels),
             PlainLinear(channels, hidden),
             norm(config, hidden),
             PlainFiring(hidden, config) if spiking else nn.GELU(),
             PlainLinear(hidden, channels),
-            norm(config, channels),
+            norm_behind(config, channels),
         )
 
     def forward(
@@ -54,7 +63,7 @@ class PlainBlock(nn.Module):
         """Run the block on (B, C, L, L) for one time step."""
         kept, mask = state or ([], self._mask(x))
         above = None if potential is None else list(self._crops(potential))
-        out, handed, keeping = self.unit(self._encoded(x, draws, mask), above, kept)
+        out, handed, keeping = self.unit(self._encoded(self.norm(x), draws, mask), above, kept)
         joined = self._join(out)
         if self.dilated and self.config.region_threshold is not None:
             whole = joined.detach().masked_fill(joined.detach() > self.config.region_threshold, 1)
@@ -100,14 +109,21 @@ class PlainBlock(nn.Module):
         return (total / cover)[:, :, : self.size, : self.size]
 
 
+def fired(config: OnespikeConfig, channels: int) -> nn.Module:
+    """Neurons, behind a normalisation if there is one before thresholds."""
+    neuron = PlainFiring(channels, config)
+    return nn.Sequential(norm_before(config, channels), neuron) if config.norm == "before" else neuron
+
+
 class PlainMerging(nn.Module):
     """Patch merging of the features and of the potential map, if it travels on."""
 
     def __init__(self, before: PlainBlock, behind: PlainBlock, config: OnespikeConfig) -> None:
         super().__init__()
         spiking = config.readout == "spiking"
-        self.firing = PlainFiring(before.channels, config) if spiking else None
-        self.features = nn.Sequential(PlainReduction(before.channels, behind.channels), norm(config, behind.channels))
+        self.firing = fired(config, before.channels) if spiking else None
+        reduction = PlainReduction(before.channels, behind.channels)
+        self.features = nn.Sequential(reduction, norm_behind(config, behind.channels))
         merges = config.unit != "conv" and config.fusion != "none" and not spiking
         self.potential = PlainReduction(before.unit.out_channels, behind.unit.out_channels) if merges else None
 
@@ -141,8 +157,12 @@ class SequentialNetwork(nn.Module):
         super().__init__()
         self.config = config = network.config
         stride = network.image_size // network.blocks()[0].size
-        stem = nn.Conv2d(network.in_channels, config.channels[0], stride, stride=stride)
-        self.stem = nn.Sequential(stem, norm(config, config.channels[0]))
+        first, before_it = config.channels[0], []
+        if config.stem == "conv":
+            conv = nn.Conv2d(network.in_channels, first, 3, padding=1, bias=False)
+            before_it = [conv, nn.BatchNorm2d(first), nn.ReLU()]
+        stem = nn.Conv2d(first if before_it else network.in_channels, first, stride, stride=stride)
+        self.stem = nn.Sequential(*before_it, stem, norm_behind(config, first))
         self.layers = nn.ModuleList()
         number, size, before = 0, network.image_size // stride, None
         for depth, channels in zip(config.depths, config.channels, strict=True):
@@ -151,7 +171,7 @@ class SequentialNetwork(nn.Module):
                 self.layers.append(PlainMerging(before, blocks[0], config))
             self.layers.extend(blocks)
             number, size, before = number + depth, size // 2, blocks[-1]
-        self.readout = PlainFiring(config.channels[-1], config) if config.readout == "spiking" else None
+        self.readout = fired(config, config.channels[-1]) if config.readout == "spiking" else None
         self.head = nn.Linear(config.channels[-1], network.num_classes)
         self.to(network.head.weight.dtype)
         self.load_state_dict(network.state_dict())

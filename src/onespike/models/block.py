@@ -14,8 +14,12 @@ from onespike.units.registry import UNITS
 if TYPE_CHECKING:
     from onespike.models.onespike import OnespikeConfig
 
-#: Normalisations by name: what makes one for a number of channels.
-NORMS: dict[str, Norm] = {"none": nn.Identity, "batch": nn.BatchNorm2d}
+#: Normalisations by name: what makes one for a number of channels inside a branch, where it ends, and where it begins.
+NORMS: dict[str, tuple[Norm, Norm, Norm]] = {
+    "none": (nn.Identity, nn.Identity, nn.Identity),
+    "batch": (nn.BatchNorm2d, nn.BatchNorm2d, nn.Identity),
+    "before": (nn.BatchNorm2d, nn.Identity, nn.BatchNorm2d),
+}
 
 
 class BlockState(NamedTuple):
@@ -33,16 +37,18 @@ class Block(nn.Module):
 
     def __init__(self, channels: int, size: int, window_kind: str, config: "OnespikeConfig") -> None:
         super().__init__()
-        norm, neuron = NORMS[config.norm], config.neuron
+        (norm, norm_behind, norm_before), neuron = NORMS[config.norm], config.neuron
         self.size, self.channels = size, channels
         self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
         self.encoding, self.dropout = config.encoding, config.dropout
         self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
         self.signed = neuron.neuron.signed
+        self.norm = norm_before(channels)
         self.encoder = make_neuron(channels, neuron, integrates=False) if self.encoding == "threshold" else None
         self.unit = UNITS[config.unit](channels, config.units, norm)
-        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm(channels))
-        self.mlp = ChannelMlp(channels, config.mlp_ratio, norm, neuron if config.mlp_activation == "spiking" else None)
+        self.fc = nn.Sequential(ChannelLinear(self.unit.out_channels, channels), norm_behind(channels))
+        firing = neuron if config.mlp_activation == "spiking" else None
+        self.mlp = ChannelMlp(channels, config.mlp_ratio, NORMS[config.norm], firing)
 
     def branch_ends(self) -> list[ChannelLinear]:
         """The last linear layer of each of the two residual branches."""
@@ -70,7 +76,7 @@ class Block(nn.Module):
             draws: Uniform draws for the Bernoulli encoding, (V, B, C, M, M); drawn here if None.
             generator: Where to draw from; the global generator if None.
         """
-        windows = partition(x, self.window_kind)  # (V, B, C, M, M)
+        windows = partition(self.norm(x), self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)
         mask = state.mask if state else None
         if state is None and self.training and self.dropout > 0:
@@ -98,6 +104,13 @@ class Block(nn.Module):
         return encode(windows, self.encoding, draws)
 
 
+def behind(norm: nn.Module, neuron: nn.Module | None) -> nn.Module:
+    """Put neurons behind a normalisation; either may be missing, and is then not there."""
+    if neuron is None:
+        return norm
+    return neuron if isinstance(norm, nn.Identity) else nn.Sequential(norm, neuron)
+
+
 def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
     """Draw (..., C, M, M) from U(0, 1), on a tensor's device: the same numbers whatever the layout of the maps."""
     dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 has only 256 such numbers
@@ -107,17 +120,19 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 
 
 class ChannelMlp(nn.Sequential):
-    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. Each linear has a norm."""
+    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. `norms` are one of `NORMS`."""
 
-    def __init__(self, channels: int, ratio: int, norm: Norm, neuron: NeuronConfig | None = None) -> None:
-        hidden = ratio * channels
+    def __init__(
+        self, channels: int, ratio: int, norms: tuple[Norm, Norm, Norm], neuron: NeuronConfig | None = None
+    ) -> None:
+        hidden, (norm, norm_behind, norm_before) = ratio * channels, norms
         super().__init__(
-            nn.Identity() if neuron is None else make_neuron(channels, neuron, integrates=False),
+            behind(norm_before(channels), neuron and make_neuron(channels, neuron, integrates=False)),
             ChannelLinear(channels, hidden),
             norm(hidden),
             nn.GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),
             ChannelLinear(hidden, channels),
-            norm(channels),
+            norm_behind(channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from onespike.errors import OnespikeError, unknown
-from onespike.models.block import NORMS, Block, BlockState, uniform
+from onespike.models.block import NORMS, Block, BlockState, behind, uniform
 from onespike.models.initialise import calm, initialise
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
@@ -27,7 +27,8 @@ class OnespikeConfig(ModelConfig):
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
             (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
-            layer reads spikes alone), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
+            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds and a convolution
+            in the stem), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
             "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
@@ -46,8 +47,10 @@ class OnespikeConfig(ModelConfig):
             (the whole map is one window). A map that cannot be dilated uses average windows.
         region_threshold: Fractions of a spike above it become whole after a dilated recompose, 0..1; None leaves
             the fractions.
-        norm: Normalisation behind each weight layer but the head: "none", or "batch" (statistics over windows, batch
-            and map together).
+        norm: Normalisation: "none"; "batch", behind each weight layer but the head (statistics over windows, batch and
+            map together); or "before", before whatever fires, before the branches, and none where they end.
+        stem: How the image becomes a map: "patch", patches of 2x2 or 4x4 pixels, each mapped by itself; or "conv", a
+            3x3 convolution, batch norm and ReLU before them.
         readout: What patch merging and the head read: "real", the residual stream, or "spiking", what of it exceeds a
             threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel from block
             to block start from 0 in each stage, since the layer that merges them would read real values.
@@ -68,7 +71,8 @@ class OnespikeConfig(ModelConfig):
     encoding: Literal["bernoulli", "bernoulli-detached", "threshold", "direct"] = "bernoulli"
     windows: Literal["alternating", "average", "dilated", "none"] = "alternating"
     region_threshold: float | None = 0.1
-    norm: Literal["none", "batch"] = "none"
+    norm: Literal["none", "batch", "before"] = "none"
+    stem: Literal["patch", "conv"] = "patch"
     readout: Literal["real", "spiking"] = "real"
     mlp_ratio: int = 3
     dropout: float = 0.1
@@ -131,6 +135,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
     "modern": NO_DRAWS,
+    "improved": NO_DRAWS | {"norm": "before", "stem": "conv"},
     "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
@@ -154,22 +159,30 @@ class Network(nn.Module):
         stride = 4 if image_size >= 96 else 2
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
-        norm, spiking = NORMS[config.norm], config.readout == "spiking"
-        self.stem = nn.Sequential(PatchEmbedding(in_channels, config.channels[0], stride), norm(config.channels[0]))
+        (_, norm, norm_before), spiking, first = NORMS[config.norm], config.readout == "spiking", config.channels[0]
+        layers: list[nn.Module] = []
+        if config.stem == "conv":
+            layers = [nn.Conv2d(in_channels, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
+        embedding = PatchEmbedding(first if layers else in_channels, first, stride)
+        self.stem = nn.Sequential(*layers, embedding, norm(first))
+
+        def behind_norm(channels: int) -> nn.Module:
+            return behind(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
+
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
         kinds, number = WINDOWS.get(config.windows, (config.windows,)), 0  # blocks are counted over the whole network
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
             size = image_size // (stride * 2**stage)
             blocks = [Block(channels, size, kinds[(number + k) % len(kinds)], config) for k in range(depth)]
             if stage:
-                before, behind = self.blocks()[-1], blocks[0]
-                merges = behind.unit.travels and not spiking
-                maps = (before.unit.out_channels, behind.unit.out_channels) if merges else None
-                firing = make_neuron(before.channels, config.neuron, integrates=False) if spiking else None
-                self.layers.append(Merging(before.channels, behind.channels, maps, norm, firing))
+                before, next_block = self.blocks()[-1], blocks[0]
+                merges = next_block.unit.travels and not spiking
+                maps = (before.unit.out_channels, next_block.unit.out_channels) if merges else None
+                firing = behind_norm(before.channels) if spiking else None
+                self.layers.append(Merging(before.channels, next_block.channels, maps, norm, firing))
             self.layers.extend(blocks)
             number += depth
-        self.readout = make_neuron(config.channels[-1], config.neuron, integrates=False) if spiking else None
+        self.readout = behind_norm(config.channels[-1]) if spiking else None
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
         calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))

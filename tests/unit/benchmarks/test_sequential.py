@@ -84,6 +84,12 @@ def test_batch_norm_in_evaluation(unit: str) -> None:
     check_equal(make(unit, norm="batch", encoding="threshold"))
 
 
+@pytest.mark.parametrize("preset", ["improved", "strict"])
+@pytest.mark.parametrize("unit", ["conv", "mlp"])
+def test_batch_norm_before_thresholds_and_a_convolution_in_the_stem(unit: str, preset: str) -> None:
+    check_equal(make(unit, preset=preset, norm="before", stem="conv"))
+
+
 @pytest.mark.parametrize("fusion", ["sinsum", "nested", "mean", "sum", "none"])
 @pytest.mark.parametrize("unit", ["conv", "rnn"])
 def test_every_fusion(unit: str, fusion: str) -> None:

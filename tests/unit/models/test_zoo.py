@@ -226,6 +226,8 @@ def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_b
         {"neuron": {"learnable_threshold": "channel"}, "encoding": "threshold", "mlp_activation": "spiking"},
         {"neuron": {"learnable_decay": "channel"}, "fusion": "none", "time_steps": 2},
         {"norm": "batch"},
+        {"norm": "before", "stem": "conv"},
+        {"preset": "strict", "norm": "before"},
         {"norm": "batch", "mlp_activation": "spiking", "encoding": "threshold"},
         {"mlp_activation": "spiking"},
         {"region_threshold": None},
