@@ -28,12 +28,12 @@ class StrictResNetConfig(StrictConfig):
 
 
 #: Sizes by the rule of the spiking VGG.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, int]] = {
     "spiking-resnet-m": {},
-    "spiking-resnet-xs": {"width": 24},
-    "spiking-resnet-s": {"width": 40},
-    "spiking-resnet-l": {"width": 80, "depth": 3},
-    "spiking-resnet-xl": {"width": 112, "depth": 3},
+    "spiking-resnet-xs": {"width": 16},
+    "spiking-resnet-s": {"width": 32},
+    "spiking-resnet-l": {"width": 64, "depth": 3},
+    "spiking-resnet-xl": {"width": 96, "depth": 3},
 }
 
 

@@ -16,12 +16,12 @@ class StrictVGGConfig(StrictConfig):
 
 
 #: Sizes by one rule: the first stage has `width` channels, the others 4 times as many; the larger ones are deeper.
-VARIANTS = {
+VARIANTS: dict[str, dict[str, int]] = {
     "spiking-vgg-m": {},
-    "spiking-vgg-xs": {"width": 24},
-    "spiking-vgg-s": {"width": 40},
-    "spiking-vgg-l": {"width": 80, "depth": 3},
-    "spiking-vgg-xl": {"width": 112, "depth": 3},
+    "spiking-vgg-xs": {"width": 16},
+    "spiking-vgg-s": {"width": 32},
+    "spiking-vgg-l": {"width": 64, "depth": 3},
+    "spiking-vgg-xl": {"width": 96, "depth": 3},
 }
 
 

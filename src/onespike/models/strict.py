@@ -37,7 +37,7 @@ class StrictConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with),
-            or "windows" (the paper's windows, potentials handed on and fused).
+            or "windows" (the paper's windows, potentials handed on and fused; depth 3, one neuron a channel).
         width: Channels of the first stage, and of the stem.
         stages: Channels of each stage, in units of `width`. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage.
@@ -60,12 +60,12 @@ class StrictConfig(ModelConfig):
     """
 
     preset: str = ""
-    width: int = 64
+    width: int = 48
     stages: tuple[int, ...] = (1, 4, 4)
     depth: int = 2
-    population: int = 1
-    firing_rate: float = 0.5
-    neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle"))
+    population: int = 2
+    firing_rate: float = 0.25
+    neuron: NeuronConfig = field(default_factory=lambda: NeuronConfig(surrogate="triangle", surrogate_width=2.0))
     stem: Literal["whitening", "none"] = "whitening"
     stem_layers: int = 1
     head: Literal["or", "mean"] = "or"
@@ -118,7 +118,7 @@ KINDS = {"average": ("average",), "dilated": ("dilated",), "alternating": ("aver
 #: What each preset changes about any of the models.
 PRESETS: dict[str, dict[str, Any]] = {
     "ann": {"neuron": {"name": "relu"}, "strict": False},
-    "windows": {"windows": "alternating"},
+    "windows": {"windows": "alternating", "depth": 3, "stem": "none", "population": 1},
 }
 
 

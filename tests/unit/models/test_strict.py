@@ -89,11 +89,12 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
     "overrides",
     [
         {},
+        {"population": 1},
         {"population": 3},
         {"head": "mean"},
         {"stem_layers": 3, "stem": "none"},
-        {"depth": 3, "preset": "windows", "stem": "none"},
-        {"depth": 3, "windows": "dilated", "stem": "none", "fusion": "none"},
+        {"preset": "windows"},
+        {"preset": "windows", "windows": "dilated", "fusion": "none"},
         {"neuron": {"name": "lif", "learnable_threshold": "channel"}},
     ],
     ids=str,
@@ -121,7 +122,7 @@ def test_the_twin_of_relu_has_the_same_weights(name):
 @every_family
 def test_in_windows_potentials_reach_the_next_window_and_without_fusion_they_do_not(name):
     for fusion, meets in (("sincos", True), ("none", False)):
-        network = trained_a_little(name, depth=3, windows="average", stem="none", fusion=fusion)
+        network = trained_a_little(name, preset="windows", windows="average", fusion=fusion)
         unit = next(module for module in network.modules() if isinstance(module, Windows))
         spikes = (torch.rand(1, 8, 16, 16, generator=torch.Generator().manual_seed(1)) > 0.5).float()
         other = spikes.clone()
@@ -134,10 +135,10 @@ def test_in_windows_potentials_reach_the_next_window_and_without_fusion_they_do_
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
     [
-        ("spiking-vgg-xs", 281_626, 19_966_560),
-        ("spiking-vgg-m", 1_971_626, 118_147_360),
-        ("spiking-resnet-m", 1_973_930, 118_147_360),
-        ("spiking-vgg-xl", 9_741_050, 473_984_800),
+        ("spiking-vgg-xs", 249_834, 16_672_160),
+        ("spiking-vgg-m", 2_214_250, 127_900_320),
+        ("spiking-resnet-m", 2_215_978, 127_900_320),
+        ("spiking-vgg-xl", 14_300_266, 682_104_864),
     ],
 )
 def test_sizes_do_not_drift(name, parameters, macs):
@@ -186,4 +187,4 @@ def test_what_makes_no_network_or_none_that_is_strict_is_refused_in_a_line(name,
 
 def test_a_resnet_in_windows_takes_one_neuron_a_channel():
     with pytest.raises(OnespikeError, match=r"population: with windows expected 1 .* got 2"):
-        create_model("spiking-resnet-m", windows="average", depth=3, population=2)
+        create_model("spiking-resnet-m", preset="windows", population=2)
