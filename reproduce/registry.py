@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from reproduce.ablation import ABLATION
+from reproduce.accuracy import ACCURACY
 from reproduce.choices import CHOICES
 from reproduce.complexity import complexity
 from reproduce.conversion import conversion
@@ -29,6 +30,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "table2": TABLE2,
     "figure1": FIGURE1,
     "ablation": ABLATION,
+    "accuracy": ACCURACY,
     "choices": CHOICES,
     "pareto": PARETO,
     "energy": energy,

@@ -1,0 +1,36 @@
+"""Accuracy at one time step: the strictly spiking networks, their artificial twins, and SpikingJelly's, by budget."""
+
+from typing import Any
+
+import reproduce.spikingjelly_vgg  # noqa: F401 - registers its model
+from reproduce.outcome_figure import draw_rows
+from reproduce.plan import Setting, Sweep
+
+#: SpikingJelly's network in its own way: plain SGD with momentum, no tricks.
+SPIKINGJELLY: dict[str, Any] = {
+    "model.name": "spikingjelly-vgg",
+    "data.crop_padding": 4,
+    "data.crop_fill": "zero",
+    "data.alternate_flip": False,
+    "train.optimizer": "momentum",
+    "train.lr": 0.1,
+    "train.batch_size": 125,
+    "train.label_smoothing": 0,
+}
+
+ACCURACY = Sweep(
+    name="accuracy",
+    title="Accuracy at one time step",
+    about="Everything is trained by the recipe cifar10/fast, SpikingJelly's network apart. All networks but the twins "
+    "are strictly spiking behind the stem. There are no held-out images: the last weights are tested, once.",
+    settings=[
+        Setting("cifar10, 0.4 PFLOP", "spiking-vgg-m", {}),
+        Setting("cifar10, 0.4 PFLOP", "spiking-resnet-m", {"model.name": "spiking-resnet-m"}),
+        Setting("cifar10, 0.4 PFLOP", "its ReLU twin", {"model.preset": "ann"}),
+        Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY | {"train.epochs": 11}),
+        Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 4", SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3}),
+    ],
+    reference="best",
+    draw=draw_rows,
+    recipe="cifar10/fast",
+)
