@@ -84,11 +84,11 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
 
     def command(
         overrides: Overrides,
-        epochs: int = 30,
-        limit: int = 10_000,
+        epochs: int = sweep.epochs,
+        limit: int = sweep.limit,
         seeds: int = 3,
         channels: tuple[int, ...] | None = None,
-        precision: str = "fp32",
+        precision: str = sweep.precision,
         out: Path = Path("results"),
         work: Path = Path("runs/paper"),
         part: str = "1/1",

@@ -33,4 +33,7 @@ ACCURACY = Sweep(
     reference="best",
     draw=draw_rows,
     recipe="cifar10/fast",
+    epochs=10,
+    limit=0,
+    precision="bf16",
 )

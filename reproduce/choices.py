@@ -43,6 +43,8 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "head: mean": {"model.head": "mean"},
         "one neuron a channel": {"model.population": 1, "model.width": 44},
         "three neurons a channel": {"model.population": 3, "model.width": 26},
+        "channel attention": {"model.attention": 8},
+        "ResNet with RPReLU": {"model.name": "spiking-resnet-m", "model.stream": "rprelu"},
         "ternary spikes": {"model.neuron": "ternary"},
         "ReLU (its artificial twin)": {"model.preset": "ann"},
     },
@@ -66,4 +68,7 @@ CHOICES = Sweep(
     reference="baseline",
     draw=draw_rows,
     recipe="cifar10/fast",
+    epochs=1,
+    limit=0,
+    precision="bf16",
 )

@@ -43,6 +43,9 @@ class Sweep:
         reference: What each setting is compared with: the first setting ("baseline"), or the best of its group.
         draw: Draws the outcomes, see `reproduce.outcome`.
         recipe: The base recipe.
+        epochs: Epochs of each run, unless the user says otherwise.
+        limit: Training images of each run, likewise; 0 takes all.
+        precision: Arithmetic, likewise.
         measure: Called with a training, its complete run and the folder of the table, before its row is written there:
             what is found out about a network besides its accuracy.
         write: Writes the table, where it is another one than `reproduce.outcome.write_outcomes` writes, whose
@@ -56,6 +59,9 @@ class Sweep:
     reference: Literal["baseline", "best"]
     draw: Callable[..., Figure]
     recipe: str = "cifar10/conv12"
+    epochs: int = 30
+    limit: int = 10_000
+    precision: str = "fp32"
     measure: Callable[["Training", Run, Path], None] | None = None
     write: Callable[..., None] | None = None
 
