@@ -10,6 +10,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
+from onespike.models import OnespikeConfig
 from onespike.training.recipe import NO_MATTER, Recipe, load_recipe, values_of
 from onespike.training.run import Run
 
@@ -154,6 +155,8 @@ def digest(recipe: Recipe) -> str:
         for key, value in values_of(recipe).items()
         if key not in (*NO_MATTER, "train.seed") and value != usual.get(key)
     }
+    if not isinstance(recipe.model, OnespikeConfig):
+        changed["model.name"] = recipe.model.name  # the same values mean another network in another family
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
 
 

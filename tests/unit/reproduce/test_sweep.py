@@ -257,3 +257,8 @@ def test_a_folder_of_data_sets(tmp_path: Path):
     (tmp_path / "cifar10").mkdir()
     roots = [recipe.data.root for recipe in resolve(TABLE2, {"data.root": str(tmp_path)})]
     assert roots == [str(tmp_path / "cifar10")] * 6 + [str(tmp_path)] * 6
+
+
+def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_alone():
+    recipes = [load_recipe("cifar10/fast", {"model.name": name}) for name in ("spiking-vgg-m", "spiking-resnet-m")]
+    assert digest(recipes[0]) != digest(recipes[1])
