@@ -6,19 +6,27 @@ around every convolution, as in networks of 1-bit activations (Liu et al. 2018, 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, conv3x3, make_stem, window_kinds
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 
 
 @dataclass(frozen=True)
 class StrictResNetConfig(StrictConfig):
-    """A strictly spiking ResNet."""
+    """A strictly spiking ResNet.
+
+    Attributes:
+        stream: What the real-valued stream passes behind each addition: "plain", nothing; or "rprelu", a PReLU with
+            learned shifts of each channel (Liu et al. 2020, ReActNet).
+    """
 
     name: str = "spiking-resnet-m"
+    stream: Literal["plain", "rprelu"] = "plain"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,6 +43,19 @@ VARIANTS: dict[str, dict[str, int]] = {
     "spiking-resnet-l": {"width": 64, "depth": 3},
     "spiking-resnet-xl": {"width": 96, "depth": 3},
 }
+
+
+class RPReLU(nn.Module):
+    """PReLU with a shift before and behind, per channel: f(x) = PReLU(x + a) + b."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.before, self.behind = (nn.Parameter(torch.zeros(channels, 1, 1)) for _ in range(2))
+        self.prelu = nn.PReLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the same shape."""
+        return self.prelu(x + self.before) + self.behind
 
 
 class Residual(nn.Module):
@@ -71,14 +92,16 @@ class SpikingResNet(nn.Module):
         for stage, width in enumerate(factor * config.width for factor in config.stages):
             for number in range(config.depth if config.windows == "none" else 1):
                 if stage or number:
-                    conv = conv3x3(config.population * channels, width)
+                    conv = make_conv(config.population * channels, width, config)
                     pool = [nn.MaxPool2d(2)] if number == 0 else []
                     blocks.append(Residual(Firing(channels, config), conv, *pool, nn.BatchNorm2d(width)))
+                    blocks += [RPReLU(width)] if config.stream == "rprelu" else []
                 channels = width
             if config.windows != "none":
                 for _ in range(config.depth // 2):
                     unit = Windows(width, next(kinds), config)
                     blocks.append(Residual(Firing(width, config), unit, nn.BatchNorm2d(width)))
+                    blocks += [RPReLU(width)] if config.stream == "rprelu" else []
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = Head(config.population * channels, num_classes, config.head)
 

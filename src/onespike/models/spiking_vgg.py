@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, conv3x3, make_stem, window_kinds
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class SpikingVGG(nn.Module):
         channels = 0
         for width in (factor * config.width for factor in config.stages):
             if layers:
-                layers += [conv3x3(channels, width), nn.MaxPool2d(2)]
+                layers += [make_conv(channels, width, config), nn.MaxPool2d(2)]
             layers.append(Firing(width, config))
             channels = config.population * width  # of the spikes
             if config.windows == "none":
                 for _ in range(config.depth - 1):
-                    layers += [conv3x3(channels, width), Firing(width, config)]
+                    layers += [make_conv(channels, width, config), Firing(width, config)]
             else:
                 layers += [Windows(width, next(kinds), config) for _ in range(config.depth // 2)]
         self.layers, self.head = nn.Sequential(*layers), Head(channels, num_classes, config.head)

@@ -23,6 +23,7 @@ from onespike.functional import partition, recompose, region_threshold
 from onespike.models.registry import ModelConfig
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
+from onespike.units.channel import ChannelLinear
 
 #: The most neurons of a channel.
 MOST = 16
@@ -49,6 +50,7 @@ class StrictConfig(ModelConfig):
         stem_layers: 3x3 convolutions that read real values, behind the first layer; at least 1.
         head: What the head reads of the last map: "or" (whether a neuron fired anywhere), or "mean" (all of it: linear,
             then the mean over the map).
+        attention: Channel attention: hidden neurons for every so many channels, such as 8; 0 is off.
         windows: Where two convolutions follow each other at one width, they see the map as a whole ("none"), or cut
             into windows, from one to the next of which potentials are handed: "average", "dilated", or "alternating".
         fusion: How the two potentials that meet at a neuron are merged: a name in `onespike.functional.FUSIONS`, or
@@ -69,6 +71,7 @@ class StrictConfig(ModelConfig):
     stem: Literal["whitening", "none"] = "whitening"
     stem_layers: int = 1
     head: Literal["or", "mean"] = "or"
+    attention: int = 0
     windows: Literal["none", "average", "dilated", "alternating"] = "none"
     fusion: str = "sincos"
     theta: float = 0.5
@@ -86,6 +89,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
         if not 1 <= self.population <= MOST:
             raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
+        if self.attention < 0 or self.attention > self.width:
+            raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 0 < self.firing_rate <= 0.5:
             raise OnespikeError(f"firing_rate: expected 0 < firing_rate <= 0.5, got {self.firing_rate}")
         assert self.units  # making it checks its ranges
@@ -236,6 +241,35 @@ class Head(nn.Linear):
         if self.kind == "or":
             return super().forward(spikes.amax((-2, -1)))
         return super().forward(spikes.movedim(1, -1)).mean((1, 2))  # linear first: a mean of spikes is no spike
+
+
+class Attended(nn.Module):
+    """A convolution whose currents are scaled, channel by channel, by what its spikes say of the whole map.
+
+        gain = 2 sigmoid(W2 fire(norm(mean over the map of W1 S)))          I = gain * conv(S)
+
+    It is squeeze and excitation (Hu et al. 2018) that stays spiking: both layers read zeros and ones.
+    """
+
+    def __init__(self, conv: nn.Conv2d, config: StrictConfig) -> None:
+        super().__init__()
+        inputs, channels = conv.in_channels, conv.out_channels
+        self.conv, hidden = conv, max(1, channels // config.attention)
+        self.squeeze, self.fire = ChannelLinear(inputs, hidden, bias=False), Firing(hidden, config)
+        self.excite = nn.Linear(config.population * hidden, channels)
+        nn.init.zeros_(self.excite.weight)
+        nn.init.zeros_(self.excite.bias)
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Map spikes (B, C, L, L) to currents (B, C', L, L)."""
+        said = self.fire(self.squeeze(spikes).mean((-2, -1), keepdim=True))
+        return self.conv(spikes) * (2 * self.excite(said.flatten(1)).sigmoid())[..., None, None]
+
+
+def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
+    """A 3x3 convolution that reads spikes, with attention if there is any."""
+    conv = conv3x3(in_channels, out_channels)
+    return Attended(conv, config) if config.attention else conv
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:

@@ -9,8 +9,8 @@ from onespike import OnespikeError, create_model
 from onespike.audit.result import read_spikes
 from onespike.counting import count_operations
 from onespike.models import MODELS, model_config
-from onespike.models.spiking_resnet import Residual
-from onespike.models.strict import Firing, Head, StrictConfig, Thresholds, Whitening, Windows
+from onespike.models.spiking_resnet import Residual, RPReLU
+from onespike.models.strict import Attended, Firing, Head, StrictConfig, Thresholds, Whitening, Windows
 
 NAMES = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
@@ -29,9 +29,11 @@ def trained_a_little(name, **overrides):
     """A network whose batch norms have seen images, in evaluation mode."""
     torch.manual_seed(0)
     network = create_model(name, **{"width": 8, **overrides})
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
     with torch.no_grad():
-        for _ in range(3):
-            network(images(16))
+        network(images(16))
     return network.eval()
 
 
@@ -95,6 +97,7 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
         {"stem_layers": 3, "stem": "none"},
         {"preset": "windows"},
         {"preset": "windows", "windows": "dilated", "fusion": "none"},
+        {"attention": 4},
         {"neuron": {"name": "lif", "learnable_threshold": "channel"}},
     ],
     ids=str,
@@ -132,6 +135,32 @@ def test_in_windows_potentials_reach_the_next_window_and_without_fusion_they_do_
         assert same != meets
 
 
+def test_attention_scales_currents_by_what_its_spikes_say_and_begins_with_a_gain_of_one():
+    conv, chosen = nn.Conv2d(6, 8, 3, padding=1), config(attention=4, population=3)
+    layer = Attended(conv, chosen).double().eval()
+    spikes = (torch.rand(2, 6, 5, 5) > 0.5).double()
+    torch.testing.assert_close(layer(spikes), conv(spikes))
+    nn.init.normal_(layer.excite.weight)
+    squeezed = torch.einsum("hc,bcxy->bh", layer.squeeze.weight, spikes) / 25
+    thresholds = layer.fire[0]
+    normalised = squeezed / (1 + 1e-5) ** 0.5  # of fresh running statistics
+    fired = torch.cat([(normalised + thresholds.shift[2 * k : 2 * k + 2] > 0.5).double() for k in range(3)], 1)
+    gain = 2 / (1 + torch.exp(-(fired @ layer.excite.weight.T + layer.excite.bias)))
+    torch.testing.assert_close(layer(spikes), conv(spikes) * gain[..., None, None])
+
+
+def test_the_stream_may_pass_a_prelu_with_shifts():
+    network = create_model("spiking-resnet-m", width=8, stream="rprelu")
+    layers = [module for module in network.blocks if isinstance(module, RPReLU)]
+    assert len(layers) == sum(isinstance(module, Residual) for module in network.blocks) == 5
+    layer, x = layers[0], images(2, 4, 8)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-1, 1)
+    moved, slope = x + layer.before, layer.prelu.weight[:, None, None]
+    torch.testing.assert_close(layer(x), torch.where(moved > 0, moved, slope * moved) + layer.behind)
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "macs"),
     [
@@ -167,6 +196,7 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"stem_layers": 0}, "stem_layers: .* got 0"),
         ({"stages": ()}, "stages: expected the channels of at least one stage"),
         ({"stages": (1, 0)}, r"stages\[1\]: .* got 0"),
+        ({"attention": -1}, "attention: expected 0 or up to width, 48, got -1"),
         ({"firing_rate": 0.6}, "firing_rate: expected 0 < firing_rate <= 0.5, got 0.6"),
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
