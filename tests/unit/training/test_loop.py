@@ -118,6 +118,9 @@ def test_running_blocks_again_trains_the_same_weights(small):
 def test_an_artificial_network_has_no_blocks_to_run_again(small):
     with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of blocks .* got resnet18"):
         set_up(replace(small(train__recompute=True), model=model_config("resnet18")))
+    for option in ("train__rate_penalty", "train__energy_budget"):
+        with pytest.raises(OnespikeError, match=r"train.recompute and train.rate_penalty .* set only one"):
+            small(train__recompute=True, **{option: 1.0})
 
 
 def test_ema_is_the_moving_average_of_the_weights(small):
