@@ -16,6 +16,7 @@ from reproduce.sweep import Sweep
 from reproduce.table1 import table1
 from reproduce.table2 import TABLE2
 from reproduce.taylor import taylor
+from reproduce.windows import WINDOWS
 
 #: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
 #: command line takes the arguments, and it returns what its files are called, if not like itself. To add one, write a
@@ -32,6 +33,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "ablation": ABLATION,
     "accuracy": ACCURACY,
     "choices": CHOICES,
+    "windows": WINDOWS,
     "pareto": PARETO,
     "energy": energy,
 }
