@@ -98,7 +98,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
             parsed, number = float(parsed), True
     if number and kind in (float, type(parsed)):
         if isinstance(parsed, int) and parsed not in _WHOLE:
-            raise OnespikeError(f"{where}: expected {_WORDS[kind]} of at most 64 bits, got {shown(value)}")
+            raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")
         if not math.isfinite(parsed):
             raise OnespikeError(f"{where}: expected a finite number, got {shown(value)}")
         return parsed
@@ -111,6 +111,16 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind is dict and isinstance(parsed, Mapping):
         return {convert(key, str, where): convert(one, arguments[1], f"{where}.{key}") for key, one in parsed.items()}
     raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {shown(value)}")
+
+
+def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
+    """Raise an `OnespikeError` unless values, in a mapping that may have more of them, are there and of their types."""
+    if not isinstance(content, Mapping):
+        raise OnespikeError(f"{where}: expected keys and values, got {shown(content)}")
+    for key, kind in kinds.items():
+        if key not in content:
+            raise OnespikeError(f"{where}: {key} is missing")
+        convert(content[key], kind, f"{where}: {key}")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _HELD: set[Path] = set()
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 
-def open_regular(path: Path) -> IO[bytes]:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading; a folder, or a FIFO or device, which might never end, is an OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -38,10 +38,9 @@ def open_regular(path: Path) -> IO[bytes]:
 def read_whole(path: Path, most: int = MOST) -> bytes:
     """Content of a regular file; one of more than `most` bytes is an OSError, as what `open_regular` refuses."""
     with open_regular(path) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
-    return content
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+        return file.read(size)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onespike.configs import check
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, which cannot be opened by it.
 PASSED = "passed-from-python"
@@ -85,7 +85,9 @@ class DataConfig:
             ("auto_augment", _POLICY.fullmatch(self.auto_augment), "'original', 'rand-m9-mstd0.5' or the like"),
         ):
             if not fine:
-                raise OnespikeError(f"data.{key}: expected {expected}, got {getattr(self, key)!r}; change --data.{key}")
+                raise OnespikeError(
+                    f"data.{key}: expected {expected}, got {shown(getattr(self, key))}; change --data.{key}"
+                )
         if self.alternate_flip and self.flip != 0.5:
             expected = "expected a flip of 0.5, for it mirrors half of all images"
             raise OnespikeError(f"data.alternate_flip: {expected}, got {self.flip!r}; change --data.flip")

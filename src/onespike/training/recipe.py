@@ -90,7 +90,7 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
     return [f"{key} was {was.get(key)}, now {will.get(key)}" for key in keys if was.get(key) != will.get(key)]
 
 
-def model_from(values: Mapping[str, Any]) -> Any:
+def model_from(values: Any) -> Any:
     """Make a model's config of all its values, as a run stores them."""
     if not isinstance(values, Mapping):
         raise OnespikeError(f"model: expected keys and values, got {shown(values)}")
