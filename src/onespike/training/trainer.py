@@ -262,7 +262,7 @@ class Trainer:
             if kept.get(name):
                 expect_same(kept[name], callback.state(), name)
                 callback.load_state(kept[name])
-        if self.accelerator.scaler and saved.state["scaler"]:
+        if self.accelerator.scaler and saved.state.get("scaler"):
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
 
     def diverged(self, what: str) -> "Diverged":
@@ -285,9 +285,9 @@ class Trainer:
             values = values_of(Recipe(model=card.model, conversion=card.conversion))
             values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
             values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
-            return values | {f"train.{name}": trained[name] for name in FIXED} | {"training images": images}
+            return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
 
-        was = described(saved.card, saved.state["train"], saved.state["images"])
+        was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
         now = described(self.card, {name: getattr(self.config, name) for name in FIXED}, len(self.data.train))
         keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
         return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
