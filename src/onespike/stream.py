@@ -11,7 +11,8 @@ class Stream:
     """
 
     def __init__(self, stream: Any) -> None:
-        self.stream, self.error = stream if stream is not None else open(os.devnull, "w"), None  # noqa: SIM115, PTH123
+        self.stream = stream if stream is not None else open(os.devnull, "w")  # noqa: SIM115, PTH123
+        self.error: OSError | None = None
         if hasattr(self.stream, "reconfigure"):
             self.stream.reconfigure(errors="backslashreplace")
 

@@ -16,7 +16,7 @@ class Terminal(Console):
         super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
 
     @override
-    def render_str(self, text: str, **options: Any) -> Text:  # type: ignore[override]
+    def render_str(self, text: str, **options: Any) -> Text:
         inner = text.strip("\n")
         before, _, after = text.partition(inner) if inner else (text, "", "")
         return super().render_str(f"{before}{printable(inner, len(inner))}{after}", **options)

@@ -21,9 +21,8 @@ def cache(action: Literal["verify"], cache: Path | None = None) -> int:
 
     folder = cache or cache_folder()
     found = verify_cache(folder)
-    person().print(
-        plain_table("entry", "", rows=[(one.name, "damaged" if why else "whole") for one, why in found.items()])
-    )
+    rows = [(one.name, "damaged" if why else "whole") for one, why in found.items()]
+    person().print(plain_table("entry", action, rows=rows))
     if damaged := [one.name for one, why in found.items() if why]:
         raise OnespikeError(f"{folder}: damaged: {', '.join(damaged)}; remove them, they are made anew when needed")
     return 0

@@ -59,7 +59,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
     What the system refuses is the user's to mend, too. A reader of our output who goes away stops nothing.
     """
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
         with _signals():
             code = command(list(arguments))

@@ -70,6 +70,9 @@ def verify_cache(directory: Path) -> dict[Path, str]:
     """Compare all entries of a cache, byte for byte, with what was written: what is wrong with each, "" if nothing."""
     found = {}
     for entry in sorted(path.parent for path in directory.glob("*/meta.json")):
+        with suppress(OSError, OnespikeError, AttributeError):
+            if read_json(read_whole(entry / "meta.json"), entry).get("format") != _FORMAT:  # nobody opens it any more
+                continue
         try:
             _read(entry, cheap=False)
             found[entry] = ""

@@ -81,12 +81,13 @@ class Run:
         """What came out, as in `summary.json`; None until the run is complete."""
         path = self.folder / "summary.json"
         try:
-            content = read_json(read_whole(path), path) if self.is_complete else None
+            if not self.is_complete:
+                return None
+            content = read_json(read_whole(path), path)
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
-        if content is not None:
-            expect_keys(content, _SUMMARY, str(path))
-        return content
+        expect_keys(content, _SUMMARY, str(path))
+        return dict(content)
 
     @property
     def is_complete(self) -> bool:
