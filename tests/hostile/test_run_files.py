@@ -39,7 +39,7 @@ def arguments(command: str, run: Path, tmp_path: Path) -> list[object]:
     image.write_bytes(b"P5 32 32 255 " + bytes(1024))
     return {
         "resume": ["train", "--resume", run, "--quiet", "--train.epochs", 3],
-        "init-from": ["train", "--init-from", run, "--out", tmp_path / "out", "--quiet", "--train.epochs", 1],
+        "init-from": ["train", "--recipe", run / "config.yaml", "--init-from", run, "--out", tmp_path / "out", "--quiet", "--train.epochs", 1],
         "inspect": ["inspect", run, "--image", image, "--out", tmp_path / "out"],
         "convert": ["convert", run, "--out", tmp_path / "out"],
         "audit": ["audit", run, "--no-latency", "--images", 2],

@@ -132,7 +132,9 @@ def _below(root: Path) -> Iterator[Path]:
         if depth <= _LINKED and not any(one.is_relative_to(real) for one in inside):
             inside.append(real)
         expect_new(folder, real)
-        for entry in os.scandir(folder):
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+        for entry in listed:
             path = folder / entry.name
             if entry.is_dir():
                 waiting.append((path, depth + 1))
