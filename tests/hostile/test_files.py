@@ -9,6 +9,7 @@ import tarfile
 import warnings
 import zipfile
 import zlib
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 def make_tree(root: Path) -> Path:
-    for number, (part, name, count) in enumerate((p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")):
+    for number, (part, name, count) in enumerate(
+        (p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")
+    ):
         for image in range(count):
             path = root / part / name / f"{image}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +127,7 @@ def test_what_may_not_be_read(where, as_nobody):
 
 
 @pytest.mark.parametrize("place", ["run", "out", "cache", "json"])
-def test_folders_without_rights(place, as_nobody, command, trained, monkeypatch):
+def test_folders_without_rights(place, as_nobody, command, monkeypatch):
     closed = as_nobody / "closed"
     closed.mkdir(mode=0o500)
     monkeypatch.setenv("ONESPIKE_CACHE", str(closed if place == "cache" else as_nobody / "cache"))
@@ -194,7 +197,7 @@ def test_damaged_images_are_pixels_or_a_line(form, data):
             warnings.simplefilter("ignore")
             assert decode(bytes(content), "x").dtype == np.uint8
     except OnespikeError as error:
-        assert str(error).startswith("x: ")
+        assert str(error).startswith("x: ")  # noqa: PT017
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -283,7 +286,8 @@ def test_metadata_of_a_table_are_not_trusted(tmp_path):
 TOP = "x: &x [1, 2]\n"
 YAML = {
     "an alias": "a: &a [1]\nb: *a\n",
-    "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)),
+    "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)),
     "a loop": "&a [*a]",
     "a key twice": "train:\n  lr: 1\n  lr: 2\n",
     "a section twice": "train: {}\ntrain: {}\n",
@@ -342,4 +346,4 @@ def test_any_bytes_are_yaml_or_a_line(tmp_path_factory, content):
     try:
         read_yaml(path)
     except OnespikeError as error:
-        assert str(error).isprintable()
+        assert str(error).isprintable()  # noqa: PT017

@@ -153,7 +153,7 @@ def test_any_text_is_a_value_or_a_line(option, value):
     try:
         load_recipe("digits", {option: Text(value)})
     except OnespikeError as error:
-        assert str(error).isprintable()
+        assert str(error).isprintable()  # noqa: PT017
 
 
 @pytest.mark.parametrize("theta", [0, -1, 1.5, float("nan"), float("inf")])

@@ -12,7 +12,9 @@ from onespike.configs import check, make, merge
 from onespike.errors import OnespikeError, shown, unknown
 
 #: What fields of these names hold in any family; what is larger would not end.
-_RANGES: dict[str, Any] = dict.fromkeys(("depths", "depth", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000))
+_RANGES: dict[str, Any] = dict.fromkeys(
+    ("depths", "depth", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
+)
 _RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
