@@ -9,7 +9,6 @@ import tarfile
 import warnings
 import zipfile
 import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np

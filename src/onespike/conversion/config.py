@@ -38,7 +38,7 @@ class ConversionConfig:
 
         check(self, "conversion", time_steps=(1, 1000))
         expect_neurons(self.time_steps, self.population)
-        if not 0 < self.surrogate_width < math.inf:
+        if self.surrogate_width <= 0:
             raise OnespikeError(f"surrogate_width: expected a finite number above 0, got {self.surrogate_width}")
 
 
