@@ -61,7 +61,7 @@ def allow_imports(*modules: str) -> None:
     for name in modules:
         try:
             import_module(name)
-        except ImportError as error:
+        except (ImportError, ValueError, TypeError) as error:
             raise OnespikeError(f"--import {name}: cannot be imported: {error}") from error
 
 
@@ -84,7 +84,7 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
         raise OnespikeError(f"{where}: {reason}: if you trust it, add --import {module} {in_python}")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise OnespikeError(f"{where}.class_path: there is no {class_path}: {error}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")

@@ -1,20 +1,26 @@
 """Configs: dataclasses made of plain values (YAML, JSON, the command line), and checked field by field."""
 
+import json
+import math
 import types
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from typing_extensions import override
 
-from onespike.errors import OnespikeError, unknown
+from onespike.durable import read_whole
+from onespike.errors import OnespikeError, shown, unknown
 
 #: What a value of each type is called in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _WORDS |= {tuple: "a list such as [1, 2]", list: "a list such as [1, 2]", dict: "keys and values"}
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+#: Bytes of the largest file of YAML, and whole numbers that 64 bits hold.
+_MOST_YAML, _WHOLE = 1 << 20, range(-(2**63), 2**63)
 
 
 class Text(str):
@@ -28,10 +34,31 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     field that does not exist, a value of the wrong type or out of its range is an `OnespikeError`.
     """
     hints = get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise OnespikeError(f"{where}: expected keys and values, got {shown(values)}")
     for key in values:
         if key not in hints:
-            raise unknown("option", f"{where}.{key}", names_of(kind, where))
-    return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+            raise unknown("option", f"{where}.{shown(key)}", names_of(kind, where))
+    try:
+        return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+    except TypeError as error:  # a field without a default is not there
+        raise OnespikeError(f"{where}: {str(error).partition('() ')[2]}") from None
+
+
+def check(config: Any, where: str = "", **ranges: tuple[float, float]) -> None:
+    """Check a dataclass that anybody may have made: give its fields their types, as `make` does, and see to its ranges.
+
+    Lists, and the numbers in them, are checked one by one. Both ends of a range are allowed; None always is.
+    """
+    before = f"{where}." if where else ""
+    for key, hint in get_type_hints(type(config)).items():
+        value = convert(getattr(config, key), hint, f"{before}{key}")
+        object.__setattr__(config, key, value)
+        least, most = ranges.get(key, (-math.inf, math.inf))
+        for number in value if isinstance(value, tuple) else (value,):
+            if key in ranges and number is not None and not least <= number <= most:
+                expected = f"at least {least:g}" if number < least else f"at most {most:,}"
+                raise OnespikeError(f"{before}{key}: expected {expected}, got {shown(number)}")
 
 
 def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
@@ -47,7 +74,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         return None if value in (None, "null") else convert(value, inner, where, " or null")
     if kind is Any:
         return _parsed(value) if isinstance(value, Text) else value
-    if kind in (str, Path) and isinstance(value, str):
+    if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
         return kind(value)
     config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
     if config and isinstance(value, config):
@@ -57,27 +84,43 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         for one in arguments:
             if (one == value and isinstance(one, str)) or (one == parsed and type(one) is type(parsed)):
                 return one
-        raise unknown(where, value, map(str, arguments))
+        raise unknown(where, shown(value), map(str, arguments))
     if config:
         named = {"name": parsed} if isinstance(parsed, str) and "name" in get_type_hints(config) else parsed
         if not isinstance(named, Mapping):
-            raise OnespikeError(f"{where}: expected keys and values{or_null}, got {value!r}")
+            raise OnespikeError(f"{where}: expected keys and values{or_null}, got {shown(value)}")
         return make(config, named, where)
     if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
         parsed = parsed.split(",")
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
     if kind is float and isinstance(parsed, str):  # YAML takes 1e-3 for text
         with suppress(ValueError):
-            return float(parsed)
-    elif (number and kind in (float, type(parsed))) or (kind is bool and isinstance(parsed, bool)):
+            parsed, number = float(parsed), True
+    if number and kind in (float, type(parsed)):
+        if isinstance(parsed, int) and parsed not in _WHOLE:
+            raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")
+        if not math.isfinite(parsed):
+            raise OnespikeError(f"{where}: expected a finite number, got {shown(value)}")
         return parsed
-    elif kind in (tuple, list) and isinstance(parsed, list | tuple):
+    if kind is bool and isinstance(parsed, bool):
+        return parsed
+    if kind in (tuple, list) and isinstance(parsed, list | tuple):
         inner = [arguments[0]] * len(parsed) if kind is list or arguments[1:] == (...,) else list(arguments)
         if len(inner) == len(parsed):
             return kind(convert(one, each, where) for one, each in zip(parsed, inner, strict=True))
-    elif kind is dict and isinstance(parsed, Mapping):
+    if kind is dict and isinstance(parsed, Mapping):
         return {convert(key, str, where): convert(one, arguments[1], f"{where}.{key}") for key, one in parsed.items()}
-    raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {value}")
+    raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {shown(value)}")
+
+
+def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
+    """Raise an `OnespikeError` unless values, in a mapping that may have more of them, are there and of their types."""
+    if not isinstance(content, Mapping):
+        raise OnespikeError(f"{where}: expected keys and values, got {shown(content)}")
+    for key, kind in kinds.items():
+        if key not in content:
+            raise OnespikeError(f"{where}: {key} is missing")
+        convert(content[key], kind, f"{where}: {key}")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,16 +161,60 @@ def names_of(kind: type, prefix: str) -> list[str]:
     return found
 
 
-def read_yaml(text: str, where: object) -> Any:
-    """Read YAML; what is none is an `OnespikeError`."""
+def read_yaml(path: Path) -> Any:
+    """Read a file of YAML: plain values, no key twice, no aliases; what is none is an `OnespikeError`."""
     try:
-        return yaml.safe_load(text)
-    except _NOT_YAML as error:
-        raise OnespikeError(f"{where}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        return yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain)
+    except (OSError, *_NOT_YAML) as error:
+        raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+
+
+def read_json(content: bytes, where: object) -> Any:
+    """Read JSON, whose numbers are finite; what is none is an `OnespikeError`."""
+    try:
+        return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise OnespikeError(f"{where}: cannot be read as JSON: {error}") from None
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads what JSON has too: a few bytes of aliases make gigabytes, and of a key that is there twice one is lost."""
+
+    @override
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"an alias{self.peek_event().start_mark}: write its value out")
+        return super().compose_node(parent, index)
+
+    @override
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for key, _ in node.value:
+            if key.value in seen if isinstance(key, yaml.ScalarNode) else True:
+                raise yaml.YAMLError(f"the key {shown(key.value)} twice, or no text{key.start_mark}")
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+_TAG = "tag:yaml.org,2002:"
+_KINDS = {None} | {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "seq", "map", "str")}
+_Plain.yaml_constructors = {tag: one for tag, one in yaml.SafeLoader.yaml_constructors.items() if tag in _KINDS}
+_Plain.yaml_implicit_resolvers = {  # dates stay text
+    first: [(tag, pattern) for tag, pattern in resolvers if tag in _KINDS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no finite number")
+
+
+def _finite(number: str) -> float:
+    return float(number) if math.isfinite(float(number)) else _refuse(number)
 
 
 def _parsed(value: Any) -> Any:
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        return yaml.load(value, _Plain) if isinstance(value, str) else value
     except _NOT_YAML:
         return value

@@ -1,26 +1,143 @@
-"""Files that are whole or not there, and that survive the machine's next crash."""
+"""Files that are whole or not there, and that survive the machine's next crash; what is read ends."""
 
 import csv
+import errno
 import io
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+import socket
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, printable
+
+#: Bytes of the largest file that is read whole.
+MOST = 1 << 28
+#: The file in a folder by which its only writer holds it, and folders that this process holds.
+LOCK = ".lock"
+_HELD: set[Path] = set()
+#: What a spreadsheet takes for a formula: a sign in front of anything but a number.
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
+
+
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a regular file for reading; a folder, or a FIFO or device, which might never end, is an OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_whole(path: Path, most: int = MOST) -> bytes:
+    """Content of a regular file; one of more than `most` bytes is an OSError, as what `open_regular` refuses."""
+    with open_regular(path) as file:
+        if (size := os.fstat(file.fileno()).st_size) > most:
+            raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
+        return file.read(size)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout is not ours to replace
+        path.write_bytes(data)
+        return
     new = path.with_name(f".{path.name}.new")
     try:
-        new.write_bytes(content.encode() if isinstance(content, str) else content)
+        new.write_bytes(data)
+        flush(new)
         new.replace(path)
     except OSError:
-        new.unlink(missing_ok=True)
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
         raise
+    flush(path.parent)
+
+
+def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
+    """Raise an `OnespikeError` now where files ("-" and None are none), or those in a folder, cannot be written later.
+
+    Nothing is made.
+    """
+    for path in (*(Path(file) for file in files if file not in (None, "-")), *([folder] if folder else ())):
+        try:
+            place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
+            if place != path.absolute() or path == folder:
+                if not place.is_dir():
+                    raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+            elif place.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            if not os.access(place, os.W_OK):
+                raise PermissionError(errno.EACCES, f"no permission to write {place}")
+        except OSError as error:
+            raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a path leads somewhere; a name too long, or a file among its folders, is an OSError."""
+    with suppress(FileNotFoundError):
+        path.lstat()
+        return True
+    return False
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if need be, as its only writer; to anybody else it is an `OnespikeError` that names us.
+
+    The lock is the system's: it ends with this process, however that ends; child processes do not hold it.
+    """
+    path, folder = folder / LOCK, folder.absolute()
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        if folder in _HELD:  # to this process the system gives its own lock again, and takes it away
+            raise BlockingIOError
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _lock(path)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
+        file.flush()
+    except BlockingIOError:
+        owner = printable(path.read_text(errors="replace"), 200) or "another process"
+        raise OnespikeError(f"{folder} is being written by {owner}: wait for it, or stop it") from None
+    except OSError as error:
+        raise OnespikeError(f"cannot write the folder {folder}: {error.strerror or error}") from error
+    _HELD.add(folder)
+    try:
+        yield
+    finally:
+        _HELD.discard(folder)
+        with suppress(OSError):
+            path.unlink()
+        file.close()
+        with suppress(OSError):  # what was refused leaves no folder
+            for one in made:
+                one.rmdir()
+
+
+def _lock(path: Path) -> IO[str]:
+    """Open a lock file and lock it; held by another process it is a BlockingIOError."""
+    import fcntl  # not everywhere
+
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:  # its owner has just taken it away
+            pass
+        except OSError as error:
+            file.close()
+            raise BlockingIOError if error.errno in (errno.EACCES, errno.EAGAIN) else error from None
+        file.close()
 
 
 def flush(path: Path) -> None:
@@ -82,9 +199,9 @@ def save_json(content: dict[str, Any], target: str) -> None:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write rows as CSV, with plain line ends."""
+    """Write rows as CSV, with plain line ends; an apostrophe keeps a spreadsheet from taking a name for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    for row in (header, *rows):
+        writer.writerow([f"'{one}" if isinstance(one, str) and _FORMULA.match(one) else one for one in row])
     return text.getvalue()

@@ -1,8 +1,33 @@
 """Errors that are the user's to mend."""
 
 import difflib
+import sys
 from collections.abc import Iterable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+#: Characters of a message, and of a value in it, above which the middle is left out.
+LINE, VALUE = 1000, 80
+
+
+def printable(text: object, most: int = LINE) -> str:
+    """Text from outside for a person's terminal: one line, in which nothing but letters acts, its middle cut out."""
+    line = str(text)
+    if len(line) > most:
+        line = f"{line[: most // 2]} … {line[-most // 2 :]}"
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+
+
+def shown(value: object) -> str:
+    """A value that was not expected, for a message."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a number of thousands of digits"
+    return printable(text if text.strip() else repr(text), VALUE)
+
+
+def warn(text: str) -> None:
+    """Tell a person of something that does not stop the work."""
+    print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 class OnespikeError(Exception):
@@ -11,6 +36,9 @@ class OnespikeError(Exception):
     The command line prints the message alone and exits with code 2. Anything else that escapes is a bug of ours and
     keeps its traceback.
     """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
@@ -25,10 +53,3 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
     hint = f"did you mean {best!r}?" if best and nearness(best)[0] >= 0.6 else ""
     listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
     return OnespikeError(f"unknown {what} {str(name)!r}: " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
-
-
-def check_choices(config: Any) -> None:
-    """Expect in each field of a dataclass that is a `Literal` one of its values: calls from Python come unchecked."""
-    for name, kind in get_type_hints(type(config)).items():
-        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
-            raise unknown(name, getattr(config, name), get_args(kind))

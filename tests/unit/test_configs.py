@@ -60,15 +60,18 @@ def test_what_does_not_fit_is_one_line(values: dict[str, Any], message: str):
     assert "\n" not in str(error.value)
 
 
+whole = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_characters="\0"))
 configs = st.builds(
     Outer,
-    st.integers(),
-    st.lists(st.integers(), max_size=3).map(tuple),
-    st.none() | st.tuples(st.floats(allow_nan=False), st.floats(allow_nan=False)),
+    whole,
+    st.lists(whole, max_size=3).map(tuple),
+    st.none() | st.tuples(floats, floats),
     st.sampled_from(["x", "y"]),
     st.booleans(),
-    st.none() | st.text(),
-    st.builds(Inner, st.text(), st.floats(allow_nan=False), st.dictionaries(st.text(), st.floats(allow_nan=False))),
+    st.none() | texts,
+    st.builds(Inner, texts, floats, st.dictionaries(texts, floats)),
 )
 
 

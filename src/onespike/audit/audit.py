@@ -27,6 +27,7 @@ from onespike.training.run import Run, channels_last
 _BATCH = 64
 #: Where there are no images, noise is shown: of this side and so many classes, in colour but for `_GREY`.
 _SIDE, _CLASSES, _GREY, NOISE = 32, 10, ("conv-tiny",), "noise"
+_MOST_NOISE = 10**5
 #: Batches of images on a device.
 _Batches = Callable[[torch.device], Iterable[Tensor]]
 
@@ -132,6 +133,10 @@ def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
+    if images > _MOST_NOISE:
+        raise OnespikeError(
+            f"images: expected at most {_MOST_NOISE:,} of noise, got {images}; choose others by --data.*"
+        )
     noise = torch.randn(_at_least_one(images), channels, side, side, generator=torch.Generator().manual_seed(0))
     return lambda device: noise.to(device).split(_BATCH)
 

@@ -49,7 +49,7 @@ def audit(
     """
     from onespike.audit import EnergyTable, save_report
     from onespike.audit import compare as compare_audits
-    from onespike.durable import save_json, save_text
+    from onespike.durable import expect_writable, save_json, save_text
     from onespike.training.run import Run
 
     if subject is None and not compare:
@@ -58,6 +58,7 @@ def audit(
     others = [name for name in compare if name != subject]
     for name in others:
         Run.open(name)
+    expect_writable(html, csv, json)
     table = EnergyTable.load(energy)
     choices = (images, table, device, latency, scaling)
     # The images of --data.* are for the first network; the others bring theirs along.

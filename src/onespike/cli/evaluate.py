@@ -47,16 +47,21 @@ def evaluate(
     """
     from accelerate import PartialState
 
-    from onespike.durable import save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.evaluation.evaluate import evaluate as evaluate_run
     from onespike.training.run import Run
 
+    folder = out or run / "evaluation"
+    expect_writable(json, folder=folder)
     opened = Run.open(run)
     data = opened.recipe_with(overrides).data
     how = (passes, batch_size, precision, device, time_steps)
     result = evaluate_run(opened, data, part, checkpoint, *how, flips=flips)
     if not PartialState().is_main_process:
         return 0
+    result.save(folder)
+    if json:
+        save_json(result.to_json(), json)
     console = person(json)
     weights = f"{result.checkpoint} weights (epoch {result.epochs})"
     several = f", {result.passes} passes" if result.passes > 1 else ""
@@ -78,10 +83,6 @@ def evaluate(
         columns = ("true class", "taken for", ">images", ">of the class")
         console.print()
         console.print(plain_table(*columns, rows=rows, wrap=True), soft_wrap=False)
-    folder = out or run / "evaluation"
-    result.save(folder)
-    if json:
-        save_json(result.to_json(), json)
     console.print(f"\nconfusion.png, confusion.csv, per_class.csv and evaluation.json are in {folder}")
     return 0
 

@@ -25,15 +25,16 @@ def inspect(
         checkpoint: Which weights of the run: best or last.
         seed: Seed of the draws of a network that draws random numbers.
     """
-    from onespike.durable import save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.evaluation.drawing import draw_inspection, save_figure
     from onespike.evaluation.inspect import inspect_image
     from onespike.training.run import Run
 
     if image is None:
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE")
-    view = inspect_image(Run.open(run), image, checkpoint, seed)
     picture = out or run / "inspection" / f"{image.stem}.png"
+    expect_writable(picture, json)
+    view = inspect_image(Run.open(run), image, checkpoint, seed)
     save_figure(draw_inspection(view), picture, dpi=100)
     if json:
         save_json(view.to_json(), json)

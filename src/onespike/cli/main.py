@@ -1,15 +1,18 @@
 """Entry point: picks the command, turns users' errors into one line and exit code 2."""
 
-import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import NamedTuple, NoReturn
 
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, printable, unknown
+from onespike.stream import Stream
 
 
 class Command(NamedTuple):
@@ -35,6 +38,7 @@ COMMANDS = {
         ("data", "model", "train", "loss"),
     ),
     "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN", ("data",)),
+    "cache": Command("verify the decoded images, byte for byte", "verify"),
     "models": Command("list the registered models, or one model's presets and options", "[NAME]"),
     "cite": Command("print the references of what is implemented here", ""),
 }
@@ -45,21 +49,63 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exit_with(dispatch, sys.argv[1:] if arguments is None else arguments)
 
 
+class _Ended(BaseException):
+    """A signal asked this process to end."""
+
+
 def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> NoReturn:
-    """Call a command line's function and exit as `main` does."""
+    """Call a command line's function and exit as `main` does.
+
+    What the system refuses is the user's to mend, too. A reader of our output who goes away stops nothing.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
-        code = command(list(arguments))
+        with _signals():
+            code = command(list(arguments))
         _leave_group()
-        sys.exit(code)
+        out.flush()
+        if out.error is not None and not isinstance(out.error, BrokenPipeError):
+            raise OnespikeError(f"the standard output: {out.error.strerror}; all files are written")
     except OnespikeError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # the reader of our output, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        sys.exit(1)
+        code = 2
+    except MemoryError:
+        print("error: there is not enough memory for this: choose a smaller network, images or batch", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        place = f"{printable(error.filename)}: " if error.filename is not None else ""
+        print(
+            f"error: {place}{error.strerror or error}: expected a place that can be read and written", file=sys.stderr
+        )
+        code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)  # what a shell expects of a program that Ctrl-C ended
+        code = 130  # what a shell expects of a program that Ctrl-C ended
+    except _Ended as ended:
+        print("ended by a signal", file=sys.stderr)
+        code = 128 + ended.args[0]
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+    sys.exit(code)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP, unless they are ignored, end a command as Ctrl-C does: what was half done is cleared."""
+
+    def end(number: int, _: object) -> NoReturn:
+        raise _Ended(number)
+
+    numbers = [signal.SIGTERM, signal.SIGHUP] if threading.current_thread() is threading.main_thread() else []
+    handlers = {one: signal.signal(one, end) for one in numbers if signal.getsignal(one) == signal.SIG_DFL}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def dispatch(arguments: list[str]) -> int:

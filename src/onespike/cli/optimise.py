@@ -30,11 +30,12 @@ def optimise(
         rounds: Timings for each batch size.
         json: A further file for the report; - prints it.
     """
-    from onespike.durable import save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.inference.optimise import optimise as make_engine
     from onespike.training.run import Run, environment
 
     folder = out or run / "engine"
+    expect_writable(json, folder=folder)
     report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
     console = person(json)
     tops = f"top-1 {report.engine_top1:.2f}% instead of {report.top1:.2f}% on {report.images:,} images"

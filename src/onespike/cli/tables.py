@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 def person(json: str | None = None) -> "Console":
     """Where a person reads: the standard error if the standard output is for JSON. Lines are printed as they are."""
-    from rich.console import Console
+    from onespike.terminal import Terminal
 
-    console = Console(stderr=json == "-", highlight=False, markup=False, soft_wrap=True)
+    console = Terminal(stderr=json == "-", soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # in a file nothing needs to be cut: room for long names of layers
     return console

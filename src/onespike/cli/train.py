@@ -37,7 +37,7 @@ def train(
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
             if value is not None:
                 raise OnespikeError(f"--resume goes on with a run as it is: leave out --{option}")
-    base = Run.open(resume).config if resume else recipe or "digits"
+    base = Run.open(resume).config if resume else "digits" if recipe is None else recipe
     start = Run.open(init_from).recipe if init_from else None
     folder = resume or out or _folder(str(base))
     try:

@@ -1,10 +1,10 @@
 """What can be chosen about a conversion."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from onespike.errors import OnespikeError, check_choices
+from onespike.configs import check
+from onespike.errors import OnespikeError
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ConversionConfig:
     def __post_init__(self) -> None:
         from onespike.neurons.integrate_fire import expect_neurons  # needs torch, as a help text does not
 
-        check_choices(self)
+        check(self, "conversion", time_steps=(1, 1000))
         expect_neurons(self.time_steps, self.population)
-        if not 0 < self.surrogate_width < math.inf:
+        if self.surrogate_width <= 0:
             raise OnespikeError(f"surrogate_width: expected a finite number above 0, got {self.surrogate_width}")
 
 
@@ -60,8 +60,8 @@ class Calibration:
     ridge: float = 0.1
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
         if not 0 < self.percentile <= 100:
             raise OnespikeError(f"percentile: expected 0 < percentile <= 100, got {self.percentile}")
-        if not 0 < self.ridge < math.inf:
+        if self.ridge <= 0:
             raise OnespikeError(f"ridge: expected a finite number above 0, got {self.ridge}")

@@ -12,12 +12,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, fx, nn
 
+from onespike.configs import read_json
 from onespike.conversion.calibration import LayerError, calibrate
 from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
-from onespike.durable import whole_folder, write_folder
+from onespike.durable import read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
@@ -112,13 +113,13 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     if not all((path / name).is_file() for name in SAVED):
         raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")
     try:
-        card, content = json.loads((path / CARD).read_text()), (path / TENSORS).read_bytes()
+        card, content = read_json(read_whole(path / CARD), CARD), read_whole(path / TENSORS, 1 << 36)
         if hashlib.sha256(content).hexdigest() != card["sha256"]:
             raise ValueError(f"{TENSORS} is not what was written")
         config, weights = ConversionConfig(**card["config"]), load(content)
         layers = tuple(LayerError(**layer) for layer in card["layers"])
         traced, outline, count = tuple(map(int, card["traced"])), list(card["graph"]), int(card["calibration_images"])
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OnespikeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
     like = next(model.parameters(), torch.empty(()))
     network = spiking(model, config, like.new_zeros(traced))

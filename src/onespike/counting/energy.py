@@ -11,22 +11,21 @@ The twins: "binary", the same network that hands nothing on, which is a network 
 audited themselves.
 """
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
+from onespike.configs import read_yaml
 from onespike.counting.operations import Layer, Operations
 from onespike.counting.products import Product
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, shown, unknown
 
 Convention = Literal["field", "int8", "memory"]
 Variant = Literal["network", "binary", "ann"]
 CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+_MOST = 1e18  # of any constant
 
 #: For a reader who has not read this file; `EnergyTable.titles` adds the prices.
 _TITLES = {
@@ -88,11 +87,8 @@ class EnergyTable:
             OnespikeError: It cannot be read, lacks a value, has one that is not known, or one that is not a number.
         """
         path = Path(file or DEFAULT)
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-        _check(content, yaml.safe_load(DEFAULT.read_text(encoding="utf-8")), path, "")
+        content = read_yaml(path)
+        _check(content, read_yaml(DEFAULT), path, "")
         levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])
         sizes = [size for _, size, _ in levels]
         if sizes[-1] is not None or None in sizes[:-1] or sorted(sizes[:-1]) != sizes[:-1]:
@@ -168,7 +164,7 @@ def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     """Compare a file with the package's own: the same keys, numbers for numbers, texts for texts."""
     if isinstance(pattern, dict):
         if not isinstance(content, dict):
-            raise OnespikeError(f"{file}: {place or 'the file'}: expected {', '.join(pattern)}, got {content!r}")
+            raise OnespikeError(f"{file}: {place or 'the file'}: expected {', '.join(pattern)}, got {shown(content)}")
         for key in [*content, *pattern]:
             if key not in pattern:
                 raise unknown(f"key in {file}", f"{place}{key}", [f"{place}{known}" for known in pattern])
@@ -180,14 +176,14 @@ def _check(content: Any, pattern: Any, file: Path, place: str) -> None:
     if isinstance(pattern, list):
         expected, fits = "a list", isinstance(content, list) and bool(content)
     elif place.endswith("bytes."):
-        expected, fits = "a number of bytes or null", content is None or (whole and content >= 1)
+        expected, fits = "a number of bytes or null", content is None or (whole and 1 <= content < _MOST)
     elif isinstance(pattern, str):
         expected, fits = "a text", isinstance(content, str) and bool(content.strip())
     elif place.endswith("width."):
-        expected, fits = "a number of bits of at least 1", whole and content >= 1
+        expected, fits = "a number of bits of at least 1", whole and 1 <= content < _MOST
     else:
-        expected, fits = "a number of at least 0", (whole or isinstance(content, float)) and 0 <= content < math.inf
+        expected, fits = "a number of at least 0", (whole or isinstance(content, float)) and 0 <= content < _MOST
     if not fits:
-        raise OnespikeError(f"{file}: {place[:-1]}: expected {expected}, got {content!r}")
+        raise OnespikeError(f"{file}: {place[:-1]}: expected {expected}, got {shown(content)}")
     for number, item in enumerate(content if isinstance(pattern, list) else ()):
         _check(item, pattern[0], file, f"{place}{number}.")

@@ -129,7 +129,9 @@ def count_operations(
             if before is not None:
                 before(number)
             with counter.watch():
-                model(batch)
+                answer = model(batch)
+            if isinstance(answer, Tensor) and not answer.isfinite().all():
+                raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             watch.end_batch()
             images += len(batch)
     reset()

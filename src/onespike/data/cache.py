@@ -4,28 +4,35 @@ A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.n
 renaming of a finished folder, so it is whole or not there, whatever happens to the process that makes it.
 """
 
+import errno
 import hashlib
 import json
 import math
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from onespike.configs import expect_keys, read_json
 from onespike.data.sets import Dataset, ImageSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
 from onespike.data.sources.image import fit
-from onespike.durable import flush
-from onespike.errors import OnespikeError
+from onespike.durable import flush, open_regular, read_whole
+from onespike.errors import OnespikeError, warn
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
-_FORMAT = 1
+_FORMAT = 2
+_META: dict[str, Any] = {"name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
+_META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
+_CHEAP = 1 << 28  # bytes of the largest file that is verified whenever it is opened
 
 
 def open_cache(source: Source, directory: Path, image_size: int | None = None) -> Dataset:
@@ -42,14 +49,36 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
             return _read(known)
         raise
     entry = directory / f"{source.name}-{mixed[:16]}"
-    if not entry.is_dir():
-        try:
-            _build(source, entry, image_size)
-        except OSError as error:  # the source reports its own, so this one is ours
-            state = f"{directory}: cannot write the decoded images ({error.strerror or error})"
-            expected = "expected a folder with enough room; free some, or give another folder as --data.cache"
-            raise OnespikeError(f"{state}; {expected}") from error
+    try:
+        if entry.is_dir():
+            try:
+                return _read(entry)
+            except OnespikeError as error:
+                warn(f"{error}: decoding the images again")
+                damaged = entry.with_name(f".building-{uuid.uuid4().hex}")  # swept away if this process is killed
+                entry.rename(damaged)
+                shutil.rmtree(damaged)
+        _build(source, entry, image_size)
+    except OSError as error:  # the source reports its own, so this one is ours
+        state = f"{directory}: cannot write the decoded images ({error.strerror or error})"
+        expected = "expected a folder with enough room; free some, or give another folder as --data.cache"
+        raise OnespikeError(f"{state}; {expected}") from error
     return _read(entry)
+
+
+def verify_cache(directory: Path) -> dict[Path, str]:
+    """Compare all entries of a cache, byte for byte, with what was written: what is wrong with each, "" if nothing."""
+    found = {}
+    for entry in sorted(path.parent for path in directory.glob("*/meta.json")):
+        with suppress(OSError, OnespikeError, AttributeError):
+            if read_json(read_whole(entry / "meta.json"), entry).get("format") != _FORMAT:  # nobody opens it any more
+                continue
+        try:
+            _read(entry, cheap=False)
+            found[entry] = ""
+        except OnespikeError as error:
+            found[entry] = str(error)
+    return found
 
 
 def decode_here(content: Content, name: str, image_size: int | None = None) -> Dataset:
@@ -102,14 +131,28 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
         with (folder / f"{part}-images.npy").open("wb") as file:
             for index, pixels in enumerate(decoded(part)):
                 if not index:
+                    if (need := count * pixels.nbytes) > (free := shutil.disk_usage(folder).free):
+                        raise OSError(errno.ENOSPC, f"{need:,} bytes of {part} images, {free:,} free")
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
                     np.lib.format.write_array_header_1_0(file, header)
                 file.write(np.ascontiguousarray(pixels).data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
+    meta: dict[str, Any] = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
     meta |= {"classes": content.classes, "mean": mean, "std": std, "images": counts, "note": content.note}
+    meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
+    meta["sha256"]["meta"] = _described(meta)
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _described(meta: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in meta.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
@@ -145,24 +188,39 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
     return decoded
 
 
-def _read(entry: Path) -> Dataset:
+def _read(entry: Path, cheap: bool = True) -> Dataset:
+    """Open an entry, verified, unless that takes long and is to be `cheap`; a damaged one is an OnespikeError."""
     try:
-        meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
+        meta = read_json(read_whole(entry / "meta.json"), "meta.json")
+        expect_keys(meta, _META, "meta.json")
+        if meta["sha256"].get("meta") != _described(meta):
+            raise ValueError("meta.json is not what was written")
         parts = {}
-        for part in meta["images"]:
-            images, labels = np.load(entry / f"{part}-images.npy", mmap_mode="r"), np.load(entry / f"{part}-labels.npy")
+        for part, count in meta["images"].items():
+            paths = [entry / f"{part}-{what}.npy" for what in ("images", "labels")]
+            for path in paths:
+                if not (cheap and path.stat().st_size > _CHEAP) and _digest(path) != meta["sha256"].get(path.name):
+                    raise ValueError(f"{path.name} is not what was written")
+            images, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
+            if not len(images) == len(labels) == count or images.dtype != np.uint8 or images.ndim != 4:
+                raise ValueError(f"{paths[0].name}: {images.dtype}, {images.shape}, of {len(labels)} labels")
+            if not np.isin(labels, np.arange(len(meta["classes"]))).all():
+                raise ValueError(f"{paths[1].name}: labels of no class")
             parts[part] = ImageSet(images, labels, np.arange(len(labels)))
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
-        return Dataset.of(parts, name=meta["name"], note=meta.get("note", ""), **described)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Dataset.of(parts, name=meta["name"], note=meta["note"], **described)
+    except (OSError, ValueError, KeyError, TypeError, OnespikeError) as error:
         raise OnespikeError(f"{entry}: damaged cache entry ({error}); remove the folder to make it anew") from error
 
 
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The entry that was made last from a source's origin, whatever its key."""
     wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
-    metas = directory.glob(f"{source.name}-*/meta.json")
-    found = [path for path in metas if wanted.items() <= json.loads(path.read_text(encoding="utf-8")).items()]
+    found = []
+    for path in directory.glob(f"{source.name}-*/meta.json"):
+        with suppress(OSError, OnespikeError, AttributeError):  # a damaged entry is none
+            if wanted.items() <= read_json(read_whole(path), path).items():
+                found.append(path)
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
 
 

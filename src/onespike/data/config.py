@@ -1,12 +1,21 @@
 """What a user may choose about the images: where they come from, how they are split and how they are augmented."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from onespike.errors import OnespikeError, check_choices
+from onespike.configs import check
+from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, which cannot be opened by it.
 PASSED = "passed-from-python"
+#: AutoAugment policies in timm's notation; timm itself leaves out without a word what it does not know of one.
+_NUMBER = r"\d{1,3}(\.\d{1,6})?"
+_POLICY = re.compile(
+    rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
+    rf"|rand(-([mn]|mmax|inc)\d{{1,3}}|-(p|mstd){_NUMBER}|-t\w+)*"
+    rf"|augmix(-[mwdb]\d{{1,3}}|-(a|mstd){_NUMBER})*"
+)
 
 
 @dataclass(frozen=True)
@@ -62,20 +71,23 @@ class DataConfig:
     init_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self, "data")
         for key, fine, expected in (
             ("limit", self.limit >= 0, "0 (all) or a number of images"),
             ("holdout", 0 <= self.holdout < 1, "a share in [0, 1)"),
-            ("image_size", self.image_size is None or self.image_size >= 1, "a side of at least 1"),
-            ("crop_padding", self.crop_padding >= 0, "0 or a number of pixels"),
+            ("image_size", self.image_size is None or 1 <= self.image_size <= 8192, "a side of 1 to 8192"),
+            ("crop_padding", 0 <= self.crop_padding <= 8192, "0 to 8192 pixels"),
             ("flip", 0 <= self.flip <= 1, "a probability in [0, 1]"),
             ("cutout", self.cutout >= 0, "0 (off) or a side in pixels"),
             ("random_erasing", 0 <= self.random_erasing <= 1, "a probability in [0, 1]"),
             ("augmix_splits", self.augmix_splits in (0, 2, 3, 4, 5, 6), "0 or 2 to 6 views"),
-            ("workers", self.workers >= 0, "0 or a number of processes"),
+            ("workers", 0 <= self.workers <= 256, "0 to 256 processes"),
+            ("auto_augment", _POLICY.fullmatch(self.auto_augment), "'original', 'rand-m9-mstd0.5' or the like"),
         ):
             if not fine:
-                raise OnespikeError(f"data.{key}: expected {expected}, got {getattr(self, key)!r}; change --data.{key}")
+                raise OnespikeError(
+                    f"data.{key}: expected {expected}, got {shown(getattr(self, key))}; change --data.{key}"
+                )
         if self.alternate_flip and self.flip != 0.5:
             expected = "expected a flip of 0.5, for it mirrors half of all images"
             raise OnespikeError(f"data.alternate_flip: {expected}, got {self.flip!r}; change --data.flip")

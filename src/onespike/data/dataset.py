@@ -29,11 +29,23 @@ def open_dataset(config: DataConfig) -> Dataset:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     if config.name == PASSED:
         raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
-    root = Path(config.root).expanduser() if config.root is not None else None
-    cache = Path(config.cache or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser()
+    root = _home(config.root, "data.root") if config.root is not None else None
+    cache = cache_folder(config.cache)
     with open_source(config.name, root) as source:
         decoded = open_cache(source, cache, config.image_size)
     return replace(decoded, name=source.name).divided(config.holdout, config.limit)
+
+
+def cache_folder(given: str | None = None) -> Path:
+    """The folder of the decoded images: the one given, or else $ONESPIKE_CACHE, or else ~/.cache/onespike."""
+    return _home(given or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike", "data.cache")
+
+
+def _home(path: str, where: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise OnespikeError(f"{where}: {path}: {error}; write the path out") from None
 
 
 def as_dataset(

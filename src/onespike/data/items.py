@@ -18,6 +18,7 @@ from typing_extensions import override
 from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
+from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
@@ -212,7 +213,7 @@ class _Rows:
         row, origin = self.table[index], f"{self.where}: item {index}"
         cell = row[self.image]
         try:
-            data = Path(cell["path"]).read_bytes() if cell["bytes"] is None else cell["bytes"]
+            data = read_whole(Path(cell["path"])) if cell["bytes"] is None else cell["bytes"]
         except (TypeError, OSError) as error:
             raise OnespikeError(f"{origin}: its image cannot be read ({error}); expected a file; restore it") from error
         return decode(data, origin), row[self.label]

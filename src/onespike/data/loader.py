@@ -5,6 +5,8 @@ was interrupted goes on exactly where it stopped, and so that any number of proc
 every batch, see together what a single process would.
 """
 
+import multiprocessing
+import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -115,9 +117,23 @@ class TrainLoader:
 
     def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         options = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
-        for images, labels in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
-            floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
-            yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+        before = set(multiprocessing.active_children())
+        try:
+            for batch in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
+                if isinstance(batch, OnespikeError):
+                    raise batch
+                images, labels = batch
+                floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
+                yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+        except RuntimeError as error:
+            if not re.search(r"DataLoader worker \(pid.*(killed|exited)|shared memory|/torch_", str(error)):
+                raise
+            reason = re.sub(r"\s+", " ", str(error)).strip()
+            remedy = "give it more shared memory (docker run --shm-size 1g), or pass --data.workers 0"
+            raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
+        finally:
+            for worker in {*multiprocessing.active_children()} - before:  # they do not hear SIGTERM
+                worker.kill()
 
 
 def _expect_fitting(config: DataConfig, data: Dataset) -> None:
@@ -133,16 +149,19 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
             raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")
 
 
-def _together(make: Maker, keys: list[tuple[int, int]]) -> Batch:
+def _together(make: Maker, keys: list[tuple[int, int]]) -> Batch | OnespikeError:
     """Make images, split after split, as the Jensen-Shannon loss reads them: (splits * B, C, H, W), and labels."""
-    images, labels = zip(*(make(*key) for key in keys), strict=True)
+    try:
+        images, labels = zip(*(make(*key) for key in keys), strict=True)
+    except OnespikeError as error:  # as it is: raised in a worker, it would come with that one's traceback
+        return error
     splits = [image.reshape(-1, *image.shape[-3:]) for image in images]
     return torch.stack(splits, 1).flatten(0, 1), torch.tensor(labels)
 
 
 def _leave_signals(_worker: int) -> None:
     """Let the main process alone decide what a signal to the whole group means; it ends its workers itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

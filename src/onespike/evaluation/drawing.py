@@ -22,6 +22,7 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from onespike.durable import save_text
+from onespike.errors import printable
 from onespike.evaluation.inspect import Inspection, View
 from onespike.training.monitor import SUPPORT
 
@@ -44,7 +45,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     # All lengths are in inches: cells, and letters as large as the cells admit.
     side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
     size = min(10.0, 72 * 0.65 * side / len(classes))
-    names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in classes]
+    names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in map(printable, classes)]
     figure = Figure(figsize=(side + 2, side))
     axis = figure.add_axes((0, 0, side / (side + 2), 1))  # names stand outside, the saved picture is made to fit them
     # The reds begin above white, so that a single confusion among many images is still seen.
@@ -95,7 +96,7 @@ def draw_inspection(view: Inspection) -> Figure:
     def place(left: float, top: float, wide: float, high: float) -> Axes:
         return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
 
-    title = "{}: {}, {:.1%}".format(view.path.name, *view.guesses(1)[0])
+    title = printable("{}: {}, {:.1%}".format(view.path.name, *view.guesses(1)[0]))
     figure.text(0, 1 + 0.6 / height, title, va="bottom", fontsize=14, parse_math=False)
     figure.text(0, 1 + 0.35 / height, _remarks(view), va="bottom", fontsize=10, color="dimgray")
     _image(place(0, 0, TOP, TOP), view.pixels, "the image as the network sees it")
@@ -160,7 +161,7 @@ def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
 
 def _probabilities(axis: Axes, view: Inspection) -> None:
     guesses = view.guesses(10)
-    names = [name if len(name) <= 18 else f"{name[:17]}…" for name, _ in guesses]
+    names = [printable(name if len(name) <= 18 else f"{name[:17]}…") for name, _ in guesses]
     values = [probability for _, probability in guesses]
     bars = axis.barh(range(len(names)), values, color=["tab:blue"] + ["lightsteelblue"] * (len(names) - 1))
     axis.bar_label(bars, [f"{value:.1%}" for value in values], padding=3, fontsize=8)

@@ -158,8 +158,8 @@ def evaluate(
     if part not in get_args(Part):
         raise unknown("part", part, get_args(Part))
     for name, number in (("passes", passes), ("batch size", batch_size)):
-        if number is not None and number < 1:
-            raise OnespikeError(f"{name}: expected at least 1, got {number}")
+        if number is not None and not 1 <= number <= 10**6:
+            raise OnespikeError(f"{name}: expected at least 1, and not as many as {number}")
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.recipe.train
     config = replace(config, device=device, precision=config.precision if precision == "trained" else precision)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
+from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.functional import Surrogate, window_side
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
@@ -170,7 +171,7 @@ def inspect_network(
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     try:
-        content = path.read_bytes()
+        content = read_whole(path)
     except OSError as error:
         raise OnespikeError(f"cannot read the image {path}: {error.strerror}") from error
     whole = decode(content, str(path), card.in_channels)

@@ -28,6 +28,8 @@ class _ChargeAndFire(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None]:
         if behind not in (0, 1):
             raise ValueError(f"behind: expected 0 or 1, got {behind}")
+        if not 0 <= decay <= 1:
+            raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
         for window, current in enumerate(currents.unbind()):

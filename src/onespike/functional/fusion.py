@@ -63,10 +63,12 @@ def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tens
         theta: The radian factor, 0 < theta <= 1.
 
     Raises:
-        ValueError: The kind does not exist.
+        ValueError: The kind does not exist, or theta is out of its range.
     """
     if kind not in FUSIONS:
         raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, got {kind!r}")
+    if not 0 < theta <= 1:
+        raise ValueError(f"theta: expected 0 < theta <= 1, got {theta}")
     return FUSIONS[kind](x, y, theta * math.pi / 2)
 
 

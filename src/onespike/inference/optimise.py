@@ -88,8 +88,8 @@ def optimise(
     Raises:
         OnespikeError: The run or its data cannot be read, the engine cannot run the network, a value is out of range.
     """
-    if precision not in PRECISIONS or images < 0 or rounds < 1:
-        expected = f"precision {' or '.join(PRECISIONS)}, images >= 0, rounds >= 1"
+    if precision not in PRECISIONS or images < 0 or not 1 <= rounds <= 10**4:
+        expected = f"precision {' or '.join(PRECISIONS)}, images >= 0, rounds of 1 to 10,000"
         raise OnespikeError(f"optimise: expected {expected}, got {precision}, {images}, {rounds}")
     checkpoint, data = run.checkpoint(which), run.dataset()
     card = checkpoint.card
@@ -118,7 +118,10 @@ def _compare_answers(network: Network, engine: Engine, batches: list[tuple[Tenso
         guesses = []
         for model in (network, engine):
             torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for both
-            guesses.append(model(images).argmax(1))
+            logits = model(images)
+            if not logits.isfinite().all():
+                raise OnespikeError("the network answers with numbers that are not finite: its training failed")
+            guesses.append(logits.argmax(1))
         first, second = guesses
         counts += torch.tensor([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
     return (100 * counts / sum(len(labels) for _, labels in batches)).tolist()

@@ -2,19 +2,18 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from onespike._version import __version__
-from onespike.configs import plain
-from onespike.durable import write_whole
+from onespike.configs import expect_keys, plain, read_json
+from onespike.durable import read_whole, write_whole
 from onespike.errors import OnespikeError
 from onespike.inference.engine import Engine
 from onespike.models import expect_blocks
-from onespike.training.checkpoint import ModelCard
+from onespike.training.checkpoint import ModelCard, expect_alike
 
 WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
 
@@ -47,16 +46,18 @@ def load_engine(folder: str | Path) -> Engine:
     """
     folder = Path(folder)
     try:
-        description: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
+        description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
+        expect_keys(description, {"model": dict, "precision": str}, DESCRIPTION)
+        tensors = load(read_whole(folder / WEIGHTS, 1 << 36))
         card = ModelCard.from_json(description["model"])
         with torch.device("meta"):  # shapes alone: the values are in the file
             network = expect_blocks(card.build(), card.name)
         engine = Engine(network, description["precision"])
+        expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")
         engine.load_state_dict(tensors, assign=True)
     except FileNotFoundError:
         raise OnespikeError(f"{folder} holds no engine: make one with onespike optimise RUN --out {folder}") from None
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine

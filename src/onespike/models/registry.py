@@ -2,12 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import sysconf
 from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import nn
 
-from onespike.configs import make, merge
-from onespike.errors import OnespikeError, check_choices, unknown
+from onespike.configs import check, make, merge
+from onespike.errors import OnespikeError, shown, unknown
+
+#: What fields of these names hold in any family; what is larger would not end.
+_RANGES: dict[str, Any] = dict.fromkeys(
+    ("depths", "depth", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
+)
+_RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -25,7 +33,7 @@ class ModelConfig:
     preset: str = ""
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self, **_RANGES)
         ours = family(self.name).config
         if type(self) is not ours:
             raise OnespikeError(f"name: {self.name} is described by {ours.__name__}, not by {type(self).__name__}")
@@ -38,7 +46,16 @@ class ModelConfig:
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
         """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot take that size."""
-        return family(self.name).builder(self, num_classes, in_channels, image_size)
+        sizes, builder = (num_classes, in_channels, image_size), family(self.name).builder
+        for what, size in zip(("num_classes", "in_channels", "image_size"), sizes, strict=True):
+            if not 1 <= size <= (1 << 20 if what == "num_classes" else 8192):
+                raise OnespikeError(f"{what}: expected at least 1, and not as many as {shown(size)}")
+        with torch.device("meta"):  # shapes alone
+            need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())
+        if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):
+            large = f"its weights take {need / 2**30:,.0f} GiB, of memory there are {memory / 2**30:,.0f}"
+            raise OnespikeError(f"model {self.name}: {large}: choose fewer channels or blocks, or smaller images")
+        return builder(self, *sizes)
 
 
 class Family(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, check_choices, unknown
+from onespike.configs import check
+from onespike.errors import OnespikeError, unknown
 from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
@@ -46,7 +47,7 @@ class NeuronConfig:
     options: dict[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", self.surrogate, SURROGATES)
         for name in ("threshold", "surrogate_width"):

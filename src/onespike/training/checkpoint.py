@@ -10,7 +10,9 @@ A checkpoint is a folder:
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,22 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from onespike.classpath import ClassPath
-from onespike.configs import make, plain
+from onespike.configs import check, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
-from onespike.durable import whole_folder, write_folder
-from onespike.errors import OnespikeError
+from onespike.durable import read_whole, whole_folder, write_folder
+from onespike.errors import OnespikeError, shown
+from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
 #: How many tensors that do not fit are listed.
 LISTED = 5
+#: Bytes of the largest file of a checkpoint, and how often it is read anew while somebody replaces it.
+_MOST, _ATTEMPTS = 1 << 36, 20
+#: What each row of a run's history has.
+_COLUMNS = {"epoch", "lr", "train_loss", "train_top1", "valid_loss", "valid_top1", "epoch_seconds", "images_per_second"}
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,11 @@ class ModelCard:
     std: tuple[float, ...]  # channel-wise standard deviation, 0..1
     data: str  # name of the data set it was trained on
     conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
+
+    def __post_init__(self) -> None:
+        check(self, "model.json", in_channels=(1, 8192), image_size=(1, 8192), mean=(0, 1), std=(1e-9, 1))
+        if not len(self.mean) == len(self.std) == self.in_channels or not self.classes:
+            raise OnespikeError("model.json: expected classes, and a mean and std for each channel of the images")
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset) -> "ModelCard":
@@ -85,9 +97,10 @@ class ModelCard:
         return spiking(model, replace(self.conversion, allow_real=True), images)
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> "ModelCard":
-        """Read what `plain` wrote."""
-        return make(cls, {**content, "model": model_from(content["model"])}, "model.json")
+    def from_json(cls, content: Any) -> "ModelCard":
+        """Read what `plain` wrote; anything else is an `OnespikeError`."""
+        model = {"model": model_from(content.get("model"))} if isinstance(content, Mapping) else {}
+        return make(cls, {**content, **model} if model else content, "model.json")
 
 
 @dataclass(frozen=True)
@@ -117,20 +130,20 @@ class Checkpoint:
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint":
         """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
-        folder = whole_folder(folder)
-        if not folder.is_dir():
-            raise OnespikeError(f"there is no checkpoint {folder}")
         try:
-            state = json.loads((folder / "state.json").read_text())
+            files = _read(folder)
+            state = _state(read_json(files.pop("state.json"), "state.json"))
             digests = state.pop("sha256")
-            files = {name: (folder / name).read_bytes() for name in FILES}
             found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             for name, digest in (found | {"state": _digest(state)}).items():
-                if digest != digests[name]:
-                    raise OnespikeError(f"the checkpoint {folder} is damaged: {name} is not what was written")
-            card = ModelCard.from_json(json.loads(files["model.json"]))
+                if digest != digests.get(name):
+                    raise OnespikeError(f"{name} is not what was written")
+            card = ModelCard.from_json(read_json(files["model.json"], "model.json"))
             weights, training = (load(files[f"{name}.safetensors"]) for name in ("model", "training"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except FileNotFoundError as error:
+            what = f"is damaged: no {Path(error.filename).name}" if folder.is_dir() else "is not there"
+            raise OnespikeError(f"the checkpoint {folder} {what}") from error
+        except (OnespikeError, OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
             raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
         return cls(card, weights, training, state)
 
@@ -141,16 +154,39 @@ class Checkpoint:
         self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
         return network.eval()
 
-    def put_into(self, network: nn.Module, complaint: str) -> None:
-        """Load the weights into a network; if they do not fit, the complaint lists the first tensors that differ."""
-        states = (network.state_dict(), self.weights)
-        own, saved = ({name: tuple(one.shape) for name, one in state.items()} for state in states)
-        names = [name for name in sorted(own.keys() | saved.keys()) if own.get(name) != saved.get(name)]
-        wrong = [f"{name} {saved.get(name, 'missing')} instead of {own.get(name, 'nothing')}" for name in names]
-        if wrong:
-            more = f" and {len(wrong) - LISTED} more" if len(wrong) > LISTED else ""
-            raise OnespikeError(f"{complaint}: {', '.join(wrong[:LISTED])}{more}")
-        network.load_state_dict(self.weights)
+    def put_into(self, network: nn.Module, complaint: str, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Load the weights, or others, into a network; if they do not fit, the complaint lists what differs.
+
+        Weights that are not finite numbers are an `OnespikeError`, too.
+        """
+        weights = self.weights if weights is None else weights
+        expect_alike(weights, network.state_dict(), complaint)
+        if name := not_finite(weights, network):
+            raise OnespikeError(f"the weights {name} of the checkpoint are not finite numbers: its training failed")
+        network.load_state_dict(weights)
+
+
+def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
+    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; any float will do for one."""
+    kinds = [
+        {name: f"{tuple(one.shape)}{'' if one.is_floating_point() else f' {one.dtype}'}" for name, one in state.items()}
+        for state in (saved, own)
+    ]
+    names = [name for name in sorted(saved.keys() | own.keys()) if kinds[0].get(name) != kinds[1].get(name)]
+    if names:
+        listed = (
+            f"{shown(name)} {kinds[0].get(name, 'missing')} instead of {kinds[1].get(name, 'nothing')}"
+            for name in names[:LISTED]
+        )
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise OnespikeError(f"{complaint}: {', '.join(listed).replace('torch.', '')}{more}")
+
+
+def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+    """Name a weight that is not a finite number, or a buffer that is none at all; "" if there is none."""
+    weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    wrong = (name for name, one in tensors.items() if (~one.isfinite() if name in weights else one.isnan()).any())
+    return next(wrong, "")
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
@@ -173,6 +209,49 @@ def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(tree, dict):
         return {key: join_tensors(value, tensors) for key, value in tree["pairs"]}
     return [join_tensors(value, tensors) for value in tree] if isinstance(tree, list) else tree
+
+
+@dataclass
+class _State:
+    """What `state.json` holds."""
+
+    sha256: dict[str, str]  # of each file, and of the rest of this one
+    progress: Progress  # how far the run has come
+    train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
+    images: int = 0  # training images
+    random: dict[str, int] = field(default_factory=dict)  # what all draws follow from
+    optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
+    callbacks: Any = None
+    scaler: dict[str, Any] | None = None
+    converted: str = ""  # the run that it was converted from
+
+
+def _read(folder: Path) -> dict[str, bytes]:
+    """The files of one checkpoint, even while it is replaced: what is in a folder that `write_folder` made stays."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            place = whole_folder(folder)
+            before = place.stat()
+            files = {name: read_whole(place / name, _MOST) for name in (*FILES, "state.json")}
+            if (before.st_ino, before.st_mtime_ns) == ((after := place.stat()).st_ino, after.st_mtime_ns):
+                return files
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(0.01)
+    raise OnespikeError("somebody replaces it all the time")
+
+
+def _state(content: Any) -> dict[str, Any]:
+    """Check what `state.json` holds; what only an optimiser or a callback understands they check themselves."""
+    if not isinstance(content, dict):
+        raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
+    known = {key: value for key, value in content.items() if key in _State.__annotations__}
+    progress = make(_State, known, "state.json").progress
+    numbers = (isinstance(row.get(key, ""), int | float | None) for row in progress.history for key in _COLUMNS)
+    if "epoch" not in content["progress"] or not all(numbers):
+        raise OnespikeError("state.json: progress: expected the epoch, and in its history the columns of metrics.csv")
+    return content
 
 
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
 """Everything that can be chosen about a training."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from onespike.errors import OnespikeError, check_choices
+from onespike.configs import check
+from onespike.errors import OnespikeError
 
 
 @dataclass(frozen=True)
@@ -108,23 +108,17 @@ class TrainConfig:
     save_minutes: float = 5.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
-        for name, value in vars(self).items():
-            if not isinstance(value, int | float):
-                continue
-            least = 1 if name in ("epochs", "batch_size", "accumulate", "monitor_every") else 0
-            if name in ("momentum", "label_smoothing", "ema") and not 0 <= value < 1:
-                raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {value}")
-            if name == "teacher_weight" and value > 1:
-                raise OnespikeError(f"train.{name}: expected 0 <= {name} <= 1, got {value}")
-            if name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature") and value <= 0:
-                raise OnespikeError(f"train.{name}: expected more than 0, got {value}")
-            if value < least:
-                raise OnespikeError(f"train.{name}: expected at least {least}, got {value}")
-            if not math.isfinite(value):
-                raise OnespikeError(f"train.{name}: expected a finite number, got {value}")
-        if self.seed >= 2**63:
-            raise OnespikeError(f"train.seed: expected less than 2^63, got {self.seed}")
+        counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "monitor_every"), (1, 10**6))
+        others = {key: (0, 10**6) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
+        check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1)})
+        for name in ("momentum", "label_smoothing", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
+        if self.teacher_weight > 1:
+            raise OnespikeError(f"train.teacher_weight: expected 0 <= teacher_weight <= 1, got {self.teacher_weight}")
+        for name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature"):
+            if not getattr(self, name):
+                raise OnespikeError(f"train.{name}: expected more than 0, got 0")
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
             raise OnespikeError(f"train.noise_range: expected 0 <= from < to <= 1, got {list(self.noise_range)}")
         if self.int8_weights and self.ema:

@@ -4,14 +4,14 @@ import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from onespike.clock import watch_machine
 from onespike.processor import emulates_bf16
+from onespike.terminal import Terminal
 from onespike.training.callbacks import Callback, Step
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Display(Callback):
     """Shows training live on a terminal, one line for each epoch elsewhere; nothing at all if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.console = Terminal(quiet=quiet, soft_wrap=not sys.stdout.isatty())
         columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(bar_width=24), TextColumn(_RUNNING))
         self.bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
         self.task = self.bar.add_task("training", epoch="", loss=float("nan"), top1=0.0, rate=0.0)
@@ -96,7 +96,7 @@ class Display(Callback):
         self.live.stop()
 
     def _say(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False)
+        self.console.print(text, style=style)
 
 
 def _table(trainer: "Trainer") -> Table:
@@ -108,5 +108,5 @@ def _table(trainer: "Trainer") -> Table:
         support = "" if group.in_support is None else f"{group.in_support:.0%}"
         shares = (f"{group.dead:.0%}", f"{group.always_firing:.0%}", support)
         rate = (f"{group.firing_rate:.3f}", "█" * round(20 * group.firing_rate))
-        table.add_row(escape(label), *rate, *shares, style="yellow" if group.silent else None)
+        table.add_row(label, *rate, *shares, style="yellow" if group.silent else None)
     return table

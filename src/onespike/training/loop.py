@@ -6,6 +6,7 @@ import math
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,7 +22,7 @@ from onespike.data.augment import BatchAugment
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import write_whole
+from onespike.durable import held, write_whole
 from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
@@ -34,6 +35,7 @@ from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.teacher import FOLDER, TWIN, twin_of
 from onespike.training.trackers import Trackers
+from onespike.training.trainer import Diverged as Diverged
 from onespike.training.trainer import Trainer
 
 #: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
@@ -45,15 +47,11 @@ LEARNT_FROM = 5000
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """Somebody stopped the run by Ctrl-C or SIGTERM; a checkpoint was saved first."""
-
-
-class Diverged(OnespikeError):  # noqa: N818 - named for what happened
-    """The loss is no longer a finite number."""
+    """Somebody stopped the run by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
 class Interrupt:
-    """Ctrl-C and SIGTERM: the first stops the loop after its step; a second one stops it at once, saving nothing."""
+    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; a second one does at once, saving nothing."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -61,7 +59,10 @@ class Interrupt:
 
     def __enter__(self) -> "Interrupt":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python admits no handlers
-            self._before = {one: signal.signal(one, self._handle) for one in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
+                numbers.append(signal.SIGHUP)
+            self._before = {one: signal.signal(one, self._handle) for one in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,21 +115,24 @@ def train(
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track), Saving(main)]
-    if resume and run.has_checkpoint():
-        trainer.restore(run)
-    elif init_from or model is not None:
-        if init_from:
-            trainer.start_from(Run.open(init_from))
-        if main:  # before there is a run: one that is killed early goes on from these weights
-            trainer.checkpoint().save(run.last)
-    accelerator.wait_for_everyone()
-    if main:
-        run.begin(trainer.recipe)
-    twin = Run(run.folder / FOLDER)
-    if recipe.train.teacher == TWIN and not twin.is_complete:
-        train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
     try:
-        return fit(trainer, run)
+        with held(run.folder) if main else nullcontext():
+            if main and not resume:
+                run.expect_free()
+            if resume and run.has_checkpoint():
+                trainer.restore(run)
+            elif init_from or model is not None:
+                if init_from:
+                    trainer.start_from(Run.open(init_from))
+                if main:  # before there is a run: one that is killed early goes on from these weights
+                    trainer.checkpoint().save(run.last)
+            accelerator.wait_for_everyone()
+            if main:
+                run.begin(trainer.recipe)
+            twin = Run(run.folder / FOLDER)
+            if recipe.train.teacher == TWIN and not twin.is_complete:
+                train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
+            return fit(trainer, run)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -213,7 +217,7 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
         asked = interrupt.requested or trainer.stop
         total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), asked])
         if not math.isfinite(total):
-            raise Diverged(_diverged(trainer))
+            raise trainer.diverged("the loss is no longer a finite number")
         progress.step += 1
         progress.loss += total
         progress.hits += right
@@ -229,6 +233,8 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     """Evaluate on the held-out images, and put the epoch into the history. Gives its row of `metrics.csv`."""
     progress = trainer.progress
     valid = trainer.evaluate(trainer.held_out) if len(trainer.data.validation) else None
+    if valid and not math.isfinite(valid.loss):
+        raise trainer.diverged("the loss on the held-out images is no longer a finite number")
     row: dict[str, Any] = {
         "epoch": progress.epoch + 1,
         "lr": trainer.optimizer.param_groups[-1]["lr"],
@@ -251,6 +257,8 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
     run.checkpoint("best").put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
     scores, progress = trainer.evaluate(trainer.test), trainer.progress
+    if not math.isfinite(scores.loss):
+        raise trainer.diverged("the loss on the test images is no longer a finite number")
     progress.tick()
     chosen = max(progress.history, key=lambda row: (quality(row), row["epoch"]))
     summary = {
@@ -280,15 +288,3 @@ def quality(row: dict[str, Any]) -> float:
     if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
-
-
-def _diverged(trainer: Trainer) -> str:
-    config, progress, run = trainer.config, trainer.progress, trainer.run
-    advice = [f"a lower --train.lr (it is {config.lr:g})", "a longer --train.warmup_epochs"]
-    if getattr(trainer.recipe.model, "norm", "") == "none":
-        advice.append("--model.norm batch")
-    if config.precision != "fp32":
-        advice.append("--train.precision fp32")
-    kept = f"the last checkpoint is {run.last}" if run and run.has_checkpoint() else "there is no checkpoint yet"
-    where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
-    return f"the loss is no longer a finite number, {where}: try {', '.join(advice)}; {kept}"

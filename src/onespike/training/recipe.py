@@ -16,7 +16,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import convert, flat, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.registry import family, model_config
 from onespike.training.config import TrainConfig
 
@@ -90,11 +90,13 @@ def differences(before: Recipe, now: Recipe) -> list[str]:
     return [f"{key} was {was.get(key)}, now {will.get(key)}" for key in keys if was.get(key) != will.get(key)]
 
 
-def model_from(values: Mapping[str, Any]) -> Any:
+def model_from(values: Any) -> Any:
     """Make a model's config of all its values, as a run stores them."""
+    if not isinstance(values, Mapping):
+        raise OnespikeError(f"model: expected keys and values, got {shown(values)}")
     if "class_path" in values:
         return make(ClassPath, values, "model")
-    return make(family(str(values.get("name"))).config, values, "model")
+    return make(family(values.get("name", "")).config, values, "model")
 
 
 def option_names(model: str = "conv12") -> list[str]:
@@ -185,15 +187,12 @@ def _recipe_path(name: str) -> Path:
 
 def _read(file: Path) -> dict[str, Any]:
     """Read a recipe file and check its sections."""
-    try:
-        values = read_yaml(file.read_text(encoding="utf-8"), file) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise OnespikeError(f"{file}: cannot be read as YAML: {error}") from None
+    values = read_yaml(file) or {}
     if not isinstance(values, dict):
-        raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {type(values).__name__}")
+        raise OnespikeError(f"{file}: expected the sections {', '.join(SECTIONS)}, got {shown(values)}")
     for section, content in values.items():
         if section not in (*SECTIONS, RESOLVED):
             raise unknown(f"section in {file}", section, SECTIONS)
         if section != RESOLVED and not isinstance(content, dict):
-            raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {content!r}")
+            raise OnespikeError(f"{file}: expected keys and values below {section!r}, got {shown(content)}")
     return values

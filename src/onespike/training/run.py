@@ -9,8 +9,6 @@ best/ last/         checkpoints
 summary.json        what came out; written at the end, so that its presence means that the run is complete
 """
 
-import csv
-import io
 import json
 import os
 import platform
@@ -26,13 +24,23 @@ import torch
 from torch import nn
 
 from onespike._version import __version__
+from onespike.configs import expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
-from onespike.durable import write_whole
-from onespike.errors import OnespikeError
+from onespike.durable import LOCK, csv_text, expect_writable, read_whole, write_whole
+from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
+#: What is in `summary.json`, among other things.
+_SUMMARY: dict[str, Any] = {
+    "test_top1": float,
+    "test_top5": float,
+    "test_loss": float,
+    "test_images": int,
+    "epochs": int,
+}
+_SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
@@ -48,10 +56,13 @@ class Run:
     def open(cls, folder: str | Path) -> "Run":
         """Open a run that exists; an `OnespikeError` if there is none, or one of a version that cannot be read."""
         run = cls(folder)
-        if not run.config.is_file():
+        try:
+            text = read_whole(run.config).decode("utf-8", "replace")
+        except OSError as error:
             expected = "expected a folder with config.yaml, as onespike train --out makes it"
-            raise OnespikeError(f"{folder} is not a run: {expected}")
-        if RESOLVED not in run.config.read_text(encoding="utf-8", errors="replace"):
+            reason = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
+            raise OnespikeError(f"{folder} is not a run{reason}: {expected}") from None
+        if RESOLVED not in text:
             advice = "whose runs this version does not read: train it again, or use 0.1"
             raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
         return run
@@ -70,9 +81,13 @@ class Run:
         """What came out, as in `summary.json`; None until the run is complete."""
         path = self.folder / "summary.json"
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8"))) if self.is_complete else None
-        except (OSError, ValueError, TypeError) as error:
-            raise OnespikeError(f"{path} cannot be read: {error}") from error
+            if not self.is_complete:
+                return None
+            content = read_json(read_whole(path), path)
+        except OSError as error:
+            raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
+        expect_keys(content, _SUMMARY, str(path))
+        return dict(content)
 
     @property
     def is_complete(self) -> bool:
@@ -112,6 +127,8 @@ class Run:
 
     def checkpoint(self, which: str = "last") -> Checkpoint:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
+        if which not in ("best", "last"):
+            raise unknown("checkpoint", which, ("best", "last"))
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
             return Checkpoint.load(first)
@@ -120,7 +137,7 @@ class Run:
                 checkpoint = Checkpoint.load(second)
             except OnespikeError as other:
                 raise OnespikeError(f"{self.folder} has no usable checkpoint: {problem}; {other}") from None
-            print(f"warning: {problem}; using {second} instead", file=sys.stderr)
+            warn(f"{problem}; using {second} instead")
             return checkpoint
 
     def epochs(self) -> int:
@@ -136,7 +153,8 @@ class Run:
 
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        expect_writable(folder=self.folder)
+        if self.folder.exists() and any(one.name != LOCK for one in self.folder.iterdir()):
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
@@ -153,12 +171,10 @@ class Run:
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""
-        text = io.StringIO()
         # A run that is resumed with other options may have other columns from there on.
-        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(key for row in history for key in row)))
-        writer.writeheader()
-        writer.writerows(history)
-        write_whole(self.folder / "metrics.csv", text.getvalue())
+        columns = list(dict.fromkeys(key for row in history for key in row))
+        rows = ([row.get(key, "") for key in columns] for row in history)
+        write_whole(self.folder / "metrics.csv", csv_text(columns, rows))
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
+from onespike.configs import make
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
@@ -28,13 +29,14 @@ from onespike.training.callbacks import (
     Step,
     SurrogateWidth,
 )
-from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, not_finite, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, values_of
+from onespike.training.restoring import expect_optimizer, expect_same
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
@@ -43,6 +45,10 @@ from onespike.training.teacher import Teacher
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 #: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
 CHOSEN = ("lr_scale", "weight_decay")
+
+
+class Diverged(OnespikeError):  # noqa: N818 - named for what happened
+    """The loss, or the weights, are no longer finite numbers."""
 
 
 class Trainer:
@@ -186,9 +192,12 @@ class Trainer:
         return self.accelerator.reduce(tensor, "sum").tolist()
 
     def checkpoint(self) -> Checkpoint:
-        """Everything that a resumed run needs, as it stands between two steps."""
+        """Everything that a resumed run needs, as it stands between two steps; `Diverged` if weights are not finite."""
         training: dict[str, Tensor] = {}
         self.reset()
+        for network in {self.network, self.evaluated}:
+            if name := not_finite(network.state_dict(), network):
+                raise self.diverged(f"the weights {name} are no longer finite numbers")
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
@@ -217,15 +226,29 @@ class Trainer:
             expected = "a run is resumed with the model and the optimiser it began with"
             advice = "(--init-from starts a new one from its weights)"
             raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
-        self.progress = Progress(**saved.state["progress"])
+        self.progress = make(Progress, saved.state["progress"], "state.json: progress")
         if self.progress.epoch >= self.config.epochs + (not run.is_complete):
             advice = "to train longer, raise --train.epochs"
             raise OnespikeError(f"{run.folder} is complete after {self.progress.epoch} epochs: {advice}")
         saved.put_into(self.evaluated, f"{run.folder} is of another network")
         raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
-        self.network.load_state_dict(raw or saved.weights)
+        saved.put_into(self.network, f"{run.folder} is of another network", raw or saved.weights)
+        try:
+            self._restore(saved)
+        except (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason}") from error
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Take over position, optimiser and callbacks; what does not suit them is one of several errors."""
+        progress, optimizer = self.progress, join_tensors(saved.state["optimizer"], saved.training)
+        if len(progress.history) != progress.epoch or not 0 <= progress.step <= len(self.batches):
+            raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
+        if not progress.images >= 0 or bool(progress.step) != bool(progress.images):
+            raise OnespikeError(f"{progress.images} images in {progress.step} steps")
+        expect_optimizer(optimizer, self.optimizer.state_dict(), self.config, self.network)
         chosen = [{name: group[name] for name in CHOSEN} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(join_tensors(saved.state["optimizer"], saved.training))
+        self.optimizer.load_state_dict(optimizer)
         for group, values in zip(self.optimizer.param_groups, chosen, strict=True):
             group.update(values)
         # Lookahead's state is that of the optimiser in it.
@@ -237,9 +260,23 @@ class Trainer:
         kept = join_tensors(saved.state["callbacks"], saved.training)
         for name, callback in self._named():
             if kept.get(name):
+                expect_same(kept[name], callback.state(), name)
                 callback.load_state(kept[name])
-        if self.accelerator.scaler and saved.state["scaler"]:
+        if self.accelerator.scaler and saved.state.get("scaler"):
             self.accelerator.scaler.load_state_dict(saved.state["scaler"])
+
+    def diverged(self, what: str) -> "Diverged":
+        """The error for a training that has failed: what is wrong, and what may help."""
+        config, progress = self.config, self.progress
+        advice = [f"a lower --train.lr (it is {config.lr:g})", "a longer --train.warmup_epochs"]
+        if getattr(self.recipe.model, "norm", "") == "none":
+            advice.append("--model.norm batch")
+        if config.precision != "fp32":
+            advice.append("--train.precision fp32")
+        saved = self.run is not None and self.run.has_checkpoint()
+        kept = f"the last checkpoint is {self.run.last}" if self.run and saved else "there is no checkpoint yet"
+        where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
+        return Diverged(f"{what}, {where}: try {', '.join(advice)}; {kept}")
 
     def _differences(self, saved: Checkpoint) -> list[str]:
         """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
@@ -248,9 +285,9 @@ class Trainer:
             values = values_of(Recipe(model=card.model, conversion=card.conversion))
             values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
             values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
-            return values | {f"train.{name}": trained[name] for name in FIXED} | {"training images": images}
+            return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
 
-        was = described(saved.card, saved.state["train"], saved.state["images"])
+        was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
         now = described(self.card, {name: getattr(self.config, name) for name in FIXED}, len(self.data.train))
         keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
         return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]

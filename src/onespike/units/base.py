@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, check_choices, unknown
+from onespike.configs import check
+from onespike.errors import OnespikeError, unknown
 from onespike.functional import FUSIONS
 from onespike.neurons import NeuronConfig
 from onespike.neurons.base import State
@@ -30,7 +31,7 @@ class UnitConfig:
     mlp_activation: Literal["gelu", "spiking"] = "gelu"
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        check(self)
         if self.fusion not in FUSIONS:
             raise unknown("fusion", self.fusion, FUSIONS)
         if not 0 < self.theta <= 1:

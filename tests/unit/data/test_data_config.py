@@ -12,7 +12,6 @@ from onespike.errors import OnespikeError
         ("limit", -1),
         ("holdout", 1.0),
         ("holdout", -0.1),
-        ("holdout", float("nan")),
         ("image_size", 0),
         ("crop_padding", -1),
         ("flip", 1.5),
@@ -21,6 +20,9 @@ from onespike.errors import OnespikeError
         ("augmix_splits", 1),
         ("augmix_splits", 7),
         ("workers", -1),
+        ("workers", 10**6),
+        ("image_size", 10**11),
+        ("auto_augment", "rand-foo"),
     ],
 )
 def test_a_value_out_of_range_is_named(key, value):
@@ -37,8 +39,14 @@ def test_flips_that_alternate_mirror_half_of_all_images():
 
 
 def test_an_unknown_border_is_named():
-    with pytest.raises(OnespikeError, match=r"^unknown crop_fill 'reflekt': did you mean 'reflect'\?"):
+    with pytest.raises(OnespikeError, match=r"^unknown data.crop_fill 'reflekt': did you mean 'reflect'\?"):
         DataConfig(crop_fill="reflekt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "much", None])
+def test_a_value_that_is_no_number_is_named(value):
+    with pytest.raises(OnespikeError, match=r"^data\.holdout: expected a (finite )?number, got "):
+        DataConfig(holdout=value)
 
 
 def test_defaults_are_valid_and_frozen():

@@ -5,7 +5,6 @@ import gzip
 import hashlib
 import os
 import posixpath
-import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -16,8 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from onespike.durable import MOST, open_regular, read_whole
 from onespike.errors import OnespikeError
 
+#: How deep folders may be linked from elsewhere, and how many bytes come out of one of a .tar.gz of images.
+_LINKED, _RATIO = 2, 100
 #: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
 #: behind a password or with a compression that is unknown here.
 _DAMAGE = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
@@ -34,17 +36,15 @@ class Files(NamedTuple):
         """Names of all files, sorted, so that a data set comes in the same order from every form."""
         if self.members is not None:
             return sorted(name.removeprefix(self.prefix) for name in self.members if name.startswith(self.prefix))
-        found = []
-        for folder, _, files in os.walk(self.where(""), followlinks=True):  # a linked class or part is still a folder
-            below = Path(folder).relative_to(self.where(""))
-            found += [(below / file).as_posix() for file in files]
-        return sorted(found)
+        root = Path(self.where(""))
+        with _errors_named(str(root)):
+            return sorted(path.relative_to(root).as_posix() for path in _below(root))
 
     def read(self, name: str) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged."""
         with _errors_named(self.where(name)):
             if self.members is None:
-                return Path(self.where(name)).read_bytes()
+                return read_whole(Path(self.where(name)))
             if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             return self.members[self.prefix + name]()
@@ -87,21 +87,23 @@ class Files(NamedTuple):
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
     """Open a folder, a .zip, a .tar or a .tar.gz for reading; what is none or damaged is an OnespikeError."""
-    if not root.exists():
-        raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
+    with _errors_named(str(root)):
+        if not root.exists():
+            raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
+        nothing = root.is_dir() and not any(root.iterdir())
     members: dict[str, Callable[[], bytes]] | None = None
     with ExitStack() as stack:
         if root.is_dir():
-            if not any(root.iterdir()):
+            if nothing:
                 raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
         elif root.suffix == ".zip":
             with _errors_named(str(root)):
-                archive = stack.enter_context(zipfile.ZipFile(root))
+                archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
             files = (info for info in archive.infolist() if not info.is_dir())
-            members = {info.filename: partial(archive.read, info) for info in files}
+            members = {info.filename: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
         elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
             with _errors_named(str(root)):
-                file: IO[bytes] = stack.enter_context(root.open("rb"))
+                file: IO[bytes] = stack.enter_context(open_regular(root))
                 if root.name.endswith("gz"):
                     file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
                 members = _tar_members(file)
@@ -110,11 +112,53 @@ def open_files(root: Path) -> Iterator[Files]:
         yield Files(root, members)
 
 
+def _below(root: Path) -> Iterator[Path]:
+    """All files below a folder, each once, read where they are; other ones are an OnespikeError that names the link.
+
+    A folder that is linked as a part, or as a class, may lie elsewhere.
+    """
+    inside, seen, waiting = [root.resolve()], set[Path](), [(root, 0)]
+
+    def expect_new(path: Path, real: Path) -> None:
+        if not any(real.is_relative_to(one) for one in inside):
+            raise OnespikeError(f"{path}: a link to {real}, outside of {root}; expected files inside; copy it there")
+        if real in seen:
+            raise OnespikeError(f"{path}: a link to {real}, which is there already; expected it once; remove the link")
+        seen.add(real)
+
+    while waiting:
+        folder, depth = waiting.pop()
+        real = folder.resolve()
+        if depth <= _LINKED and not any(one.is_relative_to(real) for one in inside):
+            inside.append(real)
+        expect_new(folder, real)
+        with os.scandir(folder) as entries:
+            listed = list(entries)
+        for entry in listed:
+            path = folder / entry.name
+            if entry.is_dir():
+                waiting.append((path, depth + 1))
+            else:
+                expect_new(path, path.resolve() if entry.is_symlink() else real / entry.name)
+                yield path
+
+
+def _member(size: int, read: Callable[[], bytes]) -> bytes:
+    """Read a member of an archive, whose header says its size: a few bytes of it could be gigabytes."""
+    if size > MOST:
+        raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST:,}")
+    return read()
+
+
 def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     """Without random access a .tar.gz would be read anew for each member."""
+    most = max(MOST, _RATIO * path.stat().st_size)
     try:
-        with gzip.open(path) as packed:
-            shutil.copyfileobj(packed, plain)
+        with open_regular(path) as file, gzip.open(file) as packed:
+            while chunk := packed.read(1 << 20):
+                plain.write(chunk)
+                if plain.tell() > most:
+                    raise tarfile.ReadError(f"more than {most:,} bytes come out of it")
     except gzip.BadGzipFile:
         raise
     except OSError as error:
@@ -137,11 +181,11 @@ def _tar_members(file: IO[bytes]) -> dict[str, Callable[[], bytes]]:
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    return {posixpath.normpath(info.name): partial(read, info) for info in files}
+    return {posixpath.normpath(info.name): partial(_member, info.size, partial(read, info)) for info in files}
 
 
 def _digest(path: Path) -> str:
-    with _errors_named(str(path)), path.open("rb") as file:
+    with _errors_named(str(path)), open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,17 +2,17 @@
 
 import errno
 import hashlib
-import json
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from onespike.configs import read_json
 from onespike.data.items import content_of, parts_of
 from onespike.data.sources import Content, HubUnreachableError, Part, Source
 from onespike.data.sources.files import Files, open_files
@@ -111,6 +111,7 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
     """A data set of the Hub at its newest revision; nothing is downloaded for its key."""
     import huggingface_hub
     from rich.console import Console
+    from rich.markup import escape
 
     @cache
     @_reached(name, repository)
@@ -120,7 +121,7 @@ def _on_hub(name: str, origin: str, repository: str, read: Callable[[str], Conte
     @_quiet(huggingface_hub.utils)
     @_reached(name, repository)
     def content() -> Content:
-        with Console(stderr=True).status(f"downloading {repository} from the Hugging Face Hub"):
+        with Console(stderr=True).status(f"downloading {escape(repository)} from the Hugging Face Hub"):
             return read(revision())
 
     return Source(name, origin, lambda: hashlib.sha256(f"{origin}@{revision()}".encode()).hexdigest(), content)
@@ -174,9 +175,12 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
     def content() -> Content:
         tables = {part: {path: _table(path, data) for path in paths} for part, paths in _shards(folder).items()}
         first = next(iter(tables["train"].values()))
-        metadata = json.loads((first.schema.metadata or {}).get(b"huggingface", b"{}"))
-        described = metadata.get("info", {}).get("features", {}).get(data.label, {})
-        return Content(tuple(described.get("names") or data.classes), {name: part(tables[name]) for name in tables})
+        found = (first.schema.metadata or {}).get(b"huggingface", b"{}")
+        names: Any = ()
+        with suppress(OnespikeError, KeyError, TypeError):  # what others write there is theirs
+            names = read_json(found, "")["info"]["features"][data.label]["names"]
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return Content(tuple(names if known and names else data.classes), {name: part(tables[name]) for name in tables})
 
     def part(tables: Mapping[Path, Any]) -> Part:
         origins = [f"{path}: row {row}" for path, table in tables.items() for row in range(len(table))]

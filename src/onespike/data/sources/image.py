@@ -1,6 +1,7 @@
 """From an image file's bytes, or an image of Pillow's, to pixels: (H, W, C) uint8, C = 1 (grey) or 3 (colour)."""
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,16 @@ _GREY_MODES = ("1", "L", "LA", "La")
 
 
 def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
-    """Decode an image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF. Transparency is dropped.
+    """Decode an image file: JPEG, PNG, WebP, BMP, GIF, PPM or TIFF, turned as its EXIF says; transparency is dropped.
 
     One channel converts to grey, 3 to colour; None is grey if it is stored so, else colour. An image that is damaged,
     or has more than 8 bits a channel, is an OnespikeError, which names the origin.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            return _pixels(image, origin, channels)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                return _pixels(image, origin, channels)
     except OnespikeError:
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
@@ -60,6 +63,7 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
 def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
     if image.mode.startswith(("I", "F")):  # converting them would clip the pixels without a word
         raise OnespikeError(f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert it")
+    image = ImageOps.exif_transpose(image)
     channels = channels or (1 if image.mode in _GREY_MODES else 3)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)

@@ -1,0 +1,28 @@
+"""`onespike cache`."""
+
+from pathlib import Path
+from typing import Literal
+
+from onespike.cli.tables import person, plain_table
+from onespike.errors import OnespikeError
+
+
+def cache(action: Literal["verify"], cache: Path | None = None) -> int:
+    """Compare the decoded images in the cache, byte for byte, with what was written; damaged ones are an error.
+
+    Whoever opens a damaged entry decodes it anew, but of large files sizes alone are compared then.
+
+    Args:
+        action: verify.
+        cache: Folder for the decoded images; by default $ONESPIKE_CACHE, or else ~/.cache/onespike.
+    """
+    from onespike.data.cache import verify_cache
+    from onespike.data.dataset import cache_folder
+
+    folder = cache or cache_folder()
+    found = verify_cache(folder)
+    rows = [(one.name, "damaged" if why else "whole") for one, why in found.items()]
+    person().print(plain_table("entry", action, rows=rows))
+    if damaged := [one.name for one, why in found.items() if why]:
+        raise OnespikeError(f"{folder}: damaged: {', '.join(damaged)}; remove them, they are made anew when needed")
+    return 0

@@ -1,0 +1,130 @@
+"""What every hostile case asserts, and a run to damage."""
+
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load, save
+from torch import Tensor
+
+from onespike.training import load_recipe, train
+
+#: No case takes longer, in seconds.
+LIMIT = 20
+TINY = {
+    "data.limit": 60,
+    "model.depths": [1, 1],
+    "model.channels": [4, 8],
+    "train.epochs": 2,
+    "train.batch_size": 12,
+    "train.warmup_epochs": 0,
+    "train.track": [],
+    "train.device": "cpu",
+}
+
+
+@contextmanager
+def in_time(seconds: int = LIMIT) -> Iterator[None]:
+    def late(*_: object) -> None:
+        raise AssertionError(f"it hangs: more than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESPIKE_CACHE", str(cache))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """A run, complete; nobody changes it."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(load_recipe("digits", {**TINY, "data.cache": str(cache)}), folder, quiet=True)
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A run to damage."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture
+def refused(command: Callable, tmp_path: Path) -> Callable[..., str]:
+    """A command line ends with exit code 2 and one line that holds all `words`, in time, and leaves no `out`."""
+
+    def check(*arguments: object, words: tuple[str, ...] = (), out: str = "out") -> str:
+        with in_time():
+            code, _, error = command(*arguments)
+        said = [line for line in error.splitlines() if not line.startswith("warning: ")]
+        assert code == 2, (code, error)
+        assert len(said) == 1, error
+        assert said[0].startswith("error: "), error
+        assert 10 < len(said[0]) < 1100, error
+        assert said[0].isprintable(), error
+        for word in (*words,):
+            assert str(word) in said[0], (word, said[0])
+        assert "Traceback" not in error
+        assert "<class" not in error
+        assert not (tmp_path / out).exists(), list((tmp_path / out).iterdir())
+        return said[0]
+
+    return check
+
+
+def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change both checkpoints of a run, `files` by name as their content, and give them the digests that fit."""
+    for folder in (run / "best", run / "last"):
+        files: dict[str, Any] = {}
+        for name in ("model", "training"):
+            files[f"{name}.safetensors"] = load((folder / f"{name}.safetensors").read_bytes())
+        for name in ("model.json", "state.json"):
+            files[name] = json.loads((folder / name).read_text())
+        change(files)
+        state = files.pop("state.json")
+        written = {name: content if isinstance(content, bytes) else _bytes(content) for name, content in files.items()}
+        if isinstance(state, dict) and isinstance(state.get("sha256"), dict):
+            state.pop("sha256")
+            digests = {name: sha256(content).hexdigest() for name, content in written.items()}
+            digests["state"] = sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+            state["sha256"] = digests
+        written["state.json"] = state if isinstance(state, bytes) else _bytes(state)
+        for name, content in written.items():
+            (folder / name).write_bytes(content)
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, dict) and any(isinstance(one, Tensor) for one in content.values()):
+        return save({name: one.contiguous() for name, one in content.items()})
+    return json.dumps(content).encode()
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[Path]:
+    """A folder of a user without rights, whom this process is inside of `with`; skipped unless root runs the tests."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be somebody else")
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)

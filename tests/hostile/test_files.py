@@ -1,0 +1,348 @@
+"""Images, archives, recipes and tables from strangers: what does not end, is not there, or is not what it seems."""
+
+import gzip
+import io
+import os
+import socket
+import struct
+import tarfile
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import in_time
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from onespike.configs import read_yaml
+from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
+from onespike.data.sources.image import decode
+from onespike.errors import OnespikeError
+
+
+@pytest.fixture(autouse=True)
+def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "mine")
+
+
+def make_tree(root: Path) -> Path:
+    for number, (part, name, count) in enumerate(
+        (p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")
+    ):
+        for image in range(count):
+            path = root / part / name / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(10 * number + image).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return root
+
+
+def fails(root: Path, *words: object, name: str = "folder", **options: object) -> str:
+    with in_time(), pytest.raises(OnespikeError) as raised:
+        open_dataset(DataConfig(name, str(root), **options))
+    message = str(raised.value)
+    assert message.isprintable()
+    for word in words:
+        assert str(word) in message, message
+    cache = Path(os.environ["ONESPIKE_CACHE"])
+    assert not cache.exists() or not list(cache.iterdir())
+    return message
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    here = Path.cwd()
+    os.chdir(path.parent)  # names of sockets are short
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(path.name)
+    os.chdir(here)
+
+
+SPECIAL = {
+    "a FIFO": _fifo,
+    "a socket": _socket,
+    "a link to /dev/zero": lambda path: path.symlink_to("/dev/zero"),
+    "a link to /dev/stdin": lambda path: path.symlink_to("/dev/stdin"),
+    "a link to /proc": lambda path: path.symlink_to("/proc/self/environ"),
+    "a link to nowhere": lambda path: path.symlink_to("/nowhere/at/all"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link outside": lambda path: path.symlink_to("/etc/hostname"),
+    "a link up": lambda path: path.symlink_to("../../.."),
+    "a link to the root": lambda path: path.symlink_to("/"),
+    "a link to its folder": lambda path: path.symlink_to("."),
+    "a link to the test images": lambda path: path.symlink_to("../../test"),
+    "a link to a test image": lambda path: path.symlink_to("../../test/cat/0.png"),
+    "a link to its neighbour": lambda path: path.symlink_to("0.png"),
+}
+
+
+@pytest.mark.parametrize("name", ["x.png", "x"])
+@pytest.mark.parametrize("what", SPECIAL)
+def test_regular_files_inside_the_root_each_once(what, name, tree):
+    SPECIAL[what](tree / "train" / "cat" / name)
+    if name == "x" and what in ("a FIFO", "a socket"):  # is not taken for an image
+        assert len(open_dataset(DataConfig("folder", str(tree), holdout=0)).train) == 8
+        return
+    fails(tree, "x")
+
+
+@pytest.mark.parametrize("where", ["train", "train/cat", "train/cat/deep"])
+@pytest.mark.parametrize("target", ["..", ".", "../..", "/", "/proc"])
+def test_loops_of_links(where, target, tree):
+    (tree / where).mkdir(exist_ok=True)
+    for name in ("one", "two"):
+        (tree / where / name).symlink_to(target)
+    if (where, target) == ("train", "/proc"):
+        pytest.skip("a class that is linked from elsewhere is read")
+    fails(tree)
+
+
+@pytest.mark.parametrize("where", ["train", "train/cat", "train/cat/deep", "train/cat/0.png", ""])
+def test_what_may_not_be_read(where, as_nobody):
+    tree = make_tree(as_nobody / "mine")
+    (tree / "train" / "cat" / "deep").mkdir()
+    (tree / where).chmod(0)
+    os.environ["ONESPIKE_CACHE"] = str(as_nobody / "cache")
+    os.seteuid(65534)
+    try:
+        fails(tree, "ermission denied")
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("place", ["run", "out", "cache", "json"])
+def test_folders_without_rights(place, as_nobody, command, monkeypatch):
+    closed = as_nobody / "closed"
+    closed.mkdir(mode=0o500)
+    monkeypatch.setenv("ONESPIKE_CACHE", str(closed if place == "cache" else as_nobody / "cache"))
+    arguments = {
+        "run": ["evaluate", closed / "run"],
+        "out": ["train", "--out", closed / "run"],
+        "cache": ["train", "--out", as_nobody / "run", "--data.limit", 60],
+        "json": ["audit", "conv-tiny", "--json", closed / "audit.json"],
+    }[place]
+    (closed / "run").mkdir(mode=0o000) if place == "run" else None
+    os.seteuid(65534)
+    try:
+        with in_time():
+            code, _, error = command(*arguments)
+    finally:
+        os.seteuid(0)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert "closed" in error
+    assert not (as_nobody / "run").exists()
+
+
+def _png(width: int, height: int, data: bytes = b"") -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def _encoded(form: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(content, form, **options)
+    return content.getvalue()
+
+
+FORMS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+IMAGES = {
+    "a bomb": _png(13_000, 13_000),
+    "a large bomb": _png(2**31 - 1, 2**31 - 1),
+    "without pixels": _png(0, 0),
+    "empty": b"",
+    "zeros": bytes(1000),
+    "html": b"<html><script>alert(1)</script>",
+    "postscript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n",
+    "svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "a pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "sizes of thousands of digits": b"P5 " + b"9" * 5000 + b" 8 255 ",
+    "a PPM without end": b"P6 100000 100000 255 x",
+} | {f"half a {form}": _encoded(form)[: len(_encoded(form)) // 2] for form in FORMS if form != "JPEG"}
+
+
+@pytest.mark.parametrize("what", IMAGES)
+def test_images_that_are_none(what, tree):
+    (tree / "train" / "cat" / "x.png").write_bytes(IMAGES[what])
+    fails(tree, "x.png")
+
+
+@given(st.sampled_from(FORMS), st.data())
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+def test_damaged_images_are_pixels_or_a_line(form, data):
+    content = bytearray(_encoded(form))
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=8)):
+        content[place] = data.draw(st.integers(0, 255))
+    try:
+        with in_time(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert decode(bytes(content), "x").dtype == np.uint8
+    except OnespikeError as error:
+        assert str(error).startswith("x: ")  # noqa: PT017
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_the_turn_that_exif_says_is_made(turn):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    upright = np.asarray(Image.open(io.BytesIO(_encoded("PNG"))))
+    made = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2)}
+    made |= {6: np.rot90(upright, -1), 7: upright.transpose(1, 0, 2)[::-1, ::-1], 8: np.rot90(upright, 1)}
+    np.testing.assert_array_equal(decode(_encoded("PNG", exif=exif), "x"), made[turn])
+
+
+def _zip(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def _members(tree: Path) -> dict[str, bytes]:
+    return {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*.png")}
+
+
+def test_a_zip_of_a_few_bytes_that_holds_gigabytes(tree, tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in _members(tree).items():
+            archive.writestr(name, content)
+        with archive.open("train/cat/x.png", "w", force_zip64=True) as file:
+            for _ in range(300):
+                file.write(bytes(1 << 20))
+    fails(path, "x.png", "bytes")
+
+
+def test_a_tar_of_a_few_bytes_that_holds_gigabytes(tmp_path):
+    path = tmp_path / "bomb.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    fails(path, "bomb.tar.gz", "bytes")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_members_that_are_no_files_are_none(kind, tree, tmp_path):
+    path = tmp_path / "mine.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(tree, "")
+        one = tarfile.TarInfo("train/cat/x.png")
+        one.type, one.linkname = kind, "/etc/hostname"
+        archive.addfile(one)
+    assert len(open_dataset(DataConfig("folder", str(path), holdout=0)).train) == 8
+
+
+@pytest.mark.parametrize("cut", [0, 1, 10, 100, 500, -1, -30])
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_half_an_archive(ending, cut, tree, tmp_path):
+    path = tmp_path / f"mine.{ending}"
+    if ending == "zip":
+        _zip(path, _members(tree))
+    else:
+        with tarfile.open(path, "w:gz" if ending.endswith("gz") else "w") as archive:
+            archive.add(tree, "")
+    content = path.read_bytes()
+    path.write_bytes(content[: cut if cut >= 0 else len(content) * (100 + cut) // 100 - (ending == "tar") * 10_240])
+    fails(path, path.name)
+
+
+@pytest.mark.parametrize("make", [_fifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "/dev/zero"])
+@pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
+def test_an_archive_without_end(ending, make, tmp_path):
+    make(tmp_path / f"mine.{ending}")
+    fails(tmp_path / f"mine.{ending}", "mine")
+
+
+def test_metadata_of_a_table_are_not_trusted(tmp_path):
+    rows = {"img": [{"bytes": _encoded("PNG"), "path": None}] * 20, "label": [i % 10 for i in range(20)]}
+    table = pa.table(rows)
+    for number, odd in enumerate((b"[1]", b"{", b'{"info": []}', b'{"info": {"features": 3}}', b"\xff", b"[" * 99_999)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for part in ("train", "test"):
+            pq.write_table(table.replace_schema_metadata({b"huggingface": odd}), folder / f"{part}.parquet")
+        assert open_dataset(DataConfig("cifar10", str(folder), holdout=0)).classes[0] == "airplane"
+
+
+TOP = "x: &x [1, 2]\n"
+YAML = {
+    "an alias": "a: &a [1]\nb: *a\n",
+    "a bomb": "a: &a [x,x,x,x,x,x,x,x,x]\n"
+    + "".join(f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(9)),
+    "a loop": "&a [*a]",
+    "a key twice": "train:\n  lr: 1\n  lr: 2\n",
+    "a section twice": "train: {}\ntrain: {}\n",
+    "merged": "a: &a {b: 1}\nc:\n  <<: *a\n",
+    "python": "train: !!python/object/apply:os.system ['touch hacked']\n",
+    "binary": "train: !!binary aGVsbG8=\n",
+    "a set": "train: !!set {a, b}\n",
+    "deep": "[" * 100_000,
+    "deep mappings": "{a: " * 3000,
+    "deep blocks": "\n".join(" " * i + "a:" for i in range(600)),
+    "keys of lists": "? [1, 2]\n: 3\n",
+    "no text": "\x00\x01",
+    "half a character": b"\xff\xfe\x00",
+    "many documents": "---\na: 1\n---\nb: 2\n",
+    "a tab": "train:\n\tlr: 1\n",
+    "too long": "# " + "x" * (2 << 20),
+    "a list": "- 1\n",
+    "a number": "3\n",
+    "a text": "x\n",
+    "numbers for keys": "1: 2\n",
+    "sections that are none": "train: 3\n",
+    "null": "train: null\n",
+    "an unknown section": "trane: {}\n",
+    "escapes": '"\\e[31m": 1\n',
+}
+
+
+@pytest.mark.parametrize("what", YAML)
+def test_recipes(what, refused, tmp_path):
+    path, content = tmp_path / "recipe.yaml", YAML[what]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused("train", "--recipe", path, "--out", tmp_path / "out", words=("recipe.yaml",))
+    assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("what", YAML)
+def test_tables_of_energy(what, refused, tmp_path):
+    path, content = tmp_path / "energy.yaml", YAML[what]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused("audit", "conv-tiny", "--energy", path, words=("energy.yaml",))
+
+
+@pytest.mark.parametrize("what", ["a FIFO", "a socket", "a link to /dev/zero", "a link to nowhere", "a link to itself"])
+@pytest.mark.parametrize("command_line", ["train --recipe", "audit conv-tiny --energy", "inspect RUN --image"])
+def test_files_that_are_none(command_line, what, refused, tmp_path, run):
+    path = tmp_path / "x.yaml"
+    SPECIAL[what](path)
+    refused(*(run if word == "RUN" else word for word in command_line.split()), path, words=("x.yaml",))
+
+
+@given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_bytes_are_yaml_or_a_line(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_bytes(content)
+    try:
+        read_yaml(path)
+    except OnespikeError as error:
+        assert str(error).isprintable()  # noqa: PT017

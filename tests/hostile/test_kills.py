@@ -1,0 +1,214 @@
+"""What ends from outside: kills, signals, pipes, full disks, two writers, workers that die."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import LIMIT, TINY
+from safetensors.torch import load_file
+
+from onespike.errors import OnespikeError
+from onespike.training import Run, load_recipe, train
+from onespike.training.recipe import dump
+
+ONESPIKE = [sys.executable, "-m", "onespike"]
+#: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.
+KILLS = int(os.environ.get("ONESPIKE_KILLS", 6))
+TIMES = ("epoch_seconds", "images_per_second")
+#: Trains in children, and kills each after a while; imports once. Arguments: recipe, folder, kills, seed.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from onespike.training import load_recipe, train
+recipe, folder, kills = load_recipe(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+draws = random.Random(int(sys.argv[4]))
+done, number = 0, 0
+def state(run):
+    try:
+        return (run / "last" / "state.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+while done < kills:
+    run = folder / str(number)
+    before, child = state(run), os.fork()
+    if not child:
+        train(recipe, run, resume=(run / "config.yaml").exists(), quiet=True)
+        os._exit(0)
+    ended = 0
+    while not ended and state(run) == before:
+        ended = os.waitpid(child, os.WNOHANG)[0]
+        time.sleep(0.002)
+    time.sleep(draws.uniform(0, 0.4))
+    if not ended:
+        os.kill(child, signal.SIGKILL)
+        done += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    number += (run / "summary.json").exists()
+for one in range(number + 1):
+    run = folder / str(one)
+    if run.exists() and not (run / "summary.json").exists():
+        train(recipe, run, resume=(run / "config.yaml").exists(), quiet=True)
+print(done)
+"""
+
+
+def recipe(**more: object):
+    return load_recipe("digits", {**TINY, "data.cache": os.environ["ONESPIKE_CACHE"], **more})
+
+
+def start(*arguments: object, **options: object) -> subprocess.Popen:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*ONESPIKE, *map(str, arguments)], **{**pipes, **options})
+
+
+def same_rows(one: Path, other: Path) -> None:
+    tables = []
+    for run in (one, other):
+        with (run / "metrics.csv").open(newline="") as file:
+            tables.append([{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_is_the_same(tmp_path):
+    values = {"train.save_minutes": 0, "train.epochs": 5, "train.mixup": 0.2, "model.dropout": 0.1}
+    chosen = recipe(**values, **{"model.encoding": "bernoulli"})
+    train(chosen, tmp_path / "straight", quiet=True)
+    (tmp_path / "recipe.yaml").write_text(dump(chosen))
+    arguments = [tmp_path / "recipe.yaml", tmp_path / "killed", KILLS, 0]
+    killer = subprocess.run([sys.executable, "-c", KILLER, *map(str, arguments)], capture_output=True, text=True)
+    assert killer.returncode == 0, killer.stderr
+    assert int(killer.stdout) == KILLS
+    for run in sorted((tmp_path / "killed").iterdir()):
+        for which in ("best", "last"):
+            one, other = (load_file(folder / which / "model.safetensors") for folder in (tmp_path / "straight", run))
+            assert one.keys() == other.keys()
+            assert all(one[name].equal(other[name]) for name in one)
+        same_rows(tmp_path / "straight", run)
+        assert not (run / ".lock").exists()
+
+
+@pytest.mark.slow
+def test_of_two_that_resume_one_works_and_the_other_is_told(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(dump(recipe(**{"train.epochs": 300, "train.save_minutes": 0})))
+    first = start("train", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    _wait(lambda: (tmp_path / "run" / "last").exists())
+    for arguments in (("--resume", tmp_path / "run"), ("--resume", tmp_path / "run" / ".." / "run")):
+        second = start("train", *arguments)
+        out, error = second.communicate(timeout=60)
+        assert (second.returncode, out) == (2, "")
+        assert "being written by process" in error
+        assert str(first.pid) in error
+        assert error.count("\n") == 1
+    for _ in range(30):  # a reader is never given halves of two
+        Run.open(tmp_path / "run").checkpoint("last")
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    third = start("train", "--resume", tmp_path / "run", "--train.epochs", 400)  # its lock went with it
+    _wait(lambda: str(third.pid) in _text(tmp_path / "run" / ".lock"))
+    third.send_signal(signal.SIGHUP)
+    assert third.wait(LIMIT) == 130
+    assert "stopped and saved" in third.communicate()[1]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _wait(until) -> None:
+    end = time.monotonic() + 60
+    while not until():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_one_process_does_not_write_a_run_twice(tmp_path):
+    from onespike.durable import held
+
+    with (
+        held(tmp_path / "run"),
+        pytest.raises(OnespikeError, match=f"written by process {os.getpid()}"),
+        held(tmp_path / "run"),
+    ):
+        pass
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_who_reads_no_further_stops_nothing(run, tmp_path):
+    shell = f"{sys.executable} -m onespike evaluate {run} --out {tmp_path / 'out'} | head -1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"] == 360
+    shell = f"{sys.executable} -m onespike train --resume {run} --train.epochs 4 | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert Run.open(run).epochs() == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["models"], ["cite"], ["--help"], ["models", "conv12"]], ids=" ".join)
+def test_a_full_disk_behind_the_output(arguments):
+    with Path("/dev/full").open("w") as full:
+        process = start(*arguments, stdout=full)
+        assert process.communicate(timeout=60)[1].startswith("error: the standard output: No space left")
+    assert process.returncode == 2
+    with Path("/dev/full").open("w") as full:
+        process = start("nonsense", stderr=full)
+        process.communicate(timeout=60)
+    assert process.returncode == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["audit", "conv-tiny", "--images", "2", "--no-latency"], ["models", "conv12"]])
+def test_a_terminal_of_ascii(arguments):
+    process = start(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert out.isascii()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
+    cache = tmp_path / "cache"
+    images = ["--data.cache", cache, "--data.image_size", 900]
+    process = start(
+        "train",
+        "--out",
+        tmp_path / "run",
+        *images,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    _wait(lambda: list(cache.glob(".building-*/*.npy")))
+    process.send_signal(number)
+    _, error = process.communicate(timeout=LIMIT)
+    assert process.returncode == 128 + number
+    assert error.count("\n") == 1
+    assert not list(cache.iterdir())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_workers_without_shared_memory(tmp_path):
+    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "
+    options = (
+        "--data.auto_augment original --data.workers 2 --data.image_size 64 --train.batch_size 128 --train.epochs 1"
+    )
+    shell = f"{small} {sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
+    done = subprocess.run(["unshare", "-m", "bash", "-c", shell], capture_output=True, text=True, timeout=90)
+    if "mount" in done.stderr or "unshare" in done.stderr:
+        pytest.skip("no rights to mount")
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2, done.stderr
+    assert len(said) == 1
+    assert "data.workers" in said[0]
+    assert "Traceback" not in done.stderr

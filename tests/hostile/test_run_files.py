@@ -1,0 +1,261 @@
+"""Run folders from strangers: every file of a run, every key of it, every tensor, every byte."""
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import rewrite
+
+from onespike.errors import OnespikeError
+from onespike.training import Run, load
+
+DEEP = b"[" * 200_000
+GARBAGE = {
+    "empty": b"",
+    "binary": bytes(range(256)),
+    "number": b"3",
+    "null": b"null",
+    "list": b"[1, 2]",
+    "text": b'"x"',
+    "deep": DEEP,
+    "deep and whole": b'{"a":' * 5000 + b"1" + b"}" * 5000,
+    "not a number": b"NaN",
+    "too large": b'{"a": 1e400}',
+    "half": b'{"a": ',
+    "thousands of digits": b"9" * 10_000,
+    "empty mapping": b"{}",
+}
+#: What the values of JSON files are replaced by; other types are taken where they are other types.
+WRONG = (None, -1, 10**9, 1e300, "x", [], [[]], {}, True, "\x1b[31m")
+COMMANDS = ("evaluate", "resume", "init-from", "optimise", "check-spikes", "inspect", "audit", "convert")
+
+
+def arguments(command: str, run: Path, tmp_path: Path) -> list[object]:
+    image = tmp_path / "image.pgm"
+    image.write_bytes(b"P5 32 32 255 " + bytes(1024))
+    return {
+        "resume": ["train", "--resume", run, "--quiet", "--train.epochs", 3],
+        "init-from": [
+            "train",
+            "--recipe",
+            run / "config.yaml",
+            "--init-from",
+            run,
+            "--out",
+            tmp_path / "out",
+            "--quiet",
+            "--train.epochs",
+            1,
+        ],
+        "inspect": ["inspect", run, "--image", image, "--out", tmp_path / "out"],
+        "convert": ["convert", run, "--out", tmp_path / "out"],
+        "audit": ["audit", run, "--no-latency", "--images", 2],
+        "optimise": ["optimise", run, "--out", tmp_path / "out", "--rounds", 1],
+    }.get(command, [command, run])
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+@pytest.mark.parametrize("file", ["state.json", "model.json"])
+@pytest.mark.parametrize("verb", ["evaluate", "resume"])
+def test_garbage_in_a_checkpoint(verb, file, what, run, refused, tmp_path):
+    rewrite(run, lambda files: files.update({file: GARBAGE[what]}))
+    refused(*arguments(verb, run, tmp_path), words=("damaged",))
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_for_a_summary(what, run, refused):
+    (run / "summary.json").write_bytes(GARBAGE[what])
+    refused("audit", run, "--no-latency", "--images", 2, words=("summary.json",))
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_garbage_for_a_config(what, run, refused):
+    (run / "config.yaml").write_bytes(b"resolved_by: onespike\n" + GARBAGE[what] + b"\n")
+    if what in ("empty",):
+        pytest.skip("a config without values has the defaults")
+    refused("evaluate", run, words=("config.yaml",))
+
+
+def _places(tree: Any, path: tuple = ()) -> list[tuple]:
+    """Paths to all values of JSON, the first few of lists."""
+    found = [path] if path else []
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree[:2]) if isinstance(tree, list) else ()
+    for key, value in items:
+        found += _places(value, (*path, key))
+    return found
+
+
+def _put(tree: Any, path: tuple, value: Any) -> Any:
+    for key in path[:-1]:
+        tree = tree[key]
+    before, tree[path[-1]] = tree[path[-1]], value
+    return before
+
+
+def survives_or_says(command: list[object], run_command, out: Path) -> None:
+    """A changed value may mean something; then all goes well. Otherwise it is one line."""
+    from conftest import in_time
+
+    with in_time():
+        code, _, error = run_command(*command)
+    said = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert code == (2 if said else 0), error
+    assert len(said) <= 1
+    assert "Traceback" not in error
+    assert all(math.inf > len(line) and line.isprintable() and len(line) < 1100 for line in error.splitlines())
+    assert not (code == 2 and out.exists())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(150))
+def test_any_value_of_any_file_is_replaced(seed, run, command, tmp_path):
+    _replace(seed, run, command, tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1012))
+def test_some_values_are_replaced(seed, run, command, tmp_path):
+    _replace(seed, run, command, tmp_path)
+
+
+def _replace(seed, run, command, tmp_path):
+    draws = random.Random(seed)
+    file, wrong = draws.choice(["state.json", "state.json", "model.json"]), draws.choice(WRONG)
+
+    def change(files: dict[str, Any]) -> None:
+        random.seed(seed)  # the same place in both checkpoints
+        places = _places(files[file])
+        _put(files[file], random.choice(places), wrong)
+
+    rewrite(run, change)
+    survives_or_says(
+        arguments(draws.choice(["evaluate", "resume", "init-from"]), run, tmp_path), command, tmp_path / "out"
+    )
+
+
+@pytest.mark.parametrize("key", ["test_top1", "test_images", "best_epoch"])
+@pytest.mark.parametrize("wrong", [None, "x", [], {}, True])
+def test_wrong_numbers_in_a_summary(key, wrong, run, refused):
+    content = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(content | {key: wrong}))
+    refused("audit", run, "--no-latency", "--images", 2, words=("summary.json", key))
+
+
+CHANGES = {
+    "smaller": lambda one: one.flatten()[:1].clone(),
+    "larger": lambda one: torch.zeros(*(side + 1 for side in one.shape), 2),
+    "of integers": lambda one: one.to(torch.int16),
+    "without values": lambda one: one.new_zeros(0),
+    "turned": lambda one: one.reshape(-1, 1).clone() if one.ndim else one.reshape(1, 1).clone(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_weights_of_another_form(verb, change, run, refused, tmp_path):
+    rewrite(run, lambda files: files["model.safetensors"].update(_changed(files["model.safetensors"], change)))
+    refused(*arguments(verb, run, tmp_path))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("which", [0, 3, -1])
+def test_tensors_of_the_optimiser_of_another_form(change, which, run, refused, tmp_path):
+    rewrite(
+        run, lambda files: files["training.safetensors"].update(_changed(files["training.safetensors"], change, which))
+    )
+    refused(*arguments("resume", run, tmp_path), words=("damaged", "optimiser"))
+
+
+def _changed(tensors: dict[str, torch.Tensor], change: str, which: int = 0) -> dict[str, torch.Tensor]:
+    name = sorted(name for name, one in tensors.items() if one.numel() > 1)[which]
+    return {name: CHANGES[change](tensors[name])}
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors"])
+@pytest.mark.parametrize("how", ["missing", "renamed", "added"])
+def test_tensors_of_other_names(file, how, run, refused, command, tmp_path):
+    def change(files: dict[str, Any]) -> None:
+        tensors = files[file]
+        name = sorted(tensors)[0]
+        one = tensors[name] if how == "added" else tensors.pop(name)
+        if how != "missing":
+            tensors["\x1b[31mother"] = one.clone()
+
+    rewrite(run, change)
+    if (file, how) == ("training.safetensors", "added"):  # nothing refers to it
+        assert command(*arguments("resume", run, tmp_path))[0] == 0
+        return
+    refused(*arguments("resume", run, tmp_path))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_weights_that_are_no_numbers(verb, value, run, refused, tmp_path):
+    def change(files: dict[str, Any]) -> None:
+        next(one for name, one in sorted(files["model.safetensors"].items()) if "weight" in name).view(-1)[0] = value
+
+    rewrite(run, change)
+    refused(*arguments(verb, run, tmp_path), words=("finite",))
+
+
+@pytest.mark.parametrize("params", [[1, 0], [0, 0], ["x"], None, 10**9, "reversed"])
+def test_groups_of_other_weights(params, run, refused, tmp_path):
+    def change(files: dict[str, Any]) -> None:
+        pairs = dict(files["state.json"]["optimizer"]["pairs"])
+        for group in pairs["param_groups"]:
+            for pair in group["pairs"]:
+                if pair[0] == "params":
+                    pair[1] = pair[1][::-1] if params == "reversed" else params
+
+    rewrite(run, change)
+    refused(*arguments("resume", run, tmp_path), words=("damaged",))
+
+
+@pytest.mark.parametrize("key", ["depths", "channels", "time_steps", "mlp_ratio"])
+def test_models_without_end(key, run, refused):
+    def change(files: dict[str, Any]) -> None:
+        value = files["model.json"]["model"][key]
+        files["model.json"]["model"][key] = [10**9 for _ in value] if isinstance(value, list) else 10**9
+
+    rewrite(run, change)
+    refused("evaluate", run, words=("damaged", key))
+
+
+@pytest.mark.parametrize("key", ["in_channels", "image_size", "classes", "mean", "std"])
+@pytest.mark.parametrize("value", [10**9, 0, -1, [], "x", None, [1e300] * 3])
+def test_images_without_end(key, value, run, refused):
+    rewrite(run, lambda files: files["model.json"].update({key: value}))
+    refused("evaluate", run)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_flipped_byte_of_a_checkpoint_is_noticed(seed, run, capsys):
+    draws = random.Random(seed)
+    path = draws.choice(sorted((run / "best").iterdir()))
+    content = bytearray(path.read_bytes())
+    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    path.write_bytes(content)
+    Run.open(run).checkpoint("best")  # the last one does as well
+    assert "damaged" in capsys.readouterr().err
+    with pytest.raises(OnespikeError, match="damaged"):
+        load(run / "best")
+
+
+@pytest.mark.parametrize("which", ["worst", "", None, 3])
+def test_there_are_two_checkpoints(which, run):
+    with pytest.raises(OnespikeError, match="checkpoint"):
+        load(run, which)
+
+
+def test_a_network_of_other_layers_is_a_short_line(run, refused, tmp_path):
+    said = refused("train", "--init-from", run, "--out", tmp_path / "out", "--model.name", "conv12")
+    assert len(said) < 1000
+
+
+def test_what_resumes_is_the_same(run, command, tmp_path):
+    rewrite(run, dict)
+    code, _, error = command(*arguments("resume", run, tmp_path))
+    assert (code, error) == (0, "")

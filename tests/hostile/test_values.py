@@ -1,0 +1,167 @@
+"""Values that no option takes: each ends in one line that names the option."""
+
+from dataclasses import fields
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onespike.configs import Text
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.functional import charge, fuse
+from onespike.models import model_config, model_names
+from onespike.models.registry import family
+from onespike.training import load_recipe
+from onespike.training.config import TrainConfig
+
+#: What no number is, and numbers that no option means.
+NO_NUMBERS = ("", " ", "[1", "{a: 1}", "abc", "*a", "2001-01-01", "true", "[1, 2]", "!!python/name:os.system x")
+NUMBERS = (".nan", ".inf", "-.inf", "1e400", "-1", str(10**30), "9" * 5000, "0x" + "f" * 9000)
+KINDS = {"data": DataConfig, "train": TrainConfig}
+
+
+def _numeric(kind: Any) -> list[str]:
+    hints = get_type_hints(kind)
+    return [one.name for one in fields(kind) if {int, float} & {hints[one.name], *get_args(hints[one.name])}]
+
+
+@pytest.fixture(autouse=True)
+def no_training(monkeypatch):
+    def accepted(*_: object, **__: object):
+        raise AssertionError("it was accepted")
+
+    monkeypatch.setattr("onespike.training.loop.fit", accepted)
+
+
+OPTIONS = [f"{section}.{name}" for section, kind in KINDS.items() for name in _numeric(kind)]
+CASES = [(option, value) for option in OPTIONS for value in (*NO_NUMBERS, *NUMBERS)]
+
+
+@pytest.mark.parametrize(("option", "value"), CASES[::7])
+def test_no_number_ends_in_a_line(option, value, refused, tmp_path):
+    refused("train", "--out", tmp_path / "out", f"--{option}", value, words=(option,))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("option", "value"), [case for number, case in enumerate(CASES) if number % 7])
+def test_no_number_of_any_option_ends_in_a_line(option, value, refused, tmp_path):
+    refused("train", "--out", tmp_path / "out", f"--{option}", value, words=(option,))
+
+
+MODELS = sorted({family(name).config: name for name in reversed(model_names())}.values())
+OF_MODELS = [(name, one) for name in MODELS for one in _numeric(family(name).config)]
+LISTS = [(name, one) for name in MODELS for one in ("depths", "channels") if hasattr(model_config(name), one)]
+
+
+@pytest.mark.parametrize(("name", "option"), OF_MODELS)
+@pytest.mark.parametrize("value", [".nan", "1e400", "-1", str(10**11), "", "[x]"])
+def test_no_number_of_a_model_ends_in_a_line(name, option, value):
+    with pytest.raises(OnespikeError, match=option):
+        load_recipe("digits", {"model.name": name, f"model.{option}": Text(value)})
+
+
+@pytest.mark.parametrize(("name", "option"), LISTS)
+@pytest.mark.parametrize("value", ["[]", "[0]", "[-1]", f"[{10**9}]", f"[{10**30}]", "[.inf]", "[1, [2]]", "1", "{}"])
+def test_no_shape_of_a_model_ends_in_a_line(name, option, value):
+    with pytest.raises(OnespikeError, match=option):
+        load_recipe("digits", {"model.name": name, f"model.{option}": Text(value)})
+
+
+@pytest.mark.parametrize("kind", [DataConfig, TrainConfig, ConversionConfig, Calibration])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**400, -1, "x", b"1", [], object(), True])
+def test_calls_from_python_are_checked_too(kind, value):
+    for name in _numeric(kind):
+        with pytest.raises(OnespikeError, match=name):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--data.image_size", "100000000000"),
+        ("--data.workers", "1000000"),
+        ("--data.crop_padding", "1000000000"),
+        ("--train.epochs", "1000000000"),
+        ("--model.depths", "[1000000000]", "--model.channels", "[4]"),
+        ("--model.channels", "[100000000, 8, 8]"),
+        ("--model.channels", "[65536, 65536, 65536]"),
+        ("--model.time_steps", "1000000000"),
+        ("--model.neuron.threshold", ".inf"),
+        ("--model.neuron.options", "{adaptation: .nan}"),
+        ("--data.auto_augment", "rand-foo"),
+        ("--data.auto_augment", "original-x"),
+        ("--data.auto_augment", "rand-m9-mstdx"),
+        ("--data.auto_augment", "augmix-m3-z9"),
+        ("--recipe", ""),
+        ("--recipe", "\x1b[31m"),
+        ("--model.name", ""),
+        ("--model.name", "[a]"),
+        ("--model.preset", "[a]"),
+        ("--data.name", ""),
+        ("--data.root", "~nobody-here/x", "--data.name", "folder"),
+        ("--data.cache", "~nobody-here/x"),
+        ("--train.optimizer", ""),
+        ("--train.noise_range", "[.nan, 1]"),
+        ("--train.track", "[[a]]"),
+        ("--import", ""),
+        ("--model.class_path", ".."),
+        ("--resume", ""),
+        ("--init-from", "/dev/null"),
+    ],
+    ids=" ".join,
+)
+def test_what_would_never_end_or_means_nothing(arguments, refused, tmp_path):
+    out = () if "--resume" in arguments else ("--out", tmp_path / "out")
+    refused("train", *out, *arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("evaluate", "--passes", "1000000000"),
+        ("evaluate", "--passes", "0"),
+        ("evaluate", "--time-steps", "1000000000"),
+        ("evaluate", "--batch-size", str(10**30)),
+        ("evaluate", "--checkpoint", "worst"),
+        ("optimise", "--rounds", "1000000000"),
+        ("optimise", "--images", "-1"),
+        ("audit", "--images", "0"),
+        ("audit", "--energy", "/dev/zero"),
+        ("inspect", "--image", "/dev/zero"),
+        ("inspect", "--image", "/"),
+        ("inspect", "--image", "/dev/null", "--seed", "-1"),
+        ("check-spikes", "--images", "-5"),
+    ],
+    ids=" ".join,
+)
+def test_options_of_commands(arguments, refused, run):
+    name, *rest = arguments
+    refused(name, run, *rest)
+
+
+@pytest.mark.parametrize("images", ["1000000000000", "-1", "x"])
+def test_noise_without_end(images, refused):
+    refused("audit", "conv-tiny", "--images", images)
+
+
+@given(st.sampled_from(OPTIONS), st.text(max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_a_value_or_a_line(option, value):
+    try:
+        load_recipe("digits", {option: Text(value)})
+    except OnespikeError as error:
+        assert str(error).isprintable()  # noqa: PT017
+
+
+@pytest.mark.parametrize("theta", [0, -1, 1.5, float("nan"), float("inf")])
+def test_functions_check_their_ranges(theta):
+    import torch
+
+    with pytest.raises(ValueError, match="theta"):
+        fuse(torch.zeros(2), torch.zeros(2), theta=theta)
+    if theta:
+        with pytest.raises(ValueError, match="decay"):
+            charge(torch.zeros(4, 1, 1, 2, 2), theta)
