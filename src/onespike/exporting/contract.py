@@ -1,6 +1,5 @@
 """The input contract: what a network reads and what its answers mean. It travels with every format."""
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,14 +38,17 @@ class Contract:
         return self.in_channels, self.image_size, self.image_size
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Turn raw images (B, H, W, C), uint8, into what the network reads, (B, C, H, W); floats are taken as they are."""
+        """Turn raw images (B, H, W, C), uint8, into (B, C, H, W); floats are taken as they are."""
         return BatchAugment(self.mean, self.std, dtype=dtype)(images).contiguous()
 
-    def to_json(self, **more: Any) -> str:
-        """Write it down."""
-        normalised = "normalised images, float32 (B, C, H, W): (pixel / 255 - mean) / std"
-        reads = "pixels, uint8 (B, C, H, W)" if self.pixels else normalised
-        return json.dumps({"onespike": __version__, "input": reads, **asdict(self), **more}, indent=2) + "\n"
+    @property
+    def reads(self) -> str:
+        """What the network reads, in words."""
+        return "uint8 (B, C, H, W)" if self.pixels else "float32 (B, C, H, W), (pixel / 255 - mean) / std"
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it down, to travel with the weights."""
+        return {"onespike": __version__, "input": self.reads, **asdict(self)}
 
 
 def expect_pixels(images: Tensor, name: str) -> None:

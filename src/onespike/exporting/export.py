@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onespike._version import __version__
 from onespike.data.dataset import Dataset
 from onespike.durable import write_folder
 from onespike.errors import OnespikeError, unknown
+from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
-from onespike.evaluation.evaluate import expect_same_images
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
@@ -113,16 +114,21 @@ def export(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
         )
     images, labels = images[:count], None if labels is None else labels[:count]
-    proofs = []
+    proofs, written = [], dict[str, Contract]()
     with TemporaryDirectory() as made:
         for name in formats:
-            proofs.append(_written(name, network, contract, weights, Path(made), images, labels))
+            integers = name == "c"
+            chosen = ("int8" if integers else "fp32") if weights == "auto" else weights
+            written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
+            proofs.append(_written(name, network, written[name], Path(made), images, labels))
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
-    kept = {CONTRACT: contract.to_json(weights=weights, formats=formats, files=names)}
-    kept[PARITY] = json.dumps([one.to_json() for one in proofs], indent=2, allow_nan=False) + "\n"
+    described = {name: one.to_json() for name, one in written.items()}
+    kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
+    kept |= {PARITY: {"onespike": __version__, "targets": [one.to_json() for one in proofs]}}
+    texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
     try:
-        write_folder(folder, files | {name: text.encode() for name, text in kept.items()})
+        write_folder(folder, files | texts)
     except OSError as error:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
     return Export(folder, names, tuple(proofs))
@@ -143,23 +149,15 @@ def expect_free(folder: Path) -> None:
 
 
 def _written(
-    name: str,
-    network: nn.Module,
-    contract: Contract,
-    weights: str,
-    folder: Path,
-    images: Tensor,
-    labels: Tensor | None,
+    name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
 ) -> Parity:
     """Write one format, and prove it."""
-    integers = name == "c"
-    weights = ("int8" if integers else "fp32") if weights == "auto" else weights
-    contract = replace(contract, weights=weights, pixels=contract.pixels and not integers)
-    dtype = torch.float64 if integers else torch.float32
-    network = rounded(network, dtype) if weights == "int8" else copy.deepcopy(network).eval()
+    network = copy.deepcopy(network).eval()
+    if contract.weights == "int8":
+        network = rounded(network, torch.float64 if name == "c" else torch.float32)
     target = FORMATS[name](Traced(Exported(network, contract)), folder)
-    batches = _batches(images, labels)
-    return compare(name, network, target, contract, batches, getattr(target, "resolution", None))
+    resolution = getattr(target, "resolution", None)  # of an exact one
+    return compare(name, network, target, contract, _batches(images, labels), resolution)
 
 
 def _batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:

@@ -1,7 +1,7 @@
 """The network that is exported: it answers with its logits and, for the proof, with the spikes of every layer."""
 
-import copy
 import re
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -88,7 +88,8 @@ class Traced:
         images = images.to(torch.uint8) if self.contract.pixels else images
         shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own
                 program = torch.export.export(self.module, (images,), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = " ".join(str(error).split("\n\n")[0].split())
@@ -115,8 +116,8 @@ def owner(node: torch.fx.Node) -> str:
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy whose convolutions and linear layers have weights of 8 bits, as `train.int8_weights` makes them."""
-    network = copy.deepcopy(network).double().eval()
+    """Round the weights of convolutions and linear layers to 8 bits, as `train.int8_weights` does, in float64."""
+    network = network.double()
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):

@@ -1,14 +1,16 @@
 """ONNX: one static graph with a free batch size, float32; and with integers, for networks whose layers read spikes.
 
 Where weights have 8 bits (`weights="int8"`), layers are written in the QDQ form that integer runtimes read: weights as
-int8 with a scale for each output channel, and in front of a layer that reads spikes a quantisation with scale 1, which is exact.
+int8 with a scale for each output channel, and in front of a layer that reads spikes a quantisation with scale 1, which
+is exact.
 """
 
 import io
+import json
 import logging
 import warnings
-from contextlib import contextmanager, redirect_stdout
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +55,8 @@ def write(traced: Traced, folder: Path) -> Target:
         raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
     if traced.contract.weights == "int8":
         _quantise(watched)
-    for key, value in {"contract": traced.contract.to_json()}.items():
-        entry = watched.metadata_props.add()
-        entry.key, entry.value = key, value
+    entry = watched.metadata_props.add()
+    entry.key, entry.value = "contract", json.dumps(traced.contract.to_json())
     plain = onnx.ModelProto()
     plain.CopyFrom(watched)
     del plain.graph.output[1:]

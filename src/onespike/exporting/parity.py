@@ -127,7 +127,7 @@ def compare(
 
 
 def _distance(call: Fired, wrong: Tensor, images: Tensor) -> float:
-    """How far from the threshold potentials lie, at most, of images whose spikes differ; `FAR` where that is not known."""
+    """How far potentials whose spikes differ lie from the threshold, at most; `FAR` where that is not known."""
     if call.potential is None or call.threshold is None:
         return FAR
     threshold = torch.as_tensor(call.threshold).detach()

@@ -1,5 +1,6 @@
 """PyTorch's own format: `torch.export.save`, for ExecuTorch, AOTInductor, and any Python with PyTorch alone."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -17,7 +18,9 @@ def write(traced: Traced, folder: Path) -> Target:
     Raises:
         OnespikeError: The network cannot be traced.
     """
-    torch.export.save(traced.program(), folder / FILE, extra_files={"contract.json": traced.contract.to_json()})
+    torch.export.save(
+        traced.program(), folder / FILE, extra_files={"contract.json": json.dumps(traced.contract.to_json())}
+    )
     loaded = torch.export.load(folder / FILE).module()
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:

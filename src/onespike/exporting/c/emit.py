@@ -1,7 +1,7 @@
 """From maps of whole numbers to C99: one static array of memory, constant tables, one function for each map.
 
-A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. What is stored
-shares memory with what is not needed any more.
+A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. What is
+stored shares memory with what is not needed any more.
 """
 
 import math
@@ -29,6 +29,8 @@ from onespike.exporting.c.maps import (
 )
 
 TYPES = {"u8": "uint8_t", "bits": "uint32_t", "i32": "int32_t", "i64": "int64_t"}
+#: Products of two numbers in a sine.
+SINE = 21
 #: What a kernel needs.
 NEEDS = {
     **dict.fromkeys(("conv_i32", "conv_i64", "conv_pixels"), ("window", "tap")),
@@ -101,7 +103,9 @@ class Writer:
         additions = sum(_products(one) for one in convolutions if one.source.kind == "bits")
         products = sum(_products(one) for one in convolutions if one.source.kind != "bits")
         products += sum(one.size * len(one.terms) for one in self._maps if isinstance(one, Sum))
-        stack = max(self._stack(one) for one in self._stored + [scores])
+        products += sum(one.size for one in self._maps if isinstance(one, Product))
+        products += sum(SINE * one.size for one in self._maps if isinstance(one, Wave))
+        stack = max(self._stack(one) for one in [*self._stored, scores])
         spikes = [one for one in self._stored if one.kind == "bits"]
         self.numbers = {one: self._names[one] for one in spikes}
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)

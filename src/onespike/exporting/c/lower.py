@@ -9,7 +9,7 @@ a threshold, gain, shift and threshold become one integer threshold:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from onespike.errors import OnespikeError
 from onespike.exporting.c.maps import (
     Collect,
     Conv,
@@ -35,7 +36,6 @@ from onespike.exporting.c.maps import (
     largest_sum,
     whole,
 )
-from onespike.errors import OnespikeError
 from onespike.functional import to_integers
 
 #: Bits behind the point of fixed-point numbers, at most, and the bits that a number has.
@@ -88,25 +88,21 @@ class Lowering(fx.Interpreter):
     """Turns a graph into `maps`, in the order in which they follow; what cannot be said is listed in `problems`.
 
     Args:
-        graph: A graph of ATen operations on float64, without effects, for one image, already normalised.
-        mean: Of each channel of the image, 0..1.
-        std: Likewise.
+        graph: A graph of ATen operations on float64, without effects, for one image of bytes.
     """
 
-    def __init__(self, graph: fx.GraphModule, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.maps: list[Map] = []
         self.problems: list[str] = []  # operations that cannot be said
         self.real: list[str] = []  # layers that read real values
-        self._mean, self._std = (torch.tensor(one, dtype=torch.float64) for one in (mean, std))
         self._layer, self._shape = "", torch.Size()
 
     def image(self, shape: torch.Size) -> Value:
-        """The normalised image, (1, C, H, W), of bytes."""
+        """The image, (1, C, H, W)."""
         _, channels, height, width = shape
         self._add(pixels := Pixels(shape=(1, height, width, channels), kind="u8", bound=255, image=True))
-        gain, shift = 1 / (255 * self._std), -self._mean / self._std
-        return self._value(pixels, gain, shift)
+        return self._value(pixels)
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation; remember which layer it belongs to."""
@@ -136,13 +132,13 @@ class Lowering(fx.Interpreter):
             return self._constant(name, args, kwargs)
         if any(isinstance(leaf, Real) for leaf in leaves):
             return self._of_real(name, args)
-        handler: Callable[..., Any] | None = getattr(self, f"op_{name}", None)
+        handler: Callable[..., Any] | None = getattr(self, f"_op_{name}", None)
         try:
             if name in MOVES:
                 return self._move(target, args, kwargs)
             if handler is not None:
                 return handler(*args, **kwargs)
-        except _CannotSay as reason:
+        except _CannotSayError as reason:
             return self._refuse(str(reason))
         return self._refuse(f"{name} of {self._layer}")
 
@@ -226,19 +222,19 @@ class Lowering(fx.Interpreter):
             return Value(torch.maximum(a.index, b.index), a.gain + b.gain, a.shift + b.shift)
         return self._summed([a, b])
 
-    def op_add(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
+    def _op_add(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
         return self._add_tensors(a, b, alpha)
 
-    def op_sub(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
+    def _op_sub(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
         return self._add_tensors(a, b, -alpha)
 
-    def op_rsub(self, a: Any, b: Any, alpha: float = 1.0) -> Value:
+    def _op_rsub(self, a: Any, b: Any, alpha: float = 1.0) -> Value:
         return self._add_tensors(b, a, -alpha)
 
-    def op_neg(self, a: Value) -> Value:
+    def _op_neg(self, a: Value) -> Value:
         return Value(a.index, -a.gain, -a.shift)
 
-    def op_mul(self, a: Any, b: Any) -> Any:
+    def _op_mul(self, a: Any, b: Any) -> Any:
         if isinstance(a, Value) and isinstance(b, Value):
             return self._product(a, b)
         value, other = (a, b) if isinstance(a, Value) else (b, a)
@@ -254,11 +250,11 @@ class Lowering(fx.Interpreter):
             if all(one is not None and len(one) == 1 and bool((_columns(one[0][0]) >= 0).all()) for one in decoded):
                 break
         else:
-            raise _CannotSay(f"a product of two tensors of several maps in {self._layer}")
+            raise _CannotSayError(f"a product of two tensors of several maps in {self._layer}")
         (first, gain), (second, other) = (one[0] for one in decoded if one)
         fixed = first.map.kind == second.map.kind == "i64"
         if not fixed and "bits" not in (first.map.kind, second.map.kind):
-            raise _CannotSay(f"a product of sums in {self._layer}")
+            raise _CannotSayError(f"a product of sums in {self._layer}")
         rest = [side for place, side in enumerate(a.shape) if place != axis]
         bound = first.map.bound * second.map.bound
         new = Product(
@@ -274,11 +270,11 @@ class Lowering(fx.Interpreter):
         gain = (gain * other * (2.0**60 if fixed else 1.0)).view(shape).expand(index.shape)
         return Value(index, gain, torch.zeros_like(gain))
 
-    def op_sin(self, x: Value) -> Value:
+    def _op_sin(self, x: Value) -> Value:
         """Sines."""
         return self._wave(x, cosine=False)
 
-    def op_cos(self, x: Value) -> Value:
+    def _op_cos(self, x: Value) -> Value:
         """Cosines."""
         return self._wave(x, cosine=True)
 
@@ -294,40 +290,40 @@ class Lowering(fx.Interpreter):
         gain = torch.full(index.shape, 2.0**-60, dtype=torch.float64)
         return Value(index, gain, torch.zeros_like(gain))
 
-    def op_div(self, a: Any, b: Any) -> Any:
+    def _op_div(self, a: Any, b: Any) -> Any:
         if isinstance(b, Value):
-            raise _CannotSay(f"a division by a tensor in {self._layer}")
+            raise _CannotSayError(f"a division by a tensor in {self._layer}")
         return _mapped(a, lambda gain, shift, k: (gain / k, shift / k), b)
 
-    def op_batch_norm(
+    def _op_batch_norm(
         self, x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any
     ) -> Value:
         if rest[0] or mean is None:
-            raise _CannotSay(f"batch norm of the batch's own statistics in {self._layer}")
+            raise _CannotSayError(f"batch norm of the batch's own statistics in {self._layer}")
         gain = (weight if weight is not None else 1.0) / (var + rest[2]).sqrt()
         shift = (bias if bias is not None else 0.0) - mean * gain
         shape = (-1, *[1] * (len(x.shape) - 2))
         gain, shift = gain.view(shape), shift.view(shape)
         return Value(x.index, x.gain * gain, x.shift * gain + shift)
 
-    def op__native_batch_norm_legit_no_training(self, x: Value, *rest: Any) -> list[Value]:
+    def _op__native_batch_norm_legit_no_training(self, x: Value, *rest: Any) -> list[Value]:
         """Batch norm as `run_decompositions` leaves it."""
         *statistics, momentum, eps = rest
-        return [self.op_batch_norm(x, *statistics, False, momentum, eps)]
+        return [self._op_batch_norm(x, *statistics, False, momentum, eps)]
 
-    def op_pad(self, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Value:
+    def _op_pad(self, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Value:
         if mode != "constant":
-            raise _CannotSay(f"padding by {mode} in {self._layer}")
+            raise _CannotSayError(f"padding by {mode} in {self._layer}")
         fills = (-1, 0.0, value or 0.0)
         parts = (x.index, x.gain, x.shift)
         return Value(*(torch.nn.functional.pad(part, pad, value=fill) for part, fill in zip(parts, fills, strict=True)))
 
-    def op_constant_pad_nd(self, x: Value, pad: list[int], value: float = 0.0) -> Value:
-        return self.op_pad(x, pad, value=value)
+    def _op_constant_pad_nd(self, x: Value, pad: list[int], value: float = 0.0) -> Value:
+        return self._op_pad(x, pad, value=value)
 
     # Weights.
 
-    def op_conv2d(
+    def _op_conv2d(
         self,
         x: Value,
         weight: Tensor,
@@ -338,9 +334,9 @@ class Lowering(fx.Interpreter):
         groups: int = 1,
     ) -> Any:
         if not isinstance(weight, Tensor):
-            raise _CannotSay(f"weights that depend on the image in {self._layer}")
+            raise _CannotSayError(f"weights that depend on the image in {self._layer}")
         if isinstance(padding, str):
-            raise _CannotSay(f"padding {padding!r} of {self._layer}; give it as numbers")
+            raise _CannotSayError(f"padding {padding!r} of {self._layer}; give it as numbers")
         if groups > 1:  # as one convolution, with zeros
             dense = weight.new_zeros(len(weight), groups, *weight.shape[1:])
             dense[torch.arange(len(weight)), torch.arange(groups).repeat_interleave(len(weight) // groups)] = weight
@@ -348,9 +344,9 @@ class Lowering(fx.Interpreter):
         geometry = Geometry(tuple(weight.shape[2:]), _pair(stride), _pair(padding), _pair(dilation))  # type: ignore[arg-type]
         return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
 
-    def op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Any:
+    def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Any:
         if not isinstance(weight, Tensor):
-            raise _CannotSay(f"weights that depend on the image in {self._layer}")
+            raise _CannotSayError(f"weights that depend on the image in {self._layer}")
         axis = x.index.ndim - 1
         read = self._single(x, axis)
         if read is None and x.index.numel() == x.shape[-1]:  # a map that is flattened: the kernel is the whole map
@@ -384,7 +380,7 @@ class Lowering(fx.Interpreter):
             return Real(self._shape)
         integers, scale = to_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
-            raise _CannotSay(
+            raise _CannotSayError(
                 f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"
             )
         spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
@@ -405,12 +401,12 @@ class Lowering(fx.Interpreter):
             bound = of.bound * largest_sum(laid)
             kind = "i64" if of.kind == "i64" else "i32"
             if kind == "i32" and bound >= 2**31 - 1:
-                raise _CannotSay(f"sums of {self._layer} that exceed 32 bits")
+                raise _CannotSayError(f"sums of {self._layer} that exceed 32 bits")
             new = Conv(kind=kind, bound=bound, source=of, **common)
             self._add(new)
             return self._value(new, factor * gain[0] * scale, constant)
         if of.kind != "u8":
-            raise _CannotSay(f"spikes of several sizes, or with a constant, in front of {self._layer}")
+            raise _CannotSayError(f"spikes of several sizes, or with a constant, in front of {self._layer}")
         # The image: the weights of each deviation are added up on their own.
         groups = [torch.nonzero(gain == one).flatten() for one in gain.unique()]
         taps = torch.einsum("oikl,i->klo", weight, shift).flatten(0, 1)
@@ -441,7 +437,7 @@ class Lowering(fx.Interpreter):
         self._add(new)
         return new, 2.0**drop
 
-    def op_relu(self, x: Value) -> Value:
+    def _op_relu(self, x: Value) -> Value:
         """max(x, 0), in the first layers; behind them it is a real value that no layer may read."""
         out = self._summed([x])
         for of in self._maps(out.index):
@@ -451,16 +447,16 @@ class Lowering(fx.Interpreter):
 
     # Thresholds.
 
-    def op_gt(self, x: Any, threshold: Any) -> Any:
+    def _op_gt(self, x: Any, threshold: Any) -> Any:
         return self._fired(x, threshold, strictly=True)
 
-    def op_ge(self, x: Any, threshold: Any) -> Any:
+    def _op_ge(self, x: Any, threshold: Any) -> Any:
         return self._fired(x, threshold, strictly=False)
 
     def _fired(self, x: Any, threshold: Any, strictly: bool) -> Value:
         """Spikes: in each map that fires, one channel for every channel and integer threshold that there are."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
-            raise _CannotSay(f"a threshold that depends on the image in {self._layer}")
+            raise _CannotSayError(f"a threshold that depends on the image in {self._layer}")
         x = _mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
         index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
         gain = torch.where(index < 0, 0.0, gain)
@@ -487,7 +483,7 @@ class Lowering(fx.Interpreter):
             order = first.argsort()  # channels as the network orders them
             unique, which = unique[order], order.argsort()[which]
             if len(unique) > max(16, len(here)) or len(unique) * of.pixels > 4 * len(here) + 64:
-                raise _CannotSay(f"a threshold for each pixel in {self._layer}")
+                raise _CannotSayError(f"a threshold for each pixel in {self._layer}")
             new = Fire(
                 shape=(*of.shape[:3], len(unique)),
                 kind="bits",
@@ -501,34 +497,34 @@ class Lowering(fx.Interpreter):
             out[here] = new.offset + place // of.channels * new.channels + which
         return Value(out.view(x.shape), torch.ones(x.shape, dtype=torch.float64), fixed.view(x.shape))
 
-    def op_where(self, condition: Any, one: Any, other: Any) -> Value:
+    def _op_where(self, condition: Any, one: Any, other: Any) -> Value:
         """Fractions of spikes made whole: where(x > threshold, 1, x), and below the threshold x is 0."""
         fractions = isinstance(condition, Value) and isinstance(other, Value) and not isinstance(one, Value)
         if not fractions or not bool((torch.as_tensor(one) == 1).all()):
-            raise _CannotSay(f"a choice between tensors in {self._layer}")
+            raise _CannotSayError(f"a choice between tensors in {self._layer}")
         for fire in self._maps(condition.index):
             if not isinstance(fire, Fire) or fire.source.kind == "bits":
                 continue
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
                 if inverted or any(level for level in _levels(fire.source) if level <= limit):
-                    raise _CannotSay(f"fractions of spikes that stay in {self._layer}")
+                    raise _CannotSayError(f"fractions of spikes that stay in {self._layer}")
         return condition
 
     # Pooling.
 
-    def op_max_pool2d(
+    def _op_max_pool2d(
         self, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
     ) -> Value:
         if ceil_mode:
-            raise _CannotSay(f"max pooling with ceil_mode in {self._layer}")
+            raise _CannotSayError(f"max pooling with ceil_mode in {self._layer}")
         geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding), _pair(dilation))
         return self._pooled(x, geometry, largest=True)
 
-    def op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
+    def _op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
         """Max pooling, whose indices nobody reads."""
-        return [self.op_max_pool2d(*args)]
+        return [self._op_max_pool2d(*args)]
 
-    def op_avg_pool2d(
+    def _op_avg_pool2d(
         self,
         x: Value,
         kernel: Any,
@@ -539,7 +535,7 @@ class Lowering(fx.Interpreter):
         divisor_override: int | None = None,
     ) -> Value:
         if ceil_mode or (any(_pair(padding)) and not count_include_pad):
-            raise _CannotSay(f"average pooling whose windows differ in size in {self._layer}")
+            raise _CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
         geometry = Geometry(_pair(kernel), _pair(stride or kernel), _pair(padding))
         out = self._pooled(x, geometry, largest=False)
         divisor = divisor_override or math.prod(geometry.kernel)
@@ -549,23 +545,23 @@ class Lowering(fx.Interpreter):
         height, width = x.shape[-2:]
         rows, columns = _pair(size)
         if height % rows or width % columns:
-            raise _CannotSay(f"adaptive pooling of {height}x{width} to {rows}x{columns} in {self._layer}")
+            raise _CannotSayError(f"adaptive pooling of {height}x{width} to {rows}x{columns} in {self._layer}")
         kernel = height // rows, width // columns
         return Geometry(kernel, kernel)
 
-    def op_adaptive_avg_pool2d(self, x: Value, size: Any) -> Value:
-        return self.op_avg_pool2d(x, self._adaptive(x, size).kernel)
+    def _op_adaptive_avg_pool2d(self, x: Value, size: Any) -> Value:
+        return self._op_avg_pool2d(x, self._adaptive(x, size).kernel)
 
-    def op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
+    def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def op_amax(self, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
+    def _op_amax(self, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
         return self._reduced(x, dim, keepdim, largest=True)
 
-    def op_sum(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
+    def _op_sum(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
         return self._reduced(x, dim, keepdim, largest=False)
 
-    def op_mean(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
+    def _op_mean(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
         out = self._reduced(x, dim, keepdim, largest=False)
         count = x.index.numel() // out.index.numel()
         return Value(out.index, out.gain / count, out.shift / count)
@@ -600,9 +596,9 @@ class Lowering(fx.Interpreter):
         kind = "i32" if of.kind == "u8" or (of.kind == "bits" and not largest) else of.kind
         bound = of.bound * count
         if kind == "i32" and bound >= 2**31:
-            raise _CannotSay(f"sums of {self._layer} that exceed 32 bits")
+            raise _CannotSayError(f"sums of {self._layer} that exceed 32 bits")
         if largest and any(geometry.padding) and of.kind not in ("bits", "i32", "i64"):
-            raise _CannotSay(f"max pooling of the image in {self._layer}")
+            raise _CannotSayError(f"max pooling of the image in {self._layer}")
         source = Read(of, read.pixels)
         new = Pool(
             shape=(images, *sides, of.channels),
@@ -617,7 +613,7 @@ class Lowering(fx.Interpreter):
         self._add(new)
         gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
         if not largest and any(geometry.padding) and shift.any():
-            raise _CannotSay(f"average pooling with padding in {self._layer}")
+            raise _CannotSayError(f"average pooling with padding in {self._layer}")
         whole_map = self._value(new)
         assert read.channels is not None
         index = whole_map.index[:, read.channels]
@@ -638,7 +634,7 @@ class Lowering(fx.Interpreter):
             if all(one is not None for group in decoded for one in group):
                 break
         else:
-            raise _CannotSay(f"an addition of elements in another order in {self._layer}")
+            raise _CannotSayError(f"an addition of elements in another order in {self._layer}")
         out = Value(*(torch.empty_like(part) for part in (rows[0].index, rows[0].gain, rows[0].shift)))
         rest = [side for place, side in enumerate(shape) if place != axis]
         for pixels, group in zip(chosen, decoded, strict=True):
@@ -737,12 +733,12 @@ class Lowering(fx.Interpreter):
         maps = self._maps(index)
         kinds = {of.kind for of in maps}
         if len(kinds) != 1 or kinds & {"u8"}:
-            raise _CannotSay(f"numbers of several kinds side by side in {self._layer}")
+            raise _CannotSayError(f"numbers of several kinds side by side in {self._layer}")
         gain = torch.where(index < 0, torch.nan, gain)
         column = gain.nan_to_num(-math.inf).amax(0)
         column = torch.where(column.isinf(), 1.0, column)
         if bool(((gain != column) & ~gain.isnan()).any()) or bool((shift != shift[0]).any()):
-            raise _CannotSay(f"values of several scales side by side in {self._layer}")
+            raise _CannotSayError(f"values of several scales side by side in {self._layer}")
         parts = []
         for of in maps:
             inside = (index >= of.offset) & (index < of.offset + of.size)
@@ -783,7 +779,7 @@ class Lowering(fx.Interpreter):
         return Value(back, column.view(shape).expand(back.shape), value.shift)
 
 
-class _CannotSay(Exception):
+class _CannotSayError(Exception):
     """An operation that whole numbers cannot say."""
 
 

@@ -1,10 +1,14 @@
-"""What a network is in whole numbers: maps, each of N x H x W pixels and C channels, and how one follows from others.
+"""What a network is in whole numbers: maps of N x H x W pixels and C channels, and how one follows from others.
 
-    Pixels    the image, bytes                                    Fire      bits: 1 where a whole number exceeds a threshold
-    Conv      sums of 8-bit weights                               PixelConv the first layer, on bytes
-    Pool      the sum or the maximum of some pixels               Sum       fixed-point numbers of 64 bits
-    Wave      sines and cosines                                   Product   products, pixel by pixel
-    Collect   pixels and channels of other maps, put together
+    Pixels       the image, bytes
+    Conv         sums of 8-bit weights
+    PixelConv    the first layer, on bytes
+    Pool         sums or maxima of some pixels
+    Sum          fixed-point numbers of 64 bits
+    Wave         sines and cosines of these
+    Product      products, element by element
+    Fire         bits: 1 where a whole number exceeds a threshold
+    Collect      pixels and channels of other maps, put together
 
 A linear layer is a convolution, of one pixel or of the whole map. Elements are numbered over all maps.
 """

@@ -3,11 +3,13 @@
 import ctypes
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from onespike._version import __version__
 from onespike.errors import OnespikeError
@@ -28,7 +30,7 @@ def write(traced: Traced, folder: Path) -> Target:
     """Write `model.c` and `model.h`. The program, compiled here, is the target.
 
     Raises:
-        OnespikeError: The network is not strict, or has an operation that whole numbers cannot say; there is no compiler.
+        OnespikeError: The network is not strict, or whole numbers cannot say an operation; there is no compiler.
     """
     contract = traced.contract
     if contract.weights != "int8":
@@ -52,8 +54,10 @@ def lower(traced: Traced) -> tuple[Lowering, list[Value], int]:
         OnespikeError: What cannot be said is named.
     """
     contract = traced.contract
-    graph: fx.GraphModule = traced.program(dynamic=False).run_decompositions({}).module()  # type: ignore[assignment]
-    lowering = Lowering(graph, contract.mean, contract.std)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own
+        graph: Any = traced.program(dynamic=False).run_decompositions({}).module()
+    lowering = Lowering(graph)
     with torch.no_grad():
         answers = lowering.run(lowering.image(torch.Size((1, *contract.shape))))
     logits, *spikes = answers
@@ -154,8 +158,8 @@ def _header(contract: Contract, program: Program, fraction: int) -> str:
 
    Flash   {program.flash:,} bytes of constants, beside the code
    RAM     {program.ram:,} bytes of static memory, and {program.stack:,} bytes of arrays on the stack
-   Work    at most {program.additions:,} additions of an 8-bit weight for an image: each is done only where there is a spike;
-           {program.products:,} multiplications: the layers that read pixels, and fixed-point sums
+   Work    at most {program.additions:,} additions of an 8-bit weight for an image, each done only where there is a
+           spike; {program.products:,} multiplications, of the layers that read pixels and of fixed-point numbers
 
    C99 without a library and without a heap; not reentrant. Class scores times 2^-MODEL_SCORE_BITS are the logits. */
 #ifndef MODEL_H
