@@ -1,6 +1,5 @@
 """The network that is exported: it answers with its logits and, for the proof, with the spikes of every layer."""
 
-import re
 import warnings
 from dataclasses import dataclass, field
 
@@ -86,6 +85,7 @@ class Traced:
         like = self.module.scale
         images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
         images = images.to(torch.uint8) if self.contract.pixels else images
+        self._expect_no_draws(images)
         shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
         try:
             with torch.no_grad(), warnings.catch_warnings():
@@ -94,25 +94,19 @@ class Traced:
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = " ".join(str(error).split("\n\n")[0].split())
             raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line[:300]}") from error
-        draws = [node for node in program.graph.nodes if torch.Tag.nondeterministic_seeded in _tags(node.target)]
-        draws = [node for node in draws if "dropout" not in str(node.target)]  # which does nothing in evaluation
-        if draws:
-            path = owner(draws[0]) or draws[0].name
-            advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
-            raise OnespikeError(
-                f"{self.contract.model} draws random numbers in {path}, and no target can draw the same: {advice}"
-            )
         return program
 
-
-def _tags(target: object) -> list[torch.Tag]:
-    return list(getattr(target, "tags", []))
-
-
-def owner(node: torch.fx.Node) -> str:
-    """The path of the module that a node belongs to."""
-    stack = list((node.meta.get("nn_module_stack") or {"": ("",)}).values())
-    return re.sub(r"^(L\['self'\]\.)?(network\.?)?", "", str(stack[-1][0]))
+    def _expect_no_draws(self, images: Tensor) -> None:
+        """Raise `OnespikeError` if a forward pass moves the global generator on."""
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            self.module(images)
+        if not torch.equal(before, torch.get_rng_state()):
+            torch.set_rng_state(before)
+            advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
+            raise OnespikeError(
+                f"{self.contract.model} draws random numbers, and no target can draw the same: {advice}"
+            )
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:

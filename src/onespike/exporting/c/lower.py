@@ -96,6 +96,7 @@ class Lowering(fx.Interpreter):
         self.maps: list[Map] = []
         self.problems: list[str] = []  # operations that cannot be said
         self.real: list[str] = []  # layers that read real values
+        self.first: list[str] = []  # layers of the stem: they read the image, or what is made of it without a spike
         self._layer, self._shape = "", torch.Size()
 
     def image(self, shape: torch.Size) -> Value:
@@ -378,6 +379,7 @@ class Lowering(fx.Interpreter):
         if not of.image and of.kind == "i64":
             self._reads_real()
             return Real(self._shape)
+        self.first += [self._layer] if of.image else []
         integers, scale = to_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
             raise _CannotSayError(
@@ -502,11 +504,12 @@ class Lowering(fx.Interpreter):
         fractions = isinstance(condition, Value) and isinstance(other, Value) and not isinstance(one, Value)
         if not fractions or not bool((torch.as_tensor(one) == 1).all()):
             raise _CannotSayError(f"a choice between tensors in {self._layer}")
-        for fire in self._maps(condition.index):
-            if not isinstance(fire, Fire) or fire.source.kind == "bits":
-                continue
+        same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
+        for fire in self._maps(condition.index[~same]):
+            if not isinstance(fire, Fire):
+                raise _CannotSayError(f"a choice between tensors in {self._layer}")
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
-                if inverted or any(level for level in _levels(fire.source) if level <= limit):
+                if inverted or any(level for level in _levels(fire.source) or {1} if level <= limit):
                     raise _CannotSayError(f"fractions of spikes that stay in {self._layer}")
         return condition
 

@@ -15,7 +15,7 @@ from onespike._version import __version__
 from onespike.errors import OnespikeError
 from onespike.exporting.c.emit import Program, Writer
 from onespike.exporting.c.lower import Lowering, Real, Value
-from onespike.exporting.c.maps import Map
+from onespike.exporting.c.maps import Fire, Map
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.exporting.network import Traced
 from onespike.exporting.parity import Target
@@ -61,17 +61,21 @@ def lower(traced: Traced) -> tuple[Lowering, list[Value], int]:
     with torch.no_grad():
         answers = lowering.run(lowering.image(torch.Size((1, *contract.shape))))
     logits, *spikes = answers
-    if lowering.real:
-        layers = ", ".join(lowering.real[:LISTED]) + (
-            f" and {len(lowering.real) - LISTED} more" if len(lowering.real) > LISTED else ""
-        )
+    real = lowering.real or ([] if any(isinstance(one, Fire) for one in lowering.maps) else lowering.first)
+    if real:
         advice = "it takes networks of which every layer behind the stem reads spikes; onnx and pt2 take any"
-        raise OnespikeError(f"c: {contract.model} is not strictly spiking: {layers} read real values; {advice}")
+        raise OnespikeError(
+            f"c: {contract.model} is not strictly spiking: {_listed(real, ', ')} read real values; {advice}"
+        )
     if lowering.problems or isinstance(logits, Real):
         named = list(dict.fromkeys(lowering.problems))
-        more = f" and {len(named) - LISTED} more" if len(named) > LISTED else ""
-        raise OnespikeError(f"c: it cannot say {'; '.join(named[:LISTED])}{more}; onnx and pt2 can")
+        raise OnespikeError(f"c: it cannot say {_listed(named, '; ')}; onnx and pt2 can")
     return lowering, spikes, lowering.scores(logits)
+
+
+def _listed(names: list[str], comma: str) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return comma.join(names[:LISTED]) + more
 
 
 def build(folder: Path, compiler: str, *more: str) -> ctypes.CDLL:
