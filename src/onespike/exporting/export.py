@@ -70,7 +70,7 @@ def export(
     Args:
         model: A run, its folder, or any network, images (B, C, H, W) to logits (B, K), which stays as it is.
         out: A new folder, or that of an earlier export, which it replaces; whole or not there.
-        to: Formats: "onnx", "pt2", "nir", "c".
+        to: Formats: "onnx", "pt2", "c".
         images: Test images to prove it on: raw, uint8 (N, H, W, C), or normalised floats (N, C, H, W). Those of the run
             if None.
         labels: Their classes (N,), for accuracies.
