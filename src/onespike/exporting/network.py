@@ -89,7 +89,7 @@ class Traced:
         shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own
+                warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
                 program = torch.export.export(self.module, (images,), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = " ".join(str(error).split("\n\n")[0].split())
