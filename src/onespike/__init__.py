@@ -11,17 +11,19 @@ if TYPE_CHECKING:
     from onespike.conversion.conversion import convert, load_converted
     from onespike.errors import OnespikeError
     from onespike.evaluation import evaluate
+    from onespike.exporting import export
     from onespike.models import create_model, register_model
     from onespike.training import Callback, Recipe, Run, load, load_recipe, train
 
 __all__ = ["Callback", "OnespikeError", "Recipe", "Run", "__version__", "allow_imports", "convert", "create_model"]
-__all__ += ["evaluate", "functional", "load", "load_converted", "load_recipe", "register_model", "train"]
+__all__ += ["evaluate", "export", "functional", "load", "load_converted", "load_recipe", "register_model", "train"]
 
 _HOMES = {
     "OnespikeError": "onespike.errors",
     "__version__": "onespike._version",
     "allow_imports": "onespike.classpath",
     "evaluate": "onespike.evaluation",
+    "export": "onespike.exporting",
     "functional": "onespike.functional",
     **dict.fromkeys(("convert", "load_converted"), "onespike.conversion.conversion"),
     **dict.fromkeys(("create_model", "register_model"), "onespike.models"),

@@ -29,6 +29,7 @@ COMMANDS = {
     "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
     "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
+    "export": Command("write a network as ONNX, pt2 or C, each with a proof of parity", "RUN --out FOLDER", ("data",)),
     "convert": Command(
         "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
     ),

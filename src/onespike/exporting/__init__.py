@@ -1,0 +1,7 @@
+"""What leaves: networks for other runtimes and for devices, each with a proof that it computes the same."""
+
+from onespike.exporting.contract import Contract
+from onespike.exporting.export import FORMATS, Export, export
+from onespike.exporting.parity import Parity
+
+__all__ = ["FORMATS", "Contract", "Export", "Parity", "export"]

@@ -1,0 +1,233 @@
+"""What a network is in whole numbers: maps of N x H x W pixels and C channels, and how one follows from others.
+
+    Pixels       the image, bytes
+    Conv         sums of 8-bit weights
+    PixelConv    the first layer, on bytes
+    Pool         sums or maxima of some pixels
+    Sum          fixed-point numbers of 64 bits
+    Wave         sines and cosines of these
+    Product      products, element by element
+    Fire         bits: 1 where a whole number exceeds a threshold
+    Collect      pixels and channels of other maps, put together
+
+A linear layer is a convolution, of one pixel or of the whole map. Elements are numbered over all maps.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+#: Bits that one value of each kind takes in memory; bits are packed, 32 channels to a word.
+KINDS = {"u8": 8, "bits": 1, "i32": 32, "i64": 64}
+
+
+@dataclass(eq=False, kw_only=True)
+class Map:
+    """A map of whole numbers. `real` says that they stand for real values, not for spikes or sums of weights."""
+
+    shape: tuple[int, int, int, int]  # N, H, W, C
+    kind: str
+    bound: int  # no value is larger, with either sign
+    layer: str = ""  # the path of the module that makes it
+    image: bool = False  # linear in the image: the first layers may read it
+    offset: int = 0  # number of its first element
+
+    @property
+    def pixels(self) -> int:
+        """N * H * W."""
+        return math.prod(self.shape[:3])
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.shape[3]
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+    @property
+    def words(self) -> int:
+        """Words of 32 bits that hold the spikes of a pixel."""
+        return -(-self.channels // 32)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        return 4 * self.words * self.pixels if self.kind == "bits" else KINDS[self.kind] // 8 * self.size
+
+    def reads(self) -> "list[Read]":
+        """What it is computed of."""
+        return []
+
+
+@dataclass(eq=False)
+class Read:
+    """Pixels and channels that one map reads of another."""
+
+    map: Map
+    pixels: Tensor | None = None  # which, (P,); None: the same ones
+    channels: Tensor | None = None  # which, (C,), -1 for none; None: the same ones
+
+
+@dataclass(eq=False, kw_only=True)
+class Pixels(Map):
+    """The image."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a window lies: (kernel, stride, padding, dilation), rows and columns each."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def side(self, axis: int, size: int) -> int:
+        """Rows or columns that come out of so many."""
+        reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
+        return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a pixel lies in several windows."""
+        return any(k > s for k, s in zip(self.kernel, self.stride, strict=True))
+
+
+@dataclass(eq=False, kw_only=True)
+class Conv(Map):
+    """Sums of the 8-bit weights (kh, kw, C_in, C_out) where a bit is set; of whole numbers, their products."""
+
+    source: Map
+    sides: tuple[int, int, int]  # N, H, W of what it reads
+    weight: Tensor
+    geometry: Geometry
+
+    def reads(self) -> list[Read]:
+        """The map it convolves, all of it."""
+        return [Read(self.source)]
+
+
+@dataclass(eq=False, kw_only=True)
+class PixelConv(Conv):
+    """A convolution of the image as the network normalises it, in fixed-point numbers.
+
+        sum over groups g of factor[g] * (weights * pixels of g)  +  sum over the taps inside the image of taps
+
+    Channels of one deviation are one group; the taps, (kh * kw, C_out), carry the mean, which padding does not have.
+    """
+
+    groups: list[Tensor]  # channels of each
+    factors: Tensor  # (G, C_out)
+    taps: Tensor
+
+
+@dataclass(eq=False, kw_only=True)
+class Pool(Map):
+    """The sum or the maximum of the pixels in a window of a map (N, H, W), whose pixels are read in some order."""
+
+    read: Read
+    sides: tuple[int, int, int]
+    geometry: Geometry
+    largest: bool
+
+    def reads(self) -> list[Read]:
+        """The map that it pools."""
+        return [self.read]
+
+
+@dataclass(eq=False)
+class Term:
+    """What a map adds to a sum: values times factors (C,), divided by 2^drop, towards 0."""
+
+    read: Read
+    factors: Tensor
+    drop: int = 0
+
+
+@dataclass(eq=False, kw_only=True)
+class Sum(Map):
+    """The sum of constants (C,) and of terms, divided by 2^drop, towards 0; where it is `rectified`, at least 0."""
+
+    terms: list[Term]
+    constant: Tensor
+    drop: int = 0
+    rectified: bool = False
+
+    def reads(self) -> list[Read]:
+        """All terms."""
+        return [term.read for term in self.terms]
+
+
+@dataclass(eq=False, kw_only=True)
+class Wave(Map):
+    """Sines of a map of turns, of which so many bits are behind the point; or cosines. 2^60 is 1."""
+
+    source: Map
+    fraction: int
+    cosine: bool
+
+    def reads(self) -> list[Read]:
+        """The angles."""
+        return [Read(self.source)]
+
+
+@dataclass(eq=False, kw_only=True)
+class Product(Map):
+    """Products of two maps, element by element; of two fixed-point numbers divided by 2^60."""
+
+    factors: tuple[Read, Read]
+
+    def reads(self) -> list[Read]:
+        """Both."""
+        return list(self.factors)
+
+
+@dataclass(eq=False, kw_only=True)
+class Fire(Map):
+    """1 where the value of a channel exceeds a threshold (C,), else 0; the other way round where it is inverted."""
+
+    source: Map
+    chosen: Tensor  # channels of the source
+    thresholds: Tensor
+    inverted: Tensor
+
+    def reads(self) -> list[Read]:
+        """What fires."""
+        return [Read(self.source)]
+
+
+@dataclass(eq=False, kw_only=True)
+class Part:
+    """Some pixels and channels of a map, and where they go."""
+
+    map: Map
+    to_pixels: Tensor
+    pixels: Tensor
+    to_channels: Tensor
+    channels: Tensor
+
+
+@dataclass(eq=False, kw_only=True)
+class Collect(Map):
+    """Parts of other maps, and zeros."""
+
+    parts: list[Part] = field(default_factory=list)
+
+    def reads(self) -> list[Read]:
+        """All parts."""
+        return [Read(part.map) for part in self.parts]
+
+
+def largest_sum(weight: Tensor) -> int:
+    """The largest sum of weights (kh, kw, C_in, C_out) that an output channel can have, with either sign."""
+    return int(weight.abs().long().sum((0, 1, 2)).max())
+
+
+def whole(values: Tensor) -> Tensor:
+    """Real values as whole numbers of 64 bits."""
+    return torch.round(values.double()).to(torch.int64)

@@ -1,0 +1,58 @@
+"""The input contract: what a network reads and what its answers mean. It travels with every format."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onespike._version import __version__
+from onespike.data.augment import BatchAugment
+from onespike.errors import OnespikeError
+from onespike.training.checkpoint import ModelCard
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a network reads, and what its logits mean."""
+
+    model: str  # what the network is called
+    data: str  # the data set that it was trained on; "" if that is not known
+    classes: tuple[str, ...]  # names, in the order of the logits
+    in_channels: int  # channels of the images
+    image_size: int  # side of the images, in pixels
+    mean: tuple[float, ...]  # channel-wise mean for normalisation, 0..1
+    std: tuple[float, ...]  # channel-wise standard deviation, likewise
+    weights: str  # "fp32", or "int8": rounded to 8 bits
+    pixels: bool  # whether it reads uint8 pixels, and normalises them itself
+
+    @classmethod
+    def of(cls, card: ModelCard, weights: str, pixels: bool) -> "Contract":
+        """The contract of a trained model."""
+        shape = card.in_channels, card.image_size, card.mean, card.std
+        return cls(card.name, card.data, card.classes, *shape, weights, pixels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of an image: C, H, W."""
+        return self.in_channels, self.image_size, self.image_size
+
+    def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Turn raw images (B, H, W, C), uint8, into (B, C, H, W); floats are taken as they are."""
+        return BatchAugment(self.mean, self.std, dtype=dtype)(images).contiguous()
+
+    @property
+    def reads(self) -> str:
+        """What the network reads, in words."""
+        return "uint8 (B, C, H, W)" if self.pixels else "float32 (B, C, H, W), (pixel / 255 - mean) / std"
+
+    def to_json(self) -> dict[str, Any]:
+        """Write it down, to travel with the weights."""
+        return {"onespike": __version__, "input": self.reads, **asdict(self)}
+
+
+def expect_pixels(images: Tensor, name: str) -> None:
+    """Raise `OnespikeError` unless images are raw pixels, for a target that reads nothing else."""
+    if images.dtype != torch.uint8:
+        expected = "expected raw test images, uint8 (B, H, W, C), which this target reads"
+        raise OnespikeError(f"{name}: {expected}, got {str(images.dtype).removeprefix('torch.')}")

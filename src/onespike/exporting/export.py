@@ -1,0 +1,200 @@
+"""From a network to the files of one or several targets, in one folder, with the proof beside them."""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from onespike._version import __version__
+from onespike.data.dataset import Dataset
+from onespike.durable import write_folder
+from onespike.errors import OnespikeError, unknown
+from onespike.evaluation.evaluate import expect_same_images
+from onespike.exporting import c, onnx, pt2
+from onespike.exporting.contract import Contract
+from onespike.exporting.network import Exported, Traced, rounded
+from onespike.exporting.parity import Parity, Target, compare
+from onespike.training.run import Run
+
+Weights = Literal["auto", "fp32", "int8"]
+#: What writes each format into a folder and gives the target that reads it. To add one, add an entry.
+FORMATS: dict[str, Callable[[Traced, Path], Target]] = {
+    "onnx": onnx.write,
+    "pt2": pt2.write,
+    "c": c.write,
+}
+#: Images that a target and the network see at once.
+BATCH = 50
+CONTRACT, PARITY = "contract.json", "parity.json"
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written, and the proofs, one for each target."""
+
+    folder: Path
+    files: tuple[str, ...]
+    parity: tuple[Parity, ...]
+
+    @property
+    def holds(self) -> bool:
+        """Whether all targets compute what the network does."""
+        return all(one.holds for one in self.parity)
+
+
+def export(
+    model: nn.Module | Run | str | Path,
+    out: str | Path,
+    to: str | Sequence[str] = ("onnx",),
+    *,
+    images: Tensor | None = None,
+    labels: Tensor | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    classes: Sequence[str] = (),
+    weights: Weights = "auto",
+    pixels: bool = False,
+    count: int = 1000,
+    which: str = "best",
+    data: Any = None,
+) -> Export:
+    """Write a network for other runtimes and devices, and prove on test images that they compute what it does.
+
+    Args:
+        model: A run, its folder, or any network, images (B, C, H, W) to logits (B, K), which stays as it is.
+        out: A new folder, or that of an earlier export, which it replaces; whole or not there.
+        to: Formats: "onnx", "pt2", "c".
+        images: Test images to prove it on: raw, uint8 (N, H, W, C), or normalised floats (N, C, H, W). Those of the run
+            if None.
+        labels: Their classes (N,), for accuracies.
+        mean: Channel-wise mean of raw images, 0..1; of a network that is no run. By default 0.
+        std: Channel-wise standard deviation, likewise; by default 1.
+        classes: Class names, of a network that is no run; by default "0", "1", …
+        weights: "fp32"; "int8", rounded to 8 bits as `train.int8_weights` rounds them; or "auto", int8 for C and fp32
+            for all else.
+        pixels: Whether ONNX and pt2 read uint8 pixels (B, C, H, W), and normalise them in the graph. C always does.
+        count: At most so many test images.
+        which: Which checkpoint of the run: "best" or "last".
+        data: Other test images of a run, as for `Run.dataset`.
+
+    Raises:
+        OnespikeError: A format cannot say a layer, which is named; a package is missing; the folder is no earlier
+            export. Nothing is written then.
+    """
+    formats = to.split(",") if isinstance(to, str) else list(to)
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    if weights not in get_args(Weights):
+        raise unknown("weights", weights, get_args(Weights))
+    if count < 1:
+        raise OnespikeError(f"images: expected at least 1, got {count}")
+    folder = Path(out)
+    expect_free(folder)
+    if isinstance(model, nn.Module):
+        if images is None:
+            raise OnespikeError("export: expected test images beside a network: images=…")
+        network, contract = model, _contract(model, images, mean, std, classes, pixels)
+    else:
+        run = model if isinstance(model, Run) else Run.open(model)
+        checkpoint, dataset = run.checkpoint(which), run.dataset(data)
+        network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
+        if images is None:
+            expect_same_images(dataset, checkpoint.card)
+            images, labels = _test_images(dataset, count)
+    if pixels and images.dtype != torch.uint8:
+        raise OnespikeError(
+            "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
+        )
+    images, labels = images[:count], None if labels is None else labels[:count]
+    proofs, written = [], dict[str, Contract]()
+    with TemporaryDirectory() as made:
+        for name in formats:
+            integers = name == "c"
+            chosen = ("int8" if integers else "fp32") if weights == "auto" else weights
+            written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
+            proofs.append(_written(name, network, written[name], Path(made), images, labels))
+        files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
+    names = (*files, CONTRACT, PARITY)
+    described = {name: one.to_json() for name, one in written.items()}
+    kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
+    kept |= {PARITY: {"onespike": __version__, "targets": [one.to_json() for one in proofs]}}
+    texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
+    try:
+        write_folder(folder, files | texts)
+    except OSError as error:
+        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+    return Export(folder, names, tuple(proofs))
+
+
+def expect_free(folder: Path) -> None:
+    """Raise `OnespikeError` if an export would overwrite anything but an earlier one."""
+    if not folder.exists():
+        return
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    try:
+        earlier = set(json.loads((folder / CONTRACT).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        earlier = set()
+    if found - earlier:
+        other = sorted(found - earlier)[0]
+        raise OnespikeError(f"{folder} holds {other}, which is of no earlier export: choose another --out")
+
+
+def _written(
+    name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
+) -> Parity:
+    """Write one format, and prove it."""
+    network = copy.deepcopy(network).eval()
+    if contract.weights == "int8":
+        network = rounded(network, torch.float64 if name == "c" else torch.float32)
+    target = FORMATS[name](Traced(Exported(network, contract)), folder)
+    resolution = getattr(target, "resolution", None)  # of an exact one
+    return compare(name, network, target, contract, _batches(images, labels), resolution)
+
+
+def _batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        yield images[part], None if labels is None else labels[part]
+
+
+def _contract(
+    network: nn.Module,
+    images: Tensor,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    classes: Sequence[str],
+    pixels: bool,
+) -> Contract:
+    """The contract of a network that is no run, from its test images."""
+    if images.ndim != 4:
+        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {tuple(images.shape)}")
+    raw = images.dtype == torch.uint8
+    channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
+    if height != width:
+        raise OnespikeError(f"images: expected square ones, got {height}x{width}")
+    mean, std = tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels)
+    contract = Contract(type(network).__name__, "", (), channels, height, mean, std, "fp32", pixels)
+    with torch.no_grad():
+        answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
+    names = tuple(classes) or tuple(str(number) for number in range(answers.shape[-1]))
+    if len(names) != answers.shape[-1]:
+        raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
+    return replace(contract, classes=names)
+
+
+def _test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """Test images, evenly spread."""
+    total = len(data.test)
+    if not total:
+        raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
+    return data.test.gather(chosen)

@@ -1,0 +1,120 @@
+"""The network that is exported: it answers with its logits and, for the proof, with the spikes of every layer."""
+
+import warnings
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.exporting.contract import Contract, expect_pixels
+from onespike.functional import to_integers
+from onespike.neurons.watch import neuron_layers, reset_state
+
+#: Images that the network is traced with: two, since a batch of one is special to torch.export.
+TRACED = 2
+
+
+class Exported(nn.Module):
+    """A network in evaluation mode: images to logits (B, K), and to the spikes of its layers, call by call.
+
+    With `contract.pixels` it reads uint8 (B, C, H, W).
+    """
+
+    def __init__(self, network: nn.Module, contract: Contract) -> None:
+        super().__init__()
+        self.network, self.contract = network, contract
+        std = torch.tensor(contract.std, dtype=torch.float64).view(-1, 1, 1)
+        mean = torch.tensor(contract.mean, dtype=torch.float64).view(-1, 1, 1)
+        like = next(network.parameters(), torch.empty(()))
+        self.scale, self.shift = nn.Buffer((1 / (255 * std)).to(like)), nn.Buffer((-mean / std).to(like))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Answer, with the means of logits over time."""
+        if self.contract.pixels:
+            images = images.to(self.scale.dtype) * self.scale + self.shift
+        reset_state(self.network)
+        spikes: list[Tensor] = []
+
+        def see(_layer: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> None:
+            spikes.append(out[0] if isinstance(out, tuple) else out)
+
+        handles = [layer.register_forward_hook(see) for layer in neuron_layers(self.network).values()]
+        try:
+            logits = self.network(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return (logits.mean(0) if logits.ndim == 3 else logits, *spikes)
+
+
+@dataclass
+class Traced:
+    """A network and its graph by torch.export; the graph is made when it is asked for."""
+
+    module: Exported
+    _programs: dict[bool, torch.export.ExportedProgram] = field(default_factory=dict)
+
+    @property
+    def contract(self) -> Contract:
+        """The input contract."""
+        return self.module.contract
+
+    def reads(self, images: Tensor) -> Tensor:
+        """What the graph reads, of raw images (B, H, W, C) or of normalised floats."""
+        if self.contract.pixels:
+            expect_pixels(images, "export")
+            return images.movedim(-1, 1).contiguous()
+        return self.contract.normalise(images)
+
+    def calls(self) -> int:
+        """How many calls of layers of neurons the graph gives the spikes of."""
+        return len(self.program().graph_signature.user_outputs) - 1
+
+    def program(self, dynamic: bool = True) -> torch.export.ExportedProgram:
+        """The graph, for any batch or for one image.
+
+        Raises:
+            OnespikeError: It cannot be traced, or it draws random numbers.
+        """
+        if dynamic not in self._programs:
+            self._programs[dynamic] = self._trace(dynamic)
+        return self._programs[dynamic]
+
+    def _trace(self, dynamic: bool) -> torch.export.ExportedProgram:
+        like = self.module.scale
+        images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
+        images = images.to(torch.uint8) if self.contract.pixels else images
+        self._expect_no_draws(images)
+        shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
+                program = torch.export.export(self.module, (images,), dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # whatever a network's own code does when it meets a placeholder
+            line = " ".join(str(error).split("\n\n")[0].split())
+            raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line[:300]}") from error
+        return program
+
+    def _expect_no_draws(self, images: Tensor) -> None:
+        """Raise `OnespikeError` if a forward pass moves the global generator on."""
+        before = torch.get_rng_state()
+        with torch.no_grad():
+            self.module(images)
+        if not torch.equal(before, torch.get_rng_state()):
+            torch.set_rng_state(before)
+            advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
+            raise OnespikeError(
+                f"{self.contract.model} draws random numbers, and no target can draw the same: {advice}"
+            )
+
+
+def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Round the weights of convolutions and linear layers to 8 bits, as `train.int8_weights` does, in float64."""
+    network = network.double()
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                integers, scale = to_integers(layer.weight)
+                layer.weight.copy_(integers * scale)
+    return network.to(dtype)

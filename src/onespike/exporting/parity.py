@@ -1,0 +1,136 @@
+"""The proof that an export computes what the network does: on real images, through the target itself."""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.exporting.contract import Contract
+from onespike.neurons.watch import Fired, reset_state, watch_neurons
+
+#: What a target answers for raw or normalised images: logits (B, K), and spikes, call by call of the layers of neurons;
+#: no spikes where it cannot show them.
+Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+#: How far a potential may lie from its threshold where float arithmetic decides the other way, and how far logits may
+#: differ that come from the same spikes, in units of the largest.
+NEAR, CLOSE = 1e-4, 1e-4
+#: A distance that is not known.
+FAR = 1e9
+
+
+@dataclass(frozen=True)
+class Parity:
+    """A target beside the network that it was made of."""
+
+    target: str
+    images: int  # test images that both saw
+    top1: float | None  # accuracy of the network, in percent; None without labels
+    target_top1: float | None  # of the target
+    same_class: float  # share of the images that both put into the same class, in percent
+    logit_error: float  # the largest difference of two logits
+    largest_logit: float  # of the network, with either sign
+    layers: int  # calls of layers of neurons whose spikes were compared; 0 where the target cannot show them
+    spikes: int  # spikes, and places without, that were compared
+    differing: int  # of these that differ, in the first layer where any do; behind it all may
+    first: str | None  # that layer
+    distance: float | None  # how far its potentials that decide otherwise lie from the threshold, at most
+    exact: bool  # whether nothing at all may differ but the rounding of logits
+    holds: bool  # whether the target computes what the network does
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def compare(
+    name: str,
+    network: nn.Module,
+    target: Target,
+    contract: Contract,
+    batches: Iterable[tuple[Tensor, Tensor | None]],
+    resolution: float | None = None,
+) -> Parity:
+    """Compare a target with a network on batches of images and labels.
+
+    It holds where the same spikes give close logits and where spikes only differ, in the first layer that does, at
+    potentials that lie at the threshold up to the rounding of floats. With a `resolution` of its logits the target is
+    exact: no spike may differ, no class, and no logit by more.
+
+    Raises:
+        OnespikeError: There are no images.
+    """
+    dtype = next(network.parameters(), torch.empty(())).dtype
+    images = right = target_right = same = spikes = differing = layers = 0
+    error = largest = 0.0
+    first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
+    for raw, labels in batches:
+        calls: list[Fired] = []
+        reset_state(network)
+        with watch_neurons(network, calls.append, foreign_potentials=True):
+            logits = network(contract.normalise(raw, dtype))
+        logits = logits.mean(0) if logits.ndim == 3 else logits
+        answers, shown = target(raw)
+        pairs = [pair for pair in zip(calls, shown, strict=bool(shown)) if getattr(pair[0].neuron, "spiking", True)]
+        errors = (answers.double() - logits.double()).abs().amax(1)
+        images += len(logits)
+        same += int((answers.argmax(1) == logits.argmax(1)).sum())
+        labelled = labelled and labels is not None
+        if labels is not None:
+            right, target_right = (
+                count + int((one.argmax(1) == labels).sum())
+                for count, one in ((right, logits), (target_right, answers))
+            )
+        error, largest = max(error, errors.max().item()), max(largest, logits.abs().max().item())
+        pending = torch.ones(len(logits), dtype=torch.bool)  # images whose spikes were the same so far
+        layers = len(pairs)
+        for number, (call, found) in enumerate(pairs):
+            wrong = call.spikes.sign() != found.view(call.spikes.shape).sign()
+            spikes += wrong.numel()
+            per_image = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
+            fresh = per_image & pending
+            if bool(fresh.any()):
+                away = _distance(call, wrong, fresh)
+                holds = holds and away <= NEAR
+                if number < place:
+                    first, place, differing, distance = call.path, number, 0, 0.0
+                if number == place:
+                    differing, distance = differing + int(wrong.sum()), max(distance, away)
+            pending &= ~per_image
+        clean = errors[pending]
+        holds = holds and bool((clean <= (resolution or CLOSE * max(1.0, largest))).all())
+    if not images:
+        raise OnespikeError("export: expected test images to prove the export on, got none")
+    if resolution is not None:
+        holds = first is None and same == images and error <= resolution
+    shares = [100 * count / images if labelled else None for count in (right, target_right)]
+    return Parity(
+        target=name,
+        images=images,
+        top1=shares[0],
+        target_top1=shares[1],
+        same_class=100 * same / images,
+        logit_error=error,
+        largest_logit=largest,
+        layers=layers,
+        spikes=spikes,
+        differing=differing,
+        first=first,
+        distance=distance if first is not None else None,
+        exact=resolution is not None,
+        holds=holds,
+    )
+
+
+def _distance(call: Fired, wrong: Tensor, images: Tensor) -> float:
+    """How far potentials whose spikes differ lie from the threshold, at most; `FAR` where that is not known."""
+    if call.potential is None or call.threshold is None:
+        return FAR
+    threshold = torch.as_tensor(call.threshold).detach()
+    away = (call.potential.abs() if getattr(call.neuron, "signed", False) else call.potential) - threshold
+    away = torch.where(wrong, away.abs(), 0).movedim(call.batch_axis, 0)
+    return min(FAR, away[images].max().item())

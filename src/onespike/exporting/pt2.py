@@ -1,0 +1,30 @@
+"""PyTorch's own format: `torch.export.save`, for ExecuTorch, AOTInductor, and any Python with PyTorch alone."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from onespike.exporting.network import Traced
+from onespike.exporting.parity import Target
+
+FILE = "model.pt2"
+
+
+def write(traced: Traced, folder: Path) -> Target:
+    """Write `model.pt2`, whose answer is a tuple: the logits, and the spikes of each layer. Read it back as the target.
+
+    Raises:
+        OnespikeError: The network cannot be traced.
+    """
+    torch.export.save(
+        traced.program(), folder / FILE, extra_files={"contract.json": json.dumps(traced.contract.to_json())}
+    )
+    loaded = torch.export.load(folder / FILE).module()
+
+    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits, *spikes = loaded(traced.reads(images))
+        return logits, spikes
+
+    return run

@@ -1,0 +1,257 @@
+"""C against the network with weights of 8 bits in float64: no spike and no class may differ."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike import create_model, export
+from onespike.errors import OnespikeError
+from onespike.exporting import Export
+from onespike.neurons import LIF, NeuronConfig
+
+if shutil.which("cc") is None:
+    pytest.skip("there is no C compiler", allow_module_level=True)
+
+Settle = Callable[[nn.Module, Tensor], nn.Module]
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def normalised(images: Tensor, channels: int) -> Tensor:
+    mean, std = (torch.tensor(one[:channels]) for one in (MEAN, STD))
+    return ((images / 255 - mean) / std).movedim(-1, 1)
+
+
+def prove(network: nn.Module, images: Tensor, out: Path, settle: Settle) -> Export:
+    """Export to C and expect that nothing differs, and that neurons fire."""
+    channels = images.shape[-1]
+    settle(network, normalised(images, channels))
+    made = export(network, out, "c", images=images, mean=MEAN[:channels], std=STD[:channels])
+    (proof,) = made.parity
+    assert proof.exact
+    assert (proof.first, proof.same_class, proof.holds) == (None, 100.0, True)
+    assert proof.spikes > 0
+    assert proof.largest_logit > 0.01
+    return made
+
+
+class Net(nn.Module):
+    """A network of one kind of operation between stem and head, on images of side 16."""
+
+    def __init__(self, *middle: nn.Module, channels: int, side: int) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), LIF(12))
+        self.middle, self.norm, self.fire = nn.Sequential(*middle), nn.BatchNorm2d(channels), LIF(channels)
+        self.head = nn.Linear(channels * side**2, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.fire(self.norm(self.middle(self.stem(images)))).flatten(1))
+
+
+class Branches(nn.Module):
+    """Spikes and currents of several layers, added and put side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(12, 7, 3, padding=1), nn.Conv2d(12, 7, 1)
+        self.fires = nn.ModuleList([LIF(7, NeuronConfig(threshold=t)) for t in (0.1, 0.4)])
+        self.join = nn.Conv2d(26, 9, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.left(x), self.right(x)
+        joined = torch.cat([self.fires[0](left + 0.5 * right), self.fires[1](right - left), x], 1)
+        return self.join(joined) + F.pad(left, (0, 0, 0, 0, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("middle", "channels", "side"),
+    [
+        ([nn.Conv2d(12, 8, 3, stride=2, padding=1)], 8, 8),
+        ([nn.Conv2d(12, 8, (3, 2), dilation=2, padding=(2, 1), groups=4)], 8, 16),
+        ([nn.Conv2d(12, 8, 3, bias=False), nn.MaxPool2d(3, 2, padding=1)], 8, 7),
+        ([nn.MaxPool2d(3, 1, padding=1), nn.Conv2d(12, 40, 1)], 40, 16),
+        ([nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2)], 8, 4),
+        ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
+        ([Branches()], 9, 16),
+    ],
+    ids=["stride", "groups", "max pooling behind", "max pooling before", "poolings", "mean of spikes", "branches"],
+)
+def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8)
+    prove(Net(*middle, channels=channels, side=side), images, tmp_path / "out", settled)
+
+
+STRICT: list[tuple[str, dict[str, Any]]] = [
+    ("spiking-vgg-xs", {"width": 8}),
+    ("spiking-vgg-xs", {"width": 6, "population": 3, "head": "mean", "stem_layers": 2, "stem": "none"}),
+    ("spiking-vgg-xs", {"width": 8, "preset": "windows", "depth": 3}),
+    ("spiking-resnet-xs", {"width": 8, "population": 2}),
+    ("conv-tiny", {"preset": "strict", "channels": (8, 12, 16)}),
+    ("conv-tiny", {"preset": "strict", "depths": (1, 1), "channels": (8, 12), "fusion": "mean", "windows": "dilated"}),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), STRICT, ids=lambda value: str(value))
+def test_strict_networks_on_digits(
+    name: str, overrides: dict[str, Any], digits: Tensor, tmp_path: Path, settled: Settle
+) -> None:
+    torch.manual_seed(0)
+    prove(create_model(name, in_channels=1, **overrides), digits[:60], tmp_path / "out", settled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs"])
+def test_strict_networks_on_photographs(name: str, shared_data: Path, tmp_path: Path, settled: Settle) -> None:
+    from onespike.data.config import DataConfig
+    from onespike.data.dataset import open_dataset
+
+    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
+    images = open_dataset(config).test.gather(torch.arange(1000).numpy())[0]
+    torch.manual_seed(0)
+    prove(create_model(name, population=2), images, tmp_path / "out", settled)
+
+
+PROGRAM = """#include <stdio.h>
+#include "model.h"
+int main(void)
+{
+    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
+    int32_t scores[MODEL_CLASSES];
+    while (fread(image, 1, sizeof image, stdin) == sizeof image) {
+        printf("%d", model_run(image, scores));
+        for (int k = 0; k < MODEL_CLASSES; k++)
+            printf(" %ld", (long)scores[k]);
+        printf("\\n");
+    }
+    return 0;
+}
+"""
+
+
+def test_the_program_has_no_undefined_behaviour(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    network = create_model("conv-tiny", in_channels=1, **STRICT[4][1])
+    prove(network, digits[:10], tmp_path / "out", settled)
+    (tmp_path / "main.c").write_text(PROGRAM)
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    sources = [str(tmp_path / "main.c"), str(tmp_path / "out" / "model.c")]
+    program = str(tmp_path / "program")
+    subprocess.run(["cc", *flags, "-I", str(tmp_path / "out"), *sources, "-o", program], check=True)
+    done = subprocess.run([program], input=digits[:10].numpy().tobytes(), capture_output=True, check=True)
+    assert not done.stderr
+    rows = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.decode().splitlines()])
+    bits = int(re.findall(r"SCORE_BITS (\d+)", (tmp_path / "out" / "model.h").read_text())[0])
+    with torch.no_grad():
+        from onespike.exporting.network import rounded
+
+        expected = rounded(network, torch.float64)(normalised(digits[:10].double(), 1))
+    torch.testing.assert_close(rows[:, 1:].double() / 2**bits, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(rows[:, 0], expected.argmax(1))
+
+
+CORTEX = """#include "model.h"
+#include "images.h"
+static void print(const char *text)
+{
+    register int r0 __asm__("r0") = 4;
+    register const void *r1 __asm__("r1") = text;
+    __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+}
+void reset(void);
+void reset(void)
+{
+    static int32_t scores[MODEL_CLASSES];
+    for (int i = 0; i < IMAGES; i++) {
+        model_run(images[i], scores);
+        for (int k = 0; k < MODEL_CLASSES; k++) {
+            char word[10];
+            for (int d = 0; d < 8; d++)
+                word[d] = "0123456789abcdef"[(uint32_t)scores[k] >> (28 - 4 * d) & 15];
+            word[8] = k < MODEL_CLASSES - 1 ? ' ' : '\\n';
+            word[9] = 0;
+            print(word);
+        }
+    }
+    __asm__ volatile("mov r0, #0x18\\n ldr r1, =0x20026\\n bkpt 0xab");
+}
+extern uint32_t top;
+__attribute__((section(".vectors"), used)) static void *const vectors[2] = {&top, (void *)reset};
+"""
+LAYOUT = """SECTIONS {
+    . = 0; .text : { KEEP(*(.vectors)) *(.text*) *(.rodata*) }
+    . = 0x20000000; .data : { *(.data*) } .bss : { *(.bss*) *(COMMON) }
+    top = 0x20100000;
+}
+"""
+
+
+def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")
+    if not compiler or not emulator:
+        pytest.skip("there is no gcc-arm-none-eabi, or no qemu-system-arm")
+    network = create_model("conv-tiny", in_channels=1, **STRICT[4][1])
+    out, images = tmp_path / "out", digits[:3]
+    prove(network, images, out, settled)
+    rows = ", ".join("{" + ", ".join(map(str, image.flatten().tolist())) + "}" for image in images)
+    size = f"#define IMAGES {len(images)}\nstatic const uint8_t images[IMAGES][{images[0].numel()}] = "
+    (tmp_path / "images.h").write_text(f"{size}{{{rows}}};\n")
+    (tmp_path / "cortex.c").write_text(CORTEX)
+    (tmp_path / "layout.ld").write_text(LAYOUT)
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O2", "-mcpu=cortex-m7", "-mthumb", "-nostartfiles"]
+    flags += ["-nostdlib", "-ffreestanding", "-I", str(out), "-T", str(tmp_path / "layout.ld")]
+    files = [str(tmp_path / "cortex.c"), str(out / "model.c"), "-lgcc", "-o", str(tmp_path / "device.elf")]
+    subprocess.run([compiler, *flags, *files], check=True)
+    board = [emulator, "-M", "mps2-an500", "-nographic", "-semihosting", "-kernel", str(tmp_path / "device.elf")]
+    done = subprocess.run(board, capture_output=True, check=True, timeout=120, text=True)
+    (tmp_path / "main.c").write_text(PROGRAM)
+    program = str(tmp_path / "program")
+    subprocess.run(
+        ["cc", "-std=c99", "-I", str(out), str(tmp_path / "main.c"), str(out / "model.c"), "-o", program], check=True
+    )
+    here = subprocess.run([program], input=images.numpy().tobytes(), capture_output=True, check=True).stdout.decode()
+    expected = [[int(word) % 2**32 for word in line.split()[1:]] for line in here.splitlines()]
+    assert [[int(word, 16) for word in line.split()] for line in (done.stdout + done.stderr).splitlines()] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("conv-tiny", {}, r"conv-tiny|Network is not strictly spiking: layers\.0\.mlp\.1.* read real values"),
+        ("resnet18", {}, "not strictly spiking"),
+        ("spiking-vgg-xs", {"preset": "ann"}, "not strictly spiking"),
+    ],
+)
+def test_networks_that_are_not_strict_are_refused(
+    name: str, overrides: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    with pytest.raises(OnespikeError, match=message):
+        export(create_model(name, **overrides), tmp_path / "out", "c", images=images)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_layer_whose_weights_are_no_module_is_refused(tmp_path: Path) -> None:
+    class Own(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.fire = nn.Parameter(torch.randn(4, 3, 3, 3)), LIF(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fire(F.conv2d(x, self.weight)).amax((2, 3))
+
+    with pytest.raises(OnespikeError, match=r"not of 8 bits: only those of nn\.Conv2d and nn\.Linear are"):
+        export(Own(), tmp_path / "out", "c", images=torch.zeros(2, 8, 8, 3, dtype=torch.uint8))
+
+
+def test_floats_are_refused(tmp_path: Path) -> None:
+    network = create_model("spiking-vgg-xs", width=4)
+    with pytest.raises(OnespikeError, match="expected raw test images, uint8"):
+        export(network, tmp_path / "out", "c", images=torch.randn(2, 3, 32, 32))
+    assert not (tmp_path / "out").exists()

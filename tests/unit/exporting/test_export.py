@@ -1,0 +1,201 @@
+"""Exports of networks and of runs: what is written, what proves it, what is refused."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import onespike
+from onespike import create_model, export
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.exporting import FORMATS
+from onespike.models import model_config
+from onespike.neurons.watch import neuron_layers
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
+from onespike.training.run import Run
+
+CLASSES = tuple("0123456789")
+
+
+@pytest.fixture
+def run(tmp_path: Path, digits: Tensor, settled: Callable[[nn.Module, Tensor], nn.Module]) -> Run:
+    """A run of a strict network with random weights, on digits."""
+    config = model_config("spiking-vgg-xs", width=6)
+    run = Run(tmp_path / "run")
+    data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
+    run.begin(Recipe(data, config, TrainConfig(device="cpu")))
+    card = ModelCard(config, CLASSES, 1, 32, (0.3,), (0.35,), "digits")
+    torch.manual_seed(0)
+    network = settled(card.build(), (digits.float() / 255 - 0.3).movedim(-1, 1) / 0.35)
+    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+    return run
+
+
+def test_the_command_writes_all_formats_and_their_proofs(
+    run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    code, printed, _ = command("export", run.folder, "--to", "onnx,pt2,c", "--out", out, "--images", 60)
+    assert code == 0
+    assert printed.count("parity holds on 60 images: same class 100.00%") == 3
+    assert printed.count("differs, in 6 calls") == 3
+    files = ["contract.json", "model.c", "model.h", "model.onnx", "model.pt2", "parity.json"]
+    assert sorted(path.name for path in out.iterdir()) == files
+    contract = json.loads((out / "contract.json").read_text())["formats"]
+    assert {name: one["weights"] for name, one in contract.items()} == {"onnx": "fp32", "pt2": "fp32", "c": "int8"}
+    assert contract["onnx"]["classes"] == list(CLASSES)
+    assert (contract["c"]["pixels"], contract["c"]["mean"], contract["c"]["image_size"]) == (True, [0.3], 32)
+    proofs = json.loads((out / "parity.json").read_text())["targets"]
+    assert [proof["images"] for proof in proofs] == [60] * 3
+    assert all(proof["top1"] == proof["target_top1"] for proof in proofs)
+
+    network, images = onespike.load(run.folder), torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        expected = network(images)
+    loaded = torch.export.load(out / "model.pt2").module()(images)[0]
+    torch.testing.assert_close(loaded, expected)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(out / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert [one.name for one in (*session.get_inputs(), *session.get_outputs())] == ["images", "logits"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["contract"])["classes"] == list(CLASSES)
+    for batch in (1, 3):  # the batch is free
+        found = torch.from_numpy(session.run(None, {"images": images[:batch].numpy()})[0])
+        torch.testing.assert_close(found, expected[:batch], rtol=1e-4, atol=1e-4)
+
+    code, _, _ = command("export", run.folder, "--to", "c", "--out", out, "--images", 10)
+    assert code == 0
+    assert sorted(path.name for path in out.iterdir()) == ["contract.json", "model.c", "model.h", "parity.json"]
+
+
+def test_onnx_with_integers_reads_pixels_and_gives_the_same_spikes(run: Run, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    made = export(run, tmp_path / "out", "onnx", weights="int8", pixels=True, count=60)
+    assert made.holds
+    graph = onnx.load(tmp_path / "out" / "model.onnx").graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    kinds = [node.op_type for node in graph.node]
+    layers = kinds.count("Conv") + kinds.count("Gemm") + kinds.count("MatMul")
+    assert layers == 8
+    stored = [one for one in graph.initializer if one.data_type == onnx.TensorProto.INT8]
+    assert len(stored) == layers
+    assert kinds.count("QuantizeLinear") == 6  # every layer behind the stem's two
+    floats = sum(len(one.raw_data) for one in graph.initializer if one.data_type == onnx.TensorProto.FLOAT)
+    assert floats < 0.1 * sum(len(one.raw_data) for one in stored)
+
+
+def test_a_spike_that_differs_is_found_and_exits_with_1(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    def wrong(traced: Any, folder: Path) -> Any:
+        target = FORMATS["pt2"](traced, folder)
+
+        def answer(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+            logits, spikes = target(images)
+            spikes[2][0, 0, 0, 0] = 1 - spikes[2][0, 0, 0, 0]
+            return logits, spikes
+
+        return answer
+
+    monkeypatch.setitem(FORMATS, "wrong", wrong)
+    code, printed, _ = command("export", run.folder, "--to", "wrong", "--out", tmp_path / "out", "--images", 40)
+    assert code == 1
+    assert "parity DOES NOT HOLD on 40 images: same class 100.00%" in printed
+    assert f"spikes differ first: 1 in {list(neuron_layers(run.model()))[2]}, " in printed
+    assert not json.loads((tmp_path / "out" / "parity.json").read_text())["targets"][0]["holds"]
+
+
+def test_a_folder_that_is_no_earlier_export_is_refused(
+    run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    code, _, complaint = command("export", run.folder, "--to", "pt2", "--out", out)
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert "holds notes.txt, which is of no earlier export: choose another --out" in complaint
+    assert [path.name for path in out.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "tflite", "--out", "x"], "unknown format 'tflite'"),
+        (["--to", "pt2"], "expected a folder to write"),
+        (["--to", "pt2", "--out", "x", "--images", "0"], "images: expected at least 1, got 0"),
+        (["--to", "c", "--out", "x", "--weights", "fp32"], "c: expected weights of 8 bits"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    run: Run,
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, complaint = command("export", run.folder, *arguments)
+    assert code == 2
+    assert message in complaint
+    assert not Path("x").exists()
+
+
+def test_a_missing_package_is_named_with_its_installation(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(OnespikeError, match=r"onnxruntime is missing: pip install 'onespike\[export\]'"):
+        export(run, tmp_path / "out", "onnx", count=5)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    network = create_model("conv-tiny", encoding="bernoulli", depths=(1,), channels=(8,))
+    with pytest.raises(OnespikeError, match=r"Network draws random numbers.*--model\.preset modern"):
+        export(network, tmp_path / "out", "pt2", images=torch.randn(2, 3, 32, 32))
+    assert not (tmp_path / "out").exists()
+
+
+def test_networks_of_others_with_logits_over_time(tmp_path: Path) -> None:
+    class OverTime(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.layer(x.flatten(1)), self.layer(2 * x.flatten(1))])
+
+    network, images = OverTime(), torch.randn(5, 3, 2, 2)
+    made = export(network, tmp_path / "out", "pt2", images=images, labels=torch.arange(5) % 4, classes="abcd")
+    assert made.holds
+    answer = torch.export.load(made.folder / "model.pt2").module()(images)
+    torch.testing.assert_close(answer[0], network(images).mean(0))
+    assert network.training  # it is left as it was
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "expected test images beside a network"),
+        ({"images": torch.zeros(2, 3, 4)}, r"images: expected \(N, C, H, W\)"),
+        ({"images": torch.zeros(2, 3, 4, 5)}, "expected square ones, got 4x5"),
+        ({"images": torch.zeros(2, 3, 2, 2), "classes": "ab"}, "classes: expected 4 names, got 2"),
+        ({"images": torch.zeros(2, 3, 2, 2), "pixels": True}, "pixels: expected raw test images"),
+    ],
+)
+def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(OnespikeError, match=message):
+        export(network, tmp_path / "out", "pt2", **arguments)
