@@ -9,6 +9,7 @@ from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, Windows, between, linear
 from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
+from onespike.neurons import Neuron
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
 from onespike.units.tokens import TravellingUnit
@@ -24,6 +25,11 @@ def check_supported(config: OnespikeConfig) -> None:
         raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
+    if config.norm == "before" or config.stem == "conv":
+        got = f"norm {config.norm} and stem {config.stem}"
+        raise OnespikeError(
+            f"optimise: expected norm none or batch and stem patch, got {got}; onespike export takes it"
+        )
 
 
 class Engine(nn.Module):
@@ -54,7 +60,7 @@ class Engine(nn.Module):
             else EngineMerging(layer, arithmetic)  # type: ignore[arg-type]
             for layer in network.layers
         )
-        self.readout = Fire(network.readout) if network.readout is not None else None
+        self.readout = Fire(network.readout) if isinstance(network.readout, Neuron) else None
         in_float32 = arithmetic._replace(real=torch.float32)
         self.head = linear(network.head, nn.Identity(), self.readout is not None, in_float32)
         self.eval()

@@ -127,7 +127,7 @@ class ChannelMlp(nn.Sequential):
     ) -> None:
         hidden, (norm, norm_behind, norm_before) = ratio * channels, norms
         super().__init__(
-            behind(norm_before(channels), neuron and make_neuron(channels, neuron, integrates=False)),
+            behind(norm_before(channels), make_neuron(channels, neuron, integrates=False) if neuron else None),
             ChannelLinear(channels, hidden),
             norm(hidden),
             nn.GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),

@@ -153,6 +153,7 @@ def test_sixteen_bits_err_less_than_eight(kind: str) -> None:
         ({"preset": "ann"}, "neuron relu"),
         ({"encoding": "direct"}, "encoding direct"),
         ({"time_steps": 2}, "one time step, got 2"),
+        ({"preset": "improved"}, "norm none or batch and stem patch, got norm before and stem conv"),
     ],
 )
 def test_networks_that_it_cannot_run_are_refused(overrides: dict[str, Any], message: str) -> None:
