@@ -1,5 +1,6 @@
 """Everything that can be chosen about a training."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -109,7 +110,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         counts = dict.fromkeys(("epochs", "batch_size", "accumulate", "monitor_every"), (1, 10**6))
-        others = {key: (0, 10**6) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
+        kinds = {key: type(value) for key, value in vars(type(self)).items() if isinstance(value, int | float)}
+        others = {key: (0, math.inf if kind is float else 10**6) for key, kind in kinds.items()}
         check(self, "train", **{**others, **counts, "seed": (0, 2**63 - 1)})
         for name in ("momentum", "label_smoothing", "ema"):
             if not 0 <= getattr(self, name) < 1:
