@@ -248,7 +248,9 @@ def _state(content: Any) -> dict[str, Any]:
         raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
     known = {key: value for key, value in content.items() if key in _State.__annotations__}
     progress = make(_State, known, "state.json").progress
-    numbers = (isinstance(row.get(key, ""), int | float | None) for row in progress.history for key in _COLUMNS)
+    numbers = (
+        isinstance(row.get(key, ""), int | float | None) for row in progress.history for key in {*_COLUMNS, *row}
+    )
     if "epoch" not in content["progress"] or not all(numbers):
         raise OnespikeError("state.json: progress: expected the epoch, and in its history the columns of metrics.csv")
     return content
