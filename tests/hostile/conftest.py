@@ -45,6 +45,19 @@ def in_time(seconds: int = LIMIT) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+#: `make test` runs one of so many cases; `make test-all` all of them.
+FEW = 25
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all cases of this folder but a few as slow."""
+    hostile = [item for item in items if Path(__file__).parent in item.path.parents]
+    for number, item in enumerate(hostile):
+        if number % FEW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -124,6 +137,9 @@ def as_nobody() -> Iterator[Path]:
     """A folder of a user without rights, whom this process is inside of `with`; skipped unless root runs the tests."""
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
+    # Whoever it is then may not be able to read this Python: what is imported on the way is imported now.
+    import torchvision.transforms.v2  # noqa: F401
+
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
     yield folder
