@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,13 @@ def as_nobody() -> Iterator[Path]:
     if os.geteuid() != 0:
         pytest.skip("only root can be somebody else")
     # Whoever it is then may not be able to read this Python: what is imported on the way is imported now.
-    import torchvision.transforms.v2  # noqa: F401
+    for name in (
+        "onespike.audit.audit",
+        "onespike.evaluation.evaluate",
+        "sklearn.datasets",
+        "torchvision.transforms.v2",
+    ):
+        import_module(name)
 
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o777)
