@@ -108,6 +108,8 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         inner = [arguments[0]] * len(parsed) if kind is list or arguments[1:] == (...,) else list(arguments)
         if len(inner) == len(parsed):
             return kind(convert(one, each, where) for one, each in zip(parsed, inner, strict=True))
+    if kind is dict and isinstance(parsed, Mapping) and not arguments:
+        return dict(parsed)
     if kind is dict and isinstance(parsed, Mapping):
         return {convert(key, str, where): convert(one, arguments[1], f"{where}.{key}") for key, one in parsed.items()}
     raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {shown(value)}")

@@ -13,7 +13,7 @@ from onespike.errors import OnespikeError, shown, unknown
 
 #: What fields of these names hold in any family; what is larger would not end.
 _RANGES: dict[str, Any] = dict.fromkeys(
-    ("depths", "depth", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
+    ("depths", "depth", "stages", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
 )
 _RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
@@ -48,8 +48,10 @@ class ModelConfig:
         """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot take that size."""
         sizes, builder = (num_classes, in_channels, image_size), family(self.name).builder
         for what, size in zip(("num_classes", "in_channels", "image_size"), sizes, strict=True):
-            if not 1 <= size <= (1 << 20 if what == "num_classes" else 8192):
-                raise OnespikeError(f"{what}: expected at least 1, and not as many as {shown(size)}")
+            most = 1 << 20 if what == "num_classes" else 8192
+            if not 1 <= size <= most:
+                expected = "at least 1" if size < 1 else f"at most {most:,}"
+                raise OnespikeError(f"{what}: expected {expected}, got {shown(size)}")
         with torch.device("meta"):  # shapes alone
             need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):

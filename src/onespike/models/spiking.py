@@ -5,7 +5,6 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import NeuronConfig, OverTime, make_neuron
 from onespike.units.base import as_one_batch
@@ -24,12 +23,6 @@ class OverTimeConfig(ModelConfig):
     width: int = 64
     time_steps: int = 4
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not all(isinstance(count, int) and count >= 1 for count in (self.width, self.time_steps)):
-            got = f"{self.width} and {self.time_steps}"
-            raise OnespikeError(f"width and time_steps: expected whole numbers of at least 1, got {got}")
 
 
 class SpikingConv(nn.Module):

@@ -80,11 +80,6 @@ class StrictConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        counts = {"width": self.width, "depth": self.depth, "stem_layers": self.stem_layers}
-        counts |= {f"stages[{number}]": factor for number, factor in enumerate(self.stages)}
-        for name, count in counts.items():
-            if not isinstance(count, int) or count < 1:
-                raise OnespikeError(f"{name}: expected a whole number of at least 1, got {count}")
         if not self.stages:
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
         if not 1 <= self.population <= MOST:

@@ -18,6 +18,11 @@ from onespike.training.run import Run
 MakeRun = Callable[..., Run]
 
 
+#: A complete summary.
+SUMMARY = {"test_top1": 0.0, "test_top5": 0.0, "test_loss": 0.0, "test_images": 10, "epochs": 1, "valid_top1": None}
+SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1}
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """Make a run on the digits with random weights; `top1` is what its summary says."""
@@ -32,7 +37,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         torch.manual_seed(1)
         Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
         if top1 is not None:
-            (run.folder / "summary.json").write_text(json.dumps({"test_top1": top1}))
+            (run.folder / "summary.json").write_text(json.dumps(SUMMARY | {"test_top1": top1}))
         return run
 
     return make

@@ -113,7 +113,7 @@ def test_a_spiking_network_that_divides_by_no_spikes_is_refused():
     [
         ({"time_steps": 2.5}, "time_steps: expected a whole number, got 2.5"),
         ({"population": 2.0}, "population: expected a whole number, got 2.0"),
-        ({"neurons": "map"}, "unknown neurons 'map'"),
+        ({"neurons": "map"}, "unknown conversion.neurons 'map'"),
     ],
 )
 def test_options_out_of_range(options, message):

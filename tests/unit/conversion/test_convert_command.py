@@ -137,7 +137,7 @@ def nan_run(source: Run, folder: Path) -> Run:
         (["nowhere", "--out", "OUT"], "nowhere is not a run"),
         (["SPIKING", "--out", "OUT"], "no activation to convert: the network has neurons already: LIF"),
         (["CONVERTED", "--out", "OUT"], "is converted already: expected a run of an artificial network"),
-        (["NAN", "--out", "OUT"], "values that are not finite"),
+        (["NAN", "--out", "OUT"], "are not finite numbers: its training failed"),
         (["RUN", "--out", "OUT", "--images", "0"], "images: expected at least 1 to calibrate on, got 0"),
         (["RUN", "--out", "OUT", "--images", "1"], "are all of one class"),
         (["RUN", "--out", "OUT", "--time-steps", "0"], "time_steps: expected at least 1, got 0"),

@@ -59,7 +59,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, caps
         (["{run}"], "expected a run folder and an image: onespike inspect RUN --image FILE"),
         (["{tmp}", "--image", "{image}"], "is not a run"),
         (["{run}", "--image", "{tmp}/missing.png"], "cannot read the image {tmp}/missing.png: No such file"),
-        (["{run}", "--image", "{tmp}"], "cannot read the image {tmp}: Is a directory"),
+        (["{run}", "--image", "{tmp}"], "cannot read the image {tmp}: not a regular file"),
         (["{run}", "--image", "{tmp}/text.png"], "{tmp}/text.png: corrupt image"),
         (["{run}", "--image", "{tmp}/cut.png"], "{tmp}/cut.png: corrupt image"),
         (["{run}", "--image", "{tmp}/empty.png"], "{tmp}/empty.png: corrupt image"),

@@ -3,15 +3,15 @@ import torch
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from onespike.models.block import ChannelMlp
+from onespike.models.block import NORMS, ChannelMlp
 from onespike.neurons import NeuronConfig
 
 
-@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("mlp_activation", ["gelu", "spiking"])
 def test_it_is_the_sequence_of_its_layers_in_values_and_gradients(norm, mlp_activation):
     torch.manual_seed(0)
-    mlp = ChannelMlp(6, 3, norm, NeuronConfig() if mlp_activation == "spiking" else None).double()
+    mlp = ChannelMlp(6, 3, NORMS[norm], NeuronConfig() if mlp_activation == "spiking" else None).double()
     x = torch.randn(4, 6, 5, 5, dtype=torch.float64).contiguous(memory_format=torch.channels_last).requires_grad_()
     results = []
     for function in (mlp, nn.Sequential(*mlp)):
@@ -23,7 +23,7 @@ def test_it_is_the_sequence_of_its_layers_in_values_and_gradients(norm, mlp_acti
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_wide_output_of_the_gelu_is_not_kept(precision):
-    mlp = ChannelMlp(6, 3, nn.Identity)
+    mlp = ChannelMlp(6, 3, NORMS["none"])
     kept = {}
     for name, layer in (("input", mlp[1]), ("output", mlp[3])):
         layer.register_forward_hook(

@@ -115,11 +115,17 @@ def test_an_odd_last_map_works(depths, image_size):
     assert network(torch.rand(2, 3, image_size, image_size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(
-    ("image_size", "multiple"), [(0, 16), (-16, 16), (8, 16), (28, 16), (33, 16), (95, 16), (100, 32), (112, 32)]
-)
+@pytest.mark.parametrize(("image_size", "multiple"), [(8, 16), (28, 16), (33, 16), (95, 16), (100, 32), (112, 32)])
 def test_a_size_that_the_stages_cannot_take_is_an_error_that_names_the_multiple(image_size, multiple):
     with pytest.raises(OnespikeError, match=f"multiple of {multiple} pixels, got {image_size}"):
+        create_model("conv12", image_size=image_size)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "expected"), [(0, "at least 1"), (-16, "at least 1"), (10**11, "at most 8,192")]
+)
+def test_a_size_of_no_pixels_or_of_too_many_is_an_error(image_size, expected):
+    with pytest.raises(OnespikeError, match=f"image_size: expected {expected}, got"):
         create_model("conv12", image_size=image_size)
 
 
@@ -143,7 +149,7 @@ def test_no_classes_or_no_channels_are_an_error(count):
             "unknown option 'model.neuron.treshold': did you mean 'model.neuron.threshold'",
         ),
         ("conv12", {"neuron": "plief"}, "unknown neuron 'plief': did you mean 'plif'"),
-        ("spiking-vgg11", {"time_steps": 0}, "width and time_steps: .* got 16 and 0"),
+        ("spiking-vgg11", {"time_steps": 0}, "time_steps: expected at least 1, got 0"),
         ("spiking-vgg11", {"image_size": 24}, "image_size: spiking-vgg11 needs a multiple of 16 pixels, got 24"),
         ("lstm21", {}, "unknown model 'lstm21': did you mean 'lstm2[04]'"),
         ("conv12", {"preset": "strickt"}, "unknown preset 'strickt': did you mean 'strict'"),
