@@ -77,7 +77,10 @@ class Audit:
 
 
 class Reading(NamedTuple):
-    """What one product of the layer at `path` read; the `stem` is the first layer, which reads the image."""
+    """What one product of the layer at `path` read.
+
+    The stem is the first layer, which reads the image, and whatever else is in a module of the name `stem`.
+    """
 
     path: str
     product: Product
@@ -92,4 +95,5 @@ class Reading(NamedTuple):
 def read_spikes(operations: Operations) -> list[Reading]:
     """Say of every weight layer, and of every product of two activations, what arrived there, in network order."""
     products = [(layer.path, product) for layer in operations.layers for product in layer.products]
-    return [Reading(path, product, path == products[0][0]) for path, product in products]
+    first = products[0][0] if products else ""
+    return [Reading(path, product, path == first or "stem" in path.split(".")) for path, product in products]

@@ -10,8 +10,8 @@ from onespike.cli.tables import person, plain_table
 def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:
     """Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone.
 
-    Spikes are 0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not
-    hold. The images are the run's own; --data.* choose others.
+    The stem is the first layer, and whatever else is in a module of the name stem. Spikes are 0 and one other value,
+    which folds into the weights, or that with a sign. Exit code 1 where that does not hold. The images are the run's own; --data.* choose others.
 
     Args:
         run: Run folder.
@@ -37,18 +37,19 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
             "graded": (f"sums of up to {product.levels}", "NO SPIKES"),
             "real": ("real", "NO SPIKES"),
         }[product.arrives]
-        table.add_row(path, product.name, arrives, f"{product.rate:.3f}", "the image" if stem else verdict)
+        table.add_row(path, product.name, arrives, f"{product.rate:.3f}", "the stem" if stem else verdict)
     console.print(table, soft_wrap=False)
     wrong = [reading for reading in readings if not reading.holds]
-    signed = sum(reading.product.arrives == "signed" for reading in readings[1:])
+    behind = [reading for reading in readings if not reading.stem]
+    signed = sum(reading.product.arrives == "signed" for reading in behind)
     where = f"on {audit.operations.images:,} test images of {audit.data}"
     if wrong:
-        text = f"does not hold: {len(wrong)} of {len(readings) - 1} products behind the stem read something else than"
+        text = f"does not hold: {len(wrong)} of {len(behind)} products behind the stem read something else than"
         text += f" spikes {where}, the first in {wrong[0].path}"
         if "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
             text += "; --model.preset strict makes networks where it holds"
     else:
-        text = f"holds: behind the stem all {len(readings) - 1} products read spikes alone"
+        text = f"holds: behind the stem all {len(behind)} products read spikes alone"
         text += f", {signed} of them spikes with a sign, {where}" if signed else f" {where}"
     if silent := sum(not reading.product.rate for reading in readings):
         text += f"; NOTHING arrived at {silent} of them, which proves little: does the network fire?"

@@ -105,7 +105,7 @@ def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there
 def test_behind_the_stem_every_layer_reads_zeros_and_ones(name, overrides):
     network = trained_a_little(name, **overrides)
     readings = read_spikes(count_operations(network, [images(16)]))
-    behind = [reading for reading in readings if not reading.path.startswith("stem")]
+    behind = [reading for reading in readings if not reading.stem]
     assert len(behind) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules()) - sum(
         isinstance(m, nn.Conv2d) for m in network.stem.modules()
     )
