@@ -11,7 +11,8 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     """Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone.
 
     The stem is the first layer, and whatever else is in a module of the name stem. Spikes are 0 and one other value,
-    which folds into the weights, or that with a sign. Exit code 1 where that does not hold. The images are the run's own; --data.* choose others.
+    which folds into the weights, or that with a sign. Exit code 1 where that does not hold. The images are the run's
+    own; --data.* choose others.
 
     Args:
         run: Run folder.
