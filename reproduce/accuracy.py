@@ -24,9 +24,9 @@ ACCURACY = Sweep(
     about="Everything is trained by the recipe cifar10/fast, SpikingJelly's network apart. All networks but the twins "
     "are strictly spiking behind the stem. There are no held-out images: the last weights are tested, once.",
     settings=[
-        Setting("cifar10, 0.4 PFLOP", "spiking-vgg-m", {}),
         Setting("cifar10, 0.4 PFLOP", "spiking-resnet-m", {"model.name": "spiking-resnet-m"}),
-        Setting("cifar10, 0.4 PFLOP", "its ReLU twin", {"model.preset": "ann"}),
+        Setting("cifar10, 0.4 PFLOP", "its ReLU twin", {"model.name": "spiking-resnet-m", "model.preset": "ann"}),
+        Setting("cifar10, 0.4 PFLOP", "spiking-vgg-m", {"model.name": "spiking-vgg-m"}),
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY | {"train.epochs": 11}),
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 4", SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3}),
     ],

@@ -6,7 +6,7 @@ from reproduce.outcome_figure import draw_rows
 from reproduce.plan import Setting, Sweep
 
 #: The same network throughout: three convolutions a stage, one neuron a channel, maps whose sides can be cut.
-NETWORK: dict[str, Any] = {"model.depth": 3, "model.stem": "none", "model.population": 1}
+NETWORK: dict[str, Any] = {"model.name": "spiking-vgg-m", "model.depth": 3, "model.stem": "none", "model.population": 1}
 
 WINDOWS = Sweep(
     name="windows",
