@@ -38,7 +38,11 @@ TABLES = {
     "neuron": ("model.neuron.", NeuronConfig),
     "convert": ("", ConversionConfig),
     "calibration": ("calibration.", Calibration),
-    **{name: ("model.", family.config) for family in MODELS.values() for name in [next(iter(family.variants))]},
+    **{
+        next(iter(family.variants)): ("model.", family.config)
+        for family in MODELS.values()
+        if family.builder.__module__.startswith("onespike.")  # `reproduce` registers a network of SpikingJelly's
+    },
 }
 #: What the pages write where a reader has to choose.
 STANDS_FOR = {"COMMAND": "train", "MODEL": "conv12", "N": "64", "NAME": "table1", "P": "2", "T": "4"}

@@ -70,7 +70,7 @@ def by_model(lines):
 
 def test_state_dict_keys_stay():
     lines = []
-    for name in MODELS:
+    for name in (name for name, ours in MODELS.items() if ours.builder.__module__.startswith("onespike.")):
         with torch.device("meta"):
             network = create_model(name)
         parameters = sum(parameter.numel() for parameter in network.parameters())

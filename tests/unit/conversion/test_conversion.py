@@ -584,7 +584,7 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
     with pytest.raises(OnespikeError, match="shortcuts: expected spikes: no activation of this network is both"):
         onespike.convert(plain(), images, shortcuts="real")
     for wrong in ({"shortcuts": "rael"}, {"neurons": "none"}, {"batch_norm": "fold"}):
-        with pytest.raises(OnespikeError, match=f"unknown {next(iter(wrong))} "):
+        with pytest.raises(OnespikeError, match=f"unknown conversion.{next(iter(wrong))} "):
             onespike.convert(network, images, **wrong)
 
 
