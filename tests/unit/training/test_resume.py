@@ -57,8 +57,14 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "step", counted)
 
 
-@pytest.mark.parametrize("overrides", [{}, EVERYTHING, *OTHERS.values()], ids=["plain", "all", *OTHERS])
-@pytest.mark.parametrize("steps", [3, 8, 11])  # within an epoch of 8 steps, at its very end, in the second one
+@pytest.mark.parametrize(
+    ("overrides", "steps"),
+    [
+        pytest.param(overrides, steps, id=f"{steps}-{name}", marks=[pytest.mark.slow] * (name in OTHERS and steps != 8))
+        for steps in (3, 8, 11)  # within an epoch of 8 steps, at its very end, in the second one
+        for name, overrides in {"plain": {}, "all": EVERYTHING, **OTHERS}.items()
+    ],
+)
 def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
     recipe = small(**overrides)
     straight = train(recipe, tmp_path / "straight")
