@@ -200,7 +200,6 @@ def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(raises=subprocess.TimeoutExpired, reason="with 64 KB of shared memory the workers still hang")
 def test_workers_without_shared_memory(tmp_path):
     small = "mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "
     options = (
@@ -210,8 +209,6 @@ def test_workers_without_shared_memory(tmp_path):
     done = subprocess.run(["unshare", "-m", "bash", "-c", shell], capture_output=True, text=True, timeout=90)
     if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip("no rights to mount")
-    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2, done.stderr
-    assert len(said) == 1
-    assert "data.workers" in said[0]
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1

@@ -122,14 +122,14 @@ class TrainLoader:
             for batch in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
                 if isinstance(batch, OnespikeError):
                     raise batch
-                images, labels = batch
+                images, labels = map(torch.from_numpy, batch)
                 floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
                 yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
         except RuntimeError as error:
-            if not re.search(r"DataLoader worker \(pid.*(killed|exited)|shared memory|/torch_", str(error)):
+            if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise
             reason = re.sub(r"\s+", " ", str(error)).strip()
-            remedy = "give it more shared memory (docker run --shm-size 1g), or pass --data.workers 0"
+            remedy = "give it more memory, or pass --data.workers 0"
             raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
         finally:
             for worker in {*multiprocessing.active_children()} - before:  # they do not hear SIGTERM
@@ -149,14 +149,18 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
             raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")
 
 
-def _together(make: Maker, keys: list[tuple[int, int]]) -> Batch | OnespikeError:
-    """Make images, split after split, as the Jensen-Shannon loss reads them: (splits * B, C, H, W), and labels."""
+def _together(make: Maker, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray] | OnespikeError:
+    """Make images, split after split, as the Jensen-Shannon loss reads them: (splits * B, C, H, W), and labels.
+
+    Arrays go through a pipe. Tensors would go through shared memory, and where that is full, as in small containers, a
+    worker loses its batch without a word, and the main process waits for ever.
+    """
     try:
         images, labels = zip(*(make(*key) for key in keys), strict=True)
     except OnespikeError as error:  # as it is: raised in a worker, it would come with that one's traceback
         return error
     splits = [image.reshape(-1, *image.shape[-3:]) for image in images]
-    return torch.stack(splits, 1).flatten(0, 1), torch.tensor(labels)
+    return torch.stack(splits, 1).flatten(0, 1).numpy(), np.array(labels)
 
 
 def _leave_signals(_worker: int) -> None:
