@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.models.strict import PRESETS, BatchNorm, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Residual(nn.Module):
         if y.shape[-1] != x.shape[-1]:
             x = self.pool(x)
         if (times := -(-y.shape[1] // x.shape[1])) > 1:
-            x = x.repeat(1, times, 1, 1)[:, : y.shape[1]]
+            x = torch.cat([x] * times, 1)  # unlike `repeat` it keeps channels last
         return x[:, : y.shape[1]] + y
 
 
@@ -86,7 +86,7 @@ class SpikingResNet(nn.Module):
     def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, kinds = config, window_kinds(config)
-        self.stem = nn.Sequential(make_stem(config, in_channels, image_size), nn.BatchNorm2d(config.width))
+        self.stem = nn.Sequential(make_stem(config, in_channels, image_size), BatchNorm(config.width))
         blocks: list[nn.Module] = []
         channels = config.width  # of the stream
         for stage, width in enumerate(factor * config.width for factor in config.stages):
@@ -94,13 +94,13 @@ class SpikingResNet(nn.Module):
                 if stage or number:
                     conv = make_conv(config.population * channels, width, config)
                     pool = [nn.MaxPool2d(2)] if number == 0 else []
-                    blocks.append(Residual(Firing(channels, config), conv, *pool, nn.BatchNorm2d(width)))
+                    blocks.append(Residual(Firing(channels, config), conv, *pool, BatchNorm(width)))
                     blocks += [RPReLU(width)] if config.stream == "rprelu" else []
                 channels = width
             if config.windows != "none":
                 for _ in range(config.depth // 2):
                     unit = Windows(width, next(kinds), config)
-                    blocks.append(Residual(Firing(width, config), unit, nn.BatchNorm2d(width)))
+                    blocks.append(Residual(Firing(width, config), unit, BatchNorm(width)))
                     blocks += [RPReLU(width)] if config.stream == "rprelu" else []
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = Head(config.population * channels, num_classes, config.head)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.functional import partition, recompose, region_threshold
+from onespike.functional import batch_norm, has_kernels, norm_fire, partition, recompose, region_threshold
+from onespike.functional.norm_fire import KINDS as FUSED
 from onespike.models.registry import ModelConfig
-from onespike.neurons import NeuronConfig, make_neuron
+from onespike.neurons import LIF, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 
@@ -159,6 +160,26 @@ class Firing(nn.Sequential):
         neuron = make_neuron(config.population * channels, config.neuron, integrates=False)
         super().__init__(Thresholds(channels, config), neuron)
 
+    def forward(self, currents: Tensor) -> Tensor:
+        """Fire; in training in one operation where it can be done and nobody looks in between."""
+        thresholds, neuron = self
+        modules = (thresholds, thresholds.norm, neuron)
+        if self.training and type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None:
+            if has_kernels(currents) and not any(one._forward_hooks or one._forward_pre_hooks for one in modules):
+                constants = neuron.constant_threshold, neuron.surrogate
+                return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
+        return super().forward(currents)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """PyTorch's batch norm; in training it is faster on a CPU, where `has_kernels`."""
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        if self.training and has_kernels(currents):
+            return batch_norm(currents, self)
+        return super().forward(currents)
+
 
 class Whitening(nn.Conv2d):
     """Patches of the image, uncorrelated and of variance 1, and their negatives: (B, C, H, W) to (B, 2*C*side^2, …).
@@ -197,7 +218,7 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
         side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
     layers += [conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
     for _ in range(config.stem_layers - 1):
-        layers += [nn.BatchNorm2d(config.width), nn.ReLU(), conv3x3(config.width, config.width)]
+        layers += [BatchNorm(config.width), nn.ReLU(), conv3x3(config.width, config.width)]
     halvings = len(config.stages)
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
