@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import in_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,6 +24,7 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
+from tests.hostile.harness import in_time, make_tree
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +36,6 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "mine")
-
-
-def make_tree(root: Path) -> Path:
-    for number, (part, name, count) in enumerate(
-        (p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")
-    ):
-        for image in range(count):
-            path = root / part / name / f"{image}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(10 * number + image).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    return root
 
 
 def fails(root: Path, *words: object, name: str = "folder", **options: object) -> str:

@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, TINY
 from safetensors.torch import load_file
 
 from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
+from tests.hostile.harness import LIMIT, TINY
 
 ONESPIKE = [sys.executable, "-m", "onespike"]
 #: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import rewrite
 
 from onespike.errors import OnespikeError
 from onespike.training import Run, load
+from tests.hostile.harness import in_time, rewrite
 
 DEEP = b"[" * 200_000
 GARBAGE = {
@@ -98,8 +98,6 @@ def _put(tree: Any, path: tuple, value: Any) -> Any:
 
 def survives_or_says(command: list[object], run_command, out: Path) -> None:
     """A changed value may mean something; then all goes well. Otherwise it is one line."""
-    from conftest import in_time
-
     with in_time():
         code, _, error = run_command(*command)
     said = [line for line in error.splitlines() if line.startswith("error: ")]
