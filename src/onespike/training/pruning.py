@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onespike.durable import expect_writable
 from onespike.errors import OnespikeError
 from onespike.training.loop import train
 from onespike.training.recipe import Recipe, differences
@@ -30,9 +31,12 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
         steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
         for steps in range(first, 0, -1)
     }
-    for stage, run in stages.values():
-        changed = "; ".join(differences(Run.open(run.folder).recipe, stage)) if run.config.is_file() else ""
-        if changed:
+    for stage, run in stages.values():  # all of them, before the first takes its hours
+        if not run.config.is_file():
+            run.expect_free()
+            continue
+        expect_writable(folder=run.folder)
+        if changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
             raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None
