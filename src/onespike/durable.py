@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -196,6 +197,11 @@ def save_json(content: dict[str, Any], target: str) -> None:
         print(text)
     else:
         save_text(text + "\n", Path(target))
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of what JSON has of a mapping, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
