@@ -268,10 +268,8 @@ def test_an_optimiser_that_holds_no_numbers(value, run, refused, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["FIFO", "/dev/zero", "/dev/full", "itself", "folder"])
-@pytest.mark.parametrize(
-    "file", ["config.yaml", "best/model.json", "last/state.json", "last/model.safetensors", "best"]
-)
-def test_special_files_in_a_run(file, what, run, command, capsys):
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.csv", "environment.json", "last/state.json", "last", "best"])
+def test_special_files_in_a_run(file, what, run, command, tmp_path):
     path = run / file
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if what == "FIFO":
@@ -280,10 +278,7 @@ def test_special_files_in_a_run(file, what, run, command, capsys):
         path.mkdir()
     else:
         path.symlink_to(path if what == "itself" else what)
-    with in_time():
-        code, _, error = command("train", "--resume", run, "--train.epochs", 3, "--quiet")
-    assert (code, error.count("\n")) == ((2, 1) if file != "best" else (code, error.count("\n")))
-    assert "Traceback" not in error
+    survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
 
 
 JSON = st.recursive(
