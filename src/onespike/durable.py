@@ -48,7 +48,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     # /dev/stdout is not ours to replace. Elsewhere a link to a file is: a stranger's run could point at yours.
-    if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
+    if (path.exists() and not path.is_file()) or path.absolute().parts[1] in ("dev", "proc"):
         # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
         os.set_blocking(descriptor, True)

@@ -32,11 +32,10 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
         for steps in range(first, 0, -1)
     }
     for stage, run in stages.values():  # all of them, before the first takes its hours
+        expect_writable(folder=run.folder)
         if not run.config.is_file():
             run.expect_free()
-            continue
-        expect_writable(folder=run.folder)
-        if changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
+        elif changed := "; ".join(differences(Run.open(run.folder).recipe, stage)):
             raise OnespikeError(f"{run.folder} holds the run of another recipe: {changed}; choose another --out")
     summaries: dict[int, dict[str, Any]] = {}
     before: Path | None = None
