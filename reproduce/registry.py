@@ -11,7 +11,6 @@ from reproduce.energy import energy
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
-from reproduce.pareto import PARETO
 from reproduce.sweep import Sweep
 from reproduce.table1 import table1
 from reproduce.table2 import TABLE2
@@ -34,6 +33,5 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "accuracy": ACCURACY,
     "choices": CHOICES,
     "windows": WINDOWS,
-    "pareto": PARETO,
     "energy": energy,
 }
