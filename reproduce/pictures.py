@@ -1,4 +1,4 @@
-"""The pictures of the documentation: how the method works, drawn by its own code, and results, from the committed CSVs."""
+"""The pictures of the documentation: the method, drawn by its own code, and results, from the committed tables."""
 
 import csv
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def windows() -> Figure:
 
 
 def _map(axis: Axes, image: Tensor, title: str) -> None:
-    axis.imshow(image.squeeze(), cmap="gray_r", vmin=0, vmax=1)
+    axis.imshow(image.squeeze().numpy(), cmap="gray_r", vmin=0, vmax=1)
     axis.set_title(title, fontsize=9)
     axis.set(xticks=[], yticks=[])
 
@@ -69,18 +69,19 @@ def potentials() -> Figure:
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     pair = figure.subplots(1, 2, sharey=True)
     for axis, decay, title in zip(pair, (0.0, DECAY), ("nothing handed on", "potentials handed on"), strict=True):
-        v, spikes = (x.flatten() for x in charge_and_fire(currents, decay, THRESHOLD, beside=beside))
-        handed = v - currents.flatten()
-        axis.bar(range(4), currents.flatten(), 0.6, color=BLUE, label="current of this window, I")
+        v, spikes = charge_and_fire(currents, decay, THRESHOLD, beside=beside)
+        own, handed = currents.flatten().tolist(), (v - currents).flatten().tolist()
+        heights, fired = v.flatten().tolist(), spikes.flatten().tolist()
+        axis.bar(range(4), own, 0.6, color=BLUE, label="current of this window, I")
         if decay:
             label = "handed on: alpha * Omega(block before, window before)"
-            axis.bar(range(4), handed, 0.6, currents.flatten(), color=ORANGE, label=label)
+            axis.bar(range(4), handed, 0.6, own, color=ORANGE, label=label)
         axis.axhline(THRESHOLD, color=RED, linestyle="--", linewidth=1.3, label="threshold")
-        for window, (height, spike) in enumerate(zip(v.tolist(), spikes.tolist(), strict=True)):
+        for window, (height, spike) in enumerate(zip(heights, fired, strict=True)):
             word, colour = ("spike", RED) if spike else ("silent", GREY)
             axis.text(window, height + 0.015, word, ha="center", fontsize=10, color=colour)
         axis.set_xticks(range(4), [f"window {number + 1}" for number in range(4)])
-        axis.set_title(f"{title}: {int(spikes.sum())} of 4 windows fire", fontsize=10)
+        axis.set_title(f"{title}: {int(sum(fired))} of 4 windows fire", fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     pair[0].set(ylabel="potential V of a neuron", ylim=(0, 0.86))
     pair[1].legend(fontsize=8, frameon=False, loc="upper left")
@@ -98,7 +99,7 @@ def fusion() -> Figure:
         fused = fuse(x, y, kind).numpy()
         extent = (0, 2 * THRESHOLD, 0, 2 * THRESHOLD)
         shown = axis.imshow(fused, origin="lower", extent=extent, cmap="viridis", vmin=0, vmax=2)
-        axis.contour(values, values, fused, levels=[THRESHOLD], colors="white", linewidths=2)
+        axis.contour(values.numpy(), values.numpy(), fused, levels=[THRESHOLD], colors="white", linewidths=2)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("X, of the block before")
     axes[0].set_ylabel("Y, of the window before")
