@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, BatchNorm, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.units.layers import BatchNorm
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.functional import batch_norm, has_kernels, norm_fire, partition, recompose, region_threshold
+from onespike.functional import has_kernels, norm_fire, partition, recompose, region_threshold
 from onespike.functional.norm_fire import KINDS as FUSED
 from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
+from onespike.units.layers import BatchNorm, Conv3x3
 
 #: The most neurons of a channel.
 MOST = 16
@@ -163,22 +164,16 @@ class Firing(nn.Sequential):
     def forward(self, currents: Tensor) -> Tensor:
         """Fire; in training in one operation where it can be done and nobody looks in between."""
         thresholds, neuron = self
-        modules = (thresholds, thresholds.norm, neuron)
-        if self.training and type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None:
-            if has_kernels(currents) and not any(one._forward_hooks or one._forward_pre_hooks for one in modules):
-                constants = neuron.constant_threshold, neuron.surrogate
-                return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
+        if self.training and self._in_one() and has_kernels(currents):
+            constants = neuron.constant_threshold, neuron.surrogate
+            return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
         return super().forward(currents)
 
-
-class BatchNorm(nn.BatchNorm2d):
-    """PyTorch's batch norm; in training it is faster on a CPU, where `has_kernels`."""
-
-    def forward(self, currents: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        if self.training and has_kernels(currents):
-            return batch_norm(currents, self)
-        return super().forward(currents)
+    def _in_one(self) -> bool:
+        thresholds, neuron = self
+        known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
+        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
+        return known and not any(watched)
 
 
 class Whitening(nn.Conv2d):
@@ -216,9 +211,9 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
         whitening = Whitening(channels, max(2, stride), stride)
         layers.append(whitening)
         side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
-    layers += [conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
+    layers += [Conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
     for _ in range(config.stem_layers - 1):
-        layers += [BatchNorm(config.width), nn.ReLU(), conv3x3(config.width, config.width)]
+        layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
     halvings = len(config.stages)
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
@@ -284,10 +279,5 @@ class Attended(nn.Module):
 
 def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
     """A 3x3 convolution that reads spikes, with attention if there is any."""
-    conv = conv3x3(in_channels, out_channels)
+    conv = Conv3x3(in_channels, out_channels)
     return Attended(conv, config) if config.attention else conv
-
-
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with padding 1 and no bias."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
