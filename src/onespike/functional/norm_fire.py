@@ -96,7 +96,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
-    """Give the sums of dx and dx * x of each neuron, (2, P, C), and a function from factors to the currents' gradient."""
+    """Give the sums of dx and dx * x of each neuron, (2, P, C), and what turns factors into the currents' gradient."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last)
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
