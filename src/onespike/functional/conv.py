@@ -20,7 +20,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if weight.requires_grad and _is_faster(x):
-        return _Conv3x3.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return _Conv3x3.apply(x, weight, bias)
     return conv2d(x, weight, bias, padding=1)
 
 
@@ -45,7 +45,7 @@ class _Conv3x3(torch.autograd.Function):
         return conv2d(x, weight, bias, padding=1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (images, inputs, *sides), outputs = x.shape, len(weight)
         gradient = gradient.contiguous(memory_format=torch.channels_last)

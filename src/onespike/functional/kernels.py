@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 #: What a file is compiled with: the first that the compiler takes. Apple's has no OpenMP.
-FLAGS = (
+FLAGS: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
     ["-march=native", "-fopenmp"],
     ["-mcpu=native"],

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import has_kernels, norm_fire, partition, recompose, region_threshold
 from onespike.functional.norm_fire import KINDS as FUSED
 from onespike.models.registry import ModelConfig
-from onespike.neurons import LIF, NeuronConfig, make_neuron
+from onespike.neurons import LIF, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import BatchNorm, Conv3x3
@@ -163,17 +163,13 @@ class Firing(nn.Sequential):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Fire; in training in one operation where it can be done and nobody looks in between."""
-        thresholds, neuron = self
-        if self.training and self._in_one() and has_kernels(currents):
+        thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
+        known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
+        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
+        if self.training and known and not any(watched) and has_kernels(currents):
             constants = neuron.constant_threshold, neuron.surrogate
             return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
         return super().forward(currents)
-
-    def _in_one(self) -> bool:
-        thresholds, neuron = self
-        known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
-        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
-        return known and not any(watched)
 
 
 class Whitening(nn.Conv2d):
