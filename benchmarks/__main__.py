@@ -22,6 +22,7 @@ from onespike.cli.main import exit_with
 from onespike.durable import save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.models import model_config
+from onespike.models.registry import family
 
 Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
@@ -135,6 +136,8 @@ def _checked(
         if value is not None and option not in taken:
             raise OnespikeError(f"--{option}: {task} does not take it, only --{', --'.join(taken)}")
     values = {option: taken.get(option) if value is None else value for option, value in given.items()}
+    if given["preset"] is None and values["model"] and values["preset"] not in family(values["model"]).presets:
+        values["preset"] = ""
     if values["preset"] is not None:
         model_config(values["model"], values["preset"])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
