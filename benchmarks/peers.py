@@ -129,7 +129,7 @@ class PeerFiring(nn.Module):
         """Map currents (B, C, H, W) to spikes (B, P*C, H, W)."""
         potential = self.thresholds(currents)
         if isinstance(self.neuron, SpikingJellyNeurons | SnnTorchNeurons):
-            return self.neuron(potential[None])[0]  # one time step
+            return self.neuron(potential[None])[0].to(potential.dtype)  # one time step; snnTorch's are float32
         return self.neuron(potential)
 
 
