@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 from torch.nn.grad import conv2d_input
 
@@ -45,6 +46,7 @@ class _Conv3x3(torch.autograd.Function):
         return conv2d(x, weight, bias, padding=1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         (images, inputs, *sides), outputs = x.shape, len(weight)

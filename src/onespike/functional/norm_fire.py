@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from onespike.functional.kernels import Kernels, kernels_for
 from onespike.functional.spike import Surrogate
@@ -69,6 +70,7 @@ class _NormFire(torch.autograd.Function):
         return spikes
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, limit = ctx.saved_tensors
         kind, width = KINDS[ctx.surrogate.name], float(ctx.surrogate.width)
@@ -89,6 +91,7 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, weight = ctx.saved_tensors
         sums, into = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0)
