@@ -147,6 +147,12 @@ class Dataset:
         shape = (count, self.in_channels, side, side)
         return torch.zeros((self.frames, *shape) if self.frames > 1 else shape, **options)
 
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
+        shape = (self.in_channels, self.image_size, self.image_size)
+        return (self.frames, *shape) if self.frames > 1 else shape
+
     def divided(self, holdout: float, limit: int) -> "Dataset":
         """Leave out training images above the limit, then hold some out unless there is a validation part."""
         train, validation = self.train, self.validation
