@@ -133,7 +133,10 @@ class TrainLoader:
                 images, labels = map(torch.from_numpy, batch)
                 floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
                 floats = floats.contiguous(memory_format=torch.channels_last)
-                yield floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats, labels.to(self.share.device)
+                yield (
+                    floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats,
+                    labels.to(self.share.device),
+                )
         except RuntimeError as error:
             if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise

@@ -243,7 +243,9 @@ class Network(nn.Module):
         """Run the blocks over the time steps, each with an embedded image or frame, (B, C, L, L)."""
         expected = len(embedded) * len(self.blocks())
         if state is not None and len(state) != len(self.blocks()):
-            raise ValueError(f"state: expected that of {len(self.blocks())} blocks, got {len(state)}; give what it returned")
+            raise ValueError(
+                f"state: expected that of {len(self.blocks())} blocks, got {len(state)}; give what it returned"
+            )
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
         recompute = self.recompute and torch.is_grad_enabled()

@@ -44,19 +44,25 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
 class OverTimeNetwork(nn.Module):
     """A network whose parts run one behind the other, at one time step or at several.
 
-    `encoder` reads an image and keeps nothing: an image that is shown several times passes it once. `config` says how
-    often that is, `time_steps`.
+    An image that is shown several times, `config.time_steps`, passes the `encoder` once.
     """
 
     config: Any
-    encoder: nn.Module | None = None
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """What reads an image and keeps nothing, if there is such a part."""
+        return None
 
     def parts(self) -> Iterable[nn.Module]:
         """The parts behind the encoder, to logits (B, K)."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W), shown `time_steps` times, to mean logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
+        """Map images (B, C, H, W), each shown `time_steps` times, to mean logits (B, K).
+
+        Frames (T, B, C, H, W) give logits (T, B, K).
+        """
         if images.ndim == 5:
             return self.over_time(images)[0]
         x = images if self.encoder is None else self.encoder(images)

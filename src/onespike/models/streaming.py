@@ -73,7 +73,9 @@ class FrameStream:
             frames, state = int(content["frames"]), _put_back(content["state"], tensors)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OnespikeError) as error:
             reason = " ".join(str(error).split())
-            raise OnespikeError(f"{path}: not the state of a stream ({reason}); expected a file that it saved") from None
+            raise OnespikeError(
+                f"{path}: not the state of a stream ({reason}); expected a file that it saved"
+            ) from None
         self.frames, self.state = frames, state
 
 

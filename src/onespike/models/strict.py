@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import partition, recompose, region_threshold
 from onespike.models.over_time import each_step
 from onespike.models.registry import ModelConfig
-from onespike.neurons import Carry, NeuronConfig, make_neuron
+from onespike.neurons import Carry, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 
@@ -172,7 +172,7 @@ class Firing(nn.Sequential):
         """Fire; with a `carry`, currents are (T, B, C, H, W)."""
         if carry is None:
             return super().forward(currents)
-        thresholds, neuron = self
+        thresholds, neuron = self[0], cast("Neuron", self[1])
         return neuron.over_time(each_step(currents, thresholds), carry)
 
     def kept_over_time(self, currents: Tensor) -> int:

@@ -57,7 +57,8 @@ class CostMeter:
 
     Args:
         network: Any network, on its device. It is shown noise once, to see which layers read spikes, and of what size.
-        image: Shape of an image, (C, H, W), or of frames, (T, C, H, W); by default the network's own `in_channels` and `image_size`.
+        image: Shape of an image, (C, H, W), or of frames, (T, C, H, W); by default the network's own `in_channels` and
+            `image_size`.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, ...] | None = None) -> None:

@@ -56,7 +56,7 @@ class Flops(Callback):
             trainer.progress.flops += cost * trainer.accelerator.num_processes
 
     def _cost(self, trainer: "Trainer", image: tuple[int, ...]) -> int:
-        """FLOPs of training on one image of a shape (C, H, W), or on (T, C, H, W); nothing is counted from where that is not known."""
+        """FLOPs of training on an image (C, H, W), or frames (T, C, H, W); nothing is counted from where not known."""
         if image not in self._costs:
             self._costs[image] = 0
             try:

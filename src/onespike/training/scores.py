@@ -38,8 +38,9 @@ class Scores:
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
     """Evaluate a network on the images of all processes; it comes back in the mode it was in.
 
-    It makes of images (B, C, H, W), or frames (T, B, C, H, W), logits (B, K), or (T, B, K), of which the mean counts. `batches` are this process's
-    share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws gives the same scores.
+    It makes of images (B, C, H, W), or frames (T, B, C, H, W), logits (B, K), or (T, B, K), of which the mean counts.
+    `batches` are this process's share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws
+    gives the same scores.
     """
     was_training = model.training
     model.eval()

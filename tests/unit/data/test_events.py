@@ -25,7 +25,7 @@ from tests.unit.data.recordings import (
 )
 
 DVS128 = Sensor(128, 128)
-OBJECTS = "airplane automobile bird cat deer dog frog horse ship truck".split()
+OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def recordings_of(name, root, **options):
@@ -41,7 +41,7 @@ def test_nmnist_is_read_by_tonic_to_the_very_events(tmp_path):
     write_nmnist(tmp_path / "NMNIST", made)
     content, found = recordings_of("nmnist", tmp_path)
     assert content.classes == tuple("0123456789")
-    expected = sorted(((n // 2 % 10, n) for n in range(0, 40, 2)))
+    expected = sorted((n // 2 % 10, n) for n in range(0, 40, 2))
     assert [label for label, _ in found] == [label for label, _ in expected]
     assert all(np.array_equal(one, made[n]) for (_, one), (_, n) in zip(found, expected, strict=True))
 
@@ -91,7 +91,7 @@ def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, mon
         write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
     content, found = recordings_of("shd", tmp_path)
     assert content.classes == ("null", "eins")
-    monkeypatch.setattr(tonic.datasets.SHD, "_check_exists", lambda self: True)
+    monkeypatch.setattr(tonic.datasets.SHD, "_check_exists", lambda _: True)
     for (label, ours), (its, target) in zip(found, tonic.datasets.SHD(str(tmp_path)), strict=False):
         assert label == target
         assert np.array_equal(ours["t"], its["t"])
@@ -231,7 +231,12 @@ def test_the_saccades_are_the_same_for_a_seed_and_have_both_polarities():
 
 def test_augmented_recordings_are_cached_and_drawn_from_a_seed(tmp_path):
     folder_of(tmp_path / "data", [events(50, 16, seed) for seed in range(6)])
-    options = {"name": "events-folder", "root": str(tmp_path / "data"), "sensor": (16, 16), "cache": str(tmp_path / "c")}
+    options = {
+        "name": "events-folder",
+        "root": str(tmp_path / "data"),
+        "sensor": (16, 16),
+        "cache": str(tmp_path / "c"),
+    }
     config = DataConfig(**options, frames=3, drop_events=0.5, holdout=0)
     data = [open_dataset(config) for _ in range(2)][1]
     (a, label), (b, _), (c, _) = (data.train.drawn(1, seed) for seed in (1, 1, 2))
@@ -256,7 +261,7 @@ def files(tmp_path, content, name="a.bin"):
     ("change", "message"),
     [
         (lambda e: mnist_bytes(e)[:-1], "truncated, 199 bytes"),
-        (lambda e: b"", "no events"),
+        (lambda _: b"", "no events"),
         (lambda e: mnist_bytes(e[::-1].copy()), "time runs backwards at event 1,"),
         (lambda e: mnist_bytes(e) + bytes([34, 0, 127, 255, 255]), "event 40 has x = 34; expected 0 to 33"),
         (lambda e: mnist_bytes(e) + bytes([0, 250, 127, 255, 255]), "event 40 has y = 250; expected 0 to 33"),
@@ -298,14 +303,14 @@ def arrays(**changes):
     ("made", "message"),
     [
         (arrays(p=lambda p: p * 2), "polarities of 0 and 1"),
-        (arrays(p=lambda p: np.arange(20) % 3 - 1), "polarities -1, 0 and 1"),
+        (arrays(p=lambda _: np.arange(20) % 3 - 1), "polarities -1, 0 and 1"),
         (arrays(x=lambda x: x + 10), "for a sensor of 16x16 pixels"),
         (arrays(t=lambda t: t[::-1]), "time runs backwards"),
         (arrays(t=lambda t: t / 1e6), "t is float64"),
         (arrays(x=lambda x: x[:5]), "x is int16 of shape (5,); expected 20 whole numbers"),
         ({"x": np.zeros(3, int)}, "y is missing"),
         ({name: np.zeros(0, int) for name in "xytp"}, "no events"),
-        (arrays(p=lambda p: np.array([SimpleNamespace()] * 20)), "not numpy's plain arrays"),
+        (arrays(p=lambda _: np.array([SimpleNamespace()] * 20)), "not numpy's plain arrays"),
     ],
 )
 def test_damaged_arrays(tmp_path, made, message):
@@ -324,7 +329,16 @@ def test_a_command_says_it_in_one_line(tmp_path, command):
     folder_of(root, [events(30, 16)])
     broken = root / "train" / "a" / "0.npy"
     broken.write_bytes(broken.read_bytes()[:-9])
-    data = ["--data.name", "events-folder", "--data.root", root, "--data.sensor", "16,16", "--data.cache", tmp_path / "c"]
+    data = [
+        "--data.name",
+        "events-folder",
+        "--data.root",
+        root,
+        "--data.sensor",
+        "16,16",
+        "--data.cache",
+        tmp_path / "c",
+    ]
     code, _, complaint = command("train", *data, "--model.name", "spiking-mlp", "--out", tmp_path / "run")
     assert code == 2
     assert complaint.count("\n") == 1

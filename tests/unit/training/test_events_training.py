@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from onespike import export
 from onespike.audit.audit import audit_run
 from onespike.data import DataConfig, open_dataset
 from onespike.data.loader import EvalLoader, TrainLoader
@@ -131,8 +132,6 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     assert audit.operations.macs == pytest.approx(3 * once.operations.macs)
     assert audit.operations.potentials.reads > 0 == once.operations.potentials.reads
     with pytest.raises(OnespikeError, match="3 frames; expected one"):
-        from onespike import export
-
         export(run, tmp_path / "out", "pt2")
     code, printed, complaint = command("inspect", run.folder, "--sample", 4, "--out", tmp_path / "a.png")
     assert code == 0, complaint
@@ -158,7 +157,7 @@ def test_time_is_pruned_with_the_frames(root, tmp_path):
 
 
 def test_one_pixel_is_not_cropped():
+    data = open_dataset(DataConfig())
+    tiny = replace(data, train=replace(data.train, images=np.array(data.train.images[:, :1, :1])))
     with pytest.raises(OnespikeError, match=r"data\.crop_padding: expected at most 0"):
-        data = open_dataset(DataConfig())
-        tiny = np.array(data.train.images[:, :1, :1])
-        TrainLoader(replace(data, train=replace(data.train, images=tiny)), DataConfig(), 8, 0)
+        TrainLoader(tiny, DataConfig(), 8, 0)

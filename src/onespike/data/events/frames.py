@@ -45,7 +45,9 @@ class Framing:
             expected = f"expected at most {side}, for a sensor of {sensor}"
             raise OnespikeError(f"data.image_size: {expected}, got {size}; lower --data.image_size")
         if size is None and sensor.width != sensor.height:
-            raise OnespikeError(f"data.image_size: a sensor of {sensor} is no square; pass the side to cut and shrink to")
+            raise OnespikeError(
+                f"data.image_size: a sensor of {sensor} is no square; pass the side to cut and shrink to"
+            )
         if config.denoise and sensor.width * sensor.height == 1:
             raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
         return cls(sensor, **chosen)
@@ -66,7 +68,10 @@ class Framing:
         (width, height, _), size = self.sensor, self.side
         side = min(width, height)
         if side != size or width != height:
-            x, y = events["x"].astype(np.int64) - (width - side) // 2, events["y"].astype(np.int64) - (height - side) // 2
+            x, y = (
+                events["x"].astype(np.int64) - (width - side) // 2,
+                events["y"].astype(np.int64) - (height - side) // 2,
+            )
             inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
             events = events[inside]
             events["x"], events["y"] = x[inside] * size // side, y[inside] * size // side
@@ -170,4 +175,3 @@ def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random
 def augments(config: DataConfig) -> bool:
     """Whether training recordings are changed before they become frames."""
     return bool(config.drop_events or config.spatial_jitter or config.temporal_jitter)
-

@@ -26,11 +26,20 @@ from onespike.data.sources.hub import not_recognised
 from onespike.errors import OnespikeError
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
-_GESTURES = (
-    "hand clapping,right hand wave,left hand wave,right arm clockwise,right arm counter-clockwise,left arm clockwise,"
-    "left arm counter-clockwise,arm roll,air drums,air guitar,other gestures"
-).split(",")
-_OBJECTS = "airplane automobile bird cat deer dog frog horse ship truck".split()
+_GESTURES = [
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right arm clockwise",
+    "right arm counter-clockwise",
+    "left arm clockwise",
+    "left arm counter-clockwise",
+    "arm roll",
+    "air drums",
+    "air guitar",
+    "other gestures",
+]
+_OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 #: Makes the recording of a sample.
 Read = Callable[[int], np.ndarray]
 #: A part's labels, what each sample is called in errors, and what reads it.
@@ -48,17 +57,25 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
             return labels, list(map(files.where, names)), lambda i: read_mnist(files, names[i], NMNIST)
 
         parts = {"train": part("Train"), "test": part("Test")}
-        yield _source(config, NMNIST, files, [n for n in files.names() if n.endswith(".bin")], list("0123456789"), parts)
+        yield _source(
+            config, NMNIST, files, [n for n in files.names() if n.endswith(".bin")], list("0123456789"), parts
+        )
 
 
 def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open DVS128 Gesture (Amir et al. 2017): IBM's `.aedat` with their csv of labels, or what tonic downloads."""
     with open_files(_given(root, "dvs-gesture", "DVSGesture")) as opened:
         lists = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}
-        forms = {lists["train"]: f"IBM's, beside {lists['test']}", "ibmGestureTrain/": "tonic's, beside ibmGestureTest/"}
+        forms = {
+            lists["train"]: f"IBM's, beside {lists['test']}",
+            "ibmGestureTrain/": "tonic's, beside ibmGestureTest/",
+        }
         files = _find(opened, "dvs-gesture", forms)
         if files.holders("ibmGestureTrain/") >= {""}:
-            parts = {"train": _gesture_arrays(files, "ibmGestureTrain"), "test": _gesture_arrays(files, "ibmGestureTest")}
+            parts = {
+                "train": _gesture_arrays(files, "ibmGestureTrain"),
+                "test": _gesture_arrays(files, "ibmGestureTest"),
+            }
         else:
             parts = {part: _gesture_trials(files, name) for part, name in lists.items()}
         names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
@@ -94,7 +111,7 @@ def _gesture_trials(files: Files, listing: str) -> Samples:
         trial, start, end = rows[index]
         events = whole(trial)
         found = events[slice(*np.searchsorted(events["t"], (start, end + 1)))]
-        return recording(*(found[key] for key in "txyp"), DVS128, origins[index])
+        return recording((found[key] for key in "txyp"), DVS128, origins[index])
 
     return labels, origins, read
 
@@ -137,7 +154,7 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
 def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
     """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
     try:
-        import h5py  # type: ignore[import-untyped]
+        import h5py
     except ImportError as error:
         raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
     origin = files.where(name)
@@ -151,7 +168,9 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
         raise
     except Exception as error:  # on damaged bytes the library raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{origin}: not the HDF5 of SHD ({reason}); expected a whole file; download it again") from None
+        raise OnespikeError(
+            f"{origin}: not the HDF5 of SHD ({reason}); expected a whole file; download it again"
+        ) from None
     origins = [f"{origin}: recording {number}" for number in range(len(labels))]
 
     def read(index: int) -> np.ndarray:
@@ -159,7 +178,7 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
         if when.dtype.kind != "f" or not np.isfinite(when).all():
             raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected finite seconds; download it again")
         t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(len(when), np.int64)
-        return recording(t, nothing, nothing, np.asarray(units[index]), COCHLEA, origins[index])
+        return recording((t, nothing, nothing, np.asarray(units[index])), COCHLEA, origins[index])
 
     return words, (labels.tolist(), origins, read)
 
@@ -181,7 +200,9 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
         def part(names: list[str]) -> Samples:
             for name in names:
                 if name.split("/")[1] not in classes:
-                    raise OnespikeError(f"{files.where(name)}: a class that train/ lacks; expected {', '.join(classes)}")
+                    raise OnespikeError(
+                        f"{files.where(name)}: a class that train/ lacks; expected {', '.join(classes)}"
+                    )
             labels = [classes.index(name.split("/")[1]) for name in names]
             read: Read = lambda i: READERS[Path(names[i]).suffix](files, names[i], sensor)  # noqa: E731
             return labels, list(map(files.where, names)), read

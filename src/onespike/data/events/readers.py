@@ -25,7 +25,7 @@ _DVS128 = 0xFFFF
 
 
 def tonic_io() -> Any:
-    """tonic's readers; an `OnespikeError` where they are not installed."""
+    """The readers of tonic; an `OnespikeError` where they are not installed."""
     try:
         import tonic.io
     except ImportError as error:
@@ -40,7 +40,7 @@ def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         raise truncated(origin, f"{len(data):,} bytes", f"whole events of {_MNIST_BYTES} bytes each")
     dtype = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
     events = tonic_io().read_mnist_file(io.BytesIO(data), dtype, is_stream=True)
-    return recording(*(events[key] for key in "txyp"), sensor, origin)
+    return recording((events[key] for key in "txyp"), sensor, origin)
 
 
 def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -59,7 +59,7 @@ def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         found = f"event {wrong[0]:,} has the address {addresses[wrong[0]]:#x}"
         raise OnespikeError(f"{origin}: {found}; expected 16 bits, of a DVS128; is it a file of another sensor?")
     address, t = _addresses(files, name, version, len(body))
-    return recording(t, address >> 8 & 0x7F, address >> 1 & 0x7F, address & 1, sensor, origin)
+    return recording((t, address >> 8 & 0x7F, address >> 1 & 0x7F, address & 1), sensor, origin)
 
 
 def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -73,14 +73,16 @@ def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         kind, size, capacity = int(header[0]) & 0xFFFF, int(header[1]), int(header[4])
         if kind != 1 or size != _AER_BYTES:
             found = f"a packet of events of kind {kind}, {size} bytes each"
-            raise OnespikeError(f"{origin}: {found}; expected polarity events (1), {_AER_BYTES}; is it another sensor's?")
+            raise OnespikeError(
+                f"{origin}: {found}; expected polarity events (1), {_AER_BYTES}; is it another sensor's?"
+            )
         at += _PACKET_BYTES + _AER_BYTES * capacity
     if at > len(body):
         raise truncated(origin, f"{len(body):,} bytes of packets", f"{at:,}")
     if not at:
         raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
     address, t = _addresses(files, name, version, len(body))
-    return recording(t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1, sensor, origin)
+    return recording((t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1), sensor, origin)
 
 
 def read_aedat(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -98,7 +100,7 @@ def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     with _on_disk(files, name) as path, _named(origin):
         events = tonic_io().read_aedat4(path)
         t, x, y, p = (events[key] for key in events.dtype.names)
-    return recording(t, x, y, p, sensor, origin)
+    return recording((t, x, y, p), sensor, origin)
 
 
 def read_arrays(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -110,7 +112,7 @@ def read_arrays(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         what = f"{', '.join(keys)}" if keys else "no names"
         raise OnespikeError(f"{origin}: {missing[0]} is missing, it has {what}; expected x, y, t and p; convert it")
     arrays = [np.atleast_1d(found[key]) for key in "txyp"]
-    return recording(*(one.ravel() if one.ndim == 2 and 1 in one.shape else one for one in arrays), sensor, origin)
+    return recording((one.ravel() if one.ndim == 2 and 1 in one.shape else one for one in arrays), sensor, origin)
 
 
 def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -123,7 +125,7 @@ def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if not np.isfinite(rows).all():
         raise OnespikeError(f"{origin}: numbers that are not finite; expected rows of whole ones; download it again")
     x, y, p, t = rows.astype(np.int64).T
-    return recording(1000 * t, x, y, p, sensor, origin)
+    return recording((1000 * t, x, y, p), sensor, origin)
 
 
 def load_arrays(data: bytes, origin: str) -> Any:
@@ -138,7 +140,9 @@ def load_arrays(data: bytes, origin: str) -> Any:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header fails in as many ways as there are expressions
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{origin}: not numpy's plain arrays ({reason}); expected x, y, t and p; convert it") from None
+        raise OnespikeError(
+            f"{origin}: not numpy's plain arrays ({reason}); expected x, y, t and p; convert it"
+        ) from None
 
 
 def truncated(origin: str, found: str, expected: str) -> OnespikeError:

@@ -3,9 +3,10 @@
 A digit, 8x8 pixels of 17 greys, is enlarged to 24x24 and lies in the middle of a black 32x32 field of view. As for
 N-MNIST (Orchard et al. 2015), the camera makes three saccades of 100 ms along the sides of a triangle, 4 pixels wide.
 Every 4 ms each pixel compares the logarithm of its brightness, ln(0.1 + I) with I in 0..1 and linear between pixels,
-with the one at its last event: for each threshold that lies between, it gives an event of the polarity of the change, at
-the time at which the brightness, linear between the steps, crossed it. Thresholds are drawn once for each pixel of each
-sample, N(0.4, 0.04); noise adds an event for each pixel every 3 seconds, in the mean. All draws of sample i are from seed i.
+with the one at its last event: for each threshold that lies between, it gives an event of the polarity of the change,
+at the time at which the brightness, linear between the steps, crossed it. Thresholds are drawn once for each pixel of
+each sample, N(0.4, 0.04); noise adds an event for each pixel every 3 seconds, in the mean. All draws of sample i are
+from seed i.
 """
 
 import hashlib
@@ -53,8 +54,8 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
     def part(indices: np.ndarray, train: bool) -> Part:
         origins = [f"digits-saccades: sample {i}" for i in indices]
-        kept = (lambda i: events(indices[i])) if train and augments(config) else None
-        return Part(labels[indices], origins, lambda i: framing.make(events(indices[i])), kept)
+        kept = (lambda i: events(int(indices[i]))) if train and augments(config) else None
+        return Part(labels[indices], origins, lambda i: framing.make(events(int(indices[i]))), kept)
 
     def content() -> Content:
         train, test = split(labels, 1437)
@@ -88,10 +89,10 @@ def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:
         sample, y, x = (axis[which] for axis in where)
         found.append((sample, t - _STEP + share * _STEP, x, y, sign[which] > 0))
         reference += crossed * thresholds
-    for sample, one in enumerate(generators):
+    for place, one in enumerate(generators):
         noise = one.poisson(_NOISE * duration / 1e6 * width * height)
         x, y, p = one.integers(0, (width, height, 2), (noise, 3)).T
-        found.append((np.full(noise, sample), one.uniform(0, duration, noise), x, y, p))
+        found.append((np.full(noise, place), one.uniform(0, duration, noise), x, y, p))
     sample, *columns = (np.concatenate(column) for column in zip(*found, strict=True))
     events = np.empty(len(sample), EVENT)
     for name, column in zip(EVENT.names or (), columns, strict=True):

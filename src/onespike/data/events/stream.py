@@ -1,5 +1,6 @@
 """One recording: what happened at which pixel when, and what a recording must be to be one."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ MOST_SIDE, MOST_CHANNELS = 8192, 8192
 
 
 class Sensor(NamedTuple):
-    """What recorded: a camera has 2 channels, darker and brighter; a cochlea one pixel, and a channel for each nerve."""
+    """What recorded: a camera has 2 channels, darker and brighter; a cochlea one pixel, a channel for each nerve."""
 
     width: int
     height: int
@@ -23,8 +24,12 @@ class Sensor(NamedTuple):
         return f"{self.width}x{self.height} pixels" if self.width * self.height > 1 else f"{self.channels} channels"
 
 
-def recording(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, sensor: Sensor, origin: str) -> np.ndarray:
-    """Put a recording together, (N,) of `EVENT`; one that is not whole, or of another sensor, is an `OnespikeError`."""
+def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.ndarray:
+    """Put a recording together, (N,) of `EVENT`; one that is not whole, or of another sensor, is an `OnespikeError`.
+
+    The columns are t, x, y and p, (N,) whole numbers each.
+    """
+    t, x, y, p = columns
     if not len(t):
         raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
     for name, values in zip("txyp", (t, x, y, p), strict=True):
@@ -36,10 +41,16 @@ def recording(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray, sensor
             raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
         p = p > 0
     for name, values, count in (("x", x, sensor.width), ("y", y, sensor.height), ("p", p, sensor.channels)):
-        wrong = np.flatnonzero((values < 0) | (values >= count)) if values.dtype.kind != "b" or count < 2 else ()
+        wrong = (
+            np.flatnonzero((values < 0) | (values >= count))
+            if values.dtype.kind != "b" or count < 2
+            else np.zeros(0, int)
+        )
         if len(wrong):
             found = f"event {wrong[0]:,} has {name} = {values[wrong[0]]}"
-            of = "polarities of 0 and 1" if name == "p" and count == 2 else f"0 to {count - 1}, for a sensor of {sensor}"
+            of = (
+                "polarities of 0 and 1" if name == "p" and count == 2 else f"0 to {count - 1}, for a sensor of {sensor}"
+            )
             raise OnespikeError(f"{origin}: {found}; expected {of}; is it a file of another sensor?")
     t = t.astype(np.int64)
     backwards = np.flatnonzero(t[1:] < t[:-1])
