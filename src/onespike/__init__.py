@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from onespike.evaluation import evaluate
     from onespike.exporting import export
     from onespike.models import create_model, register_model
+    from onespike.models.streaming import stream
     from onespike.training import Callback, Recipe, Run, load, load_recipe, train
 
 __all__ = ["Callback", "OnespikeError", "Recipe", "Run", "__version__", "allow_imports", "convert", "create_model"]
-__all__ += ["evaluate", "export", "functional", "load", "load_converted", "load_recipe", "register_model", "train"]
+__all__ += ["evaluate", "export", "functional", "load", "load_converted", "load_recipe", "register_model", "stream"]
+__all__ += ["train"]
 
 _HOMES = {
     "OnespikeError": "onespike.errors",
@@ -25,6 +27,7 @@ _HOMES = {
     "evaluate": "onespike.evaluation",
     "export": "onespike.exporting",
     "functional": "onespike.functional",
+    "stream": "onespike.models.streaming",
     **dict.fromkeys(("convert", "load_converted"), "onespike.conversion.conversion"),
     **dict.fromkeys(("create_model", "register_model"), "onespike.models"),
     **dict.fromkeys(("Callback", "Recipe", "Run", "load", "load_recipe", "train"), "onespike.training"),

@@ -9,6 +9,7 @@ from torch import nn
 
 from onespike import create_model, export
 from onespike.models import MODELS, model_config
+from onespike.models.spiking import OverTimeConfig
 
 #: What makes a model small, and deterministic; the image size by the family's need.
 SMALL: list[tuple[str, dict[str, Any]]] = [
@@ -22,7 +23,7 @@ NAMES = [name for name in MODELS if not name.endswith(("20", "24", "36", "-s", "
 def small(name: str) -> nn.Module:
     fields = vars(model_config(name))
     overrides: dict[str, Any] = next((values for field, values in SMALL if field in fields), {})
-    if "time_steps" in fields and "width" in fields:
+    if isinstance(model_config(name), OverTimeConfig):
         overrides = {**overrides, "time_steps": 2}
     torch.manual_seed(0)
     network = create_model(name, num_classes=5, image_size=16, **overrides)

@@ -85,6 +85,9 @@ def audit_run(
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
     shape = (card.in_channels, card.image_size)
+    if dataset.frames > 1 and (steps := getattr(card.model, "time_steps", dataset.frames)) != dataset.frames:
+        found = f"{dataset.name} has {dataset.frames} frames, the network takes {steps}"
+        raise OnespikeError(f"{found}: choose others with the options --data.*")
     if (dataset.in_channels, dataset.image_size) != shape:
         raise OnespikeError(
             f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
@@ -166,7 +169,7 @@ def _audit(
     result = replace(result, preset=getattr(config, "preset", ""), joules=unmeasured)
     if latency:
         large = next(iter(batches(place)))
-        measured = measure_latency(network, large[:1]), measure_latency(network, large)
+        measured = measure_latency(network, large.narrow(-4, 0, 1)), measure_latency(network, large)
         result = replace(result, latency=measured, joules=measure_joules(network, large))
     return replace(result, scaling=scaling(config, *shape, latency) if scale else ())
 

@@ -12,7 +12,7 @@ from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.errors import OnespikeError, printable, unknown
-from onespike.stream import Stream
+from onespike.stdio import Stream
 
 
 class Command(NamedTuple):

@@ -56,8 +56,8 @@ class Flips(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) to logits (B, K), by one pass of 2 B images."""
-        logits = over_time(self.network(torch.cat([images, images.flip(-1)])))
+        """Map (B, C, H, W), or frames (T, B, C, H, W), to logits (B, K), by one pass of 2 B images."""
+        logits = over_time(self.network(torch.cat([images, images.flip(-1)], -4)))
         return logits.unflatten(0, (2, -1)).mean(0)
 
 
@@ -225,6 +225,8 @@ def expect_same_images(data: Dataset, card: ModelCard) -> None:
             raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
     if data.in_channels != card.in_channels:
         raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
+    if (steps := getattr(card.model, "time_steps", data.frames)) != data.frames > 1:
+        raise OnespikeError(f"{images} {data.frames} frames, the network takes {steps}: pass --data.frames {steps}")
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")

@@ -108,6 +108,9 @@ def export(
         network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
         if images is None:
             expect_same_images(dataset, checkpoint.card)
+            if dataset.frames > 1:
+                advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
+                raise OnespikeError(f"export: its recordings have {dataset.frames} frames; expected one: {advice}")
             images, labels = _test_images(dataset, count)
     if pixels and images.dtype != torch.uint8:
         raise OnespikeError(

@@ -178,6 +178,7 @@ def learn_from(network: nn.Module, data: Dataset) -> None:
     if learners:
         positions = np.random.default_rng(0).permutation(len(data.train))[:LEARNT_FROM]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
+        images = images.flatten(0, -4)  # frames of events are images each
         for module in learners:
             module.learn_from(images)
 

@@ -5,7 +5,7 @@ line. What a run stores is resolved: every value, so that nothing has to be look
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ class Recipe:
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
+        if self.data.frames > 1 and getattr(self.model, "time_steps", self.data.frames) != self.data.frames:
+            object.__setattr__(self, "model", replace(self.model, time_steps=self.data.frames))
 
 
 def recipe_names() -> list[str]:
