@@ -18,7 +18,7 @@ def demo(
     model: Path | None = None,
     out: Path | None = None,
     serve: bool = True,
-    open: bool = True,
+    open_: bool = True,
     port: int = 0,
     images: int = 200,
     energy: Path | None = None,
@@ -35,14 +35,14 @@ def demo(
         model: The same.
         out: Folder for the page, to be kept; by default it goes when the command ends.
         serve: Serve the page; without, write it to --out alone.
-        open: Open a browser.
+        open_: Open a browser.
         port: Port; 0 takes a free one.
         images: On how many test images the network is proved and its mean cost is counted.
         energy: YAML file with the constants of energy.
         checkpoint: Which weights of the run: best or last.
     """
     from onespike.counting import EnergyTable
-    from onespike.demo.build import build
+    from onespike.demo import build
     from onespike.demo.serve import address, server, show
     from onespike.training.run import Run
 
@@ -63,7 +63,7 @@ def demo(
             console.print(f"the page is {folder}: any web server shows it")
         else:
             console.print(f"the page is at {address(page)}; Ctrl-C ends it")
-            if open:
+            if open_:
                 show(address(page))
             try:
                 page.serve_forever()

@@ -19,7 +19,7 @@ from onespike.durable import write_folder
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import Contract, Parity
-from onespike.exporting.export import BATCH, CONTRACT, batches, expect_free, some_test_images
+from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_images
 from onespike.exporting.network import Exported, Traced
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import compare
@@ -125,7 +125,7 @@ def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
 def _proved(
     network: nn.Module, contract: Contract, counted: Counted, calls: int, images: Tensor, labels: Tensor
 ) -> tuple[bytes, dict[str, list[str]], Parity]:
-    """The network as ONNX that gives its spikes and what arrives at its layers; the outputs of each layer; the proof."""
+    """The network as ONNX that gives spikes, and what arrives at layers; the outputs of each of these; the proof."""
     spikes = [f"spikes{number}" for number in range(calls)]
     arriving = [f"arriving{number}" for number in range(len(counted.calls))]
     outputs = defaultdict[str, list[str]](list)

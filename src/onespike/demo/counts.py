@@ -1,4 +1,4 @@
-"""What the page counts for an image of its own: the audit's products, in a form in which spikes are all that is missing.
+"""What the page counts for an image of its own: the audit's products, in a form in which only the spikes are missing.
 
 An energy is a constant, and a price for each spike that arrives and for each accumulate that it causes: the audit's
 equations are linear in these two, so the prices are read off them.

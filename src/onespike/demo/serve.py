@@ -16,7 +16,9 @@ class _Quiet(SimpleHTTPRequestHandler):
 
     extensions_map = {
         **SimpleHTTPRequestHandler.extensions_map,
-        **{".mjs": "text/javascript", ".js": "text/javascript", ".wasm": "application/wasm"},
+        ".mjs": "text/javascript",
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
     }
 
     def log_message(self, *_: Any) -> None:
@@ -39,7 +41,9 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((HOST, port), partial(_Quiet, directory=str(folder)))
     except OSError as error:
-        raise OnespikeError(f"cannot serve on {HOST}:{port}: {error.strerror or error}; choose another --port") from error
+        raise OnespikeError(
+            f"cannot serve on {HOST}:{port}: {error.strerror or error}; choose another --port"
+        ) from error
 
 
 def address(server: ThreadingHTTPServer) -> str:

@@ -48,9 +48,12 @@ def make_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Run]:
 
 
 def _settle(network: nn.Module, images: Tensor) -> None:
-    """Give a network the statistics of images (N, H, W, C), and classes that differ."""
-    for parameter in network.head.parameters():  # type: ignore[union-attr]
-        nn.init.normal_(parameter)
+    """Give a network the statistics of images (N, H, W, C), and norms, thresholds and classes that differ."""
+    nn.init.normal_(network.head.weight)  # type: ignore[union-attr, arg-type]
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.affine:
+            nn.init.normal_(module.weight, 0.8, 0.5)
+            nn.init.normal_(module.bias, 0, 0.4)
     network.train()
     with torch.no_grad():
         for _ in range(3):
@@ -87,7 +90,7 @@ class Page:
 
     def said(self) -> dict[str, Any]:
         """The class, and all numbers in full."""
-        numbers = {name: self.value(f"#{name} data") for name in ("milliseconds", "rate", "operations")}
+        numbers = {name: self.value(f"#{name} data") for name in ("rate", "operations")}
         shares = [float(one.get_attribute("value")) for one in self.page.locator("#classes data").all()]
         return {"class": self.page.inner_text("#answer b"), "shares": shares, **numbers}
 
@@ -127,4 +130,4 @@ def opened(browser: Any) -> Iterator[Callable[..., Any]]:
             thread.join()
             serving.server_close()
 
-    yield open_page
+    return open_page

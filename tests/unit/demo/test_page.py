@@ -14,11 +14,11 @@ from onespike.demo import build
 from onespike.exporting import Contract
 from tests.unit.demo.conftest import NETWORKS
 
-pytestmark = pytest.mark.usefixtures("fetched")
+pytestmark = [pytest.mark.usefixtures("fetched"), pytest.mark.slow]
 IMAGES = 20
 
 
-@pytest.mark.parametrize("name", [pytest.param(one, marks=pytest.mark.slow) for one in NETWORKS])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_it_answers_as_pytorch_does_and_counts_as_the_audit_does(
     name: str, make_run: Callable, opened: Callable, tmp_path: Path
 ) -> None:
@@ -36,12 +36,12 @@ def test_it_answers_as_pytorch_does_and_counts_as_the_audit_does(
     with opened(made.folder) as demo:
         for pixels in raw:
             said.append(demo.show(pixels, tmp_path))
+            assert demo.value("#milliseconds data") > 0
             said[-1] |= {convention: demo.energy(convention) for convention in CONVENTIONS}
         assert demo.complaints == []
     assert [one["class"] for one in said] == [card.classes[i] for i in logits.argmax(1).tolist()]
     assert len({one["class"] for one in said}) > 1
     torch.testing.assert_close(torch.tensor([one["shares"] for one in said]), logits.softmax(1), atol=1e-4, rtol=1e-4)
-    assert all(one["milliseconds"] > 0 for one in said)
 
     def mean(key: str) -> float:
         return sum(one[key] for one in said) / IMAGES
@@ -69,13 +69,12 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
         chosen = demo.after(lambda: page.click("#offered button:nth-child(2)"))
         assert page.get_attribute("#offered button:nth-child(2)", "aria-pressed") == "true"
         shown = demo.show(raw[1], tmp_path)
-        assert chosen["shares"] == shown["shares"]  # the file's pixels are the test image's
+        assert chosen == shown  # the file's pixels are the test image's
         assert page.locator("#offered button[aria-pressed='true']").count() == 0
         inverted = demo.after(lambda: page.check("#invert"))
-        expected = demo.show(255 - raw[1], tmp_path)
-        assert inverted["shares"] != shown["shares"]
-        page.uncheck("#invert")
-        assert demo.show(255 - raw[1], tmp_path)["shares"] == inverted["shares"] != expected["shares"]
+        assert inverted != shown
+        assert demo.after(lambda: page.uncheck("#invert")) == shown
+        assert demo.show(255 - raw[1], tmp_path) == inverted
 
         page.click("#clear")
         assert page.inner_text("#hint") == "draw here"
@@ -88,10 +87,10 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
             page.mouse.up()
 
         drawn = demo.after(stroke)
-        assert drawn["shares"] != inverted["shares"]
+        assert drawn != inverted
         seen = page.evaluate("Array.from(seen.getContext('2d').getImageData(0, 16, 32, 1).data)")[::4]
         assert seen[:6] == [0] * 6 == seen[-6:]  # a stroke in the middle, from top to bottom
-        assert seen[15] == seen[16] > 200
+        assert seen[15] == seen[16] > 150
 
         few = page.locator("#layers canvas").last.bounding_box()["height"]
         page.check("#all")
@@ -109,7 +108,6 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
         assert demo.complaints == []
 
 
-@pytest.mark.slow
 def test_digits_that_are_trained_for_a_minute(opened: Callable, tmp_path: Path) -> None:
     recipe = onespike.load_recipe("digits", {"train.epochs": 6, "data.cache": str(tmp_path / "cache")})
     onespike.train(recipe, tmp_path / "run", quiet=True)
@@ -135,11 +133,9 @@ def test_digits_that_are_trained_for_a_minute(opened: Callable, tmp_path: Path) 
         assert demo.said()["class"] == "0"
 
 
-@pytest.mark.slow
 def test_cifar_classes_are_pytorchs(opened: Callable, shared_data: Path, tmp_path: Path) -> None:
     start = {"data.root": str(shared_data / "cifar10"), "data.limit": 600, "data.cache": str(tmp_path / "cache")}
-    choices = start | {"model.width": 8, "train.epochs": 1, "train.precision": "fp32", "train.teacher": None}
-    choices.pop("train.teacher")
+    choices = start | {"model.width": 8, "train.epochs": 1, "train.precision": "fp32"}
     onespike.train(onespike.load_recipe("cifar10/fast", choices), tmp_path / "run", quiet=True)
     run = onespike.Run.open(tmp_path / "run")
     made = build(run, tmp_path / "page", images=50)

@@ -7,7 +7,7 @@ import { drawLayers } from "./maps.js";
 
 const at = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
-const PEN = 26, SHOWN = 10;
+const PEN = 38, SHOWN = 10; // pixels; classes
 
 let about, session, convention = "memory", last = null, mode = "", stream = null;
 
