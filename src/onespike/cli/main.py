@@ -30,6 +30,7 @@ COMMANDS = {
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
     "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
     "export": Command("write a network as ONNX, pt2 or C, each with a proof of parity", "RUN --out FOLDER", ("data",)),
+    "demo": Command("show a run's network in the browser, spikes and costs included", "RUN", ("data",)),
     "convert": Command(
         "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
     ),

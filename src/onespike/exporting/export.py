@@ -111,7 +111,7 @@ def export(
             if dataset.frames > 1:
                 advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
                 raise OnespikeError(f"export: its recordings have {dataset.frames} frames; expected one: {advice}")
-            images, labels = _test_images(dataset, count)
+            images, labels = some_test_images(dataset, count)
     if pixels and images.dtype != torch.uint8:
         raise OnespikeError(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
@@ -160,10 +160,11 @@ def _written(
         network = rounded(network, torch.float64 if name == "c" else torch.float32)
     target = FORMATS[name](Traced(Exported(network, contract)), folder)
     resolution = getattr(target, "resolution", None)  # of an exact one
-    return compare(name, network, target, contract, _batches(images, labels), resolution)
+    return compare(name, network, target, contract, batches(images, labels), resolution)
 
 
-def _batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Images and their labels, some at once."""
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         yield images[part], None if labels is None else labels[part]
@@ -194,8 +195,8 @@ def _contract(
     return replace(contract, classes=names)
 
 
-def _test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
-    """Test images, evenly spread."""
+def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """Test images as they are stored, and their classes: at most `count`, evenly spread."""
     total = len(data.test)
     if not total:
         raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")

@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -36,44 +36,62 @@ def write(traced: Traced, folder: Path) -> Target:
     Raises:
         OnespikeError: The network cannot be traced, or an operation has no counterpart; packages are missing.
     """
+    expect_packages()
+    import onnx
+
+    names = ["logits", *(f"spikes{number}" for number in range(traced.calls()))]
+    watched = graph(traced, names)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(watched)
+    del plain.graph.output[1:]
+    onnx.checker.check_model(plain)
+    onnx.save(plain, folder / FILE)
+    plain_session, watched_session = session(str(folder / FILE)), session(watched.SerializeToString())
+
+    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        inputs = {"images": traced.reads(images).numpy()}
+        logits = torch.from_numpy(plain_session.run(["logits"], inputs)[0])  # the file itself answers
+        return logits, [torch.from_numpy(one) for one in watched_session.run(names[1:], inputs)] if names[1:] else []
+
+    return run
+
+
+def expect_packages() -> None:
+    """Raise `OnespikeError` where a package is missing that ONNX is written or proved with."""
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 - what torch.onnx writes graphs with
     except ImportError as error:
         raise OnespikeError(f"onnx: {error.name} is missing: pip install 'onespike[export]'") from None
-    names = ["logits", *(f"spikes{number}" for number in range(traced.calls()))]
+
+
+def graph(traced: Traced, names: Sequence[str]) -> Any:
+    """Say a traced network as an `onnx.ModelProto`, which gives all that it gives, by these names."""
     try:
         with _quiet():
             made = torch.onnx.export(
                 traced.program(), (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=names
             )
         assert made is not None
-        watched = made.model_proto
+        model = made.model_proto
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
         line = " ".join(str(error.__cause__ or error).split())[:300]
         raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
     if traced.contract.weights == "int8":
-        _quantise(watched)
-    entry = watched.metadata_props.add()
+        _quantise(model)
+    entry = model.metadata_props.add()
     entry.key, entry.value = "contract", json.dumps(traced.contract.to_json())
-    plain = onnx.ModelProto()
-    plain.CopyFrom(watched)
-    del plain.graph.output[1:]
-    onnx.checker.check_model(plain)
-    onnx.save(plain, folder / FILE)
+    return model
+
+
+def session(model: str | bytes) -> Any:
+    """ONNX Runtime on the CPU, with a file or its content, and as many threads as PyTorch has."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    provider = ["CPUExecutionProvider"]
-    plain_session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=provider)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=provider)
-
-    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        inputs = {"images": traced.reads(images).numpy()}
-        logits = torch.from_numpy(plain_session.run(["logits"], inputs)[0])  # the file itself answers
-        return logits, [torch.from_numpy(one) for one in session.run(names[1:], inputs)] if names[1:] else []
-
-    return run
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager
