@@ -1,7 +1,8 @@
 """The decoded images of a source, kept on disk as plain numpy files that are read through a memory map.
 
-A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy and meta.json. It appears by the
-renaming of a finished folder, so it is whole or not there, whatever happens to the process that makes it.
+A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy, <part>-sums.npy and meta.json. It
+appears by the renaming of a finished folder: it is whole or not there, whatever happens to the process that makes it.
+Files are verified when they are opened; images in a file that is too large for that one by one, when they are fetched.
 """
 
 import errno
@@ -11,6 +12,7 @@ import math
 import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
@@ -28,7 +30,7 @@ from onespike.durable import flush, open_regular, read_whole
 from onespike.errors import OnespikeError, warn
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
-_FORMAT = 2
+_FORMAT = 3
 _META: dict[str, Any] = {"name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
@@ -119,7 +121,10 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
 
 
 def _write(source: Source, folder: Path, image_size: int | None) -> None:
-    """Write <part>-images.npy, (N, H, W, C) uint8, and <part>-labels.npy, (N,) int64, in constant memory."""
+    """Write <part>-images.npy, (N, H, W, C) uint8, -labels.npy, (N,) int64, and -sums.npy, (N,) CRC-32 of each image.
+
+    Memory is constant, but for labels and sums.
+    """
     content = source.content()
     counts = {part: count for part in PARTS if (count := len(content.parts.get(part, [()])[0]))}
     if missing := {"train", "test"} - counts.keys():
@@ -127,6 +132,7 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
         raise OnespikeError(f"{source.origin}: no images in the {lacking} part; expected some; restore it")
     decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
+        sums = np.empty(count, np.uint32)
         # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
         # a process that touches the map, whereas `write` reports it.
         with (folder / f"{part}-images.npy").open("wb") as file:
@@ -136,8 +142,11 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
                         raise OSError(errno.ENOSPC, f"{need:,} bytes of {part} images, {free:,} free")
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
                     np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(pixels).data)
+                pixels = np.ascontiguousarray(pixels)
+                sums[index] = zlib.crc32(pixels)
+                file.write(pixels.data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
+        np.save(folder / f"{part}-sums.npy", sums)
         if events := content.parts[part].events:
             _write_events(folder / part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
@@ -203,7 +212,7 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
 
 def _read(entry: Path, cheap: bool = True) -> Dataset:
-    """Open an entry, verified, unless that takes long and is to be `cheap`; a damaged one is an OnespikeError."""
+    """Open an entry, verified; a damaged one is an OnespikeError. What takes long is left to later, if `cheap`."""
     try:
         meta = read_json(read_whole(entry / "meta.json"), "meta.json")
         expect_keys(meta, _META, "meta.json")
@@ -211,22 +220,25 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
             raise ValueError("meta.json is not what was written")
         parts = {}
         for part, count in meta["images"].items():
-            paths = [entry / f"{part}-{what}.npy" for what in ("images", "labels", "events", "bounds")]
-            paths = [path for path in paths if path.name in meta["sha256"]]
-            for path in paths:
-                if not (cheap and path.stat().st_size > _CHEAP) and _digest(path) != meta["sha256"].get(path.name):
+            paths = {what: entry / f"{part}-{what}.npy" for what in ("images", "labels", "sums", "events", "bounds")}
+            paths = {what: path for what, path in paths.items() if path.name in meta["sha256"]}
+            later = cheap and paths["images"].stat().st_size > _CHEAP
+            for path in list(paths.values())[later:]:
+                if _digest(path) != meta["sha256"].get(path.name):
                     raise ValueError(f"{path.name} is not what was written")
-            images, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-            if not len(images) == len(labels) == count or images.dtype != np.uint8 or images.ndim not in (4, 5):
-                raise ValueError(f"{paths[0].name}: {images.dtype}, {images.shape}, of {len(labels)} labels")
+            images, labels = np.load(paths["images"], mmap_mode="r"), np.load(paths["labels"])
+            sums, whole = np.load(paths["sums"]), images.dtype == np.uint8 and images.ndim in (4, 5)
+            if not len(images) == len(labels) == len(sums) == count or not whole:
+                raise ValueError(f"{part} images: {images.dtype}, {images.shape}, of {len(labels)} labels")
             if not np.isin(labels, np.arange(len(meta["classes"]))).all():
-                raise ValueError(f"{paths[1].name}: labels of no class")
-            parts[part] = ImageSet(images, labels, np.arange(len(labels)))
-            if len(paths) == 4:
-                events, bounds = np.load(paths[2], mmap_mode="r"), np.load(paths[3])
+                raise ValueError(f"{part} labels: labels of no class")
+            some = images, labels, np.arange(len(labels))
+            parts[part] = ImageSet(*some, sums=sums if later else None)
+            if "events" in paths:
+                events, bounds = np.load(paths["events"], mmap_mode="r"), np.load(paths["bounds"])
                 if events.dtype != EVENT or len(bounds) != count + 1 or bounds[-1] != len(events):
-                    raise ValueError(f"{paths[2].name}: {len(events)} events, {len(bounds)} bounds")
-                parts[part] = RecordingSet(images, labels, np.arange(len(labels)), events, bounds)
+                    raise ValueError(f"{part} events: {len(events)} events, {len(bounds)} bounds")
+                parts[part] = RecordingSet(*some, events, bounds, sums=sums if later else None)
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
         return Dataset.of(parts, name=meta["name"], note=meta["note"], **described)
     except (OSError, ValueError, KeyError, TypeError, OnespikeError) as error:

@@ -126,8 +126,10 @@ class TrainLoader:
     def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         options = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
         before = set(multiprocessing.active_children())
+        batches = iter(DataLoader(keys, None, collate_fn=partial(_together, make), **options))  # type: ignore[arg-type]
+        workers = set(multiprocessing.active_children()) - before
         try:
-            for batch in DataLoader(keys, None, collate_fn=partial(_together, make), **options):  # type: ignore[arg-type]
+            for batch in batches:
                 if isinstance(batch, OnespikeError):
                     raise batch
                 images, labels = map(torch.from_numpy, batch)
@@ -144,7 +146,8 @@ class TrainLoader:
             remedy = "give it more memory, or pass --data.workers 0"
             raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
         finally:
-            for worker in {*multiprocessing.active_children()} - before:  # they do not hear SIGTERM
+            del batches  # asks its workers to end, and waits a while
+            for worker in workers:  # they do not hear SIGTERM
                 worker.kill()
 
 

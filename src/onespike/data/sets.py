@@ -1,7 +1,10 @@
 """Sets of images, and the data sets that they make up."""
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -33,6 +36,8 @@ class ImageSet:
     images: Any
     labels: np.ndarray  # (M,) int64; the labels of all
     indices: np.ndarray  # (N,) int64, ascending; which images belong to the set
+    # (M,) uint32; CRC-32 of each image, compared when it is fetched; None where it need not be
+    sums: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,12 +69,22 @@ class ImageSet:
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
         index = self.indices[position]
-        return self.images[index], int(self.labels[index])
+        return self._whole(self.images[index, None], index)[0], int(self.labels[index])
 
     def gather(self, positions: np.ndarray) -> Batch:
         """Fetch images at (B,) positions as `BatchAugment` takes them, and their labels (B,), int64."""
         where = self.indices[positions]
-        return torch.from_numpy(self.images[where]), torch.from_numpy(self.labels[where])
+        return torch.from_numpy(self._whole(self.images[where], where)), torch.from_numpy(self.labels[where])
+
+    def _whole(self, images: Any, indices: np.ndarray) -> Any:
+        """Images, unless one of them is not what was written: that is an `OnespikeError`."""
+        if self.sums is not None:
+            for image, index, expected in zip(images, np.atleast_1d(indices), self.sums[indices].flat, strict=True):
+                if zlib.crc32(image) != expected:
+                    file = Path(self.images.filename)
+                    remedy = f"remove the folder {file.parent} to decode the images again"
+                    raise OnespikeError(f"image {index} in {file.name} is not what was written: {remedy}")
+        return images
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send a memory map to a worker process by its file's name, not by its content."""
