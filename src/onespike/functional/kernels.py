@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -60,18 +61,34 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
     code = Path(__file__).with_name(source)
     key = hashlib.sha256(code.read_bytes() + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
-    library = folder / f"{key}{TYPES[dtype]}.so"
+    name = f"{key}{TYPES[dtype]}.so"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = _is_own(folder)
+    if own and _is_own(folder / name):
+        with suppress(OSError):  # damaged: it is made anew
+            return Kernels(folder / name, dtype)
     try:
-        if not library.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as building:
-                made = Path(building) / library.name
-                if not _compile(compiler, [TYPES[dtype], str(code), "-o", str(made)]):
-                    return None
-                made.replace(library)
-        return Kernels(library, dtype)
-    except OSError:  # nowhere to write, or a file of another machine
+        with tempfile.TemporaryDirectory(dir=folder if own else None) as building:
+            made = Path(building) / name
+            if not _compile(compiler, [TYPES[dtype], str(code), "-o", str(made)]):
+                return None
+            made.chmod(0o700)
+            kernels = Kernels(made, dtype)
+            if own:
+                made.replace(folder / name)
+            return kernels
+    except OSError:  # nowhere to write
         return None
+
+
+def _is_own(path: Path) -> bool:
+    """Whether nobody else can have written it: what lies in a cache that others write is not run."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 def _compile(compiler: str, arguments: list[str]) -> bool:
