@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset
 from onespike.durable import write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.exporting import c, onnx, pt2
+from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
@@ -28,6 +28,7 @@ Weights = Literal["auto", "fp32", "int8"]
 FORMATS: dict[str, Callable[[Traced, Path], Target]] = {
     "onnx": onnx.write,
     "pt2": pt2.write,
+    "nir": nir.write,
     "c": c.write,
 }
 #: Images that a target and the network see at once.
@@ -70,7 +71,7 @@ def export(
     Args:
         model: A run, its folder, or any network, images (B, C, H, W) to logits (B, K), which stays as it is.
         out: A new folder, or that of an earlier export, which it replaces; whole or not there.
-        to: Formats: "onnx", "pt2", "c".
+        to: Formats: "onnx", "pt2", "nir", "c".
         images: Test images to prove it on: raw, uint8 (N, H, W, C), or normalised floats (N, C, H, W). Those of the run
             if None.
         labels: Their classes (N,), for accuracies.

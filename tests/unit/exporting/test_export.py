@@ -134,7 +134,6 @@ def test_a_folder_that_is_no_earlier_export_is_refused(
         (["--to", "tflite", "--out", "x"], "unknown format 'tflite'"),
         (["--to", "pt2"], "expected a folder to write"),
         (["--to", "pt2", "--out", "x", "--images", "0"], "images: expected at least 1, got 0"),
-        (["--to", "c", "--out", "x", "--weights", "fp32"], "c: expected weights of 8 bits"),
     ],
 )
 def test_what_makes_no_sense_is_refused(
