@@ -28,7 +28,7 @@ from onespike.exporting.parity import Target
 FILE = "model.nir"
 
 
-def write(traced: Traced, folder: Path) -> Target:
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """Write `model.nir`. The graph that is read back, computed for one step, is the target.
 
     Raises:
@@ -51,7 +51,7 @@ def write(traced: Traced, folder: Path) -> Target:
             bits[:, one.offset : one.offset + one.size] = seen[name].movedim(1, -1).flatten(1)
         return logits, [read_bits(value, bits) for value in spikes]
 
-    return run
+    return {"nir": run}
 
 
 def run_once(graph: Any, images: Tensor) -> dict[str, Tensor]:

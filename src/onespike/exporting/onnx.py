@@ -5,11 +5,12 @@ int8 with a scale for each output channel, and in front of a layer that reads sp
 is exact.
 """
 
+import importlib.util
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,17 @@ PASSING = {
 }
 
 
-def write(traced: Traced, folder: Path) -> Target:
-    """Write `model.onnx`, whose input is "images" and whose output is "logits". ONNX Runtime is the target.
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
+    """Write `model.onnx`, whose input is "images" and whose output is "logits".
+
+    ONNX Runtime is the target, and OpenVINO where it is installed.
 
     Raises:
         OnespikeError: The network cannot be traced, or an operation has no counterpart; packages are missing.
     """
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # noqa: F401 - what the file is proved with
         import onnxscript  # noqa: F401 - what torch.onnx writes graphs with
     except ImportError as error:
         raise OnespikeError(f"onnx: {error.name} is missing: pip install 'onespike[export]'") from None
@@ -62,16 +65,50 @@ def write(traced: Traced, folder: Path) -> Target:
     del plain.graph.output[1:]
     onnx.checker.check_model(plain)
     onnx.save(plain, folder / FILE)
+    file, graph = folder / FILE, watched.SerializeToString()
+    targets = {"onnx": _runtime(session(file), session(graph), names[1:], traced)}
+    if importlib.util.find_spec("openvino"):
+        targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(graph), names[1:], traced)
+    return targets
+
+
+#: A file that is loaded: names of outputs and images to these.
+Loaded = Callable[[list[str], Any], list[Any]]
+
+
+def session(model: Path | bytes) -> Loaded:
+    """Load a graph by ONNX Runtime, on as many threads as PyTorch has."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    provider = ["CPUExecutionProvider"]
-    plain_session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=provider)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=provider)
+    source = str(model) if isinstance(model, Path) else model
+    made = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda outputs, images: made.run(outputs, {"images": images})  # type: ignore[no-any-return]
+
+
+def openvino_model(model: Path | bytes) -> Loaded:
+    """Load a graph by OpenVINO, in float32 where it is not in integers."""
+    import openvino
+
+    core = openvino.Core()
+    chosen = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    made = core.compile_model(core.read_model(model), "CPU", chosen)
+
+    def run(outputs: list[str], images: Any) -> list[Any]:
+        found = made({"images": images})
+        return [found[name] for name in outputs]
+
+    return run
+
+
+def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) -> Target:
+    """A target that answers by the file itself, and shows its spikes by the same graph with more outputs."""
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        inputs = {"images": traced.reads(images).numpy()}
-        logits = torch.from_numpy(plain_session.run(["logits"], inputs)[0])  # the file itself answers
-        return logits, [torch.from_numpy(one) for one in session.run(names[1:], inputs)] if names[1:] else []
+        inputs = traced.reads(images).numpy()
+        (logits,) = plain(["logits"], inputs)
+        return torch.from_numpy(logits), [torch.from_numpy(one) for one in watched(spikes, inputs)] if spikes else []
 
     return run
 

@@ -142,7 +142,11 @@ def test_others_on_500_photographs(shared_data: Path, tmp_path: Path, settled: S
     [
         ("spiking-resnet-xs", {"width": 4}, r"nir: it cannot say max pooling of real values in stem\.0\.2"),
         ("conv-tiny", {"depths": (1,), "channels": (8,)}, r"nir: it cannot say .* in .*; onnx, pt2 and c \(--weights"),
-        ("spiking-vgg-xs", {"width": 4, "preset": "ann"}, r"nir: it cannot say (relu|max pooling of real values) in (stem|layers)\."),
+        (
+            "spiking-vgg-xs",
+            {"width": 4, "preset": "ann"},
+            r"nir: it cannot say (relu|max pooling of real values) in ",
+        ),
         ("spiking-vgg-xs", {"width": 4, "attention": 2}, r"nir: it cannot say .* in layers\.1"),
     ],
 )

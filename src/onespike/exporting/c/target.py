@@ -30,7 +30,7 @@ from onespike.exporting.parity import Target
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
 
-def write(traced: Traced, folder: Path) -> Target:
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """Write `model.c` and `model.h`. The program, compiled here, is the target.
 
     Raises:
@@ -49,7 +49,7 @@ def write(traced: Traced, folder: Path) -> Target:
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")
     (folder / "model.c").write_text(_source(contract, program), encoding="utf-8")
     library = build(folder, compiler)
-    return _Compiled(library, contract, spikes, unit, writer.numbers)
+    return {"c": _Compiled(library, contract, spikes, unit, writer.numbers)}
 
 
 def build(folder: Path, compiler: str, *more: str) -> ctypes.CDLL:
