@@ -141,6 +141,9 @@ def _quantise(model: Any) -> None:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             nodes.append(node)
             continue
+        if _is_pixels(node.input[0], producers):
+            nodes.append(node)
+            continue
         name = node.input[1]
         weight, turned = constants.get(name), False
         if weight is None and name in producers and producers[name].op_type == "Transpose":
@@ -206,3 +209,12 @@ def _is_spikes(name: str, producers: dict[str, Any]) -> bool:
         inputs = node.input if node.op_type == "Concat" else node.input[:1]
         return all(_is_spikes(one, producers) for one in inputs)
     return False
+
+
+def _is_pixels(name: str, producers: dict[str, Any]) -> bool:
+    """Whether a tensor is bytes that were normalised: OpenVINO would take these for quantised values, and lose bits."""
+    node = producers.get(name)
+    return node is not None and (
+        (node.op_type == "Cast" and node.input[0] == "images")
+        or (node.op_type in ("Add", "Mul", "Sub", "Div") and _is_pixels(node.input[0], producers))
+    )
