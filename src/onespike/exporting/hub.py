@@ -155,7 +155,7 @@ def _readme(card: ModelCard, summary: Mapping[str, Any], run: Run | None, recipe
         "",
     ]
     words = "A spiking network, written by" if card.conversion is None else "A converted spiking network, written by"
-    lines += [f"{words} [onespike](https://pypi.org/project/onespike/) {__version__}.", ""]
+    lines += [f"{words} onespike {__version__}.", ""]
     lines += ["```python", "import onespike", "", 'network = onespike.load("FOLDER or user/repo")', "```", ""]
     images = f"{card.image_size}x{card.image_size} pixels, {card.in_channels} channels, (pixel / 255 - mean) / std"
     classes = f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}"

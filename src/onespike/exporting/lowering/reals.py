@@ -115,7 +115,7 @@ class Reals(Layers):
     def _op_matmul(self, a: Any, b: Any) -> Value:
         """(…, M, K) times (…, K, N)."""
         if isinstance(b, Tensor):
-            return self._op_linear(a, b.movedim(-1, -2))  # type: ignore[no-any-return]
+            return self._op_linear(a, b.movedim(-1, -2))
         if isinstance(a, Tensor):
             raise CannotSayError(f"a constant times a tensor in {self._layer}")
         outer = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
