@@ -47,12 +47,11 @@ def push(
     with TemporaryDirectory() as made:
         draft = save_pretrained(opened, Path(made) / "draft", weights=weights, which=checkpoint)
         results = _measured(Run.open(draft), data, images)
-    where = {"weights": weights, "which": checkpoint, "results": results}
     if repo is not None:
-        place = push_to_hub(opened, repo, private=private, **where)
+        place = push_to_hub(opened, repo, private=private, weights=weights, which=checkpoint, results=results)
     else:
         assert out is not None
-        place = str(save_pretrained(opened, out, **where))
+        place = str(save_pretrained(opened, out, weights=weights, which=checkpoint, results=results))
     console.print(f"{results['test_top1']:.2f}% of {results['test_images']:,} test images, weights {weights}: {place}")
     return 0
 

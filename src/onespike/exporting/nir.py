@@ -79,7 +79,8 @@ def _node(node: Any, x: Tensor) -> Tensor:
         stride, padding, dilation = (tuple(map(int, one)) for one in (node.stride, node.padding, node.dilation))
         return F.conv2d(x, weight, bias, stride, padding, dilation, int(node.groups))
     if kind == "AvgPool2d":
-        return F.avg_pool2d(x, *(tuple(map(int, one)) for one in (node.kernel_size, node.stride, node.padding)))
+        kernel, stride, padding = (tuple(map(int, one)) for one in (node.kernel_size, node.stride, node.padding))
+        return F.avg_pool2d(x, kernel, stride, padding)
     if kind == "IF":
         return (torch.from_numpy(node.r) * x > torch.from_numpy(node.v_threshold)).to(x.dtype)
     return x  # input and output
@@ -217,11 +218,13 @@ class _Writer:
         return self._add(layer, node, parts, (geometry.side(0, sides[0]), geometry.side(1, sides[1])))
 
     def _fire(self, of: Fire) -> str:
-        source, pool = of.source, None
+        source: Map = of.source
+        pool: Pool | None = None
         if isinstance(source, Pool) and source.largest and source.kind != "bits":  # fire first, then whether any did
             if of.inverted.any():
                 raise self._cannot(f"max pooling in {source.layer} in front of neurons that fire below a threshold")
-            source, pool = source.read.map, source
+            pool = source
+            source = pool.read.map
         sign = torch.where(of.inverted, -1.0, 1.0).double()
         below = torch.nextafter(-of.thresholds.float(), torch.tensor(-torch.inf)).double()
         threshold = torch.where(of.inverted, below, of.thresholds.double())

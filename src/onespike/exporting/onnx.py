@@ -84,7 +84,7 @@ def session(model: Path | bytes) -> Loaded:
     options.intra_op_num_threads = torch.get_num_threads()
     source = str(model) if isinstance(model, Path) else model
     made = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    return lambda outputs, images: made.run(outputs, {"images": images})  # type: ignore[no-any-return]
+    return lambda outputs, images: made.run(outputs, {"images": images})
 
 
 def openvino_model(model: Path | bytes) -> Loaded:

@@ -29,6 +29,8 @@ from onespike.exporting.lowering.maps import (
 
 #: The type of the class scores, by the kind of the last map.
 SCORES = {"i64": "int32_t", "f32": "float"}
+#: Parts of a map that is put together, above which each element has its own place in a table.
+FEW = 16
 #: Products of two numbers in a sine.
 SINE = 21
 #: Functions of <math.h> by name; others are kernels.
@@ -292,9 +294,25 @@ class Writer(Memory):
         fetch = self._fetch(one.source, "p")
         return [*fetch, f"fire_{kind}(v, {', '.join(tables)}, {one.channels}, out);"]
 
+    def _gather(self, one: Collect, of: Map) -> list[str]:
+        """Fetch each element of a map from its own place in another, such as of one that is turned."""
+        bits = one.kind == "bits"
+        table = torch.zeros(one.pixels, one.channels, dtype=torch.int64)  # 0 is none
+        for part in one.parts:
+            places = part.pixels[:, None] * (32 * of.words if bits else of.channels) + part.channels
+            table[part.to_pixels[:, None], part.to_channels] = 1 + places
+        loop = f"for (int i = 0; i < {one.channels}; i++) {{"
+        lines = [loop, f"    int q = (int){self._table(table)}[p * {one.channels} + i] - 1;", "    if (q >= 0)"]
+        if bits:
+            self._kernels.add("put")
+            return [*lines, f"        put(out, i, {self._at(of)}, q);", "}"]
+        return [*lines, f"        out[i] = ({self._at(of)})[q];", "}"]
+
     def _collect(self, one: Collect) -> list[str]:
         bits = one.kind == "bits"
         lines = [f"for (int i = 0; i < {one.words if bits else one.channels}; i++)", "    out[i] = 0;"]
+        if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
+            return [*lines, *self._gather(one, one.parts[0].map)]
         for part in one.parts:
             # Of a pixel that is not in this part the table says 0, of others one more than its number.
             table = torch.zeros(one.pixels, dtype=torch.int64)

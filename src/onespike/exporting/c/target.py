@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ from onespike.exporting.lowering.values import Value, read_bits
 from onespike.exporting.network import Traced
 from onespike.exporting.parity import Target
 
+if TYPE_CHECKING:
+    from onespike.exporting.lowering.layers import Layers
+
 #: What a compiler is told; warnings are errors.
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
@@ -40,10 +44,8 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OnespikeError("c: no C compiler, by which the export is proved: apt-get install gcc")
-    if contract.weights == "int8":
-        lowering, spikes = lower(traced, Integers, "c")
-    else:
-        lowering, spikes = lower(traced, Reals, "c")
+    numbers: type[Layers] = Integers if contract.weights == "int8" else Reals
+    lowering, spikes = lower(traced, numbers, "c")
     writer = Writer(lowering.maps)
     program, unit = writer.program(), lowering.unit
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")
