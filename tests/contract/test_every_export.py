@@ -49,3 +49,15 @@ def test_pt2_of_both_kinds_of_strict_networks(name: str, tmp_path: Path) -> None
     made = export(small(name), tmp_path / "out", "pt2", images=images)
     assert made.holds, made.parity
     assert made.parity[0].spikes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["conv12", "spiking-resnet-xs"])
+def test_inductor_compiles_it_to_the_same_logits(name: str) -> None:
+    network, images = small(name).eval(), torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.compiler.reset()
+    with torch.no_grad():
+        expected, found = network(images), torch.compile(network)(images)
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

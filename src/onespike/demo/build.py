@@ -136,7 +136,7 @@ def _proved(
     proving = session(model)
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits, *fired = proving.run(["logits", *spikes], {"images": traced.reads(images).numpy()})
+        logits, *fired = proving(["logits", *spikes], traced.reads(images).numpy())
         return torch.from_numpy(logits), [torch.from_numpy(one) for one in fired]
 
     return model, outputs, compare("onnx", network, run, contract, batches(images, labels))

@@ -5,11 +5,12 @@ int8 with a scale for each output channel, and in front of a layer that reads sp
 is exact.
 """
 
+import importlib.util
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ PASSING = {
 }
 
 
-def write(traced: Traced, folder: Path) -> Target:
-    """Write `model.onnx`, whose input is "images" and whose output is "logits". ONNX Runtime is the target.
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
+    """Write `model.onnx`, whose input is "images" and whose output is "logits".
+
+    ONNX Runtime is the target, and OpenVINO where it is installed.
 
     Raises:
         OnespikeError: The network cannot be traced, or an operation has no counterpart; packages are missing.
@@ -46,14 +49,11 @@ def write(traced: Traced, folder: Path) -> Target:
     del plain.graph.output[1:]
     onnx.checker.check_model(plain)
     onnx.save(plain, folder / FILE)
-    plain_session, watched_session = session(str(folder / FILE)), session(watched.SerializeToString())
-
-    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        inputs = {"images": traced.reads(images).numpy()}
-        logits = torch.from_numpy(plain_session.run(["logits"], inputs)[0])  # the file itself answers
-        return logits, [torch.from_numpy(one) for one in watched_session.run(names[1:], inputs)] if names[1:] else []
-
-    return run
+    file, inside = folder / FILE, watched.SerializeToString()
+    targets = {"onnx": _runtime(session(file), session(inside), names[1:], traced)}
+    if importlib.util.find_spec("openvino"):
+        targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
+    return targets
 
 
 def expect_packages() -> None:
@@ -85,13 +85,45 @@ def graph(traced: Traced, names: Sequence[str]) -> Any:
     return model
 
 
-def session(model: str | bytes) -> Any:
-    """ONNX Runtime on the CPU, with a file or its content, and as many threads as PyTorch has."""
+#: A file that is loaded: names of outputs and images to these.
+Loaded = Callable[[list[str], Any], list[Any]]
+
+
+def session(model: Path | bytes) -> Loaded:
+    """Load a graph by ONNX Runtime, on as many threads as PyTorch has."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    source = str(model) if isinstance(model, Path) else model
+    made = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda outputs, images: made.run(outputs, {"images": images})
+
+
+def openvino_model(model: Path | bytes) -> Loaded:
+    """Load a graph by OpenVINO, in float32 where it is not in integers."""
+    import openvino
+
+    core = openvino.Core()
+    chosen = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    made = core.compile_model(core.read_model(model), "CPU", chosen)
+
+    def run(outputs: list[str], images: Any) -> list[Any]:
+        found = made({"images": images})
+        return [found[name] for name in outputs]
+
+    return run
+
+
+def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) -> Target:
+    """A target that answers by the file itself, and shows its spikes by the same graph with more outputs."""
+
+    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        inputs = traced.reads(images).numpy()
+        (logits,) = plain(["logits"], inputs)
+        return torch.from_numpy(logits), [torch.from_numpy(one) for one in watched(spikes, inputs)] if spikes else []
+
+    return run
 
 
 @contextmanager
@@ -120,6 +152,9 @@ def _quantise(model: Any) -> None:
     one = helper.make_tensor("spikes_scale", TensorProto.FLOAT, [], [1.0])
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            nodes.append(node)
+            continue
+        if _is_pixels(node.input[0], producers):
             nodes.append(node)
             continue
         name = node.input[1]
@@ -187,3 +222,12 @@ def _is_spikes(name: str, producers: dict[str, Any]) -> bool:
         inputs = node.input if node.op_type == "Concat" else node.input[:1]
         return all(_is_spikes(one, producers) for one in inputs)
     return False
+
+
+def _is_pixels(name: str, producers: dict[str, Any]) -> bool:
+    """Whether a tensor is bytes that were normalised: OpenVINO would take these for quantised values, and lose bits."""
+    node = producers.get(name)
+    return node is not None and (
+        (node.op_type == "Cast" and node.input[0] == "images")
+        or (node.op_type in ("Add", "Mul", "Sub", "Div") and _is_pixels(node.input[0], producers))
+    )
