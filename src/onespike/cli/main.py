@@ -46,6 +46,11 @@ COMMANDS = {
         "--recipe RECIPE --from T --out FOLDER",
         ("data", "model", "train", "loss"),
     ),
+    "search": Command(
+        "search for a recipe's best values: accuracy on held-out images, and energy",
+        "--recipe RECIPE --space FILE --out FOLDER",
+        ("data", "model", "train", "loss"),
+    ),
     "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN", ("data",)),
     "cache": Command("verify the decoded images, byte for byte", "verify"),
     "models": Command("list the registered models, or one model's presets and options", "[NAME]"),
