@@ -27,7 +27,7 @@ OURS = [
     for name, family in MODELS.items()
     if name == next(iter(family.variants)) and family.builder.__module__.startswith("onespike.")
 ]
-#: The tables of options, by what a page's comment calls them: what stands before the name of a field, and the dataclass.
+#: The tables of options, by what a page's comment calls them: what stands before a field's name, and the dataclass.
 TABLES = {
     "data": ("data.", DataConfig),
     "train": ("train.", TrainConfig),
@@ -89,21 +89,22 @@ def with_tables(page: str) -> str:
 
 RECIPES = """# Recipes
 
-A recipe is a YAML file of choices; `onespike train --recipe NAME` trains by it. The text above its values says what it is
-made for and, where it was measured, on what machine and what it reached.
+A recipe is a YAML file of choices; `onespike train --recipe NAME` trains by it. The text above its values says what it
+is made for and, where it was measured, on what machine and what it reached.
 """
 MODELS_PAGE = """# Models
 
-`--model.name NAME` chooses a model, `onespike.create_model(NAME)` builds it, and `onespike models NAME` lists its presets and
-options. Weights are those of the model's defaults for colour images of {side}x{side} pixels and {classes} classes.
+`--model.name NAME` chooses a model, `onespike.create_model(NAME)` builds it, and `onespike models NAME` lists its
+presets and options. Weights are those of the model's defaults for colour images of {side}x{side} pixels and {classes}
+classes.
 
 How many operations an image takes, and how much energy, depends on what the trained neurons fire: `onespike audit RUN`
 counts it. What was measured is in the [results](results.md), and with the [recipes](recipes.md).
 """
 RESULTS = """# Results
 
-Each page was written by a command, which it names, with commit and machine; what is pending says so. The numbers are in CSV
-files beside them, in the repository's folder `results`.
+Each page was written by a command, which it names, with commit and machine; what is pending says so. The numbers are in
+CSV files beside them, in the repository's folder `results`.
 """
 
 
