@@ -194,6 +194,23 @@ LAYOUT = """SECTIONS {
 """
 
 
+def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, names = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(1, 8, 1), LIF(8), nn.Flatten(), nn.Linear(128, 3)), "ABC"
+    export(network, tmp_path / "out", "c", images=digits[:20], classes=names)
+    docs, program = Path(__file__).parents[3] / "docs", tmp_path / "classify"
+    command = ["cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path / 'out'}"]
+    subprocess.run([*command, tmp_path / "out" / "model.c", docs / "classify.c", "-o", program], check=True)
+    with torch.no_grad():
+        expected = network(digits[:20].movedim(-1, 1) / 255).argmax(1).tolist()
+    assert len(set(expected)) > 1
+    for image, label in zip(digits[:20], expected, strict=True):
+        said = subprocess.run([program], input=image.numpy().tobytes(), capture_output=True, check=True)
+        assert said.stdout.decode() == f"{names[label]}\n"
+    short = subprocess.run([program], input=b"short", capture_output=True)
+    assert (short.returncode, short.stderr) == (2, b"expected an image of 1024 bytes\n")
+
+
 def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")
     if not compiler or not emulator:
