@@ -30,33 +30,36 @@ TWINS = ("paper", "modern", "strict", "binary", "ann")
 IMAGES = 512
 #: What is kept of each audit: energy in microjoule by convention, and counts; all for one image.
 FOUND = (*CONVENTIONS, "synaptic_operations", "macs", "real_macs")
+#: What is kept where time is measured too: of a single image, in milliseconds, and whether the machine was busy, 0 or 1.
+TIMES = ("milliseconds", "busy")
 _KEY = ("digest", "seed")
 
 
-def audit_training(training: Training, run: Run, out: Path) -> None:
-    """Audit the best weights of a run, and add what it found to pareto.audit.csv; do nothing if it is there."""
-    file = Ledger(out / "pareto.audit.csv")
-    if _costs_of(training.digest, read_costs(file.path)).get(training.seed):
+def audit_training(training: Training, run: Run, out: Path, name: str = "pareto", latency: bool = False) -> None:
+    """Audit the best weights of a run, and add what it found to NAME.audit.csv; do nothing if it is there."""
+    file, columns = Ledger(out / f"{name}.audit.csv"), FOUND + TIMES if latency else FOUND
+    if costs_of(training.digest, read_costs(file.path, columns)).get(training.seed):
         return
-    found = audit_run(run, images=IMAGES, device=training.recipe.train.device, latency=False)
+    found = audit_run(run, images=IMAGES, device=training.recipe.train.device, latency=latency)
     energies = [1e6 * found.energy(convention).total for convention in CONVENTIONS]
     counts = [found.operations.synaptic_operations, found.operations.macs, found.operations.macs_of("real")]
-    row = dict(zip((*_KEY, *FOUND), (training.digest, training.seed, *energies, *counts), strict=True))
+    times = [1e3 * found.latency[0].median, float(found.latency[0].busy is not None)] if latency else []
+    own = training.digest, training.seed
+    row = dict(zip((*_KEY, *columns), (*own, *energies, *counts, *times), strict=True))
     with file.locked():
-        rows = [
-            one for one in read_costs(file.path) if (one["digest"], one["seed"]) != (training.digest, training.seed)
-        ]
-        save_text(csv_text((*_KEY, *FOUND), [list(one.values()) for one in [*rows, row]]), file.path)
+        rows = [one for one in read_costs(file.path, columns) if (one["digest"], one["seed"]) != own]
+        save_text(csv_text((*_KEY, *columns), [list(one.values()) for one in [*rows, row]]), file.path)
 
 
-def read_costs(path: Path) -> list[dict[str, Any]]:
-    """Read pareto.audit.csv.
+def read_costs(path: Path, columns: Sequence[str] = FOUND) -> list[dict[str, Any]]:
+    """Read the file that `audit_training` writes.
 
     Args:
         path: The file; it need not be there.
+        columns: Its numbers.
 
     Returns:
-        A row for each network that was audited: "digest", "seed", and the numbers of `FOUND`.
+        A row for each network that was audited: "digest", "seed", and these numbers.
 
     Raises:
         OnespikeError: It is no such file.
@@ -66,14 +69,14 @@ def read_costs(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [
-                {"digest": row["digest"], "seed": int(row["seed"]), **{name: float(row[name]) for name in FOUND}}
+                {"digest": row["digest"], "seed": int(row["seed"]), **{name: float(row[name]) for name in columns}}
                 for row in csv.DictReader(file, strict=True)
             ]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise OnespikeError(f"{path} cannot be read as audits: {error}; mend it, or choose another --out") from None
 
 
-def _costs_of(digest: str, costs: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def costs_of(digest: str, costs: Sequence[dict[str, Any]]) -> dict[int, dict[str, Any]]:
     """By seed, what was found of a recipe."""
     return {row["seed"]: row for row in costs if row["digest"] == digest}
 
@@ -109,7 +112,7 @@ def write_pareto(
     found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / "pareto.audit.csv")
     points = []
     for outcome, recipe in zip(found, recipes, strict=True):
-        own = _costs_of(digest(recipe), costs)
+        own = costs_of(digest(recipe), costs)
         trained = [row["seed"] for row in outcome.rows if row["outcome"] == "trained"]
         audited = [own[seed] for seed in trained if seed in own]
         means = {name: Estimate.over([row[name] for row in audited]) for name in FOUND} if audited else {}

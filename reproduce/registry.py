@@ -11,6 +11,7 @@ from reproduce.energy import energy
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
+from reproduce.over_time import EVENTS, TIME
 from reproduce.pareto import PARETO
 from reproduce.sweep import Sweep
 from reproduce.table1 import table1
@@ -35,5 +36,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "choices": CHOICES,
     "windows": WINDOWS,
     "pareto": PARETO,
+    "events": EVENTS,
+    "time": TIME,
     "energy": energy,
 }
