@@ -124,10 +124,7 @@ TIME = Sweep(
     about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees as "
     "many time steps. The stem reads an image once, whatever T.",
     settings=[
-        *(
-            Setting("the same cost", f"T = {n}", SMALL | {"model.time_steps": n, "train.epochs": 8 // n})
-            for n in STEPS
-        ),
+        *(Setting("the same cost", f"T = {n}", SMALL | {"model.time_steps": n, "train.epochs": 8 // n}) for n in STEPS),
         Setting("the same cost", "T = 4, TET", SMALL | {"model.time_steps": 4, "train.epochs": 2, "train.loss": "tet"}),
         Setting("the same epochs", "T = 1, 2 epochs", SMALL | {"model.time_steps": 1, "train.epochs": 2}),
     ],

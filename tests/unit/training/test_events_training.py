@@ -91,6 +91,7 @@ def test_changed_recordings_are_the_same_with_workers(root):
 def test_the_models_time_steps_are_the_datas_frames(root):
     assert recipe(root).model.time_steps == 3
     assert recipe(root, **{"data.frames": 1}).model.time_steps == 1
+    assert load_recipe("events/digits", {"model.name": "spiking-vgg11"}).model.time_steps == 1
     with pytest.raises(OnespikeError, match="neuron relu: expected one time step, got 3"):
         recipe(root, **{"model.preset": "ann"})
 
@@ -126,6 +127,10 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     run = Run.open(tmp_path / "run")
     assert evaluate(run).top1.mean == pytest.approx(summary["test_top1"])
     assert evaluate(run, flips=True).images == 6 * CLASSES
+    with pytest.raises(OnespikeError, match="2 frames of each recording, the network takes 3"):
+        evaluate(run, replace(made.data, frames=2))
+    with pytest.raises(OnespikeError, match="3 frames of each recording, the network takes 2"):
+        evaluate(run, time_steps=2)
     audit = audit_run(run, latency=False)
     assert audit.operations.images == 6 * CLASSES
     once = audit_run_at_one(root, tmp_path)
