@@ -76,9 +76,9 @@ def _draw(points: Sequence[tuple[Outcome, dict[str, Estimate]]]) -> Figure:
             if outcome.setting.group == group and outcome.estimate and costs
         ]
         if known:
-            energies, estimates, labels = zip(*known, strict=True)
-            bars = [one.std or 0.0 for one in estimates]
-            axis.errorbar(energies, [one.mean for one in estimates], yerr=bars, fmt="o", capsize=2, label=group)
+            energies, means = [energy for energy, _, _ in known], [estimate.mean for _, estimate, _ in known]
+            bars = [estimate.std or 0.0 for _, estimate, _ in known]
+            axis.errorbar(energies, means, yerr=bars, fmt="o", capsize=2, label=group)
             for energy, estimate, label in known:
                 axis.annotate(label, (energy, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
     axis.set_xlabel("energy for one sample, µJ (the field's convention)")
@@ -96,9 +96,9 @@ def _draw(points: Sequence[tuple[Outcome, dict[str, Estimate]]]) -> Figure:
 EVENTS = Sweep(
     name="events",
     title="Events: accuracy against time steps",
-    about="Events made of scikit-learn's digits by a simulator of saccades, the same network throughout: all events of a "
-    "recording in one frame, or in T frames. Longer trainings at one step spend what several steps cost. The windows' "
-    "rows are the paper's ideas on one frame of events, in a network that differs by them alone.",
+    about="Events made of scikit-learn's digits by a simulator of saccades, the same network throughout: all events of "
+    "a recording in one frame, or in T frames. Longer trainings at one step spend what several steps cost. The rows of "
+    "windows are the paper's ideas on one frame of events, in a network that differs by them alone.",
     settings=[
         *(Setting("frames, same epochs", f"T = {steps}", {"data.frames": steps}) for steps in STEPS),
         *(Setting("one frame, cost of T", f"of T = {n}", {"train.epochs": 20 * n}) for n in STEPS[1:]),
@@ -121,8 +121,8 @@ EVENTS = Sweep(
 TIME = Sweep(
     name="time",
     title="CIFAR-10 shown T times, at the same cost of training",
-    about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees as "
-    "many time steps. The stem reads an image once, whatever T.",
+    about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees "
+    "as many time steps. The stem reads an image once, whatever T.",
     settings=[
         *(Setting("the same cost", f"T = {n}", SMALL | {"model.time_steps": n, "train.epochs": 8 // n}) for n in STEPS),
         Setting("the same cost", "T = 4, TET", SMALL | {"model.time_steps": 4, "train.epochs": 2, "train.loss": "tet"}),

@@ -30,7 +30,7 @@ TWINS = ("paper", "modern", "strict", "binary", "ann")
 IMAGES = 512
 #: What is kept of each audit: energy in microjoule by convention, and counts; all for one image.
 FOUND = (*CONVENTIONS, "synaptic_operations", "macs", "real_macs")
-#: What is kept where time is measured too: of a single image, in milliseconds, and whether the machine was busy, 0 or 1.
+#: What is kept where time is measured too: milliseconds for a single image, and whether the machine was busy, 0 or 1.
 TIMES = ("milliseconds", "busy")
 _KEY = ("digest", "seed")
 

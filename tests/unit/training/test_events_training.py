@@ -17,9 +17,10 @@ from onespike.evaluation import evaluate
 from onespike.training import Run, load_recipe, train
 from onespike.training.loop import set_up
 from onespike.training.pruning import prune_time
-from tests.unit.data.recordings import events
+from tests.unit.data.recordings import events, write_shd
 
 CLASSES = 3
+SHD = {"model.unit": "gru", "model.width": 32, "train.epochs": 12, "data.holdout": 0}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def recipe(root, **overrides):
+    """Small, of the folder, of a VGG; what another model does not know is left out."""
     values = {
         "data.name": "events-folder",
         "data.root": str(root / "data"),
@@ -56,7 +58,10 @@ def recipe(root, **overrides):
         "train.track": [],
         "train.device": "cpu",
     }
-    return load_recipe("events/digits", values | overrides)
+    values |= overrides
+    if values["model.name"] == "spiking-mlp":
+        del values["model.stages"]
+    return load_recipe("events/digits", values)
 
 
 def test_the_loader_gives_time_ahead_and_every_frame_is_moved_alike(root):
@@ -159,6 +164,24 @@ def test_time_is_pruned_with_the_frames(root, tmp_path):
     stages = [Run.open(tmp_path / f"T{steps}").recipe for steps in (2, 1)]
     assert [(one.data.frames, one.model.time_steps) for one in stages] == [(2, 2), (1, 1)]
     assert summaries[1]["epochs_before"] == 1
+
+
+def test_channels_without_a_map(tmp_path, command):
+    draws = np.random.default_rng(0)
+    (tmp_path / "SHD").mkdir()
+    for part in ("train", "test"):
+        made = [
+            (np.sort(draws.uniform(0, 1, 30)), draws.integers(350 * (n % 2), 350 * (n % 2) + 350, 30))
+            for n in range(24)
+        ]
+        write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
+    made = recipe(tmp_path, **{"data.name": "shd", "data.root": str(tmp_path), "model.name": "spiking-mlp"} | SHD)
+    summary = train(made, tmp_path / "run", quiet=True)
+    assert summary["test_top1"] == 100
+    code, _, complaint = command("inspect", tmp_path / "run", "--sample", 1)
+    assert code == 0, complaint
+    with Image.open(tmp_path / "run" / "inspection" / "sample-1.gif") as gif:
+        assert gif.n_frames == 3
 
 
 def test_one_pixel_is_not_cropped():
