@@ -19,6 +19,7 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_frames
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
 from onespike.training.run import Run, channels_last
@@ -85,9 +86,7 @@ def audit_run(
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
     shape = (card.in_channels, card.image_size)
-    if dataset.frames > 1 and (steps := getattr(card.model, "time_steps", dataset.frames)) != dataset.frames:
-        found = f"{dataset.name} has {dataset.frames} frames, the network takes {steps}"
-        raise OnespikeError(f"{found}: choose others with the options --data.*")
+    expect_frames(dataset, card)
     if (dataset.in_channels, dataset.image_size) != shape:
         raise OnespikeError(
             f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "

@@ -24,8 +24,8 @@ class SpikingMLPConfig(OverTimeConfig):
     Attributes:
         width: Neurons of each hidden layer.
         depth: Hidden layers.
-        unit: What delivers the neurons' currents behind each linear layer and batch norm: these themselves ("linear"),
-            or a recurrent layer over the time steps: "rnn", "gru" or "lstm", whose own state is real-valued.
+        unit: What delivers the neurons' currents: each linear layer itself ("linear"), or behind it a recurrent layer
+            over the time steps: "rnn", "gru" or "lstm", whose own state is real-valued. Then comes a batch norm.
         time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
     """
 
@@ -58,7 +58,7 @@ class RecurrentOverTime(nn.Module):
 
 @register_model(SpikingMLPConfig, {"spiking-mlp": {}})
 class SpikingMLP(OverTimeNetwork):
-    """Linear, batch norm, neurons; `depth` times; then linear. Channels and pixels are all alike to it."""
+    """Linear, batch norm, neurons, `depth` times; then linear. Channels and pixels are all alike to it."""
 
     def __init__(self, config: SpikingMLPConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
@@ -66,10 +66,10 @@ class SpikingMLP(OverTimeNetwork):
         layers: list[nn.Module] = [nn.Flatten()]
         inputs = in_channels * image_size**2
         for _ in range(config.depth):
-            layers += [nn.Linear(inputs, config.width, bias=False), nn.BatchNorm1d(config.width)]
+            layers.append(nn.Linear(inputs, config.width, bias=False))
             if config.unit != "linear":
                 layers.append(RecurrentOverTime(config.unit, config.width))
-            layers.append(OverTime(make_neuron(config.width, config.neuron)))
+            layers += [nn.BatchNorm1d(config.width), OverTime(make_neuron(config.width, config.neuron))]
             inputs = config.width
         self.layers, self.head = nn.Sequential(*layers), nn.Linear(inputs, num_classes)
 

@@ -16,6 +16,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import convert, flat, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
+from onespike.data.sources import EVENTS
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.registry import family, model_config
 from onespike.training.config import TrainConfig
@@ -45,8 +46,9 @@ class Recipe:
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
-        if self.data.frames > 1 and getattr(self.model, "time_steps", self.data.frames) != self.data.frames:
-            object.__setattr__(self, "model", replace(self.model, time_steps=self.data.frames))
+        frames = self.data.frames
+        if self.data.name in EVENTS and self.data.class_path is None and hasattr(self.model, "time_steps"):
+            object.__setattr__(self, "model", replace(self.model, time_steps=frames))
 
 
 def recipe_names() -> list[str]:

@@ -17,9 +17,10 @@ from onespike.evaluation import evaluate
 from onespike.training import Run, load_recipe, train
 from onespike.training.loop import set_up
 from onespike.training.pruning import prune_time
-from tests.unit.data.recordings import events
+from tests.unit.data.recordings import events, write_shd
 
 CLASSES = 3
+SHD = {"model.unit": "gru", "model.width": 32, "train.epochs": 12, "data.holdout": 0}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def recipe(root, **overrides):
+    """Small, of the folder, of a VGG; what another model does not know is left out."""
     values = {
         "data.name": "events-folder",
         "data.root": str(root / "data"),
@@ -56,7 +58,10 @@ def recipe(root, **overrides):
         "train.track": [],
         "train.device": "cpu",
     }
-    return load_recipe("events/digits", values | overrides)
+    values |= overrides
+    if values["model.name"] == "spiking-mlp":
+        del values["model.stages"]
+    return load_recipe("events/digits", values)
 
 
 def test_the_loader_gives_time_ahead_and_every_frame_is_moved_alike(root):
@@ -91,6 +96,7 @@ def test_changed_recordings_are_the_same_with_workers(root):
 def test_the_models_time_steps_are_the_datas_frames(root):
     assert recipe(root).model.time_steps == 3
     assert recipe(root, **{"data.frames": 1}).model.time_steps == 1
+    assert load_recipe("events/digits", {"model.name": "spiking-vgg11"}).model.time_steps == 1
     with pytest.raises(OnespikeError, match="neuron relu: expected one time step, got 3"):
         recipe(root, **{"model.preset": "ann"})
 
@@ -126,6 +132,10 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     run = Run.open(tmp_path / "run")
     assert evaluate(run).top1.mean == pytest.approx(summary["test_top1"])
     assert evaluate(run, flips=True).images == 6 * CLASSES
+    with pytest.raises(OnespikeError, match="2 frames of each recording, the network takes 3"):
+        evaluate(run, replace(made.data, frames=2))
+    with pytest.raises(OnespikeError, match="3 frames of each recording, the network takes 2"):
+        evaluate(run, time_steps=2)
     audit = audit_run(run, latency=False)
     assert audit.operations.images == 6 * CLASSES
     once = audit_run_at_one(root, tmp_path)
@@ -154,6 +164,24 @@ def test_time_is_pruned_with_the_frames(root, tmp_path):
     stages = [Run.open(tmp_path / f"T{steps}").recipe for steps in (2, 1)]
     assert [(one.data.frames, one.model.time_steps) for one in stages] == [(2, 2), (1, 1)]
     assert summaries[1]["epochs_before"] == 1
+
+
+def test_channels_without_a_map(tmp_path, command):
+    draws = np.random.default_rng(0)
+    (tmp_path / "SHD").mkdir()
+    for part in ("train", "test"):
+        made = [
+            (np.sort(draws.uniform(0, 1, 30)), draws.integers(350 * (n % 2), 350 * (n % 2) + 350, 30))
+            for n in range(24)
+        ]
+        write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
+    made = recipe(tmp_path, **{"data.name": "shd", "data.root": str(tmp_path), "model.name": "spiking-mlp"} | SHD)
+    summary = train(made, tmp_path / "run", quiet=True)
+    assert summary["test_top1"] == 100
+    code, _, complaint = command("inspect", tmp_path / "run", "--sample", 1)
+    assert code == 0, complaint
+    with Image.open(tmp_path / "run" / "inspection" / "sample-1.gif") as gif:
+        assert gif.n_frames == 3
 
 
 def test_one_pixel_is_not_cropped():
