@@ -13,7 +13,7 @@ import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -26,12 +26,12 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
 from onespike.data.sources.image import fit
-from onespike.durable import flush, open_regular, read_whole
-from onespike.errors import OnespikeError, warn
+from onespike.durable import digest_of, flush, open_regular, read_whole
+from onespike.errors import OnespikeError, shown, warn
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 3
-_META: dict[str, Any] = {"name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
+_META: dict[str, Any] = {"entry": str, "name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
@@ -72,7 +72,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
 def verify_cache(directory: Path) -> dict[Path, str]:
     """Compare all entries of a cache, byte for byte, with what was written: what is wrong with each, "" if nothing."""
     found = {}
-    for entry in sorted(path.parent for path in directory.glob("*/meta.json")):
+    for entry in sorted({path.parent for path in directory.glob("[!.]*/*-images.npy")}):
         with suppress(OSError, OnespikeError, AttributeError):
             if read_json(read_whole(entry / "meta.json"), entry).get("format") != _FORMAT:  # nobody opens it any more
                 continue
@@ -107,7 +107,7 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
     building = directory / f".building-{entry.name}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
-        _write(source, building, image_size)
+        _write(source, building, image_size, entry.name)
         for path in [*building.iterdir(), building]:
             flush(path)
         try:
@@ -120,7 +120,7 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(source: Source, folder: Path, image_size: int | None) -> None:
+def _write(source: Source, folder: Path, image_size: int | None, name: str) -> None:
     """Write <part>-images.npy, (N, H, W, C) uint8, -labels.npy, (N,) int64, and -sums.npy, (N,) CRC-32 of each image.
 
     Memory is constant, but for labels and sums.
@@ -150,10 +150,11 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
         if events := content.parts[part].events:
             _write_events(folder / part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta: dict[str, Any] = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
-    meta |= {"classes": content.classes, "mean": mean, "std": std, "images": counts, "note": content.note}
+    meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
+    meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
+    meta |= {"images": counts, "note": content.note}
     meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
-    meta["sha256"]["meta"] = _described(meta)
+    meta["sha256"]["meta"] = digest_of({key: value for key, value in meta.items() if key != "sha256"})
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
@@ -171,11 +172,6 @@ def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -
 def _digest(path: Path) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _described(meta: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in meta.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
@@ -216,8 +212,10 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
     try:
         meta = read_json(read_whole(entry / "meta.json"), "meta.json")
         expect_keys(meta, _META, "meta.json")
-        if meta["sha256"].get("meta") != _described(meta):
+        if meta["sha256"].get("meta") != digest_of({key: value for key, value in meta.items() if key != "sha256"}):
             raise ValueError("meta.json is not what was written")
+        if meta["entry"] != entry.name:
+            raise ValueError(f"it is {shown(meta['entry'])} under another name")
         parts = {}
         for part, count in meta["images"].items():
             paths = {what: entry / f"{part}-{what}.npy" for what in ("images", "labels", "sums", "events", "bounds")}

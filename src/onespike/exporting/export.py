@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onespike._version import __version__
 from onespike.data.dataset import Dataset
-from onespike.durable import write_folder
+from onespike.durable import expect_writable, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -139,7 +139,8 @@ def export(
 
 
 def expect_free(folder: Path) -> None:
-    """Raise `OnespikeError` if an export would overwrite anything but an earlier one."""
+    """Raise `OnespikeError` if an export cannot be written, or would overwrite anything but an earlier one."""
+    expect_writable(folder=folder)
     if not folder.exists():
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}

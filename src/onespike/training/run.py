@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from onespike._version import __version__
 from onespike.configs import expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
-from onespike.durable import LOCK, csv_text, expect_writable, read_whole, write_whole
+from onespike.durable import LOCK, csv_text, digest_of, expect_writable, read_whole, write_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
+#: What comes before the digest of the lines above, at the end of `config.yaml`.
+_DIGEST = "# sha256: "
 #: What is in `summary.json`, among other things.
 _SUMMARY: dict[str, Any] = {
     "test_top1": float,
@@ -71,6 +74,9 @@ class Run:
         if RESOLVED not in text:
             advice = "whose runs this version does not read: train it again, or use 0.1"
             raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
+        body, _, digest = text.rpartition(_DIGEST)
+        if body and sha256(body.encode()).hexdigest() != digest.rstrip():
+            warn(f"{run.config} is not what was written: somebody changed it, or the disk did; it is taken as it is")
         return run
 
     @cached_property
@@ -93,7 +99,10 @@ class Run:
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         expect_keys(content, _SUMMARY, str(path))
-        return dict(content)
+        summary = {key: value for key, value in content.items() if key != "sha256"}
+        if content.get("sha256") not in (None, digest_of(summary)):
+            raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
+        return summary
 
     @property
     def is_complete(self) -> bool:
@@ -171,7 +180,8 @@ class Run:
         self.__dict__.pop("recipe", None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, dump(recipe))
+            text = dump(recipe)
+            write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
             (self.folder / "summary.json").unlink(missing_ok=True)
         except OSError as error:
