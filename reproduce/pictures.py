@@ -1,4 +1,4 @@
-"""The pictures of the documentation: how the method works, drawn by its own code, and results, from the committed CSVs."""
+"""The pictures of the documentation: how the method works, drawn by its own code; results, from committed CSVs."""
 
 import csv
 from collections.abc import Callable

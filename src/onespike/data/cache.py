@@ -143,7 +143,7 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
                     np.lib.format.write_array_header_1_0(file, header)
                 pixels = np.ascontiguousarray(pixels)
-                sums[index] = zlib.crc32(pixels)
+                sums[index] = zlib.crc32(pixels.data)
                 file.write(pixels.data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)

@@ -131,7 +131,7 @@ def _proved(
     outputs = defaultdict[str, list[str]](list)
     for path, name in zip(counted.calls, arriving, strict=True):
         outputs[path].append(name)
-    traced = Traced(Exported(copy.deepcopy(network), contract, counted.products))
+    traced = Traced(Exported(copy.deepcopy(network), contract, list(counted.products)))
     model = graph(traced, ["logits", *spikes, *arriving]).SerializeToString()
     proving = session(model)
 

@@ -79,7 +79,7 @@ def described(
     for layer in operations.layers:
         for product in layer.products:
             spikes = product.rate * product.inputs if product.weights else 0
-            one = {"path": layer.path or layer.type, "name": product.name, "arrives": product.arrives}
+            one: dict[str, Any] = {"path": layer.path or layer.type, "name": product.name, "arrives": product.arrives}
             mean = {"inputs": product.inputs, "spikes": spikes, "operations": product.operations}
             one |= {"macs": product.macs, "mean": mean, "energy": _energy(layer, product, operations, table)}
             if counted.products.get(layer.path) is product:
@@ -102,7 +102,7 @@ def _energy(layer: Layer, product: Product, network: Operations, table: EnergyTa
         alone = replace(layer, products=(changed,), elementwise={}, potentials=Traffic(0, 0))
         return table.layer(alone, network, convention, "network").total
 
-    prices = {}
+    prices: dict[str, dict[str, float]] = {}
     for name in CONVENTIONS:
         constant = total(name, 0, 0)
         spike, operation = total(name, 1, 0) - constant, total(name, 0, 1) - constant
