@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all check dist
+.PHONY: train test test-all check dist docs
 train: .venv/installed
 	$(BIN)/onespike train --recipe digits
 
@@ -13,6 +13,10 @@ test: check
 # The same, and the slow tests.
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
+
+# The site, in site/: a warning, or a link that leads nowhere, is an error.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -49,16 +49,16 @@ def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
 def _run(case: Case, threads: int, rounds: int) -> Alone:
     keep_freed_memory()  # as every command does
     torch.set_num_threads(threads)
-    before = _peak_bytes()
+    before = peak_bytes()
     call = case.build()
     for _ in range(CALLS):
         call()
-    peak = torch.cuda.max_memory_allocated() if case.device == "cuda" else _peak_bytes() - before
+    peak = torch.cuda.max_memory_allocated() if case.device == "cuda" else peak_bytes() - before
     seconds = median(interleaved({"": call}, rounds)[""]) if rounds else 0.0
     return Alone(peak / 1e6, seconds)
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
     """Peak resident size of this process so far."""
     status = Path("/proc/self/status")
     if status.is_file():  # getrusage would count what the parent held when this process was forked off it

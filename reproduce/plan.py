@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.recipe import NO_MATTER, Recipe, load_recipe, values_of
+from onespike.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,10 @@ class Sweep:
         epochs: Epochs of each run, unless the user says otherwise.
         limit: Training images of each run, likewise; 0 takes all.
         precision: Arithmetic, likewise.
+        measure: Called with a training, its complete run and the folder of the table, before its row is written there:
+            what is found out about a network besides its accuracy.
+        write: Writes the table, where it is another one than `reproduce.outcome.write_outcomes` writes, whose
+            arguments it takes.
     """
 
     name: str
@@ -58,6 +63,8 @@ class Sweep:
     epochs: int = 30
     limit: int = 10_000
     precision: str = "fp32"
+    measure: Callable[["Training", Run, Path], None] | None = None
+    write: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)

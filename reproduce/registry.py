@@ -11,6 +11,7 @@ from reproduce.energy import energy
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
+from reproduce.over_time import EVENTS, TIME
 from reproduce.pictures import pictures
 from reproduce.sweep import Sweep
 from reproduce.table1 import table1
@@ -34,6 +35,8 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "accuracy": ACCURACY,
     "choices": CHOICES,
     "windows": WINDOWS,
+    "events": EVENTS,
+    "time": TIME,
     "energy": energy,
     "pictures": pictures,
 }

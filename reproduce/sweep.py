@@ -54,7 +54,7 @@ def run_sweep(
         with ledger.locked():
             if row:
                 ledger.add(row)
-            write_outcomes(sweep, recipes, trainings, seeds, ledger.rows(), out)
+            (sweep.write or write_outcomes)(sweep, recipes, trainings, seeds, ledger.rows(), out)
 
     own = trainings[part[0] - 1 :: part[1]]
     before = ledger.rows()
@@ -72,6 +72,8 @@ def run_sweep(
         run = Run(work / sweep.name / training.folder)
         try:
             complete(training.recipe, run)
+            if sweep.measure:
+                sweep.measure(training, run, out)
             row = make_row(training, run)
         except Diverged as error:
             console.print(f"diverged: {error}", markup=False, soft_wrap=True)

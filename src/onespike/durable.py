@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -47,7 +48,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout is not ours to replace
-        path.write_bytes(data)
+        # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
         return
     new = path.with_name(f".{path.name}.new")
     try:
@@ -196,6 +201,11 @@ def save_json(content: dict[str, Any], target: str) -> None:
         print(text)
     else:
         save_text(text + "\n", Path(target))
+
+
+def digest_of(content: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of what JSON has of a mapping, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -1,50 +1,16 @@
 """What every hostile case asserts, and a run to damage."""
 
-import json
 import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-from safetensors.torch import load, save
-from torch import Tensor
 
 from onespike.training import load_recipe, train
-
-#: No case takes longer, in seconds.
-LIMIT = 20
-TINY = {
-    "data.limit": 60,
-    "model.depths": [1, 1],
-    "model.channels": [4, 8],
-    "train.epochs": 2,
-    "train.batch_size": 12,
-    "train.warmup_epochs": 0,
-    "train.track": [],
-    "train.device": "cpu",
-}
-
-
-@contextmanager
-def in_time(seconds: int = LIMIT) -> Iterator[None]:
-    def late(*_: object) -> None:
-        raise AssertionError(f"it hangs: more than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
+from tests.hostile.harness import TINY, in_time
 
 #: `make test` runs one of so many cases; `make test-all` all of them.
 FEW = 25
@@ -104,33 +70,6 @@ def refused(command: Callable, tmp_path: Path) -> Callable[..., str]:
         return said[0]
 
     return check
-
-
-def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change both checkpoints of a run, `files` by name as their content, and give them the digests that fit."""
-    for folder in (run / "best", run / "last"):
-        files: dict[str, Any] = {}
-        for name in ("model", "training"):
-            files[f"{name}.safetensors"] = load((folder / f"{name}.safetensors").read_bytes())
-        for name in ("model.json", "state.json"):
-            files[name] = json.loads((folder / name).read_text())
-        change(files)
-        state = files.pop("state.json")
-        written = {name: content if isinstance(content, bytes) else _bytes(content) for name, content in files.items()}
-        if isinstance(state, dict) and isinstance(state.get("sha256"), dict):
-            state.pop("sha256")
-            digests = {name: sha256(content).hexdigest() for name, content in written.items()}
-            digests["state"] = sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-            state["sha256"] = digests
-        written["state.json"] = state if isinstance(state, bytes) else _bytes(state)
-        for name, content in written.items():
-            (folder / name).write_bytes(content)
-
-
-def _bytes(content: Any) -> bytes:
-    if isinstance(content, dict) and any(isinstance(one, Tensor) for one in content.values()):
-        return save({name: one.contiguous() for name, one in content.items()})
-    return json.dumps(content).encode()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import socket
 import struct
@@ -15,16 +16,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import in_time
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from onespike.configs import read_yaml
+from onespike.data.cache import verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
+from onespike.training import load_recipe
+from tests.hostile.harness import in_time, make_tree
 
 
 @pytest.fixture(autouse=True)
@@ -36,17 +39,6 @@ def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "mine")
-
-
-def make_tree(root: Path) -> Path:
-    for number, (part, name, count) in enumerate(
-        (p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")
-    ):
-        for image in range(count):
-            path = root / part / name / f"{image}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.random.default_rng(10 * number + image).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
-    return root
 
 
 def fails(root: Path, *words: object, name: str = "folder", **options: object) -> str:
@@ -99,6 +91,22 @@ def test_regular_files_inside_the_root_each_once(what, name, tree):
         assert len(open_dataset(DataConfig("folder", str(tree), holdout=0)).train) == 8
         return
     fails(tree, "x")
+
+
+@pytest.mark.parametrize("other", ["test/cat/0.png", "train/cat/0.png", "train/dog/0.png"])
+def test_one_file_of_two_names(other, tree):
+    (tree / "train" / "cat" / "x.png").hardlink_to(tree / other)
+    fails(tree, "x.png", other, "one file")
+
+
+@pytest.mark.parametrize("name", ["cat/x.txt", "cat/x", "cat/x.png.bak", "cat/deep/x.jfif", "x.png"])
+def test_what_is_left_out_is_said(name, tree, capsys):
+    (tree / "train" / "cat" / "deep").mkdir()
+    (tree / "train" / name).write_bytes(_encoded("PNG"))
+    (tree / "train" / "cat" / "._0.png").write_bytes(b"hidden")
+    assert len(open_dataset(DataConfig("folder", str(tree), holdout=0)).train) == 8
+    said = capsys.readouterr().err
+    assert f"train/{name}: no image of a class by its name; 1 such file is left out" in said
 
 
 @pytest.mark.parametrize("where", ["train", "train/cat", "train/cat/deep"])
@@ -185,6 +193,20 @@ def test_images_that_are_none(what, tree):
     fails(tree, "x.png")
 
 
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_several_images_in_one_file(form, tree):
+    more = [Image.new("RGB", (8, 8), (30 * number, 0, 0)) for number in range(1, 4)]
+    Image.new("RGB", (8, 8)).save(tree / "train" / "cat" / f"x.{form.lower()}", form, save_all=True, append_images=more)
+    fails(tree, "several images")
+
+
+def test_the_second_image_of_a_camera_is_left_out(tree):
+    Image.new("RGB", (8, 8)).save(
+        tree / "train" / "cat" / "x.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))]
+    )
+    assert len(open_dataset(DataConfig("folder", str(tree), holdout=0)).train) == 9
+
+
 @given(st.sampled_from(FORMS), st.data())
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 def test_damaged_images_are_pixels_or_a_line(form, data):
@@ -250,6 +272,24 @@ def test_members_that_are_no_files_are_none(kind, tree, tmp_path):
     assert len(open_dataset(DataConfig("folder", str(path), holdout=0)).train) == 8
 
 
+@pytest.mark.parametrize(
+    "name", ["train/cat/0.png", "./train/cat/0.png", "train/dog/../cat/0.png", "../x", "a/../../x"]
+)
+@pytest.mark.parametrize("ending", ["zip", "tar"])
+def test_members_are_inside_and_there_once(ending, name, tree, tmp_path):
+    path = tmp_path / f"mine.{ending}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile knows of a name that is there twice
+        if ending == "zip":
+            with zipfile.ZipFile(_zip(path, _members(tree)), "a") as archive:
+                archive.write(tree / "train" / "dog" / "0.png", name)
+        else:
+            with tarfile.open(path, "w") as archive:
+                archive.add(tree, "")
+                archive.add(tree / "train" / "dog" / "0.png", name)
+    fails(path, path.name, "out of the archive" if name.endswith("x") else "twice")
+
+
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 500, -1, -30])
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
 def test_half_an_archive(ending, cut, tree, tmp_path):
@@ -269,6 +309,35 @@ def test_half_an_archive(ending, cut, tree, tmp_path):
 def test_an_archive_without_end(ending, make, tmp_path):
     make(tmp_path / f"mine.{ending}")
     fails(tmp_path / f"mine.{ending}", "mine")
+
+
+@pytest.mark.parametrize("what", ["a FIFO", "a socket", "a link to /dev/zero", "a link to itself", "a folder"])
+@pytest.mark.parametrize("name", ["meta.json", "train-images.npy", "test-labels.npy", "train-sums.npy"])
+def test_special_files_in_the_cache(name, what, tree, fresh_cache, capsys):
+    config = DataConfig("folder", str(tree), holdout=0)
+    whole = np.array(open_dataset(config).train.images)
+    (entry,) = fresh_cache.iterdir()
+    (entry / name).unlink()
+    Path.mkdir(entry / name) if what == "a folder" else SPECIAL[what](entry / name)
+    with in_time():
+        assert verify_cache(fresh_cache)[entry]
+        np.testing.assert_array_equal(open_dataset(config).train.images, whole)
+    assert "decoding the images again" in capsys.readouterr().err
+    assert not verify_cache(fresh_cache)[entry]
+
+
+def test_entries_that_changed_places(tmp_path, fresh_cache, capsys):
+    roots = [make_tree(tmp_path / name) for name in ("one", "two")]
+    for path in roots[1].rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    whole = [np.array(open_dataset(DataConfig("folder", str(root))).train.images) for root in roots]
+    one, two = fresh_cache.iterdir()
+    one.rename(fresh_cache / "x")
+    two.rename(one)
+    (fresh_cache / "x").rename(two)
+    for root, images in zip(roots, whole, strict=True):
+        np.testing.assert_array_equal(open_dataset(DataConfig("folder", str(root))).train.images, images)
+    assert capsys.readouterr().err.count("under another name") == 2
 
 
 def test_metadata_of_a_table_are_not_trusted(tmp_path):
@@ -335,6 +404,27 @@ def test_files_that_are_none(command_line, what, refused, tmp_path, run):
     path = tmp_path / "x.yaml"
     SPECIAL[what](path)
     refused(*(run if word == "RUN" else word for word in command_line.split()), path, words=("x.yaml",))
+
+
+#: What YAML and JSON can hold, with the words of a recipe among the keys.
+WORDS = st.sampled_from(
+    ["data", "model", "train", "loss", "conversion", "resolved_by", "name", "lr", "neuron", "class_path"]
+)
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+TREES = st.recursive(
+    VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS | st.text(), inner, max_size=4)
+)
+
+
+@given(st.dictionaries(WORDS | st.text(max_size=8), TREES, max_size=4))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_tree_is_a_recipe_or_a_line(tmp_path_factory, tree):
+    path = tmp_path_factory.mktemp("yaml") / "x.yaml"
+    path.write_text(json.dumps(tree))  # YAML takes JSON
+    try:
+        load_recipe(path)
+    except OnespikeError as error:
+        assert str(error).isprintable()  # noqa: PT017
 
 
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))

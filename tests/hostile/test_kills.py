@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import LIMIT, TINY
 from safetensors.torch import load_file
 
 from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
+from tests.hostile.harness import PATIENCE, TINY
 
 ONESPIKE = [sys.executable, "-m", "onespike"]
 #: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.
@@ -100,7 +100,7 @@ def test_of_two_that_resume_one_works_and_the_other_is_told(tmp_path):
     _wait(lambda: (tmp_path / "run" / "last").exists())
     for arguments in (("--resume", tmp_path / "run"), ("--resume", tmp_path / "run" / ".." / "run")):
         second = start("train", *arguments)
-        out, error = second.communicate(timeout=60)
+        out, error = second.communicate(timeout=PATIENCE)
         assert (second.returncode, out) == (2, "")
         assert "being written by process" in error
         assert str(first.pid) in error
@@ -114,7 +114,7 @@ def test_of_two_that_resume_one_works_and_the_other_is_told(tmp_path):
     _wait(lambda: _text(tmp_path / "run" / "last" / "state.json") not in ("", before))  # it trains
     assert str(third.pid) in _text(tmp_path / "run" / ".lock")
     third.send_signal(signal.SIGHUP)
-    assert third.wait(LIMIT) == 130
+    assert third.wait(PATIENCE) == 130
     assert "stopped and saved" in third.communicate()[1]
 
 
@@ -126,7 +126,7 @@ def _text(path: Path) -> str:
 
 
 def _wait(until) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE
     while not until():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -147,11 +147,11 @@ def test_one_process_does_not_write_a_run_twice(tmp_path):
 @pytest.mark.slow
 def test_who_reads_no_further_stops_nothing(run, tmp_path):
     shell = f"{sys.executable} -m onespike evaluate {run} --out {tmp_path / 'out'} | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stderr, done.stdout.count("\n")) == (0, "", 1)
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"] == 360
     shell = f"{sys.executable} -m onespike train --resume {run} --train.epochs 4 | head -1"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=PATIENCE)
     assert done.stderr == ""
     assert Run.open(run).epochs() == 4
 
@@ -161,11 +161,11 @@ def test_who_reads_no_further_stops_nothing(run, tmp_path):
 def test_a_full_disk_behind_the_output(arguments):
     with Path("/dev/full").open("w") as full:
         process = start(*arguments, stdout=full)
-        assert process.communicate(timeout=60)[1].startswith("error: the standard output: No space left")
+        assert process.communicate(timeout=PATIENCE)[1].startswith("error: the standard output: No space left")
     assert process.returncode == 2
     with Path("/dev/full").open("w") as full:
         process = start("nonsense", stderr=full)
-        process.communicate(timeout=60)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 2
 
 
@@ -173,7 +173,7 @@ def test_a_full_disk_behind_the_output(arguments):
 @pytest.mark.parametrize("arguments", [["audit", "conv-tiny", "--images", "2", "--no-latency"], ["models", "conv12"]])
 def test_a_terminal_of_ascii(arguments):
     process = start(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
-    out, error = process.communicate(timeout=60)
+    out, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, error) == (0, "")
     assert out.isascii()
 
@@ -192,7 +192,7 @@ def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
     )
     _wait(lambda: list(cache.glob(".building-*/*.npy")))
     process.send_signal(number)
-    _, error = process.communicate(timeout=LIMIT)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert error.count("\n") == 1
     assert not list(cache.iterdir())
@@ -206,7 +206,7 @@ def test_workers_without_shared_memory(tmp_path):
         "--data.auto_augment original --data.workers 2 --data.image_size 64 --train.batch_size 128 --train.epochs 1"
     )
     shell = f"{small} {sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
-    done = subprocess.run(["unshare", "-m", "bash", "-c", shell], capture_output=True, text=True, timeout=90)
+    done = subprocess.run(["unshare", "-m", "bash", "-c", shell], capture_output=True, text=True, timeout=PATIENCE)
     if "mount" in done.stderr or "unshare" in done.stderr:
         pytest.skip("no rights to mount")
     assert done.returncode == 0, done.stderr

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_files import make_tree
 
 from onespike.durable import csv_text
 from onespike.errors import LINE, OnespikeError, printable
 from onespike.terminal import Terminal
+from tests.hostile.harness import make_tree
 
 NAMES = (
     "[bold]x[/bold]",

@@ -2,16 +2,21 @@
 
 import json
 import math
+import os
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import rewrite
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from onespike.errors import OnespikeError
 from onespike.training import Run, load
+from onespike.training.checkpoint import ModelCard, read_state
+from tests.hostile.harness import in_time, rewrite
 
 DEEP = b"[" * 200_000
 GARBAGE = {
@@ -98,8 +103,6 @@ def _put(tree: Any, path: tuple, value: Any) -> Any:
 
 def survives_or_says(command: list[object], run_command, out: Path) -> None:
     """A changed value may mean something; then all goes well. Otherwise it is one line."""
-    from conftest import in_time
-
     with in_time():
         code, _, error = run_command(*command)
     said = [line for line in error.splitlines() if line.startswith("error: ")]
@@ -148,6 +151,7 @@ CHANGES = {
     "smaller": lambda one: one.flatten()[:1].clone(),
     "larger": lambda one: torch.zeros(*(side + 1 for side in one.shape), 2),
     "of integers": lambda one: one.to(torch.int16),
+    "of tiny floats": lambda one: one.to(torch.float8_e4m3fn),
     "without values": lambda one: one.new_zeros(0),
     "turned": lambda one: one.reshape(-1, 1).clone() if one.ndim else one.reshape(1, 1).clone(),
 }
@@ -242,6 +246,58 @@ def test_a_flipped_byte_of_a_checkpoint_is_noticed(seed, run, capsys):
     assert "damaged" in capsys.readouterr().err
     with pytest.raises(OnespikeError, match="damaged"):
         load(run / "best")
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json"])
+def test_a_changed_digit_of_what_else_is_read_is_noticed(file, seed, run, command):
+    content = bytearray((run / file).read_bytes())
+    place = random.Random(seed).choice([place for place, byte in enumerate(content) if chr(byte).isdigit()])
+    content[place] ^= 1
+    (run / file).write_bytes(content)
+    code, _, error = command("audit", run, "--no-latency", "--images", 2)
+    assert file in error
+    assert code in (0, 2)
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_optimiser_that_holds_no_numbers(value, run, refused, tmp_path):
+    rewrite(run, lambda files: next(iter(files["training.safetensors"].values())).view(-1)[:1].fill_(value))
+    refused(*arguments("resume", run, tmp_path), words=("damaged", "finite"))
+
+
+@pytest.mark.parametrize("what", ["FIFO", "/dev/zero", "/dev/full", "itself", "folder"])
+@pytest.mark.parametrize("file", ["config.yaml", "metrics.csv", "environment.json", "last/state.json", "last", "best"])
+def test_special_files_in_a_run(file, what, run, command, tmp_path):
+    path = run / file
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if what == "FIFO":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path if what == "itself" else what)
+    survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+)
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_value_anywhere_passes_the_schema_or_is_a_line(trained, data):
+    name, read = data.draw(st.sampled_from([("model.json", ModelCard.from_json), ("state.json", read_state)]))
+    content = json.loads((trained / "last" / name).read_text())
+    _put(content, data.draw(st.sampled_from(_places(content))), data.draw(JSON))
+    for tree in (content, data.draw(JSON)):
+        try:
+            read(tree)
+        except OnespikeError as error:
+            assert str(error).isprintable()  # noqa: PT017
 
 
 @pytest.mark.parametrize("which", ["worst", "", None, 3])

@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import charge, fuse
 from onespike.models import model_config, model_names
 from onespike.models.registry import family
-from onespike.training import load_recipe
+from onespike.training import Run, load_recipe
 from onespike.training.config import TrainConfig
 
 #: What no number is, and numbers that no option means.
@@ -140,6 +140,23 @@ def test_what_would_never_end_or_means_nothing(arguments, refused, tmp_path):
 def test_options_of_commands(arguments, refused, run):
     name, *rest = arguments
     refused(name, run, *rest)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "export", "convert", "optimise", "prune-time", "train"])
+@pytest.mark.parametrize("place", ["file/out", "file", "x" * 300])
+def test_what_cannot_be_written_is_found_before_the_work(name, place, refused, run, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setattr(Run, "dataset", None)  # none of them gets there
+    first = [] if name in ("prune-time", "train") else [run]
+    said = refused(name, *first, "--out", tmp_path / place, words=("cannot write", place[:10]))
+    assert (tmp_path / "file").read_text() == "x"
+    assert "choose another" in said
+
+
+def test_a_folder_in_the_way_of_a_later_run_is_found_before_the_first(refused, tmp_path):
+    (tmp_path / "runs" / "T1").mkdir(parents=True)
+    (tmp_path / "runs" / "T1" / "mine").write_text("x")
+    refused("prune-time", "--from", 3, "--out", tmp_path / "runs", words=("T1", "not empty"))
 
 
 @pytest.mark.parametrize("images", ["1000000000000", "-1", "x"])

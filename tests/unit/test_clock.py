@@ -15,36 +15,56 @@ def spin(seconds: float) -> None:
         pass
 
 
+class Clocks:
+    """Both clocks that a process reads, without the machine below them."""
+
+    def __init__(self) -> None:
+        self.now = self.spent = 1000.0
+
+    def compute(self, seconds: float, cores: float = 1.0) -> None:
+        self.now += seconds
+        self.spent += seconds * cores
+
+
 @pytest.fixture
-def long_running(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if this process had been computing on one core for an hour."""
-    monkeypatch.setattr(clock, "_STARTED", time.perf_counter() - 3600)
-    spent = time.process_time
-    monkeypatch.setattr(time, "process_time", lambda: spent() + 3600)
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    """The clocks of a process that begins."""
+    clocks = Clocks()
+    began = clocks.spent
+    monkeypatch.setattr(clock, "_STARTED", clocks.now)
+    monkeypatch.setattr(time, "perf_counter", lambda: clocks.now)
+    monkeypatch.setattr(time, "process_time", lambda: clocks.spent - began)
+    return clocks
 
 
-@pytest.mark.usefixtures("long_running")
-@pytest.mark.parametrize(("load", "busy"), [(1.0, False), (1.25, False), (1.5, True), (3.0, True)])
-def test_others_are_what_the_load_is_above_this_process(load, busy, monkeypatch):
+@pytest.mark.parametrize(("load", "busy"), [(0.0, False), (1.0, False), (1.25, False), (1.5, True), (3.0, True)])
+def test_others_are_what_the_load_is_above_this_process(load, busy, clocks, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    clocks.compute(3600)
     with watch_machine() as machine:
-        pass
+        clocks.compute(1)
     assert machine.load == load
-    assert machine.others == pytest.approx(max(0, load - max(1, machine.cpu)), abs=0.1)
-    machine.cpu = 1.0
+    assert machine.cpu == pytest.approx(1)
+    assert machine.others == pytest.approx(max(0, load - 1))
     assert bool(machine.busy) == busy
     assert not busy or f"load average {load}" in str(machine.busy)
 
 
-def test_a_young_process_is_a_part_of_the_load_at_most(monkeypatch):
-    monkeypatch.setattr(clock, "_STARTED", time.perf_counter() - 6)
-    spent, began = time.process_time, time.process_time()
-    monkeypatch.setattr(time, "process_time", lambda: spent() - began)
-    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0.0, 0.0))
+def test_more_cores_than_before_are_this_process_too(clocks, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.0, 0.0, 0.0))
+    clocks.compute(3600)
     with watch_machine() as machine:
-        spin(0.05)
-    assert machine.others is not None
-    assert machine.others > 0.3, "whoever made that load was here before"
+        clocks.compute(10, cores=2)
+    assert machine.cpu == pytest.approx(2)
+    assert machine.others == pytest.approx(1)
+
+
+def test_a_young_process_is_a_part_of_the_load_at_most(clocks, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.0, 0.0, 0.0))
+    clocks.compute(6)
+    with watch_machine() as machine:
+        clocks.compute(0.05)
+    assert machine.others == pytest.approx(0.9, abs=0.01), "whoever made that load was here before"
 
 
 def test_who_waits_for_a_core_notices(monkeypatch):

@@ -50,6 +50,7 @@ def convert(
     values = {key.removeprefix("calibration."): value for key, value in of_calibration.items()}
     calibration = make(Calibration, values, "calibration")
     source, finetuned = Run.open(run), Run(f"{str(out).rstrip('/')}-finetuned")
+    Run(out).expect_free()
     data = source.recipe_with(of_data).data
     training = load_recipe("cifar10/finetune", of_train, source.recipe).train
     if finetune:  # what training would refuse is refused before anything is written

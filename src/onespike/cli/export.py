@@ -27,8 +27,8 @@ def export(
     Args:
         run: Run folder.
         overrides: Other images.
-        to: Formats, with commas between them: onnx (ONNX Runtime and others), pt2 (torch.export), c (C99 with integers
-            only, of strictly spiking networks).
+        to: Formats, with commas between them: onnx (ONNX Runtime and others), pt2 (torch.export), nir (neuromorphic
+            tools), c (C99 with integers only, of strictly spiking networks; with --weights fp32 float C of any).
         out: A new folder, or that of an earlier export, which it replaces.
         weights: fp32; int8, rounded to 8 bits; or auto, int8 for C and fp32 for all else.
         pixels: Whether ONNX and pt2 read uint8 pixels and normalise them in the graph; C always does.
@@ -36,12 +36,13 @@ def export(
         checkpoint: Which weights of the run: best or last.
         json: A further file for the proof; - prints it.
     """
-    from onespike.durable import save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.exporting import export as write
     from onespike.training.run import Run
 
     if out is None:
         raise OnespikeError("expected a folder to write: onespike export RUN --out FOLDER")
+    expect_writable(json)
     opened, console = Run.open(run), person(json)
     data = opened.recipe_with(overrides).data
     made = write(opened, out, to, weights=weights, pixels=pixels, count=images, which=checkpoint, data=data)

@@ -1,7 +1,8 @@
 """The decoded images of a source, kept on disk as plain numpy files that are read through a memory map.
 
-A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy and meta.json. It appears by the
-renaming of a finished folder, so it is whole or not there, whatever happens to the process that makes it.
+A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy, <part>-sums.npy and meta.json. It
+appears by the renaming of a finished folder: it is whole or not there, whatever happens to the process that makes it.
+Files are verified when they are opened; images in a file that is too large for that one by one, when they are fetched.
 """
 
 import errno
@@ -11,7 +12,8 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -20,15 +22,16 @@ from typing import Any
 import numpy as np
 
 from onespike.configs import expect_keys, read_json
-from onespike.data.sets import Dataset, ImageSet
+from onespike.data.events.stream import EVENT
+from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
 from onespike.data.sources.image import fit
-from onespike.durable import flush, open_regular, read_whole
-from onespike.errors import OnespikeError, warn
+from onespike.durable import digest_of, flush, open_regular, read_whole
+from onespike.errors import OnespikeError, shown, warn
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
-_FORMAT = 2
-_META: dict[str, Any] = {"name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
+_FORMAT = 3
+_META: dict[str, Any] = {"entry": str, "name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
@@ -69,7 +72,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
 def verify_cache(directory: Path) -> dict[Path, str]:
     """Compare all entries of a cache, byte for byte, with what was written: what is wrong with each, "" if nothing."""
     found = {}
-    for entry in sorted(path.parent for path in directory.glob("*/meta.json")):
+    for entry in sorted({path.parent for path in directory.glob("[!.]*/*-images.npy")}):
         with suppress(OSError, OnespikeError, AttributeError):
             if read_json(read_whole(entry / "meta.json"), entry).get("format") != _FORMAT:  # nobody opens it any more
                 continue
@@ -104,7 +107,7 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
     building = directory / f".building-{entry.name}-{uuid.uuid4().hex}"
     building.mkdir()
     try:
-        _write(source, building, image_size)
+        _write(source, building, image_size, entry.name)
         for path in [*building.iterdir(), building]:
             flush(path)
         try:
@@ -117,8 +120,11 @@ def _build(source: Source, entry: Path, image_size: int | None) -> None:
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _write(source: Source, folder: Path, image_size: int | None) -> None:
-    """Write <part>-images.npy, (N, H, W, C) uint8, and <part>-labels.npy, (N,) int64, in constant memory."""
+def _write(source: Source, folder: Path, image_size: int | None, name: str) -> None:
+    """Write <part>-images.npy, (N, H, W, C) uint8, -labels.npy, (N,) int64, and -sums.npy, (N,) CRC-32 of each image.
+
+    Memory is constant, but for labels and sums.
+    """
     content = source.content()
     counts = {part: count for part in PARTS if (count := len(content.parts.get(part, [()])[0]))}
     if missing := {"train", "test"} - counts.keys():
@@ -126,6 +132,7 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
         raise OnespikeError(f"{source.origin}: no images in the {lacking} part; expected some; restore it")
     decoded = _decoder(content, source.name, image_size)
     for part, count in counts.items():
+        sums = np.empty(count, np.uint32)
         # Written from front to back rather than through a writable memory map: where the disk is full, the system kills
         # a process that touches the map, whereas `write` reports it.
         with (folder / f"{part}-images.npy").open("wb") as file:
@@ -135,24 +142,36 @@ def _write(source: Source, folder: Path, image_size: int | None) -> None:
                         raise OSError(errno.ENOSPC, f"{need:,} bytes of {part} images, {free:,} free")
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
                     np.lib.format.write_array_header_1_0(file, header)
-                file.write(np.ascontiguousarray(pixels).data)
+                pixels = np.ascontiguousarray(pixels)
+                sums[index] = zlib.crc32(pixels.data)
+                file.write(pixels.data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
+        np.save(folder / f"{part}-sums.npy", sums)
+        if events := content.parts[part].events:
+            _write_events(folder / part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
-    meta: dict[str, Any] = {"format": _FORMAT, "name": source.name, "origin": source.origin, "image_size": image_size}
-    meta |= {"classes": content.classes, "mean": mean, "std": std, "images": counts, "note": content.note}
+    meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
+    meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
+    meta |= {"images": counts, "note": content.note}
     meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
-    meta["sha256"]["meta"] = _described(meta)
+    meta["sha256"]["meta"] = digest_of({key: value for key, value in meta.items() if key != "sha256"})
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -> None:
+    """Write <part>-events.npy and <part>-bounds.npy: all recordings one behind the other, and where they begin."""
+    bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
+    with path.with_name(f"{path.name}-events.npy").open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for index in range(count):
+            file.write(np.ascontiguousarray(events(index), EVENT).tobytes())
+    np.save(path.with_name(f"{path.name}-bounds.npy"), bounds)
 
 
 def _digest(path: Path) -> str:
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _described(meta: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in meta.items() if key != "sha256"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
@@ -166,18 +185,18 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     @cache
     def all_grey() -> bool:
-        return all(part.pixels(i).shape[2] == 1 for part in content.parts.values() for i in range(len(part.labels)))
+        return all(part.pixels(i).shape[-1] == 1 for part in content.parts.values() for i in range(len(part.labels)))
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
         part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
         for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
             pixels, origin = part.pixels(index), part.origins[index]
-            if pixels.shape[2] == 1 and not all_grey():
+            if pixels.shape[-1] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
             if image_size is not None:
                 pixels = fit(pixels, image_size)
-            height, width, _ = pixels.shape
+            height, width = pixels.shape[:2]
             side, where = first = first or (width, origin)
             if height != width or width != side:
                 expected = "a square" if height != width else f"{side}x{side} as in {where}"
@@ -189,24 +208,35 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
 
 def _read(entry: Path, cheap: bool = True) -> Dataset:
-    """Open an entry, verified, unless that takes long and is to be `cheap`; a damaged one is an OnespikeError."""
+    """Open an entry, verified; a damaged one is an OnespikeError. What takes long is left to later, if `cheap`."""
     try:
         meta = read_json(read_whole(entry / "meta.json"), "meta.json")
         expect_keys(meta, _META, "meta.json")
-        if meta["sha256"].get("meta") != _described(meta):
+        if meta["sha256"].get("meta") != digest_of({key: value for key, value in meta.items() if key != "sha256"}):
             raise ValueError("meta.json is not what was written")
+        if meta["entry"] != entry.name:
+            raise ValueError(f"it is {shown(meta['entry'])} under another name")
         parts = {}
         for part, count in meta["images"].items():
-            paths = [entry / f"{part}-{what}.npy" for what in ("images", "labels")]
-            for path in paths:
-                if not (cheap and path.stat().st_size > _CHEAP) and _digest(path) != meta["sha256"].get(path.name):
+            paths = {what: entry / f"{part}-{what}.npy" for what in ("images", "labels", "sums", "events", "bounds")}
+            paths = {what: path for what, path in paths.items() if path.name in meta["sha256"]}
+            later = cheap and paths["images"].stat().st_size > _CHEAP
+            for path in list(paths.values())[later:]:
+                if _digest(path) != meta["sha256"].get(path.name):
                     raise ValueError(f"{path.name} is not what was written")
-            images, labels = np.load(paths[0], mmap_mode="r"), np.load(paths[1])
-            if not len(images) == len(labels) == count or images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError(f"{paths[0].name}: {images.dtype}, {images.shape}, of {len(labels)} labels")
+            images, labels = np.load(paths["images"], mmap_mode="r"), np.load(paths["labels"])
+            sums, whole = np.load(paths["sums"]), images.dtype == np.uint8 and images.ndim in (4, 5)
+            if not len(images) == len(labels) == len(sums) == count or not whole:
+                raise ValueError(f"{part} images: {images.dtype}, {images.shape}, of {len(labels)} labels")
             if not np.isin(labels, np.arange(len(meta["classes"]))).all():
-                raise ValueError(f"{paths[1].name}: labels of no class")
-            parts[part] = ImageSet(images, labels, np.arange(len(labels)))
+                raise ValueError(f"{part} labels: labels of no class")
+            some = images, labels, np.arange(len(labels))
+            parts[part] = ImageSet(*some, sums=sums if later else None)
+            if "events" in paths:
+                events, bounds = np.load(paths["events"], mmap_mode="r"), np.load(paths["bounds"])
+                if events.dtype != EVENT or len(bounds) != count + 1 or bounds[-1] != len(events):
+                    raise ValueError(f"{part} events: {len(events)} events, {len(bounds)} bounds")
+                parts[part] = RecordingSet(*some, events, bounds, sums=sums if later else None)
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
         return Dataset.of(parts, name=meta["name"], note=meta["note"], **described)
     except (OSError, ValueError, KeyError, TypeError, OnespikeError) as error:
@@ -225,8 +255,8 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and population deviation, 0..1, of each channel of (N, H, W, C) uint8; a deviation of 0 becomes 1."""
-    values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
+    """Exact mean and population deviation, 0..1, of each channel of (N, …, C) uint8; a deviation of 0 becomes 1."""
+    values, histogram = np.arange(256), np.zeros((images.shape[-1], 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)  # in chunks: a memory map may be of any size
     for start in range(0, len(images), step):
         chunk = images[start : start + step]

@@ -1,7 +1,9 @@
 """Sets of images, and the data sets that they make up."""
 
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -29,9 +31,12 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 class ImageSet:
     """Some of M raw images: image k of the set is the one with the number indices[k], its label labels[indices[k]]."""
 
-    images: Any  # (M, H, W, C) uint8, in a memory map as a rule, which is never copied
+    # (M, H, W, C) uint8, or of events over T frames (M, H, W, T, C), in a memory map as a rule, which is never copied
+    images: Any
     labels: np.ndarray  # (M,) int64; the labels of all
     indices: np.ndarray  # (N,) int64, ascending; which images belong to the set
+    # (M,) uint32; CRC-32 of each image, compared when it is fetched; None where it need not be
+    sums: np.ndarray | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -48,8 +53,13 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of each image."""
-        height, width, channels = self.images.shape[1:]
+        height, width, *_, channels = self.images.shape[1:]
         return channels, height, width
+
+    @property
+    def frames(self) -> int:
+        """Frames T of each recording of events; 1 for images."""
+        return self.images.shape[3] if getattr(self.images, "ndim", 0) == 5 else 1
 
     def select(self, positions: np.ndarray) -> Self:
         """Make a subset of the images at K positions, 0 <= position < N; nothing is copied."""
@@ -58,22 +68,50 @@ class ImageSet:
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
         index = self.indices[position]
-        return self.images[index], int(self.labels[index])
+        return self._whole(self.images[index, None], index)[0], int(self.labels[index])
 
     def gather(self, positions: np.ndarray) -> Batch:
         """Fetch images at (B,) positions as `BatchAugment` takes them, and their labels (B,), int64."""
         where = self.indices[positions]
-        return torch.from_numpy(self.images[where]), torch.from_numpy(self.labels[where])
+        return torch.from_numpy(self._whole(self.images[where], where)), torch.from_numpy(self.labels[where])
+
+    def _whole(self, images: Any, indices: np.ndarray) -> Any:
+        """Images, unless one of them is not what was written: that is an `OnespikeError`."""
+        if self.sums is not None:
+            for image, index, expected in zip(images, np.atleast_1d(indices), self.sums[indices].flat, strict=True):
+                if zlib.crc32(image) != expected:
+                    file = Path(self.images.filename)
+                    remedy = f"remove the folder {file.parent} to decode the images again"
+                    raise OnespikeError(f"image {index} in {file.name} is not what was written: {remedy}")
+        return images
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send a memory map to a worker process by its file's name, not by its content."""
-        if isinstance(self.images, np.memmap) and self.images.filename is not None:
-            return _reopened, (str(self.images.filename), self.labels, self.indices)
-        return type(self), tuple(vars(self).values())
+        mapped = {name: str(one.filename) for name, one in vars(self).items() if _is_mapped(one)}
+        return _rebuilt, (type(self), {**vars(self), **mapped}, tuple(mapped))
 
 
-def _reopened(path: str, labels: np.ndarray, indices: np.ndarray) -> ImageSet:
-    return ImageSet(np.load(path, mmap_mode="r"), labels, indices)
+def _is_mapped(value: Any) -> bool:
+    return isinstance(value, np.memmap) and value.filename is not None
+
+
+def _rebuilt(kind: type[ImageSet], values: dict[str, Any], mapped: tuple[str, ...]) -> ImageSet:
+    return kind(**values | {name: np.load(values[name], mmap_mode="r") for name in mapped})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecordingSet(ImageSet):
+    """Recordings of events: beside the frames, `images`, the events, of which frames are made anew at each epoch."""
+
+    events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
+    bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
+    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
+
+    def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
+        """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
+        index = self.indices[position]
+        events = np.array(self.events[self.bounds[index] : self.bounds[index + 1]])
+        return torch.from_numpy(self.augment(events, seed)), int(self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +149,23 @@ class Dataset:
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
         return self.train.shape[1]
+
+    @property
+    def frames(self) -> int:
+        """Frames T of each recording of events; 1 for images."""
+        return self.train.frames
+
+    def blank(self, count: int, side: int | None = None, **options: Any) -> Tensor:
+        """Zeros as a batch of so many images: (B, C, H, W), or of several frames (T, B, C, H, W)."""
+        side = side or self.image_size
+        shape = (count, self.in_channels, side, side)
+        return torch.zeros((self.frames, *shape) if self.frames > 1 else shape, **options)
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
+        shape = (self.in_channels, self.image_size, self.image_size)
+        return (self.frames, *shape) if self.frames > 1 else shape
 
     def divided(self, holdout: float, limit: int) -> "Dataset":
         """Leave out training images above the limit, then hold some out unless there is a validation part."""

@@ -155,7 +155,7 @@ class EnergyBudget(Callback):
     reach, is an `OnespikeError`.
     """
 
-    def __init__(self, network: nn.Module, image: tuple[int, int, int], weight: float, budget: float) -> None:
+    def __init__(self, network: nn.Module, image: tuple[int, ...], weight: float, budget: float) -> None:
         self.meter, self.weight, self.budget, self.raised = CostMeter(network, image), weight, budget, 0.0
         if not self.meter.reads_spikes:
             expected = "expected a network of which some layers read spikes, got one that reads real values alone"

@@ -26,7 +26,7 @@ from onespike.configs import check, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
-from onespike.durable import read_whole, whole_folder, write_folder
+from onespike.durable import digest_of, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
@@ -36,6 +36,8 @@ FILES = ("model.safetensors", "model.json", "training.safetensors")
 LISTED = 5
 #: Bytes of the largest file of a checkpoint, and how often it is read anew while somebody replaces it.
 _MOST, _ATTEMPTS = 1 << 36, 20
+#: Types of weights; there are smaller floats, which nothing computes with.
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: What each row of a run's history has.
 _COLUMNS = {"epoch", "lr", "train_loss", "train_top1", "valid_loss", "valid_top1", "epoch_seconds", "images_per_second"}
 
@@ -120,7 +122,7 @@ class Checkpoint:
             "training.safetensors": save(_contiguous(self.training)),
         }
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        state = {**self.state, "sha256": digests | {"state": _digest(self.state)}}
+        state = {**self.state, "sha256": digests | {"state": digest_of(self.state)}}
         try:
             write_folder(folder, {**files, "state.json": json.dumps(state, indent=2).encode()})
         except OSError as error:
@@ -132,10 +134,10 @@ class Checkpoint:
         """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
         try:
             files = _read(folder)
-            state = _state(read_json(files.pop("state.json"), "state.json"))
+            state = read_state(read_json(files.pop("state.json"), "state.json"))
             digests = state.pop("sha256")
             found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            for name, digest in (found | {"state": _digest(state)}).items():
+            for name, digest in (found | {"state": digest_of(state)}).items():
                 if digest != digests.get(name):
                     raise OnespikeError(f"{name} is not what was written")
             card = ModelCard.from_json(read_json(files["model.json"], "model.json"))
@@ -167,9 +169,9 @@ class Checkpoint:
 
 
 def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
-    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; any float will do for one."""
+    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
     kinds = [
-        {name: f"{tuple(one.shape)}{'' if one.is_floating_point() else f' {one.dtype}'}" for name, one in state.items()}
+        {name: f"{tuple(one.shape)}{'' if one.dtype in _FLOATS else f' {one.dtype}'}" for name, one in state.items()}
         for state in (saved, own)
     ]
     names = [name for name in sorted(saved.keys() | own.keys()) if kinds[0].get(name) != kinds[1].get(name)]
@@ -242,7 +244,7 @@ def _read(folder: Path) -> dict[str, bytes]:
     raise OnespikeError("somebody replaces it all the time")
 
 
-def _state(content: Any) -> dict[str, Any]:
+def read_state(content: Any) -> dict[str, Any]:
     """Check what `state.json` holds; what only an optimiser or a callback understands they check themselves."""
     if not isinstance(content, dict):
         raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
@@ -259,7 +261,3 @@ def _state(content: Any) -> dict[str, Any]:
 def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU: safetensors knows no strides (channels-last) and no shared memory."""
     return {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
-
-
-def _digest(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -22,7 +22,7 @@ from onespike.data.augment import BatchAugment
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import held, write_whole
+from onespike.durable import digest_of, held, write_whole
 from onespike.errors import OnespikeError
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
@@ -175,6 +175,7 @@ def learn_from(network: nn.Module, data: Dataset) -> None:
     if learners:
         positions = np.random.default_rng(0).permutation(len(data.train))[:LEARNT_FROM]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
+        images = images.flatten(0, -4)  # frames of events are images each
         for module in learners:
             module.learn_from(images)
 
@@ -275,5 +276,5 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     if trainer.teacher:
         summary["teacher_pflop"] = peta(trainer.teacher.found.flops)
     if trainer.accelerator.is_main_process:
-        write_whole(run.folder / "summary.json", json.dumps(summary, indent=2))
+        write_whole(run.folder / "summary.json", json.dumps(summary | {"sha256": digest_of(summary)}, indent=2))
     return summary

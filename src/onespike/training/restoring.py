@@ -36,6 +36,8 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
         for key in dict.fromkeys([*like.get(number, {}), *state]):
             value, pattern, name = state.get(key), like.get(number, {}).get(key), f"optimizer {number}.{key}"
             if isinstance(value, Tensor):
+                if value.is_floating_point() and not value.double().isfinite().all():
+                    raise OnespikeError(f"{name}: expected finite numbers: its training failed")
                 found[name] = value
                 # What comes later than in the first step is as large as the weight.
                 expected[name] = pattern if isinstance(pattern, Tensor) else shapes[number]

@@ -12,10 +12,12 @@ summary.json        what came out; written at the end, so that its presence mean
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from functools import cached_property
+from hashlib import sha256
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,14 @@ from onespike._version import __version__
 from onespike.configs import expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
-from onespike.durable import LOCK, csv_text, expect_writable, read_whole, write_whole
+from onespike.durable import LOCK, csv_text, digest_of, expect_writable, read_whole, write_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import Checkpoint
+from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
+#: What comes before the digest of the lines above, at the end of `config.yaml`.
+_DIGEST = "# sha256: "
 #: What is in `summary.json`, among other things.
 _SUMMARY: dict[str, Any] = {
     "test_top1": float,
@@ -54,8 +59,12 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open a run that exists; an `OnespikeError` if there is none, or one of a version that cannot be read."""
-        run = cls(folder)
+        """Open a run, or a network that travels: a folder, "pretrained:NAME" of the package, "hub:user/repo".
+
+        Raises:
+            OnespikeError: There is none, or it is of a version that cannot be read.
+        """
+        run = cls(located(folder))
         try:
             text = read_whole(run.config).decode("utf-8", "replace")
         except OSError as error:
@@ -65,6 +74,9 @@ class Run:
         if RESOLVED not in text:
             advice = "whose runs this version does not read: train it again, or use 0.1"
             raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
+        body, _, digest = text.rpartition(_DIGEST)
+        if body and sha256(body.encode()).hexdigest() != digest.rstrip():
+            warn(f"{run.config} is not what was written: somebody changed it, or the disk did; it is taken as it is")
         return run
 
     @cached_property
@@ -87,7 +99,10 @@ class Run:
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         expect_keys(content, _SUMMARY, str(path))
-        return dict(content)
+        summary = {key: value for key, value in content.items() if key != "sha256"}
+        if content.get("sha256") not in (None, digest_of(summary)):
+            raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
+        return summary
 
     @property
     def is_complete(self) -> bool:
@@ -129,6 +144,8 @@ class Run:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
         if which not in ("best", "last"):
             raise unknown("checkpoint", which, ("best", "last"))
+        if is_pretrained(self.folder):
+            return read_pretrained(self.folder)
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
             return Checkpoint.load(first)
@@ -163,7 +180,8 @@ class Run:
         self.__dict__.pop("recipe", None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(self.config, dump(recipe))
+            text = dump(recipe)
+            write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
             (self.folder / "summary.json").unlink(missing_ok=True)
         except OSError as error:
@@ -178,10 +196,18 @@ class Run:
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network from a run folder, or from a checkpoint in one; see `Run.model`."""
-    if (Path(folder) / "model.safetensors").is_file():
-        return Checkpoint.load(Path(folder)).network(model)
-    return Run.open(folder).model(which, model)
+    """Load a trained network: of a run folder, or a checkpoint in one; see `Run.model`; or of weights that travel.
+
+    These are in a folder, in the package ("pretrained:digits-spiking-vgg-xs"), or on the Hub ("user/repo").
+    """
+    place = located(folder)
+    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        place = fetched(str(folder))
+    if is_pretrained(place):
+        return read_pretrained(place).network(model)
+    if (place / "model.safetensors").is_file():
+        return Checkpoint.load(place).network(model)
+    return Run.open(place).model(which, model)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -147,7 +148,9 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path):
         open_cache(Made(), tmp_path / "file" / "cache")
 
 
-@pytest.mark.parametrize("file", ["train-images.npy", "test-images.npy", "train-labels.npy", "meta.json"])
+@pytest.mark.parametrize(
+    "file", ["train-images.npy", "test-images.npy", "train-labels.npy", "train-sums.npy", "meta.json"]
+)
 @pytest.mark.parametrize("damage", ["flipped", "shorter", "gone"])
 def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
     whole = open_cache(Made(), cache).train.images[:].copy()
@@ -157,23 +160,30 @@ def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
     content = bytearray(path.read_bytes())
     content[-5] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(content if damage == "flipped" else content[:-1])
-    if (entry / "meta.json").exists():
-        assert "damaged" in verify_cache(cache)[entry]
+    assert "damaged" in verify_cache(cache)[entry]
     np.testing.assert_array_equal(open_cache(Made(), cache).train.images, whole)
     assert f"{entry.name}: damaged cache entry" in capsys.readouterr().err
     assert verify_cache(cache) == {entry: ""}
     assert list(cache.iterdir()) == [entry]
 
 
-def test_what_was_not_hashed_at_opening_is_found_by_verifying(cache, monkeypatch):
+def test_what_is_too_large_to_hash_at_opening_is_noticed_when_it_is_fetched(cache, monkeypatch):
     monkeypatch.setattr("onespike.data.cache._CHEAP", 0)
-    open_cache(Made(), cache)
+    whole = open_cache(Made(), cache).train
+    positions = np.array([1, 4, 5])
+    np.testing.assert_array_equal(whole.gather(positions)[0], np.stack([whole[one][0] for one in positions]))
     (entry,) = cache.iterdir()
     content = bytearray((entry / "train-images.npy").read_bytes())
     content[-5] ^= 1
     (entry / "train-images.npy").write_bytes(content)
-    open_cache(Made(), cache)
     assert "train-images.npy is not what was written" in verify_cache(cache)[entry]
+    opened = open_cache(Made(), cache)
+    for images in (opened.train, pickle.loads(pickle.dumps(opened.train)), opened.train.select(np.arange(1, 6))):
+        images.gather(np.array([0, 1]))
+        last = len(images) - 1
+        for fetch in (lambda at, images=images: images.gather(np.array([0, at])), images.__getitem__):
+            with pytest.raises(OnespikeError, match=rf"image 5 in train-images.npy.*{entry}"):
+                fetch(last)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

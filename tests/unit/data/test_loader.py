@@ -1,3 +1,4 @@
+import multiprocessing
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_draws_do_not_depend_on_the_number_of_workers(data):
     alone, helped = (TrainLoader(data, replace(config, workers=n), 4, seed=0).epoch(0) for n in (0, 2))
     for (images, _), (again, _) in zip(alone, helped, strict=True):
         assert torch.equal(images, again)
+
+
+def test_loaders_leave_the_workers_of_others_alone(data):
+    config = replace(PLAIN, auto_augment="original", workers=1)
+    first, second = (TrainLoader(data, config, 2, seed=0).epoch(0) for _ in range(2))
+    next(first)
+    next(second)
+    first.close()
+    assert len(list(second)) == len(data.train) // 2 - 1
+    assert not multiprocessing.active_children()
 
 
 def test_augmix_puts_the_clean_images_first_and_all_splits_share_a_crop(data):

@@ -100,13 +100,14 @@ def open_files(root: Path) -> Iterator[Files]:
             with _errors_named(str(root)):
                 archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
             files = (info for info in archive.infolist() if not info.is_dir())
-            members = {info.filename: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
+            read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
+            members = _by_name(root, ((info.filename, one) for info, one in read.items()))
         elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
             with _errors_named(str(root)):
                 file: IO[bytes] = stack.enter_context(open_regular(root))
                 if root.name.endswith("gz"):
                     file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
-                members = _tar_members(file)
+                members = _by_name(root, _tar_members(file))
         else:
             raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
         yield Files(root, members)
@@ -118,6 +119,7 @@ def _below(root: Path) -> Iterator[Path]:
     A folder that is linked as a part, or as a class, may lie elsewhere.
     """
     inside, seen, waiting = [root.resolve()], set[Path](), [(root, 0)]
+    linked = dict[tuple[int, int], Path]()  # files of several names, by what they are
 
     def expect_new(path: Path, real: Path) -> None:
         if not any(real.is_relative_to(one) for one in inside):
@@ -140,7 +142,22 @@ def _below(root: Path) -> Iterator[Path]:
                 waiting.append((path, depth + 1))
             else:
                 expect_new(path, path.resolve() if entry.is_symlink() else real / entry.name)
+                status = entry.stat(follow_symlinks=False)
+                if status.st_nlink > 1 and (other := linked.setdefault((status.st_dev, status.st_ino), path)) != path:
+                    raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
                 yield path
+
+
+def _by_name(root: Path, members: Iterable[tuple[str, Callable[[], bytes]]]) -> dict[str, Callable[[], bytes]]:
+    """Members of an archive by their plain names; a name outside of it, or one twice, is an OnespikeError."""
+    found: dict[str, Callable[[], bytes]] = {}
+    for name, read in members:
+        plain = posixpath.normpath(name)
+        if plain.startswith(("/", "../")) or plain in found:
+            state = "is there twice" if plain in found else "leads out of the archive"
+            raise OnespikeError(f"{root}: {name} {state}; expected each file once, and inside; pack it anew")
+        found[plain] = read
+    return found
 
 
 def _member(size: int, read: Callable[[], bytes]) -> bytes:
@@ -168,7 +185,7 @@ def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     return plain
 
 
-def _tar_members(file: IO[bytes]) -> dict[str, Callable[[], bytes]]:
+def _tar_members(file: IO[bytes]) -> list[tuple[str, Callable[[], bytes]]]:
     archive = tarfile.TarFile(fileobj=file)
     files = [info for info in archive.getmembers() if info.isreg()]
     # The library takes a broken header, or none, for the end; a whole archive ends in a block of zeros.
@@ -181,7 +198,7 @@ def _tar_members(file: IO[bytes]) -> dict[str, Callable[[], bytes]]:
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    return {posixpath.normpath(info.name): partial(_member, info.size, partial(read, info)) for info in files}
+    return [(info.name, partial(_member, info.size, partial(read, info))) for info in files]
 
 
 def _digest(path: Path) -> str:

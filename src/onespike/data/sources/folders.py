@@ -10,7 +10,7 @@ from onespike.data.sources import PARTS, Content, Part, Source
 from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
 from onespike.data.sources.image import decode
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, warn
 
 _EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ANNOTATIONS = "val/val_annotations.txt"
@@ -24,8 +24,8 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     """Open folders train/<class>/, and val/<class>/ or test/<class>/ or both; images may lie deeper than that.
 
     They may lie in a folder or archive, or one folder down. With both, val/ is the validation part; with one, it is the
-    test part. Classes are numbered in the order of their names, images sorted by name; other files and hidden ones are
-    left out.
+    test part. Classes are numbered in the order of their names, images sorted by name; other files are left out, with a
+    warning unless they are hidden.
     """
     if root is None:
         raise OnespikeError("folder: no root given; expected a folder with train/ and val/ or test/; pass --data.root")
@@ -43,8 +43,12 @@ def open_folder(root: Path | None) -> Iterator[Source]:
                 where, endings = files.where(folder), " ".join(_EXTENSIONS)
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
         names = [name for listing in listings.values() for name, _ in listing]
+        others = {one for one in every if one.split("/")[0] in places and "/." not in one}.difference(names)
 
         def content() -> Content:
+            if others:
+                state = f"{files.where(min(others))}: no image of a class by its name"
+                warn(f"{state}; {len(others)} such file{'s are' if len(others) > 1 else ' is'} left out")
             classes, parts = _classes(files, listings), PARTS if len(listings) == 3 else ("train", "test")
             return _content(files, classes, classes, dict(zip(parts, listings.values(), strict=True)))
 

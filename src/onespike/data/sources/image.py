@@ -25,6 +25,9 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                # Some cameras put a second one into a JPEG, for depth or as a preview.
+                if getattr(image, "is_animated", False) and image.format != "MPO":
+                    raise OnespikeError(f"{origin}: several images in one file; expected one; save that alone")
                 return _pixels(image, origin, channels)
     except OnespikeError:
         raise

@@ -1,0 +1,238 @@
+/* Batch norm and firing of channels-last tensors: rows of pixels with C channels each. `kernels.py` compiles this file once
+ * for each type of tensor, with the compiler that the machine has. Sums are taken in double over blocks of rows, and over
+ * threads in their order: the same input gives the same bits, whenever the number of threads is the same.
+ *
+ *     x = (I - mean) * scale          scale = 1 / deviation
+ *     S[k] = 1 where I > limit[k]     the limit of neuron k of a channel; P neurons share a current
+ *     dx = sum over k of dS[k] * h((I - limit[k]) * scale / width) / width
+ *     dI = scale * (dx - mean(dx) - x * mean(dx * x))
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#ifdef _OPENMP
+#include <omp.h>
+#else
+static int omp_get_max_threads(void) { return 1; }
+static int omp_get_thread_num(void) { return 0; }
+static int omp_get_num_threads(void) { return 1; }
+#endif
+
+#ifdef BF16
+typedef uint16_t stored;
+typedef float real;
+static inline real get(stored x) {
+    union { uint32_t bits; float value; } v = {(uint32_t)x << 16};
+    return v.value;
+}
+static inline stored put(real x) { /* round to nearest, ties to even; a NaN stays one */
+    union { float value; uint32_t bits; } v = {x};
+    uint32_t rounded = (v.bits + 0x7fff + ((v.bits >> 16) & 1)) >> 16;
+    return (stored)(x != x ? 0x7fc0 : rounded);
+}
+#else
+typedef REAL stored;
+typedef REAL real;
+static inline real get(stored x) { return x; }
+static inline stored put(real x) { return x; }
+#endif
+
+enum { BLOCK = 256 };                    /* rows whose sums are taken in `real` */
+enum { LINEAR, RECTANGLE, TRIANGLE };    /* the derivative h: that of a batch norm alone, and surrogates */
+
+static inline real absolute(real x) { return sizeof(real) == 4 ? (real)__builtin_fabsf(x) : (real)__builtin_fabs(x); }
+
+static inline real derivative(const int kind, real d) {
+    if (kind == RECTANGLE) return absolute(d) < (real)0.5 ? (real)1 : (real)0;
+    real slant = 1 - absolute(d);
+    if (kind == TRIANGLE) return slant > 0 ? slant : (real)0;
+    return 1;
+}
+
+/* This thread's share of the rows. */
+static void share(int64_t rows, int64_t *begin, int64_t *end) {
+    int64_t threads = omp_get_num_threads(), number = omp_get_thread_num();
+    *begin = rows * number / threads;
+    *end = rows * (number + 1) / threads;
+}
+
+/* Add up what the threads found, in their order. */
+static void add_up(const double *partial, int threads, int64_t size, double *sums) {
+    memset(sums, 0, size * sizeof(double));
+    for (int thread = 0; thread < threads; thread++)
+        for (int64_t i = 0; i < size; i++) sums[i] += partial[thread * size + i];
+}
+
+/* sums[0] = sum of I - first, sums[1] = sum of their squares, for each channel; `first` is the first row. */
+int moments(const stored *x, int64_t rows, int64_t channels, double *sums) {
+    int threads = omp_get_max_threads();
+    double *partial = calloc((size_t)threads * 2 * channels, sizeof(double));
+    if (!partial) return 1;
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+        double *mine = partial + omp_get_thread_num() * 2 * channels;
+        real first[channels], a[channels], b[channels];
+        for (int64_t c = 0; c < channels; c++) first[c] = get(x[c]);
+        for (int64_t from = begin; from < end; from += BLOCK) {
+            int64_t to = from + BLOCK < end ? from + BLOCK : end;
+            memset(a, 0, sizeof a);
+            memset(b, 0, sizeof b);
+            for (int64_t row = from; row < to; row++)
+                for (int64_t c = 0; c < channels; c++) {
+                    real d = get(x[row * channels + c]) - first[c];
+                    a[c] += d;
+                    b[c] += d * d;
+                }
+            for (int64_t c = 0; c < channels; c++) mine[c] += a[c], mine[channels + c] += b[c];
+        }
+    }
+    add_up(partial, threads, 2 * channels, sums);
+    free(partial);
+    return 0;
+}
+
+/* y = x * scale + shift, for each channel. */
+int affine(const stored *x, int64_t rows, int64_t channels, const real *scale, const real *shift, stored *y) {
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+        for (int64_t row = begin; row < end; row++)
+            for (int64_t c = 0; c < channels; c++)
+                y[row * channels + c] = put(get(x[row * channels + c]) * scale[c] + shift[c]);
+    }
+    return 0;
+}
+
+/* s[k] = 1 where x > limit[k], else 0, for the neurons k of each channel. */
+int fire(const stored *x, int64_t rows, int64_t channels, int64_t population, const real *limit, stored *s) {
+    const stored one = put(1);
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+        for (int64_t row = begin; row < end; row++)
+            for (int64_t k = 0; k < population; k++)
+                for (int64_t c = 0; c < channels; c++) {
+                    int64_t n = k * channels + c;
+                    s[row * population * channels + n] = get(x[row * channels + c]) > limit[n] ? one : (stored)0;
+                }
+    }
+    return 0;
+}
+
+struct backward {
+    const stored *x, *gradient;
+    int64_t rows, channels, population;
+    const real *mean, *scale, *limit; /* of each channel, channel, neuron */
+    real width;
+};
+
+/* What these two loops are compiled for, once for each `kind`: a constant inside them, so that they become vector code. */
+#define EACH_KIND(kind, call)                  \
+    switch (kind) {                            \
+    case LINEAR: call(LINEAR); break;          \
+    case RECTANGLE: call(RECTANGLE); break;    \
+    default: call(TRIANGLE);                   \
+    }
+
+static inline __attribute__((always_inline)) void sums_of(
+    const int kind, const struct backward *b, int64_t begin, int64_t end, double *sums) {
+    const int64_t channels = b->channels, neurons = b->population * channels;
+    real first[neurons], second[neurons], steep[channels];
+    for (int64_t c = 0; c < channels; c++) steep[c] = b->scale[c] / b->width;
+    for (int64_t from = begin; from < end; from += BLOCK) {
+        int64_t to = from + BLOCK < end ? from + BLOCK : end;
+        memset(first, 0, sizeof first);
+        memset(second, 0, sizeof second);
+        for (int64_t row = from; row < to; row++)
+            for (int64_t k = 0; k < b->population; k++) {
+                const stored *restrict x = b->x + row * channels, *restrict g = b->gradient + row * neurons + k * channels;
+                const real *restrict limit = b->limit + k * channels, *restrict mean = b->mean;
+                real *restrict one = first + k * channels, *restrict two = second + k * channels;
+                for (int64_t c = 0; c < channels; c++) {
+                    real current = get(x[c]);
+                    real dx = get(g[c]) * derivative(kind, (current - limit[c]) * steep[c]);
+                    one[c] += dx;
+                    two[c] += dx * (current - mean[c]);
+                }
+            }
+        for (int64_t n = 0; n < neurons; n++) sums[n] += first[n], sums[neurons + n] += second[n];
+    }
+}
+
+static inline __attribute__((always_inline)) void currents_of(
+    const int kind, const struct backward *b, int64_t begin, int64_t end, const real *restrict factor,
+    const real *restrict offset, const real *restrict slope, stored *restrict out) {
+    const int64_t channels = b->channels, neurons = b->population * channels;
+    const real *restrict mean = b->mean, *restrict scale = b->scale, *restrict threshold = b->limit;
+    const real share = 1 / b->width;
+    real steep[channels], gain[channels], base[channels], rate[channels];
+    real others[channels]; /* what a channel's neurons but the first add to dx */
+    for (int64_t c = 0; c < channels; c++) { /* dI = gain * dx - base - rate * I */
+        steep[c] = scale[c] * share, others[c] = 0;
+        gain[c] = factor[c] * share, rate[c] = factor[c] * slope[c] * scale[c];
+        base[c] = factor[c] * offset[c] - rate[c] * mean[c];
+    }
+    for (int64_t row = begin; row < end; row++) {
+        const stored *restrict x = b->x + row * channels, *restrict first = b->gradient + row * neurons;
+        for (int64_t k = 1; k < b->population; k++) {
+            const stored *restrict g = first + k * channels;
+            const real *restrict limit = b->limit + k * channels;
+            if (k == 1) memset(others, 0, sizeof others);
+            for (int64_t c = 0; c < channels; c++)
+                others[c] += get(g[c]) * derivative(kind, (get(x[c]) - limit[c]) * steep[c]);
+        }
+        for (int64_t c = 0; c < channels; c++) {
+            real current = get(x[c]);
+            real dx = others[c] + get(first[c]) * derivative(kind, (current - threshold[c]) * steep[c]);
+            out[row * channels + c] = put(gain[c] * dx - base[c] - rate[c] * current);
+        }
+    }
+}
+
+#define ARGUMENTS                                                                                                  \
+    int kind, const stored *x, const stored *gradient, int64_t rows, int64_t channels, int64_t population,         \
+        const real *mean, const real *scale, const real *limit, double width
+#define PACKED {x, gradient, rows, channels, population, mean, scale, limit, (real)width}
+
+/* sums[0][n] = sum of dx[n], sums[1][n] = sum of dx[n] * x, for each neuron n. */
+int backward_sums(ARGUMENTS, double *sums) {
+    const struct backward b = PACKED;
+    int threads = omp_get_max_threads();
+    int64_t neurons = population * channels;
+    double *partial = calloc((size_t)threads * 2 * neurons, sizeof(double));
+    if (!partial) return 1;
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+        double *mine = partial + omp_get_thread_num() * 2 * neurons;
+#define CALL(kind) sums_of(kind, &b, begin, end, mine)
+        EACH_KIND(kind, CALL)
+#undef CALL
+    }
+    add_up(partial, threads, 2 * neurons, sums);
+    free(partial);
+    for (int64_t n = 0; n < neurons; n++) {
+        sums[n] /= width;
+        sums[neurons + n] *= scale[n % channels] / width;
+    }
+    return 0;
+}
+
+/* dI = factor * (dx - offset - x * slope), for each channel. */
+int backward_currents(ARGUMENTS, const real *factor, const real *offset, const real *slope, stored *out) {
+    const struct backward b = PACKED;
+#pragma omp parallel
+    {
+        int64_t begin, end;
+        share(rows, &begin, &end);
+#define CALL(kind) currents_of(kind, &b, begin, end, factor, offset, slope, out)
+        EACH_KIND(kind, CALL)
+#undef CALL
+    }
+    return 0;
+}

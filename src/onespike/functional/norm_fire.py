@@ -1,0 +1,149 @@
+"""Batch norm and firing as one operation: what is normalised is never written.
+
+    V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
+
+is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. Backwards the surrogate's derivative and
+the gradient of the batch norm are computed together, from I, mean and deviation alone.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.spike import Surrogate
+
+#: The derivatives that the kernels know, by their number there: 0 is that of a batch norm without neurons.
+KINDS = {"rectangle": 1, "triangle": 2}
+
+
+class Moments(NamedTuple):
+    """Of each channel, over all pixels of a batch: mean, variance, and 1 / sqrt(variance + epsilon)."""
+
+    mean: Tensor
+    variance: Tensor
+    scale: Tensor
+
+
+def has_kernels(currents: Tensor) -> bool:
+    """Say whether the functions here take these currents, (B, C, H, W): on the CPU, channels last; with a compiler."""
+    suits = currents.device.type == "cpu" and currents.dim() == 4 and currents.numel() > 0
+    if not suits or torch.compiler.is_compiling():
+        return False
+    return currents.is_contiguous(memory_format=torch.channels_last) and kernels_for(currents.dtype) is not None
+
+
+def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
+    """Normalise by the batch, and fire, in training.
+
+    Args:
+        currents: I, (B, C, H, W), for which `has_kernels`.
+        shift: Of each neuron, (P*C,); neuron k of channel c is k*C + c.
+        norm: The batch norm, without weights: its epsilon, and its running mean and variance, which are updated.
+        threshold: Potential above which a neuron fires.
+        surrogate: Its stand-in for the derivative, one of `KINDS`.
+
+    Returns:
+        The spikes, (B, P*C, H, W).
+    """
+    return _NormFire.apply(currents, shift, norm, threshold, surrogate)
+
+
+def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Normalise by the batch, in training, as `norm` does: (B, C, H, W), for which `has_kernels`, to the same shape."""
+    return _BatchNorm.apply(currents, norm.weight, norm.bias, norm)
+
+
+class _NormFire(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, currents, shift, norm, threshold, surrogate):  # type: ignore[no-untyped-def]
+        kernels = _kernels(currents)
+        moments = _moments(kernels, currents, norm)
+        neurons, channels = len(shift), currents.shape[1]
+        limit = (threshold - shift.to(kernels.real).view(-1, channels)) / moments.scale + moments.mean
+        spikes = _empty(currents, neurons)
+        kernels("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
+        ctx.save_for_backward(currents, moments.mean, moments.scale, limit)
+        ctx.surrogate, ctx.dtype = surrogate, shift.dtype
+        return spikes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        currents, mean, scale, limit = ctx.saved_tensors
+        kind, width = KINDS[ctx.surrogate.name], float(ctx.surrogate.width)
+        sums, into = _backward(currents, gradient, mean, scale, limit, kind, width)
+        return into(scale), sums[0].flatten().to(ctx.dtype), None, None, None
+
+
+class _BatchNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, currents, weight, bias, norm):  # type: ignore[no-untyped-def]
+        kernels = _kernels(currents)
+        moments = _moments(kernels, currents, norm)
+        factor = moments.scale * weight
+        shift = bias - moments.mean * factor
+        out = _empty(currents, currents.shape[1])
+        kernels("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(kernels.real), out)
+        ctx.save_for_backward(currents, moments.mean, moments.scale, weight)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        currents, mean, scale, weight = ctx.saved_tensors
+        sums, into = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0)
+        return into(scale * weight), sums[1, 0].to(weight.dtype), sums[0, 0].to(weight.dtype), None
+
+
+def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
+    """Give the sums of dx and dx * x of each neuron, (2, P, C), and what turns factors into the currents' gradient."""
+    kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
+    gradient = gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last)
+    arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
+    sums = torch.empty(2, population, channels, dtype=torch.float64)
+    kernels("backward_sums", *arguments, sums)
+
+    def into(factor: Tensor) -> Tensor:
+        offset, slope = (sums.sum(1) / rows).to(kernels.real)
+        out = _empty(currents, channels)
+        kernels("backward_currents", *arguments, factor.to(kernels.real), offset, slope, out)
+        return out
+
+    return sums.to(kernels.real), into
+
+
+def _kernels(currents: Tensor) -> Kernels:
+    kernels = kernels_for(currents.dtype)
+    assert kernels  # see has_kernels
+    return kernels
+
+
+def _moments(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d) -> Moments:
+    """Mean and variance of each channel; the norm's running ones follow."""
+    rows, channels = _rows(currents), currents.shape[1]
+    sums = torch.empty(2, channels, dtype=torch.float64)
+    kernels("moments", currents, rows, channels, sums)
+    offset, square = sums / rows  # from the first pixel: mean of squares less square of the mean would lose digits
+    mean, variance = currents[0, :, 0, 0] + offset, square - offset**2
+    with torch.no_grad():
+        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+            assert norm.num_batches_tracked is not None
+            norm.num_batches_tracked.add_(1)
+            momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            unbiased = variance * (rows / max(rows - 1, 1))
+            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    scale = (variance + norm.eps).rsqrt()
+    return Moments(*(one.to(kernels.real) for one in (mean, variance, scale)))
+
+
+def _rows(currents: Tensor) -> int:
+    return currents.numel() // currents.shape[1]
+
+
+def _empty(like: Tensor, channels: int) -> Tensor:
+    batch, _, *sides = like.shape
+    return torch.empty(batch, channels, *sides, dtype=like.dtype, memory_format=torch.channels_last)

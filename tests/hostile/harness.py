@@ -1,0 +1,85 @@
+"""What hostile cases share: a time limit, a tiny recipe, a run whose digests fit whatever it holds."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from safetensors.torch import load, save
+from torch import Tensor
+
+#: No case computes for longer, in seconds; nor does it wait for longer, be the machine as busy as it may.
+LIMIT, PATIENCE = 20, 120
+TINY = {
+    "data.limit": 60,
+    "model.depths": [1, 1],
+    "model.channels": [4, 8],
+    "train.epochs": 2,
+    "train.batch_size": 12,
+    "train.warmup_epochs": 0,
+    "train.track": [],
+    "train.device": "cpu",
+}
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Fail a case that computes, or waits, for too long."""
+
+    def late(number: int, _: object) -> None:
+        what = f"it computes for more than {LIMIT} s" if number == signal.SIGPROF else f"it waits for {PATIENCE} s"
+        raise AssertionError(f"it hangs: {what}")
+
+    before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, LIMIT)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change both checkpoints of a run, `files` by name as their content, and give them the digests that fit."""
+    for folder in (run / "best", run / "last"):
+        files: dict[str, Any] = {}
+        for name in ("model", "training"):
+            files[f"{name}.safetensors"] = load((folder / f"{name}.safetensors").read_bytes())
+        for name in ("model.json", "state.json"):
+            files[name] = json.loads((folder / name).read_text())
+        change(files)
+        state = files.pop("state.json")
+        written = {name: content if isinstance(content, bytes) else _bytes(content) for name, content in files.items()}
+        if isinstance(state, dict) and isinstance(state.get("sha256"), dict):
+            state.pop("sha256")
+            digests = {name: sha256(content).hexdigest() for name, content in written.items()}
+            digests["state"] = sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+            state["sha256"] = digests
+        written["state.json"] = state if isinstance(state, bytes) else _bytes(state)
+        for name, content in written.items():
+            (folder / name).write_bytes(content)
+
+
+def _bytes(content: Any) -> bytes:
+    if isinstance(content, dict) and any(isinstance(one, Tensor) for one in content.values()):
+        return save({name: one.contiguous() for name, one in content.items()})
+    return json.dumps(content).encode()
+
+
+def make_tree(root: Path) -> Path:
+    for number, (part, name, count) in enumerate(
+        (p, n, c) for p, c in (("train", 4), ("test", 2)) for n in ("cat", "dog")
+    ):
+        for image in range(count):
+            path = root / part / name / f"{image}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(10 * number + image).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return root

@@ -1,0 +1,126 @@
+"""Norm and fire as one operation, against batch norm, shifts and neurons one after the other."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.functional import has_kernels
+from onespike.functional.kernels import kernels_for
+from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.strict import Firing
+from onespike.neurons import NeuronConfig
+from onespike.units.layers import BatchNorm
+
+pytestmark = pytest.mark.skipif(kernels_for(torch.float64) is None, reason="needs a C compiler")
+
+CONFIGS = [
+    ("rectangle", 1.0, 1),
+    ("rectangle", 0.7, 3),
+    ("triangle", 2.0, 1),
+    ("triangle", 1.0, 2),
+    ("triangle", 0.5, 3),
+]
+
+
+def currents(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    values = 3 * torch.randn(*shape, generator=generator, dtype=torch.float64) + 5  # a mean far from 0 costs digits
+    return values.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def run(module: nn.Module, x: torch.Tensor, slow: bool, monkeypatch) -> dict[str, torch.Tensor]:
+    """Outputs, gradients, and what the module remembers of the batch."""
+    if slow:
+        for name in ("onespike.models.strict.has_kernels", "onespike.units.layers.has_kernels"):
+            monkeypatch.setattr(name, lambda _: False)
+    else:
+        assert has_kernels(x)
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = module(x)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
+    (out * weights).sum().backward()
+    monkeypatch.undo()
+    found = {"out": out.detach(), "gradient": x.grad, **{name: value.grad for name, value in module.named_parameters()}}
+    return found | {name: value.clone() for name, value in module.named_buffers()}
+
+
+@pytest.mark.parametrize(("surrogate", "width", "population"), CONFIGS)
+@pytest.mark.parametrize("shape", [(3, 5, 4, 4), (2, 17, 3, 5), (700, 3, 1, 1), (4, 64, 9, 9)])
+def test_firing_equals_its_parts(surrogate, width, population, shape, monkeypatch) -> None:
+    config = StrictVGGConfig(
+        population=population, neuron=NeuronConfig(surrogate=surrogate, surrogate_width=width, threshold=0.4)
+    )
+    results = []
+    for slow in (False, True):
+        torch.manual_seed(0)
+        firing = Firing(shape[1], config).double()
+        with torch.no_grad():
+            firing[0].shift.add_(torch.randn(population * shape[1]))
+        results.append(run(firing, currents(*shape), slow, monkeypatch))
+    fast, plain = results
+    assert fast.keys() == plain.keys()
+    assert 0 < plain["out"].mean() < 1
+    assert torch.equal(fast["out"], plain["out"])
+    for name, expected in plain.items():
+        torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("momentum", [0.1, 0.6, None])
+def test_batch_norm_equals_pytorchs(momentum, monkeypatch) -> None:
+    results = []
+    for slow in (False, True):
+        torch.manual_seed(0)
+        norm = BatchNorm(17, momentum=momentum).double()
+        with torch.no_grad():
+            norm.weight.normal_()
+            norm.bias.normal_()
+        for seed in range(2):
+            found = run(norm, currents(6, 17, 5, 7, seed=seed), slow, monkeypatch)
+        results.append(found)
+    for name, expected in results[1].items():
+        torch.testing.assert_close(results[0][name], expected, rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bfloat16_is_as_near_as_its_numbers_allow(threads, monkeypatch) -> None:
+    """The kernels compute in float32 and round once; PyTorch's parts round after each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        config = StrictVGGConfig(population=2)
+        x = currents(8, 32, 9, 9, dtype=torch.bfloat16)
+        exact = run(Firing(32, config).double(), x.double(), False, monkeypatch)
+        fast = run(Firing(32, config), x, False, monkeypatch)
+        again = run(Firing(32, config), x, False, monkeypatch)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(fast[name], again[name]) for name in fast)
+    assert (fast["out"] != exact["out"]).double().mean() < 1e-4
+    off = (fast["gradient"].double() - exact["gradient"]).norm() / exact["gradient"].norm()
+    assert off < 0.02
+
+
+def test_a_nan_stays_one() -> None:
+    x = currents(2, 4, 3, 3, dtype=torch.bfloat16)
+    x[0, 1, 0, 0] = float("nan")
+    out = BatchNorm(4)(x)
+    assert out[:, 1].isnan().all()
+    assert not out[:, 0].isnan().any()
+
+
+def test_whoever_looks_at_potentials_sees_them() -> None:
+    firing = Firing(4, StrictVGGConfig(population=2))
+    seen = []
+    firing[1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    spikes = firing(currents(2, 4, 3, 3, dtype=torch.float32))
+    ((potential, fired),) = seen
+    assert torch.equal(fired, spikes)
+    assert torch.equal(fired, (potential > 0.5).float())
+
+
+def test_other_surrogates_and_layouts_take_the_plain_way() -> None:
+    neuron = NeuronConfig(surrogate="arctan")
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    assert not has_kernels(x)
+    Firing(4, StrictVGGConfig(neuron=neuron))(x).sum().backward()
+    assert x.grad is not None
