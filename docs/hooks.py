@@ -127,7 +127,8 @@ def models() -> str:
         trained.setdefault(load_recipe(name).model.name, []).append(name)
     lines = [MODELS_PAGE.format(side=SIDE, classes=CLASSES)]
     for family in OURS:
-        lines += [f"## {' '.join((parse(family.builder.__doc__ or '').short_description or '').split())}", ""]
+        title, _, more = " ".join((parse(family.config.__doc__ or "").short_description or "").split()).partition(". ")
+        lines += [f"## {title.rstrip('.')}", "", more, ""]
         lines += ["| model | weights | recipes |", "|---|--:|---|"]
         for name in family.variants:
             links = ", ".join(f"[{one}](recipes.md#{one.replace('/', '')})" for one in trained.get(name, []))

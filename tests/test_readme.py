@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 OPTIONS = ROOT / "docs" / "options.md"
+#: Pages that are made when the site is built, which checks the links to them.
+MADE = ("recipes.md", "models.md", "results.md", "api/")
 #: What the pages write where a reader has to choose.
 STANDS_FOR = {"COMMAND": "train", "MODEL": "conv12", "N": "64", "NAME": "table1", "P": "2", "T": "4"}
 
@@ -48,13 +50,14 @@ def test_every_link_leads_somewhere(page: str):
     folder = ROOT if page == "README.md" else ROOT / "docs"
     prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", prose) if "://" not in link]
-    assert [link for link in links if not (folder / link).exists()] == []
+    assert [link for link in links if not (folder / link).exists() and not link.startswith(MADE)] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str):
     rooms = (ROOT, ROOT / "src" / "onespike", ROOT / "docs")
     named = set(re.findall(r"`?\b((?:[a-z_0-9]+/)+[a-z_0-9-]+\.(?:py|yaml|md|json|csv|png))\b", PAGES[page]))
+    named = {name for name in named if not name.startswith(MADE)}
     assert [name for name in sorted(named) if not any((room / name).exists() for room in rooms)] == []
 
 
