@@ -47,7 +47,8 @@ def read_whole(path: Path, most: int = MOST) -> bytes:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout is not ours to replace
+    # /dev/stdout is not ours to replace. Elsewhere a link to a file is: a stranger's run could point at yours.
+    if (path.exists() and not path.is_file()) or path.absolute().is_relative_to("/dev"):
         # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
         os.set_blocking(descriptor, True)
@@ -132,7 +133,7 @@ def _lock(path: Path) -> IO[str]:
     import fcntl  # not everywhere
 
     while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):

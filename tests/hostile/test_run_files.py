@@ -281,6 +281,19 @@ def test_special_files_in_a_run(file, what, run, command, tmp_path):
     survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    "file", [".lock", "config.yaml", "metrics.csv", "environment.json", "summary.json", "curves.png"]
+)
+def test_a_link_in_a_run_overwrites_nothing(file, run, command, tmp_path):
+    mine = tmp_path / "mine"
+    mine.write_bytes((run / file).read_bytes() if (run / file).exists() else b"mine")
+    before = mine.read_bytes()
+    (run / file).unlink(missing_ok=True)
+    (run / file).symlink_to(mine)
+    survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
+    assert mine.read_bytes() == before
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
