@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: train test test-all check
+.PHONY: train test test-all check dist docs
 train: .venv/installed
 	$(BIN)/onespike train --recipe digits
 
@@ -14,11 +14,21 @@ test: check
 test-all: check
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
+# The site, in site/: a warning, or a link that leads nowhere, is an error.
+docs: .venv/installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 check: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The wheel and the source distribution, in dist/, as an index takes them.
+dist: .venv/installed-dev
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/twine check --strict dist/*
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onespike needs Python 3.11 or newer; say which with: make PYTHON=python3.11")'

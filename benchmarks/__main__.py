@@ -13,15 +13,18 @@ from rich.table import Table
 from benchmarks.case import Case
 from benchmarks.compare import Record, cases, compare
 from benchmarks.data import compare_data
+from benchmarks.engine import compare_engines
 from benchmarks.machine import SIDES, Peak, describe, gemm_peaks
 from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.durable import save_text
+from onespike.durable import save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.models import model_config
+from onespike.models.registry import family
+from onespike.training.run import Run
 
 Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
@@ -31,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "infer": {"vs": "", "model": "conv12", "preset": "modern", "batch": 64, "precision": "bf16", "json": None},
     "unit": {"vs": "", "batch": 128, "json": None},
     "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
+    "engine": {"run": None, "images": 1000, "json": None, "out": "engine.md"},
     "scaling": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "out": "scaling"},
 }
 
@@ -49,6 +53,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def benchmark(
     task: str,
+    run: str | None = None,
+    /,
+    *,
     vs: str | None = None,
     model: str | None = None,
     preset: str | None = None,
@@ -58,6 +65,7 @@ def benchmark(
     threads: int | None = None,
     device: Device = "cpu",
     gemm: tuple[int, ...] = SIDES,
+    images: int | None = None,
     json: str | None = None,
     out: str | None = None,
 ) -> int:
@@ -65,7 +73,9 @@ def benchmark(
 
     Args:
         task: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; forward and backward),
-            data (the input path against the step), scaling (threads, batch, width, image size).
+            data (the input path against the step), scaling (threads, batch, width, image size), engine (a trained
+            network by our integer engine, ONNX Runtime and OpenVINO, at batch 1, 8 and 64).
+        run: A run folder, for engine alone.
         vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
         model: A registered model; by default conv12.
         preset: Its preset; by default modern for infer, else paper.
@@ -76,7 +86,8 @@ def benchmark(
         device: Where it is computed.
         gemm: Sides of the square products to try, such as [1024,2048].
         json: A file for the records; - prints them.
-        out: Folder for scaling's CSV and picture; by default scaling.
+        images: Test images for engine's accuracies; by default 1000.
+        out: Folder for scaling's CSV and picture, by default scaling; file for engine's table, by default engine.md.
     """
     given = {
         "vs": vs,
@@ -86,6 +97,8 @@ def benchmark(
         "precision": precision,
         "json": json,
         "out": out,
+        "run": run,
+        "images": images,
     }
     values = _checked(task, given, rounds, threads, device, gemm)
     if threads:
@@ -99,6 +112,8 @@ def benchmark(
         markup=False,
         soft_wrap=True,
     )
+    if task == "engine":
+        return _engines(values, rounds, console)
     if task == "unit":
         listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), device)
     elif task in ("train", "infer"):
@@ -135,25 +150,48 @@ def _checked(
         if value is not None and option not in taken:
             raise OnespikeError(f"--{option}: {task} does not take it, only --{', --'.join(taken)}")
     values = {option: taken.get(option) if value is None else value for option, value in given.items()}
-    if values["preset"] is not None:
+    if task == "engine" and values["run"] is None:
+        raise OnespikeError("expected a run folder: python -m benchmarks engine RUN")
+    model = values.get("model")
+    if given["preset"] is None and model and values["preset"] not in family(model).presets:
+        values["preset"] = ""
+    if values.get("preset") is not None:
         model_config(values["model"], values["preset"])
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device not in ("cpu", accelerator.type if accelerator else "cpu"):
         raise OnespikeError(f"--device: PyTorch finds no {device} here; use --device cpu")
-    for name in _names(values["vs"] or ""):
+    for name in _names(values.get("vs") or ""):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)
-    counts = {"batch": values["batch"], "rounds": rounds, "threads": threads, "gemm": min(gemm or [0])}
+    counts = {
+        "batch": values.get("batch"),
+        "images": values.get("images"),
+        "rounds": rounds,
+        "threads": threads,
+        "gemm": min(gemm or [0]),
+    }
     for option, number in counts.items():
         if number is not None and number < 1:
             raise OnespikeError(f"--{option}: expected at least 1, got {number}")
-    if values["json"] not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():
+    if values.get("json") not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():
         raise OnespikeError(f"--json: there is no folder {Path(values['json']).parent}")
     return values
 
 
 def _names(listed: str) -> list[str]:
     return [name for name in listed.split(",") if name]
+
+
+def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
+    """Compare engines on a trained network; write the table, and the numbers if asked."""
+    found = compare_engines(Run.open(values["run"]), values["images"], rounds)
+    facts = ", ".join(f"{key} {value}" for key, value in describe().items() if value is not None)
+    table = f"{found.markdown()}\n{facts}\n"
+    console.print(table, markup=False, soft_wrap=True)
+    save_text(table, Path(values["out"]))
+    if values["json"]:
+        save_json(found.to_json() | {"machine": describe()}, values["json"])
+    return 0
 
 
 def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.peers import PEERS, PeerUnit, with_peer_units
+from benchmarks.peers import PEERS, PeerUnit, with_peer_units, with_plain_layers
 from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS, Engine
-from onespike.models import Network, OnespikeConfig, create_model
+from onespike.models import OnespikeConfig, create_model, model_config
+from onespike.models.strict import StrictConfig
 from onespike.neurons import LIF, Incoming
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
@@ -55,19 +56,14 @@ class Case:
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str = "cpu"
 
-    def network(self) -> Network:
+    def network(self) -> Any:
         """The network, with fresh weights, a head that is not 0, and batch norm's statistics of noise."""
         torch.manual_seed(0)
         with torch.device(self.device):
-            network = create_model(
-                self.model,
-                num_classes=CLASSES,
-                image_size=self.image_size,
-                preset=self.preset,
-                **self.overrides,
-            )
+            size = {"num_classes": CLASSES, "image_size": self.image_size}
+            network = create_model(self.model, **size, preset=self.preset, **self.overrides)
             nn.init.normal_(network.head.weight, std=0.05)
-            if network.config.norm == "batch":
+            if isinstance(network.config, StrictConfig) or network.config.norm == "batch":
                 with torch.no_grad():
                     network(self._images(16))
         return network
@@ -111,9 +107,14 @@ class Case:
 
     def _model(self) -> Any:
         network = self.network()
-        if self.implementation == "sequential":
+        if isinstance(network.config, StrictConfig):
+            if self.implementation in ("sequential", *PEERS):
+                network = with_plain_layers(network, self.implementation)
+            elif self.implementation != "onespike":
+                raise self._cannot()
+        elif self.implementation == "sequential":
             return SequentialNetwork(network)
-        if self.implementation in PEERS:
+        elif self.implementation in PEERS:
             network = with_peer_units(network, self.implementation)
         elif self.implementation == "recompute" and self.task == "train":
             network.recompute = True
@@ -126,7 +127,8 @@ class Case:
 
     def _layout(self) -> torch.memory_format:
         peer = PEERS.get(self.implementation)
-        plain = self.implementation == "sequential" or (peer is not None and not peer.channels_last)
+        strict = isinstance(model_config(self.model), StrictConfig)
+        plain = (self.implementation == "sequential" and not strict) or (peer is not None and not peer.channels_last)
         return torch.contiguous_format if plain else torch.channels_last
 
     def _images(self, count: int) -> Tensor:

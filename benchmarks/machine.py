@@ -51,7 +51,7 @@ def describe() -> dict[str, str | int | None]:
         **{name: facts[name] for name in ("processor", "cores", "threads", "onespike", "commit", "python")},
         "accelerator": ", ".join(facts["accelerators"]) or None,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **{package: _version(package) for package in ("torch", "spikingjelly", "snntorch")},
+        **{package: _version(package) for package in ("torch", "spikingjelly", "snntorch", "onnxruntime", "openvino")},
     }
 
 

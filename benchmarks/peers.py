@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models import Network
+from onespike.models.strict import Firing
 from onespike.neurons import NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import as_one_batch
+from onespike.units.layers import BatchNorm, Conv3x3
 
 
 def _library(name: str) -> Any:
@@ -116,6 +118,21 @@ PEERS: dict[str, Peer] = {
 }
 
 
+class PeerFiring(nn.Module):
+    """The batch norm and thresholds of a strictly spiking network, with another library's neurons behind them."""
+
+    def __init__(self, firing: Firing, neuron: nn.Module) -> None:
+        super().__init__()
+        self.thresholds, self.neuron = firing[0], neuron
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Map currents (B, C, H, W) to spikes (B, P*C, H, W)."""
+        potential = self.thresholds(currents)
+        if isinstance(self.neuron, SpikingJellyNeurons | SnnTorchNeurons):
+            return self.neuron(potential[None])[0].to(potential.dtype)  # one time step; snnTorch's are float32
+        return self.neuron(potential)
+
+
 class PeerUnit(nn.Module):
     """Two convolutions, each followed by another library's neurons, with the weights of a `ConvUnit`.
 
@@ -147,6 +164,26 @@ class PeerUnit(nn.Module):
             fired, second = self.neuron2.step(self.norm2(self.conv2(hidden)), second)
             out.append(fired)
         return torch.stack(out)
+
+
+def with_plain_layers(network: Any, peer: str) -> Any:
+    """Put PyTorch's layers into a strictly spiking network, in place, and a peer's neurons.
+
+    Args:
+        network: A network of the families `onespike.models.strict` makes.
+        peer: A name in `PEERS`, or "sequential": our neurons, one operation after the other.
+
+    Returns:
+        The same network.
+    """
+    plain = {Conv3x3: nn.Conv2d, BatchNorm: nn.BatchNorm2d}
+    for module in list(network.modules()):
+        module.__class__ = plain.get(type(module), type(module))
+        for name, child in list(module.named_children()):
+            if isinstance(child, Firing):
+                neuron = PEERS[peer].neurons(network.config.neuron) if peer in PEERS else child[1]
+                setattr(module, name, PeerFiring(child, neuron))
+    return network
 
 
 def with_peer_units(network: Network, peer: str) -> Network:

@@ -69,7 +69,9 @@ def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]
     @functools.wraps(function)
     def command(**values: Any) -> int:
         files = function(**values) or name
-        print(f"the table is {values['out'] / files}.md, with {files}.csv and {files}.png beside it")
+        table = values["out"] / f"{files}.md"
+        beside = f"the table is {table}, with {files}.csv and {files}.png beside it"
+        print(beside if table.is_file() else f"the pictures are in {values['out']}")
         return 0
 
     return command

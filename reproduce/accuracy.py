@@ -18,6 +18,9 @@ SPIKINGJELLY: dict[str, Any] = {
     "train.label_smoothing": 0,
 }
 
+#: The recipes cifar10/hour and cifar100/hour.
+LARGE: dict[str, Any] = {"model.name": "spiking-resnet-l", "train.epochs": 20}
+
 ACCURACY = Sweep(
     name="accuracy",
     title="Accuracy at one time step",
@@ -29,6 +32,11 @@ ACCURACY = Sweep(
         Setting("cifar10, 0.4 PFLOP", "spiking-vgg-m", {"model.name": "spiking-vgg-m"}),
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY | {"train.epochs": 11}),
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 4", SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3}),
+        *(
+            Setting(f"{data}, 2 PFLOP", label, LARGE | {"data.name": data} | changes)
+            for data in ("cifar10", "cifar100")
+            for label, changes in {"spiking-resnet-l": {}, "its ReLU twin": {"model.preset": "ann"}}.items()
+        ),
     ],
     reference="best",
     draw=draw_rows,

@@ -11,7 +11,8 @@ from reproduce.energy import energy
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
-from reproduce.pareto import PARETO
+from reproduce.over_time import EVENTS, TIME
+from reproduce.pictures import pictures
 from reproduce.sweep import Sweep
 from reproduce.table1 import table1
 from reproduce.table2 import TABLE2
@@ -19,7 +20,7 @@ from reproduce.taylor import taylor
 from reproduce.windows import WINDOWS
 
 #: Tables and figures by name. A `Sweep` trains networks, and takes a budget and a recipe's options; of a function, the
-#: command line takes the arguments, and it returns what its files are called, if not like itself. To add one, write a
+#: command line takes the arguments, and it returns what its table is called, if not like itself. To add one, write a
 #: module and add a line.
 PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "table1": table1,
@@ -34,6 +35,8 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "accuracy": ACCURACY,
     "choices": CHOICES,
     "windows": WINDOWS,
-    "pareto": PARETO,
+    "events": EVENTS,
+    "time": TIME,
     "energy": energy,
+    "pictures": pictures,
 }

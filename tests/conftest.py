@@ -1,6 +1,8 @@
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +35,21 @@ def command(main: Callable, capsys: pytest.CaptureFixture[str]) -> Callable[...,
         return int(exit_.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Chromium without a window, with a camera that films a test picture."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="no browser can be driven: playwright is not installed"
+    )
+    with playwright.sync_playwright() as engine:
+        own = Path(engine.chromium.executable_path)
+        found = str(own) if own.exists() else shutil.which("chromium") or shutil.which("google-chrome")
+        if not found:
+            pytest.skip("no browser: neither playwright's own nor chromium in the path")
+        camera = "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"
+        arguments = ["--no-sandbox", *camera]
+        browser = engine.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()

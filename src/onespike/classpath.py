@@ -73,6 +73,11 @@ def trust(*modules: str) -> None:
     _ALLOWED.update(modules)
 
 
+def allowed() -> list[str]:
+    """The modules that class paths may lead into, for another process that is to allow the same."""
+    return sorted(_ALLOWED)
+
+
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
     """Find what a class path leads to; messages call it `where`. Not allowed, or not there, is an `OnespikeError`."""
     module, _, name = class_path.rpartition(".")

@@ -25,6 +25,13 @@ def shown(value: object) -> str:
     return printable(text if text.strip() else repr(text), VALUE)
 
 
+def listed(names: Iterable[str], comma: str = ", ", most: int = 5) -> str:
+    """Some names, each once, and how many more there are."""
+    names = list(dict.fromkeys(names))
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return comma.join(names[:most]) + more
+
+
 def warn(text: str) -> None:
     """Tell a person of something that does not stop the work."""
     print(f"warning: {printable(text)}", file=sys.stderr)

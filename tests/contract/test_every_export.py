@@ -9,6 +9,7 @@ from torch import nn
 
 from onespike import create_model, export
 from onespike.models import MODELS, model_config
+from onespike.models.spiking import OverTimeConfig
 
 #: What makes a model small, and deterministic; the image size by the family's need.
 SMALL: list[tuple[str, dict[str, Any]]] = [
@@ -22,7 +23,7 @@ NAMES = [name for name in MODELS if not name.endswith(("20", "24", "36", "-s", "
 def small(name: str) -> nn.Module:
     fields = vars(model_config(name))
     overrides: dict[str, Any] = next((values for field, values in SMALL if field in fields), {})
-    if "time_steps" in fields and "width" in fields:
+    if isinstance(model_config(name), OverTimeConfig):
         overrides = {**overrides, "time_steps": 2}
     torch.manual_seed(0)
     network = create_model(name, num_classes=5, image_size=16, **overrides)
@@ -48,3 +49,15 @@ def test_pt2_of_both_kinds_of_strict_networks(name: str, tmp_path: Path) -> None
     made = export(small(name), tmp_path / "out", "pt2", images=images)
     assert made.holds, made.parity
     assert made.parity[0].spikes > 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["conv12", "spiking-resnet-xs"])
+def test_inductor_compiles_it_to_the_same_logits(name: str) -> None:
+    network, images = small(name).eval(), torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.compiler.reset()
+    with torch.no_grad():
+        expected, found = network(images), torch.compile(network)(images)
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

@@ -19,6 +19,7 @@ from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_frames
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
 from onespike.training.run import Run, channels_last
@@ -85,6 +86,7 @@ def audit_run(
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
     shape = (card.in_channels, card.image_size)
+    expect_frames(dataset, card)
     if (dataset.in_channels, dataset.image_size) != shape:
         raise OnespikeError(
             f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
@@ -166,7 +168,7 @@ def _audit(
     result = replace(result, preset=getattr(config, "preset", ""), joules=unmeasured)
     if latency:
         large = next(iter(batches(place)))
-        measured = measure_latency(network, large[:1]), measure_latency(network, large)
+        measured = measure_latency(network, large.narrow(-4, 0, 1)), measure_latency(network, large)
         result = replace(result, latency=measured, joules=measure_joules(network, large))
     return replace(result, scaling=scaling(config, *shape, latency) if scale else ())
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.clock import timed, watch_machine
-from onespike.neurons.watch import resetter
+from onespike.neurons.watch import batch_of, resetter
 
 #: Passes that are timed, and seconds that all take together, at least.
 _RUNS, _SECONDS = 10, 2.0
@@ -67,7 +67,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     with watch_machine(images.device) as machine:
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
     low, median, high = statistics.quantiles(seconds, n=4)
-    passes = len(images), len(seconds), median, low, high
+    passes = batch_of(images), len(seconds), median, low, high
     return Latency(
         *passes,
         memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
@@ -107,8 +107,8 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:
         return Joules(None, "not measured: this machine has no meter that can be read")
-    meter = f"{'NVML' if on_gpu else 'RAPL'}, through zeus, over {passes} batches of {len(images)}"
-    return Joules(sum(chips.values()) / (passes * len(images)), meter)
+    meter = f"{'NVML' if on_gpu else 'RAPL'}, through zeus, over {passes} batches of {batch_of(images)}"
+    return Joules(sum(chips.values()) / (passes * batch_of(images)), meter)
 
 
 def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:

@@ -93,11 +93,12 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     """Audit a run or a model; a model without images of its own, where none are chosen, on noise."""
     from onespike.audit import audit_model, audit_run
     from onespike.models import model_names
+    from onespike.training.pretrained import HUB, PACKAGE
     from onespike.training.recipe import load_recipe
     from onespike.training.run import Run
 
     other = [key for key in overrides if key.startswith("data.")]
-    if Path(name).is_dir():
+    if Path(name).is_dir() or name.startswith((PACKAGE, HUB)):
         run = Run.open(name)
         if wrong := [key for key in overrides if key not in other]:
             raise OnespikeError(f"--{wrong[0]}: a run has the architecture that it was trained with; leave it out")

@@ -51,7 +51,7 @@ def evaluate(
     from onespike.evaluation.evaluate import evaluate as evaluate_run
     from onespike.training.run import Run
 
-    folder = out or run / "evaluation"
+    folder = out or Path(str(run).replace(":", "-")) / "evaluation"  # of what is no folder here, one beside us
     expect_writable(json, folder=folder)
     opened = Run.open(run)
     data = opened.recipe_with(overrides).data

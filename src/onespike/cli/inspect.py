@@ -10,6 +10,7 @@ from onespike.errors import OnespikeError
 def inspect(
     run: Path,
     image: Path | None = None,
+    sample: int | None = None,
     out: Path | None = None,
     json: str | None = None,
     checkpoint: Literal["best", "last"] = "best",
@@ -20,6 +21,8 @@ def inspect(
     Args:
         run: Run folder.
         image: The image file; made to fit the network's size and channels.
+        sample: In its place a test sample of the run's data, by its number from 0. Events are drawn as frames; several
+            frames also become a GIF beside the picture.
         out: The PNG to write; by default RUN/inspection/IMAGE.png.
         json: A file for the same as numbers; - prints them.
         checkpoint: Which weights of the run: best or last.
@@ -27,14 +30,21 @@ def inspect(
     """
     from onespike.durable import expect_writable, save_json
     from onespike.evaluation.drawing import draw_inspection, save_figure
-    from onespike.evaluation.inspect import inspect_image
+    from onespike.evaluation.inspect import inspect_image, inspect_sample
+    from onespike.evaluation.recordings import save_animation
     from onespike.training.run import Run
 
-    if image is None:
-        raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE")
-    picture = out or run / "inspection" / f"{image.stem}.png"
+    if (image is None) == (sample is None):
+        raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER")
+    opened = Run.open(run)
+    picture = out or run / "inspection" / f"{image.stem if image else f'sample-{sample}'}.png"
     expect_writable(picture, json)
-    view = inspect_image(Run.open(run), image, checkpoint, seed)
+    if image:
+        view = inspect_image(opened, image, checkpoint, seed)
+    else:
+        view, raw = inspect_sample(opened, sample or 0, checkpoint, seed)
+        if raw.ndim == 4:
+            save_animation(raw, picture.with_suffix(".gif"))
     save_figure(draw_inspection(view), picture, dpi=100)
     if json:
         save_json(view.to_json(), json)

@@ -12,7 +12,7 @@ from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.errors import OnespikeError, printable, unknown
-from onespike.stream import Stream
+from onespike.stdio import Stream
 
 
 class Command(NamedTuple):
@@ -29,13 +29,26 @@ COMMANDS = {
     "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
     "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
-    "export": Command("write a network as ONNX, pt2 or C, each with a proof of parity", "RUN --out FOLDER", ("data",)),
+    "export": Command(
+        "write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER", ("data",)
+    ),
+    "demo": Command("show a run's network in the browser, spikes and costs included", "RUN", ("data",)),
+    "push": Command(
+        "a run's weights with a model card: into a folder, or to the Hub",
+        "RUN --out FOLDER|--repo USER/NAME",
+        ("data",),
+    ),
     "convert": Command(
         "turn a run's artificial network into a spiking one", "RUN --out RUN", ("data", "train", "calibration")
     ),
     "prune-time": Command(
         "train at T time steps, then from those weights at T - 1, … down to one",
         "--recipe RECIPE --from T --out FOLDER",
+        ("data", "model", "train", "loss"),
+    ),
+    "search": Command(
+        "search for a recipe's best values: accuracy on held-out images, and energy",
+        "--recipe RECIPE --space FILE --out FOLDER",
         ("data", "model", "train", "loss"),
     ),
     "check-spikes": Command("prove that every weight layer behind the stem reads spikes alone", "RUN", ("data",)),

@@ -1,5 +1,7 @@
 """`onespike models`."""
 
+from typing import Any
+
 from onespike.cli.tables import person, plain_table
 
 
@@ -13,12 +15,21 @@ def models(name: str | None = None, /) -> int:
 
     from onespike.configs import plain
     from onespike.models import family, model_config, model_names
+    from onespike.models.pretrained import pretrained_names, pretrained_summary
 
     console = person()
     if name is None:
         rows = [(one, (family(one).config.__doc__ or "").split("\n")[0]) for one in model_names()]
         console.print(plain_table("model", "family", rows=rows, wrap=True))
-        console.print("\nonespike models NAME lists a model's presets and options")
+        trained = [(one, pretrained_summary(one)) for one in pretrained_names()]
+        columns = (">top-1", ">test images", ">weights", ">synaptic operations", ">firing rate", ">energy (int8), uJ")
+        facts = [(one, *_facts(summary)) for one, summary in trained]
+        console.print()
+        console.print(plain_table("trained, in the package", *columns, rows=facts, wrap=True), soft_wrap=False)
+        console.print(
+            "\nonespike evaluate pretrained:NAME runs one of them; so do audit, export, inspect, check-spikes"
+        )
+        console.print("onespike models NAME lists a model's presets and options")
         return 0
     chosen, values = family(name), plain(model_config(name))
     described = [one for kind in reversed(chosen.config.__mro__) for one in parse(kind.__doc__ or "").params]
@@ -27,3 +38,15 @@ def models(name: str | None = None, /) -> int:
     options = [(f"--model.{key}", str(value), texts.get(key, "")) for key, value in values.items()]
     console.print(plain_table("option", "value", "meaning", rows=options, wrap=True))
     return 0
+
+
+def _facts(summary: dict[str, Any]) -> list[str]:
+    """What is told of a trained network."""
+    audit = summary["audit"]
+    numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"
+    return [
+        f"{summary['test_top1']:.2f}%",
+        *numbers,
+        f"{audit['firing_rate']:.3f}",
+        f"{1e6 * audit['joules']['int8']:.3g}",
+    ]

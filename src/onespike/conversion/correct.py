@@ -18,6 +18,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from onespike.errors import OnespikeError
 from onespike.units.channel import ChannelLinear
+from onespike.units.layers import Conv3x3
 
 CHUNK = 2**25  # values of inputs or columns that are in memory at once
 SAMPLES = 2**17  # samples that weights are fitted to; of large maps those of some images are enough
@@ -35,7 +36,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     target = target.movedim(axis, -1)  # (N, …, C_out)
     assert layer.bias is not None  # `spiking` gives every weight layer one
     # A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
-    if ridge is None or type(layer) not in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d):
+    if ridge is None or type(layer) not in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d, Conv3x3):
         layer.bias += _average(target - layer(mean).movedim(axis, -1)).to(layer.bias)
         return
     every = -(-target[..., 0].numel() // SAMPLES)

@@ -21,9 +21,11 @@ from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, m
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
 from onespike.units.channel import ChannelLinear
+from onespike.units.layers import Conv3x3
 
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
-FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, Conv2dSame}
+FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
+FOLDING |= {Conv2dSame, Conv3x3}
 #: Packages whose subclasses of known layers are what their names say. Others are looked into.
 PACKAGES = ("torch", "torchvision", "timm", "onespike")
 

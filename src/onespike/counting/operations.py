@@ -16,7 +16,7 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
-from onespike.neurons.watch import Fired, kept_states, resetter, watch_neurons
+from onespike.neurons.watch import Fired, batch_of, kept_states, resetter, watch_neurons
 from onespike.units import Traffic, Unit, UnitOutput
 
 #: Potentials looked at in each layer and batch, evenly spread; the most kept over all: above, every second one goes.
@@ -107,7 +107,8 @@ def count_operations(
     Args:
         model: Any model of the framework. It runs in evaluation mode; one that was compiled runs as it was written.
             Neurons of other packages forget before each batch what they kept.
-        batches: Batches of inputs, (B, ...); real ones, since what arrives at a layer is judged by its values.
+        batches: Batches of inputs, (B, ...) or frames (T, B, C, H, W); real ones, since what arrives at a layer is
+            judged by its values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
 
     Raises:
@@ -133,7 +134,7 @@ def count_operations(
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             watch.end_batch()
-            images += len(batch)
+            images += batch_of(batch)
     reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")

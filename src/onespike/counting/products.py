@@ -135,12 +135,12 @@ class Tally:
         self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input
         fan_out = torch.tensor(per_input)
         for axis in zip(size, kernel, *steps, out[2:], strict=True):
-            fan_out = fan_out[..., None] * _fan_out(transposed, *axis)
+            fan_out = fan_out[..., None] * taps(transposed, *axis)
         self.reached += len(x) * x.shape[1] * int(fan_out.sum())
         self.left.see(x, fan_out)
 
 
-def _fan_out(transposed: bool, size: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Tensor:
+def taps(transposed: bool, size: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Tensor:
     """How many taps each position along one axis meets, (size,)."""
     reached = torch.arange(size if transposed else out)[:, None] * stride + torch.arange(kernel) * dilation - padding
     inside = (reached >= 0) & (reached < (out if transposed else size))

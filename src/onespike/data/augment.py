@@ -46,6 +46,8 @@ class BatchAugment:
     def __call__(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Crop, flip and normalise raw images, (B, H, W, C) uint8, to (B, C, H, W) in channels-last memory.
 
+        Frames of events, (B, H, W, T, C), become (T, B, C, H, W); all frames are cropped and flipped alike.
+
         Floats, (B, C, H, W), are taken as they are; without what `draw` returned (evaluation) the rest is normalised.
         """
         if images.is_floating_point():
@@ -54,11 +56,13 @@ class BatchAugment:
         images = images.to(self.device, non_blocking=True)
         if draws is not None and (self.padding or self.flip):
             images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding, self.reflect)
-        return images.to(self._scale.dtype).mul_(self._scale).add_(self._shift).movedim(-1, 1)
+        floats = images.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
+        return floats.movedim(-1, 1) if floats.ndim == 4 else floats.movedim(3, 0).contiguous().movedim(-1, 2)
 
 
 def _crop_and_flip(images: Tensor, draws: Tensor, padding: int, reflect: bool) -> Tensor:
     """Gather every output pixel from the padded images; pixels are whole rows of C bytes, so one gather does it all."""
+    shape, images = images.shape, images.flatten(3)
     count, height, width, channels = images.shape
     padded = images if reflect else F.pad(images, (0, 0, padding, padding, padding, padding))
     padded_height, padded_width = padded.shape[1:3]
@@ -70,7 +74,7 @@ def _crop_and_flip(images: Tensor, draws: Tensor, padding: int, reflect: bool) -
         row, column = _reflected(row - padding, height), _reflected(column - padding, width)
     image = torch.arange(count, device=images.device)[:, None, None] * padded_height
     index = (image + row[:, :, None]) * padded_width + column[:, None, :]  # (B, H, W)
-    return padded.view(-1, channels).index_select(0, index.flatten()).view(count, height, width, channels)
+    return padded.view(-1, channels).index_select(0, index.flatten()).view(shape)
 
 
 def _reflected(places: Tensor, length: int) -> Tensor:

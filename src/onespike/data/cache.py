@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from onespike.configs import expect_keys, read_json
-from onespike.data.sets import Dataset, ImageSet
+from onespike.data.events.stream import EVENT
+from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
 from onespike.data.sources.image import fit
 from onespike.durable import digest_of, flush, open_regular, read_whole
@@ -142,10 +143,12 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
                     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *pixels.shape)}
                     np.lib.format.write_array_header_1_0(file, header)
                 pixels = np.ascontiguousarray(pixels)
-                sums[index] = zlib.crc32(pixels)
+                sums[index] = zlib.crc32(pixels.data)
                 file.write(pixels.data)
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)
+        if events := content.parts[part].events:
+            _write_events(folder / part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
     meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
     meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
@@ -153,6 +156,17 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
     meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
     meta["sha256"]["meta"] = digest_of({key: value for key, value in meta.items() if key != "sha256"})
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -> None:
+    """Write <part>-events.npy and <part>-bounds.npy: all recordings one behind the other, and where they begin."""
+    bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
+    with path.with_name(f"{path.name}-events.npy").open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for index in range(count):
+            file.write(np.ascontiguousarray(events(index), EVENT).tobytes())
+    np.save(path.with_name(f"{path.name}-bounds.npy"), bounds)
 
 
 def _digest(path: Path) -> str:
@@ -171,18 +185,18 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
     @cache
     def all_grey() -> bool:
-        return all(part.pixels(i).shape[2] == 1 for part in content.parts.values() for i in range(len(part.labels)))
+        return all(part.pixels(i).shape[-1] == 1 for part in content.parts.values() for i in range(len(part.labels)))
 
     def decoded(which: str) -> Iterator[np.ndarray]:
         nonlocal first
         part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
         for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
             pixels, origin = part.pixels(index), part.origins[index]
-            if pixels.shape[2] == 1 and not all_grey():
+            if pixels.shape[-1] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
             if image_size is not None:
                 pixels = fit(pixels, image_size)
-            height, width, _ = pixels.shape
+            height, width = pixels.shape[:2]
             side, where = first = first or (width, origin)
             if height != width or width != side:
                 expected = "a square" if height != width else f"{side}x{side} as in {where}"
@@ -204,17 +218,25 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
             raise ValueError(f"it is {shown(meta['entry'])} under another name")
         parts = {}
         for part, count in meta["images"].items():
-            paths = [entry / f"{part}-{what}.npy" for what in ("images", "labels", "sums")]
-            later = cheap and paths[0].stat().st_size > _CHEAP
-            for path in paths[later:]:
+            paths = {what: entry / f"{part}-{what}.npy" for what in ("images", "labels", "sums", "events", "bounds")}
+            paths = {what: path for what, path in paths.items() if path.name in meta["sha256"]}
+            later = cheap and paths["images"].stat().st_size > _CHEAP
+            for path in list(paths.values())[later:]:
                 if _digest(path) != meta["sha256"].get(path.name):
                     raise ValueError(f"{path.name} is not what was written")
-            images, labels, sums = np.load(paths[0], mmap_mode="r"), np.load(paths[1]), np.load(paths[2])
-            if not len(images) == len(labels) == len(sums) == count or images.dtype != np.uint8 or images.ndim != 4:
-                raise ValueError(f"{paths[0].name}: {images.dtype}, {images.shape}, of {len(labels)} labels")
+            images, labels = np.load(paths["images"], mmap_mode="r"), np.load(paths["labels"])
+            sums, whole = np.load(paths["sums"]), images.dtype == np.uint8 and images.ndim in (4, 5)
+            if not len(images) == len(labels) == len(sums) == count or not whole:
+                raise ValueError(f"{part} images: {images.dtype}, {images.shape}, of {len(labels)} labels")
             if not np.isin(labels, np.arange(len(meta["classes"]))).all():
-                raise ValueError(f"{paths[1].name}: labels of no class")
-            parts[part] = ImageSet(images, labels, np.arange(len(labels)), sums=sums if later else None)
+                raise ValueError(f"{part} labels: labels of no class")
+            some = images, labels, np.arange(len(labels))
+            parts[part] = ImageSet(*some, sums=sums if later else None)
+            if "events" in paths:
+                events, bounds = np.load(paths["events"], mmap_mode="r"), np.load(paths["bounds"])
+                if events.dtype != EVENT or len(bounds) != count + 1 or bounds[-1] != len(events):
+                    raise ValueError(f"{part} events: {len(events)} events, {len(bounds)} bounds")
+                parts[part] = RecordingSet(*some, events, bounds, sums=sums if later else None)
         described = {key: tuple(meta[key]) for key in ("classes", "mean", "std")}
         return Dataset.of(parts, name=meta["name"], note=meta["note"], **described)
     except (OSError, ValueError, KeyError, TypeError, OnespikeError) as error:
@@ -233,8 +255,8 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Exact mean and population deviation, 0..1, of each channel of (N, H, W, C) uint8; a deviation of 0 becomes 1."""
-    values, histogram = np.arange(256), np.zeros((images.shape[3], 256), np.int64)
+    """Exact mean and population deviation, 0..1, of each channel of (N, …, C) uint8; a deviation of 0 becomes 1."""
+    values, histogram = np.arange(256), np.zeros((images.shape[-1], 256), np.int64)
     step = max(1, _CHUNK_BYTES // images[0].size)  # in chunks: a memory map may be of any size
     for start in range(0, len(images), step):
         chunk = images[start : start + step]

@@ -27,7 +27,8 @@ class DataConfig:
 
     Attributes:
         name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
-            (your own images, one folder per class), or `hub` (whatever Hugging Face `datasets` reads).
+            (your own images, one folder per class), or `hub` (whatever Hugging Face `datasets` reads). Of events:
+            `digits-saccades` (made of `digits`), `nmnist`, `dvs-gesture`, `cifar10-dvs`, `shd`, or `events-folder`.
         root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
             For `hub` a local folder or a repository of the Hub, owner/name or owner/name:configuration.
         cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
@@ -47,6 +48,17 @@ class DataConfig:
         random_erasing: Probability, in [0, 1], of erasing a random rectangle of a training image.
         augmix_splits: Number of AugMix views per training image, the clean one included: 0 for none, or 2 to 6.
         workers: Processes that augment images, 0 or more; 0 does it in the main process.
+        frames: Of events: the frames T that a recording becomes, 1 to 1000. One holds all events; several are time
+            steps, batches (T, B, C, H, W), and the model's `time_steps` is then T.
+        frames_by: What frames have the same of: "time", or "count" (events).
+        representation: What a frame says of each pixel and polarity: "histogram" (how many events), "binary" (whether
+            there was one), "voxel" (events shared by the two frames nearest in time), or "timesurface" (how long ago
+            the last one was). See `onespike.data.events.frames`.
+        sensor: Of `events-folder`: width and height of the camera in pixels, such as [346, 260].
+        denoise: Leave out events without another one beside them within so many microseconds; 0 is off.
+        spatial_jitter: Of events to train on: the standard deviation, in pixels, by which each is moved; 0 is off.
+        temporal_jitter: Likewise in time, in microseconds.
+        drop_events: Probability, in [0, 1), that an event to train on is left out.
         class_path: Somebody's data set in place of `name`, such as "pkg.Data": a class or function, see
             `onespike.data.dataset.from_class`.
         init_args: What it is called with.
@@ -67,6 +79,14 @@ class DataConfig:
     random_erasing: float = 0.0
     augmix_splits: int = 0
     workers: int = 2
+    frames: int = 1
+    frames_by: Literal["time", "count"] = "time"
+    representation: Literal["histogram", "binary", "voxel", "timesurface"] = "histogram"
+    sensor: tuple[int, int] | None = None
+    denoise: float = 0.0
+    spatial_jitter: float = 0.0
+    temporal_jitter: float = 0.0
+    drop_events: float = 0.0
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
 
@@ -82,6 +102,12 @@ class DataConfig:
             ("random_erasing", 0 <= self.random_erasing <= 1, "a probability in [0, 1]"),
             ("augmix_splits", self.augmix_splits in (0, 2, 3, 4, 5, 6), "0 or 2 to 6 views"),
             ("workers", 0 <= self.workers <= 256, "0 to 256 processes"),
+            ("frames", 1 <= self.frames <= 1000, "1 to 1000"),
+            ("sensor", self.sensor is None or all(1 <= side <= 8192 for side in self.sensor), "sides of 1 to 8192"),
+            ("denoise", self.denoise >= 0, "0 (off) or microseconds"),
+            ("spatial_jitter", 0 <= self.spatial_jitter <= 8192, "0 (off) or pixels"),
+            ("temporal_jitter", 0 <= self.temporal_jitter <= 1e12, "0 (off) or microseconds"),
+            ("drop_events", 0 <= self.drop_events < 1, "a probability in [0, 1)"),
             ("auto_augment", _POLICY.fullmatch(self.auto_augment), "'original', 'rand-m9-mstd0.5' or the like"),
         ):
             if not fine:

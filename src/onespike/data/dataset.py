@@ -11,9 +11,12 @@ from typing import Any
 from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import PASSED, DataConfig
+from onespike.data.events import open_events
+from onespike.data.events.frames import EventAugment
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
-from onespike.data.sources import open_source
+from onespike.data.sets import RecordingSet
+from onespike.data.sources import EVENTS, open_source
 from onespike.errors import OnespikeError
 
 
@@ -31,8 +34,17 @@ def open_dataset(config: DataConfig) -> Dataset:
         raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
     root = _home(config.root, "data.root") if config.root is not None else None
     cache = cache_folder(config.cache)
-    with open_source(config.name, root) as source:
-        decoded = open_cache(source, cache, config.image_size)
+    if config.name in EVENTS:
+        with open_events(config, root) as source:
+            decoded = open_cache(source, cache)
+        if isinstance(decoded.train, RecordingSet):
+            augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
+            decoded = replace(decoded, train=replace(decoded.train, augment=augment))
+    else:
+        if config.frames > 1:
+            raise OnespikeError(f"data.frames: {config.name} has images, no events; expected 1, got {config.frames}")
+        with open_source(config.name, root) as source:
+            decoded = open_cache(source, cache, config.image_size)
     return replace(decoded, name=source.name).divided(config.holdout, config.limit)
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from onespike.data.augment import BatchAugment, PolicyAugment, cut_out, mirror
 from onespike.data.config import DataConfig
 from onespike.data.items import ItemSet
-from onespike.data.sets import Batch, Dataset, ImageSet
+from onespike.data.sets import Batch, Dataset, ImageSet, RecordingSet
 from onespike.errors import OnespikeError
 
 #: Makes the image at a position, by draws from a seed: (C, H, W) or several versions, (splits, C, H, W), and its label.
@@ -68,10 +68,18 @@ class TrainLoader:
             generator = torch.Generator().manual_seed(derive_seed(seed, 0, 0, 1))
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
+        self.frames = data.frames
+        if data.in_channels not in (1, 3):
+            for key in ("auto_augment", "random_erasing", "augmix_splits"):
+                if getattr(config, key):
+                    found = f"{data.name} has images of {data.in_channels} channels"
+                    raise OnespikeError(f"data.{key}: {found}; it is for grey or colour; leave it out")
         if isinstance(data.train, ItemSet):
             self.singly, self.cutout, self.mirrored = data.train.drawn, 0, None
             if config.augmix_splits:
                 raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
+        elif isinstance(data.train, RecordingSet):
+            self.singly = data.train.drawn
         elif config.auto_augment or config.random_erasing or config.augmix_splits:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
         _expect_fitting(config, data)
@@ -84,7 +92,7 @@ class TrainLoader:
         """Go through an epoch, counted from 0, but for the first batches, those done before an interruption.
 
         Images are (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
-        images are (splits * B, C, H, W), the clean ones first.
+        images are (splits * B, C, H, W), the clean ones first; several frames of events are (T, B, C, H, W).
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch))
         order = torch.randperm(len(self.images), generator=generator)
@@ -126,7 +134,11 @@ class TrainLoader:
                     raise batch
                 images, labels = map(torch.from_numpy, batch)
                 floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
-                yield floats.contiguous(memory_format=torch.channels_last), labels.to(self.share.device)
+                floats = floats.contiguous(memory_format=torch.channels_last)
+                yield (
+                    floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats,
+                    labels.to(self.share.device),
+                )
         except RuntimeError as error:
             if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise
@@ -144,6 +156,8 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
     if isinstance(data.train, ItemSet):
         return
     limits = {"cutout": data.image_size}
+    if data.image_size == 1:
+        limits["crop_padding"] = 0
     if config.crop_fill == "reflect":
         limits["crop_padding"] = data.image_size - 1
     for key, most in limits.items():
@@ -182,7 +196,10 @@ class EvalLoader:
         self.augment = BatchAugment(mean, std, device=share.device, dtype=share.dtype)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield this process's share of each batch: (B, C, H, W) and (B,); B differs at the end, and may be 0 there."""
+        """Yield this process's share of each batch: (B, C, H, W) and (B,); B differs at the end, and may be 0 there.
+
+        Several frames of events are (T, B, C, H, W).
+        """
         for start in range(0, len(self.images), self.batch_size):
             stop = min(start + self.batch_size, len(self.images))
             images, labels = self.images.gather(np.arange(start + self.share.rank, stop, self.share.world))

@@ -3,7 +3,6 @@
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,7 +31,8 @@ def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 class ImageSet:
     """Some of M raw images: image k of the set is the one with the number indices[k], its label labels[indices[k]]."""
 
-    images: Any  # (M, H, W, C) uint8, in a memory map as a rule, which is never copied
+    # (M, H, W, C) uint8, or of events over T frames (M, H, W, T, C), in a memory map as a rule, which is never copied
+    images: Any
     labels: np.ndarray  # (M,) int64; the labels of all
     indices: np.ndarray  # (N,) int64, ascending; which images belong to the set
     # (M,) uint32; CRC-32 of each image, compared when it is fetched; None where it need not be
@@ -53,8 +53,13 @@ class ImageSet:
     @property
     def shape(self) -> tuple[int, ...]:
         """Channels, height and width of each image."""
-        height, width, channels = self.images.shape[1:]
+        height, width, *_, channels = self.images.shape[1:]
         return channels, height, width
+
+    @property
+    def frames(self) -> int:
+        """Frames T of each recording of events; 1 for images."""
+        return self.images.shape[3] if getattr(self.images, "ndim", 0) == 5 else 1
 
     def select(self, positions: np.ndarray) -> Self:
         """Make a subset of the images at K positions, 0 <= position < N; nothing is copied."""
@@ -82,13 +87,31 @@ class ImageSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send a memory map to a worker process by its file's name, not by its content."""
-        if isinstance(self.images, np.memmap) and self.images.filename is not None:
-            return _reopened, (str(self.images.filename), self.labels, self.indices, self.sums)
-        return partial(type(self), **vars(self)), ()
+        mapped = {name: str(one.filename) for name, one in vars(self).items() if _is_mapped(one)}
+        return _rebuilt, (type(self), {**vars(self), **mapped}, tuple(mapped))
 
 
-def _reopened(path: str, labels: np.ndarray, indices: np.ndarray, sums: np.ndarray | None) -> ImageSet:
-    return ImageSet(np.load(path, mmap_mode="r"), labels, indices, sums=sums)
+def _is_mapped(value: Any) -> bool:
+    return isinstance(value, np.memmap) and value.filename is not None
+
+
+def _rebuilt(kind: type[ImageSet], values: dict[str, Any], mapped: tuple[str, ...]) -> ImageSet:
+    return kind(**values | {name: np.load(values[name], mmap_mode="r") for name in mapped})
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RecordingSet(ImageSet):
+    """Recordings of events: beside the frames, `images`, the events, of which frames are made anew at each epoch."""
+
+    events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
+    bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
+    augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
+
+    def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
+        """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
+        index = self.indices[position]
+        events = np.array(self.events[self.bounds[index] : self.bounds[index + 1]])
+        return torch.from_numpy(self.augment(events, seed)), int(self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +149,23 @@ class Dataset:
     def image_size(self) -> int:
         """Side of the square images, in pixels."""
         return self.train.shape[1]
+
+    @property
+    def frames(self) -> int:
+        """Frames T of each recording of events; 1 for images."""
+        return self.train.frames
+
+    def blank(self, count: int, side: int | None = None, **options: Any) -> Tensor:
+        """Zeros as a batch of so many images: (B, C, H, W), or of several frames (T, B, C, H, W)."""
+        side = side or self.image_size
+        shape = (count, self.in_channels, side, side)
+        return torch.zeros((self.frames, *shape) if self.frames > 1 else shape, **options)
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
+        shape = (self.in_channels, self.image_size, self.image_size)
+        return (self.frames, *shape) if self.frames > 1 else shape
 
     def divided(self, holdout: float, limit: int) -> "Dataset":
         """Leave out training images above the limit, then hold some out unless there is a validation part."""

@@ -28,20 +28,23 @@ from onespike.training.monitor import SUPPORT
 
 #: Up to so many classes numbers fit into the cells, and names beside them; letters of the longest name printed whole.
 NUMBERS, NAMES, LETTERS = 20, 250, 20
+#: Percent of a class taken for another that have the darkest red, where no confusion is worse.
+DEEP = 20.0
 
 
 def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Figure:
     """Draw which classes are taken for which, from images by true class (row) and guess (column), (K, K).
 
     Colours are shares of a row, that is of the images of one class. Right guesses and confusions have a scale each, so
-    that a confusion of two percent can be seen beside a diagonal of ninety.
+    that a confusion of two percent can be seen beside a diagonal of ninety; that of confusions ends at `DEEP` percent
+    at least, so that a single mistake is not painted as a disaster.
     """
     counts = confusion.numpy().astype(float)
     totals = counts.sum(1, keepdims=True)
     shares = np.divide(100 * counts, totals, out=np.zeros_like(counts), where=totals > 0)
     diagonal = np.eye(len(classes), dtype=bool)
     wrong = np.ma.masked_where(diagonal | (counts == 0), shares)
-    worst = float(wrong.max()) if wrong.count() else 100.0
+    worst = max(DEEP, float(wrong.max())) if wrong.count() else 100.0
     # All lengths are in inches: cells, and letters as large as the cells admit.
     side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
     size = min(10.0, 72 * 0.65 * side / len(classes))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
+from onespike.data.sources import EVENTS
 from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.training.checkpoint import ModelCard
@@ -56,8 +57,8 @@ class Flips(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) to logits (B, K), by one pass of 2 B images."""
-        logits = over_time(self.network(torch.cat([images, images.flip(-1)])))
+        """Map (B, C, H, W), or frames (T, B, C, H, W), to logits (B, K), by one pass of 2 B images."""
+        logits = over_time(self.network(torch.cat([images, images.flip(-1)], -4)))
         return logits.unflatten(0, (2, -1)).mean(0)
 
 
@@ -168,7 +169,7 @@ def evaluate(
         dataset = run.dataset(data)
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
-    expect_same_images(dataset, card)
+    expect_same_images(dataset, card if time_steps is None else card.with_time_steps(time_steps))
     images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
@@ -214,6 +215,14 @@ def _plain(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
     return {name: spread._asdict() for name, spread in spreads.items()}
 
 
+def expect_frames(data: Dataset, card: ModelCard) -> None:
+    """Raise `OnespikeError` unless recordings of events have as many frames as a network has time steps."""
+    steps = getattr(card.model, "time_steps", data.frames)
+    if (data.frames > 1 or card.data in EVENTS) and steps != data.frames:
+        found = f"{data.name} has {data.frames} frames of each recording, the network takes {steps}"
+        raise OnespikeError(f"{found}: pass --data.frames {steps}")
+
+
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
     """Raise `OnespikeError` unless a data set has a network's classes, in images of its channels and size."""
     found, expected, side = data.classes, card.classes, card.image_size
@@ -223,6 +232,7 @@ def expect_same_images(data: Dataset, card: ModelCard) -> None:
     for number, (ours, its) in enumerate(zip(found, expected, strict=True)):
         if ours != its:
             raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
+    expect_frames(data, card)
     if data.in_channels != card.in_channels:
         raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
     if data.image_size != side:

@@ -14,6 +14,8 @@ from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.recordings import picture
 from onespike.functional import Surrogate, window_side
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
 from onespike.training.checkpoint import ModelCard
@@ -164,26 +166,58 @@ def inspect_image(
     return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
 
+def inspect_sample(
+    run: Run, number: int, which: str = "best", seed: int = 0, model: nn.Module | None = None
+) -> tuple[Inspection, np.ndarray]:
+    """Show a test sample of the run's own data, counted from 0, to its network; arguments as for `inspect_image`.
+
+    Gives the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
+    """
+    checkpoint, dataset = run.checkpoint(which), run.dataset()
+    expect_same_images(dataset, checkpoint.card)
+    if not 0 <= number < len(dataset.test):
+        raise OnespikeError(f"sample: expected 0 to {len(dataset.test) - 1} of {dataset.name}, got {number}")
+    raw = np.array(dataset.test[number][0])
+    if raw.dtype != np.uint8:
+        raise OnespikeError(f"sample: {dataset.name} gives floats, which are no picture; expected raw images")
+    name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
+    pixels = picture(raw)
+    shown = path, (len(pixels), len(pixels)), pixels
+    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
+
+
 def inspect_network(
     network: nn.Module, card: ModelCard, path: Path, seed: int = 0, name: str = "the network"
 ) -> Inspection:
     """Show one image to any network on the CPU, see `inspect_image`; errors call it `name`."""
-    if not 0 <= seed < 2**63:
-        raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     try:
         content = read_whole(path)
     except OSError as error:
         raise OnespikeError(f"cannot read the image {path}: {error.strerror}") from error
     whole = decode(content, str(path), card.in_channels)
     pixels = whole if whole.shape[:2] == (card.image_size, card.image_size) else fit(whole, card.image_size)
-    images = BatchAugment(card.mean, card.std)(torch.from_numpy(pixels.copy())[None])
+    return _inspect(network, card, pixels.copy(), (path, (whole.shape[1], whole.shape[0]), pixels), seed, name)
+
+
+def _inspect(
+    network: nn.Module,
+    card: ModelCard,
+    raw: np.ndarray,
+    shown: tuple[Path, tuple[int, int], np.ndarray],
+    seed: int,
+    name: str,
+) -> Inspection:
+    """Show a raw image or frames; `shown` are its path, original size and pixels."""
+    if not 0 <= seed < 2**63:
+        raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
+    images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])
     logits, blocks = _watch(network.eval(), images, seed)
     if not logits.isfinite().all():
         raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
-    original, probabilities = (whole.shape[1], whole.shape[0]), logits.softmax(0)
+    probabilities = logits.softmax(0)
     steps = max((len(layer.spikes) for block in blocks for layer in block.layers), default=1)
     encoding = getattr(card.model, "encoding", "") if card.draws else ""
-    return Inspection(path, original, pixels, card.classes, probabilities, blocks, steps, encoding, seed)
+    return Inspection(*shown, card.classes, probabilities, blocks, steps, encoding, seed)
 
 
 @torch.no_grad()

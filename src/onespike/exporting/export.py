@@ -17,17 +17,18 @@ from onespike.data.dataset import Dataset
 from onespike.durable import expect_writable, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.exporting import c, onnx, pt2
+from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
-#: What writes each format into a folder and gives the target that reads it. To add one, add an entry.
-FORMATS: dict[str, Callable[[Traced, Path], Target]] = {
+#: What writes each format into a folder and gives the targets that read it, by name. To add one, add an entry.
+FORMATS: dict[str, Callable[[Traced, Path], dict[str, Target]]] = {
     "onnx": onnx.write,
     "pt2": pt2.write,
+    "nir": nir.write,
     "c": c.write,
 }
 #: Images that a target and the network see at once.
@@ -70,7 +71,7 @@ def export(
     Args:
         model: A run, its folder, or any network, images (B, C, H, W) to logits (B, K), which stays as it is.
         out: A new folder, or that of an earlier export, which it replaces; whole or not there.
-        to: Formats: "onnx", "pt2", "c".
+        to: Formats: "onnx", "pt2", "nir", "c".
         images: Test images to prove it on: raw, uint8 (N, H, W, C), or normalised floats (N, C, H, W). Those of the run
             if None.
         labels: Their classes (N,), for accuracies.
@@ -108,19 +109,22 @@ def export(
         network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
         if images is None:
             expect_same_images(dataset, checkpoint.card)
-            images, labels = _test_images(dataset, count)
+            if dataset.frames > 1:
+                advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
+                raise OnespikeError(f"export: its recordings have {dataset.frames} frames; expected one: {advice}")
+            images, labels = some_test_images(dataset, count)
     if pixels and images.dtype != torch.uint8:
         raise OnespikeError(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
         )
     images, labels = images[:count], None if labels is None else labels[:count]
-    proofs, written = [], dict[str, Contract]()
+    proofs, written = list[Parity](), dict[str, Contract]()
     with TemporaryDirectory() as made:
         for name in formats:
             integers = name == "c"
             chosen = ("int8" if integers else "fp32") if weights == "auto" else weights
             written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
-            proofs.append(_written(name, network, written[name], Path(made), images, labels))
+            proofs += _written(name, network, written[name], Path(made), images, labels)
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
     described = {name: one.to_json() for name, one in written.items()}
@@ -151,17 +155,20 @@ def expect_free(folder: Path) -> None:
 
 def _written(
     name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
-) -> Parity:
-    """Write one format, and prove it."""
+) -> list[Parity]:
+    """Write one format, and prove it by each target that reads it."""
     network = copy.deepcopy(network).eval()
     if contract.weights == "int8":
         network = rounded(network, torch.float64 if name == "c" else torch.float32)
-    target = FORMATS[name](Traced(Exported(network, contract)), folder)
-    resolution = getattr(target, "resolution", None)  # of an exact one
-    return compare(name, network, target, contract, _batches(images, labels), resolution)
+    proofs = []
+    for label, target in FORMATS[name](Traced(Exported(network, contract)), folder).items():
+        resolution = getattr(target, "resolution", None)  # of an exact one
+        proofs.append(compare(label, network, target, contract, batches(images, labels), resolution))
+    return proofs
 
 
-def _batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Images and their labels, some at once."""
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         yield images[part], None if labels is None else labels[part]
@@ -192,8 +199,8 @@ def _contract(
     return replace(contract, classes=names)
 
 
-def _test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
-    """Test images, evenly spread."""
+def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
+    """Test images as they are stored, and their classes: at most `count`, evenly spread."""
     total = len(data.test)
     if not total:
         raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")

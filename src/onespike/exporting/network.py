@@ -1,6 +1,7 @@
 """The network that is exported: it answers with its logits and, for the proof, with the spikes of every layer."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,12 +19,13 @@ TRACED = 2
 class Exported(nn.Module):
     """A network in evaluation mode: images to logits (B, K), and to the spikes of its layers, call by call.
 
-    With `contract.pixels` it reads uint8 (B, C, H, W).
+    With `contract.pixels` it reads uint8 (B, C, H, W). Behind the spikes come the inputs of the layers at the paths of
+    `arrivals`, call by call.
     """
 
-    def __init__(self, network: nn.Module, contract: Contract) -> None:
+    def __init__(self, network: nn.Module, contract: Contract, arrivals: Sequence[str] = ()) -> None:
         super().__init__()
-        self.network, self.contract = network, contract
+        self.network, self.contract, self.arrivals = network, contract, tuple(arrivals)
         std = torch.tensor(contract.std, dtype=torch.float64).view(-1, 1, 1)
         mean = torch.tensor(contract.mean, dtype=torch.float64).view(-1, 1, 1)
         like = next(network.parameters(), torch.empty(()))
@@ -34,18 +36,22 @@ class Exported(nn.Module):
         if self.contract.pixels:
             images = images.to(self.scale.dtype) * self.scale + self.shift
         reset_state(self.network)
-        spikes: list[Tensor] = []
+        spikes, arriving = list[Tensor](), list[Tensor]()
 
         def see(_layer: nn.Module, _args: object, out: Tensor | tuple[Tensor, ...]) -> None:
             spikes.append(out[0] if isinstance(out, tuple) else out)
 
+        def meet(_layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+            arriving.append(args[0])
+
         handles = [layer.register_forward_hook(see) for layer in neuron_layers(self.network).values()]
+        handles += [self.network.get_submodule(path).register_forward_pre_hook(meet) for path in self.arrivals]
         try:
             logits = self.network(images)
         finally:
             for handle in handles:
                 handle.remove()
-        return (logits.mean(0) if logits.ndim == 3 else logits, *spikes)
+        return (logits.mean(0) if logits.ndim == 3 else logits, *spikes, *arriving)
 
 
 @dataclass

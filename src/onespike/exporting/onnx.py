@@ -5,11 +5,12 @@ int8 with a scale for each output channel, and in front of a layer that reads sp
 is exact.
 """
 
+import importlib.util
 import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -30,48 +31,97 @@ PASSING = {
 }
 
 
-def write(traced: Traced, folder: Path) -> Target:
-    """Write `model.onnx`, whose input is "images" and whose output is "logits". ONNX Runtime is the target.
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
+    """Write `model.onnx`, whose input is "images" and whose output is "logits".
+
+    ONNX Runtime is the target, and OpenVINO where it is installed.
 
     Raises:
         OnespikeError: The network cannot be traced, or an operation has no counterpart; packages are missing.
     """
+    expect_packages()
+    import onnx
+
+    names = ["logits", *(f"spikes{number}" for number in range(traced.calls()))]
+    watched = graph(traced, names)
+    plain = onnx.ModelProto()
+    plain.CopyFrom(watched)
+    del plain.graph.output[1:]
+    onnx.checker.check_model(plain)
+    onnx.save(plain, folder / FILE)
+    file, inside = folder / FILE, watched.SerializeToString()
+    targets = {"onnx": _runtime(session(file), session(inside), names[1:], traced)}
+    if importlib.util.find_spec("openvino"):
+        targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
+    return targets
+
+
+def expect_packages() -> None:
+    """Raise `OnespikeError` where a package is missing that ONNX is written or proved with."""
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 - what torch.onnx writes graphs with
     except ImportError as error:
         raise OnespikeError(f"onnx: {error.name} is missing: pip install 'onespike[export]'") from None
-    names = ["logits", *(f"spikes{number}" for number in range(traced.calls()))]
+
+
+def graph(traced: Traced, names: Sequence[str]) -> Any:
+    """Say a traced network as an `onnx.ModelProto`, which gives all that it gives, by these names."""
     try:
         with _quiet():
             made = torch.onnx.export(
                 traced.program(), (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=names
             )
         assert made is not None
-        watched = made.model_proto
+        model = made.model_proto
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
         line = " ".join(str(error.__cause__ or error).split())[:300]
         raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
     if traced.contract.weights == "int8":
-        _quantise(watched)
-    entry = watched.metadata_props.add()
+        _quantise(model)
+    entry = model.metadata_props.add()
     entry.key, entry.value = "contract", json.dumps(traced.contract.to_json())
-    plain = onnx.ModelProto()
-    plain.CopyFrom(watched)
-    del plain.graph.output[1:]
-    onnx.checker.check_model(plain)
-    onnx.save(plain, folder / FILE)
+    return model
+
+
+#: A file that is loaded: names of outputs and images to these.
+Loaded = Callable[[list[str], Any], list[Any]]
+
+
+def session(model: Path | bytes) -> Loaded:
+    """Load a graph by ONNX Runtime, on as many threads as PyTorch has."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    provider = ["CPUExecutionProvider"]
-    plain_session = onnxruntime.InferenceSession(str(folder / FILE), options, providers=provider)
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=provider)
+    source = str(model) if isinstance(model, Path) else model
+    made = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    return lambda outputs, images: made.run(outputs, {"images": images})
+
+
+def openvino_model(model: Path | bytes) -> Loaded:
+    """Load a graph by OpenVINO, in float32 where it is not in integers."""
+    import openvino
+
+    core = openvino.Core()
+    chosen = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    made = core.compile_model(core.read_model(model), "CPU", chosen)
+
+    def run(outputs: list[str], images: Any) -> list[Any]:
+        found = made({"images": images})
+        return [found[name] for name in outputs]
+
+    return run
+
+
+def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) -> Target:
+    """A target that answers by the file itself, and shows its spikes by the same graph with more outputs."""
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        inputs = {"images": traced.reads(images).numpy()}
-        logits = torch.from_numpy(plain_session.run(["logits"], inputs)[0])  # the file itself answers
-        return logits, [torch.from_numpy(one) for one in session.run(names[1:], inputs)] if names[1:] else []
+        inputs = traced.reads(images).numpy()
+        (logits,) = plain(["logits"], inputs)
+        return torch.from_numpy(logits), [torch.from_numpy(one) for one in watched(spikes, inputs)] if spikes else []
 
     return run
 
@@ -102,6 +152,9 @@ def _quantise(model: Any) -> None:
     one = helper.make_tensor("spikes_scale", TensorProto.FLOAT, [], [1.0])
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            nodes.append(node)
+            continue
+        if _is_pixels(node.input[0], producers):
             nodes.append(node)
             continue
         name = node.input[1]
@@ -169,3 +222,12 @@ def _is_spikes(name: str, producers: dict[str, Any]) -> bool:
         inputs = node.input if node.op_type == "Concat" else node.input[:1]
         return all(_is_spikes(one, producers) for one in inputs)
     return False
+
+
+def _is_pixels(name: str, producers: dict[str, Any]) -> bool:
+    """Whether a tensor is bytes that were normalised: OpenVINO would take these for quantised values, and lose bits."""
+    node = producers.get(name)
+    return node is not None and (
+        (node.op_type == "Cast" and node.input[0] == "images")
+        or (node.op_type in ("Add", "Mul", "Sub", "Div") and _is_pixels(node.input[0], producers))
+    )

@@ -12,7 +12,7 @@ from onespike.exporting.parity import Target
 FILE = "model.pt2"
 
 
-def write(traced: Traced, folder: Path) -> Target:
+def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """Write `model.pt2`, whose answer is a tuple: the logits, and the spikes of each layer. Read it back as the target.
 
     Raises:
@@ -27,4 +27,4 @@ def write(traced: Traced, folder: Path) -> Target:
         logits, *spikes = loaded(traced.reads(images))
         return logits, spikes
 
-    return run
+    return {"pt2": run}

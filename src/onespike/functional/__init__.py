@@ -1,6 +1,7 @@
 """The equations of the method: pure functions of tensors, on any device, in any floating-point type."""
 
 from onespike.functional.charge import charge, charge_and_fire
+from onespike.functional.conv import conv3x3
 from onespike.functional.fusion import FUSIONS, fuse
 from onespike.functional.integers import to_integers
 from onespike.functional.norm_fire import batch_norm, has_kernels, norm_fire
@@ -9,5 +10,14 @@ from onespike.functional.spike import ENCODINGS, SURROGATES, Surrogate, bernoull
 from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
 
 __all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "Surrogate", "batch_norm", "bernoulli", "charge"]
-__all__ += ["charge_and_fire", "constant_mask", "encode", "fuse", "has_kernels", "norm_fire", "partition", "recompose"]
-__all__ += ["region_threshold", "scan_gru", "scan_rnn", "spike", "to_integers", "window_count", "window_side"]
+__all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "has_kernels", "norm_fire", "partition"]
+__all__ += [
+    "recompose",
+    "region_threshold",
+    "scan_gru",
+    "scan_rnn",
+    "spike",
+    "to_integers",
+    "window_count",
+    "window_side",
+]

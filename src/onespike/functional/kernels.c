@@ -40,11 +40,12 @@ static inline stored put(real x) { return x; }
 enum { BLOCK = 256 };                    /* rows whose sums are taken in `real` */
 enum { LINEAR, RECTANGLE, TRIANGLE };    /* the derivative h: that of a batch norm alone, and surrogates */
 
-static inline real absolute(real x) { return x < 0 ? -x : x; }
+static inline real absolute(real x) { return sizeof(real) == 4 ? (real)__builtin_fabsf(x) : (real)__builtin_fabs(x); }
 
 static inline real derivative(const int kind, real d) {
     if (kind == RECTANGLE) return absolute(d) < (real)0.5 ? (real)1 : (real)0;
-    if (kind == TRIANGLE) return absolute(d) < (real)1 ? 1 - absolute(d) : (real)0;
+    real slant = 1 - absolute(d);
+    if (kind == TRIANGLE) return slant > 0 ? slant : (real)0;
     return 1;
 }
 
@@ -166,22 +167,28 @@ static inline __attribute__((always_inline)) void currents_of(
     const int kind, const struct backward *b, int64_t begin, int64_t end, const real *restrict factor,
     const real *restrict offset, const real *restrict slope, stored *restrict out) {
     const int64_t channels = b->channels, neurons = b->population * channels;
-    const real *restrict mean = b->mean, *restrict scale = b->scale;
+    const real *restrict mean = b->mean, *restrict scale = b->scale, *restrict threshold = b->limit;
     const real share = 1 / b->width;
-    real steep[channels], total[channels];
-    for (int64_t c = 0; c < channels; c++) steep[c] = scale[c] * share;
+    real steep[channels], gain[channels], base[channels], rate[channels];
+    real others[channels]; /* what a channel's neurons but the first add to dx */
+    for (int64_t c = 0; c < channels; c++) { /* dI = gain * dx - base - rate * I */
+        steep[c] = scale[c] * share, others[c] = 0;
+        gain[c] = factor[c] * share, rate[c] = factor[c] * slope[c] * scale[c];
+        base[c] = factor[c] * offset[c] - rate[c] * mean[c];
+    }
     for (int64_t row = begin; row < end; row++) {
-        const stored *restrict x = b->x + row * channels;
-        memset(total, 0, sizeof total);
-        for (int64_t k = 0; k < b->population; k++) {
-            const stored *restrict g = b->gradient + row * neurons + k * channels;
+        const stored *restrict x = b->x + row * channels, *restrict first = b->gradient + row * neurons;
+        for (int64_t k = 1; k < b->population; k++) {
+            const stored *restrict g = first + k * channels;
             const real *restrict limit = b->limit + k * channels;
+            if (k == 1) memset(others, 0, sizeof others);
             for (int64_t c = 0; c < channels; c++)
-                total[c] += get(g[c]) * derivative(kind, (get(x[c]) - limit[c]) * steep[c]);
+                others[c] += get(g[c]) * derivative(kind, (get(x[c]) - limit[c]) * steep[c]);
         }
         for (int64_t c = 0; c < channels; c++) {
-            real normalised = (get(x[c]) - mean[c]) * scale[c];
-            out[row * channels + c] = put(factor[c] * (total[c] * share - offset[c] - normalised * slope[c]));
+            real current = get(x[c]);
+            real dx = others[c] + get(first[c]) * derivative(kind, (current - threshold[c]) * steep[c]);
+            out[row * channels + c] = put(gain[c] * dx - base[c] - rate[c] * current);
         }
     }
 }

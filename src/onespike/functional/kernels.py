@@ -1,4 +1,4 @@
-"""Loops of `kernels.c` for tensors on a CPU, compiled once for this machine by its own C compiler, and kept in the cache.
+"""Loops in C for tensors on a CPU, compiled once for this machine by its own C compiler, and kept in the cache.
 
 Where there is no compiler, or $ONESPIKE_KERNELS is 0, there are no kernels, and whoever asks takes PyTorch's functions.
 """
@@ -10,30 +10,39 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_suffix(".c")
-#: What the file is compiled with, the first that the compiler takes. Apple's has no OpenMP.
-FLAGS = (["-march=native", "-mprefer-vector-width=512", "-fopenmp"], ["-march=native", "-fopenmp"], ["-mcpu=native"], [])
+#: What a file is compiled with: the first that the compiler takes. Apple's has no OpenMP.
+FLAGS: tuple[list[str], ...] = (
+    ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
+    ["-march=native", "-fopenmp"],
+    ["-mcpu=native"],
+    [],
+)
 #: The types of tensors there are kernels for, and their definition in C.
 TYPES = {torch.bfloat16: "-DBF16", torch.float32: "-DREAL=float", torch.float64: "-DREAL=double"}
 
 
 class Kernels:
-    """The compiled functions for one type of tensor: `kernels.fire(x, rows, …)` with tensors, ints and floats."""
+    """Compiled functions for one type of tensor: `kernels("fire", x, rows, …)` with tensors, ints and floats."""
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         self._library = ctypes.CDLL(str(library))
         #: The type that is computed in, and that a channel's values have.
         self.real = torch.float64 if dtype == torch.float64 else torch.float32
 
+    def ask(self, name: str, *arguments: Tensor | int | float) -> int:
+        """Call a function for its number; tensors are passed by their first element."""
+        return int(getattr(self._library, name)(*map(_in_c, arguments)))
+
     def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
-        """Call a function; tensors are passed by their first element."""
-        if getattr(self._library, name)(*map(_in_c, arguments)):
+        """Call a function that writes into a tensor."""
+        if self.ask(name, *arguments):
             raise MemoryError(name)
 
 
@@ -44,34 +53,48 @@ def _in_c(value: Tensor | int | float) -> object:
 
 
 @cache
-def kernels_for(dtype: torch.dtype) -> Kernels | None:
-    """Compile the kernels for a type of tensor, or take them from the cache; None where that cannot be done."""
+def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None:
+    """Compile a file of kernels for a type of tensor, or take them from the cache; None where that cannot be done."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if dtype not in TYPES or os.environ.get("ONESPIKE_KERNELS") == "0" or compiler is None:
         return None
-    key = hashlib.sha256(SOURCE.read_bytes() + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
+    code = Path(__file__).with_name(source)
+    key = hashlib.sha256(code.read_bytes() + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
-    library = folder / f"{key}{TYPES[dtype]}.so"
+    name = f"{key}{TYPES[dtype]}.so"
+    with suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    own = _is_own(folder)
+    if own and _is_own(folder / name):
+        with suppress(OSError):  # damaged: it is made anew
+            return Kernels(folder / name, dtype)
     try:
-        if not library.is_file():
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as building:
-                made = _compile(compiler, Path(building) / library.name, TYPES[dtype])
-                if made is None:
-                    return None
-                made.replace(library)
-        return Kernels(library, dtype)
-    except OSError:  # nowhere to write, or a file of another machine
+        with tempfile.TemporaryDirectory(dir=folder if own else None) as building:
+            made = Path(building) / name
+            if not _compile(compiler, [TYPES[dtype], str(code), "-o", str(made)]):
+                return None
+            made.chmod(0o700)
+            kernels = Kernels(made, dtype)
+            if own:
+                made.replace(folder / name)
+            return kernels
+    except OSError:  # nowhere to write
         return None
 
 
-def _compile(compiler: str, library: Path, definition: str) -> Path | None:
-    for flags in FLAGS:
-        command = [compiler, "-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", *flags]
-        done = subprocess.run([*command, definition, str(SOURCE), "-o", str(library)], capture_output=True, check=False)
-        if done.returncode == 0:
-            return library
-    return None
+def _is_own(path: Path) -> bool:
+    """Whether nobody else can have written it: what lies in a cache that others write is not run."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _compile(compiler: str, arguments: list[str]) -> bool:
+    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
+    every = ([*command, *flags, *arguments] for flags in FLAGS)
+    return any(subprocess.run(one, capture_output=True, check=False).returncode == 0 for one in every)
 
 
 def _processor() -> str:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from onespike.functional.kernels import Kernels, kernels_for
 from onespike.functional.spike import Surrogate
@@ -27,16 +28,14 @@ class Moments(NamedTuple):
 
 
 def has_kernels(currents: Tensor) -> bool:
-    """Say whether the functions here can take these currents, (B, C, H, W): channels last, on the CPU, and a compiler."""
+    """Say whether the functions here take these currents, (B, C, H, W): on the CPU, channels last; with a compiler."""
     suits = currents.device.type == "cpu" and currents.dim() == 4 and currents.numel() > 0
     if not suits or torch.compiler.is_compiling():
         return False
     return currents.is_contiguous(memory_format=torch.channels_last) and kernels_for(currents.dtype) is not None
 
 
-def norm_fire(
-    currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate
-) -> Tensor:
+def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
     """Normalise by the batch, and fire, in training.
 
     Args:
@@ -71,6 +70,7 @@ class _NormFire(torch.autograd.Function):
         return spikes
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, limit = ctx.saved_tensors
         kind, width = KINDS[ctx.surrogate.name], float(ctx.surrogate.width)
@@ -91,6 +91,7 @@ class _BatchNorm(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, weight = ctx.saved_tensors
         sums, into = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0)
@@ -98,7 +99,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
-    """Give the sums of dx and dx * x for each neuron, (2, P, C), and a function from factors to the currents' gradient."""
+    """Give the sums of dx and dx * x of each neuron, (2, P, C), and what turns factors into the currents' gradient."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last)
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width

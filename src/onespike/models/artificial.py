@@ -185,6 +185,9 @@ class WindowAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.side, self.window = channels, side, min(WINDOW, side)
+        if side % self.window:
+            needs = f"attention in windows needs a multiple of {self.window} pixels in each map, got {side}"
+            raise OnespikeError(f"image_size: {needs}; resize with --data.image_size")
         self.shift = self.window // 2 if shifted and side > self.window else 0
         self.heads, self.count, self.spiking = channels // HEAD, side // self.window, activation is not None
         self.scale = HEAD**-0.5 / (self.window**2 if self.spiking else 1)

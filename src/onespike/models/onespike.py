@@ -207,26 +207,55 @@ class Network(nn.Module):
         """Map normalised images (B, C, H, W) to logits (B, K), averaged over the time steps.
 
         Args:
-            images: H = W = `image_size`.
+            images: H = W = `image_size`. Frames (T, B, C, H, W) give logits (T, B, K).
             draws: What `draw` returns, or your own; drawn on the way if None.
             generator: Source of all draws (encoding and dropout); the global generator if None.
         """
+        if images.ndim == 5:
+            return self.over_time(images, None, draws, generator)[0]
+        embedded = self._embed(images)
+        return self._run([embedded] * self.config.time_steps, None, draws, generator)[0].mean(0)
+
+    def over_time(
+        self,
+        frames: Tensor,
+        state: Sequence[BlockState] | None = None,
+        draws: Sequence[Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Map frames (T, B, C, H, W) to logits (T, B, K), and to the state to go on from; None starts anew."""
+        return self._run([self._embed(frame) for frame in frames.unbind()], state, draws, generator)
+
+    def _embed(self, images: Tensor) -> Tensor:
         channels, side = self.in_channels, self.image_size
         if images.shape[1:] != (channels, side, side):
             raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
-        expected = self.config.time_steps * len(self.blocks())
+        # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
+        return self.stem(images).to(images.dtype)
+
+    def _run(
+        self,
+        embedded: Sequence[Tensor],
+        state: Sequence[BlockState] | None,
+        draws: Sequence[Tensor] | None,
+        generator: torch.Generator | None,
+    ) -> tuple[Tensor, list[BlockState]]:
+        """Run the blocks over the time steps, each with an embedded image or frame, (B, C, L, L)."""
+        expected = len(embedded) * len(self.blocks())
+        if state is not None and len(state) != len(self.blocks()):
+            raise ValueError(
+                f"state: expected that of {len(self.blocks())} blocks, got {len(state)}; give what it returned"
+            )
         if draws is not None and len(draws) != expected:
             raise ValueError(f"draws: expected {expected} tensors, one per time step and block, got {len(draws)}")
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
         remaining = iter(() if draws is None else draws)
-        states: dict[Block, BlockState] = {}
-        # The residual stream stays in the images' dtype: under autocast, layers compute in bf16 and add to it.
-        embedded = self.stem(images).to(images.dtype)
+        states = {block: BlockState(*one) for block, one in zip(self.blocks(), state or (), strict=False)}
         logits = []
-        for _ in range(self.config.time_steps):
-            x, potential = embedded, None
+        for x in embedded:
+            potential = None
             for layer in self.layers:
                 if isinstance(layer, Block):
                     run = _run_again_later(layer) if recompute else layer
@@ -234,7 +263,7 @@ class Network(nn.Module):
                 else:
                     x, potential = layer(x, potential)
             logits.append(self._classify(x))
-        return torch.stack(logits).mean(0)
+        return torch.stack(logits), list(states.values())
 
     def _classify(self, x: Tensor) -> Tensor:
         """The head: mean over the map, linear; on spikes linear first, since their mean is no spike."""

@@ -17,6 +17,9 @@ _RANGES: dict[str, Any] = dict.fromkeys(
 )
 _RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
+#: Classes, channels and side of the images, where nothing is said of them.
+SIZES = (10, 3, 32)
+
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 
@@ -136,21 +139,39 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
 
 
 def create_model(
-    name: str, *, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, **overrides: Any
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    image_size: int | None = None,
+    pretrained: str = "",
+    **overrides: Any,
 ) -> Any:
-    """Build a model by name, with fresh weights, in training mode.
+    """Build a model by name, with fresh weights, in training mode; or with the package's weights, in evaluation mode.
 
     Args:
         name: A registered model, such as "conv12" (see `model_names`).
-        num_classes: Number of classes.
-        in_channels: Channels of the images.
-        image_size: Side of the images, in pixels.
+        num_classes: Number of classes; by default 10, or those that the weights are for.
+        in_channels: Channels of the images; by default 3, likewise.
+        image_size: Side of the images, in pixels; by default 32, likewise.
+        pretrained: The data set whose weights are taken, such as "digits" (`onespike models` lists them); "" for none.
         **overrides: `preset`, or fields of the model's config, such as `theta=0.3` (see `model_config`).
 
     Raises:
         OnespikeError: The model or a field does not exist, or the image size does not suit the network.
     """
-    return model_config(name, **overrides).build(num_classes, in_channels, image_size)
+    if pretrained:
+        from onespike.models.pretrained import create_pretrained  # which needs this module
+
+        if overrides:
+            raise OnespikeError(f"{next(iter(overrides))}: weights that are trained have their own; leave it out")
+        return create_pretrained(
+            name, pretrained, num_classes=num_classes, in_channels=in_channels, image_size=image_size
+        )
+    sizes = (num_classes, in_channels, image_size)
+    return model_config(name, **overrides).build(
+        *(size if own is None else own for own, size in zip(sizes, SIZES, strict=True))
+    )
 
 
 def expect_multiple(name: str, image_size: int, side: int) -> None:

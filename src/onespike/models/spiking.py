@@ -1,13 +1,14 @@
 """Standard spiking networks, VGG-11 and ResNet-19, which run over several time steps; each sees the image itself."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
-from onespike.neurons import NeuronConfig, OverTime, make_neuron
-from onespike.units.base import as_one_batch
+from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class OverTimeConfig(ModelConfig):
 
     Attributes:
         width: Channels of the first stage.
-        time_steps: Time steps T; logits are averaged.
+        time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
         neuron: Its neurons.
     """
 
@@ -28,16 +29,26 @@ class OverTimeConfig(ModelConfig):
 class SpikingConv(nn.Module):
     """A 3x3 convolution, its batch normalisation and its neurons, over all time steps."""
 
+    carries = True
+
     def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig, stride: int = 1) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
         self.neuron = OverTime(make_neuron(out_channels, neuron))
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, carry: Carry | None = None, residual: Tensor | None = None) -> Tensor:
         """Map (T, B, C, H, W) to spikes; a residual is added to the currents."""
-        currents = as_one_batch(x, self.conv, self.norm)
-        return self.neuron(currents if residual is None else currents + residual)
+        currents = each_step(x, self.conv, self.norm)
+        return self.neuron(currents if residual is None else currents + residual, carry)
+
+
+class MeanHead(nn.Linear):
+    """Linear, then the mean over the map, (B, C, L, L) to (B, K): the layer reads spikes, not their averages."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Answer."""
+        return super().forward(x.movedim(1, -1)).mean((1, 2))
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class SpikingVGGConfig(OverTimeConfig):
 
 
 @register_model(SpikingVGGConfig, {"spiking-vgg11": {}})
-class SpikingVGG11(nn.Module):
+class SpikingVGG11(OverTimeNetwork):
     """VGG-11 (Simonyan & Zisserman 2015) with spiking neurons, for images whose side is a multiple of 16."""
 
     #: Channels of the convolutions in units of the first one's; 0 is a pooling.
@@ -63,15 +74,11 @@ class SpikingVGG11(nn.Module):
         for width in (factor * config.width for factor in self.LAYERS):
             self.layers.append(SpikingConv(channels, width, config.neuron) if width else nn.MaxPool2d(2))
             channels = width or channels
-        self.head = nn.Linear(channels, num_classes)
+        self.head = MeanHead(channels, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
-        x = images.expand(self.time_steps, *images.shape)  # (T, B, C, H, W)
-        for layer in self.layers:
-            x = layer(x) if isinstance(layer, SpikingConv) else as_one_batch(x, layer)
-        # Linear first, then the means over map and time: the layer reads spikes, not their averages.
-        return self.head(x.movedim(2, -1)).mean((0, 2, 3))
+    def parts(self) -> Iterable[nn.Module]:
+        """All layers."""
+        return (*self.layers, self.head)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,8 @@ class SpikingResNetConfig(OverTimeConfig):
 class ResidualBlock(nn.Module):
     """Two convolutions with a shortcut: the second's neurons fire on the sum. Stride 2 where channels change."""
 
+    carries = True
+
     def __init__(self, in_channels: int, out_channels: int, neuron: NeuronConfig) -> None:
         super().__init__()
         stride = 1 if in_channels == out_channels else 2
@@ -95,13 +104,21 @@ class ResidualBlock(nn.Module):
             projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
         """Map spikes (T, B, C, H, W) to spikes."""
-        return self.second(self.first(x), x if self.shortcut is None else as_one_batch(x, self.shortcut))
+        return self.second(self.first(x, carry), carry, x if self.shortcut is None else each_step(x, *self.shortcut))
+
+
+class MapMean(nn.Module):
+    """The mean over the map, (B, C, L, L) to (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return x.mean((-2, -1))
 
 
 @register_model(SpikingResNetConfig, {"spiking-resnet19": {}})
-class SpikingResNet19(nn.Module):
+class SpikingResNet19(OverTimeNetwork):
     """ResNet-19 as spiking papers use it (Zheng et al. 2021): 3, 3 and 2 blocks, two linear layers; any image size."""
 
     def __init__(self, config: SpikingResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
@@ -111,11 +128,10 @@ class SpikingResNet19(nn.Module):
         self.stem = SpikingConv(in_channels, width, neuron)
         channels = [factor * width for factor in (1, 1, 1, 1, 2, 2, 2, 4, 4)]  # of the stem and of each block
         self.blocks = nn.Sequential(*(ResidualBlock(*pair, neuron) for pair in pairwise(channels)))
-        self.hidden = nn.Linear(channels[-1], 2 * width)
+        self.pool, self.hidden = MapMean(), nn.Linear(channels[-1], 2 * width)
         self.hidden_neuron = OverTime(make_neuron(2 * width, neuron))
         self.head = nn.Linear(2 * width, num_classes)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
-        x = self.blocks(self.stem(images.expand(self.time_steps, *images.shape)))
-        return self.head(self.hidden_neuron(self.hidden(x.mean((-2, -1))))).mean(0)
+    def parts(self) -> Iterable[nn.Module]:
+        """All layers."""
+        return self.stem, self.blocks, self.pool, self.hidden, self.hidden_neuron, self.head

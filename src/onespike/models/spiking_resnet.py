@@ -1,10 +1,11 @@
-"""A strictly spiking ResNet for one time step: a real-valued stream, and branches that read zeros and ones.
+"""A strictly spiking ResNet, for one time step or several: a real-valued stream, and branches that read zeros and ones.
 
     x = shortcut(x) + norm(conv(fire(x)))
 
 around every convolution, as in networks of 1-bit activations (Liu et al. 2018, Bi-Real Net). No shortcut has weights.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
+from onespike.models.over_time import OverTimeNetwork, over_time
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, BatchNorm, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.neurons import Carry
+from onespike.units.layers import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,20 @@ class Residual(nn.Module):
     repeat, the last time as many of them as there is room for.
     """
 
+    carries = True
+
     def __init__(self, *branch: nn.Module) -> None:
         super().__init__()
         self.branch, self.pool = nn.Sequential(*branch), nn.AvgPool2d(2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Add."""
-        y = self.branch(x)
+    def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
+        """Add; with a `carry`, x is (T, B, C, L, L)."""
+        if carry is None:
+            return self._add(x, self.branch(x))
+        branch = over_time(self.branch, x, carry)
+        return self._add(x.flatten(0, 1), branch.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if y.shape[-1] != x.shape[-1]:
             x = self.pool(x)
         if (times := -(-y.shape[1] // x.shape[1])) > 1:
@@ -80,7 +91,7 @@ class Residual(nn.Module):
 
 
 @register_model(StrictResNetConfig, VARIANTS, PRESETS)
-class SpikingResNet(nn.Module):
+class SpikingResNet(OverTimeNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
 
     def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -105,6 +116,17 @@ class SpikingResNet(nn.Module):
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = Head(config.population * channels, num_classes, config.head)
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What reads the image."""
+        return self.stem
+
+    def parts(self) -> Iterable[nn.Module]:
+        """The layers behind."""
+        return self.blocks, self.fire, self.head
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
+        """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
+        if images.ndim == 5 or self.config.time_steps > 1:
+            return super().forward(images)
         return self.head(self.fire(self.blocks(self.stem(images))))

@@ -1,9 +1,11 @@
-"""A strictly spiking VGG for one time step: behind the stem, 3x3 convolutions that read zeros and ones."""
+"""A strictly spiking VGG, for one time step or several: behind the stem, 3x3 convolutions that read zeros and ones."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 
@@ -26,7 +28,7 @@ VARIANTS: dict[str, dict[str, int]] = {
 
 
 @register_model(StrictVGGConfig, VARIANTS, PRESETS)
-class SpikingVGG(nn.Module):
+class SpikingVGG(OverTimeNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
 
     The stem's convolution is the first stage's first. Max pooling stands between convolution and batch norm.
@@ -49,6 +51,17 @@ class SpikingVGG(nn.Module):
                 layers += [Windows(width, next(kinds), config) for _ in range(config.depth // 2)]
         self.layers, self.head = nn.Sequential(*layers), Head(channels, num_classes, config.head)
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What reads the image."""
+        return self.stem
+
+    def parts(self) -> Iterable[nn.Module]:
+        """The layers behind."""
+        return self.layers, self.head
+
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
+        """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
+        if images.ndim == 5 or self.config.time_steps > 1:
+            return super().forward(images)
         return self.head(self.layers(self.stem(images)))

@@ -13,18 +13,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.functional import batch_norm, has_kernels, norm_fire, partition, recompose, region_threshold
+from onespike.functional import has_kernels, norm_fire, partition, recompose, region_threshold
 from onespike.functional.norm_fire import KINDS as FUSED
+from onespike.models.over_time import each_step
 from onespike.models.registry import ModelConfig
-from onespike.neurons import LIF, NeuronConfig, make_neuron
+from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
+from onespike.units.layers import BatchNorm, Conv3x3
 
 #: The most neurons of a channel.
 MOST = 16
@@ -59,6 +61,8 @@ class StrictConfig(ModelConfig):
         theta: Radian factor of the fusion, 0 < theta <= 1.
         region_threshold: Fractions of a spike above it become whole where dilated windows overlap, 0..1; null leaves
             the fractions.
+        time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
+            From one step to the next a neuron that fired starts from 0, another keeps `decay` of its potential.
         strict: Refuse what would make a layer behind the stem read anything but zeros and ones.
     """
 
@@ -77,6 +81,7 @@ class StrictConfig(ModelConfig):
     fusion: str = "sincos"
     theta: float = 0.5
     region_threshold: float | None = 0.1
+    time_steps: int = 1
     strict: bool = True
 
     def __post_init__(self) -> None:
@@ -85,6 +90,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
         if not 1 <= self.population <= MOST:
             raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
+        if self.time_steps > 1 and not self.neuron.neuron.spiking:
+            raise OnespikeError(f"neuron {self.neuron.name}: expected one time step, got {self.time_steps}")
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 0 < self.firing_rate <= 0.5:
@@ -154,31 +161,33 @@ class Thresholds(nn.Module):
 
 
 class Firing(nn.Sequential):
-    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W)."""
+    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W), or over time."""
+
+    carries = True
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
-        neuron = make_neuron(config.population * channels, config.neuron, integrates=False)
+        neuron = make_neuron(config.population * channels, config.neuron)
         super().__init__(Thresholds(channels, config), neuron)
+        self.population = config.population
 
-    def forward(self, currents: Tensor) -> Tensor:
-        """Fire; in training in one operation where it can be done and nobody looks in between."""
-        thresholds, neuron = self
-        modules = (thresholds, thresholds.norm, neuron)
-        if self.training and type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None:
-            if has_kernels(currents) and not any(one._forward_hooks or one._forward_pre_hooks for one in modules):
-                constants = neuron.constant_threshold, neuron.surrogate
-                return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
+    def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
+        """Fire; with a `carry`, currents are (T, B, C, H, W).
+
+        In training it is one operation where that can be done, at one time step, and nobody looks in between.
+        """
+        thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
+        if carry is not None:
+            return neuron.over_time(each_step(currents, thresholds), carry)
+        known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
+        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
+        if self.training and known and not any(watched) and has_kernels(currents):
+            constants = neuron.constant_threshold, neuron.surrogate
+            return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
         return super().forward(currents)
 
-
-class BatchNorm(nn.BatchNorm2d):
-    """PyTorch's batch norm; in training it is faster on a CPU, where `has_kernels`."""
-
-    def forward(self, currents: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        if self.training and has_kernels(currents):
-            return batch_norm(currents, self)
-        return super().forward(currents)
+    def kept_over_time(self, currents: Tensor) -> int:
+        """Count the potentials that are kept from step to step: those of all steps but the last."""
+        return self.population * currents[1:].numel() if currents.ndim == 5 else 0
 
 
 class Whitening(nn.Conv2d):
@@ -216,9 +225,9 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
         whitening = Whitening(channels, max(2, stride), stride)
         layers.append(whitening)
         side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
-    layers += [conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
+    layers += [Conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
     for _ in range(config.stem_layers - 1):
-        layers += [BatchNorm(config.width), nn.ReLU(), conv3x3(config.width, config.width)]
+        layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
     halvings = len(config.stages)
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
@@ -229,20 +238,34 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
 class Windows(nn.Module):
     """Two convolutions inside windows, potentials handed from one to the next: spikes (B, P*C, L, L) to spikes."""
 
+    carries = True
+
     def __init__(self, channels: int, kind: str, config: StrictConfig) -> None:
         super().__init__()
         self.kind, self.region_threshold = kind, config.region_threshold
         self.signed = config.neuron.neuron.signed
         self.unit = ConvUnit(channels, config.units, partial(Thresholds, config=config), config.population)
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Cut into windows, run the unit, put together; a side that cannot be dilated has average windows."""
+    def forward(self, spikes: Tensor, carry: Carry | None = None) -> Tensor:
+        """Cut into windows, run the unit, put together; with a `carry` step by step, (T, B, P*C, L, L)."""
+        if carry is None:
+            return self._step(spikes, None)[0]
+        memory, steps = carry.before(), []
+        for step in spikes.unbind():
+            out, memory = self._step(step, memory)
+            steps.append(out)
+        carry.after.append(memory)
+        return torch.stack(steps)
+
+    def _step(self, spikes: Tensor, memory: Any) -> tuple[Tensor, Any]:
+        """One time step; a side that cannot be dilated has average windows."""
         size = spikes.shape[-1]
         kind = "average" if self.kind == "dilated" and size % 4 else self.kind
-        out = recompose(self.unit(partition(spikes, kind)).spikes, size, kind)
-        if kind != "dilated" or self.region_threshold is None:
-            return out
-        return region_threshold(out, self.region_threshold, self.signed)
+        found = self.unit(partition(spikes, kind), None, memory)
+        out = recompose(found.spikes, size, kind)
+        if kind == "dilated" and self.region_threshold is not None:
+            out = region_threshold(out, self.region_threshold, self.signed)
+        return out, found.memory
 
 
 class Head(nn.Linear):
@@ -267,6 +290,8 @@ class Attended(nn.Module):
     It is squeeze and excitation (Hu et al. 2018) that stays spiking: both layers read zeros and ones.
     """
 
+    carries = True
+
     def __init__(self, conv: nn.Conv2d, config: StrictConfig) -> None:
         super().__init__()
         inputs, channels = conv.in_channels, conv.out_channels
@@ -276,18 +301,17 @@ class Attended(nn.Module):
         nn.init.zeros_(self.excite.weight)
         nn.init.zeros_(self.excite.bias)
 
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Map spikes (B, C, L, L) to currents (B, C', L, L)."""
-        said = self.fire(self.squeeze(spikes).mean((-2, -1), keepdim=True))
-        return self.conv(spikes) * (2 * self.excite(said.flatten(1)).sigmoid())[..., None, None]
+    def forward(self, spikes: Tensor, carry: Carry | None = None) -> Tensor:
+        """Map spikes (B, C, L, L) to currents (B, C', L, L), or over time."""
+        if carry is None:
+            said = self.fire(self.squeeze(spikes).mean((-2, -1), keepdim=True))
+            return self.conv(spikes) * (2 * self.excite(said.flatten(1)).sigmoid())[..., None, None]
+        said = self.fire(each_step(spikes, self.squeeze).mean((-2, -1), keepdim=True), carry)
+        gain = 2 * each_step(said.flatten(2), self.excite).sigmoid()
+        return each_step(spikes, self.conv) * gain[..., None, None]
 
 
 def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
     """A 3x3 convolution that reads spikes, with attention if there is any."""
-    conv = conv3x3(in_channels, out_channels)
+    conv = Conv3x3(in_channels, out_channels)
     return Attended(conv, config) if config.attention else conv
-
-
-def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution with padding 1 and no bias."""
-    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)

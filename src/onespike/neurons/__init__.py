@@ -1,7 +1,7 @@
 """Neurons: one file each, opened by its equation. Usable alone, in anybody's network: `LIF(64)(currents)`."""
 
 from onespike.neurons.adaptive import AdaptiveLIF
-from onespike.neurons.base import Incoming, Neuron, NeuronConfig, OverTime
+from onespike.neurons.base import Carry, Incoming, Neuron, NeuronConfig, OverTime
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.lif import LIF
 from onespike.neurons.plif import PLIF
@@ -10,4 +10,4 @@ from onespike.neurons.relu import ReLU
 from onespike.neurons.ternary import Ternary
 
 __all__ = ["LIF", "NEURONS", "PLIF", "QCFS", "AdaptiveLIF", "Incoming", "IntegrateFire", "Neuron", "NeuronConfig"]
-__all__ += ["OverTime", "ReLU", "Ternary", "make_neuron"]
+__all__ += ["Carry", "OverTime", "ReLU", "Ternary", "make_neuron"]

@@ -2,8 +2,9 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -199,12 +200,17 @@ class Neuron(nn.Module):
         potential = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential)
 
-    def over_time(self, currents: Tensor) -> Tensor:
-        """Run over time steps, currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees step after step."""
-        state, spikes = None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
+    def over_time(self, currents: Tensor, carry: "Carry | None" = None) -> Tensor:
+        """Run over time steps, currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees step after step.
+
+        They start from 0, or from the state that `carry` brings, which then takes what they end with.
+        """
+        state, spikes = carry.before() if carry else None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
         for current in currents.unbind():
             state = self.charge_and_fire(current, None, state)
             spikes.append(state[1])
+        if carry:
+            carry.after.append(state)
         return torch.stack(spikes)
 
     def _in_one_function(self) -> bool:
@@ -212,16 +218,38 @@ class Neuron(nn.Module):
         return self.reset == "none" and self.raw_decay is None and not torch.compiler.is_compiling()
 
 
+class Carry:
+    """The state of a network over time while it passes: each layer that keeps any takes its own, and leaves the next.
+
+    Layers do so in the order in which a batch meets them. `state` is what an earlier pass left in `after`; None starts
+    anew. A module keeps nothing.
+    """
+
+    def __init__(self, state: Sequence[Any] | None = None) -> None:
+        self._given = state
+        self.after: list[Any] = []
+
+    def before(self) -> Any:
+        """What the next layer in the order was left with; None at the start."""
+        if self._given is None:
+            return None
+        if len(self.after) >= len(self._given):
+            raise ValueError(f"state: of {len(self._given)} layers, this network has more; give what it returned")
+        return self._given[len(self.after)]
+
+
 class OverTime(nn.Module):
     """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together."""
+
+    carries = True
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
         self.neuron = neuron
 
-    def forward(self, currents: Tensor) -> Tensor:
+    def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Map currents (T, B, C, …) to spikes of the same shape."""
-        return self.neuron.over_time(currents)
+        return self.neuron.over_time(currents, carry)
 
     def kept_over_time(self, currents: Tensor) -> int:
         """Count the potentials that are kept: written at all steps but the last, and read again."""

@@ -48,13 +48,18 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
     def begin(_model: nn.Module, args: tuple[Any, ...]) -> None:
         nonlocal images
-        images = len(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else 0
+        images = batch_of(args[0]) if args and isinstance(args[0], Tensor) and args[0].ndim else 0
 
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(begin).remove)
         for path, neuron in neuron_layers(model).items():
             stack.enter_context(_watch(path, neuron, lambda: images, see, foreign_potentials))
         yield
+
+
+def batch_of(images: Tensor) -> int:
+    """How many images there are in a batch: B of (B, ...), or of frames over time (T, B, C, H, W)."""
+    return images.shape[1] if images.ndim == 5 else len(images)
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:

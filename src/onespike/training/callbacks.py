@@ -155,7 +155,7 @@ class EnergyBudget(Callback):
     reach, is an `OnespikeError`.
     """
 
-    def __init__(self, network: nn.Module, image: tuple[int, int, int], weight: float, budget: float) -> None:
+    def __init__(self, network: nn.Module, image: tuple[int, ...], weight: float, budget: float) -> None:
         self.meter, self.weight, self.budget, self.raised = CostMeter(network, image), weight, budget, 0.0
         if not self.meter.reads_spikes:
             expected = "expected a network of which some layers read spikes, got one that reads real values alone"
@@ -290,12 +290,21 @@ class Pruning(Callback):
     def __init__(self, trial: Any, metric: str = "valid_top1") -> None:
         self.trial, self.metric = trial, metric
 
-    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """Report."""
+    def start(self, trainer: "Trainer") -> None:
+        """Report the epochs before, of a run that another trial began."""
+        for row in trainer.progress.history:
+            self._report(row)
+
+    def _report(self, row: dict[str, Any]) -> float:
         value = row.get(self.metric)
         if value is None:
             raise OnespikeError(f"pruning: there is no {self.metric} in metrics.csv; expected one of {', '.join(row)}")
-        self.trial.report(value, trainer.progress.epoch)
+        self.trial.report(value, row["epoch"])
+        return float(value)
+
+    def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
+        """Report."""
+        value = self._report(row)
         if self.trial.should_prune():
             from optuna import TrialPruned
 

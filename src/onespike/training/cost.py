@@ -57,7 +57,8 @@ class CostMeter:
 
     Args:
         network: Any network, on its device. It is shown noise once, to see which layers read spikes, and of what size.
-        image: Shape of an image, (C, H, W); by default the network's own `in_channels` and `image_size`.
+        image: Shape of an image, (C, H, W), or of frames, (T, C, H, W); by default the network's own `in_channels` and
+            `image_size`.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, ...] | None = None) -> None:
@@ -132,6 +133,7 @@ def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, obj
         stack.enter_context(torch.random.fork_rng([like.device] if like.device.type == "cuda" else []))
         torch.manual_seed(0)
         images = torch.randn((NOISE, *image), device=like.device, dtype=like.dtype)
+        images = images.transpose(0, 1) if images.ndim == 5 else images
         reset_state(network)
         stack.callback(reset_state, network)
         with counter.watch():

@@ -8,7 +8,7 @@ evaluation and the optimiser are left out, as the field does.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -35,12 +35,17 @@ class Flops(Callback):
         progress, data = trainer.progress, trainer.data
         if progress.epoch == progress.step == 0:
             progress.flops = 0
-        self._cost(trainer, (data.in_channels, data.image_size, data.image_size))
+        self._cost(trainer, data.image)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
         """Note the shape of the images."""
-        with self.network.register_forward_pre_hook(lambda _, inputs: self._step.append(tuple(inputs[0].shape))):
+
+        def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            images = inputs[0].transpose(0, 1) if inputs[0].ndim == 5 else inputs[0]
+            self._step.append(tuple(images.shape))
+
+        with self.network.register_forward_pre_hook(note):
             yield
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
@@ -51,7 +56,7 @@ class Flops(Callback):
             trainer.progress.flops += cost * trainer.accelerator.num_processes
 
     def _cost(self, trainer: "Trainer", image: tuple[int, ...]) -> int:
-        """FLOPs of training on one image of a shape (C, H, W); nothing is counted from where that is not known."""
+        """FLOPs of training on an image (C, H, W), or frames (T, C, H, W); nothing is counted from where not known."""
         if image not in self._costs:
             self._costs[image] = 0
             try:

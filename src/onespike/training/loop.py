@@ -30,6 +30,7 @@ from onespike.training.display import Display
 from onespike.training.flops import peta
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
+from onespike.training.progress import best_row, quality
 from onespike.training.recipe import Recipe, load_recipe
 from onespike.training.run import Run
 from onespike.training.saving import Saving
@@ -37,10 +38,6 @@ from onespike.training.teacher import FOLDER, TWIN, twin_of
 from onespike.training.trackers import Trackers
 from onespike.training.trainer import Diverged as Diverged
 from onespike.training.trainer import Trainer
-
-#: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
-WITHIN = 1.03
-
 
 #: Training images that layers are set by before training.
 LEARNT_FROM = 5000
@@ -178,6 +175,7 @@ def learn_from(network: nn.Module, data: Dataset) -> None:
     if learners:
         positions = np.random.default_rng(0).permutation(len(data.train))[:LEARNT_FROM]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
+        images = images.flatten(0, -4)  # frames of events are images each
         for module in learners:
             module.learn_from(images)
 
@@ -260,7 +258,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
     progress.tick()
-    chosen = max(progress.history, key=lambda row: (quality(row), row["epoch"]))
+    chosen = best_row(progress.history)
     summary = {
         **{f"test_{name}": getattr(scores, name) for name in ("top1", "top5", "loss", "images")},
         "valid_top1": chosen["valid_top1"],
@@ -280,11 +278,3 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     if trainer.accelerator.is_main_process:
         write_whole(run.folder / "summary.json", json.dumps(summary | {"sha256": digest_of(summary)}, indent=2))
     return summary
-
-
-def quality(row: dict[str, Any]) -> float:
-    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs."""
-    energy = row.get("energy_of_budget") or 0.0
-    if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
-        return 1 / energy - 1
-    return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]

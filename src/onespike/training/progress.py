@@ -1,8 +1,12 @@
 """How far a run has come."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+#: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
+WITHIN = 1.03
 
 
 @dataclass
@@ -42,3 +46,16 @@ class Progress:
         self.step = self.images = 0
         self.loss = self.hits = self.epoch_seconds = 0.0
         self.tick()
+
+
+def quality(row: dict[str, Any]) -> float:
+    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs."""
+    energy = row.get("energy_of_budget") or 0.0
+    if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
+        return 1 / energy - 1
+    return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]
+
+
+def best_row(history: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the epoch whose weights are the best checkpoint."""
+    return max(history, key=lambda row: (quality(row), row["epoch"]))

@@ -8,11 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onespike.data.sources import EVENTS
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError
 from onespike.training.loop import train
 from onespike.training.recipe import Recipe, differences
 from onespike.training.run import Run
+
+
+def at(recipe: Recipe, time_steps: int) -> Recipe:
+    """The recipe at another number of time steps: its model's, and of a data set of events that many frames."""
+    data = replace(recipe.data, frames=time_steps) if recipe.data.name in EVENTS else recipe.data
+    return replace(recipe, data=data, model=replace(recipe.model, time_steps=time_steps))
 
 
 def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[str, Any]]:
@@ -27,10 +34,7 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     if not hasattr(recipe.model, "time_steps"):
         expected = "expected a model such as conv12"
         raise OnespikeError(f"prune-time: {recipe.model.name} has no time steps to choose; {expected}")
-    stages = {
-        steps: (replace(recipe, model=replace(recipe.model, time_steps=steps)), Run(Path(out) / f"T{steps}"))
-        for steps in range(first, 0, -1)
-    }
+    stages = {steps: (at(recipe, steps), Run(Path(out) / f"T{steps}")) for steps in range(first, 0, -1)}
     for stage, run in stages.values():  # all of them, before the first takes its hours
         expect_writable(folder=run.folder)
         if not run.config.is_file():

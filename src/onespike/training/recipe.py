@@ -5,7 +5,7 @@ line. What a run stores is resolved: every value, so that nothing has to be look
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import convert, flat, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
+from onespike.data.sources import EVENTS
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.registry import family, model_config
 from onespike.training.config import TrainConfig
@@ -45,6 +46,9 @@ class Recipe:
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
+        frames = self.data.frames
+        if self.data.name in EVENTS and self.data.class_path is None and hasattr(self.model, "time_steps"):
+            object.__setattr__(self, "model", replace(self.model, time_steps=frames))
 
 
 def recipe_names() -> list[str]:

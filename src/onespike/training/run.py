@@ -12,6 +12,7 @@ summary.json        what came out; written at the end, so that its presence mean
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ from onespike.data.dataset import Dataset, as_dataset, open_dataset
 from onespike.durable import LOCK, csv_text, digest_of, expect_writable, read_whole, write_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import Checkpoint
+from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
 #: What comes before the digest of the lines above, at the end of `config.yaml`.
@@ -57,8 +59,12 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open a run that exists; an `OnespikeError` if there is none, or one of a version that cannot be read."""
-        run = cls(folder)
+        """Open a run, or a network that travels: a folder, "pretrained:NAME" of the package, "hub:user/repo".
+
+        Raises:
+            OnespikeError: There is none, or it is of a version that cannot be read.
+        """
+        run = cls(located(folder))
         try:
             text = read_whole(run.config).decode("utf-8", "replace")
         except OSError as error:
@@ -138,6 +144,8 @@ class Run:
         """Read the "best" or "last" checkpoint, or the other one if it is missing or damaged."""
         if which not in ("best", "last"):
             raise unknown("checkpoint", which, ("best", "last"))
+        if is_pretrained(self.folder):
+            return read_pretrained(self.folder)
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
             return Checkpoint.load(first)
@@ -188,10 +196,18 @@ class Run:
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network from a run folder, or from a checkpoint in one; see `Run.model`."""
-    if (Path(folder) / "model.safetensors").is_file():
-        return Checkpoint.load(Path(folder)).network(model)
-    return Run.open(folder).model(which, model)
+    """Load a trained network: of a run folder, or a checkpoint in one; see `Run.model`; or of weights that travel.
+
+    These are in a folder, in the package ("pretrained:digits-spiking-vgg-xs"), or on the Hub ("user/repo").
+    """
+    place = located(folder)
+    if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        place = fetched(str(folder))
+    if is_pretrained(place):
+        return read_pretrained(place).network(model)
+    if (place / "model.safetensors").is_file():
+        return Checkpoint.load(place).network(model)
+    return Run.open(place).model(which, model)
 
 
 def channels_last(network: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
+from onespike.training.progress import best_row
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -51,7 +52,8 @@ class Saving(Callback):
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
-    Accuracy is drawn over the FLOPs spent, where they are counted: so runs of different machines can be compared.
+    Accuracy is drawn over the FLOPs spent, where they are counted: so runs of different machines can be compared. The
+    two losses have an axis each: that of training is of augmented images, smoothed labels and penalties.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
@@ -63,7 +65,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     counted = all(row.get("pflop") is not None for row in history)
     spent = ("pflop", "PFLOP of training") if counted else ("epoch", "epoch")
     lines = (
-        (axes[0, 0], "loss", ("epoch", "epoch"), {"train_loss": "training", "valid_loss": "held out"}),
+        (axes[0, 0], "loss", ("epoch", "epoch"), {"train_loss": "training, as it is trained (left)"}),
         (axes[0, 1], "top-1 accuracy, %", spent, {"train_top1": "training (augmented)", "valid_top1": "held out"}),
         (axes[1, 0], "learning rate", ("epoch", "epoch"), {"lr": "learning rate"}),
     )
@@ -73,6 +75,15 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, marker=marker)
         axis.set(title=title, xlabel=label_across)
+        best = best_row(history)
+        axis.axvline(best[across], color="black", linestyle=":", label=f"best epoch, {best['epoch']}")
+        if axis is axes[0, 0] and any(row["valid_loss"] is not None for row in history):
+            points = [(row["epoch"], row["valid_loss"]) for row in history if row["valid_loss"] is not None]
+            other = axis.twinx()
+            axis.plot([], [], "C1", label="held out, plain cross-entropy (right)")
+            other.plot(*zip(*points, strict=True), "C1", marker=marker)
+            other.tick_params(axis="y", colors="C1")
+            axis.tick_params(axis="y", colors="C0")
         axis.legend()
     rates = [key for key in history[0] if key.endswith("_firing_rate")]
     colours = colormaps["viridis"].resampled(max(2, len(rates)))

@@ -38,8 +38,9 @@ class Scores:
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
     """Evaluate a network on the images of all processes; it comes back in the mode it was in.
 
-    It makes of images (B, C, H, W) logits (B, K), or (T, B, K), of which the mean counts. `batches` are this process's
-    share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws gives the same scores.
+    It makes of images (B, C, H, W), or frames (T, B, C, H, W), logits (B, K), or (T, B, K), of which the mean counts.
+    `batches` are this process's share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws
+    gives the same scores.
     """
     was_training = model.training
     model.eval()
@@ -47,7 +48,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
     for number, (images, labels) in enumerate(batches):
-        if not len(images):
+        if not len(labels):
             continue
         torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
         reset()

@@ -125,7 +125,7 @@ class Teacher(Callback):
         if found.classes is not None and len(found.classes) == data.num_classes and found.classes != data.classes:
             ours, its = next(pair for pair in zip(data.classes, found.classes, strict=True) if len(set(pair)) > 1)
             raise self._refusal(f"it has a class {its!r} where {data.name} has {ours!r}")
-        images = torch.zeros(2, data.in_channels, side, side, device=share.device, dtype=share.dtype)
+        images = data.blank(2, device=share.device, dtype=share.dtype)
         with torch.random.fork_rng(), _features(self.network) as features:
             try:
                 logits = self._answers(images)

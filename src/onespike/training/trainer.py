@@ -120,7 +120,7 @@ class Trainer:
 
     def _asked_for(self) -> Iterator[Callback]:
         """The callbacks that the recipe asks for."""
-        config, side = self.config, self.data.image_size
+        config = self.config
         if config.int8_weights:
             yield Int8Weights(self.network)
         if config.ema:
@@ -128,8 +128,7 @@ class Trainer:
             self.evaluated = average.ema.module
             yield average
         if config.rate_penalty or config.energy_budget:
-            image = (self.data.in_channels, side, side)
-            yield EnergyBudget(self.network, image, config.rate_penalty, config.energy_budget)
+            yield EnergyBudget(self.network, self.data.image, config.rate_penalty, config.energy_budget)
         if config.hoyer:
             yield Hoyer(self.network, config.hoyer)
         if config.surrogate_width_end:
@@ -142,19 +141,21 @@ class Trainer:
         if self.config.start_size:
             steps = self.config.epochs * len(self.batches)
             images = resize(images, size_at(self.config, self.data.image_size, number, steps))
+        if images.ndim == 5:  # (T, B, …): what mixes and cuts batches wants B first
+            images = images.transpose(0, 1)
         images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
         total_loss, hits = 0.0, 0.0
-        for index, (x, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
-            last = index == parts - 1
+        for index, (part, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
+            last, x = index == parts - 1, self._over_time(part)
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
                 self.reset()
                 with _together(callback.forward() for callback in self.callbacks):
                     logits = self.model(x)
                 loss = self.loss(logits, y) / parts
-                penalty = sum(callback.penalty(self, len(x)) for callback in self.callbacks)
+                penalty = sum(callback.penalty(self, len(part)) for callback in self.callbacks)
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
                 self.accelerator.backward(own + penalty / parts if isinstance(penalty, Tensor) else own)
             total_loss += loss.item()
@@ -165,6 +166,14 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return total_loss, hits
+
+    def _over_time(self, images: Tensor) -> Tensor:
+        """Frames with time ahead, (T, B, C, H, W); images for a loss of each step as frames, shown again and again."""
+        if images.ndim == 5:
+            return images.transpose(0, 1)
+        steps = getattr(self.network, "config", None)
+        steps = getattr(steps, "time_steps", 1) if hasattr(self.network, "over_time") else 1
+        return images.expand(steps, *images.shape) if self.config.loss == "tet" and steps > 1 else images
 
     def after_step(self, number: int, loss: float, images: int) -> None:
         """Tell the callbacks of a step."""
@@ -318,7 +327,7 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
     reset_state(network)
     with torch.random.fork_rng(), torch.no_grad():
         try:
-            images = torch.zeros(count, data.in_channels, side, side, device=share.device, dtype=share.dtype)
+            images = data.blank(count, side, device=share.device, dtype=share.dtype)
             logits = network.eval()(images)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
             reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from onespike.neurons import Incoming, make_neuron
 from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
 from onespike.units.channel import Norm
+from onespike.units.layers import Conv3x3
 
 
-class WindowConv(nn.Conv2d):
+class WindowConv(Conv3x3):
     """A 3x3 convolution with padding 1, which on windows of one pixel computes its centre tap alone."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,9 +42,9 @@ class ConvUnit(Unit):
         super().__init__()
         self.out_channels, self.travels = population * channels, False
         self.fusion, self.theta = config.fusion, config.theta
-        self.conv1 = WindowConv(self.out_channels, channels, 3, padding=1)
+        self.conv1 = WindowConv(self.out_channels, channels, bias=True)
         self.norm1, self.neuron1 = norm(channels), make_neuron(self.out_channels, config.neuron)
-        self.conv2 = WindowConv(self.out_channels, channels, 3, padding=1)
+        self.conv2 = WindowConv(self.out_channels, channels, bias=True)
         self.norm2, self.neuron2 = norm(channels), make_neuron(self.out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:  # noqa: ARG002

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -29,21 +28,6 @@ def test_it_needs_nothing_else(report: Path):
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert data is not None
     assert len(json.loads(data[1])["audits"]) == 2
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="no browser can be driven: playwright is not installed"
-    )
-    with playwright.sync_playwright() as engine:
-        own = Path(engine.chromium.executable_path)
-        found = str(own) if own.exists() else shutil.which("chromium") or shutil.which("google-chrome")
-        if not found:
-            pytest.skip("no browser: neither playwright's own nor chromium in the path")
-        browser = engine.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def test_in_a_browser(report: Path, browser):

@@ -1,5 +1,6 @@
 """`python -m benchmarks`: what is measured is what is said to be measured."""
 
+import copy
 import csv
 import json
 from dataclasses import replace
@@ -17,13 +18,15 @@ from benchmarks.compare import cases, record
 from benchmarks.data import compare_data
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
-from benchmarks.peers import PEERS, PeerUnit
+from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
 from benchmarks.scaling import save_scaling, scaling
 from onespike.clock import interleaved
 from onespike.errors import OnespikeError
 from onespike.models import create_model
+from onespike.models.strict import Firing
 from onespike.neurons import LIF, Incoming, NeuronConfig
 from onespike.units import ConvUnit
+from onespike.units.layers import BatchNorm, Conv3x3
 
 PEAKS = {
     name: Peak(name, 100.0, 64, "torch._int_mm" if name == "int8" else "torch.mm") for name in ("fp32", "bf16", "int8")
@@ -269,3 +272,17 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert command(*arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["spiking-vgg-xs", "spiking-resnet-xs"])
+@pytest.mark.parametrize("peer", ["sequential", "snntorch", "spikingjelly"])
+def test_a_strict_network_of_other_layers_computes_the_same(family, peer) -> None:
+    if peer in PEERS:
+        pytest.importorskip(peer)
+    torch.manual_seed(0)
+    network = create_model(family, width=8).double()
+    images = torch.randn(6, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
+    plain = with_plain_layers(copy.deepcopy(network), peer)
+    assert not any(isinstance(module, Firing | Conv3x3 | BatchNorm) for module in plain.modules())
+    torch.testing.assert_close(plain(images), network(images), rtol=1e-9, atol=1e-9)

@@ -6,6 +6,7 @@ from layouts import save_image, write_binary
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
 
 
@@ -97,7 +98,7 @@ def test_an_own_validation_part_is_not_limited(tmp_path):
     ("name", "nearest"), [("cifar-10", "cifar10"), ("digit", "digits"), ("tinyimagenet", "tiny-imagenet"), ("", "")]
 )
 def test_an_unknown_name_gets_the_nearest_and_all(fails, name, nearest):
-    fails(name, None, repr(name), nearest, "known: cifar10, cifar100, digits, folder, hub, tiny-imagenet")
+    fails(name, None, repr(name), nearest, f"known: {', '.join(sorted([*SOURCES, *EVENTS]))}")
 
 
 def test_where_the_cache_is(tmp_path, cache, monkeypatch):

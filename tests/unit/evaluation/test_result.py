@@ -105,6 +105,11 @@ def test_each_class_has_colours_by_its_own_share():
     assert axis.images[1].norm.vmax == 25  # the confusions' own scale: the diagonal does not drown them
 
 
+def test_a_single_mistake_is_no_dark_red():
+    wrong = draw_confusion(torch.tensor([[99, 1], [0, 100]]), ("a", "b"), "t").axes[0].images[1]
+    assert 0.1 < wrong.norm(1.0) < 0.3
+
+
 def test_no_confusion_at_all_and_names_no_font_has(tmp_path: Path):
     figure = draw_confusion(torch.eye(2, dtype=torch.long), ("猫", "犬"), "t")
     save_figure(figure, tmp_path / "a.png", dpi=50)

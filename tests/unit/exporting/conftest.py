@@ -30,6 +30,8 @@ def settled() -> Callable[[nn.Module, Tensor], nn.Module]:
             if isinstance(module, nn.BatchNorm2d) and module.affine:
                 nn.init.normal_(module.weight, 0.8, 0.5)  # some of them negative
                 nn.init.normal_(module.bias, 0, 0.4)
+            if isinstance(module, nn.PReLU):
+                nn.init.normal_(module.weight, 0, 0.4)
         if hasattr(network, "head"):
             nn.init.normal_(network.head.weight)
         return network.eval()

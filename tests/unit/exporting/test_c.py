@@ -93,7 +93,7 @@ STRICT: list[tuple[str, dict[str, Any]]] = [
     ("spiking-vgg-xs", {"width": 8}),
     ("spiking-vgg-xs", {"width": 6, "population": 3, "head": "mean", "stem_layers": 2, "stem": "none"}),
     ("spiking-vgg-xs", {"width": 8, "preset": "windows", "depth": 3}),
-    ("spiking-resnet-xs", {"width": 8, "population": 2}),
+    ("spiking-resnet-xs", {"width": 8, "population": 2, "stream": "rprelu"}),
     ("conv-tiny", {"preset": "strict", "channels": (8, 12, 16)}),
     ("conv-tiny", {"preset": "strict", "depths": (1, 1), "channels": (8, 12), "fusion": "mean", "windows": "dilated"}),
 ]
@@ -194,6 +194,23 @@ LAYOUT = """SECTIONS {
 """
 
 
+def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, names = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(1, 8, 1), LIF(8), nn.Flatten(), nn.Linear(128, 3)), "ABC"
+    export(network, tmp_path / "out", "c", images=digits[:20], classes=names)
+    docs, program = Path(__file__).parents[3] / "docs", tmp_path / "classify"
+    command = ["cc", "-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path / 'out'}"]
+    subprocess.run([*command, tmp_path / "out" / "model.c", docs / "classify.c", "-o", program], check=True)
+    with torch.no_grad():
+        expected = network(digits[:20].movedim(-1, 1) / 255).argmax(1).tolist()
+    assert len(set(expected)) > 1
+    for image, label in zip(digits[:20], expected, strict=True):
+        said = subprocess.run([program], input=image.numpy().tobytes(), capture_output=True, check=True)
+        assert said.stdout.decode() == f"{names[label]}\n"
+    short = subprocess.run([program], input=b"short", capture_output=True)
+    assert (short.returncode, short.stderr) == (2, b"expected an image of 1024 bytes\n")
+
+
 def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")
     if not compiler or not emulator:
@@ -227,7 +244,12 @@ def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path
     [
         ("conv-tiny", {}, r"conv-tiny|Network is not strictly spiking: layers\.0\.mlp\.1.* read real values"),
         ("resnet18", {}, "not strictly spiking"),
-        ("spiking-vgg-xs", {"preset": "ann"}, "not strictly spiking"),
+        ("spiking-vgg-xs", {"preset": "ann"}, "not strictly spiking.*; --weights fp32 exports it in float C"),
+        (
+            "spiking-vgg-xs",
+            {"width": 4, "attention": 2},
+            r"c: it cannot say sigmoid of layers\.1.*onnx and pt2 can",
+        ),
     ],
 )
 def test_networks_that_are_not_strict_are_refused(

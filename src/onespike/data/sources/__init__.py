@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,16 @@ SOURCES = {
     "folder": "folders.open_folder",
     "hub": "hub.open_hub",
 }
+#: Name -> module and function that opens it, given the configuration and a root: recordings of events, in
+#: `onespike.data.events`.
+EVENTS = {
+    "digits-saccades": "saccades.open_saccades",
+    "nmnist": "layouts.open_nmnist",
+    "dvs-gesture": "layouts.open_gesture",
+    "cifar10-dvs": "layouts.open_cifar10_dvs",
+    "shd": "layouts.open_shd",
+    "events-folder": "layouts.open_folder",
+}
 #: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
 PARTS = ("train", "validation", "test")
 
@@ -29,7 +39,9 @@ class Part(NamedTuple):
 
     labels: np.ndarray  # (N,) int64
     origins: Sequence[str]  # names images in errors: their paths, their files and rows, or archive and members
-    pixels: Callable[[int], np.ndarray]  # decodes an image: (H, W, C) uint8, C = 1 if it is stored in grey, else 3
+    # Decodes an image: (H, W, C) uint8, C = 1 if it is stored in grey, else 3; or frames of events, also (H, W, T, C)
+    pixels: Callable[[int], np.ndarray]
+    events: Callable[[int], np.ndarray] | None = None  # of recordings that are changed anew at each epoch: their events
 
 
 class Content(NamedTuple):
@@ -54,6 +66,7 @@ class Source(NamedTuple):
     origin: str  # for a person to read: a path, a Hub repository or "embedded"
     key: Callable[[], str]  # hash of the content; where it is cached nothing else is called, so it decodes nothing
     content: Callable[[], Content]
+    framing: Any = None  # of recordings: how they become frames
 
 
 class HubUnreachableError(OnespikeError):
@@ -63,7 +76,7 @@ class HubUnreachableError(OnespikeError):
 def open_source(name: str, root: Path | None) -> AbstractContextManager[Source]:
     """Open one of `SOURCES` for reading; an unknown name is an OnespikeError, and so is what cannot be read."""
     if name not in SOURCES:
-        raise unknown("data set", name, SOURCES)
+        raise unknown("data set", name, [*SOURCES, *EVENTS])
     module, function = SOURCES[name].split(".")
     opened: AbstractContextManager[Source] = getattr(import_module(f"{__name__}.{module}"), function)(root)
     return opened

@@ -1,24 +1,23 @@
-"""From maps of whole numbers to C99: one static array of memory, constant tables, one function for each map.
+"""From maps of numbers to C99: one static array of memory, constant tables, one function for each map.
 
 A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. What is
 stored shares memory with what is not needed any more.
 """
 
 import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.resources import files
 
 import torch
-from torch import Tensor
 
-from onespike.exporting.c.maps import (
+from onespike.exporting.c.memory import Memory
+from onespike.exporting.c.text import TYPES, kernel_texts, literal
+from onespike.exporting.lowering.maps import (
     Collect,
     Conv,
     Fire,
-    Geometry,
+    Function,
     Map,
+    Matmul,
     PixelConv,
     Pixels,
     Pool,
@@ -28,17 +27,14 @@ from onespike.exporting.c.maps import (
     Wave,
 )
 
-TYPES = {"u8": "uint8_t", "bits": "uint32_t", "i32": "int32_t", "i64": "int64_t"}
+#: The type of the class scores, by the kind of the last map.
+SCORES = {"i64": "int32_t", "f32": "float"}
+#: Parts of a map that is put together, above which each element has its own place in a table.
+FEW = 16
 #: Products of two numbers in a sine.
 SINE = 21
-#: What a kernel needs.
-NEEDS = {
-    **dict.fromkeys(("conv_i32", "conv_i64", "conv_pixels"), ("window", "tap")),
-    "conv_bits": ("window", "lowest", "tap"),
-    "tap": ("window",),
-    "scaled": ("times",),
-    "sine": ("times",),
-}
+#: Functions of <math.h> by name; others are kernels.
+MATH = {name: f"{name}f" for name in ("sin", "cos", "exp", "tanh", "ceil", "floor")}
 
 
 @dataclass(frozen=True)
@@ -54,23 +50,8 @@ class Program:
     spikes: list[Map]  # the maps of bits, by the number that the program calls them by
 
 
-class Writer:
+class Writer(Memory):
     """Writes a program; `maps` in the order in which they follow, the last one the class scores."""
-
-    def __init__(self, maps: list[Map]) -> None:
-        needed = _needed(maps[-1])
-        self._maps = [one for one in maps if one in needed]
-        self._names = {one: number for number, one in enumerate(self._maps)}
-        self._readers: dict[Map, list[Map]] = {one: [] for one in self._maps}
-        for one in self._maps:
-            for read in one.reads():
-                self._readers[read.map].append(one)
-        self._stored = [one for one in self._maps if self._is_stored(one)]
-        self._places, self._ram = self._placed()
-        self._tables: list[str] = []
-        self._known: dict[str, str] = {}
-        self._kernels = set[str]()
-        self._flash = 0
 
     def program(self) -> Program:
         """Write it."""
@@ -81,110 +62,37 @@ class Writer:
             steps += [f"    fill{self._names[one]}(image);"]
             if one.kind == "bits":
                 steps.append(f"    MODEL_SPIKES({self._names[one]}, {self._at(one)}, {one.pixels * one.words});")
+        kind, number = TYPES[scores.kind], SCORES[scores.kind]
         run = [
-            "int model_run(const uint8_t *image, int32_t *scores)",
+            f"int model_run(const uint8_t *image, {number} *scores)",
             "{",
-            f"    int64_t v[{scores.channels}];",
+            f"    {kind} v[{scores.channels}];",
             "    int best = 0;",
             *steps,
             f"    map{self._names[scores]}(image, 0, v);",
             f"    for (int k = 0; k < {scores.channels}; k++) {{",
-            "        scores[k] = (int32_t)v[k];",
+            f"        scores[k] = ({number})v[k];",
             "        if (v[k] > v[best])",
             "            best = k;",
             "    }",
             "    return best;",
             "}",
         ]
-        kernels = _kernels(self._kernels)
+        kernels = kernel_texts(self._kernels)
         memory = f"static uint64_t memory[{max(1, self._ram // 8)}];"
-        parts = [*kernels, memory, "\n".join(self._tables), functions, "\n".join(run)]
+        includes = ["#include <math.h>"] if any(isinstance(one, Function) for one in self._maps) else []
+        parts = [*includes, *kernels, memory, "\n".join(self._tables), functions, "\n".join(run)]
         convolutions = [one for one in self._maps if isinstance(one, Conv)]
         additions = sum(_products(one) for one in convolutions if one.source.kind == "bits")
         products = sum(_products(one) for one in convolutions if one.source.kind != "bits")
         products += sum(one.size * len(one.terms) for one in self._maps if isinstance(one, Sum))
         products += sum(one.size for one in self._maps if isinstance(one, Product))
         products += sum(SINE * one.size for one in self._maps if isinstance(one, Wave))
+        products += sum(one.size * one.factors[0].channels for one in self._maps if isinstance(one, Matmul))
         stack = max(self._stack(one) for one in [*self._stored, scores])
         spikes = [one for one in self._stored if one.kind == "bits"]
         self.numbers = {one: self._names[one] for one in spikes}
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)
-
-    # Memory.
-
-    def _is_stored(self, one: Map) -> bool:
-        if isinstance(one, Pixels) or one is self._maps[-1]:
-            return False
-        readers = self._readers[one]
-        windows = any(isinstance(reader, Conv | Collect) or _overlaps(reader) for reader in readers)
-        return one.kind == "bits" or len(readers) > 1 or windows
-
-    def _placed(self) -> tuple[dict[Map, int], int]:
-        """Where each stored map lies, in bytes, and how many there are: the largest first, where nothing else lives."""
-        step = {one: number for number, one in enumerate(self._stored)}
-        ends = dict(step)
-        for one in [*self._stored, self._maps[-1]]:
-            for used in self._touched(one):
-                ends[used] = max(ends[used], step.get(one, len(step)))
-        places: dict[Map, int] = {}
-        for one in sorted(self._stored, key=lambda stored: -stored.bytes):
-            others = [
-                (places[other], places[other] + _padded(other))
-                for other in places
-                if step[other] <= ends[one] and step[one] <= ends[other]
-            ]
-            place = 0
-            for start, end in sorted(others):
-                if place + _padded(one) <= start:
-                    break
-                place = max(place, end)
-            places[one] = place
-        return places, max((place + _padded(one) for one, place in places.items()), default=0)
-
-    def _touched(self, one: Map) -> set[Map]:
-        """The stored maps that are read while one is computed."""
-        found = set[Map]()
-        for read in one.reads():
-            found |= {read.map} if read.map in self._stored else self._touched(read.map)
-        return found
-
-    def _stack(self, one: Map) -> int:
-        own = [self._stack(read.map) + self._local(read.map) for read in one.reads() if read.map not in self._stored]
-        bits = [self._local(read.map) for read in one.reads() if read.map.kind == "bits" and not isinstance(one, Conv)]
-        return max([*own, *bits, 0]) + (4 * one.channels if isinstance(one, PixelConv) else 0)
-
-    def _local(self, one: Map) -> int:
-        return 0 if one.kind == "u8" else one.channels * (8 if one.kind == "i64" else 4)
-
-    def _at(self, one: Map) -> str:
-        """A pointer to a stored map."""
-        place = f"memory + {self._places[one] // 8}"
-        return f"({TYPES[one.kind]} *)({place})" if self._places[one] else f"({TYPES[one.kind]} *)memory"
-
-    # Tables.
-
-    def _table(self, values: Tensor, kind: str | None = None) -> str:
-        """The name of a constant array; equal ones are one."""
-        values = values.flatten()
-        if kind is None:
-            kind = "uint16_t" if int(values.max()) < 2**16 else "uint32_t"
-        text = _lines(_literal(value, kind) for value in values.tolist())
-        key = f"{kind}[{len(values)}] = {{\n{text}\n}};"
-        if key not in self._known:
-            self._known[key] = f"table{len(self._known)}"
-            self._tables.append(f"static const {kind} {self._known[key]}{key.removeprefix(kind)}")
-            self._flash += len(values) * int(re.sub(r"\D", "", kind)) // 8
-        return self._known[key]
-
-    def _window(self, one: Map, geometry: Geometry, sides: tuple[int, int, int], channels: int) -> str:
-        _, rows, columns, out = one.shape
-        pairs = (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)
-        numbers = [*sides[1:], channels, rows, columns, out, *(f"{{{a}, {b}}}" for a, b in pairs)]
-        name = f"window{self._names[one]}"
-        self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
-        self._flash += 4 * (6 + 8)
-        self._kernels.add("window")
-        return name
 
     # Functions.
 
@@ -216,12 +124,16 @@ class Writer:
             return self._wave(one)
         if isinstance(one, Product):
             return self._product(one)
+        if isinstance(one, Function):
+            return self._apply(one)
+        if isinstance(one, Matmul):
+            return self._matmul(one)
         assert isinstance(one, Collect)
         return self._collect(one)
 
     def _conv(self, one: Conv) -> list[str]:
         window = self._window(one, one.geometry, one.sides, one.source.channels)
-        weights = self._table(one.weight, "int8_t")
+        weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
         if isinstance(one, PixelConv):
             self._kernels.add("conv_pixels")
             group = torch.zeros(one.source.channels, dtype=torch.int64)
@@ -237,7 +149,7 @@ class Writer:
                 f"int32_t sums[{one.channels}];",
                 f"conv_pixels(&{window}, {weights}, {arguments}, image, p, sums, out);",
             ]
-        kernel = f"conv_{one.source.kind}"
+        kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
         self._kernels.add(kernel)
         source = "image" if one.source.kind == "u8" else self._at(one.source)
         return [f"{kernel}(&{window}, {weights}, {source}, p, out);"]
@@ -286,7 +198,7 @@ class Writer:
                 "}",
             ]
         add = "out[c] = v[c] > out[c] ? v[c] : out[c];" if one.largest else "out[c] += v[c];"
-        start = {"i32": "INT32_MIN", "i64": "INT64_MIN"}[one.kind] if one.largest else "0"
+        start = {"i32": "INT32_MIN", "i64": "INT64_MIN", "f32": "-3.402823466e+38f"}[one.kind] if one.largest else "0"
         each = f"for (int c = 0; c < {one.channels}; c++)"
         return [
             each,
@@ -300,7 +212,8 @@ class Writer:
 
     def _sum(self, one: Sum) -> list[str]:
         each = f"for (int c = 0; c < {one.channels}; c++)"
-        constant = f"{self._table(one.constant, 'int64_t')}[c]" if one.constant.any() else "0"
+        kind = TYPES[one.kind]
+        constant = f"{self._table(one.constant, kind)}[c]" if one.constant.any() else "0"
         lines = [each, f"    out[c] = {constant};"]
         for term in one.terms:
             read, factors = term.read, term.factors
@@ -317,11 +230,11 @@ class Writer:
             plain = torch.equal(chosen, torch.arange(len(chosen)) + int(chosen[0]))
             place = ("c" if not ahead else f"c + {ahead}") if plain else f"{self._table(chosen)}[c - {start}]"
             alike = len(factors.unique()) == 1
-            name = None if alike else self._table(factors, "int64_t")
-            factor = _literal(int(factors[0]), "int64_t") if alike else f"{name}[c{f' - {start}' if start else ''}]"
+            name = None if alike else self._table(factors, kind)
+            factor = literal(factors[0].item(), kind) if alike else f"{name}[c{f' - {start}' if start else ''}]"
             product = f"{factor} * v[{place}]"
             if term.drop and alike and abs(int(factors[0])) == 1:
-                product = f"{product} / {_literal(2**term.drop, 'int64_t')}"
+                product = f"{product} / {literal(2**term.drop, 'int64_t')}"
             elif term.drop:
                 self._kernels.add("scaled")
                 product = f"scaled(v[{place}], {factor}, {term.drop})"
@@ -329,7 +242,7 @@ class Writer:
         if one.rectified:
             lines += [each, "    out[c] = out[c] > 0 ? out[c] : 0;"]
         if one.drop:
-            lines += [each, f"    out[c] /= {_literal(2**one.drop, 'int64_t')};"]
+            lines += [each, f"    out[c] /= {literal(2**one.drop, 'int64_t')};"]
         return lines
 
     def _wave(self, one: Wave) -> list[str]:
@@ -354,8 +267,21 @@ class Writer:
             lines += [f"        out[c] = {text.format(v=f'v[{place}]')};", "}"]
         return lines
 
+    def _apply(self, one: Function) -> list[str]:
+        if one.name not in MATH:
+            self._kernels.add(one.name)
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        return [*self._fetch(one.source, "p"), each, f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
+
+    def _matmul(self, one: Matmul) -> list[str]:
+        self._kernels.add("dot")
+        (left, right), depth = one.factors, one.factors[0].channels
+        row = f"{self._at(right)} + (p / {one.rows} * {one.channels} + c) * {depth}"
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        return [each, f"    out[c] = dot({self._at(left)} + p * {depth}, {row}, {depth});"]
+
     def _fire(self, one: Fire) -> list[str]:
-        kind = "i64" if one.source.kind == "i64" else "i32"
+        kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
         self._kernels.add(f"fire_{kind}")
         inverted = torch.zeros(32 * one.words, dtype=torch.int64)
         inverted[: one.channels] = one.inverted.long()
@@ -368,9 +294,25 @@ class Writer:
         fetch = self._fetch(one.source, "p")
         return [*fetch, f"fire_{kind}(v, {', '.join(tables)}, {one.channels}, out);"]
 
+    def _gather(self, one: Collect, of: Map) -> list[str]:
+        """Fetch each element of a map from its own place in another, such as of one that is turned."""
+        bits = one.kind == "bits"
+        table = torch.zeros(one.pixels, one.channels, dtype=torch.int64)  # 0 is none
+        for part in one.parts:
+            places = part.pixels[:, None] * (32 * of.words if bits else of.channels) + part.channels
+            table[part.to_pixels[:, None], part.to_channels] = 1 + places
+        loop = f"for (int i = 0; i < {one.channels}; i++) {{"
+        lines = [loop, f"    int q = (int){self._table(table)}[p * {one.channels} + i] - 1;", "    if (q >= 0)"]
+        if bits:
+            self._kernels.add("put")
+            return [*lines, f"        put(out, i, {self._at(of)}, q);", "}"]
+        return [*lines, f"        out[i] = ({self._at(of)})[q];", "}"]
+
     def _collect(self, one: Collect) -> list[str]:
         bits = one.kind == "bits"
         lines = [f"for (int i = 0; i < {one.words if bits else one.channels}; i++)", "    out[i] = 0;"]
+        if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
+            return [*lines, *self._gather(one, one.parts[0].map)]
         for part in one.parts:
             # Of a pixel that is not in this part the table says 0, of others one more than its number.
             table = torch.zeros(one.pixels, dtype=torch.int64)
@@ -394,47 +336,5 @@ class Writer:
         return lines
 
 
-def _needed(last: Map) -> set[Map]:
-    found, open_ = set[Map](), [last]
-    while open_:
-        one = open_.pop()
-        if one not in found:
-            found.add(one)
-            open_ += [read.map for read in one.reads()]
-    return found
-
-
-def _overlaps(one: Map) -> bool:
-    return isinstance(one, Pool) and one.geometry.overlaps
-
-
-def _padded(one: Map) -> int:
-    return -(-one.bytes // 8) * 8
-
-
 def _products(one: Conv) -> int:
     return one.pixels * one.weight.numel()
-
-
-def _kernels(used: set[str]) -> list[str]:
-    """The kernels that are used, in the order of the file."""
-    text = files("onespike.exporting.c").joinpath("kernels.c").read_text(encoding="utf-8")
-    found = dict(re.findall(r"/\* kernel: (\w+) \*/\n(.*?)(?=\n/\* kernel:|\Z)", text, flags=re.DOTALL))
-    needed = used.union(*(NEEDS.get(one, ()) for one in used))
-    return [body.strip() for name, body in found.items() if name in needed]
-
-
-def _literal(value: int, kind: str) -> str:
-    if kind == "int64_t":
-        return f"INT64_C({value})" if abs(value) >= 2**31 else str(value)
-    return f"{value}u" if kind == "uint32_t" else str(value)
-
-
-def _lines(words: Iterable[str], width: int = 116) -> str:
-    lines, line = [], "   "
-    for word in words:
-        if len(line) + len(word) + 2 > width:
-            lines.append(line)
-            line = "   "
-        line += f" {word},"
-    return "\n".join([*lines, line])

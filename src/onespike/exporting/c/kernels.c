@@ -32,7 +32,7 @@ static int tap(const window *w, int p, int row, int column)
 
 /* kernel: conv_bits */
 /* Add a row of weights for each spike in the window. */
-static void conv_bits(const window *w, const int8_t *weights, const uint32_t *bits, int p, int32_t *out)
+static void NAME(const window *w, const WEIGHT *weights, const uint32_t *bits, int p, NUMBER *out)
 {
     int words = (w->channels + 31) / 32;
     for (int o = 0; o < w->out; o++)
@@ -41,39 +41,23 @@ static void conv_bits(const window *w, const int8_t *weights, const uint32_t *bi
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int i = 0; q >= 0 && i < words; i++)
             for (uint32_t left = bits[q * words + i]; left; left &= left - 1) {
-                const int8_t *row = weights + (t * w->channels + 32 * i + lowest(left)) * w->out;
+                const WEIGHT *row = weights + (t * w->channels + 32 * i + lowest(left)) * w->out;
                 for (int o = 0; o < w->out; o++)
                     out[o] += row[o];
             }
     }
 }
 
-/* kernel: conv_i32 */
-/* Whole numbers times weights. */
-static void conv_i32(const window *w, const int8_t *weights, const int32_t *in, int p, int32_t *out)
+/* kernel: conv_numbers */
+/* Numbers times weights. */
+static void NAME(const window *w, const WEIGHT *weights, const NUMBER *in, int p, NUMBER *out)
 {
     for (int o = 0; o < w->out; o++)
         out[o] = 0;
     for (int t = 0; t < w->kernel[0] * w->kernel[1]; t++) {
         int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
         for (int c = 0; q >= 0 && c < w->channels; c++) {
-            const int8_t *row = weights + (t * w->channels + c) * w->out;
-            for (int o = 0; o < w->out; o++)
-                out[o] += in[q * w->channels + c] * row[o];
-        }
-    }
-}
-
-/* kernel: conv_i64 */
-/* Fixed-point numbers times weights. */
-static void conv_i64(const window *w, const int8_t *weights, const int64_t *in, int p, int64_t *out)
-{
-    for (int o = 0; o < w->out; o++)
-        out[o] = 0;
-    for (int t = 0; t < w->kernel[0] * w->kernel[1]; t++) {
-        int q = tap(w, p, t / w->kernel[1], t % w->kernel[1]);
-        for (int c = 0; q >= 0 && c < w->channels; c++) {
-            const int8_t *row = weights + (t * w->channels + c) * w->out;
+            const WEIGHT *row = weights + (t * w->channels + c) * w->out;
             for (int o = 0; o < w->out; o++)
                 out[o] += in[q * w->channels + c] * row[o];
         }
@@ -161,10 +145,10 @@ static void put(uint32_t *to, int bit, const uint32_t *from, int other)
     to[bit / 32] |= (from[other / 32] >> other % 32 & 1u) << bit % 32;
 }
 
-/* kernel: fire_i32 */
+/* kernel: fire */
 /* Pack spikes: 1 where a value exceeds its threshold, turned round where `inverted`. */
-static void fire_i32(const int32_t *in, const uint16_t *chosen, const int32_t *thresholds, const uint32_t *inverted,
-                     int count, uint32_t *out)
+static void NAME(const NUMBER *in, const uint16_t *chosen, const NUMBER *thresholds, const uint32_t *inverted,
+                 int count, uint32_t *out)
 {
     for (int i = 0; i < (count + 31) / 32; i++) {
         uint32_t word = 0;
@@ -174,15 +158,30 @@ static void fire_i32(const int32_t *in, const uint16_t *chosen, const int32_t *t
     }
 }
 
-/* kernel: fire_i64 */
-/* Pack spikes: 1 where a value exceeds its threshold, turned round where `inverted`. */
-static void fire_i64(const int64_t *in, const uint16_t *chosen, const int64_t *thresholds, const uint32_t *inverted,
-                     int count, uint32_t *out)
+/* kernel: gelu */
+static float gelu(float x)
 {
-    for (int i = 0; i < (count + 31) / 32; i++) {
-        uint32_t word = 0;
-        for (int c = 32 * i; c < count && c < 32 * i + 32; c++)
-            word |= (uint32_t)(in[chosen[c]] > thresholds[c]) << c % 32;
-        out[i] = word ^ inverted[i];
-    }
+    return 0.5f * x * (1.0f + erff(x * 0.707106781f));
+}
+
+/* kernel: sigmoid */
+static float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+/* kernel: reciprocal */
+static float reciprocal(float x)
+{
+    return 1.0f / x;
+}
+
+/* kernel: dot */
+/* The product of two rows. */
+static float dot(const float *a, const float *b, int count)
+{
+    float sum = 0;
+    for (int i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
 }

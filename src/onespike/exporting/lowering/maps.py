@@ -1,14 +1,19 @@
-"""What a network is in whole numbers: maps of N x H x W pixels and C channels, and how one follows from others.
+"""What a network is in numbers: maps of N x H x W pixels and C channels, and how one follows from others.
 
     Pixels       the image, bytes
-    Conv         sums of 8-bit weights
+    Conv         sums of weights
     PixelConv    the first layer, on bytes
     Pool         sums or maxima of some pixels
-    Sum          fixed-point numbers of 64 bits
-    Wave         sines and cosines of these
+    Sum          sums of values times factors
+    Wave         sines and cosines
     Product      products, element by element
-    Fire         bits: 1 where a whole number exceeds a threshold
+    Fire         bits: 1 where a number exceeds a threshold
     Collect      pixels and channels of other maps, put together
+
+in whole numbers: weights of 8 bits, fixed-point numbers of 64; or in real ones (`kind` f32), which have beside them
+
+    Function     a function of one number
+    Matmul       products of matrices
 
 A linear layer is a convolution, of one pixel or of the whole map. Elements are numbered over all maps.
 """
@@ -20,16 +25,16 @@ import torch
 from torch import Tensor
 
 #: Bits that one value of each kind takes in memory; bits are packed, 32 channels to a word.
-KINDS = {"u8": 8, "bits": 1, "i32": 32, "i64": 64}
+KINDS = {"u8": 8, "bits": 1, "i32": 32, "i64": 64, "f32": 32}
 
 
 @dataclass(eq=False, kw_only=True)
 class Map:
-    """A map of whole numbers. `real` says that they stand for real values, not for spikes or sums of weights."""
+    """A map of numbers."""
 
     shape: tuple[int, int, int, int]  # N, H, W, C
     kind: str
-    bound: int  # no value is larger, with either sign
+    bound: int  # no value is larger, with either sign; 0 of real numbers
     layer: str = ""  # the path of the module that makes it
     image: bool = False  # linear in the image: the first layers may read it
     offset: int = 0  # number of its first element
@@ -100,7 +105,7 @@ class Geometry:
 
 @dataclass(eq=False, kw_only=True)
 class Conv(Map):
-    """Sums of the 8-bit weights (kh, kw, C_in, C_out) where a bit is set; of whole numbers, their products."""
+    """Sums of the weights (kh, kw, C_in, C_out) where a bit is set; of numbers, their products."""
 
     source: Map
     sides: tuple[int, int, int]  # N, H, W of what it reads
@@ -185,6 +190,30 @@ class Product(Map):
     def reads(self) -> list[Read]:
         """Both."""
         return list(self.factors)
+
+
+@dataclass(eq=False, kw_only=True)
+class Function(Map):
+    """A function of one real number, element by element."""
+
+    source: Map
+    name: str
+
+    def reads(self) -> list[Read]:
+        """What it is a function of."""
+        return [Read(self.source)]
+
+
+@dataclass(eq=False, kw_only=True)
+class Matmul(Map):
+    """Products of matrices: for each of them (M, K) times (N, K), both stored row by row, to M = `rows` pixels of N."""
+
+    factors: tuple[Map, Map]
+    rows: int
+
+    def reads(self) -> list[Read]:
+        """Both."""
+        return [Read(one) for one in self.factors]
 
 
 @dataclass(eq=False, kw_only=True)

@@ -1,0 +1,16 @@
+/* A program around an exported network: reads one image as bytes, row by row, from its standard input, and says its class. */
+#include <stdio.h>
+
+#include "model.h"
+
+int main(void) {
+    static const char *const names[] = MODEL_CLASS_NAMES;
+    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
+    int32_t scores[MODEL_CLASSES];
+    if (fread(image, 1, sizeof image, stdin) != sizeof image) {
+        fprintf(stderr, "expected an image of %lu bytes\n", (unsigned long)sizeof image);
+        return 2;
+    }
+    puts(names[model_run(image, scores)]);
+    return 0;
+}

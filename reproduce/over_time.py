@@ -1,0 +1,139 @@
+"""Accuracy, latency and energy against time steps: does time buy what the same compute does not buy at one step?"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from onespike.training.recipe import Recipe
+from reproduce.costs import FOUND, TIMES, audit_training, costs_of, read_costs
+from reproduce.ledger import Row
+from reproduce.outcome import Outcome, describe_budget, outcomes
+from reproduce.plan import Setting, Sweep, Training, digest
+from reproduce.report import Table, write_report
+from reproduce.statistics import Estimate
+
+STEPS = (1, 2, 4, 8)
+#: The network of the windows' ablation, in which only they differ; see `reproduce.windows`.
+WINDOWS: dict[str, Any] = {"model.depth": 3, "model.stem": "none", "model.population": 1}
+#: The network that sees CIFAR-10 several times.
+SMALL: dict[str, Any] = {"model.name": "spiking-resnet-s"}
+ALTERNATING = WINDOWS | {"model.windows": "alternating"}
+
+
+def write_over_time(
+    sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
+) -> None:
+    """Write NAME.csv, NAME.md and NAME.png from what is there; see `reproduce.outcome.write_outcomes`."""
+    columns = FOUND + TIMES
+    found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / f"{sweep.name}.audit.csv", columns)
+    points: list[tuple[Outcome, dict[str, Estimate]]] = []
+    for outcome, recipe in zip(found, recipes, strict=True):
+        own = costs_of(digest(recipe), costs)
+        audited = [own[row["seed"]] for row in outcome.rows if row["outcome"] == "trained" and row["seed"] in own]
+        means = {name: Estimate.over([row[name] for row in audited]) for name in columns} if audited else {}
+        points.append((outcome, means))
+    finished = {(row["digest"], row["seed"]) for row in rows}
+    done = sum((one.digest, one.seed) in finished for one in trainings)
+    names = {"group": "", "setting": "", "T": "d", "seeds": "d", "test top-1 %": ".2f", "std": ".2f", "PFLOP": ".4f"}
+    names |= {"ms for one": ".2f", "field µJ": ".3f", "memory µJ": ".3f", "synaptic operations": ",.0f", "MACs": ",.0f"}
+    table = Table(names, [_row(*point, recipe) for point, recipe in zip(points, recipes, strict=True)])
+    busy = any(costs["busy"].mean > 0 for _, costs in points if costs)
+    parts: list[str | Table] = [
+        sweep.about,
+        describe_budget(trainings, seeds, published=False),
+        table,
+        "T is the number of time steps, PFLOP what one training cost, ms the time for a single sample"
+        + (" (NOT TO BE TRUSTED: the machine was busy)" if busy else "")
+        + ". Energy is for one test sample, by two conventions of `onespike audit`: the field's, and with memory.",
+        f"{done} of {len(trainings)} runs are done; what is missing is marked pending. std is the sample standard "
+        "deviation over the seeds.",
+    ]
+    write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(points))
+
+
+def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[Any]:
+    spent = [row["pflop"] for row in outcome.rows if row.get("pflop")]
+    return [
+        *(outcome.setting.group, outcome.setting.label, recipe.model.time_steps, len(outcome.rows)),
+        outcome.estimate.mean if outcome.estimate else None,
+        outcome.estimate.std if outcome.estimate else None,
+        sum(spent) / len(spent) if spent else None,
+        *(costs[name].mean if costs else None for name in ("milliseconds", "field", "memory")),
+        *(costs[name].mean if costs else None for name in ("synaptic_operations", "macs")),
+    ]
+
+
+def _draw(points: Sequence[tuple[Outcome, dict[str, Estimate]]]) -> Figure:
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for group in dict.fromkeys(outcome.setting.group for outcome, _ in points):
+        known = [
+            (costs["field"].mean, outcome.estimate, outcome.setting.label)
+            for outcome, costs in points
+            if outcome.setting.group == group and outcome.estimate and costs
+        ]
+        if known:
+            energies, means = [energy for energy, _, _ in known], [estimate.mean for _, estimate, _ in known]
+            bars = [estimate.std or 0.0 for _, estimate, _ in known]
+            axis.errorbar(energies, means, yerr=bars, fmt="o", capsize=2, label=group)
+            for energy, estimate, label in known:
+                axis.annotate(label, (energy, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
+    axis.set_xlabel("energy for one sample, µJ (the field's convention)")
+    axis.set_ylabel("test accuracy, %")
+    axis.set_xscale("log")
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+    else:
+        axis.set_title("pending", loc="right", color="grey", fontsize=9)
+    return figure
+
+
+EVENTS = Sweep(
+    name="events",
+    title="Events: accuracy against time steps",
+    about="Events made of scikit-learn's digits by a simulator of saccades, the same network throughout: all events of "
+    "a recording in one frame, or in T frames. Longer trainings at one step spend what several steps cost. The rows of "
+    "windows are the paper's ideas on one frame of events, in a network that differs by them alone.",
+    settings=[
+        *(Setting("frames, same epochs", f"T = {steps}", {"data.frames": steps}) for steps in STEPS),
+        *(Setting("one frame, cost of T", f"of T = {n}", {"train.epochs": 20 * n}) for n in STEPS[1:]),
+        Setting("several frames", "T = 4, TET", {"data.frames": 4, "train.loss": "tet"}),
+        Setting("several frames", "T = 4, learned decay", {"data.frames": 4, "model.neuron.learnable_decay": "layer"}),
+        Setting("windows, one frame", "whole map", WINDOWS),
+        Setting("windows, one frame", "windows, nothing handed on", ALTERNATING | {"model.fusion": "none"}),
+        Setting("windows, one frame", "windows, potentials handed on", ALTERNATING),
+        Setting("windows, one frame", "conv-tiny, the paper's blocks", {"model.name": "conv-tiny"}),
+    ],
+    reference="best",
+    draw=_draw,
+    recipe="events/digits",
+    epochs=20,
+    limit=0,
+    measure=partial(audit_training, name="events", latency=True),
+    write=write_over_time,
+)
+
+TIME = Sweep(
+    name="time",
+    title="CIFAR-10 shown T times, at the same cost of training",
+    about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees "
+    "as many time steps. The stem reads an image once, whatever T.",
+    settings=[
+        *(Setting("the same cost", f"T = {n}", SMALL | {"model.time_steps": n, "train.epochs": 8 // n}) for n in STEPS),
+        Setting("the same cost", "T = 4, TET", SMALL | {"model.time_steps": 4, "train.epochs": 2, "train.loss": "tet"}),
+        Setting("the same epochs", "T = 1, 2 epochs", SMALL | {"model.time_steps": 1, "train.epochs": 2}),
+    ],
+    reference="best",
+    draw=_draw,
+    recipe="cifar10/fast",
+    epochs=8,
+    limit=0,
+    precision="bf16",
+    measure=partial(audit_training, name="time", latency=True),
+    write=write_over_time,
+)

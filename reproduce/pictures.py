@@ -1,0 +1,194 @@
+"""The pictures of the documentation: the method, drawn by its own code, and results, from the committed tables."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.evaluation.drawing import save_figure
+from onespike.functional import charge_and_fire, fuse, partition, recompose
+
+WINDOWS = ("top left", "top right", "bottom left", "bottom right")
+BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
+THRESHOLD, DECAY = 0.5, 0.5
+
+
+def pictures(out: Path = Path("docs/pictures"), results: Path = Path("results")) -> None:
+    """Draw the pictures of the documentation: windows, potentials, fusion, and results from the committed tables.
+
+    Args:
+        out: Folder for the pictures.
+        results: Folder with the tables.
+    """
+    for name, draw in METHOD.items():
+        save_figure(draw(), out / f"{name}.png", dpi=100)
+    for name, draw_results in RESULTS.items():
+        save_figure(draw_results(results), out / f"{name}.png", dpi=100)
+
+
+def windows() -> Figure:
+    """A digit, cut into average and dilated windows, and what is put together again."""
+    image = torch.tensor(load_digits().images[0], dtype=torch.float32)[None, None] / 16
+    figure = Figure(figsize=(10, 5.2), layout="constrained")
+    grid = figure.subplots(2, 6, width_ratios=(1.6, 1, 1, 1, 1, 1.6))
+    for row, kind in zip(grid, ("average", "dilated"), strict=True):
+        cut = partition(image, kind)
+        size, side = image.shape[-1], cut.shape[-1]
+        _map(row[0], image, f"{kind}: a map of {size}x{size}")
+        corners = [(0, 0), (size - side, 0), (0, size - side), (size - side, size - side)]
+        for number, (axis, window, corner) in enumerate(zip(row[1:5], cut, corners, strict=True)):
+            edge: dict[str, Any] = {"fill": False, "linewidth": 2.5, "edgecolor": f"C{number}", "clip_on": False}
+            row[0].add_patch(Rectangle((corner[0] - 0.5, corner[1] - 0.5), side, side, alpha=0.8, **edge))
+            _map(axis, window, f"{number + 1}: {WINDOWS[number]}")
+            axis.add_patch(Rectangle((-0.5, -0.5), side, side, **edge))
+        again = recompose(cut, size, kind)
+        if not torch.equal(again, image):
+            raise AssertionError(f"{kind}: recompose does not undo partition")
+        _map(row[5], again, "put together again" + (", overlaps averaged" if kind == "dilated" else ""))
+    return figure
+
+
+def _map(axis: Axes, image: Tensor, title: str) -> None:
+    axis.imshow(image.squeeze().numpy(), cmap="gray_r", vmin=0, vmax=1)
+    axis.set_title(title, fontsize=9)
+    axis.set(xticks=[], yticks=[])
+
+
+def potentials() -> Figure:
+    """The same currents in the four windows, with nothing handed on, and with potentials handed on."""
+    currents = torch.tensor([0.42, 0.34, 0.54, 0.2]).view(4, 1, 1, 1, 1)
+    beside = torch.tensor([0.3, 0.45, 0.1, 0.35]).view(4, 1, 1, 1, 1)  # the block before left these potentials
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    pair = figure.subplots(1, 2, sharey=True)
+    for axis, decay, title in zip(pair, (0.0, DECAY), ("nothing handed on", "potentials handed on"), strict=True):
+        v, spikes = charge_and_fire(currents, decay, THRESHOLD, beside=beside)
+        own, handed = currents.flatten().tolist(), (v - currents).flatten().tolist()
+        heights, fired = v.flatten().tolist(), spikes.flatten().tolist()
+        axis.bar(range(4), own, 0.6, color=BLUE, label="current of this window, I")
+        if decay:
+            label = "handed on: alpha * Omega(block before, window before)"
+            axis.bar(range(4), handed, 0.6, own, color=ORANGE, label=label)
+        axis.axhline(THRESHOLD, color=RED, linestyle="--", linewidth=1.3, label="threshold")
+        for window, (height, spike) in enumerate(zip(heights, fired, strict=True)):
+            word, colour = ("spike", RED) if spike else ("silent", GREY)
+            axis.text(window, height + 0.015, word, ha="center", fontsize=10, color=colour)
+        axis.set_xticks(range(4), [f"window {number + 1}" for number in range(4)])
+        axis.set_title(f"{title}: {int(sum(fired))} of 4 windows fire", fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    pair[0].set(ylabel="potential V of a neuron", ylim=(0, 0.86))
+    pair[1].legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
+def fusion() -> Figure:
+    """What three fusions make of two potentials, and where a neuron exceeds its threshold by them alone."""
+    values = torch.linspace(0, 2 * THRESHOLD, 201)
+    y, x = torch.meshgrid(values, values, indexing="ij")
+    figure = Figure(figsize=(10, 3.5), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    titles = {"sum": "sum: X + Y", "sincos": "2 sin(θπ/2 X) cos(θπ/2 Y), θ = 0.5", "mean": "mean: (X + Y) / 2"}
+    for axis, (kind, title) in zip(axes, titles.items(), strict=True):
+        fused = fuse(x, y, kind).numpy()
+        extent = (0, 2 * THRESHOLD, 0, 2 * THRESHOLD)
+        shown = axis.imshow(fused, origin="lower", extent=extent, cmap="viridis", vmin=0, vmax=2)
+        axis.contour(values.numpy(), values.numpy(), fused, levels=[THRESHOLD], colors="white", linewidths=2)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("X, of the block before")
+    axes[0].set_ylabel("Y, of the window before")
+    figure.colorbar(shown, ax=axes, label="fused potential (white line: the threshold)")
+    return figure
+
+
+def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, float]]:
+    """Rows of a table that have numbers in both columns: their names, and the numbers.
+
+    Raises:
+        OnespikeError: The table cannot be read, or has no such columns.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        filled = [row for row in rows if row[across] and row[up]]
+        return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
+    except (OSError, KeyError, ValueError, csv.Error) as error:
+        raise OnespikeError(f"{path}: expected a table with the columns {across} and {up}: {error!r}") from None
+
+
+def accuracy_flops(results: Path) -> Figure:
+    """Accuracy against what the training cost, of all that was trained on CIFAR-10 and counted."""
+    figure, axis = _figure(8, 4.4)
+    series = {"choices": ("one choice changed, a small budget", GREY), "accuracy": ("one full training", BLUE)}
+    for table, (label, colour) in series.items():
+        points = read_points(results / f"{table}.csv", "PFLOP", "test top-1 %")
+        axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=colour, label=label)
+        if table == "accuracy":
+            _name(axis, points)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
+    axis.margins(0.2, 0.15)
+    axis.legend(fontsize=9, loc="lower right")
+    return figure
+
+
+def accuracy_energy(results: Path) -> Figure:
+    """Accuracy against energy: artificial networks, and spiking ones that were made of them."""
+    tables = sorted(results.glob("conversion-*-cifar10.csv"))
+    figure, axis = _figure(9, 4.8)
+    for number, table in enumerate(tables):
+        points = read_points(table, "µJ, field", "top-1 %")
+        name, colour = table.stem.removeprefix("conversion-").removesuffix("-cifar10"), f"C{number}"
+        artificial = [one for one in points if one[0].startswith("artificial")]
+        spiking = [one for one in points if one not in artificial]
+        axis.scatter([x for _, x, _ in artificial], [y for *_, y in artificial], s=52, marker="s", color=colour)
+        axis.scatter([x for _, x, _ in spiking], [y for *_, y in spiking], s=22, color=colour, label=name)
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="energy of an image, µJ (the field's convention)", ylabel="CIFAR-10, test top-1 %")
+    axis.legend(fontsize=9, title="squares: the artificial network", loc="best")
+    return figure
+
+
+def accuracy_peers(results: Path) -> Figure:
+    """Accuracy at one time step beside others', at one budget; what is not trained yet is not there."""
+    path = results / "accuracy.csv"
+    points = read_points(path, "PFLOP", "test top-1 %")
+    spread = {name: std for name, std, _ in read_points(path, "std", "test top-1 %")}
+    figure, axis = _figure(8, 1.2 + 0.45 * len(points))
+    for place, (name, _, accuracy) in enumerate(reversed(points)):
+        colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
+        axis.errorbar(accuracy, place, xerr=spread.get(name), fmt="o", color=colour, capsize=3)
+        axis.annotate(f"{accuracy:.2f}", (accuracy, place), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+    axis.set_yticks(range(len(points)), [name for name, *_ in reversed(points)])
+    axis.set(xlabel="CIFAR-10, test top-1 % (bars: standard deviation over seeds)", ylim=(-0.6, len(points) - 0.2))
+    return figure
+
+
+def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
+    for name, x, y in points:
+        axis.annotate(name, (x, y), (6, 5), textcoords="offset points", fontsize=8)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axis = figure.subplots()
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure, axis
+
+
+#: Pictures by the name of their file: of the method, and of results.
+METHOD: dict[str, Callable[[], Figure]] = {"windows": windows, "potentials": potentials, "fusion": fusion}
+RESULTS: dict[str, Callable[[Path], Figure]] = {
+    "accuracy-flops": accuracy_flops,
+    "accuracy-energy": accuracy_energy,
+    "accuracy-peers": accuracy_peers,
+}

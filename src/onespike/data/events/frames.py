@@ -1,0 +1,177 @@
+"""From events to frames of bytes: T of them, which share the events by time or by count.
+
+With t from 0 at the first event to 1 at the last, an event belongs to frame floor(t T), the last to frame T - 1; by
+count, event n of N to frame floor(n T / N). So every event is in exactly one frame. (tonic's slices leave out the last
+events, whichever do not fill a slice.)
+
+    histogram     events of each pixel and channel, at most 255
+    binary        255 where there was one
+    voxel         each event shared by the two frames nearest in time (Zhu et al. 2019), in sixteenths, at most 255
+    timesurface   255 exp(-age / tau) of the pixel's last event at the end of the frame (Lagorce et al. 2017); tau is
+                  the duration of a frame
+"""
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import Literal, Self
+
+import numpy as np
+
+from onespike.data.config import DataConfig
+from onespike.data.events.stream import Sensor
+from onespike.errors import OnespikeError
+
+#: Parts of an event that a voxel is counted in.
+_PARTS = 16
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How recordings of a sensor become frames (H, W, T, C), or (H, W, C) if there is one; see `DataConfig`."""
+
+    sensor: Sensor
+    frames: int = 1
+    frames_by: Literal["time", "count"] = "time"
+    representation: Literal["histogram", "voxel", "timesurface", "binary"] = "histogram"
+    denoise: float = 0.0
+    image_size: int | None = None
+
+    @classmethod
+    def of(cls, config: DataConfig, sensor: Sensor) -> Self:
+        """The framing that a configuration asks for; an `OnespikeError` if it does not suit the sensor."""
+        chosen = {one.name: getattr(config, one.name) for one in fields(cls) if one.name != "sensor"}
+        side, size = min(sensor.width, sensor.height), config.image_size
+        if size is not None and size > side:
+            expected = f"expected at most {side}, for a sensor of {sensor}"
+            raise OnespikeError(f"data.image_size: {expected}, got {size}; lower --data.image_size")
+        if size is None and sensor.width != sensor.height:
+            raise OnespikeError(
+                f"data.image_size: a sensor of {sensor} is no square; pass the side to cut and shrink to"
+            )
+        if config.denoise and sensor.width * sensor.height == 1:
+            raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
+        return cls(sensor, **chosen)
+
+    @property
+    def side(self) -> int:
+        """Side of the square frames, in pixels."""
+        return self.image_size or self.sensor.width
+
+    def key(self) -> str:
+        """What the frames depend on, beside the recordings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()
+
+    def fitted(self, events: np.ndarray) -> np.ndarray:
+        """Denoise, keep the centre square and shrink it; pixels that become one share their events."""
+        if self.denoise:
+            events = _denoised(events, self.denoise)
+        (width, height, _), size = self.sensor, self.side
+        side = min(width, height)
+        if side != size or width != height:
+            x, y = (
+                events["x"].astype(np.int64) - (width - side) // 2,
+                events["y"].astype(np.int64) - (height - side) // 2,
+            )
+            inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+            events = events[inside]
+            events["x"], events["y"] = x[inside] * size // side, y[inside] * size // side
+        return events
+
+    def make(self, events: np.ndarray) -> np.ndarray:
+        """Make the frames of fitted events, uint8; none give empty frames."""
+        shape = (self.frames, self.side, self.side, self.sensor.channels)
+        made = _frames(events, shape, self.frames_by, self.representation)
+        made = made.transpose(1, 2, 0, 3)
+        return made[:, :, 0] if self.frames == 1 else made
+
+
+def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation: str) -> np.ndarray:
+    frames, height, width, channels = shape
+    place = (events["y"].astype(np.int64) * width + events["x"]) * channels + events["p"]
+    size = height * width * channels
+    if not len(events):
+        return np.zeros(shape, np.uint8)
+    elapsed = (events["t"] - events["t"][0]).astype(np.float64)
+    if by == "count":
+        elapsed = np.arange(len(events), dtype=np.float64)
+    when = elapsed / (elapsed[-1] or 1.0)  # 0..1
+    frame = np.minimum((when * frames).astype(np.int64), frames - 1)
+    if representation == "voxel":
+        position = when * (frames - 1)
+        first = np.minimum(position.astype(np.int64), frames - 1)
+        share = position - first
+        counts = np.bincount(first * size + place, 1 - share, frames * size)
+        later = np.minimum(first + 1, frames - 1)
+        counts += np.bincount(later * size + place, share, frames * size)
+        counts = np.rint(_PARTS * counts)
+    elif representation == "timesurface":
+        counts = _surfaces(place, frame, when, frames, size)
+    else:
+        counts = np.bincount(frame * size + place, minlength=frames * size)
+        counts = 255 * (counts > 0) if representation == "binary" else counts
+    return np.minimum(counts, 255).astype(np.uint8).reshape(shape)
+
+
+def _surfaces(place: np.ndarray, frame: np.ndarray, when: np.ndarray, frames: int, size: int) -> np.ndarray:
+    last, made = np.full(size, -np.inf), np.empty((frames, size))
+    for number in range(frames):
+        here = frame == number
+        np.maximum.at(last, place[here], when[here])
+        age = (number + 1) / frames - last
+        made[number] = np.rint(255 * np.exp(-age * frames))
+    return made
+
+
+def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
+    from onespike.data.events.readers import tonic_io
+
+    tonic_io()
+    from tonic.functional import denoise_numpy
+
+    return denoise_numpy(events, filter_time=microseconds)
+
+
+@dataclass(frozen=True)
+class EventAugment:
+    """Changes the events of a recording at each epoch, and makes normalised frames of them."""
+
+    framing: Framing
+    config: DataConfig
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, events: np.ndarray, seed: int) -> np.ndarray:
+        """Fitted events to float32 (C, H, W), or (T, C, H, W), by draws from a seed."""
+        changed = jittered(events, self.framing.side, self.config, np.random.default_rng(seed))
+        frames = self.framing.make(changed) / np.float32(255)
+        floats = (frames - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return np.ascontiguousarray(np.moveaxis(floats, (0, 1), (-2, -1)))
+
+
+def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random.Generator) -> np.ndarray:
+    """Drop events, move and mirror all together, each by itself, in space (those that leave the map are lost), in time.
+
+    The result is in order again. All is moved by up to `crop_padding` pixels; with `alternate_flip` who makes batches
+    mirrors.
+    """
+    if config.drop_events:
+        events = events[draws.random(len(events)) >= config.drop_events]
+    mirrored = not config.alternate_flip and draws.random() < config.flip
+    if config.spatial_jitter or config.crop_padding or mirrored:
+        shift = np.rint(draws.normal(0, config.spatial_jitter, (2, len(events)))).astype(np.int64)
+        shift += draws.integers(-config.crop_padding, config.crop_padding, (2, 1), endpoint=True)
+        x, y = events["x"] + shift[0], events["y"] + shift[1]
+        x = side - 1 - x if mirrored else x
+        inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+        events = events[inside]
+        events["x"], events["y"] = x[inside], y[inside]
+    if config.temporal_jitter:
+        events = events.copy()
+        events["t"] += np.rint(draws.normal(0, config.temporal_jitter, len(events))).astype(np.int64)
+        events = events[np.argsort(events["t"], kind="stable")]
+    return events
+
+
+def augments(config: DataConfig) -> bool:
+    """Whether training recordings are changed before they become frames."""
+    return bool(config.drop_events or config.spatial_jitter or config.temporal_jitter)

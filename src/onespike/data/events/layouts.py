@@ -1,0 +1,280 @@
+"""Data sets of recordings on the disk, in their official layouts and in those that tonic downloads."""
+
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onespike.data.config import DataConfig
+from onespike.data.events.frames import Framing, augments
+from onespike.data.events.readers import (
+    READERS,
+    read_aedat4,
+    read_dvs128,
+    read_gesture_array,
+    read_ibm,
+    read_mnist,
+)
+from onespike.data.events.stream import Sensor, recording
+from onespike.data.sources import PARTS, Content, Part, Source
+from onespike.data.sources.files import Files, open_files
+from onespike.data.sources.hub import not_recognised
+from onespike.errors import OnespikeError
+
+DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
+_GESTURES = [
+    "hand clapping",
+    "right hand wave",
+    "left hand wave",
+    "right arm clockwise",
+    "right arm counter-clockwise",
+    "left arm clockwise",
+    "left arm counter-clockwise",
+    "arm roll",
+    "air drums",
+    "air guitar",
+    "other gestures",
+]
+_OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+#: Makes the recording of a sample.
+Read = Callable[[int], np.ndarray]
+#: A part's labels, what each sample is called in errors, and what reads it.
+Samples = tuple[Sequence[int], Sequence[str], Read]
+
+
+def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
+    """Open N-MNIST (Orchard et al. 2015): Train/ and Test/, a folder for each digit, `.bin` of 5 bytes an event."""
+    with open_files(_given(root, "nmnist", "NMNIST")) as opened:
+        files = _find(opened, "nmnist", {"Train/": "beside Test/, each <digit>/*.bin"})
+
+        def part(folder: str) -> Samples:
+            names = _below(files, folder, (".bin",))
+            labels = [_digit(files, name) for name in names]
+            return labels, list(map(files.where, names)), lambda i: read_mnist(files, names[i], NMNIST)
+
+        parts = {"train": part("Train"), "test": part("Test")}
+        yield _source(
+            config, NMNIST, files, [n for n in files.names() if n.endswith(".bin")], list("0123456789"), parts
+        )
+
+
+def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
+    """Open DVS128 Gesture (Amir et al. 2017): IBM's `.aedat` with their csv of labels, or what tonic downloads."""
+    with open_files(_given(root, "dvs-gesture", "DVSGesture")) as opened:
+        lists = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}
+        forms = {
+            lists["train"]: f"IBM's, beside {lists['test']}",
+            "ibmGestureTrain/": "tonic's, beside ibmGestureTest/",
+        }
+        files = _find(opened, "dvs-gesture", forms)
+        if files.holders("ibmGestureTrain/") >= {""}:
+            parts = {
+                "train": _gesture_arrays(files, "ibmGestureTrain"),
+                "test": _gesture_arrays(files, "ibmGestureTest"),
+            }
+        else:
+            parts = {part: _gesture_trials(files, name) for part, name in lists.items()}
+        names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
+        yield _source(config, DVS128, files, names, _GESTURES, parts)
+
+
+def _gesture_arrays(files: Files, folder: str) -> Samples:
+    names = _below(files, folder, (".npy",))
+    labels = [_number(files, name, name.split("/")[-1].removesuffix(".npy"), len(_GESTURES)) for name in names]
+    return labels, list(map(files.where, names)), lambda i: read_gesture_array(files, names[i], DVS128)
+
+
+def _gesture_trials(files: Files, listing: str) -> Samples:
+    """Each row of a recording's csv, class, first and last microsecond, is a sample."""
+    rows: list[tuple[str, int, int]] = []
+    labels, origins = [], []
+    for trial in filter(None, (line.strip() for line in _text(files, listing).splitlines())):
+        table = f"{trial.removesuffix('.aedat')}_labels.csv"
+        for number, line in enumerate(_text(files, table).splitlines()[1:], 2):
+            where = f"{files.where(table)}: line {number}"
+            if not re.fullmatch(r"\s*\d{1,3}\s*,\s*\d{1,15}\s*,\s*\d{1,15}\s*", line):
+                raise OnespikeError(f"{where}: not three whole numbers; expected class, start, end; download it again")
+            label, start, end = map(int, line.split(","))
+            if not 1 <= label <= len(_GESTURES) or end < start:
+                expected = f"a class of 1 to {len(_GESTURES)}, and an end behind the start"
+                raise OnespikeError(f"{where}: class {label}, from {start} to {end}; expected {expected}; correct it")
+            labels.append(label - 1)
+            origins.append(where)
+            rows.append((trial, start, end))
+    whole = lru_cache(1)(lambda trial: read_ibm(files, trial, DVS128))
+
+    def read(index: int) -> np.ndarray:
+        trial, start, end = rows[index]
+        events = whole(trial)
+        found = events[slice(*np.searchsorted(events["t"], (start, end + 1)))]
+        return recording((found[key] for key in "txyp"), DVS128, origins[index])
+
+    return labels, origins, read
+
+
+def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
+    """Open CIFAR10-DVS (Li et al. 2017): a folder for each class, with AEDAT 2 (official) or 4 (tonic's download).
+
+    It has no official split: of each class the last tenth, in the order of their numbers, is the test part.
+    """
+    with open_files(_given(root, "cifar10-dvs", "CIFAR10DVS")) as opened:
+        files = _find(opened, "cifar10-dvs", {"airplane/": "beside nine other classes"})
+        endings = {".aedat": read_dvs128, ".aedat4": read_aedat4}
+        found: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+        for label, folder in enumerate(_OBJECTS):
+            names = sorted(_below(files, folder, tuple(endings)), key=_last_number)
+            held_out = max(1, len(names) // 10)
+            found["train"] += [(name, label) for name in names[:-held_out]]
+            found["test"] += [(name, label) for name in names[-held_out:]]
+
+        def part(rows: list[tuple[str, int]]) -> Samples:
+            names, labels = [name for name, _ in rows], [label for _, label in rows]
+            read: Read = lambda i: endings[Path(names[i]).suffix](files, names[i], DVS128)  # noqa: E731
+            return labels, list(map(files.where, names)), read
+
+        names = [name for rows in found.values() for name, _ in rows]
+        parts = {name: part(rows) for name, rows in found.items()}
+        yield _source(config, DVS128, files, names, _OBJECTS, parts, "the last tenth of each class is the test set")
+
+
+def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
+    """Open the Spiking Heidelberg Digits (Cramer et al. 2020): shd_train.h5 and shd_test.h5, 700 channels, 20 words."""
+    with open_files(_given(root, "shd", "SHD")) as opened:
+        files = _find(opened, "shd", {"shd_train.h5": "beside shd_test.h5"})
+        names = ["shd_train.h5", "shd_test.h5"]
+        read = {part: _hdf5(files, name) for part, name in zip(("train", "test"), names, strict=True)}
+        parts = {part: samples for part, (_, samples) in read.items()}
+        yield _source(config, COCHLEA, files, names, read["train"][0], parts)
+
+
+def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
+    """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
+    origin = files.where(name)
+    try:
+        with h5py.File(io.BytesIO(files.read(name)), "r") as file:
+            times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:].astype(np.int64)
+            words = [one.decode("utf-8", "replace") for one in file["extra/keys"][:]]
+        if not len(times) == len(units) == len(labels):
+            raise ValueError(f"{len(times)} times, {len(units)} units, {len(labels)} labels")
+    except OnespikeError:
+        raise
+    except Exception as error:  # on damaged bytes the library raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnespikeError(
+            f"{origin}: not the HDF5 of SHD ({reason}); expected a whole file; download it again"
+        ) from None
+    origins = [f"{origin}: recording {number}" for number in range(len(labels))]
+
+    def read(index: int) -> np.ndarray:
+        when = np.asarray(times[index])
+        if when.dtype.kind != "f" or not np.isfinite(when).all():
+            raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected finite seconds; download it again")
+        t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(len(when), np.int64)
+        return recording((t, nothing, nothing, np.asarray(units[index])), COCHLEA, origins[index])
+
+    return words, (labels.tolist(), origins, read)
+
+
+def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
+    """Open recordings of your own: train/<class>/ and test/<class>/ (or val/), a file for each, see `READERS`."""
+    if config.sensor is None:
+        expected = "expected its width and height in pixels, such as --data.sensor 346,260"
+        raise OnespikeError(f"data.sensor: events-folder does not say which camera recorded it; {expected}")
+    sensor, endings = Sensor(*config.sensor), tuple(READERS)
+    with open_files(_given(root, "events-folder", "")) as opened:
+        files = _find(opened, "events-folder", {"train/": "beside test/ or val/, each <class>/<recording>"})
+        held_out = [folder for folder in ("val", "test") if "" in files.holders(f"{folder}/")]
+        listings = {folder: _below(files, folder, endings) for folder in ("train", *held_out)}
+        if not held_out:
+            raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
+        classes = sorted({name.split("/")[1] for name in listings["train"]})
+
+        def part(names: list[str]) -> Samples:
+            for name in names:
+                if name.split("/")[1] not in classes:
+                    raise OnespikeError(
+                        f"{files.where(name)}: a class that train/ lacks; expected {', '.join(classes)}"
+                    )
+            labels = [classes.index(name.split("/")[1]) for name in names]
+            read: Read = lambda i: READERS[Path(names[i]).suffix](files, names[i], sensor)  # noqa: E731
+            return labels, list(map(files.where, names)), read
+
+        called = PARTS if len(listings) == 3 else ("train", "test")
+        parts = dict(zip(called, map(part, listings.values()), strict=True))
+        names = [name for listing in listings.values() for name in listing]
+        yield _source(config, sensor, files, names, classes, parts)
+
+
+def _given(root: Path | None, name: str, tonic: str) -> Path:
+    if root is None:
+        advice = f"; tonic downloads it: python -c \"import tonic; tonic.datasets.{tonic}('FOLDER')\"" if tonic else ""
+        raise OnespikeError(f"{name}: no root given; expected its folder; pass --data.root FOLDER{advice}")
+    return root
+
+
+def _find(files: Files, name: str, forms: Mapping[str, str]) -> Files:
+    for marker in forms:
+        if found := files.find(marker):
+            return found
+    raise not_recognised(files.root, name, [f"{marker} ({called})" for marker, called in forms.items()])
+
+
+def _below(files: Files, folder: str, endings: tuple[str, ...]) -> list[str]:
+    """The recordings below a folder of the data set, <folder>/…, at least one."""
+    shown = (name for name in files.names() if name.startswith(f"{folder}/") and "/." not in name)
+    depth = 1 if folder in _OBJECTS else 2  # folders of classes lie in those of parts
+    found = [name for name in shown if name.lower().endswith(endings) and name.count("/") >= depth]
+    if not found:
+        expected = f"<class>/<recording>, ending in {' '.join(endings)}" if depth > 1 else f"*{' or *'.join(endings)}"
+        raise OnespikeError(f"{files.where(folder)}: no recordings; expected {expected}; restore them")
+    return found
+
+
+def _digit(files: Files, name: str) -> int:
+    return _number(files, name, name.split("/")[-2], 10)
+
+
+def _number(files: Files, name: str, text: str, count: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 4 and int(text) < count):
+        raise OnespikeError(f"{files.where(name)}: class {text!r}; expected 0 to {count - 1}; move it to its class")
+    return int(text)
+
+
+def _last_number(name: str) -> tuple[int, str]:
+    """The order of cifar10_airplane_0, …_1, …_10."""
+    numbers = re.findall(r"\d+", name.rsplit("/", 1)[-1])
+    return (int(numbers[-1][-18:]) if numbers else 0, name)
+
+
+def _text(files: Files, name: str) -> str:
+    return files.read(name).decode("utf-8", "replace")
+
+
+def _source(
+    config: DataConfig,
+    sensor: Sensor,
+    files: Files,
+    names: Sequence[str],
+    classes: Sequence[str],
+    parts: Mapping[str, Samples],
+    note: str = "",
+) -> Source:
+    framing, keeps = Framing.of(config, sensor), augments(config)
+
+    def part(name: str, samples: Samples) -> Part:
+        labels, origins, read = samples
+        events: Read = lambda i: framing.fitted(read(i))  # noqa: E731
+        frames: Read = lambda i: framing.make(events(i))  # noqa: E731
+        return Part(np.array(labels, np.int64), origins, frames, events if keeps and name == "train" else None)
+
+    made: Any = {name: part(name, samples) for name, samples in parts.items()}
+    key = lambda: f"{files.key(names)} {framing.key()} {keeps}"  # noqa: E731
+    return Source(config.name, str(files.root), key, lambda: Content(tuple(classes), made, note), framing)

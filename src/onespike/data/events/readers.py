@@ -1,0 +1,208 @@
+"""From a file's bytes to a recording: tonic's readers, behind a look at the bytes; nothing is ever unpickled.
+
+tonic's readers take what they are given: half an event, a packet cut off, a file of another sensor all become events.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+import numpy as np
+
+from onespike.data.events.stream import Sensor, recording
+from onespike.data.sources.files import Files
+from onespike.durable import MOST
+from onespike.errors import OnespikeError
+
+#: Bytes of an event of N-MNIST; of one, and of a packet's header, of AEDAT.
+_MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
+#: Bits of an address of DVS128 that mean something; the 16th marks what comes from outside.
+_DVS128 = 0xFFFF
+
+
+def tonic_io() -> Any:
+    """The readers of tonic; an `OnespikeError` where they are not installed."""
+    try:
+        import tonic.io
+    except ImportError as error:
+        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
+    return tonic.io
+
+
+def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read N-MNIST's `.bin`, 5 bytes an event: x, y, polarity and 23 bits of microseconds."""
+    data, origin = files.read(name), files.where(name)
+    if len(data) % _MNIST_BYTES:
+        raise truncated(origin, f"{len(data):,} bytes", f"whole events of {_MNIST_BYTES} bytes each")
+    dtype = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
+    events = tonic_io().read_mnist_file(io.BytesIO(data), dtype, is_stream=True)
+    return recording((events[key] for key in "txyp"), sensor, origin)
+
+
+def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read AEDAT 2 of a DVS128, as CIFAR10-DVS has it: 4 bytes of address, 4 of microseconds.
+
+    The bits are those that tonic documents: 7 of x, 7 of y, the polarity.
+    """
+    version, body = _aedat(files, name)
+    origin = files.where(name)
+    if not 2 <= version < 3:
+        raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 2.0, of a DVS128; is it a file of another sensor?")
+    if len(body) % _AER_BYTES:
+        raise truncated(origin, f"{len(body):,} bytes of events", f"{_AER_BYTES} bytes each")
+    addresses = np.frombuffer(body, ">u4")[::2]
+    if len(wrong := np.flatnonzero(addresses > _DVS128)):
+        found = f"event {wrong[0]:,} has the address {addresses[wrong[0]]:#x}"
+        raise OnespikeError(f"{origin}: {found}; expected 16 bits, of a DVS128; is it a file of another sensor?")
+    address, t = _addresses(files, name, version, len(body))
+    return recording((t, address >> 8 & 0x7F, address >> 1 & 0x7F, address & 1), sensor, origin)
+
+
+def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read AEDAT 3.1 of DVS128 Gesture: packets of polarity events."""
+    version, body = _aedat(files, name)
+    origin, at = files.where(name), 0
+    if not version > 3:
+        raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 3.1, of DVS128 Gesture; is it another data set's?")
+    while at < len(body):
+        header = np.frombuffer(body[at : at + _PACKET_BYTES].ljust(_PACKET_BYTES, b"\0"), "<u4")
+        kind, size, capacity = int(header[0]) & 0xFFFF, int(header[1]), int(header[4])
+        if kind != 1 or size != _AER_BYTES:
+            found = f"a packet of events of kind {kind}, {size} bytes each"
+            raise OnespikeError(
+                f"{origin}: {found}; expected polarity events (1), {_AER_BYTES}; is it another sensor's?"
+            )
+        at += _PACKET_BYTES + _AER_BYTES * capacity
+    if at > len(body):
+        raise truncated(origin, f"{len(body):,} bytes of packets", f"{at:,}")
+    if not at:
+        raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
+    address, t = _addresses(files, name, version, len(body))
+    return recording((t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1), sensor, origin)
+
+
+def read_aedat(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read AEDAT of whichever of these two versions."""
+    return (read_dvs128 if _aedat(files, name)[0] < 3 else read_ibm)(files, name, sensor)
+
+
+def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read AEDAT 4 by the package aedat, as tonic does."""
+    try:
+        import aedat  # type: ignore[import-not-found]  # noqa: F401
+    except ImportError:
+        raise OnespikeError(f"{files.where(name)}: AEDAT 4 needs the package aedat: pip install aedat") from None
+    origin = files.where(name)
+    with _on_disk(files, name) as path, _named(origin):
+        events = tonic_io().read_aedat4(path)
+        t, x, y, p = (events[key] for key in events.dtype.names)
+    return recording((t, x, y, p), sensor, origin)
+
+
+def read_arrays(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read numpy's `.npy` or `.npz`: a structured array or arrays of x, y, t, p; never what is pickled."""
+    origin = files.where(name)
+    found = load_arrays(files.read(name), origin)
+    keys = found.dtype.names if isinstance(found, np.ndarray) else tuple(found)
+    if missing := [key for key in "xytp" if key not in (keys or ())]:
+        what = f"{', '.join(keys)}" if keys else "no names"
+        raise OnespikeError(f"{origin}: {missing[0]} is missing, it has {what}; expected x, y, t and p; convert it")
+    arrays = [np.atleast_1d(found[key]) for key in "txyp"]
+    return recording((one.ravel() if one.ndim == 2 and 1 in one.shape else one for one in arrays), sensor, origin)
+
+
+def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read what tonic downloads of DVS128 Gesture: `.npy` of rows x, y, p, milliseconds."""
+    origin = files.where(name)
+    rows = load_arrays(files.read(name), origin)
+    if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
+        found = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
+        raise OnespikeError(f"{origin}: {found}; expected rows of x, y, p, milliseconds; download it again")
+    if not np.isfinite(rows).all():
+        raise OnespikeError(f"{origin}: numbers that are not finite; expected rows of whole ones; download it again")
+    x, y, p, t = rows.astype(np.int64).T
+    return recording((1000 * t, x, y, p), sensor, origin)
+
+
+def load_arrays(data: bytes, origin: str) -> Any:
+    """Load numpy's arrays, none that are pickled; what is damaged is an `OnespikeError`."""
+    try:
+        if data[:2] == b"PK":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                if (size := sum(info.file_size for info in archive.infolist())) > MOST:
+                    raise ValueError(f"{size:,} bytes come out of it")
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                return dict(arrays)
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # a damaged header fails in as many ways as there are expressions
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnespikeError(
+            f"{origin}: not numpy's plain arrays ({reason}); expected x, y, t and p; convert it"
+        ) from None
+
+
+def truncated(origin: str, found: str, expected: str) -> OnespikeError:
+    """The error for a file that ends too early."""
+    return OnespikeError(f"{origin}: truncated, {found}; expected {expected}; download it again")
+
+
+#: What reads a file, by the end of its name.
+READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
+    ".npy": read_arrays,
+    ".npz": read_arrays,
+    ".bin": read_mnist,
+    ".aedat": read_aedat,
+    ".aedat4": read_aedat4,
+}
+
+
+def _aedat(files: Files, name: str) -> tuple[float, bytes]:
+    """The version that AEDAT says, and what follows its comments, as tonic's reader finds it."""
+    data, origin, at = files.read(name), files.where(name), 0
+    version = ""
+    while data[at : at + 1] == b"#":
+        line, _, _ = data[at:].partition(b"\n")
+        at += len(line) + 1
+        if line.startswith(b"#!AER-DAT"):
+            version = line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
+    try:
+        return float(version), data[at:]
+    except ValueError:
+        raise OnespikeError(f"{origin}: no AEDAT header; expected #!AER-DAT2.0 or 3.1; download it again") from None
+
+
+@contextmanager
+def _on_disk(files: Files, name: str) -> Iterator[str]:
+    """A file's path; tonic's readers of AEDAT take nothing else."""
+    if files.members is None:
+        yield files.where(name)
+        return
+    with NamedTemporaryFile(suffix=Path(name).suffix) as copy:
+        copy.write(files.read(name))
+        copy.flush()
+        yield copy.name
+
+
+@contextmanager
+def _named(origin: str) -> Iterator[None]:
+    try:
+        yield
+    except OnespikeError:
+        raise
+    except Exception as error:  # on damaged bytes the readers raise nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnespikeError(f"{origin}: not read by tonic ({reason}); expected events; download it again") from None
+
+
+def _addresses(files: Files, name: str, version: float, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Addresses and microseconds of AEDAT 2 and 3, int64; the last `size` bytes are events.
+
+    (The readers around it, `read_dvs_128` and `read_dvs_ibm`, fail in tonic 1.7: they unpack two values of three.)
+    """
+    with _on_disk(files, name) as path, _named(files.where(name)):
+        found = tonic_io().get_aer_events_from_file(path, version, Path(path).stat().st_size - size)
+    return found["address"].astype(np.int64), found["timeStamp"].astype(np.int64)

@@ -1,0 +1,64 @@
+"""One recording: what happened at which pixel when, and what a recording must be to be one."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from onespike.errors import OnespikeError
+
+#: An event: when, in microseconds; where; and in which channel, of a camera its polarity, 0 (darker) or 1 (brighter).
+EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.int16)])
+#: Pixels of the largest side of a sensor, and the most channels.
+MOST_SIDE, MOST_CHANNELS = 8192, 8192
+
+
+class Sensor(NamedTuple):
+    """What recorded: a camera has 2 channels, darker and brighter; a cochlea one pixel, a channel for each nerve."""
+
+    width: int
+    height: int
+    channels: int = 2
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height} pixels" if self.width * self.height > 1 else f"{self.channels} channels"
+
+
+def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.ndarray:
+    """Put a recording together, (N,) of `EVENT`; one that is not whole, or of another sensor, is an `OnespikeError`.
+
+    The columns are t, x, y and p, (N,) whole numbers each.
+    """
+    t, x, y, p = columns
+    if not len(t):
+        raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
+    for name, values in zip("txyp", (t, x, y, p), strict=True):
+        if values.dtype.kind not in "uib" or values.shape != t.shape:
+            found = f"{values.dtype} of shape {values.shape}"
+            raise OnespikeError(f"{origin}: {name} is {found}; expected {len(t):,} whole numbers; convert it")
+    if p.dtype.kind == "i" and sensor.channels == 2 and p.min() == -1:  # the other way to write two polarities
+        if (p == 0).any():
+            raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
+        p = p > 0
+    for name, values, count in (("x", x, sensor.width), ("y", y, sensor.height), ("p", p, sensor.channels)):
+        wrong = (
+            np.flatnonzero((values < 0) | (values >= count))
+            if values.dtype.kind != "b" or count < 2
+            else np.zeros(0, int)
+        )
+        if len(wrong):
+            found = f"event {wrong[0]:,} has {name} = {values[wrong[0]]}"
+            of = (
+                "polarities of 0 and 1" if name == "p" and count == 2 else f"0 to {count - 1}, for a sensor of {sensor}"
+            )
+            raise OnespikeError(f"{origin}: {found}; expected {of}; is it a file of another sensor?")
+    t = t.astype(np.int64)
+    backwards = np.flatnonzero(t[1:] < t[:-1])
+    if len(backwards):
+        at = int(backwards[0])
+        found = f"time runs backwards at event {at + 1:,}, from {t[at]:,} to {t[at + 1]:,} microseconds"
+        raise OnespikeError(f"{origin}: {found}; expected events in the order of time; sort them")
+    events = np.empty(len(t), EVENT)
+    for name, values in zip("txyp", (t, x, y, p), strict=True):
+        events[name] = values
+    return events

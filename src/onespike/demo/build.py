@@ -1,0 +1,147 @@
+"""From a run to the folder of the page: the network as ONNX, proved; what it costs; the runtime; the page itself."""
+
+import base64
+import copy
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from onespike._version import __version__
+from onespike.counting import EnergyTable, count_operations
+from onespike.demo.counts import Counted, described
+from onespike.demo.runtime import runtime
+from onespike.durable import write_folder
+from onespike.errors import OnespikeError
+from onespike.evaluation.evaluate import expect_same_images
+from onespike.exporting import Contract, Parity
+from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_images
+from onespike.exporting.network import Exported, Traced
+from onespike.exporting.onnx import FILE, expect_packages, graph, session
+from onespike.exporting.parity import compare
+from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.training.run import Run
+
+PAGE = Path(__file__).parent / "page"
+DESCRIPTION = "demo.json"
+#: Test images that the page offers, and those that the network is audited and proved on.
+OFFERED, SHOWN = 24, 200
+#: Drawings are made as rough as the images were before they were enlarged: cells a side, by data set.
+CELLS = {"digits": 8}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A page, ready to be served."""
+
+    folder: Path
+    files: tuple[str, ...]
+    parity: Parity
+
+
+def build(
+    run: Run,
+    out: Path,
+    which: Literal["best", "last"] = "best",
+    data: Any = None,
+    images: int = SHOWN,
+    energy: EnergyTable | None = None,
+) -> Demo:
+    """Write the page of a run's network, with all that it needs, into a folder; whole or not at all.
+
+    Args:
+        run: The run.
+        out: A new folder, or one that was written so before, which it replaces.
+        which: Which checkpoint: "best" or "last".
+        data: Other test images than the run's own, as for `Run.dataset`; raw ones.
+        images: On how many of them the network is proved and its mean cost is counted.
+        energy: The constants of energy; the package's own by default.
+
+    Raises:
+        OnespikeError: The network cannot be said in ONNX; the images are floats; a package or the runtime is missing;
+            the folder is something else. Nothing is written then.
+    """
+    expect_free(out)
+    expect_packages()
+    files = runtime()
+    checkpoint, dataset = run.checkpoint(which), run.dataset(data)
+    card, table = checkpoint.card, energy or EnergyTable.load()
+    expect_same_images(dataset, card)
+    contract = Contract.of(card, "fp32", pixels=True)
+    raw, labels = some_test_images(dataset, images)
+    if raw.dtype != torch.uint8:
+        raise OnespikeError(f"{dataset.name}: expected raw images, which a page can show: these are floats")
+    network = checkpoint.network().eval()
+    seen = [contract.normalise(part) for part, _ in batches(raw, labels)]
+    operations = count_operations(network, seen)
+    counted = Counted(network, operations, seen[0])
+    layers = _neurons(network, seen[0])
+    model, outputs, proof = _proved(network, contract, counted, len(layers), raw, labels)
+    description = {
+        "onespike": __version__,
+        "contract": contract.to_json(),
+        "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
+        "top1": run.summary["test_top1"] if run.summary and dataset.name == card.data else None,
+        "parity": proof.to_json(),
+        "layers": layers,
+        "images": operations.images,
+        "costs": described(operations, table, counted, outputs),
+        "offered": [_offered(*pair) for pair in zip(raw[:OFFERED], labels[:OFFERED].tolist(), strict=True)],
+    }
+    files |= {path.name: path.read_bytes() for path in PAGE.iterdir()} | {FILE: model}
+    files[DESCRIPTION] = json.dumps(description, allow_nan=False).encode()
+    names = (*sorted(files), CONTRACT)
+    kept = {"onespike": __version__, "formats": {"onnx": contract.to_json()}, "files": names}
+    files[CONTRACT] = json.dumps(kept, indent=2).encode()
+    try:
+        write_folder(out, files)
+    except OSError as error:
+        raise OnespikeError(f"cannot write {out}: {error.strerror or error}") from error
+    return Demo(out, names, proof)
+
+
+def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
+    """The calls of layers of neurons, in order: where each is, and the axes of its spikes."""
+    calls: list[Fired] = []
+    reset_state(network)
+    with torch.no_grad(), watch_neurons(network, calls.append, foreign_potentials=False):
+        network(images)
+    reset_state(network)
+    return [
+        {
+            "output": f"spikes{number}",
+            "path": call.path,
+            "axis": call.batch_axis,  # that of the images
+            "ahead": "time steps" if call.steps > 1 else "windows",  # what an axis before it stands for
+        }
+        for number, call in enumerate(calls)
+    ]
+
+
+def _proved(
+    network: nn.Module, contract: Contract, counted: Counted, calls: int, images: Tensor, labels: Tensor
+) -> tuple[bytes, dict[str, list[str]], Parity]:
+    """The network as ONNX that gives spikes, and what arrives at layers; the outputs of each of these; the proof."""
+    spikes = [f"spikes{number}" for number in range(calls)]
+    arriving = [f"arriving{number}" for number in range(len(counted.calls))]
+    outputs = defaultdict[str, list[str]](list)
+    for path, name in zip(counted.calls, arriving, strict=True):
+        outputs[path].append(name)
+    traced = Traced(Exported(copy.deepcopy(network), contract, list(counted.products)))
+    model = graph(traced, ["logits", *spikes, *arriving]).SerializeToString()
+    proving = session(model)
+
+    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        logits, *fired = proving(["logits", *spikes], traced.reads(images).numpy())
+        return torch.from_numpy(logits), [torch.from_numpy(one) for one in fired]
+
+    return model, outputs, compare("onnx", network, run, contract, batches(images, labels))
+
+
+def _offered(image: Tensor, label: int) -> dict[str, Any]:
+    """A test image (H, W, C) as the page has it: its bytes in base 64, and its class."""
+    return {"pixels": base64.b64encode(image.numpy().tobytes()).decode(), "label": label}

@@ -1,0 +1,110 @@
+"""What the page counts for an image of its own: the audit's products, in a form in which only the spikes are missing.
+
+An energy is a constant, and a price for each spike that arrives and for each accumulate that it causes: the audit's
+equations are linear in these two, so the prices are read off them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.counting import CONVENTIONS, EnergyTable, Layer, Operations, Product
+from onespike.counting.products import taps
+from onespike.units import Traffic
+
+
+class Counted:
+    """The layers that the page counts itself: convolutions over two axes and linear layers at which spikes arrive.
+
+    What other layers do is in the page with the audit's mean. `images` are a batch that shows what is called when.
+    """
+
+    def __init__(self, network: nn.Module, operations: Operations, images: Tensor) -> None:
+        self.products = {
+            layer.path: layer.products[0]
+            for layer in operations.layers
+            if len(layer.products) == 1 and _can_count(network.get_submodule(layer.path), layer.products[0])
+        }
+        self.calls: list[str] = []  # their paths, as often as they are called, in that order
+        self._modules = {path: network.get_submodule(path) for path in self.products}
+        self._sides, values = dict[str, tuple[int, ...]](), Counter[str]()
+
+        def see(path: str, x: Tensor) -> None:
+            self.calls.append(path)
+            self._sides[path] = tuple(x.shape[-2:])
+            values[path] += x.numel()
+
+        with ExitStack() as stack, torch.no_grad():
+            for path, module in self._modules.items():
+                hook = module.register_forward_pre_hook(lambda _, args, path=path: see(path, args[0]))
+                stack.callback(hook.remove)
+            network(images)
+        # A layer of somebody's own class may read something else than what it passes on to the product.
+        strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}
+        self.products = {path: one for path, one in self.products.items() if path not in strange}
+        self.calls = [path for path in self.calls if path not in strange]
+
+    def fan_out(self, path: str) -> dict[str, Any]:
+        """How many weights a value meets: `each`; of a map, times the taps that meet its row and its column."""
+        layer = self._modules[path]
+        if isinstance(layer, nn.Linear):
+            return {"each": layer.out_features}
+        assert isinstance(layer, nn.Conv2d)
+        axes = []
+        for side, kernel, stride, padding, dilation in zip(
+            self._sides[path], layer.kernel_size, layer.stride, map(int, layer.padding), layer.dilation, strict=True
+        ):
+            out = (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            axes.append(taps(False, side, kernel, stride, padding, dilation, out).tolist())
+        return {"each": layer.out_channels // layer.groups, "rows": axes[0], "columns": axes[1]}
+
+
+def _can_count(layer: nn.Module, product: Product) -> bool:
+    if product.arrives == "real" or (product.arrives == "graded" and product.step is None):
+        return False
+    plain = isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return plain or isinstance(layer, nn.Linear)
+
+
+def described(
+    operations: Operations, table: EnergyTable, counted: Counted, outputs: Mapping[str, Iterable[str]]
+) -> dict[str, Any]:
+    """Say it all for the page; `outputs` are the graph's that hold what arrives at the layers that are counted."""
+    products = []
+    for layer in operations.layers:
+        for product in layer.products:
+            spikes = product.rate * product.inputs if product.weights else 0
+            one: dict[str, Any] = {"path": layer.path or layer.type, "name": product.name, "arrives": product.arrives}
+            mean = {"inputs": product.inputs, "spikes": spikes, "operations": product.operations}
+            one |= {"macs": product.macs, "mean": mean, "energy": _energy(layer, product, operations, table)}
+            if counted.products.get(layer.path) is product:
+                known = {"step": product.step, "outputs": [*outputs[layer.path]]}
+                one |= {"counted": known | counted.fan_out(layer.path)}
+            products.append(one)
+    without = [replace(layer, products=()) for layer in operations.layers]
+    rest = {
+        name: sum(table.layer(layer, operations, name, "network").total for layer in without) for name in CONVENTIONS
+    }
+    titles = {name: table.titles[name] for name in CONVENTIONS}
+    return {"products": products, "rest": rest, "titles": titles, "sources": table.sources}
+
+
+def _energy(layer: Layer, product: Product, network: Operations, table: EnergyTable) -> dict[str, dict[str, float]]:
+    """What the product costs, in joule, by convention: `constant`, and for each `spike` and each `operation` more."""
+
+    def total(convention: Any, spikes: float, operations: float) -> float:
+        changed = replace(product, rate=spikes / max(product.inputs, 1), operations=operations)
+        alone = replace(layer, products=(changed,), elementwise={}, potentials=Traffic(0, 0))
+        return table.layer(alone, network, convention, "network").total
+
+    prices: dict[str, dict[str, float]] = {}
+    for name in CONVENTIONS:
+        constant = total(name, 0, 0)
+        spike, operation = total(name, 1, 0) - constant, total(name, 0, 1) - constant
+        prices[name] = {"constant": constant, "spike": spike, "operation": operation}
+    return prices

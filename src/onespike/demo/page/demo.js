@@ -1,0 +1,301 @@
+// The page: it loads the network, takes an image from the hand, a file or the camera, and shows what the network did.
+
+import * as ort from "./ort.wasm.bundle.min.mjs";
+import { count, energy, rates, softmax, synaptic } from "./counts.js";
+import { drawn, offered, pixels, show } from "./image.js";
+import { drawLayers } from "./maps.js";
+
+const at = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const PEN = 38, SHOWN = 10; // pixels; classes
+
+let about, session, convention = "memory", last = null, mode = "", stream = null;
+
+// The theme first: it needs nothing that has to be loaded.
+function theme(name) {
+  document.documentElement.dataset.theme = name;
+  at("theme").textContent = name === "dark" ? "Light" : "Dark";
+  if (last) drawMaps();
+}
+theme(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+at("theme").onclick = () => theme(document.documentElement.dataset.theme === "dark" ? "light" : "dark");
+
+/** A number for a person, which holds the exact one for whoever wants it. */
+function value(exact, text) {
+  const one = document.createElement("data");
+  one.value = exact;
+  one.textContent = text;
+  one.title = exact;
+  return one;
+}
+
+function joule(energy) {
+  const [scale, unit] = energy < 1e-6 ? [1e9, "nJ"] : energy < 1e-3 ? [1e6, "µJ"] : [1e3, "mJ"];
+  return `${(energy * scale).toPrecision(3)} ${unit}`;
+}
+
+// What the network looks at: one image at a time, always the newest.
+let waiting = null, running = false;
+async function look(bytes) {
+  waiting = bytes;
+  if (running) return;
+  running = true;
+  try {
+    while (waiting) {
+      const image = waiting;
+      waiting = null;
+      await answer(image);
+    }
+  } catch (error) {
+    at("status").textContent = `The network failed: ${error.message}`;
+  } finally {
+    running = false;
+  }
+}
+
+async function answer(bytes) {
+  const { in_channels: channels, image_size: side } = about.contract;
+  show(at("seen"), bytes, side);
+  const images = new ort.Tensor("uint8", bytes, [1, channels, side, side]), start = performance.now();
+  const outputs = await session.run({ images }), milliseconds = performance.now() - start;
+  const counts = about.costs.products.map((product) => count(product, outputs));
+  last = { outputs, counts, milliseconds, rates: rates(about.layers, outputs) };
+  showClasses(softmax(outputs.logits.data));
+  showNumbers();
+  showProducts();
+  drawMaps();
+  document.body.dataset.answered = Number(document.body.dataset.answered ?? 0) + 1;
+}
+
+function showClasses(shares) {
+  const names = about.contract.classes;
+  const order = names.map((_, i) => i).sort((a, b) => shares[b] - shares[a]);
+  const name = document.createElement("b");
+  name.textContent = names[order[0]];
+  at("answer").replaceChildren(name, value(shares[order[0]], `${(100 * shares[order[0]]).toFixed(1)}%`));
+  const shown = names.length <= SHOWN ? names.map((_, i) => i) : order.slice(0, SHOWN);
+  at("classes").replaceChildren(...shown.map((i) => {
+    const row = document.createElement("div"), [label, track, share] = ["span", "div", "span"].map((x) => document.createElement(x));
+    const bar = document.createElement("span");
+    row.className = "row";
+    track.className = "track";
+    label.textContent = label.title = names[i];
+    bar.style.width = `${100 * shares[i]}%`;
+    track.append(bar);
+    share.append(value(shares[i], `${(100 * shares[i]).toFixed(1)}%`));
+    row.append(label, track, share);
+    return row;
+  }));
+}
+
+function showNumbers() {
+  const { products, titles } = about.costs, { counts, milliseconds } = last, usual = products.map((one) => one.mean);
+  const [operations, mean] = [counts, usual].map((one) => synaptic(products, one));
+  const [spent, spentOften] = [counts, usual].map((one) => energy(about.costs, one, convention));
+  const rate = last.rates.reduce((sum, [, one]) => sum + one, 0) / Math.max(last.rates.length, 1);
+  at("milliseconds").replaceChildren(value(milliseconds, `${milliseconds.toFixed(1)} ms`));
+  at("rate").replaceChildren(value(rate, `${(100 * rate).toFixed(1)}%`));
+  at("operations").replaceChildren(value(operations, number.format(operations)));
+  at("energy").replaceChildren(value(spent, joule(spent)));
+  at("usual-operations").textContent = `test images: ${number.format(mean)}`;
+  at("usual-energy").textContent = `test images: ${joule(spentOften)}`;
+  at("title").textContent = titles[convention];
+  for (const button of at("conventions").children) button.ariaPressed = button.textContent === convention;
+}
+
+function showProducts() {
+  at("products").tBodies[0].replaceChildren(...about.costs.products.map((product, i) => {
+    const { spikes, operations, own } = last.counts[i], real = product.arrives === "real", row = document.createElement("tr");
+    const texts = [
+      `${product.path} (${product.name})`,
+      product.arrives,
+      real ? "–" : own ? value(spikes, number.format(spikes)) : "mean",
+      real ? `${number.format(operations)} MACs` : own ? value(operations, number.format(operations)) : "mean",
+      number.format(product.mean.operations),
+    ];
+    row.append(...texts.map((text) => {
+      const cell = document.createElement("td");
+      cell.append(text);
+      return cell;
+    }));
+    row.firstChild.replaceChildren(...texts[0].split(".").flatMap((part, i) => (i ? [document.createElement("wbr"), `.${part}`] : [part])));
+    return row;
+  }));
+}
+
+function drawMaps() {
+  drawLayers(at("layers"), about.layers, last.outputs, last.rates, at("all").checked);
+}
+at("all").onchange = () => last && drawMaps();
+let resized;
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => last && drawMaps(), 100);
+});
+
+// Where the image comes from.
+function choose(name) {
+  mode = name;
+  if (name !== "camera" && stream) {
+    stream.getTracks().forEach((track) => track.stop());
+    stream = null;
+  }
+  for (const id of ["draw", "pick", "camera"]) at(id).ariaPressed = id === name;
+  at("stage").classList.toggle("drawing", name === "draw");
+  at("status").textContent = at("hint").textContent = "";
+  for (const button of at("offered").children) button.ariaPressed = false;
+}
+
+function blank() {
+  const context = at("stage").getContext("2d", { willReadFrequently: true });
+  context.fillStyle = "#000";
+  context.fillRect(0, 0, at("stage").width, at("stage").height);
+}
+
+/** Show a photo or a frame on the stage, its centre square, and let the network see it. */
+function take(source, width, height) {
+  const { in_channels: channels, image_size: side } = about.contract, stage = at("stage"), square = Math.min(width, height);
+  const context = stage.getContext("2d");
+  context.imageSmoothingEnabled = square > side; // an image as small as the network's shows its pixels
+  context.drawImage(source, (width - square) / 2, (height - square) / 2, square, square, 0, 0, stage.width, stage.height);
+  const bytes = pixels(source, width, height, side, channels);
+  return look(at("invert").checked ? bytes.map((one) => 255 - one) : bytes);
+}
+
+async function open(file) {
+  choose("pick");
+  try {
+    const image = await createImageBitmap(file);
+    await take(image, image.width, image.height);
+    at("invert").onchange = () => take(image, image.width, image.height);
+  } catch {
+    at("status").textContent = `${file.name} is no image that this browser can read: choose a PNG, JPEG or WebP`;
+  }
+}
+
+async function film() {
+  choose("camera");
+  at("invert").onchange = null;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    choose("");
+    at("status").textContent = `There is no camera to look through (${error.message ?? error}): allow it, or choose a photo`;
+    return;
+  }
+  const video = document.createElement("video"), own = stream;
+  Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
+  await video.play();
+  while (mode === "camera" && own === stream) {
+    await take(video, video.videoWidth, video.videoHeight);
+    await new Promise(requestAnimationFrame);
+  }
+}
+
+function pen() {
+  const stage = at("stage");
+  const point = (event) => [event.offsetX * stage.width / stage.clientWidth, event.offsetY * stage.height / stage.clientHeight];
+  let from = null;
+  stage.onpointerdown = (event) => {
+    if (mode !== "draw") return;
+    at("hint").textContent = "";
+    for (const button of at("offered").children) button.ariaPressed = false;
+    stage.setPointerCapture(event.pointerId);
+    from = point(event);
+    stage.onpointermove(event);
+  };
+  stage.onpointermove = (event) => {
+    if (!from) return;
+    const context = stage.getContext("2d"), to = point(event);
+    Object.assign(context, { lineWidth: PEN, lineCap: "round", lineJoin: "round", strokeStyle: "#fff" });
+    context.beginPath();
+    context.moveTo(...from);
+    context.lineTo(...to);
+    context.stroke();
+    from = to;
+    const bytes = drawn(stage, about.cells, about.contract.image_size);
+    if (bytes) look(bytes);
+  };
+  stage.onpointerup = stage.onpointercancel = () => { from = null; };
+}
+
+function clean() {
+  choose("draw");
+  blank();
+  at("hint").textContent = "draw here";
+}
+
+function offer() {
+  const { in_channels: channels, image_size: side, classes } = about.contract;
+  at("offered").append(...about.offered.map(({ pixels: text, label }) => {
+    const button = document.createElement("button"), canvas = document.createElement("canvas");
+    const bytes = offered(text, side, channels);
+    show(canvas, bytes, side);
+    button.type = "button";
+    button.title = button.ariaLabel = `test image: ${classes[label]}`;
+    button.append(canvas);
+    button.onclick = () => {
+      choose(about.cells ? "draw" : "pick");
+      const context = at("stage").getContext("2d");
+      context.imageSmoothingEnabled = false;
+      context.drawImage(canvas, 0, 0, at("stage").width, at("stage").height);
+      button.ariaPressed = true;
+      look(bytes);
+    };
+    return button;
+  }));
+}
+
+function describe() {
+  const { contract, costs, parity, images, top1 } = about;
+  at("name").textContent = `${contract.model}: a spiking network that answers in one time step`;
+  const known = top1 === null ? "" : `, ${top1.toFixed(2)}% of its test images right`;
+  at("about").textContent = `Trained on ${contract.data}${known}. ${contract.classes.length} classes.`;
+  at("images").textContent = number.format(images);
+  const others = costs.products.filter((one) => !one.counted && one.arrives !== "real").length;
+  at("uncounted").textContent = others ? `Of ${others} products the mean stands for this image's own count.` : "";
+  const same = `${parity.same_class.toFixed(2)}% of ${number.format(parity.images)} test images in the same class`;
+  at("proof").textContent = `The network is the one that PyTorch trained: ${same} there and in ONNX Runtime`
+    + (parity.holds ? "." : ", but its spikes DIFFER by more than rounding.");
+  at("sources").append(...Object.values(costs.sources).map((text) => {
+    const item = document.createElement("li");
+    item.textContent = text;
+    return item;
+  }));
+  at("conventions").append(...Object.keys(costs.titles).map((name) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = name;
+    button.title = costs.titles[name];
+    button.onclick = () => { convention = name; showNumbers(); };
+    return button;
+  }));
+}
+
+async function start() {
+  about = await (await fetch("demo.json")).json();
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmPaths = { wasm: new URL("ort-wasm-simd-threaded.wasm", import.meta.url).href };
+  session = await ort.InferenceSession.create("model.onnx", { executionProviders: ["wasm"] });
+  describe();
+  offer();
+  pen();
+  blank();
+  at("draw").hidden = at("clear").hidden = at("inverted").hidden = !about.cells;
+  at("draw").onclick = at("clear").onclick = clean;
+  at("pick").onclick = () => at("file").click();
+  at("file").onchange = () => { if (at("file").files[0]) open(at("file").files[0]); at("file").value = ""; };
+  at("camera").onclick = () => (stream ? choose("") : film());
+  document.ondragover = (event) => { event.preventDefault(); at("place").classList.add("dropping"); };
+  document.ondragleave = () => at("place").classList.remove("dropping");
+  document.ondrop = (event) => {
+    event.preventDefault();
+    at("place").classList.remove("dropping");
+    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+  };
+  await look(offered(about.offered[0].pixels, about.contract.image_size, about.contract.in_channels)); // to warm up
+  at("offered").firstChild.click();
+  at("status").textContent = "";
+}
+
+start().catch((error) => { at("status").textContent = `The page could not be loaded: ${error.message}`; });

@@ -1,0 +1,56 @@
+"""Serving the page on this machine alone; it is static, so any other server does as well."""
+
+import webbrowser
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from onespike.errors import OnespikeError
+
+HOST = "127.0.0.1"
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    """Files of one folder, with the types that browsers insist on, and without a line for each request."""
+
+    extensions_map = {
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+    }
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def end_headers(self) -> None:
+        """Let nobody keep what the next build replaces."""
+        self.send_header("Cache-Control", "no-cache")
+        super().end_headers()
+
+
+def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
+    """Make a server of a folder on 127.0.0.1, on a free port if that is 0; `serve_forever` runs it.
+
+    Raises:
+        OnespikeError: The port is taken, or may not be used.
+    """
+    if not 0 <= port <= 65535:
+        raise OnespikeError(f"--port: expected 0 (a free one) to 65535, got {port}")
+    try:
+        return ThreadingHTTPServer((HOST, port), partial(_Quiet, directory=str(folder)))
+    except OSError as error:
+        raise OnespikeError(
+            f"cannot serve on {HOST}:{port}: {error.strerror or error}; choose another --port"
+        ) from error
+
+
+def address(server: ThreadingHTTPServer) -> str:
+    """Where a browser finds it."""
+    return f"http://{HOST}:{server.server_port}/"
+
+
+def show(url: str) -> bool:
+    """Open a browser, if there is one that can be opened."""
+    return webbrowser.open(url)

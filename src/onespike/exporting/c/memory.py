@@ -1,0 +1,119 @@
+"""Where maps lie in memory, and constants in tables."""
+
+from torch import Tensor
+
+from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
+from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool
+
+
+class Memory:
+    """Maps in the order in which they follow, the last one the class scores, and what of them is stored where."""
+
+    def __init__(self, maps: list[Map]) -> None:
+        needed = _needed(maps[-1])
+        self._maps = [one for one in maps if one in needed]
+        self._names = {one: number for number, one in enumerate(self._maps)}
+        self._readers: dict[Map, list[Map]] = {one: [] for one in self._maps}
+        for one in self._maps:
+            for read in one.reads():
+                self._readers[read.map].append(one)
+        self._stored = [one for one in self._maps if self._is_stored(one)]
+        self._places, self._ram = self._placed()
+        self._tables: list[str] = []
+        self._known: dict[str, str] = {}
+        self._kernels = set[str]()
+        self._flash = 0
+
+    # Memory.
+
+    def _is_stored(self, one: Map) -> bool:
+        if isinstance(one, Pixels) or one is self._maps[-1]:
+            return False
+        readers = self._readers[one]
+        windows = any(isinstance(reader, Conv | Collect | Matmul) or _overlaps(reader) for reader in readers)
+        return one.kind == "bits" or len(readers) > 1 or windows
+
+    def _placed(self) -> tuple[dict[Map, int], int]:
+        """Where each stored map lies, in bytes, and how many there are: the largest first, where nothing else lives."""
+        step = {one: number for number, one in enumerate(self._stored)}
+        ends = dict(step)
+        for one in [*self._stored, self._maps[-1]]:
+            for used in self._touched(one):
+                ends[used] = max(ends[used], step.get(one, len(step)))
+        places: dict[Map, int] = {}
+        for one in sorted(self._stored, key=lambda stored: -stored.bytes):
+            others = [
+                (places[other], places[other] + _padded(other))
+                for other in places
+                if step[other] <= ends[one] and step[one] <= ends[other]
+            ]
+            place = 0
+            for start, end in sorted(others):
+                if place + _padded(one) <= start:
+                    break
+                place = max(place, end)
+            places[one] = place
+        return places, max((place + _padded(one) for one, place in places.items()), default=0)
+
+    def _touched(self, one: Map) -> set[Map]:
+        """The stored maps that are read while one is computed."""
+        found = set[Map]()
+        for read in one.reads():
+            found |= {read.map} if read.map in self._stored else self._touched(read.map)
+        return found
+
+    def _stack(self, one: Map) -> int:
+        own = [self._stack(read.map) + self._local(read.map) for read in one.reads() if read.map not in self._stored]
+        bits = [self._local(read.map) for read in one.reads() if read.map.kind == "bits" and not isinstance(one, Conv)]
+        return max([*own, *bits, 0]) + (4 * one.channels if isinstance(one, PixelConv) else 0)
+
+    def _local(self, one: Map) -> int:
+        return 0 if one.kind == "u8" else one.channels * (8 if one.kind == "i64" else 4)
+
+    def _at(self, one: Map) -> str:
+        """A pointer to a stored map."""
+        place = f"memory + {self._places[one] // 8}"
+        return f"({TYPES[one.kind]} *)({place})" if self._places[one] else f"({TYPES[one.kind]} *)memory"
+
+    # Tables.
+
+    def _table(self, values: Tensor, kind: str | None = None) -> str:
+        """The name of a constant array; equal ones are one."""
+        values = values.flatten()
+        if kind is None:
+            kind = "uint16_t" if int(values.max()) < 2**16 else "uint32_t"
+        text = lines_of(literal(value, kind) for value in values.tolist())
+        key = f"{kind}[{len(values)}] = {{\n{text}\n}};"
+        if key not in self._known:
+            self._known[key] = f"table{len(self._known)}"
+            self._tables.append(f"static const {kind} {self._known[key]}{key.removeprefix(kind)}")
+            self._flash += len(values) * SIZES[kind]
+        return self._known[key]
+
+    def _window(self, one: Map, geometry: Geometry, sides: tuple[int, int, int], channels: int) -> str:
+        _, rows, columns, out = one.shape
+        pairs = (geometry.kernel, geometry.stride, geometry.padding, geometry.dilation)
+        numbers = [*sides[1:], channels, rows, columns, out, *(f"{{{a}, {b}}}" for a, b in pairs)]
+        name = f"window{self._names[one]}"
+        self._tables.append(f"static const window {name} = {{{', '.join(map(str, numbers))}}};")
+        self._flash += 4 * (6 + 8)
+        self._kernels.add("window")
+        return name
+
+
+def _needed(last: Map) -> set[Map]:
+    found, open_ = set[Map](), [last]
+    while open_:
+        one = open_.pop()
+        if one not in found:
+            found.add(one)
+            open_ += [read.map for read in one.reads()]
+    return found
+
+
+def _overlaps(one: Map) -> bool:
+    return isinstance(one, Pool) and one.geometry.overlaps
+
+
+def _padded(one: Map) -> int:
+    return -(-one.bytes // 8) * 8

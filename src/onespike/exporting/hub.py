@@ -1,0 +1,201 @@
+"""Weights that travel: into a folder, and from there to the Hub, with a model card that says what was measured."""
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from safetensors.torch import save
+from torch import nn
+
+from onespike._version import __version__
+from onespike.configs import plain
+from onespike.durable import write_folder
+from onespike.errors import OnespikeError
+from onespike.models.pretrained import CARD, WEIGHTS, in_integers
+from onespike.training.checkpoint import ModelCard
+from onespike.training.pretrained import FILES
+from onespike.training.recipe import dump
+from onespike.training.run import Run, load
+
+#: How timm reads it: `timm.create_model("hf-hub:user/repo")`.
+TIMM = "config.json"
+#: Of 95% of a normal distribution.
+Z = 1.96
+
+
+def save_pretrained(
+    model: nn.Module | Run | str | Path,
+    folder: str | Path,
+    *,
+    card: ModelCard | None = None,
+    weights: Literal["fp32", "int8"] = "fp32",
+    which: str = "best",
+    results: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write weights and all that is needed to use them into a folder: safetensors, JSON, YAML and a model card.
+
+    `onespike.load` reads it, and all commands that do not train.
+
+    Args:
+        model: A run, its folder, or a network, with its `card`.
+        folder: A new folder, or that of an earlier call, which it replaces.
+        card: How a network that is no run is built, its classes, its images and their normalisation.
+        weights: "fp32"; or "int8", those of convolutions and linear layers rounded to 8 bits: a quarter of the size.
+        which: Which checkpoint of the run: "best" or "last".
+        results: What was measured of these very weights, in place of the run's own summary, or beside it.
+
+    Raises:
+        OnespikeError: The folder holds something else; a network has no card.
+    """
+    folder, summary, files = Path(folder), dict[str, Any](), dict[str, bytes]()
+    if folder.exists() and {path.name for path in folder.iterdir()} - {*FILES, TIMM}:
+        raise OnespikeError(f"{folder} holds other files: choose another folder")
+    run = None
+    if isinstance(model, nn.Module):
+        if card is None:
+            raise OnespikeError("save_pretrained: expected a ModelCard beside a network: card=…")
+        network = model
+    else:
+        run = model if isinstance(model, Run) else Run.open(model)
+        checkpoint = run.checkpoint(which)
+        card, network = checkpoint.card, checkpoint.network()
+        # Where this machine keeps its data is nobody else's business.
+        recipe = replace(run.recipe, data=replace(run.recipe.data, root=None, cache=None, workers=0))
+        files["config.yaml"] = dump(recipe).encode()
+        summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
+    state = {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}
+    if weights == "int8":
+        kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+        state = in_integers(state, {f"{name}.weight" for name in kinds})
+    summary |= {"best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
+    files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
+    if weights == "fp32" and card.conversion is None and hasattr(card.model, "build"):
+        files[TIMM] = _json(_timm(card))
+    files["README.md"] = _readme(card, summary, run, files.get("config.yaml", b"").decode()).encode()
+    try:
+        write_folder(folder, files)
+    except OSError as error:
+        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def from_pretrained(place: str | Path) -> nn.Module:
+    """Load a network that `save_pretrained` or `push_to_hub` wrote: of a folder, or of the Hub, "user/repo"."""
+    return load(place)
+
+
+def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private: bool = False, **how: Any) -> str:
+    """Upload a network to the Hub, as `save_pretrained` writes it, by the token that `hf auth login` keeps.
+
+    Args:
+        model: As for `save_pretrained`, or a folder that it wrote.
+        repository: "user/name"; it is made if it does not exist.
+        private: Whether a repository that is made is private.
+        **how: Further arguments of `save_pretrained`.
+
+    Returns:
+        The address.
+
+    Raises:
+        OnespikeError: The Hub refuses.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    with TemporaryDirectory() as made:
+        folder = save_pretrained(model, Path(made) / "model", **how)
+        hub = huggingface_hub.HfApi()
+        try:
+            hub.create_repo(repository, private=private, exist_ok=True)
+            return str(hub.upload_folder(repo_id=repository, folder_path=folder))
+        except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+            line = " ".join(str(error).split())[:200]
+            raise OnespikeError(f"{repository}: the Hub refuses: {line}; hf auth login keeps a token") from error
+
+
+def interval(percent: float, images: int) -> tuple[float, float]:
+    """The interval of Wilson around an accuracy, both in percent, in which the true one lies with 95%."""
+    share, spread = percent / 100, Z**2 / images
+    middle = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / images + spread / images / 4) / (1 + spread)
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)
+
+
+def _timm(card: ModelCard) -> dict[str, Any]:
+    from onespike.models.timm import timm_name
+
+    shape = [card.in_channels, card.image_size, card.image_size]
+    described = {"num_classes": len(card.classes), "input_size": shape, "mean": card.mean, "std": card.std}
+    described |= {"fixed_input_size": True, "crop_pct": 1.0, "label_names": card.classes}
+    values = {key: one for key, one in plain(card.model).items() if key != "name"}
+    arguments = {"in_chans": card.in_channels, "img_size": card.image_size, "config": values}
+    name = timm_name(card.name)
+    return {
+        "architecture": name,
+        "num_classes": len(card.classes),
+        "model_args": arguments,
+        "pretrained_cfg": {"architecture": name, **described},
+    }
+
+
+def _readme(card: ModelCard, summary: Mapping[str, Any], run: Run | None, recipe: str) -> str:
+    """The model card: what was measured, and nothing else."""
+    lines = ["---", "library_name: onespike", "pipeline_tag: image-classification", "tags:"]
+    lines += [
+        "- spiking-neural-network",
+        "- onespike",
+        "---",
+        "",
+        f"# {card.name} on {card.data or 'unknown data'}",
+        "",
+    ]
+    words = "A spiking network, written by" if card.conversion is None else "A converted spiking network, written by"
+    lines += [f"{words} onespike {__version__}.", ""]
+    lines += ["```python", "import onespike", "", 'network = onespike.load("FOLDER or user/repo")', "```", ""]
+    images = f"{card.image_size}x{card.image_size} pixels, {card.in_channels} channels, (pixel / 255 - mean) / std"
+    classes = f"{', '.join(card.classes[:20])}{', …' if len(card.classes) > 20 else ''}"
+    lines += [f"Images: {images} with mean {_few(card.mean)} and std {_few(card.std)}.", "", f"Classes: {classes}."]
+    if "test_top1" in summary and summary.get("test_images"):
+        low, high = interval(summary["test_top1"], summary["test_images"])
+        lines += ["", "## Accuracy", "", f"{summary['test_top1']:.2f}% of {summary['test_images']:,} test images"]
+        lines[-1] += f" (95% interval {low:.2f} to {high:.2f}%, of the images alone), one seed ({summary.get('seed')}),"
+        lines += [f"weights in {'8 bits' if summary.get('weights') == 'int8' else 'float32'}."]
+    if audit := summary.get("audit"):
+        lines += ["", "## Cost of an image", ""]
+        lines += [f"{audit['weights']:,} weights; {audit['macs']['dense']:,.0f} multiply-accumulates if it were dense;"]
+        lines += [
+            f"{audit['synaptic_operations']:,.0f} synaptic operations, measured on {audit['images']} test images;"
+        ]
+        lines += [f"firing rate {audit['firing_rate']:.3f}. Energy by the estimates of `onespike audit`, microjoules:"]
+        lines += [f"{', '.join(f'{key} {1e6 * value:.3g}' for key, value in audit['joules'].items())}."]
+    for title, proof in _proofs(run):
+        same = f"{proof['same_class']:.2f}% of {proof['images']:,} images in the same class"
+        spikes = f", {proof['differing']} of {proof['spikes']:,} spikes differ" if proof["layers"] else ""
+        lines += ["", f"Exported to {title}: {same}{spikes}."]
+    if recipe:
+        lines += ["", "## Recipe", "", "```yaml", recipe.strip(), "```"]
+    reference = "Yao, Wu, Chen, Zhang: Training a General Spiking Neural Network with Improved Efficiency and Minimum"
+    lines += ["", "## Citation", "", f"{reference} Latency. ACML 2023, PMLR 222. `onespike cite` prints it in BibTeX."]
+    return "\n".join(lines) + "\n"
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def _few(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.4g}" for value in values)
+
+
+def _proofs(run: Run | None) -> list[tuple[str, dict[str, Any]]]:
+    """The parity reports of exports into folders of the run."""
+    found = []
+    for path in sorted(run.folder.glob("*/parity.json")) if run is not None else []:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found += [(one["target"], one) for one in json.loads(path.read_text(encoding="utf-8"))["targets"]]
+    return found

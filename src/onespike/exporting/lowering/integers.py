@@ -1,0 +1,258 @@
+"""Whole numbers: what strictly spiking networks with weights of 8 bits are, exactly.
+
+Sums of weights are whole, real-valued streams are fixed-point numbers, and a threshold is an integer one:
+
+    q > (threshold - shift) / gain    is    q > floor((threshold - shift) / gain)
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from onespike.errors import OnespikeError, listed
+from onespike.exporting.lowering.layers import Layers
+from onespike.exporting.lowering.maps import (
+    Conv,
+    Fire,
+    Geometry,
+    Map,
+    PixelConv,
+    Pixels,
+    Read,
+    Sum,
+    Term,
+    Wave,
+    largest_sum,
+    whole,
+)
+from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value
+from onespike.functional import to_integers
+
+#: Bits behind the point of fixed-point numbers, at most, and the bits that a number has.
+FRACTION, BITS = 52, 61
+
+
+class Integers(Layers):
+    """Turns a graph of float64, with weights of 8 bits, into maps of whole numbers.
+
+    Args:
+        graph: A graph of ATen operations on float64, without effects, for one image of bytes.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.real: list[str] = []  # layers that read real values
+        self.first: list[str] = []  # layers of the stem: they read the image, or what is made of it without a spike
+
+    def check(self, name: str, model: str) -> None:
+        """Raise `OnespikeError` unless every layer behind the stem reads spikes."""
+        fires = any(isinstance(one, Fire) for one in self.maps)
+        if real := self.real or ([] if fires else self.first):
+            advice = "every layer behind the stem has to read spikes; --weights fp32 exports it in float C"
+            raise OnespikeError(
+                f"{name}: {model} is not strictly spiking: {listed(real, ', ')} read real values; {advice}"
+            )
+
+    def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
+        """What follows from real values: a layer that reads them is named, a threshold gives spikes again."""
+        if name in ("conv2d", "linear") and isinstance(args[0], Unsaid):
+            self._reads_real()
+        if name in ("gt", "ge"):
+            fired = Fire(
+                shape=(1, 1, 1, math.prod(self._shape)),
+                kind="bits",
+                bound=1,
+                source=Pixels(shape=(1, 1, 1, 1), kind="u8", bound=255),
+                chosen=torch.zeros(0),
+                thresholds=torch.zeros(0),
+                inverted=torch.zeros(0),
+            )
+            self._add(fired)
+            return self._ones(torch.arange(fired.size).view(self._shape) + fired.offset)
+        return Unsaid(self._shape)
+
+    def _reads_real(self) -> None:
+        if self._layer not in self.real:
+            self.real.append(self._layer)
+
+    # Numbers.
+
+    def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
+        below = edge.ceil() - 1
+        return (edge.floor(), below) if strictly else (below, edge.floor())
+
+    def _sum_kind(self, of: Map) -> str:
+        return "i32" if of.kind in ("u8", "bits") else of.kind
+
+    def _expect_room(self, kind: str, bound: int) -> None:
+        if kind == "i32" and bound >= 2**31 - 1:
+            raise CannotSayError(f"sums of {self._layer} that exceed 32 bits")
+
+    def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:
+        bound = first.bound * second.bound
+        if first.kind == second.kind == "i64":
+            return "i64", (bound >> 60) + 1, 2.0**60
+        if "bits" not in (first.kind, second.kind):
+            raise CannotSayError(f"a product of sums in {self._layer}")
+        return "i64", bound, 1.0
+
+    def _op_sin(self, x: Value) -> Value:
+        """Sines."""
+        return self._wave(x, cosine=False)
+
+    def _op_cos(self, x: Value) -> Value:
+        """Cosines."""
+        return self._wave(x, cosine=True)
+
+    def _wave(self, x: Value, cosine: bool) -> Value:
+        turns = self._summed([Value(x.index, x.gain / (2 * math.pi), x.shift / (2 * math.pi))])
+        index = torch.empty_like(turns.index)
+        for of in self._maps(turns.index):
+            here = (turns.index >= of.offset) & (turns.index < of.offset + of.size)
+            fraction = -round(math.log2(turns.gain[here][0].item()))
+            new = Wave(shape=of.shape, kind="i64", bound=2**60, source=of, fraction=fraction, cosine=cosine)
+            self._add(new)
+            index[here] = turns.index[here] - of.offset + new.offset
+        gain = torch.full(index.shape, 2.0**-60, dtype=torch.float64)
+        return Value(index, gain, torch.zeros_like(gain))
+
+    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
+        """Convolve a value (N, C, H, W) that is all of one map, with real weights (C_out, C, kh, kw)."""
+        if self._maps(x.index)[0].image and self._maps(x.index)[0].kind != "u8" and not _alike(x):
+            x = self._summed([x])  # what the first layers hand on to each other, on one scale
+        read = self._single(x, 1)
+        assert read is not None
+        of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
+        sides = x.shape[0], *x.shape[2:]
+        if not of.image and of.kind == "i64":
+            self._reads_real()
+            return Unsaid(self._shape)
+        self.first += [self._layer] if of.image else []
+        integers, scale = to_integers(weight)
+        if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
+            raise CannotSayError(
+                f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"
+            )
+        spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
+        spread[:, chosen] = integers
+        laid = spread.permute(2, 3, 1, 0).to(torch.int8).contiguous()  # (kh, kw, C_in, C_out)
+        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        common: dict[str, Any] = {
+            "shape": shape,
+            "weight": laid,
+            "geometry": geometry,
+            "sides": sides,
+            "image": of.image,
+        }
+        gain, shift, scale = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0], scale.flatten()
+        if of.kind != "u8" and len(gain.unique()) == 1 and not (shift.any() and any(geometry.padding)):
+            constant = (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0)
+            of, factor = self._coarser(of, largest_sum(laid))
+            bound = of.bound * largest_sum(laid)
+            kind = self._sum_kind(of)
+            self._expect_room(kind, bound)
+            new = Conv(kind=kind, bound=bound, source=of, **common)
+            self._add(new)
+            return self._value(new, factor * gain[0] * scale, constant)
+        if of.kind != "u8":
+            raise CannotSayError(f"spikes of several sizes, or with a constant, in front of {self._layer}")
+        # The image: the weights of each deviation are added up on their own.
+        groups = [torch.nonzero(gain == one).flatten() for one in gain.unique()]
+        taps = torch.einsum("oikl,i->klo", weight, shift).flatten(0, 1)
+        largest = (weight.abs() * (255 * gain.abs() + shift.abs())[:, None, None]).sum((1, 2, 3)).max().item()
+        fraction = min(FRACTION, BITS - 1 - math.ceil(math.log2(max(largest, 1e-9))))
+        factors = torch.stack([gain[group[0]] * scale for group in groups])
+        new = PixelConv(
+            kind="i64",
+            bound=math.ceil(largest * 2**fraction),
+            source=of,
+            groups=groups,
+            factors=whole(factors * 2.0**fraction),
+            taps=whole(taps * 2.0**fraction),
+            **common,
+        )
+        self._add(new)
+        return self._value(new, 2.0**-fraction, bias if bias is not None else 0.0)
+
+    def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:
+        """A map of which sums of up to `largest` fit into 64 bits: with fewer bits, by a factor, if need be."""
+        drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(max(largest, 1))) - BITS
+        if drop <= 0 or of.kind != "i64":
+            return of, 1.0
+        ones, zeros = (torch.full((of.channels,), number) for number in (1, 0))
+        terms = [Term(Read(of), ones)]
+        new = Sum(shape=of.shape, kind="i64", bound=of.bound >> drop, terms=terms, constant=zeros, drop=drop)
+        new.image = of.image
+        self._add(new)
+        return new, 2.0**drop
+
+    def _op_where(self, condition: Any, one: Any, other: Any) -> Value:
+        """Fractions of spikes made whole: where(x > threshold, 1, x), and below the threshold x is 0."""
+        fractions = isinstance(condition, Value) and isinstance(other, Value) and not isinstance(one, Value)
+        if not fractions or not bool((torch.as_tensor(one) == 1).all()):
+            raise CannotSayError(f"a choice between tensors in {self._layer}")
+        same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
+        for fire in self._maps(condition.index[~same]):
+            if not isinstance(fire, Fire):
+                raise CannotSayError(f"a choice between tensors in {self._layer}")
+            for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
+                if inverted or any(level for level in _levels(fire.source) or {1} if level <= limit):
+                    raise CannotSayError(f"fractions of spikes that stay in {self._layer}")
+        return condition
+
+    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor, bits: int = BITS) -> tuple[Sum, float]:
+        largest = constant.abs().max().item() + sum((gain.abs() * read.map.bound).max().item() for read, gain in terms)
+        place = math.ceil(math.log2(max(largest, 1e-9)))
+        fraction = min(FRACTION, BITS - 1 - place)
+        if not constant.any() and all(_levels(read.map) for read, _ in terms):
+            fraction = 8  # fractions of spikes
+        drop = max(0, fraction - (bits - 1 - place))
+        new = Sum(
+            shape=(1, 1, 1, len(constant)),
+            kind="i64",
+            bound=math.ceil(largest * 2.0 ** (fraction - drop)),
+            image=all(read.map.image for read, _ in terms),
+            terms=[Term(read, *_factors(gain * 2.0**fraction, read.map.kind == "i64")) for read, gain in terms],
+            constant=whole(constant * 2.0**fraction),
+            drop=drop,
+        )
+        return new, 2.0 ** (drop - fraction)
+
+    def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+        return self._sum(terms, constant, bits=31)
+
+
+def _alike(x: Value) -> bool:
+    """Whether all elements have one gain, and no constant."""
+    return bool((x.gain == x.gain.flatten()[0]).all()) and not x.shift.any()
+
+
+def _levels(of: Map) -> set[int]:
+    """The whole numbers that a map can hold, where they are few: spikes and sums of spikes; else nothing."""
+    if of.kind == "bits":
+        return {0, 1}
+    if not isinstance(of, Sum) or of.constant.any() or of.drop or len(of.terms) > 4:
+        return set()
+    sums = {0}
+    for term in of.terms:
+        factors, inner = term.factors.unique().tolist(), _levels(term.read.map)
+        if not inner or any(level * factor % 2**term.drop for level in inner for factor in factors):
+            return set()
+        values = {level * factor >> term.drop for level in inner for factor in factors}
+        sums = {one + other for one in sums for other in values}
+    return sums if len(sums) <= 32 else set()
+
+
+def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:
+    """Gains as whole numbers and a power of two to divide by; for `wide` values they have 60 bits, unless fewer do."""
+    if not wide:
+        return whole(gain), 0
+    drop = 60 - math.ceil(math.log2(gain.abs().max().item()))
+    factors = whole(gain * 2.0**drop)
+    fewer, left = factors, drop
+    while left > 0 and not (fewer % 2).any():
+        fewer, left = fewer // 2, left - 1
+    simple = left == 0 or (bool((fewer == fewer[0]).all()) and abs(int(fewer[0])) == 1)
+    return (fewer, left) if simple else (factors, drop)

@@ -1,0 +1,237 @@
+"""What layers do to values, in whatever numbers: constants, batch norm, weights, thresholds, pooling, sums.
+
+Where a value meets a threshold, gain, shift and threshold become one threshold of a map:
+
+    gain * q + shift > threshold    is    q > (threshold - shift) / gain        (gain > 0)
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Sum
+from onespike.exporting.lowering.sums import Sums
+from onespike.exporting.lowering.values import (
+    CannotSayError,
+    Unsaid,
+    Value,
+    columns_of,
+    mapped,
+    pair,
+    sides_of,
+)
+
+
+class Layers(Sums):
+    """Walks over a graph; what its numbers are, a subclass says."""
+
+    # Constants, batch norm, products.
+
+    def _add_tensors(self, a: Any, b: Any, factor: float) -> Value:
+        if not isinstance(a, Value) or not isinstance(b, Value):
+            value, other = (a, b) if isinstance(a, Value) else (b, a)
+            first, second = (1.0, factor) if isinstance(a, Value) else (factor, 1.0)
+            return mapped(value, lambda gain, shift, k: (first * gain, first * shift + second * k), other)
+        a = mapped(a, lambda gain, shift, _: (gain, shift), torch.zeros(b.shape))
+        b = mapped(b, lambda gain, shift, _: (factor * gain, factor * shift), torch.zeros(a.shape))
+        constant = (a.index < 0) | (b.index < 0)
+        if bool((constant | (a.index == b.index)).all()):
+            return Value(torch.maximum(a.index, b.index), a.gain + b.gain, a.shift + b.shift)
+        return self._summed([a, b])
+
+    def _op_add(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
+        return self._add_tensors(a, b, alpha)
+
+    def _op_sub(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
+        return self._add_tensors(a, b, -alpha)
+
+    def _op_rsub(self, a: Any, b: Any, alpha: float = 1.0) -> Value:
+        return self._add_tensors(b, a, -alpha)
+
+    def _op_neg(self, a: Value) -> Value:
+        return Value(a.index, -a.gain, -a.shift)
+
+    def _op_mul(self, a: Any, b: Any) -> Any:
+        if isinstance(a, Value) and isinstance(b, Value):
+            return self._product(a, b)
+        value, other = (a, b) if isinstance(a, Value) else (b, a)
+        return mapped(value, lambda gain, shift, k: (gain * k, shift * k), other)
+
+    def _product(self, a: Value, b: Value) -> Value:
+        """The product of two values, each of which reads one map."""
+        zeros = torch.zeros(torch.broadcast_shapes(a.shape, b.shape))
+        a, b = (mapped(one, lambda gain, shift, _: (gain, shift), zeros) for one in (a, b))
+        a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
+        for axis in dict.fromkeys(one % len(a.shape) for one in (1, -1, 0, -min(3, len(a.shape)))):
+            decoded = [self._decoded(one, axis) for one in (a, b)]
+            if all(one is not None and len(one) == 1 and bool((columns_of(one[0][0]) >= 0).all()) for one in decoded):
+                break
+        else:
+            raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
+        (first, gain), (second, other) = (one[0] for one in decoded if one)
+        kind, bound, size = self._product_of(first.map, second.map)
+        rest = [side for place, side in enumerate(a.shape) if place != axis]
+        new = Product(shape=sides_of(rest, a.shape[axis]), kind=kind, bound=bound, factors=(first, second))
+        self._add(new)
+        return self._laid(new, rest, axis, gain * other * size)
+
+    def _laid(self, of: Map, rest: list[int], axis: int, gain: Tensor) -> Value:
+        """All of a map, whose pixels lie in axes `rest` and whose channels in another, with a gain (C,)."""
+        index = (torch.arange(of.size) + of.offset).view(*rest, -1).movedim(-1, axis)
+        shape = [1] * index.ndim
+        shape[axis] = -1
+        gain = gain.view(shape).expand(index.shape)
+        return Value(index, gain, torch.zeros_like(gain))
+
+    def _op_div(self, a: Any, b: Any) -> Any:
+        if isinstance(b, Value):
+            raise CannotSayError(f"a division by a tensor in {self._layer}")
+        return mapped(a, lambda gain, shift, k: (gain / k, shift / k), b)
+
+    def _op_batch_norm(
+        self, x: Value, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, *rest: Any
+    ) -> Value:
+        if rest[0] or mean is None:
+            raise CannotSayError(f"batch norm of the batch's own statistics in {self._layer}")
+        gain = (weight if weight is not None else 1.0) / (var + rest[2]).sqrt()
+        shift = (bias if bias is not None else 0.0) - mean * gain
+        shape = (-1, *[1] * (len(x.shape) - 2))
+        gain, shift = gain.view(shape), shift.view(shape)
+        return Value(x.index, x.gain * gain, x.shift * gain + shift)
+
+    def _op__native_batch_norm_legit_no_training(self, x: Value, *rest: Any) -> list[Value]:
+        """Batch norm as `run_decompositions` leaves it."""
+        *statistics, momentum, eps = rest
+        return [self._op_batch_norm(x, *statistics, False, momentum, eps)]
+
+    def _op_pad(self, x: Value, pad: list[int], mode: str = "constant", value: float | None = None) -> Value:
+        if mode != "constant":
+            raise CannotSayError(f"padding by {mode} in {self._layer}")
+        fills = (-1, 0.0, value or 0.0)
+        parts = (x.index, x.gain, x.shift)
+        return Value(*(torch.nn.functional.pad(part, pad, value=fill) for part, fill in zip(parts, fills, strict=True)))
+
+    def _op_constant_pad_nd(self, x: Value, pad: list[int], value: float = 0.0) -> Value:
+        return self._op_pad(x, pad, value=value)
+
+    # Weights.
+
+    def _op_conv2d(
+        self,
+        x: Value,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Any:
+        if not isinstance(weight, Tensor):
+            raise CannotSayError(f"weights that depend on the image in {self._layer}")
+        if isinstance(padding, str):
+            raise CannotSayError(f"padding {padding!r} of {self._layer}; give it as numbers")
+        if groups > 1:  # as one convolution, with zeros
+            dense = weight.new_zeros(len(weight), groups, *weight.shape[1:])
+            dense[torch.arange(len(weight)), torch.arange(groups).repeat_interleave(len(weight) // groups)] = weight
+            weight = dense.flatten(1, 2)
+        geometry = Geometry(tuple(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))  # type: ignore[arg-type]
+        return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
+
+    def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Any:
+        if not isinstance(weight, Tensor):
+            raise CannotSayError(f"weights that depend on the image in {self._layer}")
+        axis = x.index.ndim - 1
+        read = self._single(x, axis)
+        if read is None and x.index.numel() == x.shape[-1]:  # a map that is flattened: the kernel is the whole map
+            maps = self._maps(x.index)
+            if len(maps) == 1 and not (x.index < 0).any():
+                of, places = maps[0], x.index.flatten() - maps[0].offset
+                if of.shape[0] == 1 and len(places.unique()) == len(places):
+                    spread, gains, shifts = (torch.zeros(n, of.size, dtype=torch.float64) for n in (len(weight), 1, 1))
+                    spread[:, places], gains[:, places] = weight, x.gain.flatten()
+                    gains[gains == 0], shifts[:, places] = x.gain.flatten()[0], x.shift.flatten()
+                    flat = [one.view(-1, *of.shape[1:]).permute(0, 3, 1, 2) for one in (spread, gains, shifts)]
+                    index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
+                    out = self._weighed(Value(index, flat[1], flat[2]), flat[0], bias, Geometry(of.shape[1:3]))
+                    return out if isinstance(out, Unsaid) else self._move(torch.reshape, (out, self._shape), {})
+        column = self._move(torch.transpose, (self._move(torch.reshape, (x, (1, -1, x.shape[-1], 1)), {}), 1, 2), {})
+        out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
+        if isinstance(out, Unsaid):
+            return out
+        return self._move(torch.reshape, (self._move(torch.movedim, (out, 1, -1), {}), self._shape), {})
+
+    # Activations, thresholds.
+
+    def _channels(self, of: Map, place: Tensor, *keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The channels that a map of as many pixels needs, one for each channel of this one and each set of keys.
+
+        Gives them as rows of channel and keys, in the order of the elements at `place`, and the row of each element.
+        """
+        rows = torch.stack([(place % of.channels).double(), *keys], 1)
+        unique, which = torch.unique(rows, dim=0, return_inverse=True)
+        first = torch.full((len(unique),), len(which)).scatter_reduce(0, which, torch.arange(len(which)), "amin")
+        order = first.argsort()
+        wasted = len(unique) > of.channels and len(unique) * of.pixels > 4 * len(place) + 64
+        if len(unique) > max(16, len(place)) or wasted:
+            raise CannotSayError(f"a factor or a threshold for each pixel in {self._layer}")
+        return unique[order], order.argsort()[which]
+
+    def _op_relu(self, x: Value) -> Value:
+        """max(x, 0)."""
+        out = self._summed([x])
+        for of in self._maps(out.index):
+            assert isinstance(of, Sum)
+            of.rectified = True
+        return out
+
+    def _op_prelu(self, x: Value, weight: Tensor) -> Value:
+        """max(x, 0) - weight * max(-x, 0)."""
+        slope = weight.view(-1, *[1] * (len(x.shape) - 2))
+        return self._add_tensors(self._op_relu(x), self._op_mul(self._op_relu(self._op_neg(x)), slope), -1.0)
+
+    def _op__prelu_kernel(self, x: Value, weight: Tensor) -> Value:
+        """PReLU as `run_decompositions` leaves it."""
+        return self._op_prelu(x, weight.flatten())
+
+    def _op_gt(self, x: Any, threshold: Any) -> Any:
+        return self._fired(x, threshold, strictly=True)
+
+    def _op_ge(self, x: Any, threshold: Any) -> Any:
+        return self._fired(x, threshold, strictly=False)
+
+    def _fired(self, x: Any, threshold: Any, strictly: bool) -> Value:
+        """Spikes: in each map that fires, one channel for every channel and threshold that there are."""
+        if not isinstance(x, Value) or isinstance(threshold, Value):
+            raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
+        x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
+        index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
+        gain = torch.where(index < 0, 0.0, gain)
+        edge = -shift / gain
+        up, down = self._limits(edge, strictly)
+        always = (shift > 0) if strictly else (shift >= 0)
+        limit = torch.where(gain > 0, up, torch.where(gain < 0, down, 2.0**62)).clamp(-(2.0**62), 2.0**62)
+        inverted = torch.where(gain == 0, always, gain < 0)
+        out, fixed = torch.full_like(index, -1), torch.zeros_like(shift)
+        fixed[index < 0] = always[index < 0].double()
+        for of in self._maps(x.index):
+            here = torch.nonzero((index >= of.offset) & (index < of.offset + of.size)).flatten()
+            if of.kind == "bits" and bool(((limit[here] >= 0) & (limit[here] < 1) & ~inverted[here]).all()):
+                out[here] = index[here]  # spikes that fire again
+                continue
+            place = index[here] - of.offset
+            most = of.bound + 1  # what lies beyond the largest value is never, or always, exceeded
+            limits = limit[here] if of.kind == "f32" else limit[here].clamp(-most, most)
+            unique, which = self._channels(of, place, limits, inverted[here].double())
+            new = Fire(
+                shape=(*of.shape[:3], len(unique)),
+                kind="bits",
+                bound=1,
+                source=of,
+                chosen=unique[:, 0].long(),
+                thresholds=unique[:, 1] if of.kind == "f32" else unique[:, 1].long(),
+                inverted=unique[:, 2].bool(),
+            )
+            self._add(new)
+            out[here] = new.offset + place // of.channels * new.channels + which
+        return Value(out.view(x.shape), torch.ones(x.shape, dtype=torch.float64), fixed.view(x.shape))

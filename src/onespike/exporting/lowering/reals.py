@@ -1,0 +1,222 @@
+"""Real numbers: what any network is, in float32. The functions are those of C's <math.h>."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onespike.exporting.lowering.layers import Layers
+from onespike.exporting.lowering.maps import Conv, Function, Geometry, Map, Matmul, Read, Sum, Term
+from onespike.exporting.lowering.values import CannotSayError, Value
+
+
+class Reals(Layers):
+    """Turns a graph into maps of real numbers, and of spikes where something fires."""
+
+    def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
+        edge = edge.float()
+        below = torch.nextafter(edge, torch.full_like(edge, -torch.inf))
+        return (edge.double(), below.double()) if strictly else (below.double(), edge.double())
+
+    def _sum_kind(self, of: Map) -> str:  # noqa: ARG002
+        return "f32"
+
+    def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:  # noqa: ARG002
+        return "f32", 0, 1.0
+
+    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+        added = [Term(read, gain) for read, gain in terms]
+        return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=added, constant=constant), 1.0
+
+    def _plain(self, value: Value, anew: bool = False) -> Value:
+        """A value as elements of maps of floats, without gain and shift; of new sums, if these are asked for."""
+        index = torch.full_like(value.index, -1)
+        for of in self._maps(value.index):
+            here = (value.index >= of.offset) & (value.index < of.offset + of.size)
+            place = value.index[here] - of.offset
+            gain, shift = value.gain[here], value.shift[here]
+            if not anew and of.kind == "f32" and bool((gain == 1).all()) and not shift.any():
+                index[here] = value.index[here]
+                continue
+            unique, which = self._channels(of, place, gain, shift)
+            terms = [Term(Read(of, channels=unique[:, 0].long()), unique[:, 1])]
+            shape = (*of.shape[:3], len(unique))
+            self._add(new := Sum(shape=shape, kind="f32", bound=0, terms=terms, constant=unique[:, 2]))
+            index[here] = new.offset + place // of.channels * new.channels + which
+        constant = value.index < 0
+        return Value(index, torch.ones_like(value.gain), torch.where(constant, value.shift, 0.0))
+
+    def _contiguous(self, value: Value, axis: int) -> Value:
+        return value if self._single(value, axis) is not None else self._gathered(value, axis)
+
+    def _gathered(self, value: Value, axis: int) -> Value:
+        """A value that is all of one map of spikes, or of floats."""
+        spikes = {of.kind for of in self._maps(value.index)} == {"bits"} and bool((value.gain == 1).all())
+        plain = value if spikes and not value.shift.any() else self._plain(value)
+        return plain if self._single(plain, axis) is not None else self._collected(plain, axis)
+
+    def _collected(self, value: Value, axis: int) -> Value:
+        try:
+            return super()._collected(value, axis)
+        except CannotSayError:
+            return super()._collected(self._plain(value), axis)
+
+    def _together(self, values: list[Value]) -> list[Value]:
+        """Values of one shape, each of them all of one map, with the channels of all in one place."""
+        shape = torch.broadcast_shapes(*(one.shape for one in values))
+        wide = (self._move(torch.broadcast_to, (one, shape), {}) for one in values)
+        return [self._gathered(one, -min(3, len(shape))) for one in wide]
+
+    def _summed(self, values: list[Value]) -> Value:
+        try:
+            return super()._summed(values)
+        except CannotSayError:
+            return super()._summed(self._together(values))
+
+    def _product(self, a: Value, b: Value) -> Value:
+        try:
+            return super()._product(a, b)
+        except CannotSayError:
+            return super()._product(*self._together([a, b]))
+
+    def _op_relu(self, x: Value) -> Value:
+        out = self._plain(x, anew=True)
+        for of in self._maps(out.index):
+            assert isinstance(of, Sum)
+            of.rectified = True
+        return out
+
+    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
+        shift = x.shift[0, :, 0, 0]
+        if self._maps(x.index)[0].kind not in ("bits", "f32") or (shift.any() and any(geometry.padding)):
+            x = self._plain(x)
+            shift = x.shift[0, :, 0, 0]
+        read = self._single(x, 1)
+        assert read is not None
+        of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
+        sides = x.shape[0], *x.shape[2:]
+        spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
+        spread[:, chosen] = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
+        shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
+        new = Conv(
+            shape=shape,
+            kind="f32",
+            bound=0,
+            source=of,
+            sides=sides,
+            geometry=geometry,
+            weight=spread.permute(2, 3, 1, 0).contiguous(),
+        )
+        self._add(new)
+        return self._value(new, 1.0, (weight.sum((2, 3)) * shift).sum(1) + (bias if bias is not None else 0.0))
+
+    # Products of two tensors.
+
+    def _op_matmul(self, a: Any, b: Any) -> Value:
+        """(…, M, K) times (…, K, N)."""
+        if isinstance(b, Tensor):
+            return self._op_linear(a, b.movedim(-1, -2))
+        if isinstance(a, Tensor):
+            raise CannotSayError(f"a constant times a tensor in {self._layer}")
+        outer = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        first = self._move(torch.broadcast_to, (a, (*outer, *a.shape[-2:])), {})
+        turned = self._move(torch.transpose, (b, -1, -2), {})
+        second = self._move(torch.broadcast_to, (turned, (*outer, *turned.shape[-2:])), {})
+        rows, columns = first.shape[-2], second.shape[-2]
+        (left,), (right,) = (self._maps(self._rows(one).index) for one in (first, second))
+        new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", bound=0, rows=rows, factors=(left, right))
+        self._add(new)
+        return self._laid(new, [*outer, rows], len(outer) + 1, torch.ones(columns, dtype=torch.float64))
+
+    def _rows(self, x: Value) -> Value:
+        """A value whose rows, along the last axis, follow each other in one map of floats."""
+        return super()._collected(self._plain(x), len(x.shape) - 1)
+
+    def _op_bmm(self, a: Any, b: Any) -> Value:
+        return self._op_matmul(a, b)
+
+    def _op_mm(self, a: Any, b: Any) -> Value:
+        return self._op_matmul(a, b)
+
+    def _op_addmm(self, bias: Tensor, a: Any, b: Any) -> Value:
+        return self._add_tensors(self._op_matmul(a, b), bias, 1.0)
+
+    def _op_div(self, a: Any, b: Any) -> Any:
+        if not isinstance(b, Value):
+            return super()._op_div(a, b)
+        return self._op_mul(a, self._op_reciprocal(b))
+
+    def _op__softmax(self, x: Value, dim: int, *_: Any) -> Value:
+        whole, self._shape = self._shape, torch.Size(1 if n == dim % len(x.shape) else s for n, s in enumerate(x.shape))
+        peak = self._reduced(x, dim, True, largest=True)
+        raised = self._op_exp(self._add_tensors(x, peak, -1.0))
+        total = self._reduced(raised, dim, True, largest=False)
+        self._shape = whole
+        return self._product(raised, self._op_reciprocal(total))
+
+    def _op_softmax(self, x: Value, dim: int, *_: Any) -> Value:
+        return self._op__softmax(x, dim)
+
+    def _op_where(self, condition: Any, one: Any, other: Any) -> Any:
+        """Choose: other + condition * (one - other)."""
+        if not isinstance(condition, Value):
+            raise CannotSayError(f"a choice between tensors in {self._layer}")
+        values = [isinstance(tensor, Value) for tensor in (one, other)]
+        between = self._add_tensors(one, other, -1.0) if any(values) else torch.as_tensor(one) - torch.as_tensor(other)
+        return self._add_tensors(self._op_mul(condition, between), other, 1.0)
+
+    def _op_lerp(self, start: Any, end: Any, weight: Any) -> Any:
+        return self._op_where(weight, end, start)
+
+    def _op_clamp(self, x: Value, least: float | None = None, most: float | None = None) -> Value:
+        if least is not None:
+            x = self._add_tensors(self._op_relu(self._add_tensors(x, float(least), -1.0)), float(least), 1.0)
+        if most is not None:
+            x = self._add_tensors(float(most), self._op_relu(self._add_tensors(float(most), x, -1.0)), -1.0)
+        return x
+
+    def _op_hardtanh(self, x: Value, least: float = -1.0, most: float = 1.0) -> Value:
+        return self._op_clamp(x, least, most)
+
+    # Functions, element by element.
+
+    def _function(self, x: Value, name: str) -> Value:
+        x = self._plain(x)
+        index = torch.empty_like(x.index)
+        for of in self._maps(x.index):
+            here = (x.index >= of.offset) & (x.index < of.offset + of.size)
+            self._add(new := Function(shape=of.shape, kind="f32", bound=0, source=of, name=name))
+            index[here] = x.index[here] - of.offset + new.offset
+        return self._ones(index)
+
+    def _op_gelu(self, x: Value, approximate: str = "none") -> Value:
+        if approximate != "none":
+            raise CannotSayError(f"gelu by {approximate} in {self._layer}")
+        return self._function(x, "gelu")
+
+    def _op_silu(self, x: Value) -> Value:
+        return self._product(x, self._op_sigmoid(x))
+
+    def _op_sigmoid(self, x: Value) -> Value:
+        return self._function(x, "sigmoid")
+
+    def _op_tanh(self, x: Value) -> Value:
+        return self._function(x, "tanh")
+
+    def _op_exp(self, x: Value) -> Value:
+        return self._function(x, "exp")
+
+    def _op_sin(self, x: Value) -> Value:
+        return self._function(x, "sin")
+
+    def _op_cos(self, x: Value) -> Value:
+        return self._function(x, "cos")
+
+    def _op_ceil(self, x: Value) -> Value:
+        return self._function(x, "ceil")
+
+    def _op_floor(self, x: Value) -> Value:
+        return self._function(x, "floor")
+
+    def _op_reciprocal(self, x: Value) -> Value:
+        return self._function(x, "reciprocal")

@@ -1,0 +1,193 @@
+"""Additions and pooling of values, and what a kind of numbers has to say of itself."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from onespike.errors import OnespikeError
+from onespike.exporting.lowering.maps import Geometry, Map, Pool, Read, Sum
+from onespike.exporting.lowering.values import CannotSayError, Value, Walk, in_rows, pair, rows_of, sides_of
+
+
+class Sums(Walk):
+    """Walks over a graph; what its numbers are, a subclass says."""
+
+    # What a subclass says of its numbers.
+
+    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
+        """Convolve a value (N, C, H, W) that is all of one map, with real weights (C_out, C, kh, kw)."""
+        raise NotImplementedError
+
+    def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+        """A map of sums of values times gains (C,), and of a constant (C,), and the gain of its elements."""
+        raise NotImplementedError
+
+    def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
+        """The same of class scores."""
+        return self._sum(terms, constant)
+
+    def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
+        """The t for which q > t says that q is above an edge, and that for which it says that q is not below it.
+
+        Not `strictly`: at the edge or above it, and not below or at it.
+        """
+        raise NotImplementedError
+
+    def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:
+        """Kind and bound of the products of two maps' elements, and their gain."""
+        raise NotImplementedError
+
+    def _sum_kind(self, of: Map) -> str:
+        """The kind of sums of a map's elements."""
+        raise NotImplementedError
+
+    def _expect_room(self, kind: str, bound: int) -> None:
+        """Raise `CannotSayError` if numbers of a kind cannot be as large as a bound."""
+
+    # Pooling.
+
+    def _op_max_pool2d(
+        self, x: Value, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: bool = False
+    ) -> Value:
+        if ceil_mode:
+            raise CannotSayError(f"max pooling with ceil_mode in {self._layer}")
+        geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
+        return self._pooled(x, geometry, largest=True)
+
+    def _op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
+        """Max pooling, whose indices nobody reads."""
+        return [self._op_max_pool2d(*args)]
+
+    def _op_avg_pool2d(
+        self,
+        x: Value,
+        kernel: Any,
+        stride: Any = (),
+        padding: Any = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Value:
+        if ceil_mode or (any(pair(padding)) and not count_include_pad):
+            raise CannotSayError(f"average pooling whose windows differ in size in {self._layer}")
+        geometry = Geometry(pair(kernel), pair(stride or kernel), pair(padding))
+        out = self._pooled(x, geometry, largest=False)
+        divisor = divisor_override or math.prod(geometry.kernel)
+        return Value(out.index, out.gain / divisor, out.shift / divisor)
+
+    def _adaptive(self, x: Value, size: Any) -> Geometry:
+        height, width = x.shape[-2:]
+        rows, columns = pair(size)
+        if height % rows or width % columns:
+            raise CannotSayError(f"adaptive pooling of {height}x{width} to {rows}x{columns} in {self._layer}")
+        kernel = height // rows, width // columns
+        return Geometry(kernel, kernel)
+
+    def _op_adaptive_avg_pool2d(self, x: Value, size: Any) -> Value:
+        return self._op_avg_pool2d(x, self._adaptive(x, size).kernel)
+
+    def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
+        return [self._pooled(x, self._adaptive(x, size), largest=True)]
+
+    def _op_amax(self, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
+        return self._reduced(x, dim, keepdim, largest=True)
+
+    def _op_sum(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
+        return self._reduced(x, dim, keepdim, largest=False)
+
+    def _op_mean(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
+        out = self._reduced(x, dim, keepdim, largest=False)
+        count = x.index.numel() // out.index.numel()
+        return Value(out.index, out.gain / count, out.shift / count)
+
+    def _reduced(self, x: Value, dim: Any, keepdim: bool, largest: bool) -> Value:
+        """Reduce axes: all pixels of a map, seen as one column."""
+        axes = [dim] if isinstance(dim, int) else list(dim)
+        axes = sorted(axis % x.index.ndim for axis in axes)
+        kept = [axis for axis in range(x.index.ndim) if axis not in axes]
+        if any(x.shape[axis] > 1 for axis in axes):
+            order = self._move(torch.permute, (x, [*axes, *kept]), {})
+            channels = math.prod(x.shape[axis] for axis in kept)
+            column = self._move(torch.reshape, (order, (1, -1, channels, 1)), {})
+            column = self._move(torch.transpose, (column, 1, 2), {})  # (1, channels, pixels, 1)
+            x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
+            return self._move(torch.reshape, (x, self._shape), {})
+        return x if keepdim else self._move(torch.reshape, (x, self._shape), {})
+
+    def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
+        """Pool (N, C, H, W)."""
+        if largest and bool((x.gain < 0).any()):
+            x = self._summed([x])
+        decoded = self._decoded(x, 1)
+        if decoded is None or len(decoded) != 1 or decoded[0][0].channels is None or (decoded[0][0].channels < 0).any():
+            x = self._collected(x, 1)
+            decoded = self._decoded(x, 1)
+            assert decoded is not None
+        read = decoded[0][0]
+        of, images, height, width = read.map, x.shape[0], *x.shape[2:]
+        sides = geometry.side(0, height), geometry.side(1, width)
+        count = 1 if largest else math.prod(geometry.kernel)
+        kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
+        bound = of.bound * count
+        self._expect_room(kind, bound)
+        if largest and any(geometry.padding) and of.kind == "u8":
+            raise CannotSayError(f"max pooling of the image in {self._layer}")
+        source = Read(of, read.pixels)
+        new = Pool(
+            shape=(images, *sides, of.channels),
+            kind=kind,
+            bound=bound,
+            image=of.image,
+            read=source,
+            sides=(images, height, width),
+            geometry=geometry,
+            largest=largest,
+        )
+        self._add(new)
+        gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
+        if not largest and any(geometry.padding) and shift.any():
+            raise CannotSayError(f"average pooling with padding in {self._layer}")
+        whole_map = self._value(new)
+        assert read.channels is not None
+        index = whole_map.index[:, read.channels]
+        shaped = [one.view(-1, 1, 1).expand(index.shape) for one in (gain, shift * count)]
+        return Value(index, *shaped)
+
+    # Sums.
+
+    def _summed(self, values: list[Value]) -> Value:
+        """Add values of one shape: fixed-point numbers; one map for all pixels that read the same maps."""
+        shape = values[0].shape
+        for axis in dict.fromkeys(one % len(shape) for one in (1, -1, 0, -min(3, len(shape)))):
+            rows = [in_rows(value, axis) for value in values]
+            owners = torch.cat([self._owners(row.index) for row in rows], 1)
+            groups, which = torch.unique(owners, dim=0, return_inverse=True)
+            chosen = [torch.nonzero(which == group).flatten() for group in range(len(groups))]
+            decoded = [[self._decoded(rows_of(row, pixels), 1) for row in rows] for pixels in chosen]
+            if all(one is not None for group in decoded for one in group):
+                break
+        else:
+            raise CannotSayError(f"an addition of elements in another order in {self._layer}")
+        out = Value(*(torch.empty_like(part) for part in (rows[0].index, rows[0].gain, rows[0].shift)))
+        rest = [side for place, side in enumerate(shape) if place != axis]
+        for pixels, group in zip(chosen, decoded, strict=True):
+            constant = torch.stack([rows_of(row, pixels).shift[0] for row in rows]).sum(0)
+            terms = [term for one in group for term in one or []]
+            new, size = self._sum([term for term in terms if term[1].any()], constant)
+            new.shape = sides_of(rest, shape[axis]) if len(chosen) == 1 else (1, 1, len(pixels), shape[axis])
+            self._add(new)
+            out.index[pixels] = torch.arange(new.size).view(len(pixels), -1) + new.offset
+            out.gain[pixels], out.shift[pixels] = size, 0.0
+        return Value(*(part.view(*rest, -1).movedim(-1, axis) for part in (out.index, out.gain, out.shift)))
+
+    def scores(self, logits: Value) -> float:
+        """Add the last map, class scores; gives what one of them is worth."""
+        terms = self._decoded(logits, logits.index.ndim - 1)
+        if terms is None:
+            raise OnespikeError("c: expected logits (B, K), class by class from one map")
+        new, size = self._scored(terms, logits.shift.flatten())
+        new.image = False
+        self._add(new)
+        return size

@@ -1,0 +1,80 @@
+"""Networks over time: frames (T, B, C, H, W) to logits (T, B, K), layer after layer, all steps of a layer together.
+
+What a layer keeps from one step to the next is returned, and given again to go on: a network has no state of its own.
+Layers that keep something say so, `carries = True`, and take it by a `Carry`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onespike.neurons import Carry
+from onespike.units.base import as_one_batch
+
+
+def over_time(layer: nn.Module, x: Tensor, carry: Carry) -> Tensor:
+    """Apply a layer, or a sequence of them, to all time steps, (T, B, C, …) to (T, B, C', …)."""
+    if getattr(layer, "carries", False):
+        return layer(x, carry)
+    if isinstance(layer, nn.Sequential):
+        for one in layer:
+            x = over_time(one, x, carry)
+        return x
+    return each_step(x, layer)
+
+
+def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Apply layers that keep nothing: in training to all steps as one batch, whose statistics batch norms take.
+
+    In evaluation to each step by itself: libraries round by the size of a batch, and a stream of frames is to give the
+    very bits that all frames together give.
+    """
+    if any(layer.training for layer in layers):
+        return as_one_batch(x, *layers)
+    steps = []
+    for step in x.unbind():
+        for layer in layers:
+            step = layer(step)
+        steps.append(step)
+    return torch.stack(steps)
+
+
+class OverTimeNetwork(nn.Module):
+    """A network whose parts run one behind the other, at one time step or at several.
+
+    An image that is shown several times, `config.time_steps`, passes the `encoder` once.
+    """
+
+    config: Any
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """What reads an image and keeps nothing, if there is such a part."""
+        return None
+
+    def parts(self) -> Iterable[nn.Module]:
+        """The parts behind the encoder, to logits (B, K)."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W), each shown `time_steps` times, to mean logits (B, K).
+
+        Frames (T, B, C, H, W) give logits (T, B, K).
+        """
+        if images.ndim == 5:
+            return self.over_time(images)[0]
+        x = images if self.encoder is None else self.encoder(images)
+        return self._behind(x.expand(self.config.time_steps, *x.shape), Carry()).mean(0)
+
+    def over_time(self, frames: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
+        """Map frames (T, B, C, H, W) to logits (T, B, K), and to the state to go on from; None starts anew."""
+        carry = Carry(state)
+        x = frames if self.encoder is None else over_time(self.encoder, frames, carry)
+        return self._behind(x, carry), carry.after
+
+    def _behind(self, x: Tensor, carry: Carry) -> Tensor:
+        for part in self.parts():
+            x = over_time(part, x, carry)
+        return x

@@ -1,0 +1,93 @@
+"""Frame by frame: a network over time that answers after each frame, with a state that can be saved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from onespike.configs import read_json
+from onespike.durable import expect_writable, write_whole
+from onespike.errors import OnespikeError
+
+_LAYOUT = "layout"
+
+
+def stream(model: nn.Module) -> "FrameStream":
+    """Begin a stream of frames: call what it gives with one frame after the other.
+
+    Args:
+        model: A network over time, as onespike's spiking models are: it has a method `over_time`. It is set to
+            evaluation mode. Any number of streams may run on one network, for it keeps no state.
+
+    Raises:
+        OnespikeError: The model does not run over time.
+    """
+    if not hasattr(model, "over_time"):
+        name = type(model).__name__
+        raise OnespikeError(f"stream: {name} has no over_time: expected a network over time, such as spiking-vgg-xs")
+    return FrameStream(model.eval())
+
+
+class FrameStream:
+    """A stream of frames through a network; a new one starts from nothing."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self.state: list[Any] | None = None  # what the network handed on; None before the first frame
+        self.frames = 0  # how many it has seen
+
+    @torch.no_grad()
+    def __call__(self, frame: Tensor) -> Tensor:
+        """Take a frame (B, C, H, W), normalised; give its logits (B, K), those of this step alone, to the bit.
+
+        The network's answer so far is the mean of the logits of all steps. A state of another network, or of another
+        batch, is an `OnespikeError`.
+        """
+        try:
+            logits, state = self.model.over_time(frame[None], self.state)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if self.state is None:
+                raise
+            reason = " ".join(str(error).split())
+            raise OnespikeError(f"stream: the state does not suit this network and batch: {reason}") from error
+        self.state, self.frames = state, self.frames + 1
+        return logits[0]
+
+    def save(self, path: str | Path) -> None:
+        """Write the state as safetensors, whole or not at all."""
+        expect_writable(path)
+        tensors: dict[str, Tensor] = {}
+        layout = json.dumps({"frames": self.frames, "state": _take_out(self.state, tensors)})
+        write_whole(Path(path), save(tensors, {_LAYOUT: layout}))
+
+    def load(self, path: str | Path) -> None:
+        """Go on from a state that was saved; a file that is none is an `OnespikeError`."""
+        try:
+            with safe_open(path, "pt") as file:
+                content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            frames, state = int(content["frames"]), _put_back(content["state"], tensors)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, OnespikeError) as error:
+            reason = " ".join(str(error).split())
+            raise OnespikeError(
+                f"{path}: not the state of a stream ({reason}); expected a file that it saved"
+            ) from None
+        self.frames, self.state = frames, state
+
+
+def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Replace tensors in nested lists by their names."""
+    if isinstance(value, Tensor):
+        tensors[name := str(len(tensors))] = value.contiguous()
+        return name
+    return [_take_out(one, tensors) for one in value] if isinstance(value, list | tuple) else None
+
+
+def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, str):
+        return tensors[value]
+    return [_put_back(one, tensors) for one in value] if isinstance(value, list) else None

@@ -1,0 +1,202 @@
+"""A search: its processes are started, watched and reported on."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import torch
+
+from onespike.classpath import allowed
+from onespike.configs import plain
+from onespike.counting import CONVENTIONS
+from onespike.data.dataset import open_dataset
+from onespike.durable import expect_writable
+from onespike.errors import OnespikeError, unknown
+from onespike.search import study as studies
+from onespike.search.report import as_text, write_report
+from onespike.search.space import read_space
+from onespike.search.study import Tried
+from onespike.search.worker import Job
+from onespike.training.recipe import NO_MATTER, load_recipe, values_of
+
+if TYPE_CHECKING:
+    import optuna
+
+#: Seconds between two looks at the trials, and between two reports at least; most processes.
+LOOK, REPORT, MOST = 1.0, 60.0, 256
+
+
+def search(
+    recipe: str,
+    space: str | Path,
+    out: str | Path,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    trials: int = 20,
+    workers: int = 1,
+    energy: str = "",
+    storage: str | None = None,
+    say: Callable[[Tried], object] = lambda _: None,
+) -> list[Tried]:
+    """Search for the values of a recipe's options with the best accuracy on the held-out images.
+
+    Called again, it goes on: with trials that were interrupted, and with new ones up to `trials`.
+
+    Args:
+        recipe: Name or path of the recipe that each trial changes.
+        space: A YAML file, see `onespike.search.space`.
+        out: Folder of the search: a run folder for each trial, the storage, the report.
+        overrides: Values of the recipe that all trials have, as for `load_recipe`.
+        trials: How many are to be trained, pruned ones included.
+        workers: Processes that train at the same time.
+        energy: A convention of the audit: search for little energy, too, counted on held-out images.
+        storage: URL of a data base that several machines share; a file in `out` if None.
+        say: Called with each trial that is done.
+
+    Returns:
+        All trials, in order.
+
+    Raises:
+        OnespikeError: Something outside the program is wrong; the message says what. What is done is kept.
+        KeyboardInterrupt: Somebody stopped it; what is done is kept.
+    """
+    studies.need_optuna()
+    out, space, given = Path(out), Path(space), dict(overrides or {})
+    _expect_numbers(trials, workers)
+    if energy and energy not in CONVENTIONS:
+        raise unknown("convention of energy", energy, CONVENTIONS)
+    expect_writable(folder=out)
+    base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
+    if not len(open_dataset(base.data).validation):
+        raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
+    opened = studies.open_storage(storage, out)
+    study = studies.open_study(opened, out.resolve().name, trials, energy, base.train.epochs)
+    from optuna.distributions import distribution_to_json
+
+    texts = {name: distribution_to_json(one) for name, one in distributions.items()}
+    identity = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
+    identity |= {"space": texts, "energy": energy}
+    studies.expect_same_search(study, identity, (storage and "the storage") or str(out))
+    options: dict[str, Any] = {"recipe": recipe, "overrides": {key: as_text(one) for key, one in given.items()}}
+    options |= {"space": texts, "out": str(out), "name": study.study_name, "storage": storage, "trials": trials}
+    job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
+    command = ["--recipe", recipe, *(word for key, one in given.items() for word in (f"--{key}", as_text(one)))]
+
+    def report() -> list[Tried]:
+        found = studies.tried(study, energy)
+        write_report(out, found, command, energy, study)
+        return found
+
+    try:
+        with _processes(job, workers) as processes:
+            _watch(processes, study, energy, say, report)
+    finally:
+        found = report()
+    if (missing := trials - sum(one.done for one in found)) > 0:
+        raise OnespikeError(
+            f"{missing} of {trials} trials are not done: {_reason(processes)}; the same command goes on"
+        )
+    return found
+
+
+def _expect_numbers(trials: int, workers: int) -> None:
+    for name, number, most in (("trials", trials, 10**6), ("workers", workers, MOST)):
+        if not 1 <= number <= most:
+            raise OnespikeError(f"--{name}: expected 1 to {most:,}, got {number}")
+
+
+class _Process:
+    """A process of the search, and what it writes to its standard error."""
+
+    def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
+        # In a session of its own: Ctrl-C reaches this process alone, which then asks the others to stop.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "onespike.search.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self.errors,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        assert self.process.stdin
+        with self.process.stdin as pipe, suppress(BrokenPipeError):
+            pipe.write(job.to_json().encode())
+
+    def complaint(self) -> str:
+        """The last line that it wrote."""
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].removeprefix("error: ") if lines else ""
+
+
+@contextmanager
+def _processes(job: Job, count: int) -> Iterator[list[_Process]]:
+    """Start processes; at the end, however it comes, ask those that are left to stop, and wait until they have."""
+    processes: list[_Process] = []
+    try:
+        for number in range(count):
+            processes.append(_Process(job, _environment(number, count)))  # noqa: PERF401 - each is ended below
+        yield processes
+    finally:
+        for one in processes:
+            if one.process.poll() is None:
+                one.process.send_signal(signal.SIGTERM)
+        for one in processes:
+            one.process.wait()
+            one.errors.close()
+
+
+def _environment(number: int, count: int) -> dict[str, str]:
+    """Share the machine: threads of the processor, accelerators in turns. Both can be chosen from outside."""
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    if count > 1:
+        environment["OMP_NUM_THREADS"] = os.environ.get(
+            "OMP_NUM_THREADS", str(max(1, torch.get_num_threads() // count))
+        )
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count())))).split(
+            ","
+        )
+        environment["CUDA_VISIBLE_DEVICES"] = visible[number % len(visible)]
+    return environment
+
+
+def _watch(
+    processes: Sequence[_Process],
+    study: "optuna.Study",
+    energy: str,
+    say: Callable[[Tried], object],
+    report: Callable[[], object],
+) -> None:
+    """Say what is done, and report now and then, until all processes have ended; an error of one ends the others."""
+    known, reported = {one.number for one in studies.tried(study, energy) if one.done}, time.monotonic()
+    running = True
+    while running:
+        running = any(one.process.poll() is None for one in processes)
+        for one in studies.tried(study, energy):
+            if one.done and one.number not in known:
+                known.add(one.number)
+                say(one)
+        if time.monotonic() - reported > REPORT:
+            report()
+            reported = time.monotonic()
+        codes = {one.process.returncode: one for one in processes}
+        if 2 in codes:
+            raise OnespikeError(codes[2].complaint())
+        if 1 in codes:
+            codes[1].errors.seek(0)
+            raise RuntimeError(f"a process of the search failed:\n{codes[1].errors.read().decode(errors='replace')}")
+        time.sleep(LOOK if running else 0)
+
+
+def _reason(processes: Sequence[_Process]) -> str:
+    """Why processes ended before their work did."""
+    signals = {-code for one in processes if (code := one.process.returncode) is not None and code < 0}
+    return f"processes were ended by signal {', '.join(map(str, sorted(signals)))}" if signals else "processes ended"

@@ -1,0 +1,132 @@
+"""What a search may choose: a YAML file of a recipe's options, and what each may be.
+
+model.channels: {choices: [[8, 16], [16, 32]]}      # one of these values
+train.batch_size: {low: 16, high: 64, step: 16}     # whole numbers: 16, 32, 48, 64
+train.lr: {low: 0.001, high: 0.1, log: true}        # each factor of ten as likely as the next
+train.label_smoothing: [0, 0.2]                     # short for {low: 0, high: 0.2}
+
+An option that takes whole numbers gets whole numbers.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onespike.configs import make, read_yaml
+from onespike.errors import OnespikeError, shown
+from onespike.training.recipe import load_recipe
+
+#: An option's form in messages; draws of the other options that are tried to see whether a value is possible.
+EXPECTED, DRAWS = "expected [low, high], {low: …, high: …, log: true} or {choices: […]}", 20
+
+
+@dataclass(frozen=True)
+class _Range:
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+
+@dataclass(frozen=True)
+class _Choices:
+    choices: list[Any]
+
+
+def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a space for a recipe of which some values are changed; gives Optuna's distributions by option.
+
+    Raises:
+        OnespikeError: It cannot be read; an option does not exist, is set by `overrides` as well, or has an empty
+            range; or the recipe refuses an end of a range, or a choice, whatever the other options are.
+    """
+    content = read_yaml(path)
+    if not isinstance(content, Mapping) or not content:
+        expected = "expected options and what each may be, such as train.lr: {low: 0.001, high: 0.1, log: true}"
+        raise OnespikeError(f"{path}: {expected}, got {shown(content)}")
+    if both := [name for name in content if name in overrides]:
+        raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")
+    forms = {name: _form(form, f"{path}: {name}") for name, form in content.items()}
+    _expect_possible(forms, path, recipe, overrides)
+    whole = {name: _is_whole(name, form, recipe, overrides) for name, form in forms.items()}
+    return {name: _distribution(form, whole[name], f"{path}: {name}") for name, form in forms.items()}
+
+
+def _form(form: Any, where: str) -> _Range | _Choices:
+    if isinstance(form, list) and len(form) == 2:
+        form = {"low": form[0], "high": form[1]}
+    if not isinstance(form, Mapping):
+        raise OnespikeError(f"{where}: {EXPECTED}, got {shown(form)}")
+    if "choices" in form:
+        choices = form["choices"]
+        if len(form) > 1 or not isinstance(choices, list) or len(choices) < 2:
+            raise OnespikeError(f"{where}: expected {{choices: […]}} with at least two values, got {shown(dict(form))}")
+        return _Choices(choices)
+    if not {"low", "high"} <= {*form}:
+        raise OnespikeError(f"{where}: {EXPECTED}, got {shown(dict(form))}")
+    span: _Range = make(_Range, form, where)
+    if not span.low < span.high:
+        raise OnespikeError(f"{where}: the range is empty: expected low < high, got {span.low:g} and {span.high:g}")
+    if span.log and (span.low <= 0 or span.step is not None):
+        raise OnespikeError(f"{where}: log: true needs a low above 0 and no step, got {shown(dict(form))}")
+    if span.step is not None and not 0 < span.step <= span.high - span.low:
+        raise OnespikeError(f"{where}.step: expected more than 0 and no more than the range, got {span.step:g}")
+    return span
+
+
+def _ends(form: _Range | _Choices) -> list[Any]:
+    return list(map(_plain, form.choices)) if isinstance(form, _Choices) else [form.low, form.high]
+
+
+def _plain(choice: Any) -> Any:
+    """A choice as Optuna stores it; a recipe reads the text of a list as a list."""
+    return json.dumps(choice) if isinstance(choice, list | Mapping) else choice
+
+
+def _expect_possible(
+    forms: Mapping[str, _Range | _Choices], path: Path, recipe: str, overrides: Mapping[str, Any]
+) -> None:
+    """Raise an `OnespikeError` unless a recipe can be made with each end of each option, and some of the others."""
+    draws = random.Random(0)
+    for name, form in forms.items():
+        for end in _ends(form):
+            first: OnespikeError | None = None
+            for number in range(1 + DRAWS):
+                others = {key: draws.choice(_ends(one)) for key, one in forms.items()} if number else {}
+                try:
+                    load_recipe(recipe, {**overrides, **others, name: end})
+                    break
+                except OnespikeError as error:
+                    first = first or error
+            else:
+                raise OnespikeError(f"{path}: {first}")
+
+
+def _is_whole(name: str, form: _Range | _Choices, recipe: str, overrides: Mapping[str, Any]) -> bool:
+    """Whether an option takes whole numbers alone; of somebody's class nobody knows but who wrote the space."""
+    if isinstance(form, _Choices) or not (isinstance(form.low, int) and isinstance(form.high, int)):
+        return False
+    try:
+        load_recipe(recipe, {**overrides, name: form.low + 0.5})
+    except OnespikeError as error:
+        return "a whole number" in str(error)
+    return ".init_args." in name
+
+
+def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:
+    """Optuna's distribution of a form, for an option that takes whole numbers alone or not."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(form, _Choices):
+        return CategoricalDistribution(list(map(_plain, form.choices)))
+    low, high, step = form.low, form.high, form.step
+    if whole and step is not None and not isinstance(step, int):
+        raise OnespikeError(f"{where}.step: expected a whole number, got {step:g}")
+    if step is not None:  # the last value that steps reach
+        high = low + step * int((high - low) / step + 1e-9)
+    if whole:
+        return IntDistribution(int(low), int(high), form.log, int(step or 1))
+    return FloatDistribution(float(low), float(high), form.log, step)

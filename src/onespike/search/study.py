@@ -1,0 +1,294 @@
+"""The study of a search: what was tried, in a storage that many processes on many machines share.
+
+A slot is one set of values. It is attempted until an attempt trains it to its end, is pruned, or finds out that it
+cannot be trained; an attempt that a dead process left is marked as failed, and its slot is attempted again. What is to
+be done next follows from what the storage holds, so that a process may die anywhere and nothing is lost with it.
+"""
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from onespike.configs import convert
+from onespike.durable import held
+from onespike.errors import OnespikeError, printable
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial, Trial
+
+#: Files below the folder of a search: the journal that is the storage by default, and a folder for each live process.
+JOURNAL, WORKERS = "study.journal", "workers"
+#: Attributes of an attempt: its slot, if that is an earlier attempt's; its process, and when that was seen last (time
+#: in seconds); why it ended without a result; that it is one too many.
+SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outcome", "stopped", "surplus"
+#: Seconds between two signs of life; after which a process that is not on this machine counts as dead.
+BEAT, GRACE = 10.0, 90.0
+#: Attempts of which the process died after which a slot is given up.
+DEATHS = 5
+#: Draws of new values in a row that may repeat earlier ones; then there are hardly any others.
+REPEATS = 20
+IDENTITY = "search"
+
+
+def need_optuna() -> Any:
+    """The module, made to keep quiet; an `OnespikeError` where it is not installed."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise OnespikeError(f"search: {error.name} is missing: pip install 'onespike[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one set of values."""
+
+    number: int  # of the trial, from 0
+    outcome: str  # "trained", "pruned", "running", "waiting", or why it has no result
+    values: Mapping[str, Any]  # of the options that are searched for
+    accuracy: float | None  # top-1 on the held-out images, percent; of a pruned one after its last epoch
+    energy: float | None  # of one image, in microjoule, if it is searched for
+    facts: Mapping[str, Any]  # "folder", "seconds", "epoch", "parameters", as far as they are known
+    best: bool  # whether no other is better in all that is searched for
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do about it."""
+        return self.outcome not in ("running", "waiting")
+
+
+class _Lock:
+    """The lock around the journal: the system's, so that it ends with the process that held it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        import fcntl  # not everywhere
+
+        self._file = self._path.open("ab")
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def open_storage(url: str | None, out: Path) -> Any:
+    """Open the storage at a URL, by default the journal in the folder of a search; `OnespikeError` if it cannot be."""
+    optuna = need_optuna()
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if url is None:
+        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / f".{JOURNAL}.lock")
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+            _mend(path)
+            lock.release()
+            return JournalStorage(JournalFileBackend(str(path), lock))
+        except OSError as error:
+            raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OnespikeError(f"{path} is no journal of a search: {error!r}; choose another --out") from None
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+        wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
+    except ImportError as error:
+        remedy = "install the driver of the data base, for PostgreSQL: pip install psycopg2-binary"
+        raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
+    except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split()).replace(url, _public(url))
+        expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
+        raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
+
+
+def _mend(path: Path) -> None:
+    """Cut off half a line that a full disk left at the end of a journal: nothing could be written behind it."""
+    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        with path.open("r+b") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _public(url: str) -> str:
+    """A URL without its password."""
+    import sqlalchemy
+
+    with suppress(sqlalchemy.exc.ArgumentError):
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    return "…"  # what cannot be parsed may hold one anywhere
+
+
+def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -> "optuna.Study":
+    """Open a study, which is made if need be.
+
+    One objective is searched by the tree-structured Parzen estimator (Bergstra et al. 2011), and a trial is pruned
+    whose accuracy is below the median of the others' after as many epochs; two by NSGA-II (Deb et al. 2002).
+    """
+    optuna = need_optuna()
+    if energy:
+        population = max(4, min(50, trials // 5))
+        sampler: Any = optuna.samplers.NSGAIISampler(population_size=population)
+        directions, pruner = ["maximize", "minimize"], optuna.pruners.NopPruner()
+    else:
+        # What others are trying counts as bad, so that processes do not try the same.
+        sampler = optuna.samplers.TPESampler(constant_liar=True)
+        directions, pruner = ["maximize"], optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4))
+    options = {"directions": directions, "sampler": sampler, "pruner": pruner}
+    return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options)
+
+
+def expect_same_search(study: "optuna.Study", identity: Mapping[str, Any], where: str) -> None:
+    """Raise an `OnespikeError` if a study is of another search, by the values that make it; a new one takes these."""
+    known = study.user_attrs.get(IDENTITY)
+    if known is None:
+        study.set_user_attr(IDENTITY, dict(identity))
+        return
+    if changed := [key for key in dict.fromkeys([*known, *identity]) if known.get(key) != identity.get(key)]:
+        was, now = known.get(changed[0]), identity.get(changed[0])
+        raise OnespikeError(
+            f"{where} holds another search: {changed[0]} was {printable(was, 200)}, now {printable(now, 200)}; "
+            "choose another --out"
+        )
+
+
+def slots_of(trials: Sequence["FrozenTrial"]) -> dict[int, list["FrozenTrial"]]:
+    """The attempts of each slot, by the number of its first."""
+    slots: dict[int, list[FrozenTrial]] = {}
+    for one in trials:
+        if SURPLUS not in one.user_attrs:
+            slots.setdefault(one.user_attrs.get(SLOT, one.number), []).append(one)
+    return slots
+
+
+def result_of(attempts: Sequence["FrozenTrial"]) -> "FrozenTrial | None":
+    """The attempt with the result of a slot; None if there is none yet."""
+    for one in attempts:
+        if one.state.name in ("COMPLETE", "PRUNED") or (one.state.name == "FAIL" and OUTCOME in one.user_attrs):
+            return one
+    died = [one for one in attempts if one.state.name == "FAIL" and STOPPED not in one.user_attrs]
+    return died[-1] if len(died) >= DEATHS else None
+
+
+def is_alive(attempt: "FrozenTrial", out: Path) -> bool:
+    """Whether a process is still at an attempt that is running; exact where that process writes into `out`."""
+    process = out / WORKERS / str(attempt.user_attrs.get(WORKER, "none"))
+    if process.is_dir() and not is_held(process):
+        return False
+    begun = attempt.datetime_start.timestamp() if attempt.datetime_start else 0.0
+    return time.time() - convert(attempt.user_attrs.get(SEEN, begun), float, SEEN) < GRACE
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process writes into a folder."""
+    if not folder.is_dir():
+        return False
+    try:
+        with held(folder):
+            return False
+    except OnespikeError:
+        return True
+
+
+def claim(
+    study: "optuna.Study", space: Mapping[str, Any], trials: int, out: Path, worker: str
+) -> "Trial | Literal['wait', 'done']":
+    """Take the next attempt: of a slot whose process died, or else of a new one as long as there are fewer than asked.
+
+    Where all slots are being attempted by others, "wait": one of them may die yet.
+    """
+    from optuna.trial import TrialState
+
+    for number in itertools.count():
+        slots = slots_of(study.get_trials(deepcopy=False))
+        open_slots = {slot: attempts for slot, attempts in slots.items() if result_of(attempts) is None}
+        if len(slots) - len(open_slots) >= trials:
+            return "done"
+        lost = next((slot for slot, attempts in open_slots.items() if _is_lost(attempts, out)), None)
+        if lost is not None:
+            _take_up(study, lost)
+            continue
+        waiting = any(one.state.name == "WAITING" for attempts in open_slots.values() for one in attempts)
+        if not waiting and len(slots) >= trials:
+            return "wait"
+        attempt = study.ask()
+        attempt.set_user_attr(WORKER, worker)
+        attempt.set_user_attr(SEEN, time.time())
+        for name, one in space.items():
+            _suggest(attempt, name, one)
+        if not _is_surplus(attempt, study, trials, out, repeats=number < REPEATS):
+            return attempt
+        attempt.set_user_attr(SURPLUS, True)
+        study.tell(attempt, state=TrialState.FAIL)
+    raise AssertionError
+
+
+def _is_lost(attempts: Sequence["FrozenTrial"], out: Path) -> bool:
+    busy = [one for one in attempts if one.state.name in ("RUNNING", "WAITING")]
+    return all(one.state.name == "RUNNING" and not is_alive(one, out) for one in busy)
+
+
+def _take_up(study: "optuna.Study", slot: int) -> None:
+    """Mark what dead processes left of a slot as failed, and let it be attempted again unless too many have died."""
+    from optuna.trial import TrialState
+
+    for one in slots_of(study.get_trials(deepcopy=False))[slot]:
+        if one.state.name == "RUNNING":
+            with suppress(ValueError, RuntimeError):  # somebody else has told it
+                study.tell(one.number, state=TrialState.FAIL)
+    attempts = slots_of(study.get_trials(deepcopy=False))[slot]
+    if result_of(attempts) is None:
+        study.enqueue_trial(attempts[0].params, user_attrs={SLOT: slot})
+
+
+def _suggest(attempt: "Trial", name: str, distribution: Any) -> None:
+    if hasattr(distribution, "choices"):
+        attempt.suggest_categorical(name, distribution.choices)
+    else:
+        whole = isinstance(distribution.low, int)
+        suggest: Any = attempt.suggest_int if whole else attempt.suggest_float
+        suggest(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path, repeats: bool) -> bool:
+    """Whether somebody was faster, at the same slot or at the last one asked for; or a new slot repeats another."""
+    slots = slots_of(study.get_trials(deepcopy=False))
+    own = attempt.user_attrs.get(SLOT, attempt.number)
+    earlier = [one for one in slots[own] if one.number < attempt.number]
+    if any(one.state.name == "RUNNING" and is_alive(one, out) for one in earlier) or result_of(earlier) is not None:
+        return True
+    known = [one.params for slot, attempts in slots.items() if slot < own for one in attempts]
+    return sorted(slots).index(own) >= trials or (repeats and not earlier and attempt.params in known)
+
+
+def tried(study: "optuna.Study", energy: str) -> list[Tried]:
+    """What became of each slot, in their order."""
+    trials = study.get_trials(deepcopy=False)
+    best = {one.number for one in study.best_trials} if any(one.state.name == "COMPLETE" for one in trials) else set()
+    found = []
+    for number, attempts in sorted(slots_of(trials).items()):
+        one = result_of(attempts) or attempts[-1]
+        state = one.state.name
+        words = {"COMPLETE": "trained", "PRUNED": "pruned", "RUNNING": "running", "WAITING": "waiting"}
+        outcome = words.get(state) or one.user_attrs.get(OUTCOME)
+        outcome = outcome or ("waiting" if result_of(attempts) is None else f"its process died {DEATHS} times")
+        values = one.values if state == "COMPLETE" else None
+        last = one.intermediate_values.get(one.last_step) if one.last_step is not None and state == "PRUNED" else None
+        facts = {key: value for key, value in one.user_attrs.items() if key not in (SLOT, WORKER, SEEN, OUTCOME)}
+        accuracy, joules = (values[0] if values else last), (values[1] if values and energy else None)
+        found.append(
+            Tried(number, outcome, one.params or attempts[0].params, accuracy, joules, facts, one.number in best)
+        )
+    return found

@@ -1,0 +1,224 @@
+"""One process of a search: takes an attempt, trains it into a run folder, tells the storage what came out."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+
+from onespike.allocator import keep_freed_memory
+from onespike.audit import CONVENTIONS, audit
+from onespike.classpath import allow_imports
+from onespike.data.loader import EvalLoader, Share
+from onespike.durable import held
+from onespike.errors import OnespikeError, printable
+from onespike.search import study as studies
+from onespike.training.callbacks import Callback, Pruning, Step
+from onespike.training.loop import Diverged, Stopped, train
+from onespike.training.optim import make_accelerator
+from onespike.training.recipe import differences, load_recipe
+from onespike.training.run import Run
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import Trial
+
+    from onespike.training.trainer import Trainer
+
+#: Held-out images that energy is counted on, at most, and in a batch; how many first trials, all refused, end it.
+IMAGES, BATCH, REFUSALS = 512, 64, 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process of a search has to know: as JSON on its standard input, where nobody else reads a password."""
+
+    recipe: str
+    overrides: dict[str, Any]
+    space: dict[str, str]  # distributions as Optuna's JSON
+    out: str
+    name: str  # of the study
+    storage: str | None
+    trials: int
+    energy: str
+    epochs: int
+    imports: list[str]
+    parent: int  # the process that started this one; without it nobody could stop this one
+
+    def to_json(self) -> str:
+        """For the standard input of the process."""
+        return json.dumps(asdict(self))
+
+
+class Life(Callback):
+    """Signs of life for the storage while an attempt is made, and the end of it where nobody waits for it any more."""
+
+    def __init__(self, attempt: "Trial", parent: int) -> None:
+        self.lost, self._attempt, self._parent, self._end = False, attempt, parent, threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Life":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._end.wait(studies.BEAT):
+            try:
+                self._attempt.set_user_attr(studies.SEEN, time.time())
+            except RuntimeError:  # we seemed dead, asleep perhaps, and somebody else has taken over
+                self.lost = True
+                return
+
+    def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
+        """Stop, with a checkpoint, if somebody else has taken over or the process that started us is gone."""
+        if self.lost or os.getppid() != self._parent:
+            trainer.stop = True
+
+
+def work(job: Job) -> int:
+    """Make attempts until all trials are done; gives an exit code, that of Ctrl-C if somebody stopped it."""
+    storage, out = studies.open_storage(job.storage, Path(job.out)), Path(job.out)
+    study = studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
+    from optuna.distributions import json_to_distribution
+
+    space = {name: json_to_distribution(text) for name, text in job.space.items()}
+    worker = uuid4().hex
+    with held(out / studies.WORKERS / worker):
+        while os.getppid() == job.parent:
+            attempt = studies.claim(study, space, job.trials, out, worker)
+            if attempt == "done":
+                return 0
+            if attempt == "wait":
+                time.sleep(1)
+            elif not _attempt(study, attempt, job):
+                break
+    return 130
+
+
+def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
+    """Make an attempt and tell what came out; whether to go on with another."""
+    from optuna import TrialPruned
+    from optuna.trial import TrialState
+
+    def tell(*arguments: Any, **options: Any) -> None:
+        with suppress(ValueError, RuntimeError):  # somebody else has told it
+            study.tell(attempt, *arguments, **options)
+
+    life = Life(attempt, job.parent)
+    try:
+        with life:
+            values = _train(study, attempt, job, life)
+        tell(values)
+    except TrialPruned:
+        tell(state=TrialState.PRUNED)
+    except Stopped:
+        if not life.lost:
+            attempt.set_user_attr(studies.STOPPED, "stopped")
+        tell(state=TrialState.FAIL)
+        return life.lost
+    except (Diverged, _Refused, torch.OutOfMemoryError, MemoryError) as error:
+        kind = (
+            "diverged" if isinstance(error, Diverged) else "refused" if isinstance(error, _Refused) else "out of memory"
+        )
+        outcome = f"{kind}: {printable(error, 300)}"
+        attempt.set_user_attr(studies.OUTCOME, outcome)
+        tell(state=TrialState.FAIL)
+        so_far = [one.outcome for one in studies.tried(study, job.energy) if one.done]
+        if len(so_far) >= REFUSALS and all(one.startswith("refused") for one in so_far):
+            raise OnespikeError(f"the first {len(so_far)} trials were all {outcome}") from error
+    except BaseException as error:
+        attempt.set_user_attr(studies.STOPPED, printable(error, 300))
+        tell(state=TrialState.FAIL)
+        raise
+    return True
+
+
+class _Refused(OnespikeError):  # noqa: N818 - named for what happened
+    """These values do not make a training."""
+
+
+def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> list[float]:
+    """Train, or go on with what an earlier attempt left; gives the objectives' values."""
+    number = attempt.user_attrs.get(studies.SLOT, attempt.number)
+    if same := _twin_of(study, attempt):  # training is exact: it would come to the same
+        for key, value in same.user_attrs.items():
+            if key not in (studies.SLOT, studies.WORKER, studies.SEEN):
+                attempt.set_user_attr(key, value)
+        return list(same.values)
+    run = Run(Path(job.out) / f"trial-{number:03d}")
+    attempt.set_user_attr("folder", run.folder.name)
+    try:
+        recipe = load_recipe(job.recipe, {**job.overrides, **attempt.params})
+    except OnespikeError as error:
+        raise _Refused(str(error)) from error
+    while studies.is_held(run.folder):  # by a process that seemed dead, which stops once it finds out
+        time.sleep(1)
+    begun = run.config.is_file()
+    if begun and (changed := differences(run.recipe, recipe)):
+        raise OnespikeError(f"{run.folder} is of another search: {changed[0]}; choose another --out")
+    if not run.is_complete:
+        if not begun:  # what a process left that was killed before it had begun
+            shutil.rmtree(run.folder, ignore_errors=True)
+        watching: list[Callback] = [life] if job.energy else [life, Pruning(attempt)]
+        try:
+            train(recipe, run.folder, begun, callbacks=watching, quiet=True)
+        except Diverged:
+            raise
+        except OnespikeError as error:
+            if run.config.is_file():
+                raise
+            raise _Refused(str(error)) from error
+    summary = run.summary or {}
+    facts = {key: summary.get(key) for key in ("seconds", "parameters", "pflop")} | {"epoch": summary["best_epoch"]}
+    for key, value in facts.items():
+        attempt.set_user_attr(key, value)
+    if not job.energy:
+        return [summary["valid_top1"]]
+    energies = count_energy(run)
+    attempt.set_user_attr("energies", energies)
+    return [summary["valid_top1"], energies[job.energy]]
+
+
+def _twin_of(study: "optuna.Study", attempt: "Trial") -> Any:
+    """A trial of the same values that has a result."""
+    done = (one for one in study.get_trials(deepcopy=False) if one.state.name == "COMPLETE")
+    return next((one for one in done if one.params == attempt.params), None)
+
+
+def count_energy(run: Run) -> dict[str, float]:
+    """Energy of one image in microjoule, by convention: the best weights, on held-out images, evenly spread."""
+    checkpoint, held_out = run.checkpoint("best"), run.dataset().validation
+    chosen = held_out.select(np.linspace(0, len(held_out) - 1, min(IMAGES, len(held_out))).round().astype(int))
+    device, card = make_accelerator(run.recipe.train).device, checkpoint.card
+    batches = (images for images, _ in EvalLoader(chosen, card.mean, card.std, BATCH, Share(device)))
+    found = audit(checkpoint.network().to(device).eval(), batches)
+    return {convention: 1e6 * found.energy(convention).total for convention in CONVENTIONS}
+
+
+def main(text: str) -> int:
+    """Do a job; gives the exit code. What is the user's to mend is one line for the process that started this one."""
+    job = Job(**json.loads(text))
+    try:
+        allow_imports(*job.imports)
+        keep_freed_memory()
+        return work(job)
+    except OnespikeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.stdin.read()))

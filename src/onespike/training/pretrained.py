@@ -1,0 +1,75 @@
+"""Weights that travel: a run without what only training needs, in a folder, on the Hub, or in the package.
+
+model.safetensors   the weights: float32, or 8 bits (int8) with a scale for each output channel, NAME.scale
+model.json          how to build the network around them, class names, normalisation
+config.yaml         the recipe
+summary.json        what came out
+README.md           the model card
+
+Such a folder is a run to every command that does not train: evaluate, audit, export, inspect, check-spikes.
+"""
+
+from pathlib import Path
+
+from onespike.configs import expect_keys, read_json
+from onespike.durable import read_whole
+from onespike.errors import OnespikeError
+from onespike.models.pretrained import CARD, WEIGHTS, pretrained_folder, read_weights
+from onespike.training.checkpoint import Checkpoint, ModelCard
+
+#: By which a name says that it is of the package, or of the Hub: "pretrained:digits-spiking-vgg-xs", "hub:user/repo".
+PACKAGE, HUB = "pretrained:", "hub:"
+#: What such a folder holds: data, never code.
+FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
+
+
+def located(place: str | Path) -> Path:
+    """The folder of "pretrained:NAME", "hub:user/repo", which is fetched, or of a path.
+
+    Raises:
+        OnespikeError: There is no such network; the Hub cannot be reached, or has no such repository.
+    """
+    text = str(place)
+    if text.startswith(PACKAGE):
+        return pretrained_folder(text.removeprefix(PACKAGE))
+    if text.startswith(HUB):
+        return fetched(text.removeprefix(HUB))
+    return Path(place)
+
+
+def fetched(repository: str) -> Path:
+    """Fetch a network from the Hub; a folder of its cache."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        line = " ".join(str(error).split())[:200]
+        expected = "expected a folder, or a repository user/name of the Hub that can be reached"
+        raise OnespikeError(f"{repository}: {expected}: {line}") from None
+
+
+def is_pretrained(folder: Path) -> bool:
+    """Whether a folder holds weights that travel."""
+    return (folder / WEIGHTS).is_file() and (folder / CARD).is_file() and not (folder / "state.json").exists()
+
+
+def read_pretrained(folder: Path) -> Checkpoint:
+    """Read weights that travel, as a checkpoint that cannot be trained further; 8 bits become float32.
+
+    Raises:
+        OnespikeError: A file is missing or damaged.
+    """
+    try:
+        card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
+        weights, summary = (
+            read_weights(folder / WEIGHTS),
+            read_json(read_whole(folder / "summary.json"), "summary.json"),
+        )
+        expect_keys(summary, {"best_epoch": int}, "summary.json")
+    except FileNotFoundError as error:
+        raise OnespikeError(f"{folder}: no {Path(error.filename).name}: expected a pretrained network") from None
+    except OSError as error:
+        raise OnespikeError(f"the pretrained network {folder} cannot be read: {error.strerror}") from error
+    return Checkpoint(card, weights, {}, {"progress": {"epoch": summary["best_epoch"]}})

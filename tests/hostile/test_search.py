@@ -1,0 +1,73 @@
+"""A search whose processes are killed at random, and which is called again."""
+
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TINY = {
+    "data.limit": 300,
+    "data.holdout": 0.3,
+    "model.depths": "[1,1]",
+    "model.channels": "[4,8]",
+    "train.epochs": 3,
+    "train.batch_size": 10,
+    "train.warmup_epochs": 0,
+    "train.track": "[]",
+    "train.device": "cpu",
+}
+SPACE = """
+train.lr: {low: 0.02, high: 0.3, log: true}
+train.rate_penalty: [0, 3]
+model.preset: {choices: [modern, strict, binary]}
+"""
+
+
+def children(process: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(tmp_path: Path):
+    trials, kills, draws, out = 20, 12, random.Random(0), tmp_path / "search"
+    (tmp_path / "space.yaml").write_text(SPACE)
+    command = [sys.executable, "-m", "onespike", "search", "--space", str(tmp_path / "space.yaml"), "--out", str(out)]
+    command += ["--trials", str(trials), "--workers", "2", "--energy", "field"]
+    command += [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+    killed, calls, end = [0, 0], 0, time.monotonic() + 1800
+    while time.monotonic() < end:
+        calls += 1
+        parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while parent.poll() is None and time.monotonic() < end:
+            time.sleep(draws.uniform(0.5, 4))
+            if sum(killed) < kills and len(list(out.glob("trial-*"))) > 1:
+                victims = [parent.pid] if draws.random() < 0.25 else children(parent.pid)
+                if victims and parent.poll() is None:
+                    os.kill(draws.choice(victims), signal.SIGKILL)
+                    killed[victims == [parent.pid]] += 1
+        complaint = parent.communicate()[1]
+        if parent.returncode == 0:
+            break
+        assert parent.returncode == -signal.SIGKILL or "of 20 trials are not done" in complaint, complaint
+    assert parent.returncode == 0
+    assert sum(killed) == kills
+    with (out / "search.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == trials
+    assert {row["outcome"] for row in rows} == {"trained"}
+    assert len({row["trial"] for row in rows}) == len({row["run"] for row in rows}) == trials
+    values = [tuple(row[key] for key in ("train.lr", "train.rate_penalty", "model.preset")) for row in rows]
+    assert len(set(values)) == trials
+    assert {one.name for one in out.glob("trial-*")} == {row["run"] for row in rows}
+    assert all((out / row["run"] / "summary.json").is_file() for row in rows)
+    print(f"{calls} calls, {killed[0]} processes and {killed[1]} callers killed")

@@ -1,0 +1,49 @@
+"""Engines side by side on a trained network."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.__main__ import run as bench
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.models import model_config
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
+from onespike.training.run import Run
+
+
+def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    config = model_config("conv-tiny", depths=(1,), channels=(8,))
+    run = Run(tmp_path / "run")
+    run.begin(Recipe(DataConfig(name="digits", cache=str(tmp_path / "cache")), config, TrainConfig(device="cpu")))
+    card = ModelCard(config, tuple("0123456789"), 1, 32, (0.3,), (0.35,), "digits")
+    torch.manual_seed(0)
+    network = card.build().train()
+    network(torch.randn(8, 1, 32, 32))
+    nn.init.normal_(network.head.weight)
+    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+    out, numbers = tmp_path / "engine.md", tmp_path / "engine.json"
+    options = ["--rounds", "1", "--images", "20", "--out", str(out), "--json", str(numbers)]
+    assert bench(["engine", str(run.folder), *options]) == 0
+    engines = {one["engine"]: one for one in json.loads(numbers.read_text())["engines"]}
+    assert {"PyTorch fp32", "onespike int8", "ONNX Runtime fp32", "ONNX Runtime int8"} <= engines.keys()
+    for one in engines.values():
+        assert list(one["milliseconds"]) == ["1", "8", "64"]
+        assert all(time > 0 for time in one["milliseconds"].values())
+    assert set(engines["PyTorch fp32"]["ratio"].values()) == {1.0}
+    assert engines["ONNX Runtime fp32"]["same_class"] == 100.0
+    assert engines["ONNX Runtime fp32"]["spikes_differ"] < 1e-3
+    assert "| ONNX Runtime int8 |" in out.read_text()
+
+
+def test_a_run_is_asked_for() -> None:
+    with pytest.raises(OnespikeError, match="expected a run folder: python -m benchmarks engine RUN"):
+        bench(["engine"])
+    with pytest.raises(OnespikeError, match="--run: infer does not take it"):
+        bench(["infer", "somewhere"])

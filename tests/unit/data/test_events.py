@@ -1,0 +1,360 @@
+"""Data sets of events: their official bytes become the very events, through tonic; what is damaged is named."""
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onespike.data import DataConfig, open_dataset
+from onespike.data.events import open_events
+from onespike.data.events.frames import Framing, jittered
+from onespike.data.events.readers import read_arrays, read_dvs128, read_ibm, read_mnist
+from onespike.data.events.saccades import simulate
+from onespike.data.events.stream import EVENT, Sensor
+from onespike.data.sources.files import Files
+from onespike.errors import OnespikeError
+from tests.unit.data.recordings import (
+    aedat2_bytes,
+    aedat3_bytes,
+    events,
+    mnist_bytes,
+    write_gesture,
+    write_nmnist,
+    write_shd,
+)
+
+DVS128 = Sensor(128, 128)
+OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def recordings_of(name, root, **options):
+    """All recordings of a data set, part -> (label, events), unframed."""
+    with open_events(DataConfig(name=name, drop_events=0.5, **options), root) as source:
+        content = source.content()
+        train = content.parts["train"]
+        return content, [(int(train.labels[i]), train.events(i)) for i in range(len(train.labels))]
+
+
+def test_nmnist_is_read_by_tonic_to_the_very_events(tmp_path):
+    made = [events(seed=seed) for seed in range(40)]
+    write_nmnist(tmp_path / "NMNIST", made)
+    content, found = recordings_of("nmnist", tmp_path)
+    assert content.classes == tuple("0123456789")
+    expected = sorted((n // 2 % 10, n) for n in range(0, 40, 2))
+    assert [label for label, _ in found] == [label for label, _ in expected]
+    assert all(np.array_equal(one, made[n]) for (_, one), (_, n) in zip(found, expected, strict=True))
+
+
+def test_gesture_is_cut_by_its_csv(tmp_path):
+    whole = events(200, 128, 1, 10_000_000)
+    cuts = [(1, int(whole["t"][10]), int(whole["t"][30])), (11, int(whole["t"][50]), int(whole["t"][60]))]
+    write_gesture(tmp_path, whole, events(200, 128, 2, 10_000_000), [*cuts])
+    content, found = recordings_of("dvs-gesture", tmp_path)
+    assert [label for label, _ in found] == [0, 10]
+    assert np.array_equal(found[0][1], whole[10:31])
+    assert np.array_equal(found[1][1], whole[50:61])
+    assert content.classes[10] == "other gestures"
+
+
+def test_gesture_as_tonic_downloads_it(tmp_path):
+    made = events(50, 128, 3, 5000)
+    for part in ("Train", "Test"):
+        folder = tmp_path / "DVSGesture" / f"ibmGesture{part}" / "user01_led"
+        folder.mkdir(parents=True)
+        np.save(folder / "7.npy", np.stack([made[name].astype(np.float64) for name in "xypt"], 1))
+    _, ((label, found),) = recordings_of("dvs-gesture", tmp_path)
+    assert label == 7
+    assert np.array_equal(found["t"], 1000 * made["t"])
+    assert np.array_equal(found["p"], made["p"])
+
+
+def test_cifar10_dvs_holds_out_the_last_of_each_class(tmp_path):
+    made = {}
+    for label, name in enumerate(OBJECTS):
+        (tmp_path / name).mkdir()
+        for number in (0, 9, 10):
+            made[label, number] = events(30, 128, 100 * label + number)
+            (tmp_path / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2_bytes(made[label, number]))
+    content, found = recordings_of("cifar10-dvs", tmp_path)
+    assert [label for label, _ in found] == [label for label in range(10) for _ in range(2)]
+    assert np.array_equal(found[3][1], made[1, 9])
+    assert content.parts["test"].origins[0].endswith("cifar10_airplane_10.aedat")
+    assert "last tenth" in content.note
+
+
+def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, monkeypatch):
+    tonic = pytest.importorskip("tonic")
+    (tmp_path / "SHD").mkdir()
+    made = [(np.linspace(0, 0.5, 20), np.arange(20) * 30), (np.array([0.0, 0.25]), np.array([699, 0]))]
+    for part in ("train", "test"):
+        write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
+    content, found = recordings_of("shd", tmp_path)
+    assert content.classes == ("null", "eins")
+    monkeypatch.setattr(tonic.datasets.SHD, "_check_exists", lambda _: True)
+    for (label, ours), (its, target) in zip(found, tonic.datasets.SHD(str(tmp_path)), strict=False):
+        assert label == target
+        assert np.array_equal(ours["t"], its["t"])
+        assert np.array_equal(ours["p"], its["x"])
+    data = open_dataset(DataConfig(name="shd", root=str(tmp_path), cache=str(tmp_path), frames=5, holdout=0))
+    assert (data.train.shape, data.frames) == ((700, 1, 1), 5)
+    assert data.train.images[0].sum() == 20
+    assert data.train.images[1, 0, 0, [0, 4], [699, 0]].tolist() == [1, 1]
+
+
+def folder_of(root, made, ending="npy"):
+    for part in ("train", "test"):
+        for label in "ab":
+            (root / part / label).mkdir(parents=True)
+            for number, one in enumerate(made):
+                path = root / part / label / f"{number}.{ending}"
+                if ending == "npz":
+                    np.savez(path, **{name: one[name] for name in "xytp"})
+                else:
+                    np.save(path, one)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_a_folder_of_ones_own(tmp_path, ending):
+    made = [events(30, 24, seed) for seed in range(3)]
+    folder_of(tmp_path, made, ending)
+    content, found = recordings_of("events-folder", tmp_path, sensor=(24, 24))
+    assert content.classes == ("a", "b")
+    assert all(np.array_equal(one, made[n % 3]) for n, (_, one) in enumerate(found))
+
+
+# Frames
+
+
+def framed(made, side=8, **options):
+    framing = Framing(Sensor(side, side), **options)
+    return framing.make(framing.fitted(made))
+
+
+def test_every_event_is_in_exactly_one_frame():
+    made = events(500, 8, 1)
+    for frames in (1, 2, 7):
+        for by in ("time", "count"):
+            counts = framed(made, frames=frames, frames_by=by)
+            assert counts.sum() == 500
+            assert counts.shape == ((8, 8, 2) if frames == 1 else (8, 8, frames, 2))
+    by_count = framed(made, frames=7, frames_by="count").sum((0, 1, 3))
+    assert by_count.max() - by_count.min() <= 1
+
+
+def test_a_histogram_is_tonics_where_that_leaves_nothing_out():
+    pytest.importorskip("tonic")
+    from tonic.functional import to_frame_numpy
+
+    made = events(300, 8, 2, 4000)
+    made["t"][0], made["t"][-1] = 0, 4000
+    its = to_frame_numpy(made.copy(), (8, 8, 2), n_time_bins=4)  # (T, P, H, W); its last slice ends before the last
+    ours = framed(made[:-1], frames=4)  # so ours ends there too
+    expected = framed(made, frames=4).astype(int)
+    last = made[-1]
+    expected[last["y"], last["x"], 3, last["p"]] -= 1
+    assert np.array_equal(its.transpose(2, 3, 0, 1), expected)
+    assert ours.sum() == 299
+
+
+def test_representations_against_plain_loops():
+    made = events(60, 4, 3)
+    when = (made["t"] - made["t"][0]) / (made["t"][-1] - made["t"][0])
+    voxel, surface = np.zeros((4, 4, 3, 2)), np.zeros((4, 4, 3, 2))
+    for one, t in zip(made, when, strict=True):
+        for frame in range(3):
+            voxel[one["y"], one["x"], frame, one["p"]] += max(0, 1 - abs(t * 2 - frame))
+            if t <= (frame + 1) / 3 + 1e-12 and (t < (frame + 1) / 3 or frame == 2):
+                value = 255 * np.exp(-3 * ((frame + 1) / 3 - t))
+                surface[one["y"], one["x"], frame, one["p"]] = value
+    assert np.array_equal(framed(made, 4, frames=3, representation="voxel"), np.rint(16 * voxel))
+    assert np.abs(framed(made, 4, frames=3, representation="timesurface") - surface).max() <= 0.5 + 1e-9
+    counts = framed(made, 4, frames=3)
+    assert np.array_equal(framed(made, 4, frames=3, representation="binary"), 255 * (counts > 0))
+
+
+def test_a_wide_sensor_is_cut_and_shrunk():
+    made = events(400, 8, 4)
+    made["x"] += np.random.default_rng(0).integers(0, 2, 400).astype(np.int16) * 4  # 12 wide
+    framing = Framing(Sensor(12, 8), image_size=4)
+    counts = framing.make(framing.fitted(made))
+    inside = made[(made["x"] >= 2) & (made["x"] < 10)]
+    expected = np.zeros((4, 4, 2), int)
+    for one in inside:
+        expected[one["y"] // 2, (one["x"] - 2) // 2, one["p"]] += 1
+    assert np.array_equal(counts, expected)
+    with pytest.raises(OnespikeError, match="12x8 pixels is no square"):
+        Framing.of(DataConfig(), Sensor(12, 8))
+    with pytest.raises(OnespikeError, match="at most 8"):
+        Framing.of(DataConfig(image_size=9), Sensor(12, 8))
+
+
+def test_denoising_leaves_out_what_is_alone():
+    pytest.importorskip("tonic")
+    made = np.zeros(3, EVENT)
+    made["t"], made["x"], made["y"] = [1000, 1010, 1020], [1, 2, 6], [1, 1, 6]
+    assert framed(made, denoise=100.0).sum() == 1
+
+
+def test_changed_events_are_in_order_and_the_same_for_a_seed():
+    config = DataConfig(drop_events=0.25, spatial_jitter=0.5, temporal_jitter=2000.0, crop_padding=0, flip=0)
+    made = events(2000, 16, 5)
+    one, again, other = (jittered(made, 16, config, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.array_equal(one[:50], other[:50])
+    assert (np.diff(one["t"]) >= 0).all()
+    assert 1200 < len(one) < 1550
+    assert one["x"].min() >= 0
+    assert one["x"].max() < 16
+    flipped = jittered(made, 16, DataConfig(flip=1.0, crop_padding=0), np.random.default_rng(0))
+    assert np.array_equal(flipped["x"], 15 - made["x"])
+    assert np.array_equal(made, events(2000, 16, 5))
+
+
+# digits-saccades
+
+
+def test_the_saccades_are_the_same_for_a_seed_and_have_both_polarities():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits().images[:3]
+    together, alone = simulate(digits, range(3)), simulate(digits[1:2], [1])
+    assert np.array_equal(together[1], alone[0])
+    for one in together:
+        assert (np.diff(one["t"]) >= 0).all()
+        assert 0 <= one["t"].min() <= one["t"].max() <= 300_000
+        assert 0.4 < one["p"].mean() < 0.6
+        assert all(len(one[(one["t"] >= t) & (one["t"] < t + 100_000)]) > 300 for t in (0, 100_000, 200_000))
+    blank = simulate(np.zeros((1, 8, 8)), [0])[0]
+    assert 50 < len(blank) < 160  # noise alone: 1/3 an event a second for 1,024 pixels, 0.3 s
+
+
+def test_augmented_recordings_are_cached_and_drawn_from_a_seed(tmp_path):
+    folder_of(tmp_path / "data", [events(50, 16, seed) for seed in range(6)])
+    options = {
+        "name": "events-folder",
+        "root": str(tmp_path / "data"),
+        "sensor": (16, 16),
+        "cache": str(tmp_path / "c"),
+    }
+    config = DataConfig(**options, frames=3, drop_events=0.5, holdout=0)
+    data = [open_dataset(config) for _ in range(2)][1]
+    (a, label), (b, _), (c, _) = (data.train.drawn(1, seed) for seed in (1, 1, 2))
+    assert a.shape == (3, 2, 16, 16)
+    assert label == 0
+    assert (a == b).all()
+    assert not (a == c).all()
+    plain = open_dataset(DataConfig(**options, holdout=0))
+    assert type(plain.train).__name__ == "ImageSet"
+    assert plain.train.images.shape == (12, 16, 16, 2)
+
+
+# What is wrong is named by path, in one line
+
+
+def files(tmp_path, content, name="a.bin"):
+    (tmp_path / name).write_bytes(content)
+    return Files(tmp_path), name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: mnist_bytes(e)[:-1], "truncated, 199 bytes"),
+        (lambda _: b"", "no events"),
+        (lambda e: mnist_bytes(e[::-1].copy()), "time runs backwards at event 1,"),
+        (lambda e: mnist_bytes(e) + bytes([34, 0, 127, 255, 255]), "event 40 has x = 34; expected 0 to 33"),
+        (lambda e: mnist_bytes(e) + bytes([0, 250, 127, 255, 255]), "event 40 has y = 250; expected 0 to 33"),
+    ],
+)
+def test_damaged_nmnist(tmp_path, change, message):
+    with pytest.raises(OnespikeError, match=re.escape(message)) as caught:
+        read_mnist(*files(tmp_path, change(events())), Sensor(34, 34))
+    assert str(tmp_path / "a.bin") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("read", "content", "message"),
+    [
+        (read_dvs128, lambda e: aedat2_bytes(e)[:-3], "truncated, 317 bytes"),
+        (read_dvs128, lambda e: aedat3_bytes(e), "AEDAT 3.1; expected 2.0"),
+        (read_dvs128, lambda e: aedat2_bytes(e, b""), "no AEDAT header"),
+        (read_dvs128, lambda e: aedat2_bytes(e[:0]), "no events"),
+        (read_dvs128, lambda e: aedat2_bytes(e) + b"\0\1\0\0\0\0\0\0", "the address 0x10000"),
+        (read_ibm, lambda e: aedat2_bytes(e), "AEDAT 2; expected 3.1"),
+        (read_ibm, lambda e: aedat3_bytes(e)[:-3], "truncated, "),
+        (read_ibm, lambda e: aedat3_bytes(e)[: -(8 * 8 + 3)], "truncated, "),
+        (read_ibm, lambda e: aedat3_bytes(e[:0]), "no events"),
+        (read_ibm, lambda e: aedat3_bytes(e, kind=2), "a packet of events of kind 2"),
+        (read_ibm, lambda e: aedat3_bytes(np.roll(e, 1)), "time runs backwards"),
+    ],
+)
+def test_damaged_aedat(tmp_path, read, content, message):
+    with pytest.raises(OnespikeError, match=re.escape(message)):
+        read(*files(tmp_path, content(events(40, 128)), "a.aedat"), DVS128)
+
+
+def arrays(**changes):
+    made = {name: events(20, 16)[name] for name in "xytp"}
+    return made | {name: change(made[name]) for name, change in changes.items()}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (arrays(p=lambda p: p * 2), "polarities of 0 and 1"),
+        (arrays(p=lambda _: np.arange(20) % 3 - 1), "polarities -1, 0 and 1"),
+        (arrays(x=lambda x: x + 10), "for a sensor of 16x16 pixels"),
+        (arrays(t=lambda t: t[::-1]), "time runs backwards"),
+        (arrays(t=lambda t: t / 1e6), "t is float64"),
+        (arrays(x=lambda x: x[:5]), "x is int16 of shape (5,); expected 20 whole numbers"),
+        ({"x": np.zeros(3, int)}, "y is missing"),
+        ({name: np.zeros(0, int) for name in "xytp"}, "no events"),
+        (arrays(p=lambda _: np.array([SimpleNamespace()] * 20)), "not numpy's plain arrays"),
+    ],
+)
+def test_damaged_arrays(tmp_path, made, message):
+    np.savez(tmp_path / "a.npz", **made)
+    with pytest.raises(OnespikeError, match=re.escape(message)):
+        read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16))
+
+
+def test_two_polarities_may_be_minus_one_and_one(tmp_path):
+    np.savez(tmp_path / "a.npz", **arrays(p=lambda p: 2 * p - 1))
+    assert np.array_equal(read_arrays(Files(tmp_path), "a.npz", Sensor(16, 16)), events(20, 16))
+
+
+def test_a_command_says_it_in_one_line(tmp_path, command):
+    root = tmp_path / "data"
+    folder_of(root, [events(30, 16)])
+    broken = root / "train" / "a" / "0.npy"
+    broken.write_bytes(broken.read_bytes()[:-9])
+    data = [
+        "--data.name",
+        "events-folder",
+        "--data.root",
+        root,
+        "--data.sensor",
+        "16,16",
+        "--data.cache",
+        tmp_path / "c",
+    ]
+    code, _, complaint = command("train", *data, "--model.name", "spiking-mlp", "--out", tmp_path / "run")
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert str(broken) in complaint
+
+
+@pytest.mark.parametrize("name", ["nmnist", "dvs-gesture", "cifar10-dvs", "shd", "events-folder"])
+def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
+    (tmp_path / "other").mkdir()
+    config = DataConfig(name=name, root=str(tmp_path), sensor=(8, 8), cache=str(tmp_path / "c"))
+    with pytest.raises(OnespikeError, match=f"not recognised as {name}"):
+        open_dataset(config)
+    with pytest.raises(OnespikeError, match="no root given"):
+        open_dataset(DataConfig(name=name, sensor=(8, 8)))
+
+
+def test_images_have_no_frames():
+    with pytest.raises(OnespikeError, match=r"data\.frames: digits has images"):
+        open_dataset(DataConfig(name="digits", frames=2))

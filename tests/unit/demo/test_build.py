@@ -1,0 +1,180 @@
+"""What the page is made of, and the command around it; no browser is needed."""
+
+import base64
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import torch
+from torch import nn
+
+from onespike import create_model
+from onespike.counting import CONVENTIONS, EnergyTable, count_operations
+from onespike.demo import Demo, server
+from onespike.demo import runtime as fetching
+from onespike.demo.counts import Counted, described
+from onespike.errors import OnespikeError
+from onespike.exporting import Parity
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("conv-tiny", {"channels": (6,), "depths": (2,)}),
+        ("spiking-resnet-xs", {"width": 4}),
+        ("lstm12", {"channels": (8,), "depths": (1,), "preset": "modern"}),
+        ("vit12", {}),
+    ],
+)
+def test_prices_of_a_spike_and_of_an_operation_make_up_the_audits_energy(name: str, overrides: dict) -> None:
+    torch.manual_seed(0)
+    network, images = (
+        create_model(name, num_classes=5, image_size=16, in_channels=1, **overrides),
+        torch.rand(4, 1, 16, 16),
+    )
+    operations, table = count_operations(network.eval(), [images]), EnergyTable.load()
+    counted = Counted(network, operations, images)
+    outputs = {path: [f"arriving {path}"] for path in counted.calls}
+    costs = json.loads(json.dumps(described(operations, table, counted, outputs)))
+    for convention in CONVENTIONS:
+        found = costs["rest"][convention]
+        for one in costs["products"]:
+            price, mean = one["energy"][convention], one["mean"]
+            found += price["constant"] + price["spike"] * mean["spikes"] + price["operation"] * mean["operations"]
+        assert found == pytest.approx(table.network(operations, convention).total, rel=1e-9)
+    spiking = [one for one in costs["products"] if one["arrives"] != "real"]
+    assert all("counted" in one for one in spiking if one["name"].startswith(("conv", "linear")))
+    assert not any("counted" in one for one in costs["products"] if one["arrives"] == "real")
+
+
+def test_a_layer_that_reads_otherwise_than_it_multiplies_is_left_to_the_mean() -> None:
+    class Twice(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(torch.cat([x, x], 1))
+
+    network, images = nn.Sequential(nn.Flatten(), Twice(8, 3)), (torch.rand(4, 1, 2, 2) > 0.5).float()
+    operations = count_operations(network, [images])
+    assert operations.products[0].arrives == "binary"
+    assert Counted(network, operations, images).products == {}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """A package like the runtime's, small, and a cache of its own."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name in fetching.NEEDED:
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(name)
+            archive.addfile(entry, io.BytesIO(name.encode()))
+    digest = base64.b64encode(hashlib.sha512(content.getvalue()).digest()).decode()
+    monkeypatch.setattr(fetching, "INTEGRITY", digest)
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    return content.getvalue()
+
+
+def test_the_runtime_is_fetched_once_and_verified(
+    package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = list[str]()
+
+    def fetch(url: str, timeout: float) -> io.BytesIO:
+        assert timeout > 0
+        fetched.append(url)
+        return io.BytesIO(package)
+
+    monkeypatch.setattr(fetching, "urlopen", fetch)
+    expected = {name: name.encode() for name in fetching.NEEDED}
+    assert fetching.runtime() == expected
+    assert fetching.runtime() == expected
+    assert fetched == [fetching.URL]
+    (tmp_path / "cache" / fetching.FILE).write_bytes(package[:-1])  # damaged: again
+    assert fetching.runtime() == expected
+    assert len(fetched) == 2
+    monkeypatch.setattr(fetching, "urlopen", lambda *_, **__: io.BytesIO(b"another"))
+    (tmp_path / "cache" / fetching.FILE).unlink()
+    with pytest.raises(OnespikeError, match="expected the package whose SHA-512 is"):
+        fetching.runtime()
+    assert not (tmp_path / "cache" / fetching.FILE).exists()
+
+
+def test_without_a_network_one_line_says_what_to_do(
+    package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(fetching, "urlopen", fail)
+    with pytest.raises(OnespikeError) as error:
+        fetching.runtime()
+    kept = tmp_path / "cache" / fetching.FILE
+    assert f"(no route to host): where there is a network, run npm pack onnxruntime-web@{fetching.VERSION}" in str(
+        error.value
+    )
+    assert f"put the file to {kept}" in str(error.value)
+    kept.parent.mkdir()
+    kept.write_bytes(package)
+    assert set(fetching.runtime()) == set(fetching.NEEDED)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one run folder: onespike demo RUN"),
+        (["RUN", "--model", "RUN"], "expected one run folder"),
+        (["RUN", "--no-serve"], "expected a folder to write"),
+        (["RUN", "--port", "70000"], "--port: expected 0 (a free one) to 65535, got 70000"),
+        (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier export: choose another --out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_one_line(
+    arguments: list[str], message: str, make_run: Callable, command: Callable
+) -> None:
+    run = make_run("spiking-vgg-xs", width=4)
+    code, _, complaint = command("demo", *(run.folder if one == "RUN" else one for one in arguments))
+    assert code == 2
+    assert complaint.count("\n") == 1
+    assert message in complaint
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with (
+        server(tmp_path) as taken,
+        pytest.raises(OnespikeError, match=r"cannot serve on 127\.0\.0\.1:\d+.*another --port"),
+    ):
+        server(tmp_path, taken.server_port)
+
+
+def test_the_command_serves_until_ctrl_c(
+    make_run: Callable, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Parity("onnx", 60, 90.0, 90.0, 100.0, 0.0, 1.0, 1, 1, 0, None, None, exact=False, holds=True)
+    proofs, built, shown = [held, replace(held, holds=False)], list[Path](), list[str]()
+
+    def build(_run: Any, folder: Path, *_: Any) -> Demo:
+        built.append(folder)
+        return Demo(folder, (), proofs[len(built) - 1])
+
+    def interrupted(_server: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onespike.demo.build", build)
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", interrupted)
+    run = make_run("spiking-vgg-xs", width=4)
+    code, printed, complaint = command("demo", run.folder)
+    assert (code, complaint) == (0, "")
+    assert "parity holds on 60 test images: same class 100.00%" in printed
+    assert f"the page is at {shown[0]}; Ctrl-C ends it" in printed
+    assert printed.endswith("\nended\n")
+    assert not built[0].parent.exists()
+    code, printed, _ = command("demo", "--model", run.folder, "--no-open", "--out", tmp_path / "page")
+    assert (code, built[1], len(shown)) == (1, tmp_path / "page", 1)
+    assert "parity DOES NOT HOLD" in printed

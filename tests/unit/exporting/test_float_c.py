@@ -1,0 +1,81 @@
+"""Float C, for networks whose layers read real values: as close as floats are."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike import create_model, export
+from onespike.errors import OnespikeError
+from onespike.models import artificial
+
+if shutil.which("cc") is None:
+    pytest.skip("there is no C compiler", allow_module_level=True)
+
+Settle = Callable[[nn.Module, Tensor], nn.Module]
+NETWORKS: list[tuple[str, dict[str, Any]]] = [
+    ("conv-tiny", {"depths": (1, 1), "channels": (8, 12)}),
+    ("conv12", {"depths": (2,), "channels": (8,), "preset": "modern"}),
+    ("spiking-vgg11", {"width": 4, "time_steps": 2}),
+    ("spiking-vgg-xs", {"width": 4, "preset": "ann"}),
+    ("spiking-resnet-xs", {"width": 4, "attention": 2, "stream": "rprelu"}),
+    ("resmlp12", {"activation": "qcfs", "levels": 2}),
+    ("vit12", {"activation": "silu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "overrides"), NETWORKS, ids=str)
+def test_networks_that_read_real_values(
+    name: str,
+    overrides: dict[str, Any],
+    digits: Tensor,
+    tmp_path: Path,
+    settled: Settle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artificial, "LAYERS", ("48", "F-48"))  # of the twelve
+    torch.manual_seed(0)
+    images = digits[:12, ::2, ::2].contiguous()
+    network = create_model(name, in_channels=1, image_size=16, **overrides)
+    settled(network, ((images / 255 - 0.3) / 0.35).movedim(-1, 1))
+    made = export(network, tmp_path / "out", "c", images=images, mean=[0.3], std=[0.35], weights="fp32")
+    (proof,) = made.parity
+    assert made.holds, proof
+    assert not proof.exact
+    assert proof.largest_logit > 0.01
+    header = (tmp_path / "out" / "model.h").read_text()
+    assert "int model_run(const uint8_t *image, float *scores);" in header
+    assert "MODEL_SCORE_BITS" not in header
+    assert int(re.findall(r"RAM +([\d,]+)", header)[0].replace(",", "")) > 0
+
+
+def test_choices_clamps_and_matrices(digits: Tensor, tmp_path: Path) -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 6, 4, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            rows = self.conv(x).flatten(2).movedim(1, -1)  # (B, 16, 6)
+            rows = torch.where(rows > 0.1, torch.tanh(rows), rows.clamp(-0.2, 3.0))
+            mixed = F.softmax(rows @ rows.transpose(1, 2), -1) @ F.hardtanh(rows)
+            return self.head((mixed / (1 + rows.exp())).sum(1))
+
+    torch.manual_seed(0)
+    images = digits[:12, ::2, ::2].contiguous()
+    made = export(Odd(), tmp_path / "out", "c", images=images, weights="fp32")
+    assert made.holds, made.parity
+
+
+def test_what_floats_cannot_say_is_named(tmp_path: Path) -> None:
+    network = create_model("lstm12", in_channels=1, image_size=16, depths=(1,), channels=(8,), preset="modern")
+    images = torch.zeros(2, 16, 16, 1, dtype=torch.uint8)
+    with pytest.raises(OnespikeError, match=r"c: it cannot say lstm.* of layers\.0.*onnx and pt2 can"):
+        export(network, tmp_path / "out", "c", images=images, weights="fp32")
+    assert not (tmp_path / "out").exists()

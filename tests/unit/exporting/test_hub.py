@@ -1,0 +1,186 @@
+"""Weights that travel: folders, the Hub (faked), timm."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import onespike
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.exporting.hub import interval
+from onespike.functional import to_integers
+from onespike.models import model_config
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
+from onespike.training.run import Run
+
+CLASSES = tuple("0123456789")
+SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": None}
+SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A complete run of a strict network with random weights."""
+    config = model_config("spiking-vgg-xs", width=4)
+    run = Run(tmp_path / "run")
+    data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
+    run.begin(Recipe(data, config, TrainConfig(device="cpu")))
+    card = ModelCard(config, CLASSES, 1, 32, (0.3,), (0.35,), "digits")
+    torch.manual_seed(0)
+    network = card.build().train()
+    network(torch.randn(8, 1, 32, 32))
+    state = {"progress": {"epoch": 1, "history": []}}
+    Checkpoint(card, network.state_dict(), {}, state).save(run.best)
+    (run.folder / "summary.json").write_text(json.dumps(SUMMARY))
+    return run
+
+
+def answers(network: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return network.eval()(torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(1)))
+
+
+def test_a_folder_gives_the_same_network(run: Run, tmp_path: Path) -> None:
+    folder = onespike.save_pretrained(run, tmp_path / "out")
+    names = ["README.md", "config.json", "config.yaml", "model.json", "model.safetensors", "summary.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    expected = answers(run.model())
+    assert torch.equal(answers(onespike.from_pretrained(folder)), expected)
+    assert torch.equal(answers(Run.open(folder).model()), expected)
+    assert str(tmp_path) not in "".join(path.read_text("utf-8", "replace") for path in folder.iterdir())
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: onespike\n")
+    low, high = interval(90.0, 360)
+    assert f"90.00% of 360 test images (95% interval {low:.2f} to {high:.2f}%" in card
+    assert "one seed (0)" in card
+    assert "name: spiking-vgg-xs" in card
+    onespike.save_pretrained(run, folder)  # an earlier one is replaced
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(OnespikeError, match="holds other files"):
+        onespike.save_pretrained(run, folder)
+
+
+def test_the_interval_is_wilsons() -> None:
+    low, high = interval(50.0, 100)
+    assert (round(low, 2), round(high, 2)) == (40.38, 59.62)
+    assert interval(100.0, 360)[1] == 100.0
+    assert interval(100.0, 360)[0] < 99.0
+
+
+def test_8_bits_are_those_of_training(run: Run, tmp_path: Path) -> None:
+    folder = onespike.save_pretrained(run, tmp_path / "out", weights="int8")
+    stored = load_file(folder / "model.safetensors")
+    layers = [name for name, one in run.model().named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
+    assert {name for name, one in stored.items() if one.dtype == torch.int8} == {f"{name}.weight" for name in layers}
+    loaded = onespike.load(folder).state_dict()
+    for name, weight in run.model().state_dict().items():
+        if name.removesuffix(".weight") in layers:
+            integers, scale = to_integers(weight.double())
+            torch.testing.assert_close(loaded[name].double(), integers * scale, rtol=1e-6, atol=0)
+            assert torch.equal(to_integers(loaded[name].double())[0], integers)
+        else:
+            assert torch.equal(loaded[name], weight)
+
+
+def test_a_network_that_is_no_run_needs_a_card(tmp_path: Path) -> None:
+    network = onespike.create_model("spiking-vgg-xs", width=4, in_channels=1)
+    with pytest.raises(OnespikeError, match="expected a ModelCard"):
+        onespike.save_pretrained(network, tmp_path / "out")
+    card = ModelCard(model_config("spiking-vgg-xs", width=4), CLASSES, 1, 32, (0.3,), (0.35,), "digits")
+    folder = onespike.save_pretrained(network, tmp_path / "out", card=card)
+    assert torch.equal(answers(onespike.load(folder)), answers(network))
+
+
+def test_the_hub_is_asked_for_data_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, asked = onespike.save_pretrained(run, tmp_path / "fetched"), list[Any]()
+
+    def download(repository: str, allow_patterns: list[str]) -> str:
+        asked.append((repository, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    assert torch.equal(answers(onespike.load("user/repo")), answers(run.model()))
+    assert Run.open("hub:user/repo").recipe.model == run.recipe.model
+    assert [repository for repository, _ in asked] == ["user/repo"] * 2
+    assert not any(pattern.endswith((".py", "*")) for _, patterns in asked for pattern in patterns)
+
+
+def test_a_repository_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\n\n here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OnespikeError, match=r"user/repo: expected a folder, or a repository .*: no network here"):
+        onespike.load("user/repo")
+
+
+def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    class Api:
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
+            seen["repo"] = name, private, exist_ok
+
+        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+            seen["files"] = sorted(path.name for path in folder_path.iterdir())
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert onespike.push_to_hub(run, "user/repo", private=True) == "https://hub/user/repo"
+    assert seen["repo"] == ("user/repo", True, True)
+    assert "model.safetensors" in seen["files"]
+    assert not any(name.endswith((".pt", ".bin", ".pkl")) for name in seen["files"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"no"), "is damaged"),
+        (lambda folder: (folder / "model.json").write_text("{"), "cannot be read as JSON"),
+        (lambda folder: (folder / "summary.json").unlink(), "no summary.json"),
+        (lambda folder: (folder / "model.json").write_text('{"model": {"class_path": "os.system"}}'), "model.json"),
+    ],
+)
+def test_damaged_folders_are_refused(change: Callable[[Path], object], message: str, run: Run, tmp_path: Path) -> None:
+    folder = onespike.save_pretrained(run, tmp_path / "out")
+    change(folder)
+    with pytest.raises(OnespikeError, match=message):
+        onespike.load(folder)
+
+
+def test_timm_builds_registered_models_and_reads_folders(run: Run, tmp_path: Path) -> None:
+    import timm
+
+    assert "onespike_spiking_resnet_m" in onespike.register_timm()
+    onespike.register_timm()  # again does no harm
+    network = timm.create_model("onespike_spiking_resnet_xs", num_classes=7, in_chans=1, img_size=32, width=4)
+    assert answers(network).shape == (4, 7)
+    folder = onespike.save_pretrained(run, tmp_path / "out")
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(answers(loaded), answers(run.model()))
+
+
+def test_push_measures_what_it_writes(run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    out = tmp_path / "pushed"
+    code, printed, _ = command("push", run.folder, "--out", out, "--weights", "int8", "--images", 8)
+    assert code == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert f"{summary['test_top1']:.2f}% of 360 test images, weights int8" in printed
+    assert summary["test_top1"] != SUMMARY["test_top1"]
+    assert summary["audit"]["images"] == 8
+    assert summary["audit"]["synaptic_operations"] > 0
+    assert "synaptic operations" in (out / "README.md").read_text()
+    code, _, complaint = command("push", run.folder)
+    assert code == 2
+    assert "expected one place to write" in complaint

@@ -1,0 +1,157 @@
+"""NIR: what is read back, by us and by others, against the network."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onespike import create_model, export
+from onespike.errors import OnespikeError
+from onespike.exporting.nir import run_once
+from onespike.neurons import LIF
+
+nir = pytest.importorskip("nir")
+Settle = Callable[[nn.Module, Tensor], nn.Module]
+
+
+def normalised(images: Tensor) -> Tensor:
+    return ((images / 255 - 0.5) / 0.25).movedim(-1, 1)
+
+
+def written(network: nn.Module, images: Tensor, out: Path, settle: Settle, **how: Any) -> Path:
+    """Export, expect that it holds and that neurons fire, and give the file."""
+    channels = images.shape[-1]
+    settle(network, normalised(images))
+    made = export(network, out, "nir", images=images, mean=[0.5] * channels, std=[0.25] * channels, **how)
+    assert made.holds, made.parity
+    assert made.parity[0].spikes > 0
+    assert made.parity[0].largest_logit > 0.01
+    return out / "model.nir"
+
+
+class Sums(nn.Module):
+    """A mean, spikes and currents that are added, channels side by side, and a threshold that is reached exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.fire = nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), LIF(8)
+        self.wide, self.second, self.pool = nn.Conv2d(16, 8, 3, padding=1, dilation=1), LIF(8), nn.AvgPool2d(4, 2, 1)
+        self.head = nn.Linear(8 * 8 * 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.fire(self.norm(self.stem(x)))
+        both = torch.cat([spikes, (spikes >= 1).to(x.dtype)], 1)
+        currents = spikes + self.wide(both)
+        return self.head(self.pool(self.second(currents) + 0.5 * spikes).flatten(1))
+
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "vgg": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, population=3),
+    "mean": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="none"),
+    "sums": Sums,
+    "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 16), LIF(16), nn.Linear(16, 5)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_read_back_computes_the_same(name: str, digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    written(NETWORKS[name](), digits[:20], tmp_path / "out", settled)
+
+
+def test_pixels_and_8_bit_weights(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    network = create_model("spiking-vgg-xs", in_channels=1, width=4)
+    file = written(network, digits[:10], tmp_path / "out", settled, pixels=True, weights="int8")
+    seen = run_once(nir.read(file), digits[:10].movedim(-1, 1).float())
+    assert seen["output"].shape == (10, 10, 1, 1)
+
+
+def others() -> dict[str, Callable[[Any, Tensor], Tensor]]:
+    """Readers of NIR by other packages: a graph and images to logits."""
+
+    def spikingjelly(graph: Any, images: Tensor) -> Tensor:
+        from spikingjelly.activation_based.nir_exchange import import_from_nir
+
+        return import_from_nir(graph, dt=1.0)(images)[0]
+
+    def snntorch(graph: Any, images: Tensor) -> Tensor:
+        import snntorch
+        from snntorch.import_nir import import_from_nir
+
+        network = import_from_nir(graph)
+        for module in network.modules():
+            if isinstance(module, snntorch.Leaky):
+                module.init_hidden = True  # else it hands on its potential too, which its pooling does not take
+        return network(images)[0]
+
+    def norse(graph: Any, images: Tensor) -> Tensor:
+        from norse.torch import from_nir
+
+        return from_nir(graph, dt=1.0)(images)[0]
+
+    return {"spikingjelly": spikingjelly, "snntorch": snntorch, "norse": norse}
+
+
+def agree(file: Path, network: nn.Module, images: Tensor, reader: str) -> None:
+    pytest.importorskip(reader)
+    with torch.no_grad():
+        found = others()[reader](nir.read(file), images).flatten(1)
+        expected = network(images)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", ["spikingjelly", "snntorch"])
+def test_others_read_a_convolutional_network(reader: str, digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    network = create_model("spiking-vgg-xs", in_channels=1, width=4)
+    file = written(network, digits[:20], tmp_path / "out", settled)
+    agree(file, network, normalised(digits[:20]), reader)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_norse_reads_a_network_without_pooling(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), LIF(8), nn.Conv2d(8, 8, 3, 2), LIF(8)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(8 * 49, 5))
+    file = written(network, digits[:20], tmp_path / "out", settled)
+    agree(file, network, normalised(digits[:20]), "norse")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_others_on_500_photographs(shared_data: Path, tmp_path: Path, settled: Settle) -> None:
+    from onespike.data.config import DataConfig
+    from onespike.data.dataset import open_dataset
+
+    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
+    images = open_dataset(config).test.gather(torch.arange(500).numpy())[0]
+    torch.manual_seed(0)
+    network = create_model("spiking-vgg-xs")
+    file = written(network, images, tmp_path / "out", settled)
+    for reader in ("spikingjelly", "snntorch"):
+        agree(file, network, normalised(images), reader)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("spiking-resnet-xs", {"width": 4}, r"nir: it cannot say max pooling of real values in stem\.0\.2"),
+        ("conv-tiny", {"depths": (1,), "channels": (8,)}, r"nir: it cannot say .* in .*; onnx, pt2 and c \(--weights"),
+        (
+            "spiking-vgg-xs",
+            {"width": 4, "preset": "ann"},
+            r"nir: it cannot say (relu|max pooling of real values) in ",
+        ),
+        ("spiking-vgg-xs", {"width": 4, "attention": 2}, r"nir: it cannot say .* in layers\.1"),
+    ],
+)
+def test_what_nir_cannot_say_is_named(name: str, overrides: dict[str, Any], message: str, tmp_path: Path) -> None:
+    images = torch.rand(2, 1, 32, 32)
+    with pytest.raises(OnespikeError, match=message):
+        export(create_model(name, in_channels=1, **overrides).eval(), tmp_path / "out", "nir", images=images)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,73 @@
+"""The trained networks in the package are what their summaries say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import onespike
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
+from onespike.models.pretrained import FOLDER, pretrained_names, pretrained_summary
+from onespike.training.run import Run
+
+
+def test_together_they_are_small_and_nothing_but_data() -> None:
+    files = [path for name in pretrained_names() for path in (FOLDER / name).iterdir()]
+    assert files
+    assert sum(path.stat().st_size for path in files) <= 3 * 10**6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".yaml", ".md"}
+
+
+@pytest.mark.parametrize("name", pretrained_names())
+def test_accuracy_is_what_the_summary_says(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    run = Run.open(f"pretrained:{name}")
+    data = run.recipe.data.name
+    if data == "digits":
+        root = None
+    else:
+        root = str(request.getfixturevalue("shared_data") / data)
+        if not run_slow(request):
+            pytest.skip("thousands of images: with the slow tests")
+    config = DataConfig(name=data, root=root, cache=str(tmp_path), image_size=run.recipe.data.image_size)
+    found, summary = evaluate(run, config, precision="fp32", device="cpu"), pretrained_summary(name)
+    assert found.images == summary["test_images"]
+    assert found.top1.mean == pytest.approx(summary["test_top1"], abs=0.05)
+
+
+def run_slow(request: pytest.FixtureRequest) -> bool:
+    return "not slow" not in str(request.config.getoption("-m"))
+
+
+def test_create_model_takes_the_weights() -> None:
+    network = onespike.create_model("spiking-vgg-xs", pretrained="digits")
+    assert not network.training
+    images = torch.randn(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(network(images), onespike.load("pretrained:digits-spiking-vgg-xs")(images))
+    with pytest.raises(OnespikeError, match="num_classes: the weights digits-spiking-vgg-xs are for 10, got 7"):
+        onespike.create_model("spiking-vgg-xs", pretrained="digits", num_classes=7)
+    with pytest.raises(OnespikeError, match="width: weights that are trained have their own"):
+        onespike.create_model("spiking-vgg-xs", pretrained="digits", width=8)
+    with pytest.raises(OnespikeError, match="unknown pretrained network 'imagenet-spiking-vgg-xs'"):
+        onespike.create_model("spiking-vgg-xs", pretrained="imagenet")
+
+
+def test_commands_list_and_run_them(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    code, printed, _ = command("models")
+    summary = pretrained_summary("digits-spiking-vgg-xs")
+    assert code == 0
+    assert "digits-spiking-vgg-xs" in printed
+    assert f"{summary['test_top1']:.2f}%" in printed
+    code, printed, _ = command("evaluate", "pretrained:digits-spiking-vgg-xs", "--precision", "fp32")
+    assert code == 0
+    assert f"top-1 {summary['test_top1']:.2f}%" in printed
+    code, _, complaint = command("evaluate", "pretrained:digits-spiking-vgg")
+    assert code == 2
+    assert "did you mean 'digits-spiking-vgg-xs'?" in complaint

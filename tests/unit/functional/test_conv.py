@@ -1,0 +1,59 @@
+"""The convolution whose weights' gradient is our own, against PyTorch's in float64."""
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from onespike.functional import conv3x3
+from onespike.functional.conv import tiles
+
+pytestmark = pytest.mark.skipif(tiles() is None, reason="needs a processor with matrix tiles, and a C compiler")
+
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (3, 5, 4, 3, 7),
+    (2, 32, 16, 16, 16),
+    (5, 33, 7, 7, 48),
+    (130, 48, 3, 3, 50),
+    (9, 70, 15, 2, 20),
+]
+
+
+def gradients(function, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    tensors = [tensor.detach().clone(memory_format=torch.preserve_format).requires_grad_() for tensor in tensors]
+    out = function(*tensors)
+    weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = weights.bfloat16().contiguous(memory_format=torch.channels_last)
+    out.backward(weights.to(out.dtype))
+    return [out.detach(), *(tensor.grad for tensor in tensors)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_equal_pytorchs(shape, threads) -> None:
+    images, inputs, side_y, side_x, outputs = shape
+    torch.manual_seed(0)
+    x = torch.randn(images, inputs, side_y, side_x).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(outputs, inputs, 3, 3).bfloat16(), torch.randn(outputs).bfloat16()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = gradients(conv3x3, x, weight, bias)
+    finally:
+        torch.set_num_threads(before)
+    exact = gradients(lambda *t: conv2d(*t, padding=1), x.double(), weight.double(), bias.double())
+    for one, other in zip(found, exact, strict=True):
+        assert one.shape == other.shape
+        assert (one.double() - other).norm() <= 4e-3 * other.norm() + 1e-6  # a bfloat16 has 8 digits
+
+
+def test_the_next_convolution_is_not_disturbed() -> None:
+    """oneDNN sets the tiles up for itself, and may count on finding them so."""
+    torch.manual_seed(0)
+    x = torch.randn(8, 64, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(64, 64, 3, 3).bfloat16()
+    expected = conv2d(x, weight, padding=1)
+    for _ in range(3):
+        out, *_ = gradients(conv3x3, x, weight)
+        assert torch.equal(out, expected)
+        assert torch.equal(conv2d(x, weight, padding=1), expected)

@@ -1,0 +1,173 @@
+"""Networks over time: a stream gives the bits of all frames together; gradients are those of a plain loop."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import onespike
+from onespike.errors import OnespikeError
+from onespike.functional import spike
+from onespike.models import MODELS, create_model
+from onespike.models.block import BlockState
+
+SMALL = {
+    "conv-tiny": {"channels": (6, 8, 8)},
+    "lstm12": {"channels": (4, 4, 4, 4), "depths": (1, 1, 1, 1), "preset": "modern", "neuron": {"threshold": 0.05}},
+    "spiking-vgg-xs": {"width": 8, "firing_rate": 0.4},
+    "spiking-resnet-xs": {"width": 8, "attention": 4, "stream": "rprelu"},
+    "spiking-vgg11": {"width": 4, "time_steps": 1},
+    "spiking-resnet19": {"width": 4, "time_steps": 1},
+    "spiking-mlp": {"width": 16, "unit": "lstm", "neuron": {"threshold": 0.1}},
+}
+FEW = SMALL | {"conv12": {"channels": (4, 4, 8, 8), "depths": (1, 1, 1, 1)}}
+WINDOWS = {"preset": "windows", "width": 8}
+CASES = [*SMALL.items(), ("spiking-vgg-xs", WINDOWS), ("spiking-resnet-xs", WINDOWS)]
+CASES += [("spiking-mlp", SMALL["spiking-mlp"] | {"unit": unit}) for unit in ("linear", "rnn", "gru")]
+
+
+def frames(steps=4, batch=3, side=32):
+    return torch.randn(steps, batch, 2, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def make(name, side=32, passes=3, **overrides):
+    """A network that fires, in evaluation mode."""
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=5, in_channels=2, image_size=side, **overrides)
+    nn.init.normal_(network.head.weight)
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+            norm.momentum = None  # the mean over all passes
+    with torch.no_grad():
+        for _ in range(passes):
+            network.train()(frames(side=side))
+    return network.eval()
+
+
+@pytest.mark.parametrize(("name", "overrides"), CASES)
+def test_a_stream_gives_the_bits_of_all_frames_together_and_its_state_can_be_saved(name, overrides, tmp_path: Path):
+    network, given = make(name, **overrides), frames()
+    with torch.no_grad():
+        together, first = network(given), network(given[0])
+    stream, other = onespike.stream(network), onespike.stream(network)
+    for number, frame in enumerate(given[:2]):
+        assert torch.equal(stream(frame), together[number])
+        other(torch.zeros_like(frame))  # another stream on the same network is no matter
+    stream.save(tmp_path / "state.safetensors")
+    later = onespike.stream(network)
+    later.load(tmp_path / "state.safetensors")
+    assert later.frames == 2
+    assert torch.equal(later(given[2]), together[2])
+    assert torch.equal(together[0], first)  # reset by construction
+    assert not torch.equal(network(given[2:3])[0], together[2]), "the state does not matter"
+
+
+def test_a_state_of_something_else_is_refused(tmp_path):
+    network = make("spiking-vgg-xs", **SMALL["spiking-vgg-xs"])
+    stream = onespike.stream(network)
+    stream(frames()[0])
+    stream.save(tmp_path / "state")
+    wide = onespike.stream(make("spiking-resnet-xs", **SMALL["spiking-resnet-xs"]))
+    wide.load(tmp_path / "state")
+    with pytest.raises(OnespikeError, match="the state does not suit this network and batch"):
+        wide(frames()[0])
+    with pytest.raises(OnespikeError, match="the state does not suit"):
+        stream(frames(batch=2)[0])
+    (tmp_path / "broken").write_bytes((tmp_path / "state").read_bytes()[:-20])
+    with pytest.raises(OnespikeError, match="not the state of a stream"):
+        stream.load(tmp_path / "broken")
+    with pytest.raises(OnespikeError, match="has no over_time"):
+        onespike.stream(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(("name", "overrides"), CASES)
+def test_an_image_that_is_shown_is_frames_that_are_alike(name, overrides):
+    network, image = make(name, **overrides | {"time_steps": 3}), frames()[0]
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), network(image.expand(3, *image.shape)).mean(0))
+
+
+@pytest.mark.parametrize("side", [34, 48, 128])
+@pytest.mark.parametrize("name", list({ours.config: name for name, ours in reversed(MODELS.items())}.values()))
+def test_every_family_takes_frames_of_two_channels_and_every_size_that_its_stages_allow(name, side):
+    try:
+        network = create_model(name, num_classes=3, in_channels=2, image_size=side, **FEW.get(name, {}))
+    except OnespikeError as error:
+        assert "needs a multiple of" in str(error)  # noqa: PT017
+        return
+    given = torch.randn(2, 2, 2, side, side)
+    with torch.no_grad():
+        assert network.train()(given[0]).shape == (2, 3)
+        if hasattr(network, "over_time"):
+            assert network(given).shape == (2, 2, 3)
+
+
+def plain_vgg(network, given):
+    """The strict VGG at T frames, written out: time outside, layers inside, potentials in a list."""
+    kept, logits = {}, []
+    for frame in given:
+        x = network.stem(frame)
+        for number, layer in enumerate(network.layers):
+            if not isinstance(layer, nn.Sequential):
+                x = layer(x)
+                continue
+            potential = layer[0](x)
+            if number in kept:
+                before, fired = kept[number]
+                potential = potential + layer[1].decay * before * (1 - fired)
+            x = spike(potential, 0.5, layer[1].surrogate)
+            kept[number] = potential, x
+        logits.append(network.head(x))
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("learnable", ["none", "layer", "channel"])
+def test_gradients_over_four_frames_are_those_of_a_plain_loop(learnable):
+    neuron = {"decay": 0.7, "learnable_decay": learnable, "surrogate": "gaussian"}
+    network = make("spiking-vgg-xs", width=4, stages=(1, 2), head="mean", neuron=neuron).double()
+    given = frames(side=32).double()
+    found = []
+    for run in (network, lambda x: plain_vgg(network, x)):
+        network.zero_grad()
+        run(given).square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[1].items():
+        torch.testing.assert_close(found[0][name], gradient, rtol=1e-9, atol=1e-9, msg=name)
+        assert gradient.any(), name
+    assert any("raw_decay" in name for name in found[0]) == (learnable != "none")
+
+
+def kept_bytes(network, given):
+    """Bytes that autograd keeps for the backward pass, weights apart; each once."""
+    own, seen = {p.untyped_storage()._cdata for p in network.parameters()}, {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = network(given).square().sum()
+    loss.backward()
+    return sum(seen.values())
+
+
+def test_memory_grows_by_the_frame_and_recompute_bounds_it():
+    network = make("conv-tiny", channels=(8, 8, 8)).train()
+    whole = [kept_bytes(network, frames(steps)) for steps in (1, 2, 4, 8)]
+    steps = [(b - a) / n for a, b, n in zip(whole, whole[1:], (1, 2), strict=False)]
+    assert max(steps) < 1.1 * min(steps)  # linear in T
+    network.recompute = True  # that it computes the same is seen to elsewhere
+    assert kept_bytes(network, frames(4, 2)) < 0.5 * whole[-1]
+
+
+def test_a_state_is_a_list_that_anybody_may_hold():
+    network = make("conv-tiny", **SMALL["conv-tiny"])
+    with torch.no_grad():
+        logits, state = network.over_time(frames()[:2])
+        assert all(isinstance(one, BlockState) for one in state)
+        rest, _ = network.over_time(frames()[2:], state)
+        assert torch.equal(torch.cat([logits, rest]), network(frames()))

@@ -1,0 +1,45 @@
+import csv
+from pathlib import Path
+
+import pytest
+
+from onespike.errors import OnespikeError
+from reproduce.pictures import METHOD, RESULTS, accuracy_peers, pictures, potentials, read_points
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_every_picture_is_drawn_and_small(tmp_path: Path):
+    pictures(tmp_path, ROOT / "results")
+    drawn = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
+    assert drawn.keys() == METHOD.keys() | RESULTS.keys()
+    assert all(5_000 < size < 200_000 for size in drawn.values())
+    committed = {path.stem for path in (ROOT / "docs" / "pictures").glob("*.png")}
+    assert drawn.keys() <= committed
+
+
+def test_potentials_are_the_equation():
+    left, right = potentials().axes
+    currents = [bar.get_height() for bar in left.patches]
+    handed = [bar.get_height() for bar in right.patches[4:]]
+    words = [text.get_text() for text in right.texts]
+    assert words == ["spike" if i + h > 0.5 else "silent" for i, h in zip(currents, handed, strict=True)]
+    assert {"spike", "silent"} == set(words)
+
+
+def test_a_row_without_a_result_is_left_out(tmp_path: Path):
+    rows = [["a", 0.5, 80.0, 1.5], ["SpikingJelly, T = 1", 0.5, 70.0, ""], ["pending", "", "", ""]]
+    with (tmp_path / "accuracy.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["setting", "PFLOP", "test top-1 %", "std"], *rows])
+    assert read_points(tmp_path / "accuracy.csv", "PFLOP", "test top-1 %") == [
+        ("a", 0.5, 80.0),
+        ("SpikingJelly, T = 1", 0.5, 70.0),
+    ]
+    axis = accuracy_peers(tmp_path).axes[0]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["SpikingJelly, T = 1", "a"]
+
+
+def test_a_table_that_is_none_is_one_line(tmp_path: Path):
+    (tmp_path / "accuracy.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(OnespikeError, match="expected a table with the columns PFLOP and test top-1 %"):
+        accuracy_peers(tmp_path)

@@ -1,0 +1,106 @@
+import csv
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from onespike.training import Run
+
+TINY = {
+    "data.limit": 60,
+    "data.holdout": 0.3,
+    "model.depths": "[1,1]",
+    "model.channels": "[4,8]",
+    "train.epochs": 1,
+    "train.batch_size": 10,
+    "train.warmup_epochs": 0,
+    "train.track": "[]",
+    "train.device": "cpu",
+}
+OPTIONS = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+SPACE = "train.lr: {low: 0.02, high: 0.3, log: true}\nmodel.preset: {choices: [binary, strict]}\n"
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    path = tmp_path / "space.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "search.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_two_objectives_a_call_that_goes_on_and_the_command_that_trains_the_best(command, space, tmp_path):
+    out = tmp_path / "out"
+    words = ["search", "--space", space, "--out", out, "--energy", "field", *OPTIONS]
+    code, printed, _ = command(*words, "--trials", 2)
+    assert code == 0
+    first = rows(out)
+    code, printed, _ = command(*words, "--trials", 3)
+    assert code == 0
+    assert "trial 0" not in printed.split("the front")[0]  # what is done is not done again
+    assert [row["outcome"] for row in rows(out)] == ["trained"] * 3
+    assert rows(out)[:2] == [{**row, "best": rows(out)[place]["best"]} for place, row in enumerate(first)]
+    page = (out / "search.html").read_text()
+    assert page.count("data:image/png;base64,") == 3  # the front, the history, the values
+    assert "http" not in page
+    for row in rows(out):
+        run = Run.open(out / row["run"])
+        assert float(row["held out %"]) == run.summary["valid_top1"]
+        assert float(row["µJ"]) > 0
+        assert run.recipe.train.lr == float(row["train.lr"])
+    best = next(row for row in rows(out) if row["best"])
+    lines = [line.strip() for line in printed.splitlines() if line.strip().startswith("onespike train")]
+    chosen = next(line for line in lines if best["train.lr"] in line)
+    assert chosen in page.replace("&#x27;", "'")
+    assert command(*shlex.split(chosen)[1:], "--out", tmp_path / "best", "--quiet")[0] == 0
+    again, before = Run.open(tmp_path / "best"), Run.open(out / best["run"])
+    assert {**again.summary, "seconds": 0, "images_per_second": 0} == {
+        **before.summary,
+        "seconds": 0,
+        "images_per_second": 0,
+    }
+    code, _, complaint = command(*words, "--train.momentum", 0.5)
+    assert (code, "holds another search: train.momentum was 0.9, now 0.5" in complaint) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (("--trials", 0), "--trials: expected 1 to 1,000,000, got 0"),
+        (("--workers", 1000), "--workers: expected 1 to 256, got 1000"),
+        (("--energy", "joule"), "--energy: unknown|unknown"),
+        (("--data.holdout", 0), "data.holdout: held-out images choose the best trial, and there are none"),
+        (("--recipe", "digit"), "unknown recipe 'digit'"),
+        (("--storage", "postgresql://u:geheim@127.0.0.1:1/x"), "--storage postgresql://u:***@127.0.0.1:1/x: "),
+        (("--train.lr", 0.1), "--train.lr: "),
+    ],
+)
+def test_bad_input_is_one_line(command, space, tmp_path, more: tuple, complaint: str):
+    words = ["search", "--space", space, "--out", tmp_path / "out", *OPTIONS]
+    for option in more[::2]:
+        if str(option) in words:
+            place = words.index(option)
+            del words[place : place + 2]
+    code, printed, error = command(*words, *more)
+    assert (code, printed) == (2, "")
+    assert any(one in error for one in complaint.split("|"))
+    assert error.count("\n") == 1
+    assert "geheim" not in error
+
+
+def test_without_space_or_folder_it_says_what_it_needs(command, tmp_path):
+    assert "expected a space and a folder: onespike search --space FILE --out FOLDER" in command("search")[2]
+    missing = command("search", "--space", tmp_path / "no.yaml", "--out", tmp_path / "out")[2]
+    assert "no.yaml: cannot be read as YAML" in missing
+
+
+def test_without_the_extra_it_says_what_to_install(command, space, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, _, error = command("search", "--space", space, "--out", tmp_path / "out", *OPTIONS)
+    assert (code, error) == (2, "error: search: optuna is missing: pip install 'onespike[search]'\n")

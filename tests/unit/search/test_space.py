@@ -1,0 +1,90 @@
+import re
+from pathlib import Path
+
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from onespike.errors import OnespikeError
+from onespike.search.space import read_space
+
+
+@pytest.fixture
+def read(tmp_path: Path):
+    def from_text(text: str, recipe: str = "digits", **overrides: object):
+        path = tmp_path / "space.yaml"
+        path.write_text(text)
+        return read_space(path, recipe, {key.replace("__", "."): value for key, value in overrides.items()})
+
+    return from_text
+
+
+def test_every_form(read):
+    space = read(
+        """
+        train.batch_size: [16, 64]
+        train.epochs: {low: 2, high: 9, step: 3}
+        train.warmup_epochs: [0, 1]
+        train.lr: {low: 0.001, high: 1, log: true}
+        train.momentum: {low: 0, high: 0.9, step: 0.2}
+        model.preset: {choices: [modern, paper]}
+        model.channels: {choices: [[4, 8, 8], [8, 16, 16]]}
+        """
+    )
+    assert space == {
+        "train.batch_size": IntDistribution(16, 64),
+        "train.epochs": IntDistribution(2, 8, step=3),
+        "train.warmup_epochs": FloatDistribution(0, 1),  # the option is a number, whole ends or not
+        "train.lr": FloatDistribution(0.001, 1, log=True),
+        "train.momentum": FloatDistribution(0, 0.8, step=0.2),
+        "model.preset": CategoricalDistribution(["modern", "paper"]),
+        "model.channels": CategoricalDistribution(["[4, 8, 8]", "[8, 16, 16]"]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("train.lrr: [0.1, 0.2]", r"space.yaml: unknown option '--train.lrr': did you mean '--train.lr'\?"),
+        ("train.lr: [0.2, 0.2]", r"train.lr: the range is empty: expected low < high, got 0.2 and 0.2"),
+        ("train.lr: [0.3, 0.2]", r"train.lr: the range is empty"),
+        ("train.lr: {low: 0, high: 1, log: true}", r"train.lr: log: true needs a low above 0"),
+        ("train.epochs: [1.5, 3]", r"train.epochs: expected a whole number, got 1.5"),
+        ("train.epochs: {low: 1, high: 9, step: 0.5}", r"train.epochs.step: expected a whole number, got 0.5"),
+        ("train.epochs: {low: 1, high: 9, step: 10}", r"train.epochs.step: expected more than 0 and no more than"),
+        ("train.epochs: [0, 3]", r"train.epochs: expected at least 1, got 0"),
+        ("train.lr: [0.1, 0.2, 0.3]", r"train.lr: expected \[low, high\], .* or \{choices: "),
+        ("train.lr: 0.1", r"train.lr: expected \[low, high\]"),
+        ("train.lr: [a, b]", r"train.lr.low: expected a number, got a"),
+        ("train.lr: {low: 0.1}", r"train.lr: expected \[low, high\]"),
+        ("train.lr: {low: 0.1, high: 1, lgo: true}", r"unknown option 'space.yaml: train.lr.lgo'|train.lr.lgo"),
+        ("model.preset: {choices: [paper]}", r"model.preset: expected \{choices: .* at least two values"),
+        ("model.preset: {choices: [paper, papre]}", r"space.yaml: .*preset.*papre"),
+        ("", "expected options and what each may be"),
+        ("- 1", "expected options and what each may be"),
+    ],
+)
+def test_bad_input_is_one_line(read, text: str, complaint: str):
+    with pytest.raises(OnespikeError, match=complaint) as raised:
+        read(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_all_trials_have_is_not_searched_for(read):
+    with pytest.raises(OnespikeError, match=r"--train.lr: .*space.yaml searches for it; leave one of the two out"):
+        read("train.lr: [0.1, 0.2]", train__lr="0.1")
+
+
+def test_a_value_that_suits_some_of_the_others_is_possible(read):
+    pair = "train.ema: {choices: [0, 0.9]}\ntrain.int8_weights: {choices: [true, false]}"
+    assert len(read(pair)) == 2
+    with pytest.raises(OnespikeError, match=r"int8_weights and train\.ema"):
+        read("train.int8_weights: {choices: [true, false]}", train__ema="0.9")
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_space_of_penalties_and_twins_and_that_of_the_page_are_spaces(read):
+    assert len(read((ROOT / "reproduce" / "pareto.yaml").read_text())) == 2
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "search.md").read_text(), re.DOTALL)
+    assert len(read(block)) == 5

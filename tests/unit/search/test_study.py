@@ -1,0 +1,158 @@
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.trial import TrialState
+
+from onespike.durable import held
+from onespike.errors import OnespikeError
+from onespike.search import study as studies
+from onespike.search.study import claim, expect_same_search, open_storage, open_study, tried
+
+SPACE = {"train.lr": FloatDistribution(0.01, 0.1)}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    return open_study(open_storage(None, tmp_path), "test", 20, "", 4)
+
+
+@pytest.fixture
+def alive(tmp_path: Path):
+    """Processes that live as long as the test, or until they are left."""
+    with ExitStack() as stack:
+        yield lambda name: stack.enter_context(held(tmp_path / studies.WORKERS / name))
+
+
+def dead(folder: Path, name: str) -> None:
+    """What a process leaves that was killed."""
+    code = "import os, pathlib, sys\nfrom onespike.durable import held\nwith held(pathlib.Path(sys.argv[1])): "
+    process = folder / studies.WORKERS / name
+    assert subprocess.run([sys.executable, "-c", f"{code}os._exit(9)", process]).returncode == 9
+    assert process.is_dir()
+
+
+def numbers(found: list[studies.Tried]) -> list[tuple[int, str]]:
+    return [(one.number, one.outcome) for one in found]
+
+
+def test_a_trial_whose_process_died_is_made_again_with_its_values(study, tmp_path, alive):
+    alive("b")
+    first = claim(study, SPACE, 2, tmp_path, "a")
+    dead(tmp_path, "a")
+    again = claim(study, SPACE, 2, tmp_path, "b")
+    assert again.params == first.params
+    assert (again.number, again.user_attrs[studies.SLOT]) == (1, 0)
+    assert study.trials[0].state == TrialState.FAIL
+    study.tell(again, 50.0)
+    other = claim(study, SPACE, 2, tmp_path, "b")
+    assert other.params != first.params
+    study.tell(other, 60.0)
+    assert claim(study, SPACE, 2, tmp_path, "b") == "done"
+    assert numbers(tried(study, "")) == [(0, "trained"), (2, "trained")]
+    assert [one.best for one in tried(study, "")] == [False, True]
+
+
+def test_a_process_elsewhere_is_dead_once_it_has_not_been_seen_for_long(study, tmp_path, alive, monkeypatch):
+    alive("b")
+    claim(study, SPACE, 1, tmp_path, "elsewhere")
+    assert claim(study, SPACE, 1, tmp_path, "b") == "wait"
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + studies.GRACE + 1)
+    assert claim(study, SPACE, 1, tmp_path, "b").user_attrs[studies.SLOT] == 0
+
+
+def test_what_was_stopped_is_made_again_before_anything_new(study, tmp_path, alive):
+    alive("a")
+    first = claim(study, SPACE, 5, tmp_path, "a")
+    first.set_user_attr(studies.STOPPED, "stopped")
+    study.tell(first, state=TrialState.FAIL)
+    assert numbers(tried(study, "")) == [(0, "waiting")]
+    assert claim(study, SPACE, 5, tmp_path, "a").params == first.params
+
+
+def test_of_two_that_take_the_same_trial_one_gives_it_back(study, tmp_path, alive):
+    alive("b"), alive("c")
+    first = claim(study, SPACE, 1, tmp_path, "a")
+    dead(tmp_path, "a")
+    study.tell(first.number, state=TrialState.FAIL)
+    for _ in range(2):  # both saw that it was lost
+        study.enqueue_trial(first.params, user_attrs={studies.SLOT: 0})
+    again = claim(study, SPACE, 1, tmp_path, "b")
+    assert again.number == 1
+    assert claim(study, SPACE, 1, tmp_path, "c") == "wait"
+    study.tell(again, 1.0)
+    assert claim(study, SPACE, 1, tmp_path, "c") == "done"
+    assert numbers(tried(study, "")) == [(0, "trained")]
+
+
+def test_a_trial_too_many_is_given_back(study, tmp_path, alive):
+    alive("a")
+    attempt = claim(study, SPACE, 1, tmp_path, "a")
+    extra = study.ask()  # somebody else's, who looked before `attempt` was there
+    assert studies._is_surplus(extra, study, 1, tmp_path, repeats=True)
+    assert not studies._is_surplus(attempt, study, 1, tmp_path, repeats=True)
+
+
+def test_no_values_are_tried_twice_as_long_as_there_are_others(study, tmp_path, alive):
+    alive("a")
+    space = {"train.epochs": IntDistribution(1, 4)}
+    first = [claim(study, space, 5, tmp_path, "a").params["train.epochs"] for _ in range(4)]
+    assert sorted(first) == [1, 2, 3, 4]
+    assert claim(study, space, 5, tmp_path, "a").params["train.epochs"] in first
+    assert len(tried(study, "")) == 5
+
+
+def test_a_trial_that_kills_its_process_each_time_is_given_up(study, tmp_path, alive):
+    for number in range(studies.DEATHS):
+        claim(study, SPACE, 1, tmp_path, str(number))
+        dead(tmp_path, str(number))
+    alive("last")
+    assert claim(study, SPACE, 1, tmp_path, "last") == "done"
+    assert numbers(tried(study, "")) == [(0, f"its process died {studies.DEATHS} times")]
+
+
+def test_another_search_in_the_same_place_is_refused(study):
+    expect_same_search(study, {"train.lr": 0.1, "space": {}}, "here")
+    expect_same_search(study, {"train.lr": 0.1, "space": {}}, "here")
+    with pytest.raises(OnespikeError, match=r"here holds another search: train.lr was 0.1, now 0.2; choose another"):
+        expect_same_search(study, {"train.lr": 0.2, "space": {}}, "here")
+
+
+def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path):
+    study.tell(study.ask(), 1.0)
+    with (tmp_path / studies.JOURNAL).open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    again = open_study(open_storage(None, tmp_path), "test", 20, "", 4)
+    again.tell(again.ask(), 2.0)
+    assert [one.value for one in open_study(open_storage(None, tmp_path), "test", 20, "", 4).trials] == [1.0, 2.0]
+
+
+def test_a_file_that_is_no_journal_is_one_line(tmp_path):
+    (tmp_path / studies.JOURNAL).write_text("not\njson\n")
+    with pytest.raises(OnespikeError, match=r"study.journal is no journal of a search: .*; choose another --out"):
+        open_storage(None, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite:////proc/no/such.db", "nonsense", "nosuch://u:geheim@h/n", "postgresql+x://u:geheim@h/n"]
+)
+def test_a_storage_that_cannot_be_reached_is_one_line_without_the_password(url: str, tmp_path):
+    with pytest.raises(OnespikeError, match="--storage") as raised:
+        open_storage(url, tmp_path)
+    assert "\n" not in str(raised.value)
+    assert "geheim" not in str(raised.value)
+
+
+def test_a_data_base_does_as_well(tmp_path, alive):
+    alive("a")
+    study = open_study(open_storage(f"sqlite:///{tmp_path}/study.db", tmp_path), "test", 20, "field", 4)
+    study.tell(claim(study, SPACE, 2, tmp_path, "a"), [50.0, 1.0])
+    study.tell(claim(study, SPACE, 2, tmp_path, "a"), [60.0, 0.5])
+    assert claim(study, SPACE, 2, tmp_path, "a") == "done"
+    assert [(one.accuracy, one.energy, one.best) for one in tried(study, "field")] == [(50, 1, False), (60, 0.5, True)]

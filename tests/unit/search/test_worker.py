@@ -1,0 +1,157 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+
+from onespike.errors import OnespikeError
+from onespike.search import study as studies
+from onespike.search import worker
+from onespike.search.report import write_report
+from onespike.search.worker import Job, work
+from onespike.training import Run
+from onespike.training.trainer import Trainer
+
+TINY = {
+    "data.limit": 60,
+    "data.holdout": 0.3,
+    "model.depths": "[1,1]",
+    "model.channels": "[4,8]",
+    "train.epochs": 1,
+    "train.batch_size": 10,
+    "train.warmup_epochs": 0,
+    "train.track": "[]",
+    "train.device": "cpu",
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path):
+    def make(trials: int, energy: str = "", space: dict | None = None, **overrides: object) -> Job:
+        space = space or {"train.lr": FloatDistribution(0.05, 0.3, log=True)}
+        return Job(
+            recipe="digits",
+            overrides=TINY | {key.replace("__", "."): one for key, one in overrides.items()},
+            space={name: distribution_to_json(one) for name, one in space.items()},
+            out=str(tmp_path),
+            name="test",
+            storage=None,
+            trials=trials,
+            energy=energy,
+            epochs=1,
+            imports=[],
+            parent=os.getppid(),
+        )
+
+    return make
+
+
+def study_of(job: Job):
+    storage = studies.open_storage(job.storage, Path(job.out))
+    return studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
+
+
+def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path):
+    made = job(2, "field")
+    assert work(made) == 0
+    study = study_of(made)
+    found = studies.tried(study, "field")
+    assert [one.outcome for one in found] == ["trained"] * 2
+    for one in found:
+        run = Run.open(tmp_path / one.facts["folder"])
+        assert (one.accuracy, one.facts["epoch"]) == (run.summary["valid_top1"], 1)
+        assert run.recipe.train.lr == one.values["train.lr"]
+        assert one.energy == worker.count_energy(run)["field"] > 0
+    assert not (tmp_path / studies.WORKERS).exists()
+    write_report(tmp_path, found, ["--recipe", "<digits>"], "field", study)
+    page = (tmp_path / "search.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "&lt;digits&gt;" in page
+    assert "http" not in page
+
+
+def test_what_a_killed_process_left_is_gone_on_with(job, tmp_path, monkeypatch):
+    made, step = job(1, train__epochs=2, train__save_minutes=0), Trainer.step
+    lr = FloatDistribution(0.05, 0.3, log=True)
+
+    def killed(self, number, images, labels):
+        if number == 6:
+            raise SystemExit  # nothing is told to the storage, as by a kill
+        return step(self, number, images, labels)
+
+    attempt = studies.claim(study_of(made), {"train.lr": lr}, 1, tmp_path, "killed")
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(SystemExit):
+        worker._train(study_of(made), attempt, made, worker.Life(attempt, os.getppid()))
+    monkeypatch.setattr(Trainer, "step", step)
+    monkeypatch.setattr(studies, "GRACE", -1.0)
+    steps: list[int] = []
+    monkeypatch.setattr(Trainer, "step", lambda self, number, *rest: steps.append(number) or step(self, number, *rest))
+    assert work(made) == 0
+    assert steps[0] == 6
+    (one,) = studies.tried(study_of(made), "")
+    assert (one.number, one.outcome, one.values) == (0, "trained", attempt.params)
+    assert [path.name for path in tmp_path.glob("trial-*")] == ["trial-000"]
+    again = study_of(made).trials[-1]
+    assert list(again.intermediate_values) == [1, 2]  # the storage knows of the epoch before as well
+
+
+def test_a_trial_that_cannot_be_trained_is_one_with_a_reason(job):
+    space = {"train.batch_size": CategoricalDistribution([8, 9])}  # Mixup needs an even number
+    assert work(job(2, space=space, train__mixup=0.2)) == 0
+    found = {one.values["train.batch_size"]: one.outcome for one in studies.tried(study_of(job(2)), "")}
+    assert found[8] == "trained"
+    assert found[9].startswith("refused: train.mixup: mixes pairs")
+
+
+def test_a_training_that_diverges_or_needs_too_much_memory_is_one_with_a_reason(job, monkeypatch):
+    errors = iter([torch.OutOfMemoryError("no room for it"), None])
+
+    def failing(_: Trainer, number: int, *__: object) -> tuple[float, float]:
+        if number == 0 and (error := next(errors)):
+            raise error
+        return float("nan"), 0.0
+
+    monkeypatch.setattr(Trainer, "step", failing)
+    assert work(job(2)) == 0
+    first, second = studies.tried(study_of(job(2)), "")
+    assert first.outcome == "out of memory: no room for it"
+    assert second.outcome.startswith("diverged: the loss is no longer a finite number")
+
+
+def test_nothing_but_refusals_ends_it(job):
+    space = {"train.batch_size": CategoricalDistribution([7, 9, 11, 13])}
+    with pytest.raises(OnespikeError, match=r"the first 3 trials were all refused: train.mixup"):
+        work(job(4, space=space, train__mixup=0.2))
+
+
+def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(worker, "train", full)
+    with pytest.raises(OSError, match="No space"):
+        work(job(1))
+    assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
+
+
+def test_a_pruned_trial_has_its_last_accuracy(job, monkeypatch):
+    monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda _: True)
+    assert work(job(1, train__epochs=3)) == 0
+    (one,) = studies.tried(study_of(job(1)), "")
+    assert (one.outcome, one.accuracy is not None, one.best) == ("pruned", True, False)
+
+
+def test_without_its_caller_a_process_stops_and_the_trial_waits(job, monkeypatch):
+    parents = iter([os.getppid(), os.getppid()])
+    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
+    made = job(3)
+    assert work(made) == 130
+    assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
+
+
+def test_a_job_is_read_as_it_was_written(job):
+    made = job(2, "field")
+    assert Job(**json.loads(made.to_json())) == made

@@ -1,0 +1,191 @@
+"""Training on frames of events, from the recipe to every command that takes a run."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from onespike import export
+from onespike.audit.audit import audit_run
+from onespike.data import DataConfig, open_dataset
+from onespike.data.loader import EvalLoader, TrainLoader
+from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
+from onespike.training import Run, load_recipe, train
+from onespike.training.loop import set_up
+from onespike.training.pruning import prune_time
+from tests.unit.data.recordings import events, write_shd
+
+CLASSES = 3
+SHD = {"model.unit": "gru", "model.width": 32, "train.epochs": 12, "data.holdout": 0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    """Three classes that differ by where events are."""
+    root = tmp_path_factory.mktemp("events")
+    for part, count in (("train", 16), ("test", 6)):
+        for label in range(CLASSES):
+            folder = root / "data" / part / str(label)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                made = events(120, 5, 100 * label + number + (50 if part == "test" else 0))
+                made["x"] += 5 * label
+                np.save(folder / f"{number}.npy", made)
+    return root
+
+
+def recipe(root, **overrides):
+    """Small, of the folder, of a VGG; what another model does not know is left out."""
+    values = {
+        "data.name": "events-folder",
+        "data.root": str(root / "data"),
+        "data.cache": str(root / "cache"),
+        "data.sensor": [16, 16],
+        "data.frames": 3,
+        "data.workers": 0,
+        "data.crop_padding": 0,
+        "data.flip": 0,
+        "model.name": "spiking-vgg-xs",
+        "model.width": 4,
+        "model.stages": [1, 2],
+        "train.epochs": 1,
+        "train.batch_size": 12,
+        "train.warmup_epochs": 0,
+        "train.track": [],
+        "train.device": "cpu",
+    }
+    values |= overrides
+    if values["model.name"] == "spiking-mlp":
+        del values["model.stages"]
+    return load_recipe("events/digits", values)
+
+
+def test_the_loader_gives_time_ahead_and_every_frame_is_moved_alike(root):
+    made = recipe(root)
+    config = replace(made.data, crop_padding=2, flip=0.5, holdout=0)
+    data = open_dataset(config)
+    images, labels = next(TrainLoader(data, config, 8, 0).epoch(0))
+    assert images.shape == (3, 8, 2, 16, 16)
+    assert images[0].is_contiguous(memory_format=torch.channels_last)
+    # Raw frames one by one, through the loader of images, are moved by the same draws.
+    for frame in range(3):
+        alone = replace(data, train=replace(data.train, images=np.array(data.train.images[..., frame, :])))
+        single, same = next(TrainLoader(alone, config, 8, 0).epoch(0))
+        assert torch.equal(single, images[frame])
+        assert torch.equal(same, labels)
+    tested, _ = next(iter(EvalLoader(data.test, data.mean, data.std, 5)))
+    raw = torch.from_numpy(data.test.gather(np.arange(5))[0].numpy()).double() / 255
+    expected = (raw - torch.tensor(data.mean)) / torch.tensor(data.std)
+    torch.testing.assert_close(tested, expected.permute(3, 0, 4, 1, 2).float())
+
+
+def test_changed_recordings_are_the_same_with_workers(root):
+    config = replace(recipe(root).data, drop_events=0.3, spatial_jitter=0.5, workers=0)
+    found = []
+    for workers in (0, 1):
+        config = replace(config, workers=workers)
+        found.append(list(TrainLoader(open_dataset(config), config, 12, 0).epoch(1))[-1])
+    assert found[0][0].shape == (3, 12, 2, 16, 16)
+    assert torch.equal(found[0][0], found[1][0])
+
+
+def test_the_models_time_steps_are_the_datas_frames(root):
+    assert recipe(root).model.time_steps == 3
+    assert recipe(root, **{"data.frames": 1}).model.time_steps == 1
+    assert load_recipe("events/digits", {"model.name": "spiking-vgg11"}).model.time_steps == 1
+    with pytest.raises(OnespikeError, match="neuron relu: expected one time step, got 3"):
+        recipe(root, **{"model.preset": "ann"})
+
+
+@pytest.mark.parametrize("options", [{}, {"train.mixup": 0.2, "train.accumulate": 2, "data.cutout": 4}])
+def test_tet_is_the_mean_of_each_frames_loss(root, options):
+    made = recipe(root, **{"train.loss": "tet", "train.label_smoothing": 0, **options})
+    trainer = set_up(made)
+    images, labels = next(trainer.batches.epoch(0))
+    loss, _ = trainer.step(0, images.clone(), labels)
+    if options:
+        assert loss > 0
+        return
+    torch.manual_seed(0)
+    again = set_up(made)
+    logits = again.network.train()(images)
+    assert logits.shape == (3, 12, CLASSES)
+    each = [torch.nn.functional.cross_entropy(step, labels).item() for step in logits]
+    assert loss == pytest.approx(sum(each) / 3, rel=1e-5)
+
+
+def test_tet_shows_an_image_as_frames(tmp_path):
+    made = load_recipe("digits", {"model.time_steps": 2, "train.loss": "tet", "data.workers": 0, "train.device": "cpu"})
+    trainer, seen = set_up(replace(made, data=replace(made.data, limit=64, cache=str(tmp_path)))), []
+    trainer.network.register_forward_hook(lambda _, images, logits: seen.append((images[0].shape, logits.shape)))
+    trainer.step(0, *next(trainer.batches.epoch(0)))
+    assert seen == [((2, 32, 1, 32, 32), (2, 32, 10))]
+
+
+def test_a_run_goes_through_every_command(root, tmp_path, command):
+    made = recipe(root, **{"train.epochs": 2, "train.energy_budget": 1000.0})
+    summary = train(made, tmp_path / "run", quiet=True)
+    run = Run.open(tmp_path / "run")
+    assert evaluate(run).top1.mean == pytest.approx(summary["test_top1"])
+    assert evaluate(run, flips=True).images == 6 * CLASSES
+    with pytest.raises(OnespikeError, match="2 frames of each recording, the network takes 3"):
+        evaluate(run, replace(made.data, frames=2))
+    with pytest.raises(OnespikeError, match="3 frames of each recording, the network takes 2"):
+        evaluate(run, time_steps=2)
+    audit = audit_run(run, latency=False)
+    assert audit.operations.images == 6 * CLASSES
+    once = audit_run_at_one(root, tmp_path)
+    assert audit.operations.macs == pytest.approx(3 * once.operations.macs)
+    assert audit.operations.potentials.reads > 0 == once.operations.potentials.reads
+    with pytest.raises(OnespikeError, match="3 frames; expected one"):
+        export(run, tmp_path / "out", "pt2")
+    code, printed, complaint = command("inspect", run.folder, "--sample", 4, "--out", tmp_path / "a.png")
+    assert code == 0, complaint
+    assert "events-folder-4" in printed
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 3
+    code, _, complaint = command("inspect", run.folder, "--sample", 99)
+    assert code == 2
+    assert "sample: expected 0 to 17" in complaint
+
+
+def audit_run_at_one(root, folder):
+    train(recipe(root, **{"data.frames": 1}), folder / "one", quiet=True)
+    return audit_run(Run.open(folder / "one"), latency=False)
+
+
+def test_time_is_pruned_with_the_frames(root, tmp_path):
+    summaries = prune_time(recipe(root, **{"model.neuron.learnable_decay": "layer"}), 2, tmp_path)
+    assert list(summaries) == [2, 1]
+    stages = [Run.open(tmp_path / f"T{steps}").recipe for steps in (2, 1)]
+    assert [(one.data.frames, one.model.time_steps) for one in stages] == [(2, 2), (1, 1)]
+    assert summaries[1]["epochs_before"] == 1
+
+
+def test_channels_without_a_map(tmp_path, command):
+    draws = np.random.default_rng(0)
+    (tmp_path / "SHD").mkdir()
+    for part in ("train", "test"):
+        made = [
+            (np.sort(draws.uniform(0, 1, 30)), draws.integers(350 * (n % 2), 350 * (n % 2) + 350, 30))
+            for n in range(24)
+        ]
+        write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
+    made = recipe(tmp_path, **{"data.name": "shd", "data.root": str(tmp_path), "model.name": "spiking-mlp"} | SHD)
+    summary = train(made, tmp_path / "run", quiet=True)
+    assert summary["test_top1"] == 100
+    code, _, complaint = command("inspect", tmp_path / "run", "--sample", 1)
+    assert code == 0, complaint
+    with Image.open(tmp_path / "run" / "inspection" / "sample-1.gif") as gif:
+        assert gif.n_frames == 3
+
+
+def test_one_pixel_is_not_cropped():
+    data = open_dataset(DataConfig())
+    tiny = replace(data, train=replace(data.train, images=np.array(data.train.images[:, :1, :1])))
+    with pytest.raises(OnespikeError, match=r"data\.crop_padding: expected at most 0"):
+        TrainLoader(tiny, DataConfig(), 8, 0)
