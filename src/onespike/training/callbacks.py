@@ -124,7 +124,7 @@ class Monitor(Callback):
         self.labels, self.due, self.groups = self._monitor.labels, False, self._monitor.summary()
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
-        """Look at this step if it is its turn, and at the first of an epoch or of a sitting."""
+        """Look at this step if it is its turn, and at the first of an epoch."""
         self.due = trainer.progress.epoch != self._epoch or number % self._every == 0
         if trainer.progress.epoch != self._epoch:
             self._monitor.clear()
@@ -145,6 +145,15 @@ class Monitor(Callback):
         for number, label in enumerate(self.labels):
             group = self.groups[number] if self.groups else None
             row |= {f"{label}_{key}": getattr(group, key, None) for key in self.COLUMNS}
+
+    def state(self) -> dict[str, Any]:
+        """What was counted in this epoch, so that a resumed run writes the same row."""
+        return {"epoch": self._epoch, "layers": self._monitor.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self._epoch = int(state["epoch"])
+        self._monitor.load_state(state["layers"])
 
 
 class EnergyBudget(Callback):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,32 @@ class SpikeMonitor:
     def clear(self) -> None:
         """Forget all counts."""
         self._counts: dict[nn.Module, _Counts] = {}
+
+    def state(self) -> list[dict[str, Any]]:
+        """The counts of each layer, for a checkpoint; nothing if nothing was watched yet."""
+        if not self._counts:
+            return []
+        layers = (self._counts.get(layer, _Counts()) for layers in self._groups.values() for layer in layers)
+        return [
+            {
+                "fired": [*counts.fired.values()],
+                "seen": [*counts.seen.values()],
+                "supported": int(counts.supported),
+                "potentials": counts.potentials,
+            }
+            for counts in layers
+        ]
+
+    def load_state(self, state: list[dict[str, Any]]) -> None:
+        """Take back what `state` gave."""
+        self.clear()
+        layers = [layer for layers in self._groups.values() for layer in layers]
+        for layer, kept in zip(layers, state if state else [None] * len(layers), strict=True):
+            if kept and kept["fired"]:
+                device = next((one.device for one in self._network.parameters()), torch.device("cpu"))
+                fired = {one.shape: one.to(device) for one in kept["fired"]}
+                seen = {shape: int(count) for shape, count in zip(fired, kept["seen"], strict=True)}
+                self._counts[layer] = _Counts(fired, seen, int(kept["supported"]), int(kept["potentials"]))
 
     @contextmanager
     def watch(self) -> Iterator[None]:
