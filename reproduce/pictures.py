@@ -123,19 +123,15 @@ def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, floa
 
 
 def accuracy_flops(results: Path) -> Figure:
-    """Accuracy against what the training cost, of all that was trained on CIFAR-10 and counted."""
+    """Accuracy against what the training cost, of all that was trained to be compared."""
     figure, axis = _figure(8, 4.4)
-    series = {"choices": ("one choice changed, a small budget", GREY), "accuracy": ("one full training", BLUE)}
-    for table, (label, colour) in series.items():
-        points = read_points(results / f"{table}.csv", "PFLOP", "test top-1 %")
-        axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=colour, label=label)
-        if table == "accuracy":
-            _name(axis, points)
+    points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %")
+    axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
+    _name(axis, points)
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter("{x:g}")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
     axis.margins(0.2, 0.15)
-    axis.legend(fontsize=9, loc="lower right")
     return figure
 
 
