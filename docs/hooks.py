@@ -50,6 +50,7 @@ ROOMS = {
     "audit": "Audit",
     "conversion": "Conversion",
     "exporting": "Export",
+    "search": "Search",
     "demo": "Demo",
     "inference": "Engines",
 }

@@ -9,6 +9,8 @@ from onespike.cli.command import Overrides
 from onespike.cli.tables import person
 from onespike.errors import OnespikeError
 
+PRETRAINED = "pretrained:digits-spiking-vgg-xs"
+
 
 def demo(
     run: Path | None = None,
@@ -30,7 +32,7 @@ def demo(
     time, ONNX Runtime for browsers (33 MB) is fetched from the npm registry into the cache.
 
     Args:
-        run: Run folder.
+        run: Run folder; by default the network of the digits that the package brings along.
         overrides: Other test images.
         model: The same.
         out: Folder for the page, to be kept; by default it goes when the command ends.
@@ -46,12 +48,11 @@ def demo(
     from onespike.demo.serve import address, server, show
     from onespike.training.run import Run
 
-    chosen = run or model
-    if chosen is None or (run and model):
+    if run and model:
         raise OnespikeError("expected one run folder: onespike demo RUN")
     if out is None and not serve:
         raise OnespikeError("expected a folder to write: onespike demo RUN --no-serve --out FOLDER")
-    opened, table, console = Run.open(chosen), EnergyTable.load(energy), person()
+    opened, table, console = Run.open(run or model or PRETRAINED), EnergyTable.load(energy), person()
     with ExitStack() as stack:
         folder = out or Path(stack.enter_context(TemporaryDirectory())) / "page"
         page = stack.enter_context(server(folder, port)) if serve else None  # a port that is taken is found out now

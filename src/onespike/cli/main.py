@@ -32,7 +32,7 @@ COMMANDS = {
     "export": Command(
         "write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER", ("data",)
     ),
-    "demo": Command("show a run's network in the browser, spikes and costs included", "RUN", ("data",)),
+    "demo": Command("show a run's network in the browser, spikes and costs included", "[RUN]", ("data",)),
     "push": Command(
         "a run's weights with a model card: into a folder, or to the Hub",
         "RUN --out FOLDER|--repo USER/NAME",

@@ -22,6 +22,7 @@ from onespike.demo import runtime as fetching
 from onespike.demo.counts import Counted, described
 from onespike.errors import OnespikeError
 from onespike.exporting import Parity
+from onespike.training.run import Run
 
 
 @pytest.mark.parametrize(
@@ -127,8 +128,7 @@ def test_without_a_network_one_line_says_what_to_do(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected one run folder: onespike demo RUN"),
-        (["RUN", "--model", "RUN"], "expected one run folder"),
+        (["RUN", "--model", "RUN"], "expected one run folder: onespike demo RUN"),
         (["RUN", "--no-serve"], "expected a folder to write"),
         (["RUN", "--port", "70000"], "--port: expected 0 (a free one) to 65535, got 70000"),
         (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier export: choose another --out"),
@@ -156,9 +156,10 @@ def test_the_command_serves_until_ctrl_c(
     make_run: Callable, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Parity("onnx", 60, 90.0, 90.0, 100.0, 0.0, 1.0, 1, 1, 0, None, None, exact=False, holds=True)
-    proofs, built, shown = [held, replace(held, holds=False)], list[Path](), list[str]()
+    proofs, built, shown, opened = [held, replace(held, holds=False), held], list[Path](), list[str](), list[Path]()
 
-    def build(_run: Any, folder: Path, *_: Any) -> Demo:
+    def build(chosen: Run, folder: Path, *_: Any) -> Demo:
+        opened.append(chosen.folder)
         built.append(folder)
         return Demo(folder, (), proofs[len(built) - 1])
 
@@ -177,4 +178,7 @@ def test_the_command_serves_until_ctrl_c(
     assert not built[0].parent.exists()
     code, printed, _ = command("demo", "--model", run.folder, "--no-open", "--out", tmp_path / "page")
     assert (code, built[1], len(shown)) == (1, tmp_path / "page", 1)
+    assert opened == [run.folder, run.folder]
     assert "parity DOES NOT HOLD" in printed
+    command("demo")
+    assert opened[2].name == "digits-spiking-vgg-xs"  # the package's own
