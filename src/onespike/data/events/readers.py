@@ -93,9 +93,9 @@ def read_aedat(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read AEDAT 4 by the package aedat, as tonic does."""
     try:
-        import aedat  # type: ignore[import-not-found]  # noqa: F401
+        import aedat  # noqa: F401
     except ImportError:
-        raise OnespikeError(f"{files.where(name)}: AEDAT 4 needs the package aedat: pip install aedat") from None
+        raise OnespikeError(f"{files.where(name)}: AEDAT 4 needs the package aedat: pip install 'onespike[events]'") from None
     origin = files.where(name)
     with _on_disk(files, name) as path, _named(origin):
         events = tonic_io().read_aedat4(path)
