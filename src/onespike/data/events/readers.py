@@ -95,7 +95,8 @@ def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     try:
         import aedat  # noqa: F401
     except ImportError:
-        raise OnespikeError(f"{files.where(name)}: AEDAT 4 needs the package aedat: pip install 'onespike[events]'") from None
+        advice = "AEDAT 4 needs the package aedat: pip install 'onespike[events]'"
+        raise OnespikeError(f"{files.where(name)}: {advice}") from None
     origin = files.where(name)
     with _on_disk(files, name) as path, _named(origin):
         events = tonic_io().read_aedat4(path)
