@@ -16,6 +16,7 @@ from onespike.inference import PRECISIONS, Engine
 from onespike.models import OnespikeConfig, create_model, model_config
 from onespike.models.strict import StrictConfig
 from onespike.neurons import LIF, Incoming
+from onespike.neurons.watch import batch_of
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.units import ConvUnit
@@ -235,4 +236,4 @@ def count_macs(network: nn.Module, one: Tensor) -> float:
     Raises:
         OnespikeError: It does something that cannot be counted.
     """
-    return count_operations(network, [one]).macs * len(one)
+    return count_operations(network, [one]).macs * batch_of(one)

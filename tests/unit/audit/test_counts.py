@@ -152,19 +152,19 @@ class Attention(nn.Module):
     """Attention whose queries, keys and values are given as they are."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*x.unbind(1))
+        return F.scaled_dot_product_attention(*x.unflatten(-1, (6, 8)).unbind(1))
 
 
 def test_attention_by_hand():
     x = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(2))  # (B, 3, heads, tokens, channels)
-    operations = count_operations(Attention(), [x])
+    operations = count_operations(Attention(), [x.flatten(-2)])
     assert operations.macs == 2 * 4 * 6 * 6 * 8
     x[:, 2] = (x[:, 2] > 0).float()  # binary values: probabilities are added up where a value is 1
-    products = count_operations(Attention(), [x]).products
+    products = count_operations(Attention(), [x.flatten(-2)]).products
     assert [product.arrives for product in products] == ["real", "binary"]
     assert products[1].operations == x[:, 2].sum() * 6 / 2
     x[:, :2] = (x[:, :2] > 0).float()  # binary queries and keys: a pair counts where both are 1
-    scores, _ = count_operations(Attention(), [x]).products
+    scores, _ = count_operations(Attention(), [x.flatten(-2)]).products
     assert scores.operations == pytest.approx((x[:, 0] @ x[:, 1].transpose(-1, -2)).sum() / 2)
 
 

@@ -38,14 +38,15 @@ def test_spikingjelly(network: nn.Module, images: Tensor, ours: Operations):
 def test_neurobench(network: nn.Module, images: Tensor, ours: Operations):
     layers = pytest.importorskip("neurobench.metrics.utils.layers")
     weighted = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    arrived: dict[nn.Module, Tensor] = {}
-    hooks = [m.register_forward_hook(lambda m, inputs, _: arrived.update({m: inputs[0]})) for m in weighted]
+    arrived: dict[nn.Module, list[Tensor]] = {module: [] for module in weighted}  # at each time step
+    hooks = [m.register_forward_hook(lambda m, inputs, _: arrived[m].append(inputs[0])) for m in weighted]
     with torch.no_grad():
         network(images)
     for hook in hooks:
         hook.remove()
-    counted = [layers.single_layer_MACs(arrived[module], module) for module in weighted]
+    calls = [(module, torch.cat(arrived[module])) for module in weighted]
+    counted = [layers.single_layer_MACs(spikes, module) for module, spikes in calls]
     assert all(spiking for _, spiking in counted)
     assert sum(operations for operations, _ in counted) == ours.synaptic_operations * len(images)
-    dense = sum(layers.single_layer_MACs(arrived[module], module, total=True)[0] for module in weighted)
+    dense = sum(layers.single_layer_MACs(spikes, module, total=True)[0] for module, spikes in calls)
     assert dense == sum(product.reached for product in ours.products) * len(images)

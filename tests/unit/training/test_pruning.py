@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -6,7 +5,7 @@ import torch
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
-from onespike.training import Stopped, loop
+from onespike.training import Run, Stopped, loop
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pruning import prune_time
 from onespike.training.trainer import Trainer
@@ -35,7 +34,7 @@ def test_each_stage_has_one_time_step_less_and_starts_from_the_best_weights_befo
         before = Checkpoint.load(tmp_path / f"T{steps}" / "best").weights
         assert all(torch.equal(weights[name], before[name]) for name in before)
     for steps, summary in summaries.items():
-        assert summary == json.loads((tmp_path / f"T{steps}" / "summary.json").read_text())
+        assert summary == Run.open(tmp_path / f"T{steps}").summary
 
 
 def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, monkeypatch):

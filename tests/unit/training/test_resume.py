@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from onespike.errors import OnespikeError
-from onespike.training import Recipe, Run, Stopped, loop, train
+from onespike.training import Recipe, Run, Stopped, loop, progress, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.loop import set_up
 from onespike.training.recipe import dump
@@ -168,7 +168,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small, tmp_path):
 
 def test_a_run_folder_tells_the_whole_story(small, tmp_path):
     summary = train(small(), tmp_path / "run")
-    written = json.loads((tmp_path / "run" / "summary.json").read_text())
+    written = Run.open(tmp_path / "run").summary
     assert written == summary
     assert {"test_top1", "test_top5", "epochs", "seconds", "images_per_second", "parameters"} <= summary.keys()
     assert summary["epochs"] == 2
@@ -310,6 +310,7 @@ def test_a_new_run_that_is_killed_in_its_first_step_goes_on_from_the_old_weights
 
 
 def test_of_equally_good_epochs_the_later_one_is_taken(small, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "quality", lambda _row: 50.0)
+    for module in (loop, progress):
+        monkeypatch.setattr(module, "quality", lambda _row: 50.0)
     summary = train(small(train__epochs=3), tmp_path / "run")
     assert summary["best_epoch"] == Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 3

@@ -1,6 +1,5 @@
 """Distillation: the loss against plain torch, teachers from everywhere, twins that resume, and what is refused."""
 
-import json
 import os
 import pickle
 import signal
@@ -158,7 +157,7 @@ def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     assert summary["teacher_pflop"] == twin.summary["pflop"]
     # Both networks have the same layers: what a teacher adds is a third of what training costs.
     assert summary["pflop"] == pytest.approx(twin.summary["pflop"] * 8 / 6, rel=1e-12)
-    assert json.loads((tmp_path / "run" / "summary.json").read_text()) == summary
+    assert Run.open(tmp_path / "run").summary == summary
     assert set_up(small()).teacher is None
     alone = train(twin.recipe, tmp_path / "alone", quiet=True)
     assert (alone["test_loss"], "teacher_pflop" in alone) == (twin.summary["test_loss"], False)
