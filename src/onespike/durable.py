@@ -173,11 +173,19 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         folder.rename(old)
     new.rename(folder)
     flush(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """Remove what was a folder, or should have been one: to open a FIFO would wait for ever."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def whole_folder(folder: Path) -> Path:

@@ -33,13 +33,16 @@ def in_time() -> Iterator[None]:
 
     def late(number: int, _: object) -> None:
         what = f"it computes for more than {LIMIT} s" if number == signal.SIGPROF else f"it waits for {PATIENCE} s"
-        raise AssertionError(f"it hangs: {what}")
+        late.what = f"it hangs: {what}"
+        raise AssertionError(late.what)
 
     before = {number: signal.signal(number, late) for number in (signal.SIGPROF, signal.SIGALRM)}
     signal.setitimer(signal.ITIMER_PROF, LIMIT)
     signal.alarm(PATIENCE)
+    late.what = ""
     try:
         yield
+        assert not late.what, late.what  # somebody may have swallowed it
     finally:
         signal.alarm(0)
         signal.setitimer(signal.ITIMER_PROF, 0)
