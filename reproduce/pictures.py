@@ -15,6 +15,7 @@ from torch import Tensor
 from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
 from onespike.functional import charge_and_fire, fuse, partition, recompose
+from onespike.search.drawing import plain_figure
 
 WINDOWS = ("top left", "top right", "bottom left", "bottom right")
 BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
@@ -124,7 +125,7 @@ def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, floa
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = _figure(8, 4.4)
+    figure, axis = plain_figure(8, 4.4)
     points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %")
     axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
     _name(axis, points)
@@ -138,7 +139,7 @@ def accuracy_flops(results: Path) -> Figure:
 def accuracy_energy(results: Path) -> Figure:
     """Accuracy against energy: artificial networks, and spiking ones that were made of them."""
     tables = sorted(results.glob("conversion-*-cifar10.csv"))
-    figure, axis = _figure(9, 4.8)
+    figure, axis = plain_figure(9, 4.8)
     for number, table in enumerate(tables):
         points = read_points(table, "µJ, field", "top-1 %")
         name, colour = table.stem.removeprefix("conversion-").removesuffix("-cifar10"), f"C{number}"
@@ -158,7 +159,7 @@ def accuracy_peers(results: Path) -> Figure:
     path = results / "accuracy.csv"
     points = read_points(path, "PFLOP", "test top-1 %")
     spread = {name: std for name, std, _ in read_points(path, "std", "test top-1 %")}
-    figure, axis = _figure(8, 1.2 + 0.45 * len(points))
+    figure, axis = plain_figure(8, 1.2 + 0.45 * len(points))
     for place, (name, _, accuracy) in enumerate(reversed(points)):
         colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE
         axis.errorbar(accuracy, place, xerr=spread.get(name), fmt="o", color=colour, capsize=3)
@@ -171,14 +172,6 @@ def accuracy_peers(results: Path) -> Figure:
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
     for name, x, y in points:
         axis.annotate(name, (x, y), (6, 5), textcoords="offset points", fontsize=8)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axis = figure.subplots()
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
-    return figure, axis
 
 
 #: Pictures by the name of their file: of the method, and of results.

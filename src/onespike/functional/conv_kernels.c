@@ -13,13 +13,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#else
-static int omp_get_max_threads(void) { return 1; }
-static int omp_get_thread_num(void) { return 0; }
-static int omp_get_num_threads(void) { return 1; }
-#endif
+#include "threads.h"
 
 enum { TILE = 16, STEP = 32 };  /* rows of a tile; pixels that one instruction adds up */
 enum { PIXELS = 768 };          /* about so many are packed at a time: they stay in the second cache */

@@ -4,6 +4,7 @@ What a layer keeps from one step to the next is returned, and given again to go 
 Layers that keep something say so, `carries = True`, and take it by a `Carry`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -41,7 +42,7 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
     return torch.stack(steps)
 
 
-class OverTimeNetwork(nn.Module):
+class OverTimeNetwork(nn.Module, ABC):
     """A network whose parts run one behind the other, at one time step or at several.
 
     An image that is shown several times, `config.time_steps`, passes the `encoder` once.
@@ -54,9 +55,9 @@ class OverTimeNetwork(nn.Module):
         """What reads an image and keeps nothing, if there is such a part."""
         return None
 
+    @abstractmethod
     def parts(self) -> Iterable[nn.Module]:
         """The parts behind the encoder, to logits (B, K)."""
-        raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), each shown `time_steps` times, to mean logits (B, K).

@@ -20,7 +20,7 @@ HELD_OUT, ENERGY = "held out, top-1 %", "energy of an image, µJ"
 
 def draw_history(found: Sequence[Tried]) -> Figure:
     """Draw the accuracy of each trial by its number, and the best so far."""
-    figure, axis = _figure(8, 3.4)
+    figure, axis = plain_figure(8, 3.4)
     trained, pruned = _trained(found), [one for one in found if one.outcome == "pruned" and one.accuracy is not None]
     axis.plot(*_points(trained), "o", color=TRAINED, label="trained", markersize=5)
     if pruned:
@@ -35,7 +35,7 @@ def draw_history(found: Sequence[Tried]) -> Figure:
 
 def draw_front(found: Sequence[Tried], energy: str) -> Figure:
     """Draw accuracy against energy, and the front: the trials that no other is better than in both."""
-    figure, axis = _figure(8, 4.4)
+    figure, axis = plain_figure(8, 4.4)
     trained = _trained(found)
     front = sorted((one for one in trained if one.best), key=lambda one: (one.energy, one.accuracy))
     places = {one.number: (one.energy or 0.0, one.accuracy or 0.0) for one in trained}
@@ -104,7 +104,7 @@ def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     names = sorted(
         {name for one in shares.values() for name in one}, key=lambda name: sum(one[name] for one in shares.values())
     )
-    figure, axis = _figure(8, 1 + 0.4 * len(names))
+    figure, axis = plain_figure(8, 1 + 0.4 * len(names))
     high = 0.8 / len(shares)
     for number, (objective, values) in enumerate(shares.items()):
         places = [place + 0.4 - high * (number + 0.5) for place in range(len(names))]
@@ -116,7 +116,8 @@ def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def plain_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of so many inches with one pair of axes, a faint grid, and no frame above and on the right."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     axis.grid(alpha=0.25)

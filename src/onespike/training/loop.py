@@ -32,6 +32,7 @@ from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.progress import best_row, quality
 from onespike.training.recipe import Recipe, load_recipe
+from onespike.training.restoring import restore
 from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.teacher import FOLDER, TWIN, twin_of
@@ -117,7 +118,7 @@ def train(
             if main and not resume:
                 run.expect_free()
             if resume and run.has_checkpoint():
-                trainer.restore(run)
+                restore(trainer, run)
             elif init_from or model is not None:
                 if init_from:
                     trainer.start_from(Run.open(init_from))

@@ -1,16 +1,93 @@
-"""What a run folder says of an optimiser, or a callback, is checked against the one that is there, then taken over."""
+"""Going on with a run: what its folder says is checked against the training that is there, then taken over."""
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from onespike.configs import make
 from onespike.errors import OnespikeError, shown
-from onespike.training.checkpoint import expect_alike
+from onespike.training.checkpoint import Checkpoint, ModelCard, expect_alike, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
+from onespike.training.progress import Progress
+from onespike.training.recipe import Recipe, values_of
+from onespike.training.run import Run
+
+if TYPE_CHECKING:
+    from onespike.training.trainer import Trainer
+
+#: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
+FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
+#: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
+CHOSEN = ("lr_scale", "weight_decay")
+
+
+def restore(trainer: "Trainer", run: Run) -> None:
+    """Go on where a run stopped; an `OnespikeError` if it is another, or complete, or cannot be read."""
+    saved = run.checkpoint("last")
+    if "optimizer" not in saved.state:
+        raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
+    if differences := _differences(trainer, saved):
+        expected = "a run is resumed with the model and the optimiser it began with"
+        advice = "(--init-from starts a new one from its weights)"
+        raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
+    trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
+    if trainer.progress.epoch >= trainer.config.epochs + (not run.is_complete):
+        advice = "to train longer, raise --train.epochs"
+        raise OnespikeError(f"{run.folder} is complete after {trainer.progress.epoch} epochs: {advice}")
+    saved.put_into(trainer.evaluated, f"{run.folder} is of another network")
+    raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
+    saved.put_into(trainer.network, f"{run.folder} is of another network", raw or saved.weights)
+    try:
+        _take_over(trainer, saved)
+    except (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason}") from error
+
+
+def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
+    """Take over position, optimiser and callbacks; what does not suit them is one of several errors."""
+    progress, optimizer = trainer.progress, join_tensors(saved.state["optimizer"], saved.training)
+    if len(progress.history) != progress.epoch or not 0 <= progress.step <= len(trainer.batches):
+        raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
+    if not progress.images >= 0 or bool(progress.step) != bool(progress.images):
+        raise OnespikeError(f"{progress.images} images in {progress.step} steps")
+    expect_optimizer(optimizer, trainer.optimizer.state_dict(), trainer.config, trainer.network)
+    chosen = [{name: group[name] for name in CHOSEN} for group in trainer.optimizer.param_groups]
+    trainer.optimizer.load_state_dict(optimizer)
+    for group, values in zip(trainer.optimizer.param_groups, chosen, strict=True):
+        group.update(values)
+    # Lookahead's state is that of the optimiser in it.
+    inner = getattr(trainer.optimizer.optimizer, "_base_optimizer", trainer.optimizer)
+    for parameter, state in inner.state.items():  # fused optimisers look at memory, not at strides
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    kept = join_tensors(saved.state["callbacks"], saved.training)
+    for name, callback in trainer.named_callbacks():
+        if kept.get(name):
+            expect_same(kept[name], callback.state(), name)
+            callback.load_state(kept[name])
+    if trainer.accelerator.scaler and saved.state.get("scaler"):
+        trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
+
+
+def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
+    """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
+
+    def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
+        values = values_of(Recipe(model=card.model, conversion=card.conversion))
+        values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
+        values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+        return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
+
+    was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
+    now = described(trainer.card, {name: getattr(trainer.config, name) for name in FIXED}, len(trainer.data.train))
+    keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
+    return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
 
 def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> None:

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 
-from onespike.configs import make
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
@@ -29,22 +28,17 @@ from onespike.training.callbacks import (
     Step,
     SurrogateWidth,
 )
-from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, not_finite, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, not_finite, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.progress import Progress
-from onespike.training.recipe import Recipe, values_of
-from onespike.training.restoring import expect_optimizer, expect_same
+from onespike.training.recipe import Recipe
+from onespike.training.restoring import FIXED
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
 from onespike.training.teacher import Teacher
-
-#: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
-FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
-#: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
-CHOSEN = ("lr_scale", "weight_decay")
 
 
 class Diverged(OnespikeError):  # noqa: N818 - named for what happened
@@ -207,6 +201,7 @@ class Trainer:
         for network in {self.network, self.evaluated}:
             if name := not_finite(network.state_dict(), network):
                 raise self.diverged(f"the weights {name} are no longer finite numbers")
+        states = {name: one.state() for name, one in self.named_callbacks()}
         state = {
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
@@ -214,7 +209,7 @@ class Trainer:
             # All draws follow from the seed and the position: together they are the state of every random generator.
             "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
-            "callbacks": split_tensors({name: one.state() for name, one in self._named()}, "callbacks", training),
+            "callbacks": split_tensors(states, "callbacks", training),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
         }
         rounded = any(type(one).weights is not Callback.weights for one in self.callbacks)
@@ -223,56 +218,9 @@ class Trainer:
         with self.weights():
             return Checkpoint(self.card, self.evaluated.state_dict(), training, state)
 
-    def _named(self) -> list[tuple[str, Callback]]:
+    def named_callbacks(self) -> list[tuple[str, Callback]]:
+        """The callbacks, each by the name that a checkpoint knows its state by."""
         return [(f"{number}.{type(one).__name__}", one) for number, one in enumerate(self.callbacks)]
-
-    def restore(self, run: Run) -> None:
-        """Go on where a run stopped; an `OnespikeError` if it is another, or complete, or cannot be read."""
-        saved = run.checkpoint("last")
-        if "optimizer" not in saved.state:
-            raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
-        if differences := self._differences(saved):
-            expected = "a run is resumed with the model and the optimiser it began with"
-            advice = "(--init-from starts a new one from its weights)"
-            raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
-        self.progress = make(Progress, saved.state["progress"], "state.json: progress")
-        if self.progress.epoch >= self.config.epochs + (not run.is_complete):
-            advice = "to train longer, raise --train.epochs"
-            raise OnespikeError(f"{run.folder} is complete after {self.progress.epoch} epochs: {advice}")
-        saved.put_into(self.evaluated, f"{run.folder} is of another network")
-        raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
-        saved.put_into(self.network, f"{run.folder} is of another network", raw or saved.weights)
-        try:
-            self._restore(saved)
-        except (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason}") from error
-
-    def _restore(self, saved: Checkpoint) -> None:
-        """Take over position, optimiser and callbacks; what does not suit them is one of several errors."""
-        progress, optimizer = self.progress, join_tensors(saved.state["optimizer"], saved.training)
-        if len(progress.history) != progress.epoch or not 0 <= progress.step <= len(self.batches):
-            raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
-        if not progress.images >= 0 or bool(progress.step) != bool(progress.images):
-            raise OnespikeError(f"{progress.images} images in {progress.step} steps")
-        expect_optimizer(optimizer, self.optimizer.state_dict(), self.config, self.network)
-        chosen = [{name: group[name] for name in CHOSEN} for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(optimizer)
-        for group, values in zip(self.optimizer.param_groups, chosen, strict=True):
-            group.update(values)
-        # Lookahead's state is that of the optimiser in it.
-        inner = getattr(self.optimizer.optimizer, "_base_optimizer", self.optimizer)
-        for parameter, state in inner.state.items():  # fused optimisers look at memory, not at strides
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        kept = join_tensors(saved.state["callbacks"], saved.training)
-        for name, callback in self._named():
-            if kept.get(name):
-                expect_same(kept[name], callback.state(), name)
-                callback.load_state(kept[name])
-        if self.accelerator.scaler and saved.state.get("scaler"):
-            self.accelerator.scaler.load_state_dict(saved.state["scaler"])
 
     def diverged(self, what: str) -> "Diverged":
         """The error for a training that has failed: what is wrong, and what may help."""
@@ -286,20 +234,6 @@ class Trainer:
         kept = f"the last checkpoint is {self.run.last}" if self.run and saved else "there is no checkpoint yet"
         where = f"in epoch {progress.epoch + 1}, step {progress.step + 1}"
         return Diverged(f"{what}, {where}: try {', '.join(advice)}; {kept}")
-
-    def _differences(self, saved: Checkpoint) -> list[str]:
-        """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
-
-        def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
-            values = values_of(Recipe(model=card.model, conversion=card.conversion))
-            values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
-            values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
-            return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
-
-        was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
-        now = described(self.card, {name: getattr(self.config, name) for name in FIXED}, len(self.data.train))
-        keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
-        return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
     def start_from(self, run: Run) -> None:
         """Start from the best weights of another run; an `OnespikeError` lists the tensors that do not fit."""

@@ -6,18 +6,8 @@ from pathlib import Path
 import pytest
 
 from onespike.training import Run
+from tests.unit.search.trial import TINY
 
-TINY = {
-    "data.limit": 60,
-    "data.holdout": 0.3,
-    "model.depths": "[1,1]",
-    "model.channels": "[4,8]",
-    "train.epochs": 1,
-    "train.batch_size": 10,
-    "train.warmup_epochs": 0,
-    "train.track": "[]",
-    "train.device": "cpu",
-}
 OPTIONS = [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
 SPACE = "train.lr: {low: 0.02, high: 0.3, log: true}\nmodel.preset: {choices: [binary, strict]}\n"
 

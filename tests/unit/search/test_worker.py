@@ -13,18 +13,7 @@ from onespike.search.report import write_report
 from onespike.search.worker import Job, work
 from onespike.training import Run
 from onespike.training.trainer import Trainer
-
-TINY = {
-    "data.limit": 60,
-    "data.holdout": 0.3,
-    "model.depths": "[1,1]",
-    "model.channels": "[4,8]",
-    "train.epochs": 1,
-    "train.batch_size": 10,
-    "train.warmup_epochs": 0,
-    "train.track": "[]",
-    "train.device": "cpu",
-}
+from tests.unit.search.trial import TINY
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from onespike.training import Recipe, Run, Stopped, loop, progress, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.loop import set_up
 from onespike.training.recipe import dump
+from onespike.training.restoring import restore
 from onespike.training.trainer import Trainer
 
 EVERYTHING = {
@@ -225,7 +226,7 @@ def test_what_the_position_of_a_run_depends_on_cannot_change(small, tmp_path, ch
 def test_rates_and_decay_are_chosen_anew(small, tmp_path):
     train(small(train__norm_lr_factor=3.0, train__epochs=1), tmp_path / "run")
     trainer = set_up(small(train__norm_lr_factor=5.0, train__weight_decay=0.5))
-    trainer.restore(Run.open(tmp_path / "run"))
+    restore(trainer, Run.open(tmp_path / "run"))
     groups = trainer.optimizer.param_groups
     assert [(group["lr_scale"], group["weight_decay"]) for group in groups] == [(5.0, 0.0), (1.0, 0.5)]
     trainer.scheduler.step_update(3)

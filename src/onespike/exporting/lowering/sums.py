@@ -1,6 +1,7 @@
 """Additions and pooling of values, and what a kind of numbers has to say of itself."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -11,37 +12,37 @@ from onespike.exporting.lowering.maps import Geometry, Map, Pool, Read, Sum
 from onespike.exporting.lowering.values import CannotSayError, Value, Walk, in_rows, pair, rows_of, sides_of
 
 
-class Sums(Walk):
+class Sums(Walk, ABC):
     """Walks over a graph; what its numbers are, a subclass says."""
 
     # What a subclass says of its numbers.
 
+    @abstractmethod
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
         """Convolve a value (N, C, H, W) that is all of one map, with real weights (C_out, C, kh, kw)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
         """A map of sums of values times gains (C,), and of a constant (C,), and the gain of its elements."""
-        raise NotImplementedError
 
     def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
         """The same of class scores."""
         return self._sum(terms, constant)
 
+    @abstractmethod
     def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
         """The t for which q > t says that q is above an edge, and that for which it says that q is not below it.
 
         Not `strictly`: at the edge or above it, and not below or at it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:
         """Kind and bound of the products of two maps' elements, and their gain."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _sum_kind(self, of: Map) -> str:
         """The kind of sums of a map's elements."""
-        raise NotImplementedError
 
     def _expect_room(self, kind: str, bound: int) -> None:
         """Raise `CannotSayError` if numbers of a kind cannot be as large as a bound."""
