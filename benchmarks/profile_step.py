@@ -3,8 +3,8 @@
     python -m benchmarks.profile_step conv12:128 lstm12:16 conv-unit:64 --threads 1 --out results/profile-step.csv
 
 Prints a Markdown table: percent of a step, self time (torch.profiler), and milliseconds and images a second without the
-profiler; `--out` keeps it as CSV, with the machine. Models are timed in fp32 and bf16; "conv-unit" and "neuron", forward
-and backward alone, in fp32.
+profiler; `--out` keeps it as CSV, with the machine. Models are timed in fp32 and bf16; "conv-unit" and "neuron",
+forward and backward alone, in fp32.
 """
 
 import argparse
