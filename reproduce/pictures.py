@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -230,7 +231,7 @@ def step_shares(results: Path) -> Figure:
     except (OSError, KeyError, ValueError, StopIteration, csv.Error) as error:
         raise OnespikeError(f"{path}: expected a table of benchmarks/profile_step.py: {error!r}") from None
     figure, axis = plain_figure(9, 1.6 + 0.5 * len(steps))
-    left = [0.0] * len(steps)
+    left, tab20 = [0.0] * len(steps), colormaps["tab20"]
     for number, (kind, widths) in enumerate(shares.items()):
         axis.barh(
             range(len(steps)), widths, 0.65, left, color=f"C{number}" if kind != "the rest" else "#d0d0d0", label=kind

@@ -74,7 +74,9 @@ def is_in(figure: str, found: set[float], share: bool) -> bool:
     digits, value = len(figure.partition(".")[2]), float(figure.replace(",", ""))
     step = 10.0**-digits
     return any(
-        abs(abs(one) * factor - value) <= step / 2 * (1 + 1e-9) for one in found for factor in ((1, 100) if share else (1,))
+        abs(abs(one) * factor - value) <= step / 2 * (1 + 1e-9)
+        for one in found
+        for factor in ((1, 100) if share else (1,))
     )
 
 
