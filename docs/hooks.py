@@ -104,8 +104,10 @@ counts it. What was measured is in the [results](results.md), and with the [reci
 """
 RESULTS = """# Results
 
-Each page was written by a command, which it names, with commit and machine; what is pending says so. The numbers are in
-CSV files beside them, in the repository's folder `results`.
+**[What the paper claims, and what we found](results/README.md)**: a line for each claim, how sure we are, and the command.
+
+Each table was written by a command, which it names, with commit and machine; what is pending says so. The numbers are in
+CSV files beside them, in the repository's folder `results`. Notes are what was measured and is in no table.
 """
 
 
@@ -160,7 +162,7 @@ def interface(room: str) -> str:
 def results() -> str:
     """The page that lists the committed results by their headings."""
     lines = [RESULTS]
-    for path in sorted((ROOT / "results").glob("*.md")):
+    for path in sorted((ROOT / "results").glob("[!R]*.md")):  # the list of claims leads the page
         title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
         lines.append(f"- [{title}](results/{path.name})")
     return "\n".join(lines)
@@ -189,4 +191,4 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the tables, and lead links to where things are in the site."""
-    return with_tables(markdown).replace("](../results/", "](results/")
+    return with_tables(markdown).replace("](../results/", "](results/").replace("](../docs/", "](../")

@@ -20,7 +20,6 @@ PAGES = {
     + [DOCS / f"{name}.md" for name in ("extending", "reproducing", "speed")]
     + [ROOT / "results" / "README.md"]
 }
-#: Facts of the two pages that are numbers and no measurements, such as versions of other packages.
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
 FIGURE = re.compile(rf"(?<![\w.,])({NUMBER})(%|x(?![\w]))?(?![\w.]*\d)")
 
@@ -36,6 +35,8 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 def sources(section: str) -> list[Path]:
     """Files that a section names: results, cards of trained networks, recipes, constants."""
     named = re.findall(r"\b((?:results|src|reproduce)/[\w./-]+\.(?:csv|json|md|yaml|py|h))", section)
+    beside = re.findall(r"[(`]([\w-]+\.(?:csv|md))", section)  # in the list of claims, which lies in results/
+    named += [f"results/{name}" for name in beside if (ROOT / "results" / name).is_file()]
     return [ROOT / name for name in dict.fromkeys(named)]
 
 

@@ -1,0 +1,40 @@
+"""How large every registered model is, and what one image takes: weights, multiply-accumulates, and how many are real."""
+
+from pathlib import Path
+
+import torch
+
+from onespike.audit import audit_model
+from onespike.models import MODELS, model_config
+from onespike.search.drawing import plain_figure
+from reproduce.report import Table, write_report
+
+#: What is looked at: noise of that many images, of 32x32 pixels in colour (conv-tiny: grey), in ten classes.
+IMAGES = 2
+
+
+def models(out: Path = Path("results")) -> None:
+    """Weights and operations of every registered model, with fresh weights: what does not depend on its training.
+
+    Args:
+        out: Folder for models.csv, models.md and models.png.
+    """
+    names = [name for name, family in MODELS.items() if family.builder.__module__.startswith("onespike.")]
+    rows = []
+    for name in names:
+        torch.manual_seed(0)
+        counted = audit_model(model_config(name), images=IMAGES, device="cpu", latency=False).operations
+        rows.append([name, counted.weights, round(counted.macs), round(counted.macs_of("real"))])
+    columns = {"model": "", "weights": ",d", "multiply-accumulates": ",d", "of these on real numbers": ",d"}
+    about = (
+        "Of images of 32x32 pixels in colour (conv-tiny: grey) and ten classes, all options as by default. "
+        "Multiply-accumulates are dense: what the layers would take if nothing were skipped. Those on real numbers "
+        "are multiplied; of the others only those are added at which a spike arrives."
+    )
+    figure, axis = plain_figure(9, 5.5)
+    axis.scatter([row[1] for row in rows], [row[2] for row in rows], s=18)
+    for name, weights, macs, _ in rows:
+        axis.annotate(name, (weights, macs), (4, 2), textcoords="offset points", fontsize=6)
+    axis.set(xscale="log", yscale="log", xlabel="weights", ylabel="multiply-accumulates of an image, dense")
+    table = Table(columns, rows)
+    write_report(out, "models", "Models: weights and multiply-accumulates", table, [about, table], figure)
