@@ -1,4 +1,4 @@
-"""How large every registered model is, and what one image takes: weights, multiply-accumulates, and how many are real."""
+"""How large every registered model is, and what one image takes: weights, and operations by what arrives."""
 
 from pathlib import Path
 
