@@ -155,8 +155,9 @@ def models() -> str:
     found = measured()
     lines = [MODELS_PAGE.format(side=SIDE, classes=CLASSES)]
     for family in OURS:
-        title, _, more = " ".join((parse(family.config.__doc__ or "").short_description or "").split()).partition(". ")
-        lines += [f"## {title.rstrip('.')}", "", more, ""]
+        about = " ".join((parse(family.config.__doc__ or "").short_description or "").split())
+        title, *more = re.split(r"(?<!et al)\. ", about, maxsplit=1)
+        lines += [f"## {title.rstrip('.')}", "", *more, ""]
         lines += ["| model | weights | multiply-accumulates | on real numbers | measured | recipes |"]
         lines += ["|---|--:|--:|--:|---|---|"]
         for name in family.variants:
