@@ -145,7 +145,7 @@ class Thresholds(nn.Module):
     def __init__(self, channels: int, config: StrictConfig) -> None:
         super().__init__()
         self.population = config.population
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = BatchNorm(channels, affine=False)
         self.shift = nn.Parameter(torch.empty(self.population * channels))
         shares = [2 * config.firing_rate * k / (self.population + 1) for k in range(1, self.population + 1)]
         above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
