@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.units.layers import MaxPool
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SpikingVGG(OverTimeNetwork):
         channels = 0
         for width in (factor * config.width for factor in config.stages):
             if layers:
-                layers += [make_conv(channels, width, config), nn.MaxPool2d(2)]
+                layers += [make_conv(channels, width, config), MaxPool()]
             layers.append(Firing(width, config))
             channels = config.population * width  # of the spikes
             if config.windows == "none":
