@@ -93,7 +93,7 @@ def potentials() -> Figure:
 
 
 def spikes() -> Figure:
-    """What the package's network of the digits fires for one test image: every neuron of every layer, and the answer."""
+    """What the package's network of the digits fires for one test image, neuron by neuron, and its answer."""
     run, fired = Run.open("pretrained:digits-spiking-vgg-xs"), list[Fired]()
     checkpoint, test = run.checkpoint("best"), run.dataset().test
     pixels = torch.tensor(test[3][0], dtype=torch.float32).movedim(-1, 0)[None] / 255

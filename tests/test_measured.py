@@ -1,4 +1,4 @@
-"""Every number in the README is read from a file of the repository. `python -m tests.test_measured` writes its table."""
+"""Every number in the README is read from a file. `python -m tests.test_measured` writes its table."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ SPEED = "results/bench-train-spiking-resnet-m.json"
 
 
 def accuracies() -> list[tuple[str, ...]]:
-    """A row for each budget of results/accuracy.csv for which a network of ours is trained: it, and what was trained beside."""
+    """A row for each budget of results/accuracy.csv that has results: ours first, then what was trained beside it."""
     with (ROOT / "results" / "accuracy.csv").open(newline="") as file:
         table = list(csv.DictReader(file))
     rows = []
@@ -43,7 +43,8 @@ def speeds() -> list[tuple[str, ...]]:
     for dtype in ("bf16", "fp32"):
         rates = {one["implementation"]: one["images_per_second"] for one in timed if one["dtype"] == dtype}
         beside = ", ".join(f"{words} {rates[name]:.0f}" for name, words in NEURONS.items())
-        rows.append((f"Training {timed[0]['model']}, {dtype}, images a second", f"{rates['onespike']:.0f}", beside, SPEED))
+        what = f"Training {timed[0]['model']}, {dtype}, images a second"
+        rows.append((what, f"{rates['onespike']:.0f}", beside, SPEED))
     return rows
 
 
