@@ -67,6 +67,20 @@ def test_search_finds(site: tuple[Path, str], word: str, browser: Any) -> None:
     assert word in page.locator(".md-search-result__item").first.inner_text().lower()
 
 
+def test_tutorials_show_what_their_code_gave(site: tuple[Path, str], browser: Any) -> None:
+    page = browser.new_page()
+    notebooks = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+    assert len(notebooks) == 6
+    for notebook in notebooks:
+        page.goto(f"{site[1]}tutorials/{notebook.stem}.html")
+        assert page.locator("article .output").count() >= 3
+        drawn = page.locator("article img").all()
+        assert all(one.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100 for one in drawn)
+        assert len(drawn) >= (notebook.name[0] != "5")
+        download = page.locator("article a[download]").get_attribute("href")
+        assert (site[0] / "tutorials" / download).read_bytes() == notebook.read_bytes()
+
+
 def test_it_holds_every_option_recipe_model_and_public_name(site: tuple[Path, str]) -> None:
     import onespike
     from onespike.models import model_names
