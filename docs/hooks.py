@@ -21,6 +21,7 @@ from onespike.data.config import DataConfig
 from onespike.demo import build
 from onespike.demo.runtime import runtime
 from onespike.errors import OnespikeError
+from onespike.exporting.onnx import expect_packages
 from onespike.models import MODELS, create_model
 from onespike.neurons import NeuronConfig
 from onespike.training.config import TrainConfig
@@ -64,9 +65,7 @@ ROOMS = {
 }
 #: Where the page about the demo offers it, and how.
 DEMO = "<!-- demo -->"
-OFFER = (
-    '**<a href="demo/index.html">Draw a digit</a>**: the page of the command, for the package\'s network of the digits.'
-)
+OFFER = '**<a href="demo/index.html">Draw a digit</a>**: what the command opens, for a network of the digits.'
 #: What registered models are built for: image side, classes.
 SIDE, CLASSES = 32, 10
 
@@ -208,8 +207,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 @cache
 def has_runtime() -> bool:
-    """Whether ONNX Runtime for browsers is in the cache, or can be fetched."""
+    """Whether the demo can be built: ONNX Runtime for browsers is in the cache, or can be fetched."""
     try:
+        expect_packages()
         return bool(runtime())
     except OnespikeError as error:
         log.info("without the demo: %s", error)
