@@ -1,11 +1,12 @@
 """What mkdocs makes of the notebooks in tutorials/: pages with code and what it gave, by running them.
 
-A notebook is run once for each state of itself and of the package; `.cache/tutorials` keeps what came out. Nothing of
+A notebook is run once for each state of its code and of the package; `.cache/tutorials` keeps what came out. Nothing of
 that is committed. Runs write into a temporary folder.
 """
 
 import base64
 import hashlib
+import json
 import os
 import re
 import sys
@@ -45,18 +46,21 @@ def execute(path: Path) -> Any:
 
 
 def executed(path: Path, anew: bool = False) -> Any:
-    """A notebook as it came out, from what is kept unless it is to be run `anew`."""
-    state = hashlib.sha256(f"{sys.version} {torch.__version__}".encode())
-    sources = [one for one in (ROOT / "src").rglob("*") if one.is_file() and "__pycache__" not in one.parts]
-    for one in (path, *sorted(sources)):
+    """A notebook with what came out, from what is kept for this code unless it is to be run `anew`."""
+    book, state = nbformat.read(path, as_version=4), hashlib.sha256(f"{sys.version} {torch.__version__}".encode())
+    cells = [cell for cell in book.cells if cell.cell_type == "code"]
+    state.update(json.dumps([cell.source for cell in cells]).encode())
+    for one in sorted(one for one in (ROOT / "src").rglob("*") if one.is_file() and "__pycache__" not in one.parts):
         state.update(one.read_bytes())
-    kept = KEPT / f"{path.stem}-{state.hexdigest()[:16]}.ipynb"
+    kept = KEPT / f"{path.stem}-{state.hexdigest()[:16]}.json"
     if anew or not kept.exists():
-        book = execute(path)
-        for old in KEPT.glob(f"{path.stem}-*.ipynb"):
+        came = [cell.outputs for cell in execute(path).cells if cell.cell_type == "code"]
+        for old in KEPT.glob(f"{path.stem}-*"):
             old.unlink(missing_ok=True)
-        save_text(nbformat.writes(book), kept)
-    return nbformat.read(kept, as_version=4)
+        save_text(json.dumps(came), kept)
+    for cell, came in zip(cells, json.loads(kept.read_text()), strict=True):
+        cell.outputs = [nbformat.from_dict(one) for one in came]
+    return book
 
 
 def rendered(book: Any, name: str) -> tuple[str, dict[str, bytes]]:
