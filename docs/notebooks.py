@@ -38,7 +38,8 @@ def execute(path: Path) -> Any:
     book = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
         apart = {"ONESPIKE_CACHE": f"{folder}/cache", "IPYTHONDIR": f"{folder}/ipython", "TMPDIR": folder}
-        client = NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources={"metadata": {"path": folder}})
+        place = {"metadata": {"path": folder}}
+        client = NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources=place, coalesce_streams=True)
         kernel = client.create_kernel_manager()
         kernel.connection_file, kernel.transport, kernel.ip = f"{folder}/kernel.json", "ipc", f"{folder}/kernel"
         client.execute(env={**os.environ, **apart, "OMP_NUM_THREADS": "1"})
