@@ -1,24 +1,32 @@
 """Where the time of a training step goes, by kind of operation.
 
-    python benchmarks/profile_step.py conv12:128 lstm12:16 conv-unit:64 --threads 1
+    python -m benchmarks.profile_step conv12:128 lstm12:16 conv-unit:64 --threads 1 --out results/profile-step.csv
 
 Prints a Markdown table: percent of a step, self time (torch.profiler), and milliseconds and images a second without the
-profiler. Models are timed in fp32 and bf16; "conv-unit" and "neuron", forward and backward alone, in fp32.
+profiler; `--out` keeps it as CSV, with the machine. Models are timed in fp32 and bf16; "conv-unit" and "neuron",
+forward and backward alone, in fp32.
 """
 
 import argparse
+import csv
 import time
 from collections import Counter
+from pathlib import Path
 from statistics import median
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.case import Case
+from benchmarks.machine import describe
 from onespike.allocator import keep_freed_memory
+from onespike.functional.kernels import Kernels
+from onespike.models import family
 
 #: Kinds of operations, by what their names hold; the first that fits counts.
+OWN = "norm, fire and convolution in C"
 KINDS = {
+    OWN: (OWN,),
     "convolution": ("convolution",),
     "recurrent cells (oneDNN)": ("rnn_layer",),
     "matrix products": ("aten::mm", "addmm", "bmm"),
@@ -40,25 +48,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="MODEL:BATCH")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="CSV file for the table")
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
+    show_kernels()
     columns = {}
     for name in options.models:
         model, batch = name.split(":")
         alone = model in ("neuron", "conv-unit")
         for dtype in ("fp32",) if alone else ("fp32", "bf16"):
-            case = (
-                Case(model, "onespike", dtype, int(batch))
-                if alone
-                else Case("train", "onespike", dtype, int(batch), model)
-            )
+            preset = "" if alone or "paper" not in family(model).presets else "paper"
+            task = (model, "onespike", dtype, int(batch)) if alone else ("train", "onespike", dtype, int(batch), model)
+            case = Case(*task, preset=preset)
             columns[f"{model}, {batch}, {dtype}"] = shares(case)
     print("| | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
     for row in (*RATES, *KINDS, REST):
         values = [column[row] for column in columns.values()]
         print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
+    if options.out:
+        with options.out.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            machine = describe()
+            writer.writerow(["step", *RATES, *KINDS, REST, *machine])
+            for name, column in columns.items():
+                shown = [round(column[row], 2) for row in (*RATES, *KINDS, REST)]
+                writer.writerow([name, *shown, *machine.values()])
+
+
+def show_kernels() -> None:
+    """Let the profiler see the kernels in C, which are called past PyTorch."""
+    plain = Kernels.ask
+
+    def ask(self: Kernels, name: str, *arguments: torch.Tensor | int | float) -> int:
+        with record_function(OWN):
+            return plain(self, name, *arguments)
+
+    Kernels.ask = ask  # type: ignore[method-assign]
 
 
 def shares(case: Case) -> Counter[str]:

@@ -3,6 +3,7 @@
 All of it comes from the package and from results/, so that no page has to repeat it.
 """
 
+import csv
 import logging
 import re
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from onespike.demo.runtime import runtime
 from onespike.errors import OnespikeError
 from onespike.exporting.onnx import expect_packages
 from onespike.models import MODELS, create_model
+from onespike.models.pretrained import pretrained_names, pretrained_summary
 from onespike.neurons import NeuronConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import FOLDER, load_recipe, recipe_names
@@ -103,51 +105,113 @@ def with_tables(page: str) -> str:
 RECIPES = """# Recipes
 
 A recipe is a YAML file of choices; `onespike train --recipe NAME` trains by it. The text above its values says what it
-is made for and, where it was measured, on what machine and what it reached.
+is made for, on what machine it was measured, and what it reached.
+
+The table has the share of the test images that were right, as each text gives it with its seeds and its machine.
 """
 MODELS_PAGE = """# Models
 
 `--model.name NAME` chooses a model, `onespike.create_model(NAME)` builds it, and `onespike models NAME` lists its
-presets and options. Weights are those of the model's defaults for colour images of {side}x{side} pixels and {classes}
-classes.
+presets and options.
 
-How many operations an image takes, and how much energy, depends on what the trained neurons fire: `onespike audit RUN`
-counts it. What was measured is in the [results](results.md), and with the [recipes](recipes.md).
+How to read the tables:
+
+- **weights** and **multiply-accumulates** are those of the model's defaults for colour images of {side}x{side} pixels
+  and {classes} classes, counted dense ([table](results/models.md)). Of those on **real** numbers each is a
+  multiplication. Of the others only those are done at which a spike arrives, as additions.
+- **measured** is test accuracy, and the energy of an image by [the field's convention](audit.md#energy), where a
+  committed result or a trained network of the package has them.
+
+Energy depends on what the trained neurons fire: `onespike audit RUN` counts it for yours.
 """
 RESULTS = """# Results
 
-Each page was written by a command, which it names, with commit and machine; what is pending says so. The numbers are in
-CSV files beside them, in the repository's folder `results`.
+**[What the paper claims, and what we found](results/README.md)**: a line for each claim, how sure we are, and the
+command.
+
+Each table was written by a command, which it names, with commit and machine; what is pending says so. The numbers are
+in CSV files beside them, in the repository's folder `results`. Notes are what was measured and is in no table.
 """
 
 
 def recipes() -> str:
     """The page of recipes: what each is made for, what it takes, and what it reached."""
-    lines = [RECIPES]
+    table, texts = ["| recipe | model | measured |", "|---|---|---|"], list[str]()
     for name in recipe_names():
         comment, values = list[str](), list[str]()
         for line in (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
             (values if values or not line.startswith("#") else comment).append(line)
         text = [line.removeprefix("#").strip() for line in comment[1:]]  # the first is the command
-        lines += [f"## {name}", *text, "", "```yaml", *values, "```", ""]
-    return "\n".join(lines)
+        texts += [f"## {name}", *text, "", "```yaml", *values, "```", ""]
+        found = reached(" ".join(text))
+        table += (
+            [f"| [{name}](#{name.replace('/', '')}) | `{load_recipe(name).model.name}` | {found} |"] if found else []
+        )
+    return "\n".join([RECIPES, *table, "", *texts])
+
+
+def reached(text: str) -> str:
+    """What a recipe's text says it reached of the test images."""
+    if "not yet run to its end" in text or "Not trained to its end" in text:
+        return "not trained to its end yet"
+    found = re.search(r"(\d+\.\d+%) of the test images|test accuracy ([\d., and]+%)", text)
+    return f"{found[1] or found[2]}{' so far' if 'so far' in text else ''}" if found else ""
 
 
 def models() -> str:
-    """The page of models: how large each is, what one image takes, and the recipes that train it."""
+    """The page of models: how large each is, what one image takes, what was measured, and the recipes that train it."""
     trained: dict[str, list[str]] = {}
     for name in recipe_names():
         trained.setdefault(load_recipe(name).model.name, []).append(name)
+    counted = {row["model"]: row for row in rows("models")}
+    found = measured()
     lines = [MODELS_PAGE.format(side=SIDE, classes=CLASSES)]
     for family in OURS:
-        title, _, more = " ".join((parse(family.config.__doc__ or "").short_description or "").split()).partition(". ")
-        lines += [f"## {title.rstrip('.')}", "", more, ""]
-        lines += ["| model | weights | recipes |", "|---|--:|---|"]
+        about = " ".join((parse(family.config.__doc__ or "").short_description or "").split())
+        title, *more = re.split(r"(?<!et al)\. ", about, maxsplit=1)
+        lines += [f"## {title.rstrip('.')}", "", *more, ""]
+        lines += ["| model | weights | multiply-accumulates | on real numbers | measured | recipes |"]
+        lines += ["|---|--:|--:|--:|---|---|"]
         for name in family.variants:
             links = ", ".join(f"[{one}](recipes.md#{one.replace('/', '')})" for one in trained.get(name, []))
-            lines.append(f"| `{name}` | {weights(name):,} | {links} |")
+            operations = (
+                [f"{int(counted[name][key]):,}" for key in list(counted[name])[2:]] if name in counted else ["", ""]
+            )
+            cells = [f"`{name}`", f"{weights(name):,}", *operations, "; ".join(found.get(name, [])), links]
+            lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """The rows of a committed result."""
+    with (ROOT / "results" / f"{table}.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def measured() -> dict[str, list[str]]:
+    """Accuracy, and energy where it is known, by model: of the package's trained networks and of committed results."""
+    found: dict[str, list[str]] = {}
+    for row in rows("accuracy"):
+        if row["test top-1 %"]:
+            seeds = f"{row['seeds']} seed{'s' if row['seeds'] != '1' else ''}"
+            text = f"{float(row['test top-1 %']):.2f}% of {row['group'].partition(',')[0]}, {seeds}"
+            found.setdefault(row["setting"], []).append(f"[{text}](results/accuracy.md)")
+    for name in pretrained_names():
+        summary = pretrained_summary(name)
+        energy = 1e6 * summary["audit"]["joules"]["field"]
+        text = f"{summary['test_top1']:.2f}% of {summary['data']} with weights of 8 bits, {energy:.3g} µJ"
+        found.setdefault(summary["model"], []).append(f"{text} (`pretrained:{name}`)")
+    for model in ("resnet18", "vit12"):  # whose tables have the whole test set
+        table = f"conversion-{model}-cifar10"
+        row = next(one for one in rows(table) if one["network"] == "artificial network, trained as long")
+        accuracy, energy = float(row["whole test set %"]), float(row["µJ, field"])
+        text = f"{accuracy:.2f}% of cifar10 as an artificial network, {energy:.0f} µJ"
+        found.setdefault(model, []).append(f"[{text}](results/{table}.md)")
+    paper = next(one for one in rows("presets") if one["run"] == "paper-recipe")
+    text = f"{float(paper['test top-1 %']):.2f}% of cifar10 in {paper['epochs']} epochs, 1 seed"
+    found.setdefault("conv12", []).append(f"[{text}](results/presets.md)")
+    return found
 
 
 def weights(name: str) -> int:
@@ -172,9 +236,10 @@ def interface(room: str) -> str:
 def results() -> str:
     """The page that lists the committed results by their headings."""
     lines = [RESULTS]
-    for path in sorted((ROOT / "results").glob("*.md")):
-        title = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-        lines.append(f"- [{title}](results/{path.name})")
+    for path in sorted((ROOT / "results").glob("[!R]*.md")):  # the list of claims leads the page
+        title = path.read_text(encoding="utf-8").partition("\n")[0]
+        if title.startswith("# "):  # else it is a part of another
+            lines.append(f"- [{title.removeprefix('# ')}](results/{path.name})")
     return "\n".join(lines)
 
 
@@ -201,7 +266,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in the tables, lead links to where things are in the site, and offer the demo if it is there."""
-    page = with_tables(markdown).replace("](../results/", "](results/")
+    page = with_tables(markdown).replace("](../results/", "](results/").replace("](../docs/", "](../")
     return page.replace(DEMO, OFFER) if DEMO in page and has_runtime() else page
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
 from onespike.functional import charge_and_fire, fuse, partition, recompose
+from onespike.neurons.integrate_fire import IntegrateFire
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.search.drawing import plain_figure
 from onespike.training.run import Run
@@ -138,6 +141,53 @@ def fusion() -> Figure:
     return figure
 
 
+def counting() -> Figure:
+    """The counts of one 3x3 convolution of a digit: of its pixels, of spikes, and of the sums of several spikes."""
+    pixels = torch.tensor(load_digits().images[0], dtype=torch.float32)[None, None] / 16
+    spikes = (pixels > THRESHOLD).float()
+    graded = nn.functional.avg_pool2d(spikes, 2, stride=1, padding=(1, 1))[..., :8, :8]
+    shown = {"real: pixels less their mean": pixels - pixels.mean(), "binary: spikes": spikes}
+    shown["graded: means of four spikes"] = graded
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    maps, bars = figure.subplots(2, 3, height_ratios=(1.25, 1), sharey="row")
+    for column, (title, image) in enumerate(shown.items()):
+        (product,) = count_operations(nn.Conv2d(1, 1, 3, padding=1), [image]).products
+        if product.arrives != title.partition(":")[0]:
+            raise AssertionError(f"{title}: counted as {product.arrives}")
+        maps[column].imshow(image.squeeze().numpy(), cmap="gray_r")
+        maps[column].set_title(title, fontsize=10)
+        maps[column].set(xticks=[], yticks=[])
+        counts = {"macs": product.macs, "reached": product.reached, "nonzero": product.nonzero}
+        counts["operations"] = product.operations
+        drawn = bars[column].bar(list(counts), list(counts.values()), color=[GREY] * 3 + [BLUE if column else RED])
+        bars[column].bar_label(drawn, fmt="{:.0f}", fontsize=9)
+        bars[column].set_xlabel("operations are accumulates" if column else "operations are multiply-accumulates")
+        bars[column].spines[["top", "right"]].set_visible(False)
+        bars[column].margins(y=0.15)
+    return figure
+
+
+def staircase() -> Figure:
+    """What integrate-and-fire neurons make of a constant current, beside the ReLU that they replace."""
+    current = torch.linspace(-0.25, 1.25, 601)[:, None]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3, sharey=True)
+    cases = {"one neuron, T = 1": (1, 1), "one neuron, T = 4": (4, 1), "four neurons, T = 1": (1, 4)}
+    for axis, (title, (steps, population)) in zip(axes, cases.items(), strict=True):
+        neuron = IntegrateFire(None, 1, steps, "rectangle", population)
+        with torch.no_grad():
+            mean = neuron(current.repeat(steps, 1)).unflatten(0, (steps, -1)).mean(0)
+        x = current.flatten().numpy()
+        axis.plot(x, current.relu().flatten().numpy(), color=GREY, linestyle="--", label="ReLU")
+        axis.plot(x, mean.flatten().numpy(), color=BLUE, linewidth=2, label="spikes, their mean")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("current, in thresholds")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("what the next layer reads")
+    axes[0].legend(fontsize=9, frameon=False, loc="upper left")
+    return figure
+
+
 def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, float]]:
     """Rows of a table that have numbers in both columns: their names, and the numbers.
 
@@ -199,6 +249,34 @@ def accuracy_peers(results: Path) -> Figure:
     return figure
 
 
+def step_shares(results: Path) -> Figure:
+    """Where the time of a training step goes, by kind of operation."""
+    path = results / "profile-step.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            steps = {row["step"]: row for row in csv.DictReader(file) if row["step"].endswith("bf16")}
+        names = list(next(iter(steps.values())))
+        kinds = names[names.index("images a second") + 1 : names.index("the rest") + 1]
+        shares = {kind: [float(row[kind]) for row in steps.values()] for kind in kinds}
+    except (OSError, KeyError, ValueError, StopIteration, csv.Error) as error:
+        raise OnespikeError(f"{path}: expected a table of benchmarks/profile_step.py: {error!r}") from None
+    figure, axis = plain_figure(9, 1.6 + 0.5 * len(steps))
+    left, tab20 = [0.0] * len(steps), colormaps["tab20"]
+    for number, (kind, widths) in enumerate(shares.items()):
+        # Strong colours first, then pale ones.
+        colour = "#d0d0d0" if kind == "the rest" else tab20(2 * number % 20 + number // 10)
+        axis.barh(range(len(steps)), widths, 0.65, left, color=colour, label=kind)
+        for place, (start, width) in enumerate(zip(left, widths, strict=True)):
+            if width >= 5:
+                axis.text(start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=8, color="white")
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axis.set_yticks(range(len(steps)), [name.replace(", bf16", "") for name in steps])
+    axis.invert_yaxis()
+    axis.set(xlabel="percent of a training step, bf16, one thread", xlim=(0, 100))
+    figure.legend(fontsize=8, frameon=False, loc="outside lower center", ncols=3)
+    return figure
+
+
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
     for name, x, y in points:
         axis.annotate(name, (x, y), (6, 5), textcoords="offset points", fontsize=8)
@@ -210,9 +288,12 @@ METHOD: dict[str, Callable[[], Figure]] = {
     "windows": windows,
     "potentials": potentials,
     "fusion": fusion,
+    "counting": counting,
+    "staircase": staircase,
 }
 RESULTS: dict[str, Callable[[Path], Figure]] = {
     "accuracy-flops": accuracy_flops,
     "accuracy-energy": accuracy_energy,
     "accuracy-peers": accuracy_peers,
+    "step-shares": step_shares,
 }

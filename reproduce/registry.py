@@ -13,6 +13,7 @@ from reproduce.fusion import fusion
 from reproduce.gradients import gradients
 from reproduce.over_time import EVENTS, TIME
 from reproduce.pictures import pictures
+from reproduce.sizes import models
 from reproduce.sweep import Sweep
 from reproduce.table1 import table1
 from reproduce.table2 import TABLE2
@@ -27,6 +28,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "fusion": fusion,
     "taylor": taylor,
     "complexity": complexity,
+    "models": models,
     "gradients": gradients,
     "conversion": conversion,
     "table2": TABLE2,

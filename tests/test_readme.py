@@ -21,6 +21,7 @@ from onespike.units import UNITS
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+PAGES["../results/README.md"] = (ROOT / "results" / "README.md").read_text()
 OPTIONS = ROOT / "docs" / "options.md"
 #: Pages that are made when the site is built, which checks the links to them.
 MADE = ("recipes.md", "models.md", "results.md", "api/")
@@ -46,7 +47,7 @@ def test_every_recipe_that_is_named_exists(page: str):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str):
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    folder = ROOT if page == "README.md" else (ROOT / "docs" / page).parent
     prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", prose) if "://" not in link]
     assert [link for link in links if not (folder / link).exists() and not link.startswith(MADE)] == []

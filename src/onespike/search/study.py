@@ -105,9 +105,12 @@ def open_storage(url: str | None, out: Path) -> Any:
     try:
         parsed = sqlalchemy.make_url(url)
         wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
+        if parsed.drivername == "postgresql":  # which driver that means depends on the version of SQLAlchemy
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        full = parsed.render_as_string(hide_password=False)
+        return RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
     except ImportError as error:
-        remedy = "install the driver of the data base, for PostgreSQL: pip install psycopg2-binary"
+        remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
         raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
     except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split()).replace(url, _public(url))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from onespike.errors import OnespikeError
-from reproduce.pictures import METHOD, RESULTS, accuracy_peers, pictures, potentials, read_points
+from reproduce.pictures import METHOD, RESULTS, accuracy_peers, pictures, potentials, read_points, step_shares
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,3 +44,6 @@ def test_a_table_that_is_none_is_one_line(tmp_path: Path):
     (tmp_path / "accuracy.csv").write_text("a,b\n1,2\n")
     with pytest.raises(OnespikeError, match="expected a table with the columns PFLOP and test top-1 %"):
         accuracy_peers(tmp_path)
+    (tmp_path / "profile-step.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(OnespikeError, match=r"expected a table of benchmarks/profile_step.py"):
+        step_shares(tmp_path)

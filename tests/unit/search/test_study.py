@@ -157,3 +157,9 @@ def test_a_data_base_does_as_well(tmp_path, alive):
     study.tell(claim(study, SPACE, 2, tmp_path, "a"), [60.0, 0.5])
     assert claim(study, SPACE, 2, tmp_path, "a") == "done"
     assert [(one.accuracy, one.energy, one.best) for one in tried(study, "field")] == [(50, 1, False), (60, 0.5, True)]
+
+
+def test_a_plain_postgresql_address_means_the_driver_of_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(OnespikeError, match=r"u:\*\*\*@host/x: .*pip install 'psycopg\[binary\]'$"):
+        open_storage("postgresql://u:geheim@host/x", tmp_path)

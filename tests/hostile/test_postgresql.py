@@ -1,0 +1,95 @@
+"""A search whose storage is a real PostgreSQL server: one of its processes is killed, and it is called again."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onespike.search.study import open_storage, open_study, slots_of
+from tests.hostile.test_search import children
+from tests.unit.search.trial import TINY
+
+PORT, TRIALS = 54329, 6
+SPACE = "train.lr: {low: 0.02, high: 0.3, log: true}\nmodel.preset: {choices: [modern, strict, binary]}\n"
+
+
+def program(name: str) -> str | None:
+    """A program of the server: in the path, or where Debian has it."""
+    found = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(found[-1]) if found else None)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a server of its own, which listens on a socket in its folder alone."""
+    pytest.importorskip("psycopg", reason="no driver of PostgreSQL: pip install 'onespike[search]'")
+    initdb, control = program("initdb"), program("pg_ctl")
+    if not initdb or not control:
+        pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="pg"))  # the path of a socket has to be short
+    owner: dict[str, Any] = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL}
+    if os.getuid() == 0:  # which the server refuses to be
+        try:
+            shutil.chown(folder, "postgres")
+        except LookupError:
+            pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
+        owner["user"] = "postgres"
+    data = str(folder / "data")
+    subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "onespike", "--no-sync"], **owner)
+    options = f"-k {folder} -p {PORT} -c listen_addresses='' -c fsync=off"
+    subprocess.run([control, "-w", "-D", data, "-l", folder / "log", "-o", options, "start"], **owner)
+    try:
+        yield f"postgresql://onespike@/postgres?host={folder}&port={PORT}"
+    finally:
+        subprocess.run([control, "-w", "-D", data, "-m", "immediate", "stop"], **owner)
+        shutil.rmtree(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
+def test_a_process_is_killed_and_no_trial_is_lost_or_doubled(server: str, tmp_path: Path):
+    out = tmp_path / "search"
+    (tmp_path / "space.yaml").write_text(SPACE)
+    command = [sys.executable, "-m", "onespike", "search", "--space", str(tmp_path / "space.yaml"), "--out", str(out)]
+    command += ["--trials", str(TRIALS), "--workers", "2", "--storage", server]
+    command += [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 300
+    while len(list(out.glob("trial-*"))) < 2:
+        assert parent.poll() is None, parent.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    victim = children(parent.pid)[0]
+    os.kill(victim, signal.SIGKILL)
+    time.sleep(1)
+    os.kill(parent.pid, signal.SIGKILL)  # and who called it: what the other one had begun is left as well
+    parent.communicate()
+    assert any("RUNNING" in attempts for attempts in states(server, out).values())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert (done.returncode, done.stderr) == (0, "")
+    with (out / "search.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["outcome"] for row in rows] == ["trained"] * TRIALS
+    assert len({(row["train.lr"], row["model.preset"]) for row in rows}) == TRIALS
+    assert {one.name for one in out.glob("trial-*")} == {row["run"] for row in rows}
+    slots = states(server, out)
+    assert [attempts.count("COMPLETE") for attempts in slots.values()] == [1] * TRIALS
+    assert any(len(attempts) > 1 for attempts in slots.values())  # what was left was taken up
+
+
+def states(server: str, out: Path) -> dict[int, list[str]]:
+    """The states of the attempts of each slot, as the server has them."""
+    storage = open_storage(server, out)
+    trials = open_study(storage, out.name, TRIALS, "", 1).get_trials(deepcopy=False)
+    storage.remove_session()
+    storage.engine.dispose()
+    return {slot: [one.state.name for one in attempts] for slot, attempts in slots_of(trials).items()}

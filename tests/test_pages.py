@@ -1,0 +1,38 @@
+"""The Python of the pages about single subjects runs, each page from top to bottom."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.fixture
+def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+
+    def run(name: str, **scope: Any) -> dict[str, Any]:
+        code = "\n".join(re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL))
+        exec(compile(code, name, "exec"), scope)
+        return scope
+
+    return run
+
+
+def test_the_audit_counts_the_network_of_the_page(run_page):
+    result = run_page("audit.md")["result"]
+    assert result.operations.macs == 8 * 6 * 6 * 27 + 8 * 6 * 6 * 10
+
+
+def test_the_conversion_of_the_page_is_saved_and_loaded_to_the_bit(run_page, monkeypatch):
+    real = timm.create_model  # the page's network is larger, and its weights would be downloaded
+    monkeypatch.setattr(timm, "create_model", lambda _, pretrained=False: real("resnet10t", num_classes=10))  # noqa: ARG005
+    scope = run_page("conversion.md", images=torch.randn(16, 3, 32, 32))
+    assert scope["network"](scope["images"]).equal(scope["logits"])
+    assert len(scope["conversion"].layers) == 11
