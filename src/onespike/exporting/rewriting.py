@@ -44,10 +44,10 @@ class Graph:
         """A constant's value; None of what is computed."""
         return self._array(self.stored[name]) if name in self.stored else None
 
-    def store(self, name: str, value: np.ndarray) -> str:
+    def store(self, name: str, value: Any) -> str:
         """Add a constant, unless there is one of that name."""
         if name not in self.stored:
-            self.stored[name] = self._tensor(np.ascontiguousarray(value), name)
+            self.stored[name] = self._tensor(np.asarray(value, order="C"), name)
         return name
 
     def before(self, name: str, kind: str) -> Any:
@@ -88,10 +88,9 @@ def fold_thresholds(model: Any) -> None:
 
 def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
     """The current behind a comparison, and its thresholds (P, C); None where there is no batch norm to fold."""
-    threshold, name, shift = graph.constant(node.input[1]), node.input[0], np.zeros(())
-    if (add := graph.before(name, "Add")) is not None and graph.constant(add.input[1]) is not None:
-        shift, name = graph.constant(add.input[1]), add.input[0]
-    population = 1
+    threshold, name, shift, population = graph.constant(node.input[1]), node.input[0], np.zeros(1), 1
+    if (add := graph.before(name, "Add")) is not None and (stored := graph.constant(add.input[1])) is not None:
+        shift, name = stored, add.input[0]
     if (tile := graph.before(name, "Tile")) is not None:
         repeats = graph.constant(tile.input[1])
         if repeats is None or repeats.size != 4 or repeats.prod() != repeats[1]:
@@ -104,18 +103,18 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
         name = expand.input[0]
     norm = graph.before(name, "BatchNormalization")
     constants = [] if norm is None else [graph.constant(one) for one in norm.input[1:5]]
-    if threshold is None or not constants or any(one is None for one in constants):
+    known = [one.astype(np.float64) for one in constants if one is not None]
+    if threshold is None or len(known) < 4:
         return None
-    scale, bias, mean, variance = (np.float64(one) for one in constants)
-    epsilon = next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5)
-    gain = scale / np.sqrt(variance + epsilon)
-    if not (gain > 0).all():
+    scale, bias, mean, variance = known
+    gain = scale / np.sqrt(variance + next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5))
+    neurons = population * len(gain)
+    # One number, or one for each neuron, (N, 1, 1).
+    if (gain <= 0).any() or any(one.size != 1 and one.shape != (neurons, 1, 1) for one in (threshold, shift)):
         return None
-    apart = np.float64(threshold) - np.float64(shift)
-    if apart.ndim not in (0, 3) or apart.size not in (1, population * len(gain)):
-        return None
-    apart = np.broadcast_to(apart.reshape(-1), population * len(gain)).reshape(population, -1)
-    return norm.input[0], np.float32((apart - bias) / gain + mean)
+    apart = threshold.astype(np.float64).reshape(-1) - shift.astype(np.float64).reshape(-1)
+    each = np.broadcast_to(apart, neurons).reshape(population, -1)
+    return norm.input[0], ((each - bias) / gain + mean).astype(np.float32)
 
 
 def quantise(model: Any) -> None:
@@ -193,7 +192,8 @@ def _steps_of(node: Any, graph: Graph) -> Steps | None:
             return once if _is_comparison(node.input[0], graph) else _steps(node.input[0], graph)
         case "Add":
             both = _together(node.input, graph)
-            return both and Steps(both.step, sum(found.most for one in node.input if (found := _steps(one, graph))))
+            most = [found.most for one in node.input if (found := _steps(one, graph))]
+            return both and Steps(both.step, sum(most, Fraction()))
         case "Mul" | "Div":
             found, factor = _steps(node.input[0], graph), graph.constant(node.input[1])
             if found is None or factor is None or factor.size != 1 or not factor > 0:
