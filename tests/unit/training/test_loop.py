@@ -213,6 +213,7 @@ def test_watching_changes_nothing(small, tmp_path: Path):
 
 def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("onespike.clock.OWN", 0.0)  # whatever else this machine does
+    monkeypatch.setattr("onespike.clock.OTHERS", 4.0)
     for load in (0.0, 9.0):
         by_all = lambda load=load: time.process_time() + load * time.perf_counter()  # noqa: E731
         monkeypatch.setattr("onespike.clock._processors_seconds", by_all)
