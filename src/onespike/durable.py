@@ -16,15 +16,28 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
-from onespike.errors import OnespikeError, printable
+from onespike.errors import OnespikeError, printable, shown
 
 #: Bytes of the largest file that is read whole.
 MOST = 1 << 28
 #: The file in a folder by which its only writer holds it, and folders that this process holds.
 LOCK = ".lock"
 _HELD: set[Path] = set()
+#: Files of a run, which what is said about it must not replace.
+_OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json")
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
+
+
+def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
+    """A path, where somebody may have given anything; what no file system takes is an `OnespikeError`."""
+    if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes):
+        raise OnespikeError(f"expected the path of a {what}, got {shown(repr(place))}")
+    path = Path(place)
+    if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
+        reason = "a name has at most 255 bytes, and no null byte"
+        raise OnespikeError(f"cannot write or read {shown(path)}: {reason}; choose another")
+    return path
 
 
 def open_regular(path: Path) -> io.BufferedReader:
@@ -80,6 +93,8 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                     raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
             elif place.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            elif place.name in _OF_A_RUN and (place.parent / "config.yaml").is_file():
+                raise FileExistsError(errno.EEXIST, "it is a file of a run")
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, f"no permission to write {place}")
         except OSError as error:
@@ -215,6 +230,11 @@ def save_json(content: dict[str, Any], target: str) -> None:
 def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of what JSON has of a mapping, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:
+    """Whether `json.dumps` with an indent of 2 wrote a text: a last digit that changes no float is damage as well."""
+    return json.dumps(content, indent=2).encode() == text
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -74,7 +74,7 @@ def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def _bytes(content: Any) -> bytes:
     if isinstance(content, dict) and any(isinstance(one, Tensor) for one in content.values()):
         return save({name: one.contiguous() for name, one in content.items()})
-    return json.dumps(content).encode()
+    return json.dumps(content, indent=2).encode()
 
 
 def make_tree(root: Path) -> Path:

@@ -372,6 +372,8 @@ YAML = {
     "many documents": "---\na: 1\n---\nb: 2\n",
     "a tab": "train:\n\tlr: 1\n",
     "too long": "# " + "x" * (2 << 20),
+    "a time for a number": "train:\n  epochs: 1:2:3\n",
+    "a number with a line in it": "train:\n  lr: 1_0.5\n",
     "a list": "- 1\n",
     "a number": "3\n",
     "a text": "x\n",

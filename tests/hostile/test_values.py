@@ -6,7 +6,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+import onespike
 from onespike.configs import Text
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
@@ -157,6 +159,53 @@ def test_a_folder_in_the_way_of_a_later_run_is_found_before_the_first(refused, t
     (tmp_path / "runs" / "T1").mkdir(parents=True)
     (tmp_path / "runs" / "T1" / "mine").write_text("x")
     refused("prune-time", "--from", 3, "--out", tmp_path / "runs", words=("T1", "not empty"))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.csv"])
+def test_no_report_replaces_a_file_of_a_run(name, refused, run):
+    before = (run / name).read_bytes()
+    refused("audit", run, "--no-latency", "--images", 2, "--json", run / name, words=("cannot write", name))
+    assert (run / name).read_bytes() == before
+
+
+def test_an_environment_that_accelerate_does_not_take(refused, monkeypatch, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "maybe")
+    refused("train", "--recipe", "digits", "--out", tmp_path / "out", words=("ACCELERATE_USE_CPU=maybe",))
+
+
+PLACES = {"none": None, "a number": 5, "long": "x" * 5000, "a null byte": "a\0b", "bytes": b"x", "a list": []}
+CALLS = {
+    "Run.open": Run.open,
+    "load": onespike.load,
+    "evaluate": onespike.evaluate,
+    "train into": lambda place: onespike.train("digits", place),
+    "resume": lambda place: onespike.train("digits", place, resume=True),
+    "load_converted": lambda place: onespike.load_converted(place, nn.Identity()),
+    "save_pretrained": lambda place: onespike.save_pretrained(nn.Identity(), place),
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_what_is_no_path(call, place):
+    with pytest.raises(OnespikeError) as caught:
+        call(place)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("recipe", [None, 5, [], nn.Identity()])
+def test_what_is_no_recipe(recipe, tmp_path):
+    with pytest.raises(OnespikeError, match="expected a recipe"):
+        onespike.train(recipe, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["conv-tiny", "spiking-vgg-xs", "spiking-resnet-xs", "spiking-mlp"])
+@pytest.mark.parametrize("what", ["num_classes", "in_channels", "image_size"])
+@pytest.mark.parametrize("value", ["x", True, 2.5, [3], 0, -1, 10**30])
+def test_what_is_no_size_of_a_network(name, what, value):
+    with pytest.raises(OnespikeError, match=f"{what}: expected a whole number"):
+        onespike.create_model(name, **{what: value})
 
 
 @pytest.mark.parametrize("images", ["1000000000000", "-1", "x"])

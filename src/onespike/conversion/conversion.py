@@ -18,7 +18,7 @@ from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
-from onespike.durable import read_whole, whole_folder, write_folder
+from onespike.durable import path_of, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
@@ -55,7 +55,7 @@ class Conversion:
         the graph, each layer's error) to a new or empty folder, or over an earlier conversion; all else there, or what
         cannot be written, is an `OnespikeError`. An interrupted save leaves the earlier conversion, or nothing.
         """
-        folder = Path(folder)
+        folder = path_of(folder)
         if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= set(SAVED)):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
         state = {name: one.detach().cpu() for name, one in self.network.state_dict().items()}
@@ -108,7 +108,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     Raises:
         OnespikeError: There is no saved conversion, it is damaged, or it is of another network.
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     path = whole_folder(folder)
     if not all((path / name).is_file() for name in SAVED):
         raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onespike._version import __version__
 from onespike.data.dataset import Dataset
-from onespike.durable import expect_writable, write_folder
+from onespike.durable import expect_writable, path_of, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -97,7 +97,7 @@ def export(
         raise unknown("weights", weights, get_args(Weights))
     if count < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
-    folder = Path(out)
+    folder = path_of(out)
     expect_free(folder)
     if isinstance(model, nn.Module):
         if images is None:

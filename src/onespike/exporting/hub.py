@@ -14,7 +14,7 @@ from torch import nn
 
 from onespike._version import __version__
 from onespike.configs import plain
-from onespike.durable import write_folder
+from onespike.durable import path_of, write_folder
 from onespike.errors import OnespikeError
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.training.checkpoint import ModelCard
@@ -52,7 +52,7 @@ def save_pretrained(
     Raises:
         OnespikeError: The folder holds something else; a network has no card.
     """
-    folder, summary, files = Path(folder), dict[str, Any](), dict[str, bytes]()
+    folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
     if folder.exists() and {path.name for path in folder.iterdir()} - {*FILES, TIMM}:
         raise OnespikeError(f"{folder} holds other files: choose another folder")
     run = None

@@ -16,13 +16,17 @@ MOST = 16
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve (B, C, H, W) by weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does."""
+    """Convolve (B, C, H, W) by weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does.
+
+    Where the gradient is our own, spikes are kept for it as bits, and weights in their own type.
+    """
+    dtype = x.dtype
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+    x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     if weight.requires_grad and _is_faster(x):
         return _Conv3x3.apply(x, weight, bias)
-    return conv2d(x, weight, bias, padding=1)
+    return conv2d(x, weight.to(dtype), bias, padding=1)
 
 
 def _is_faster(x: Tensor) -> bool:
@@ -42,18 +46,26 @@ def tiles() -> Kernels | None:
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return conv2d(x, weight, bias, padding=1)
+        ctx.shape, bits, kernels = x.shape, torch.empty(-(-x.numel() // 32), dtype=torch.int32), tiles()
+        assert kernels
+        ctx.are_spikes = not kernels.ask("to_bits", x, x.numel(), bits)
+        ctx.save_for_backward(bits if ctx.are_spikes else x, weight)
+        return conv2d(x, weight.to(x.dtype), bias, padding=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        (images, inputs, *sides), outputs = x.shape, len(weight)
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = conv2d_input(x.shape, weight, gradient, padding=1) if ctx.needs_input_grad[0] else None
-        of_bias = gradient.movedim(1, -1).reshape(-1, outputs).sum(0) if ctx.needs_input_grad[2] else None
-        of_weight, kernels = torch.empty(outputs, 3, 3, inputs), tiles()
+        (x, weight), kernels = ctx.saved_tensors, tiles()
         assert kernels
+        (images, inputs, *sides), outputs = ctx.shape, len(weight)
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, padding=1)
+        of_bias = gradient.movedim(1, -1).reshape(-1, outputs).sum(0) if ctx.needs_input_grad[2] else None
+        if ctx.are_spikes:
+            bits, x = x, torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
+            kernels("from_bits", bits, x.numel(), x)
+        of_weight = torch.empty(outputs, 3, 3, inputs)
         kernels("weight_gradient", x, gradient, images, *sides, inputs, outputs, of_weight)
         return of_x, of_weight.to(weight.dtype).permute(0, 3, 1, 2), of_bias

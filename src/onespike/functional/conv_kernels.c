@@ -136,6 +136,33 @@ static void multiply(const struct shape *s, const uint16_t *gradient, const uint
     }
 }
 
+enum { ONE = 0x3f80, WORD = 32 }; /* 1 in bfloat16; numbers that a vector, and a word of bits, holds */
+
+/* Zeros and ones to bits; 1 where there is anything else. */
+int to_bits(const uint16_t *x, int64_t size, uint32_t *bits) {
+    int other = 0;
+#pragma omp parallel for reduction(| : other)
+    for (int64_t word = 0; word < whole(size, WORD) / WORD; word++) {
+        int64_t many = size - word * WORD;
+        __mmask32 valid = many < WORD ? (1u << many) - 1 : ~0u;
+        __m512i v = _mm512_maskz_loadu_epi16(valid, x + word * WORD);
+        bits[word] = _mm512_test_epi16_mask(v, v);
+        other |= bits[word] != _mm512_cmpeq_epi16_mask(v, _mm512_set1_epi16(ONE));
+    }
+    return other;
+}
+
+/* Bits to zeros and ones. */
+int from_bits(const uint32_t *bits, int64_t size, uint16_t *x) {
+#pragma omp parallel for
+    for (int64_t word = 0; word < whole(size, WORD) / WORD; word++) {
+        int64_t many = size - word * WORD;
+        __mmask32 valid = many < WORD ? (1u << many) - 1 : ~0u;
+        _mm512_mask_storeu_epi16(x + word * WORD, valid, _mm512_maskz_set1_epi16(bits[word], ONE));
+    }
+    return 0;
+}
+
 /* Whether this process may use the tiles; the system wants to be asked before. */
 int available(void) { return syscall(SYS_arch_prctl, WANTED, TILES) == 0; }
 

@@ -230,3 +230,49 @@ int backward_currents(ARGUMENTS, const real *factor, const real *offset, const r
     }
     return 0;
 }
+
+/* The largest of 2x2 pixels, and which of the four it is, the first of equals; a NaN is the largest, as in PyTorch. */
+int pool(const stored *x, int64_t images, int64_t side_y, int64_t side_x, int64_t channels, stored *y, uint8_t *which) {
+    const int64_t out_y = side_y / 2, out_x = side_x / 2;
+#pragma omp parallel for
+    for (int64_t row = 0; row < images * out_y; row++) {
+        const stored *top = x + ((row / out_y * side_y) + 2 * (row % out_y)) * side_x * channels;
+        for (int64_t column = 0; column < out_x; column++) {
+            const stored *from = top + 2 * column * channels, *places[4] = {from, from + channels,
+                from + side_x * channels, from + (side_x + 1) * channels};
+            stored *out = y + (row * out_x + column) * channels;
+            uint8_t *winner = which + (row * out_x + column) * channels;
+            for (int64_t c = 0; c < channels; c++) {
+                stored most = places[0][c];
+                uint8_t first = 0;
+                for (uint8_t k = 1; k < 4; k++) {
+                    real value = get(places[k][c]);
+                    int more = value > get(most) || value != value;
+                    most = more ? places[k][c] : most;
+                    first = more ? k : first;
+                }
+                out[c] = most;
+                winner[c] = first;
+            }
+        }
+    }
+    return 0;
+}
+
+/* The gradient of those pixels: that of the largest, and 0; `dx` is zero where no window reaches. */
+int pool_backward(const stored *dy, const uint8_t *which, int64_t images, int64_t side_y, int64_t side_x, int64_t channels, stored *dx) {
+    const int64_t out_y = side_y / 2, out_x = side_x / 2;
+#pragma omp parallel for
+    for (int64_t row = 0; row < images * out_y; row++) {
+        stored *top = dx + ((row / out_y * side_y) + 2 * (row % out_y)) * side_x * channels;
+        for (int64_t column = 0; column < out_x; column++) {
+            const stored *gradient = dy + (row * out_x + column) * channels;
+            const uint8_t *winner = which + (row * out_x + column) * channels;
+            for (int k = 0; k < 4; k++) {
+                stored *to = top + (2 * column + k % 2 + k / 2 * side_x) * channels;
+                for (int64_t c = 0; c < channels; c++) to[c] = winner[c] == k ? gradient[c] : (stored)0;
+            }
+        }
+    }
+    return 0;
+}

@@ -53,7 +53,9 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Normalise by the batch, in training, as `norm` does: (B, C, H, W), for which `has_kernels`, to the same shape."""
-    return _BatchNorm.apply(currents, norm.weight, norm.bias, norm)
+    ones, zeros = torch.ones(norm.num_features), torch.zeros(norm.num_features)
+    weights = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
+    return _BatchNorm.apply(currents, *weights, norm)
 
 
 class _NormFire(torch.autograd.Function):

@@ -52,8 +52,8 @@ class ModelConfig:
         sizes, builder = (num_classes, in_channels, image_size), family(self.name).builder
         for what, size in zip(("num_classes", "in_channels", "image_size"), sizes, strict=True):
             most = 1 << 20 if what == "num_classes" else 8192
-            if not 1 <= size <= most:
-                expected = "at least 1" if size < 1 else f"at most {most:,}"
+            if type(size) is not int or not 1 <= size <= most:
+                expected = f"a whole number from 1 to {most:,}"
                 raise OnespikeError(f"{what}: expected {expected}, got {shown(size)}")
         with torch.device("meta"):  # shapes alone
             need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())

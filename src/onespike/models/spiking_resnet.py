@@ -17,7 +17,7 @@ from onespike.models.over_time import OverTimeNetwork, over_time
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 from onespike.neurons import Carry
-from onespike.units.layers import BatchNorm
+from onespike.units.layers import BatchNorm, MaxPool
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SpikingResNet(OverTimeNetwork):
             for number in range(config.depth if config.windows == "none" else 1):
                 if stage or number:
                     conv = make_conv(config.population * channels, width, config)
-                    pool = [nn.MaxPool2d(2)] if number == 0 else []
+                    pool = [MaxPool()] if number == 0 else []
                     blocks.append(Residual(Firing(channels, config), conv, *pool, BatchNorm(width)))
                     blocks += [RPReLU(width)] if config.stream == "rprelu" else []
                 channels = width
@@ -129,4 +129,6 @@ class SpikingResNet(OverTimeNetwork):
         """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
         if images.ndim == 5 or self.config.time_steps > 1:
             return super().forward(images)
+        if self.recompute and torch.is_grad_enabled():
+            return self.run_again_later(self.stem(images))
         return self.head(self.fire(self.blocks(self.stem(images))))

@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.units.layers import MaxPool
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class SpikingVGG(OverTimeNetwork):
         channels = 0
         for width in (factor * config.width for factor in config.stages):
             if layers:
-                layers += [make_conv(channels, width, config), nn.MaxPool2d(2)]
+                layers += [make_conv(channels, width, config), MaxPool()]
             layers.append(Firing(width, config))
             channels = config.population * width  # of the spikes
             if config.windows == "none":
@@ -64,4 +66,6 @@ class SpikingVGG(OverTimeNetwork):
         """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
         if images.ndim == 5 or self.config.time_steps > 1:
             return super().forward(images)
+        if self.recompute and torch.is_grad_enabled():
+            return self.run_again_later(self.stem(images))
         return self.head(self.layers(self.stem(images)))

@@ -26,7 +26,7 @@ from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
-from onespike.units.layers import BatchNorm, Conv3x3
+from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
 
 #: The most neurons of a channel.
 MOST = 16
@@ -145,7 +145,7 @@ class Thresholds(nn.Module):
     def __init__(self, channels: int, config: StrictConfig) -> None:
         super().__init__()
         self.population = config.population
-        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.norm = BatchNorm(channels, affine=False)
         self.shift = nn.Parameter(torch.empty(self.population * channels))
         shares = [2 * config.firing_rate * k / (self.population + 1) for k in range(1, self.population + 1)]
         above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
@@ -225,7 +225,7 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
         whitening = Whitening(channels, max(2, stride), stride)
         layers.append(whitening)
         side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
-    layers += [Conv3x3(channels, config.width, stride), nn.MaxPool2d(2)]
+    layers += [Conv3x3(channels, config.width, stride), MaxPool()]
     for _ in range(config.stem_layers - 1):
         layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
     halvings = len(config.stages)

@@ -17,7 +17,7 @@ from onespike.classpath import allowed
 from onespike.configs import plain
 from onespike.counting import CONVENTIONS
 from onespike.data.dataset import open_dataset
-from onespike.durable import expect_writable
+from onespike.durable import expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
 from onespike.search import study as studies
 from onespike.search.report import as_text, write_report
@@ -68,7 +68,7 @@ def search(
         KeyboardInterrupt: Somebody stopped it; what is done is kept.
     """
     studies.need_optuna()
-    out, space, given = Path(out), Path(space), dict(overrides or {})
+    out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
     _expect_numbers(trials, workers)
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)

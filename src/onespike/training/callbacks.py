@@ -142,6 +142,7 @@ class Monitor(Callback):
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Add the columns; empty ones where nothing of the epoch was left to look at."""
         self.groups = self._monitor.summary() if trainer.progress.epoch == self._epoch else []
+        self._monitor.clear()  # the epoch is over: nothing of it belongs into a checkpoint
         for number, label in enumerate(self.labels):
             group = self.groups[number] if self.groups else None
             row |= {f"{label}_{key}": getattr(group, key, None) for key in self.COLUMNS}

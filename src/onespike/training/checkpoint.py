@@ -26,7 +26,7 @@ from onespike.configs import check, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
-from onespike.durable import digest_of, read_whole, whole_folder, write_folder
+from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
@@ -134,7 +134,10 @@ class Checkpoint:
         """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
         try:
             files = _read(folder)
-            state = read_state(read_json(files.pop("state.json"), "state.json"))
+            text = files.pop("state.json")
+            state = read_state(read_json(text, "state.json"))
+            if not is_as_written(text, state):
+                raise OnespikeError("state.json is not what was written")
             digests = state.pop("sha256")
             found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
             for name, digest in (found | {"state": digest_of(state)}).items():

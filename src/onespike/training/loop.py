@@ -23,7 +23,7 @@ from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
 from onespike.data.sets import Dataset
 from onespike.durable import digest_of, held, write_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
@@ -107,6 +107,8 @@ def train(
         Stopped: Somebody stopped the run; a checkpoint was saved first.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if not isinstance(recipe, Recipe):
+        raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
     run = Run.open(out) if resume else Run(out)
     if not resume:
         run.expect_free()

@@ -83,7 +83,7 @@ class SpikeMonitor:
         ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        """Take back what `state` gave."""
+        """Take back what `state` gave; counts that cannot be are a ValueError."""
         self.clear()
         layers = [layer for layers in self._groups.values() for layer in layers]
         for layer, kept in zip(layers, state if state else [None] * len(layers), strict=True):
@@ -91,6 +91,10 @@ class SpikeMonitor:
                 device = next((one.device for one in self._network.parameters()), torch.device("cpu"))
                 fired = {one.shape: one.to(device) for one in kept["fired"]}
                 seen = {shape: int(count) for shape, count in zip(fired, kept["seen"], strict=True)}
+                for shape, spikes in fired.items():
+                    possible = (spikes >= 0) & (spikes <= seen[shape])
+                    if spikes.dtype != torch.float32 or not len(possible) or not possible.all():
+                        raise ValueError(f"expected how often each neuron fired in {seen[shape]} images")
                 self._counts[layer] = _Counts(fired, seen, int(kept["supported"]), int(kept["potentials"]))
 
     @contextmanager

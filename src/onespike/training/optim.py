@@ -1,5 +1,6 @@
 """Optimiser, schedule and Mixup (timm's), device and precision (accelerate's), chosen by a recipe."""
 
+import os
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
 
 #: What PyTorch does in one kernel for each weight, on CPU, CUDA and MPS (timm's names); on a CPU 2 to 4 times as fast.
@@ -78,4 +79,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
     AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
-    return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
+    try:
+        return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
+    except ValueError as error:  # it reads variables of the environment
+        given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_"))
+        raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error

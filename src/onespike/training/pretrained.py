@@ -12,7 +12,7 @@ Such a folder is a run to every command that does not train: evaluate, audit, ex
 from pathlib import Path
 
 from onespike.configs import expect_keys, read_json
-from onespike.durable import read_whole
+from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError
 from onespike.models.pretrained import CARD, WEIGHTS, pretrained_folder, read_weights
 from onespike.training.checkpoint import Checkpoint, ModelCard
@@ -34,7 +34,7 @@ def located(place: str | Path) -> Path:
         return pretrained_folder(text.removeprefix(PACKAGE))
     if text.startswith(HUB):
         return fetched(text.removeprefix(HUB))
-    return Path(place)
+    return path_of(place)
 
 
 def fetched(repository: str) -> Path:

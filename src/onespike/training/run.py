@@ -29,7 +29,7 @@ from onespike._version import __version__
 from onespike.configs import expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
-from onespike.durable import LOCK, csv_text, digest_of, expect_writable, read_whole, write_whole
+from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
 from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
@@ -54,7 +54,7 @@ class Run:
     """A run folder, which is there or will be."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = folder = Path(folder)
+        self.folder = folder = path_of(folder)
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
 
     @classmethod
@@ -95,12 +95,13 @@ class Run:
         try:
             if not self.is_complete:
                 return None
-            content = read_json(read_whole(path), path)
+            text = read_whole(path)
+            content = read_json(text, path)
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         expect_keys(content, _SUMMARY, str(path))
         summary = {key: value for key, value in content.items() if key != "sha256"}
-        if content.get("sha256") not in (None, digest_of(summary)):
+        if "sha256" in content and not (content["sha256"] == digest_of(summary) and is_as_written(text, content)):
             raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
         return summary
 

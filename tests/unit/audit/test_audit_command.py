@@ -133,6 +133,7 @@ def test_constants_of_ones_own(make_run, command, tmp_path: Path):
     assert json.loads(printed)["energy"]["field"]["network"]["total"] == 0
 
 
+@pytest.mark.slow
 def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.0)
     code, printed, _ = command("audit", make_run().folder, *QUICK[1:], "--scaling", "--json", "-")

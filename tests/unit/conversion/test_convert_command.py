@@ -92,6 +92,7 @@ def test_conversion_is_repeatable(ann_run, command, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     out, options = tmp_path / "snn", ("--train.batch_size", 20, "--train.device", "cpu")
     assert command("convert", ann_run.folder, "--out", out, *FAST, "--finetune", "--train.epochs", 1, *options)[0] == 0
@@ -187,6 +188,7 @@ def test_bad_input(arguments, message, ann_run, command, tmp_path, cache):
     assert contents(ann_run.folder) == before
 
 
+@pytest.mark.slow
 def test_batch_norm_is_kept_for_training_on_and_shortcuts_are_chosen(ann_run, command, tmp_path):
     train(load_recipe(str(ann_run.config), {"model.name": "resnet18", "data.limit": 60}), tmp_path / "ann")
     options = ("--shortcuts", "real", "--finetune", "--train.epochs", 1, "--train.batch_size", 20, *FAST)

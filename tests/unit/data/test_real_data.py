@@ -1,11 +1,13 @@
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from layouts import write_binary, write_parquet
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 
 
+@pytest.mark.slow
 def test_cifar10_has_the_published_statistics(shared_data):
     data = open_dataset(DataConfig("cifar10", str(shared_data / "cifar10")))
     assert [len(data.train), len(data.validation), len(data.test)] == [45_000, 5_000, 10_000]

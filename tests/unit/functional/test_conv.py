@@ -47,6 +47,32 @@ def test_gradients_equal_pytorchs(shape, threads) -> None:
         assert (one.double() - other).norm() <= 4e-3 * other.norm() + 1e-6  # a bfloat16 has 8 digits
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_spikes_are_kept_as_bits_and_give_the_same_gradients(shape) -> None:
+    images, inputs, side_y, side_x, outputs = shape
+    torch.manual_seed(0)
+    spikes = (torch.rand(images, inputs, side_y, side_x) < 0.3).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(outputs, inputs, 3, 3).bfloat16()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        conv3x3(spikes.requires_grad_(), weight.requires_grad_())
+    assert kept[0].nbytes == -(-spikes.numel() // 32) * 4
+    whole = gradients(conv3x3, spikes, weight)
+    exact = gradients(lambda *t: conv2d(*t, padding=1), spikes.double(), weight.double())
+    for one, other in zip(whole, exact, strict=True):
+        assert (one.double() - other).norm() <= 4e-3 * other.norm() + 1e-6
+
+
+@pytest.mark.parametrize("odd", [0.5, -1.0, 2.0, -0.0, float("nan")])
+def test_what_is_no_spike_is_kept_whole(odd) -> None:
+    x = torch.ones(2, 3, 5, 5).bfloat16().contiguous(memory_format=torch.channels_last)
+    x[1, 2, 4, 4] = odd  # the last of an odd number
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
+        conv3x3(x, torch.randn(4, 3, 3, 3).bfloat16().requires_grad_())
+    assert kept[0] is x or torch.equal(kept[0].nan_to_num(9), x.nan_to_num(9))
+
+
 def test_the_next_convolution_is_not_disturbed() -> None:
     """oneDNN sets the tiles up for itself, and may count on finding them so."""
     torch.manual_seed(0)

@@ -65,15 +65,15 @@ def test_firing_equals_its_parts(surrogate, width, population, shape, monkeypatc
         torch.testing.assert_close(fast[name], expected, rtol=1e-10, atol=1e-10, msg=name)
 
 
+@pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("momentum", [0.1, 0.6, None])
-def test_batch_norm_equals_pytorchs(momentum, monkeypatch) -> None:
+def test_batch_norm_equals_pytorchs(momentum, affine, monkeypatch) -> None:
     results = []
     for slow in (False, True):
         torch.manual_seed(0)
-        norm = BatchNorm(17, momentum=momentum).double()
-        with torch.no_grad():
-            norm.weight.normal_()
-            norm.bias.normal_()
+        norm = BatchNorm(17, momentum=momentum, affine=affine).double()
+        for parameter in norm.parameters():
+            nn.init.normal_(parameter)
         for seed in range(2):
             found = run(norm, currents(6, 17, 5, 7, seed=seed), slow, monkeypatch)
         results.append(found)

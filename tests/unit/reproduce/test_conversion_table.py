@@ -51,6 +51,7 @@ def table(tmp_path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((tmp_path / "results" / "conversion-resmlp12-digits.csv").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_the_network_and_its_conversions_stand_side_by_side(ann: Path, tmp_path: Path):
     conversion(ann, **arguments(tmp_path, time_steps=(1, 2), populations=(3,)))
     rows = table(tmp_path)

@@ -108,6 +108,7 @@ def test_no_values_are_tried_twice_as_long_as_there_are_others(study, tmp_path, 
     assert len(tried(study, "")) == 5
 
 
+@pytest.mark.slow
 def test_a_trial_that_kills_its_process_each_time_is_given_up(study, tmp_path, alive):
     for number in range(studies.DEATHS):
         claim(study, SPACE, 1, tmp_path, str(number))

@@ -179,6 +179,7 @@ def free(digits) -> Path:
     return digits("free", rate_penalty=1e-12)
 
 
+@pytest.mark.slow
 def test_the_penalty_lowers_the_rates(digits, free):
     last, before = metrics(digits("penalised", rate_penalty=3.0))[-1], metrics(free)[-1]
     assert float(last["synaptic_operations"]) < 0.8 * float(before["synaptic_operations"])
@@ -186,6 +187,7 @@ def test_the_penalty_lowers_the_rates(digits, free):
     assert sum(float(last[name]) for name in rates) < sum(float(before[name]) for name in rates)
 
 
+@pytest.mark.slow
 def test_the_budget_is_kept(digits, free):
     unpenalised = float(metrics(free)[-1]["energy_uj"])
     least = 1e6 * CostMeter(load(free)).least

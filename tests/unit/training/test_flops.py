@@ -83,6 +83,7 @@ def test_blocks_that_run_again_are_counted_again(small):
     assert again - plain == 2 * inside * 16
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_counting_and_one_that_starts_from_weights_knows_theirs(small, tmp_path, monkeypatch):
     recipe, step = small(), Trainer.step
     straight = train(recipe, tmp_path / "straight")

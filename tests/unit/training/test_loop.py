@@ -117,7 +117,7 @@ def test_running_blocks_again_trains_the_same_weights(small):
 
 
 def test_an_artificial_network_has_no_blocks_to_run_again(small):
-    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of blocks .* got resnet18"):
+    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of the library, .* got resnet18"):
         set_up(replace(small(train__recompute=True), model=model_config("resnet18")))
     for option in ("train__rate_penalty", "train__energy_budget"):
         with pytest.raises(OnespikeError, match=r"train.recompute and train.rate_penalty .* set only one"):

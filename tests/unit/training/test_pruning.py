@@ -37,6 +37,7 @@ def test_each_stage_has_one_time_step_less_and_starts_from_the_best_weights_befo
         assert summary == Run.open(tmp_path / f"T{steps}").summary
 
 
+@pytest.mark.slow
 def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, monkeypatch):
     recipe, step = small(train__epochs=1), Trainer.step
     straight = prune_time(recipe, 2, tmp_path / "straight")

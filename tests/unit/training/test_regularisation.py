@@ -100,6 +100,7 @@ def test_potentials_handed_on_get_their_gradient(small):
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"train__recompute": True}, {"train__accumulate": 2}])
 def test_training_with_it_leaves_fewer_potentials_between_0_and_the_threshold(small, tmp_path, options):
     found = {}

@@ -36,6 +36,10 @@ OTHERS = {
     "lookahead": {"train__optimizer": "lookahead_nesterov", "train__norm_lr_factor": 8.0},
     "lookahead muon": {"train__optimizer": "lookahead_muon", "train__lr": 0.002},
 }
+#: Those of `make test`, stopped between two epochs.
+QUICK = ("all", "int8", "muon")
+#: Where runs whose images change are stopped: in each size of the images, and between two epochs.
+PLACES = [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(13, marks=pytest.mark.slow)]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -62,7 +66,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
-        pytest.param(overrides, steps, id=f"{steps}-{name}", marks=[pytest.mark.slow] * (name in OTHERS and steps != 8))
+        pytest.param(
+            overrides, steps, id=f"{steps}-{name}", marks=[pytest.mark.slow] * (name not in QUICK or steps != 8)
+        )
         for steps in (3, 8, 11)  # within an epoch of 8 steps, at its very end, in the second one
         for name, overrides in {"plain": {}, "all": EVERYTHING, **OTHERS}.items()
     ],
@@ -88,7 +94,7 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
     assert tables[0] == tables[1]
 
 
-@pytest.mark.parametrize("steps", [3, 8, 13])  # in each size of the images, and between two epochs
+@pytest.mark.parametrize("steps", PLACES)
 @pytest.mark.parametrize("policy", ["", "original"], ids=["batches", "singly"])
 def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, policy, steps, tmp_path, monkeypatch):
     images = {"data__flip": 0.5, "data__alternate_flip": True, "data__cutout": 8, "data__crop_fill": "reflect"}
@@ -241,6 +247,7 @@ def test_a_run_without_a_checkpoint_starts_anew(small, tmp_path):
     assert run.has_checkpoint()
 
 
+@pytest.mark.slow
 def test_sigterm_to_the_whole_group_saves_with_workers_running(small, tmp_path):
     recipe = small(train__epochs=500, data__auto_augment="original", data__workers=1)
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
@@ -293,6 +300,7 @@ def test_a_new_run_starts_from_old_weights(small, tmp_path):
     assert not (tmp_path / "wrong").exists()
 
 
+@pytest.mark.slow
 def test_a_new_run_that_is_killed_in_its_first_step_goes_on_from_the_old_weights(small, tmp_path, monkeypatch):
     recipe, step = small(train__epochs=1), Trainer.step
     train(recipe, tmp_path / "old")

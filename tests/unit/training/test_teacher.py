@@ -145,7 +145,7 @@ def test_features_of_blocks_that_run_again_are_compared_all_the_same(small, taug
     assert all(torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-12) for name in weights[0])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     recipe = small(
         train__teacher="twin", train__teacher_features=0.5, train__precision=precision, train__rate_penalty=0.1
@@ -176,7 +176,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "step", counted)
 
 
-@pytest.mark.parametrize("start", [False, True], ids=["fresh", "init_from"])
+@pytest.mark.parametrize("start", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fresh", "init_from"])
 def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(small, tmp_path, monkeypatch, start):
     recipe = small(train__teacher="twin", train__teacher_features=0.5, train__ema=0.9)
     init_from = None
@@ -305,6 +305,7 @@ def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
         set_up(small(train__teacher="timm:any"), data=colour)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_takes_any_size_may_have_been_trained_at_another(small, tmp_path):
     recipe = replace(small(train__epochs=1), model=model_config("resnet18"))
     train(recipe, tmp_path / "run", quiet=True)

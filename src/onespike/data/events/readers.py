@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from onespike.data.events.prophesee import read_hdf5, read_raw
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
@@ -158,6 +159,9 @@ READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
     ".bin": read_mnist,
     ".aedat": read_aedat,
     ".aedat4": read_aedat4,
+    ".raw": read_raw,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
 }
 
 

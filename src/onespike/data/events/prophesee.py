@@ -1,0 +1,118 @@
+"""From the bytes of a Prophesee camera to a recording: `.raw` in EVT 2 or EVT 3, and HDF5.
+
+The formats are those of the Metavision SDK's documentation. The package that reads `.raw` elsewhere, expelliarmus,
+never returns from a file that is cut off; tests compare with it on whole ones.
+"""
+
+import io
+import re
+from typing import Any
+
+import numpy as np
+
+from onespike.data.events.stream import Sensor, recording
+from onespike.data.sources.files import Files
+from onespike.durable import MOST
+from onespike.errors import OnespikeError
+
+_VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
+#: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
+_GROUPS = ("events", "CD/events", "/")
+
+
+def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read a `.raw`: lines that begin with %, then words of 32 (EVT 2) or 16 bits (EVT 3)."""
+    data, origin, at = files.read(name), files.where(name), 0
+    while data[at : at + 1] == b"%":
+        at += len(data[at:].partition(b"\n")[0]) + 1
+        if data[:at].endswith(b"% end\n"):
+            break
+    version = _VERSION.search(data[:at])
+    if not version or version[1] not in (b"2.0", b"3.0"):
+        found = f"EVT {version[1].decode()}" if version else "no version in its header"
+        raise OnespikeError(f"{origin}: {found}; expected EVT 2.0 or 3.0, of a Prophesee camera; convert it")
+    kind, decode = (np.dtype("<u4"), _evt2) if version[1] == b"2.0" else (np.dtype("<u2"), _evt3)
+    if (len(data) - at) % kind.itemsize:
+        what = f"truncated, {len(data) - at:,} bytes of events; expected words of {kind.itemsize} bytes"
+        raise OnespikeError(f"{origin}: {what}; download it again")
+    return recording(decode(np.frombuffer(data, kind, offset=at).astype(np.int64), origin), sensor, origin)
+
+
+def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
+    """Read an HDF5 with arrays x, y, t (microseconds), p in `events`, in `CD/events`, or at its root."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
+    origin = files.where(name)
+    try:
+        with h5py.File(io.BytesIO(files.read(name)), "r") as file:
+            found: Any = next((file[group] for group in _GROUPS if group in file), {})
+            keys = found.dtype.names or () if isinstance(found, h5py.Dataset) else found
+            if missing := [key for key in "txyp" if key not in keys]:
+                raise ValueError(f"{missing[0]} is missing")
+            columns = [found] if isinstance(found, h5py.Dataset) else [found[key] for key in "txyp"]
+            if (size := max(one.nbytes for one in columns)) > MOST:
+                raise ValueError(f"{size:,} bytes come out of it")
+            arrays = [np.asarray(found[key][:]) for key in "txyp"]
+    except OnespikeError:
+        raise
+    except Exception as error:  # on damaged bytes the library raises nearly anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        expected = f"expected arrays x, y, t, p in one of {', '.join(_GROUPS)}, in no compression but gzip"
+        raise OnespikeError(f"{origin}: not read as HDF5 ({reason}); {expected}; convert it") from None
+    return recording(arrays, sensor, origin)
+
+
+def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
+    """Times, x, y and polarities: words of 4 bits of kind; an event has 6 bits of time, 11 of x, 11 of y."""
+    kinds = words >> 28
+    _expect_known(kinds, (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), origin)
+    high = _last(words & 0x0FFFFFFF, kinds == 0x8)
+    at = kinds <= 1
+    event = words[at]
+    return [(high[at] << 6) + (event >> 22 & 0x3F), event >> 11 & 0x7FF, event & 0x7FF, kinds[at]]
+
+
+def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
+    """Times, x, y and polarities: words of 4 bits of kind; time, row and base stay until the next word sets them."""
+    kinds, values = words >> 12, words & 0xFFF
+    _expect_known(kinds, (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF), origin)
+    y, base = _last(values & 0x7FF, kinds == 0x0), _last(values, kinds == 0x3)
+    clock = np.flatnonzero((kinds == 0x6) | (kinds == 0x8))
+    is_high, ticks = kinds[clock] == 0x8, values[clock]
+    highs = ticks[is_high]
+    turns = np.cumsum(np.diff(highs, prepend=highs[:1]) < 0)  # 24 bits of microseconds are 16.8 s
+    high, low = np.zeros_like(ticks), np.where(is_high, 0, ticks)  # a new high begins at a low of 0
+    high[is_high] = (turns << 24) + (highs << 12)
+    carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low turns over
+    times = _last(high - (carried << 12), is_high) + (carried << 12) + low
+    t = np.zeros_like(words)
+    t[clock] = times
+    t = _last(t, (kinds == 0x6) | (kinds == 0x8))
+    # Vectors of 12 and of 8 pixels follow one another to the right of the base.
+    width = np.where(kinds == 0x4, 12, np.where(kinds == 0x5, 8, 0))
+    before = np.cumsum(width) - width
+    left = (base & 0x7FF) + before - _last(before, kinds == 0x3)
+    vectors = np.flatnonzero(width)
+    bit = np.arange(12)
+    set_bits = (values[vectors, None] >> bit & 1).astype(bool) & (bit < width[vectors, None])
+    row, column = np.nonzero(set_bits)
+    single, many = np.flatnonzero(kinds == 0x2), vectors[row]
+    order = np.argsort(np.concatenate([single, many]), kind="stable")
+    x = np.concatenate([values[single] & 0x7FF, left[many] + column])
+    p = np.concatenate([values[single] >> 11, base[many] >> 11])
+    at = np.concatenate([single, many])[order]
+    return [t[at], x[order], y[at], p[order]]
+
+
+def _last(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """At each place the value of the last place so far that is in `where`; 0 before the first."""
+    place = np.maximum.accumulate(np.where(where, np.arange(len(values)), -1)) if len(values) else values
+    return np.where(place >= 0, values[place], 0)
+
+
+def _expect_known(kinds: np.ndarray, known: tuple[int, ...], origin: str) -> None:
+    if len(wrong := np.flatnonzero(~np.isin(kinds, known))):
+        found = f"word {wrong[0]:,} is of kind {kinds[wrong[0]]:#x}"
+        raise OnespikeError(f"{origin}: {found}; expected kinds that its version has; download it again")
