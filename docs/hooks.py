@@ -172,13 +172,17 @@ def models() -> str:
         lines += [f"## {title.rstrip('.')}", "", *more, ""]
         lines += ["| model | weights | multiply-accumulates | on real numbers | measured | recipes |"]
         lines += ["|---|--:|--:|--:|---|---|"]
+        deeper = list[str]()
         for name in family.variants:
+            if name not in counted:
+                deeper.append(f"`{name}` ({weights(name):,})")
+                continue
             links = ", ".join(f"[{one}](recipes.md#{one.replace('/', '')})" for one in trained.get(name, []))
-            operations = (
-                [f"{int(counted[name][key]):,}" for key in list(counted[name])[2:]] if name in counted else ["", ""]
-            )
+            operations = [f"{int(one):,}" for one in list(counted[name].values())[2:]]
             cells = [f"`{name}`", f"{weights(name):,}", *operations, "; ".join(found.get(name, [])), links]
             lines.append(f"| {' | '.join(cells)} |")
+        if deeper:
+            lines += ["", f"Deeper, the same blocks more often, and their weights: {', '.join(deeper)}."]
         lines.append("")
     return "\n".join(lines)
 

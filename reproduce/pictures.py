@@ -263,12 +263,13 @@ def step_shares(results: Path) -> Figure:
     figure, axis = plain_figure(9, 1.6 + 0.5 * len(steps))
     left, tab20 = [0.0] * len(steps), colormaps["tab20"]
     for number, (kind, widths) in enumerate(shares.items()):
-        # Strong colours first, then pale ones.
+        pale = number > 9 or kind == "the rest"
         colour = "#d0d0d0" if kind == "the rest" else tab20(2 * number % 20 + number // 10)
         axis.barh(range(len(steps)), widths, 0.65, left, color=colour, label=kind)
         for place, (start, width) in enumerate(zip(left, widths, strict=True)):
             if width >= 5:
-                axis.text(start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=8, color="white")
+                style: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8}
+                axis.text(start + width / 2, place, f"{width:.0f}", color="black" if pale else "white", **style)
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axis.set_yticks(range(len(steps)), [name.replace(", bf16", "") for name in steps])
     axis.invert_yaxis()

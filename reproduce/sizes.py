@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from onespike.audit import audit_model
-from onespike.models import MODELS, model_config
+from onespike.counting import count_operations
+from onespike.models import MODELS, create_model
 from onespike.search.drawing import plain_figure
 from reproduce.report import Table, write_report
 
@@ -24,11 +24,12 @@ def models(out: Path = Path("results")) -> None:
     rows = []
     for name in names:
         torch.manual_seed(0)
-        counted = audit_model(model_config(name), images=1, device="cpu", latency=False).operations
+        network = create_model(name, num_classes=10, in_channels=3, image_size=32)
+        counted = count_operations(network, [torch.randn(1, 3, 32, 32)])
         rows.append([name, counted.weights, round(counted.macs), round(counted.macs_of("real"))])
     columns = {"model": "", "weights": ",d", "multiply-accumulates": ",d", "of these on real numbers": ",d"}
     about = (
-        "Of images of 32x32 pixels in colour (conv-tiny: grey) and ten classes, all options as by default. "
+        "Of images of 32x32 pixels in colour and ten classes, all options as by default. "
         "Multiply-accumulates are dense: what the layers would take if nothing were skipped. Those on real numbers "
         "are multiplied; of the others only those are added at which a spike arrives. Of the paper's networks those of "
         "12 blocks are here: deeper ones have the same blocks, more often."
