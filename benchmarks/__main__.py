@@ -25,6 +25,7 @@ from onespike.errors import OnespikeError, unknown
 from onespike.models import model_config
 from onespike.models.registry import family
 from onespike.training.run import Run
+from reproduce.report import provenance
 
 Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
@@ -34,7 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "infer": {"vs": "", "model": "conv12", "preset": "modern", "batch": 64, "precision": "bf16", "json": None},
     "unit": {"vs": "", "batch": 128, "json": None},
     "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
-    "engine": {"run": None, "images": 1000, "json": None, "out": "engine.md"},
+    "engine": {"run": None, "images": 1000, "out": "engine.md"},
     "scaling": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "out": "scaling"},
 }
 
@@ -73,9 +74,9 @@ def benchmark(
 
     Args:
         task: train (a step of the optimiser), infer, unit (neurons alone, and the conv unit; forward and backward),
-            data (the input path against the step), scaling (threads, batch, width, image size), engine (a trained
-            network by our integer engine, ONNX Runtime and OpenVINO, at batch 1, 8 and 64).
-        run: A run folder, for engine alone.
+            data (the input path against the step), scaling (threads, batch, width, image size), engine (trained
+            networks by our integer engine, ONNX Runtime and OpenVINO, at batch 1, 8 and 64).
+        run: Run folders, by commas, for engine alone.
         vs: Whom to compare with: sequential, recompute, spikingjelly, snntorch, …, by commas.
         model: A registered model; by default conv12.
         preset: Its preset; by default modern for infer, else paper.
@@ -87,7 +88,8 @@ def benchmark(
         gemm: Sides of the square products to try, such as [1024,2048].
         json: A file for the records; - prints them.
         images: Test images for engine's accuracies; by default 1000.
-        out: Folder for scaling's CSV and picture, by default scaling; file for engine's table, by default engine.md.
+        out: Folder for scaling's CSV and picture, by default scaling; file for engine's tables, by default
+            engine.md, with engine-RUN.json beside it.
     """
     given = {
         "vs": vs,
@@ -183,14 +185,15 @@ def _names(listed: str) -> list[str]:
 
 
 def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
-    """Compare engines on a trained network; write the table, and the numbers if asked."""
-    found = compare_engines(Run.open(values["run"]), values["images"], rounds)
-    facts = ", ".join(f"{key} {value}" for key, value in describe().items() if value is not None)
-    table = f"{found.markdown()}\n{facts}\n"
-    console.print(table, markup=False, soft_wrap=True)
-    save_text(table, Path(values["out"]))
-    if values["json"]:
-        save_json(found.to_json() | {"machine": describe()}, values["json"])
+    """Compare engines on trained networks; write the table of each, and its numbers beside it."""
+    out, parts, facts = Path(values["out"]), ["# Engines side by side"], describe()
+    for run in map(Path, _names(values["run"])):
+        found = compare_engines(Run.open(run), values["images"], rounds)
+        console.print(found.markdown(), markup=False, soft_wrap=True)
+        parts.append(f"## {run.name}\n\n{found.markdown().rstrip()}")
+        save_json(found.to_json() | {"machine": facts}, str(out.with_name(f"{out.stem}-{run.name}.json")))
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("onnxruntime", "openvino") if facts[name])
+    save_text("\n\n".join([*parts, f"{provenance()}\n- {versions}"]) + "\n", out)
     return 0
 
 

@@ -4,9 +4,11 @@ All of it comes from the package and from results/, so that no page has to repea
 """
 
 import csv
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,21 @@ from typing import Any
 import torch
 from docstring_parser import parse
 
+from onespike.cli.demo import PRETRAINED
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
+from onespike.demo import build
+from onespike.demo.runtime import runtime
+from onespike.errors import OnespikeError
+from onespike.exporting.onnx import expect_packages
 from onespike.models import MODELS, create_model
 from onespike.models.pretrained import pretrained_names, pretrained_summary
 from onespike.neurons import NeuronConfig
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import FOLDER, load_recipe, recipe_names
+from onespike.training.run import Run
 
+log = logging.getLogger("mkdocs.hooks")
 ROOT = Path(__file__).parents[1]
 #: The families of models. `reproduce` registers a network of SpikingJelly's besides.
 OURS = [
@@ -56,6 +65,9 @@ ROOMS = {
     "demo": "Demo",
     "inference": "Engines",
 }
+#: Where the page about the demo offers it, and how.
+DEMO = "<!-- demo -->"
+OFFER = '**<a href="demo/index.html">Draw a digit</a>**: what the command opens, for a network of the digits.'
 #: What registered models are built for: image side, classes.
 SIDE, CLASSES = 32, 10
 
@@ -257,5 +269,23 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Fill in the tables, and lead links to where things are in the site."""
-    return with_tables(markdown).replace("](../results/", "](results/").replace("](../docs/", "](../")
+    """Fill in the tables, lead links to where things are in the site, and offer the demo if it is there."""
+    page = with_tables(markdown).replace("](../results/", "](results/").replace("](../docs/", "](../")
+    return page.replace(DEMO, OFFER) if DEMO in page and has_runtime() else page
+
+
+@cache
+def has_runtime() -> bool:
+    """Whether the demo can be built: ONNX Runtime for browsers is in the cache, or can be fetched."""
+    try:
+        expect_packages()
+        return bool(runtime())
+    except OnespikeError as error:
+        log.info("without the demo: %s", error)
+        return False
+
+
+def on_post_build(config: Any) -> None:
+    """Put the demo of the package's network of the digits beside the pages, in demo/."""
+    if has_runtime():
+        build(Run.open(PRETRAINED), Path(config.site_dir) / "demo")

@@ -69,9 +69,11 @@ def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]
     @functools.wraps(function)
     def command(**values: Any) -> int:
         files = function(**values) or name
-        table = values["out"] / f"{files}.md"
-        beside = f"the table is {table}, with {files}.csv and {files}.png beside it"
-        print(beside if table.is_file() else f"the pictures are in {values['out']}")
+        table, beside = values["out"] / f"{files}.md", [f"{files}.csv", f"{files}.png"]
+        with_them = (
+            f", with {' and '.join(beside)} beside it" if all((values["out"] / one).is_file() for one in beside) else ""
+        )
+        print(f"the table is {table}{with_them}" if table.is_file() else f"the pictures are in {values['out']}")
         return 0
 
     return command

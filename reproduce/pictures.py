@@ -1,6 +1,7 @@
 """The pictures of the documentation: the method, drawn by its own code, and results, from the committed tables."""
 
 import csv
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
 from onespike.functional import charge_and_fire, fuse, partition, recompose
 from onespike.neurons.integrate_fire import IntegrateFire
+from onespike.neurons.watch import Fired, watch_neurons
 from onespike.search.drawing import plain_figure
+from onespike.training.run import Run
 
 WINDOWS = ("top left", "top right", "bottom left", "bottom right")
 BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
@@ -89,6 +92,33 @@ def potentials() -> Figure:
         axis.spines[["top", "right"]].set_visible(False)
     pair[0].set(ylabel="potential V of a neuron", ylim=(0, 0.86))
     pair[1].legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
+def spikes() -> Figure:
+    """What the package's network of the digits fires for one test image, neuron by neuron, and its answer."""
+    run, fired = Run.open("pretrained:digits-spiking-vgg-xs"), list[Fired]()
+    checkpoint, test = run.checkpoint("best"), run.dataset().test
+    pixels = torch.tensor(test[3][0], dtype=torch.float32).movedim(-1, 0)[None] / 255
+    (mean,), (std,) = checkpoint.card.mean, checkpoint.card.std
+    with torch.no_grad(), watch_neurons(network := checkpoint.network(), fired.append):
+        chances = network((pixels - mean) / std).softmax(1)[0]
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    axes = figure.subplots(1, 2 + len(fired), width_ratios=(1, *[1.35] * len(fired), 0.9))
+    _map(axes[0], 1 - pixels, "the image")
+    for number, (axis, call) in enumerate(zip(axes[1:-1], fired, strict=True), 1):
+        maps = call.spikes.flatten(0, -4)[0]  # (C, H, W)
+        columns = math.ceil(len(maps) ** 0.5)
+        framed = nn.functional.pad(maps, (0, 1, 0, 1, 0, -len(maps) % columns), value=0.35)  # a line between two maps
+        tiled = framed.unflatten(0, (-1, columns)).movedim(1, 2).flatten(2).flatten(0, 1)
+        axis.imshow(tiled.numpy(), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        axis.set_title(f"layer {number}: {maps.mean():.0%} fire", fontsize=9)
+        axis.set_xlabel("{} maps of {}x{}".format(*maps.shape), fontsize=8)
+        axis.set(xticks=[], yticks=[])
+    axes[-1].barh(range(len(chances)), chances.tolist(), color=BLUE)
+    axes[-1].set(xlim=(0, 1), xticks=[], yticks=range(len(chances)), ylim=(9.6, -0.6))
+    axes[-1].set_title("the answer", fontsize=9)
+    axes[-1].spines[["top", "right", "bottom"]].set_visible(False)
     return figure
 
 
@@ -255,6 +285,7 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
 
 #: Pictures by the name of their file: of the method, and of results.
 METHOD: dict[str, Callable[[], Figure]] = {
+    "spikes": spikes,
     "windows": windows,
     "potentials": potentials,
     "fusion": fusion,

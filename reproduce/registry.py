@@ -8,6 +8,7 @@ from reproduce.choices import CHOICES
 from reproduce.complexity import complexity
 from reproduce.conversion import conversion
 from reproduce.energy import energy
+from reproduce.exports import exports
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
@@ -40,5 +41,6 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "events": EVENTS,
     "time": TIME,
     "energy": energy,
+    "exports": exports,
     "pictures": pictures,
 }

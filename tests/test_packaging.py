@@ -90,6 +90,8 @@ def test_the_readme_has_no_link_that_leads_nowhere_on_an_index(wheel: zipfile.Zi
     (name,) = (name for name in wheel.namelist() if name.endswith("/METADATA"))
     page = Parser().parsestr(wheel.read(name).decode()).get_payload()
     assert "# onespike" in page
+    assert "![" not in page
+    assert "\n!" not in page
     assert [link for link in re.findall(r"\]\(([^)]+)\)", page) if not link.startswith("https://")] == []
 
 

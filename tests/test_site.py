@@ -43,6 +43,7 @@ def test_every_page_is_readable_on_a_phone(site: tuple[Path, str], scheme: str, 
     page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
     page.on("request", lambda one: one.url.startswith((url, "data:", "blob:")) or complaints.append(one.url))
     pages = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.html") if path.name != "404.html")
+    pages = [one for one in pages if one != "demo/index.html"]  # it has tests of its own
     assert {"index.html", "options.html", "recipes.html", "models.html", "api/neurons.html"} < set(pages)
     backgrounds = set()
     for one in pages:
@@ -65,6 +66,30 @@ def test_search_finds(site: tuple[Path, str], word: str, browser: Any) -> None:
     page.locator("input.md-search__input").fill(word)
     page.wait_for_selector(".md-search-result__item a")
     assert word in page.locator(".md-search-result__item").first.inner_text().lower()
+
+
+def test_tutorials_show_what_their_code_gave(site: tuple[Path, str], browser: Any) -> None:
+    page = browser.new_page()
+    notebooks = sorted((ROOT / "docs" / "tutorials").glob("*.ipynb"))
+    assert len(notebooks) == 6
+    for notebook in notebooks:
+        page.goto(f"{site[1]}tutorials/{notebook.stem}.html")
+        assert page.locator("article .output").count() >= 2
+        drawn = page.locator("article img").all()
+        assert all(one.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100 for one in drawn)
+        assert len(drawn) >= (notebook.name[0] != "5")
+        download = page.locator("article a[download]").get_attribute("href")
+        assert (site[0] / "tutorials" / download).read_bytes() == notebook.read_bytes()
+
+
+def test_the_demo_is_offered_and_answers(site: tuple[Path, str], browser: Any) -> None:
+    if not (site[0] / "demo").exists():
+        pytest.skip("ONNX Runtime for browsers is not in the cache and cannot be fetched")
+    page = browser.new_page()
+    page.goto(site[1] + "demo.html")
+    page.click("text=Draw a digit")
+    page.wait_for_selector("body[data-answered='2']", timeout=120_000)
+    assert page.inner_text("#answer b") in "0123456789"
 
 
 def test_it_holds_every_option_recipe_model_and_public_name(site: tuple[Path, str]) -> None:

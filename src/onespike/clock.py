@@ -1,36 +1,35 @@
 """The one way to time: functions in turns, after a warm-up; and how busy the machine was meanwhile."""
 
-import math
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 #: A function is called so often before the clock is read, unless that takes so many seconds.
 CALLS, WARM_UP = 3, 1.0
 #: Cores that others may use before a machine counts as busy; share of one core that a process gets on an idle one.
 OTHERS, OWN = 0.3, 0.8
-_STARTED = time.perf_counter()
+#: How psutil calls the time that a core is at work; "user" holds its guests', too.
+AT_WORK = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
 @dataclass
 class Machine:
     """How busy the machine was while something ran."""
 
-    cpu: float = 0.0  # processor seconds of this process in each second
-    load: float | None = None  # load average over the last minute, this process included; None where there is none
-    others: float | None = None  # cores that others used, as far as the load average tells; None likewise
+    cpu: float = 0.0  # processor seconds of this process in each second, all its threads together
+    others: float = 0.0  # of all other processes
     threads: int = 1  # threads that this process computes with
     waits: bool = False  # whether an accelerator computes, so that this process may well wait
 
     @property
     def busy(self) -> str | None:
         """Why a time taken meanwhile is not to be trusted; None if it is."""
-        if self.others is not None and self.others > OTHERS:
-            return f"others used about {self.others:.1f} cores (load average {self.load:.1f})"
+        if self.others > OTHERS:
+            return f"others used {self.others:.1f} cores"
         # Below one core for one thread. More threads wait for each other on small batches, busy machine or not.
         if not self.waits and self.cpu < OWN:
             return f"this process got {self.cpu:.2f} of a core for {self.threads} threads"
@@ -41,15 +40,17 @@ class Machine:
 def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
     """Watch the machine while something is timed on a device; what is yielded is filled in at the end."""
     machine = Machine(threads=torch.get_num_threads(), waits=torch.device(device).type != "cpu")
-    began, spent = time.perf_counter(), time.process_time()
+    began, spent, by_all = time.perf_counter(), time.process_time(), _processors_seconds()
     yield machine
-    machine.cpu = (time.process_time() - spent) / max(time.perf_counter() - began, 1e-9)
-    with suppress(AttributeError, OSError):  # Windows has no load average
-        machine.load = os.getloadavg()[0]
-        # The average follows what runs with a delay of a minute: of this process it shows a part while that is young.
-        age = time.perf_counter() - _STARTED
-        own = max(machine.cpu, time.process_time() / age) * (1 - math.exp(-age / 60))
-        machine.others = max(0.0, machine.load - own)
+    seconds = max(time.perf_counter() - began, 1e-9)
+    machine.cpu = (time.process_time() - spent) / seconds
+    machine.others = max(0.0, (_processors_seconds() - by_all) / seconds - machine.cpu)
+
+
+def _processors_seconds() -> float:
+    """Seconds that all cores have been at work since the machine was started, for whomever."""
+    times = psutil.cpu_times()
+    return sum(getattr(times, kind, 0.0) for kind in AT_WORK)
 
 
 def interleaved(

@@ -38,9 +38,12 @@ def small(name: str) -> nn.Module:
 def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = export(small(name), tmp_path / "out", ("pt2", "onnx"), images=images)
-    assert made.holds, made.parity
-    assert all(proof.largest_logit > 0 for proof in made.parity)
+    network = small(name)
+    made = export(network, tmp_path / "fp32", ("pt2", "onnx"), images=images)
+    rounded = export(network, tmp_path / "int8", "onnx", images=images, weights="int8")
+    for proof in (*made.parity, *rounded.parity):
+        assert proof.holds, proof
+        assert proof.largest_logit > 0
 
 
 @pytest.mark.parametrize("name", ["conv12", "spiking-vgg-xs"])

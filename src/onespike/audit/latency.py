@@ -33,7 +33,7 @@ class Latency:
     device: str  # where it ran
     threads: int  # threads of the CPU
     cpu: float  # processor seconds of this process in each second meanwhile
-    load: float | None  # the system's load average, this process included; None where it has none
+    others: float  # of all other processes
     busy: str | None  # why the time is not to be trusted: what else the machine did; None if it is
 
     @property
@@ -73,7 +73,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
         memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
         dtype=str(images.dtype).removeprefix("torch."),
         device=str(images.device),
-        **{name: getattr(machine, name) for name in ("threads", "cpu", "load", "busy")},
+        **{name: getattr(machine, name) for name in ("threads", "cpu", "others", "busy")},
     )
 
 

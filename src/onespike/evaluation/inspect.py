@@ -17,6 +17,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
 from onespike.functional import Surrogate, window_side
+from onespike.models import Network
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
 from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
@@ -225,7 +226,7 @@ def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[
     """Run a network on one image (1, C, H, W), once: its logits (K,), and what its neurons saw and did."""
     seen: dict[str, list[Fired]] = defaultdict(list)
     received: dict[nn.Module, list[Tensor]] = defaultdict(list)
-    blocks = network.blocks() if hasattr(network, "blocks") else []  # type: ignore[operator]
+    blocks = network.blocks() if isinstance(network, Network) else []
     with ExitStack() as stack:
         for block in blocks:
             hook = block.fc.register_forward_pre_hook(lambda fc, inputs: received[fc].append(inputs[0]))

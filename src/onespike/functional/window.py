@@ -115,7 +115,7 @@ class _Recompose(torch.autograd.Function):
     @staticmethod
     def forward(windows: Tensor, size: int) -> Tensor:
         overlap = 2 * windows.shape[-1] - size
-        if not overlap:
+        if not overlap and not torch.compiler.is_compiling():  # a graph would scatter, index by index
             return _add_corners(windows, size)
         pairs = windows[:2], windows[2:]
         upper, lower = (_condense(left, right, overlap, dim=-1) for left, right in pairs)  # (B, C, M, L)

@@ -32,6 +32,17 @@ def check_supported(config: OnespikeConfig) -> None:
         )
 
 
+def takes(network: nn.Module) -> bool:
+    """Whether the engine can run a network."""
+    if not isinstance(network, Network):
+        return False
+    try:
+        check_supported(network.config)
+    except OnespikeError:
+        return False
+    return True
+
+
 class Engine(nn.Module):
     """A trained network, for inference on a CPU.
 

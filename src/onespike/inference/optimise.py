@@ -1,32 +1,41 @@
-"""From a run to an engine, and what the change costs and brings: accuracy, spikes, latency."""
+"""From a run to an engine, and what the change costs and brings: accuracy, spikes, latency.
+
+The paper's networks are run by our own engine, all others by ONNX Runtime or OpenVINO, whichever is faster: each is the
+fastest there is for its networks (docs/speed.md).
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
-from onespike.clock import interleaved
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.inference.engine import PRECISIONS, Engine
+from onespike.exporting.onnx import FILE, expect_packages
+from onespike.inference.compare import Candidate, Comparison, compare
+from onespike.inference.engine import PRECISIONS, Engine, takes
 from onespike.inference.layers import Fire
-from onespike.inference.storage import load_engine, save_engine
-from onespike.models import Network, expect_blocks
+from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
+from onespike.inference.storage import load_engine, save_engine, save_runtime
+from onespike.models import Network
 from onespike.neurons import Neuron
+from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run, channels_last
 
+Precision = Literal["auto", "int8", "int16", "fp32"]
+#: What ONNX is written in.
+WEIGHTS = ("int8", "fp32")
 #: Images in a batch while accuracies are compared, and batches in which every spike is.
 BATCH, WATCHED = 100, 2
-LATENCIES = (1, 8, 64)
+#: What all are measured by.
+EAGER = "PyTorch fp32"
 
 
 @dataclass(frozen=True)
@@ -39,92 +48,100 @@ class BlockSpikes:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Milliseconds for a batch of so many images, median over the rounds, of the float32 network and of the engine."""
-
-    batch: int
-    eager: float
-    engine: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster the engine is."""
-        return self.eager / self.engine
-
-
-@dataclass(frozen=True)
 class Report:
-    """An engine beside the network that it was made of; both in float32 where they are not integer."""
+    """An engine beside the network that it was made of."""
 
-    model: str
-    preset: str
-    precision: str
-    threads: int  # threads that computed
-    images: int  # test images that were compared
-    top1: float  # accuracy of the network, in percent; `engine_top1` of the engine
-    engine_top1: float
-    same_class: float  # share of the images that both put into the same class, in percent
-    blocks: tuple[BlockSpikes, ...]
-    latencies: tuple[Latency, ...]
+    engine: str  # which, as it is called in `compared`
+    compared: Comparison
+    blocks: tuple[BlockSpikes, ...] = ()  # of the paper's networks
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
-        return asdict(self)
+        blocks = [vars(one) for one in self.blocks]
+        return {"engine": self.engine, "blocks": blocks} | self.compared.to_json()
 
 
 def optimise(
-    run: Run, out: Path, precision: str = "int8", which: str = "best", images: int = 0, rounds: int = 20
+    run: Run, out: Path, precision: Precision = "auto", which: str = "best", images: int = 0, rounds: int = 20
 ) -> Report:
     """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
 
     Args:
         run: A trained network.
         out: Folder for the engine.
-        precision: A name in `PRECISIONS`.
+        precision: "int8" or "int16" of the paper's networks, "int8" or "fp32" of others; "auto" takes int8 for the
+            paper's and wherever all layers behind the stem read spikes, and fp32 elsewhere.
         which: Which checkpoint, "best" or "last".
         images: Compare at most so many images; 0 takes all.
         rounds: Timings of each batch size.
 
     Raises:
-        OnespikeError: The run or its data cannot be read, the engine cannot run the network, a value is out of range.
+        OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
+            is out of range.
     """
-    if precision not in PRECISIONS or images < 0 or not 1 <= rounds <= 10**4:
-        expected = f"precision {' or '.join(PRECISIONS)}, images >= 0, rounds of 1 to 10,000"
-        raise OnespikeError(f"optimise: expected {expected}, got {precision}, {images}, {rounds}")
-    checkpoint, data = run.checkpoint(which), run.dataset()
-    card = checkpoint.card
-    network = expect_blocks(channels_last(checkpoint.network()), card.name)
-    engine = Engine(network, precision)
-    test = data.test.select(np.arange(min(images or len(data.test), len(data.test))))
+    if images < 0 or not 1 <= rounds <= 10**4:
+        raise OnespikeError(f"optimise: expected images >= 0, rounds of 1 to 10,000, got {images}, {rounds}")
+    checkpoint = run.checkpoint(which)
+    network, batches = opened(run, checkpoint, images)
+    if takes(network):
+        return _ours(cast("Network", network), checkpoint.card, batches, run.folder.name, out, precision, rounds)
+    if precision not in ("auto", *WEIGHTS):
+        raise OnespikeError(
+            f"precision: expected auto, {' or '.join(WEIGHTS)} for {checkpoint.card.name}, got {precision}"
+        )
+    expect_packages()
+    pictures = torch.cat([part for part, _ in batches[:WATCHED]])
+    weights = ("int8" if reads_spikes(network, pictures) else "fp32") if precision == "auto" else precision
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        others = runtimes(checkpoint.network(), checkpoint.card, weights, pictures, folder)
+        compared = compare(checkpoint.card.name, {EAGER: Candidate(network, 0.0), **others}, batches, rounds)
+        chosen = others[compared.fastest].run
+        assert isinstance(chosen, Runtime)
+        save_runtime((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
+    return Report(compared.fastest, compared)
+
+
+def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+    """A run's network, and at most so many of its test images (0: all), evenly spread, normalised, with their classes.
+
+    Raises:
+        OnespikeError: There are no test images, or they are not the network's.
+    """
+    data, card = run.dataset(), checkpoint.card
     expect_same_images(data, card)
-    if not len(test):
+    total = len(data.test)
+    if not total:
         raise OnespikeError(f"{data.name}: expected test images, got none")
-    save_engine(engine, card, run.folder.name, out)
+    chosen = np.unique(np.linspace(0, total - 1, min(images or total, total)).round().astype(np.int64))
+    batches = list(EvalLoader(data.test.select(chosen), card.mean, card.std, BATCH))
+    return channels_last(checkpoint.network()).eval(), batches
+
+
+def _ours(
+    network: Network,
+    card: ModelCard,
+    batches: list[tuple[Tensor, Tensor]],
+    run: str,
+    out: Path,
+    precision: Precision,
+    rounds: int,
+) -> Report:
+    """Our own engine, for the paper's networks."""
+    bits = "int8" if precision == "auto" else precision
+    if bits not in PRECISIONS:
+        raise OnespikeError(f"precision: expected auto, {' or '.join(PRECISIONS)} for {card.name}, got {precision}")
+    save_engine(Engine(network, bits), card, run, out)
     engine = load_engine(out)  # what is judged is what was written
-    batches = list(EvalLoader(test, card.mean, card.std, BATCH))
-    blocks = compare_spikes(network, engine, [pictures for pictures, _ in batches[:WATCHED]])
-    top1, engine_top1, same = _compare_answers(network, engine, batches)
-    latencies = tuple(time_both(network, engine, batches[0][0], batch, rounds) for batch in LATENCIES)
-    made_of = network.config.name, network.config.preset, precision, torch.get_num_threads(), len(test)
-    return Report(*made_of, top1, engine_top1, same, tuple(blocks), latencies)
+    assert isinstance(engine, Engine)
+    name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
+    candidates = {EAGER: Candidate(network, 0.0), name: Candidate(engine, flipped(blocks))}
+    return Report(name, compare(card.name, candidates, batches, rounds), tuple(blocks))
 
 
-@torch.no_grad()
-def _compare_answers(network: Network, engine: Engine, batches: list[tuple[Tensor, Tensor]]) -> list[float]:
-    """Top-1 of both, and how often they agree, in percent."""
-    console, counts = Console(stderr=True), torch.zeros(3, dtype=torch.float64)
-    shown = track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
-    for number, (images, labels) in enumerate(shown):
-        guesses = []
-        for model in (network, engine):
-            torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for both
-            logits = model(images)
-            if not logits.isfinite().all():
-                raise OnespikeError("the network answers with numbers that are not finite: its training failed")
-            guesses.append(logits.argmax(1))
-        first, second = guesses
-        counts += torch.tensor([(first == labels).sum(), (second == labels).sum(), (first == second).sum()])
-    return (100 * counts / sum(len(labels) for _, labels in batches)).tolist()
+def flipped(blocks: list[BlockSpikes]) -> float:
+    """The share of all blocks' spikes that come or go, 0..1."""
+    return sum(one.flipped for one in blocks) / len(blocks)
 
 
 @torch.no_grad()
@@ -156,11 +173,3 @@ def _recording(layers: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
             handle = layer.register_forward_hook(lambda layer, _, output: seen.update({layer: output}))
             stack.callback(handle.remove)
         yield seen
-
-
-def time_both(network: Network, engine: Engine, images: Tensor, batch: int, rounds: int) -> Latency:
-    """Time a network and its engine on a batch, in turns; images are repeated if they are too few."""
-    images = images.repeat(-(-batch // len(images)), 1, 1, 1)[:batch].contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        seconds = interleaved({"eager": lambda: network(images), "engine": lambda: engine(images)}, rounds)
-    return Latency(batch, 1000 * median(seconds["eager"]), 1000 * median(seconds["engine"]))

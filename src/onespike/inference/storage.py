@@ -1,4 +1,4 @@
-"""The engine on the disk: a folder with `engine.safetensors` and `engine.json`; never a pickle, nothing compiled."""
+"""The engine on the disk: a folder with `engine.json`, and `engine.safetensors` or `model.onnx`; never a pickle."""
 
 import json
 from pathlib import Path
@@ -10,54 +10,88 @@ from safetensors.torch import load, save
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import read_whole, write_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, unknown
+from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
+from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks
 from onespike.training.checkpoint import ModelCard, expect_alike
 
 WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
+#: What the description calls our own engine.
+OURS = "onespike"
 
 
 def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None:
-    """Write an engine into a folder: the model that it was made of, the run that the weights come from, and these.
+    """Write our engine into a folder: the model that it was made of, the run that the weights come from, and these.
 
     Raises:
         OnespikeError: It cannot be written.
     """
-    made_by = {"onespike": __version__, "run": run, "engine": "PyTorch, oneDNN's integer kernels"}
-    description = made_by | {"precision": engine.precision, "model": plain(card)}
     tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
+    _save(save(tensors), WEIGHTS, OURS, engine.precision, card, run, folder)
+
+
+def save_runtime(model: bytes, runtime: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
+    """Write an ONNX file, and which of `RUNTIMES` is to run it, likewise."""
+    _save(model, FILE, runtime, precision, card, run, folder)
+
+
+def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
+    made_by = {"onespike": __version__, "run": run, "engine": engine}
+    description = made_by | {"precision": precision, "model": plain(card)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DESCRIPTION).unlink(missing_ok=True)  # what is half written is no engine
-        write_whole(folder / WEIGHTS, save(tensors))
+        for other in {WEIGHTS, FILE} - {file}:
+            (folder / other).unlink(missing_ok=True)
+        write_whole(folder / file, content)
         write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
     except OSError as error:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def load_engine(folder: str | Path) -> Engine:
+def load_engine(folder: str | Path) -> Engine | Runtime:
     """Load what `onespike optimise` wrote: call it on normalised images (B, C, H, W) for logits (B, K).
 
     Its attribute `card` has the class names and the normalisation.
 
     Raises:
-        OnespikeError: The folder holds no engine, or a damaged one.
+        OnespikeError: The folder holds no engine, or a damaged one; a package is missing.
     """
     folder = Path(folder)
     try:
         description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
-        expect_keys(description, {"model": dict, "precision": str}, DESCRIPTION)
-        tensors = load(read_whole(folder / WEIGHTS, 1 << 36))
+        expect_keys(description, {"model": dict, "precision": str, "engine": str}, DESCRIPTION)
         card = ModelCard.from_json(description["model"])
-        with torch.device("meta"):  # shapes alone: the values are in the file
-            network = expect_blocks(card.build(), card.name)
-        engine = Engine(network, description["precision"])
-        expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")
-        engine.load_state_dict(tensors, assign=True)
+        name = description["engine"]
+        if name not in (OURS, *RUNTIMES):
+            raise unknown("engine", name, (OURS, *RUNTIMES))
+        engine = _ours(folder, card, description["precision"]) if name == OURS else _runtime(folder, name)
     except FileNotFoundError:
         raise OnespikeError(f"{folder} holds no engine: make one with onespike optimise RUN --out {folder}") from None
     except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine
+
+
+def _ours(folder: Path, card: ModelCard, precision: str) -> Engine:
+    tensors = load(read_whole(folder / WEIGHTS, 1 << 36))
+    with torch.device("meta"):  # shapes alone: the values are in the file
+        network = expect_blocks(card.build(), card.name)
+    engine = Engine(network, precision)
+    expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")
+    engine.load_state_dict(tensors, assign=True)
+    return engine
+
+
+def _runtime(folder: Path, name: str) -> Runtime:
+    content = read_whole(folder / FILE, 1 << 31)
+    try:
+        return Runtime(content, name)
+    except ImportError as error:
+        extra = "openvino" if name == "OpenVINO" else "export"
+        raise OnespikeError(f"{error.name} is missing: pip install 'onespike[{extra}]'") from None
+    except Exception as error:  # each runtime has errors of its own
+        raise OnespikeError(f"{name} does not take {FILE}: {' '.join(str(error).split())[:200]}") from error

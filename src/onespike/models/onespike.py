@@ -1,19 +1,17 @@
 """The paper's network: a stem, stages of blocks with patch merging between them, a head; time is the outermost loop."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from onespike.errors import OnespikeError, unknown
 from onespike.models.block import NORMS, Block, BlockState, behind, uniform
 from onespike.models.initialise import calm, initialise
 from onespike.models.patch import Merging, PatchEmbedding
+from onespike.models.recompute import run_again_later
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
@@ -191,6 +189,10 @@ class Network(nn.Module):
         """All blocks, in the order in which a batch meets them."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
+    def segments(self) -> list[Block]:
+        """What runs again in the backward pass where `recompute`."""
+        return self.blocks()
+
     def neuron_groups(self) -> dict[str, list[nn.Module]]:
         """The neurons of each block's unit, by a label for the block."""
         units = {f"block{number:02d}": block.unit for number, block in enumerate(self.blocks(), 1)}
@@ -258,7 +260,7 @@ class Network(nn.Module):
             potential = None
             for layer in self.layers:
                 if isinstance(layer, Block):
-                    run = _run_again_later(layer) if recompute else layer
+                    run = run_again_later(layer) if recompute else layer
                     x, potential, states[layer] = run(x, potential, states.get(layer), next(remaining, None), generator)
                 else:
                     x, potential = layer(x, potential)
@@ -270,25 +272,6 @@ class Network(nn.Module):
         if self.readout is None:
             return self.head(x.mean((-2, -1)))
         return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))
-
-
-def _run_again_later(block: Block) -> Callable[..., Any]:
-    """A block that keeps its inputs alone for the backward pass, and runs again there, with the same draws."""
-    contexts = lambda: (nullcontext(), _statistics_kept(block))  # noqa: E731
-    return partial(checkpoint, block, use_reentrant=False, context_fn=contexts)
-
-
-@contextmanager
-def _statistics_kept(block: Block) -> Iterator[None]:
-    """While it is open, batch norm does not take a batch into its running statistics: it saw this one before."""
-    momenta = {norm: norm.momentum for norm in block.modules() if isinstance(norm, nn.BatchNorm2d)}
-    for norm in momenta:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in momenta.items():
-            norm.momentum = momentum
 
 
 def expect_blocks(network: nn.Module, name: str) -> Network:

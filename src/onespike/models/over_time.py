@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onespike.models.recompute import run_again_later
 from onespike.neurons import Carry
 from onespike.units.base import as_one_batch
 
@@ -49,6 +50,8 @@ class OverTimeNetwork(nn.Module, ABC):
     """
 
     config: Any
+    #: Whether in training each of the `segments` keeps its input alone, and runs again in the backward pass.
+    recompute = False
 
     @property
     def encoder(self) -> nn.Module | None:
@@ -58,6 +61,22 @@ class OverTimeNetwork(nn.Module, ABC):
     @abstractmethod
     def parts(self) -> Iterable[nn.Module]:
         """The parts behind the encoder, to logits (B, K)."""
+
+    def segments(self) -> list[nn.Sequential]:
+        """The layers behind the encoder, in pieces that end with neurons, or with what else keeps something."""
+        pieces: list[list[nn.Module]] = [[]]
+        for part in self.parts():
+            for layer in part if type(part) is nn.Sequential else [part]:
+                pieces[-1].append(layer)
+                if getattr(layer, "carries", False):
+                    pieces.append([])
+        return [nn.Sequential(*piece) for piece in pieces if piece]
+
+    def run_again_later(self, x: Tensor) -> Tensor:
+        """Apply the segments at one time step, (B, C, …) to (B, K), so that each runs again in the backward pass."""
+        for segment in self.segments():
+            x = run_again_later(segment)(x)
+        return x
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), each shown `time_steps` times, to mean logits (B, K).
@@ -76,6 +95,20 @@ class OverTimeNetwork(nn.Module, ABC):
         return self._behind(x, carry), carry.after
 
     def _behind(self, x: Tensor, carry: Carry) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            for segment in self.segments():
+                x = _over_time_again(segment, x, carry)
+            return x
         for part in self.parts():
             x = over_time(part, x, carry)
         return x
+
+
+def _over_time_again(segment: nn.Sequential, x: Tensor, carry: Carry) -> Tensor:
+    def run(x: Tensor) -> tuple[Tensor, list[Any]]:
+        own = carry.rest()
+        return over_time(segment, x, own), own.after
+
+    x, after = run_again_later(segment, run)(x)
+    carry.after += after
+    return x

@@ -129,4 +129,6 @@ class SpikingResNet(OverTimeNetwork):
         """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
         if images.ndim == 5 or self.config.time_steps > 1:
             return super().forward(images)
+        if self.recompute and torch.is_grad_enabled():
+            return self.run_again_later(self.stem(images))
         return self.head(self.fire(self.blocks(self.stem(images))))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork
@@ -65,4 +66,6 @@ class SpikingVGG(OverTimeNetwork):
         """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
         if images.ndim == 5 or self.config.time_steps > 1:
             return super().forward(images)
+        if self.recompute and torch.is_grad_enabled():
+            return self.run_again_later(self.stem(images))
         return self.head(self.layers(self.stem(images)))

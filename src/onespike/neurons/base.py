@@ -237,6 +237,10 @@ class Carry:
             raise ValueError(f"state: of {len(self._given)} layers, this network has more; give what it returned")
         return self._given[len(self.after)]
 
+    def rest(self) -> "Carry":
+        """What the layers that are still to come take and leave."""
+        return Carry(None if self._given is None else self._given[len(self.after) :])
+
 
 class OverTime(nn.Module):
     """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together."""

@@ -55,9 +55,9 @@ class TrainConfig:
         teacher_temperature: What both networks' logits are divided by to compare them.
         teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:
             what layers of neurons of the same name and shape fire, divided by its norm; 0 is off.
-        recompute: Keep only what passes between blocks, and run each block once more in the backward pass (activation
-            checkpointing): less memory, more time, the same numbers. For networks of blocks, such as conv12; not
-            together with `rate_penalty` or `energy_budget`.
+        recompute: Keep only what passes between blocks, or layers of neurons, and run each once more in the backward
+            pass (activation checkpointing): less memory, more time, the same numbers. For spiking networks of the
+            library; not together with `rate_penalty` or `energy_budget`.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
         start_size: Side in pixels of the images when training begins (progressive resizing): it grows linearly over the

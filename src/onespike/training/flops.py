@@ -68,7 +68,8 @@ class Flops(Callback):
     def _count(self, image: tuple[int, ...]) -> int:
         modules, again = dict(self.network.named_modules()), set[nn.Module]()
         if getattr(self.network, "recompute", False):
-            again = {module for block in self.network.blocks() for module in block.modules()}  # type: ignore[operator]
+            pieces = self.network.segments()  # type: ignore[operator]
+            again = {module for piece in pieces for module in piece.modules()}
         each, tallies = FORWARD + BACKWARD, look(self.network, image).items()
         cost = sum(tally.macs * (each + FORWARD * (modules[path] in again)) for (path, *_), tally in tallies)
         if self.teacher is not None:

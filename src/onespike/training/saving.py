@@ -57,10 +57,11 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2)
-    epochs = [row["epoch"] for row in history]
+    epochs, best = [row["epoch"] for row in history], best_row(history)
     marker = "o" if len(epochs) < 3 else None
     counted = all(row.get("pflop") is not None for row in history)
     spent = ("pflop", "PFLOP of training") if counted else ("epoch", "epoch")
@@ -75,7 +76,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
             if points:
                 axis.plot(*zip(*points, strict=True), label=label, marker=marker)
         axis.set(title=title, xlabel=label_across)
-        best = best_row(history)
+        axis.xaxis.set_major_locator(MaxNLocator(6, integer=across == "epoch"))
         axis.axvline(best[across], color="black", linestyle=":", label=f"best epoch, {best['epoch']}")
         if axis is axes[0, 0] and any(row["valid_loss"] is not None for row in history):
             points = [(row["epoch"], row["valid_loss"]) for row in history if row["valid_loss"] is not None]
@@ -89,7 +90,9 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     colours = colormaps["viridis"].resampled(max(2, len(rates)))
     for number, key in enumerate(rates):
         axes[1, 1].plot(epochs, [row[key] for row in history], color=colours(number), marker=marker)
-    axes[1, 1].set(title="firing rate by block (dark: first, light: last)", xlabel="epoch", ylim=(0, None))
+    axes[1, 1].axvline(best["epoch"], color="black", linestyle=":")
+    axes[1, 1].set(title="firing rates of the layers (dark: first, light: last)", xlabel="epoch", ylim=(0, None))
+    axes[1, 1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     for axis in axes.flat:
         axis.grid(alpha=0.3)
     content = io.BytesIO()

@@ -95,7 +95,7 @@ class Trainer:
             expect_loss(self.loss, logits, soft=bool(config.mixup))
         if config.recompute:
             if not hasattr(self.network, "recompute"):
-                expected = "expected a network of blocks such as conv12"
+                expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
                 raise OnespikeError(f"train.recompute: {expected}, got {self.card.name}")
             setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
         self.evaluated, self.reset = self.network, resetter(self.network)

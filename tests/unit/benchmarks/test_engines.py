@@ -30,8 +30,8 @@ def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     network(torch.randn(8, 1, 32, 32))
     nn.init.normal_(network.head.weight)
     Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
-    out, numbers = tmp_path / "engine.md", tmp_path / "engine.json"
-    options = ["--rounds", "1", "--images", "20", "--out", str(out), "--json", str(numbers)]
+    out, numbers = tmp_path / "engine.md", tmp_path / "engine-run.json"
+    options = ["--rounds", "1", "--images", "20", "--out", str(out)]
     # In a process of its own, as a user's: each runtime sets up the processor's matrix tiles for itself.
     command = [sys.executable, "-m", "benchmarks", "engine", str(run.folder), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -44,7 +44,10 @@ def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     assert set(engines["PyTorch fp32"]["ratio"].values()) == {1.0}
     assert engines["ONNX Runtime fp32"]["same_class"] == 100.0
     assert engines["ONNX Runtime fp32"]["spikes_differ"] < 1e-3
-    assert "| ONNX Runtime int8 |" in out.read_text()
+    assert all(
+        part in out.read_text()
+        for part in ("## run", "| ONNX Runtime int8 |", "- Command: `python -m benchmarks engine")
+    )
 
 
 def test_a_run_is_asked_for() -> None:

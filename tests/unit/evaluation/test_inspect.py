@@ -1,5 +1,6 @@
 """What an inspection says, against numbers taken by other means."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from onespike import OnespikeError
+from onespike import OnespikeError, create_model
 from onespike.evaluation import inspect_image, inspect_network
 from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
+from onespike.models import MODELS
+from onespike.neurons import Neuron
 from onespike.training import load
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
@@ -218,6 +221,19 @@ def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, 
     assert (tmp_path / "a.png").stat().st_size > 1000
     again = inspect_network(network, card, image)
     assert again.to_json() == view.to_json(), "it remembers nothing"
+
+
+@pytest.mark.parametrize("name", sorted({[*one.variants][-1] for one in MODELS.values()}))
+def test_every_family_can_be_looked_into(name: str, image: Path, tmp_path: Path):
+    small = {"width": 8} if "width" in {field.name for field in fields(MODELS[name].config)} else {}
+    network = create_model(name, image_size=32, in_channels=1, **small).eval()
+    card = ModelCard(None, tuple("abcdefghij"), 1, 32, (0.4,), (0.3,), name)
+    view = inspect_network(network, card, image)
+    firing = [module for module in network.modules() if isinstance(module, Neuron) and module.spiking]
+    assert bool(view.blocks) == bool(firing)
+    assert view.probabilities.sum().item() == pytest.approx(1, rel=1e-5)
+    save_figure(draw_inspection(view), tmp_path / "a.png", dpi=40)
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def test_a_network_without_neurons(card, image: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike import create_model, export
+from onespike import convert, create_model, export
 from onespike.errors import OnespikeError
 from onespike.models import artificial
 
@@ -71,6 +72,56 @@ def test_choices_clamps_and_matrices(digits: Tensor, tmp_path: Path) -> None:
     images = digits[:12, ::2, ::2].contiguous()
     made = export(Odd(), tmp_path / "out", "c", images=images, weights="fp32")
     assert made.holds, made.parity
+
+
+PROGRAM = """#include <stdio.h>
+#include "model.h"
+int main(void)
+{
+    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
+    float scores[MODEL_CLASSES];
+    while (fread(image, 1, sizeof image, stdin) == sizeof image) {
+        printf("%d", model_run(image, scores));
+        for (int k = 0; k < MODEL_CLASSES; k++)
+            printf(" %.9g", scores[k]);
+        printf("\\n");
+    }
+    return 0;
+}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+def test_a_converted_resnet_on_photographs_without_undefined_behaviour(shared_data: Path, tmp_path: Path) -> None:
+    import timm
+
+    from onespike.data.config import DataConfig
+    from onespike.data.dataset import open_dataset
+
+    config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
+    images = open_dataset(config).test.gather(torch.arange(100).numpy())[0]
+    normalised = ((images / 255 - 0.5) / 0.25).movedim(-1, 1)
+    torch.manual_seed(0)
+    artificial = timm.create_model("resnet18", num_classes=10, channels=(8, 8, 16, 16))
+    with torch.no_grad():
+        for part in normalised.split(25):
+            artificial.train()(part)
+    network = convert(artificial.eval(), normalised[:50]).network
+    made = export(network, tmp_path / "out", "c", images=images, mean=[0.5] * 3, std=[0.25] * 3, weights="fp32")
+    assert made.holds, made.parity
+    assert made.parity[0].spikes > 0
+    (tmp_path / "main.c").write_text(PROGRAM)
+    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
+    sources, program = [str(tmp_path / "main.c"), str(tmp_path / "out" / "model.c")], str(tmp_path / "program")
+    subprocess.run(["cc", *flags, "-I", str(tmp_path / "out"), *sources, "-lm", "-o", program], check=True)
+    done = subprocess.run([program], input=images[:5].numpy().tobytes(), capture_output=True, check=True)
+    assert not done.stderr
+    rows = torch.tensor([[float(word) for word in line.split()] for line in done.stdout.decode().splitlines()])
+    with torch.no_grad():
+        expected = network(normalised[:5])
+    torch.testing.assert_close(rows[:, 1:], expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+    assert torch.equal(rows[:, 0].long(), expected.argmax(1))
 
 
 def test_what_floats_cannot_say_is_named(tmp_path: Path) -> None:

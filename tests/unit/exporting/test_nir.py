@@ -12,6 +12,7 @@ from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.exporting.nir import run_once
 from onespike.neurons import LIF
+from onespike.neurons.watch import reset_state
 
 nir = pytest.importorskip("nir")
 Settle = Callable[[nn.Module, Tensor], nn.Module]
@@ -48,7 +49,23 @@ class Sums(nn.Module):
         return self.head(self.pool(self.second(currents) + 0.5 * spikes).flatten(1))
 
 
+class Jelly(nn.Module):
+    """Neurons of SpikingJelly's: they fire at the threshold itself, not above it, and one leaks."""
+
+    def __init__(self, channels: int = 1, classes: int = 10) -> None:
+        super().__init__()
+        neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+        self.stem, self.norm, self.first = nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), neuron.LIFNode()
+        self.conv, self.second = nn.Conv2d(8, 8, 3, 2), neuron.IFNode(v_threshold=0.1)
+        self.head = nn.Linear(8 * 7 * 7, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spikes = self.first(2 * self.norm(self.stem(x)))
+        return self.head(self.second(self.conv(spikes)).flatten(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "spikingjelly": Jelly,
     "vgg": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, population=3),
     "mean": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="none"),
     "sums": Sums,
@@ -114,6 +131,16 @@ def test_others_read_a_convolutional_network(reader: str, digits: Tensor, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("reader", ["spikingjelly", "snntorch", "norse"])
+def test_others_read_neurons_of_spikingjelly(reader: str, digits: Tensor, tmp_path: Path, settled: Settle) -> None:
+    torch.manual_seed(0)
+    network = Jelly()
+    file = written(network, digits[:20], tmp_path / "out", settled)
+    reset_state(network)
+    agree(file, network, normalised(digits[:20]), reader)
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_norse_reads_a_network_without_pooling(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, 2, 1), nn.BatchNorm2d(8), LIF(8), nn.Conv2d(8, 8, 3, 2), LIF(8)]
@@ -131,10 +158,12 @@ def test_others_on_500_photographs(shared_data: Path, tmp_path: Path, settled: S
     config = DataConfig(name="cifar10", root=str(shared_data / "cifar10"), cache=str(tmp_path / "cache"))
     images = open_dataset(config).test.gather(torch.arange(500).numpy())[0]
     torch.manual_seed(0)
-    network = create_model("spiking-vgg-xs")
-    file = written(network, images, tmp_path / "out", settled)
-    for reader in ("spikingjelly", "snntorch"):
-        agree(file, network, normalised(images), reader)
+    readers = ("spikingjelly", "snntorch", "norse")
+    for number, (network, accept) in enumerate([(create_model("spiking-vgg-xs"), readers[:2]), (Jelly(3), readers)]):
+        file = written(network, images, tmp_path / f"out{number}", settled)
+        for reader in accept:
+            reset_state(network)
+            agree(file, network, normalised(images), reader)
 
 
 @pytest.mark.parametrize(

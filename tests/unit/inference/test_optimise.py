@@ -15,7 +15,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
-from onespike.models import model_config
+from onespike.models import ModelConfig, model_config
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import Recipe, load_recipe
@@ -38,8 +38,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["modern", "strict", "paper"])
 def run(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Run:
-    """A run with random weights, the head's included."""
-    config = model_config("conv-tiny", preset=request.param, channels=(8, 8, 16))
+    """A run of the paper's network with random weights, the head's included."""
+    return run_of(model_config("conv-tiny", preset=request.param, channels=(8, 8, 16)), images, tmp_path)
+
+
+def run_of(config: ModelConfig, images: Path, tmp_path: Path) -> Run:
     data = DataConfig(name="folder", root=str(images), cache=str(tmp_path / "cache"), holdout=0.5)
     run = Run(tmp_path / "run")
     run.begin(Recipe(data, config, TrainConfig(batch_size=4, device="cpu")))
@@ -47,6 +50,7 @@ def run(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Run:
     card = ModelCard(config, CLASSES, 3, 16, (0.5,) * 3, (0.25,) * 3, "folder")
     network = card.build()
     torch.nn.init.normal_(network.head.weight)
+    network.train()(torch.randn(32, 3, 16, 16))
     Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
     return run
 
@@ -60,13 +64,17 @@ def command(*arguments: object) -> int:
 def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "engine"
     assert command(run.folder, "--out", out, "--precision", "int16", "--rounds", 1) == 0
-    assert "instead of" in capsys.readouterr().out
+    assert "the engine, onespike int16, and report.json are in" in capsys.readouterr().out
     assert sorted(path.name for path in out.iterdir()) == ["engine.json", "engine.safetensors", "report.json"]
     report = json.loads((out / "report.json").read_text())
     assert (report["images"], report["model"]) == (12, "conv-tiny")
     assert {"commit", "processor", "packages", "onespike"} == report["environment"].keys()
-    assert [one["batch"] for one in report["latencies"]] == [1, 8, 64]
-    assert all(one["eager"] > 0 and one["engine"] > 0 for one in report["latencies"])
+    assert (report["engine"], len(report["blocks"])) == ("onespike int16", 6)
+    eager, ours = report["engines"]
+    assert (eager["engine"], ours["engine"]) == ("PyTorch fp32", "onespike int16")
+    for batch in ("1", "8", "64"):
+        assert eager["milliseconds"][batch] > 0
+        assert ours["ratio"][batch] == pytest.approx(ours["milliseconds"][batch] / eager["milliseconds"][batch])
 
     engine, network = load_engine(out), load(run.folder)
     assert engine.card is not None
@@ -87,7 +95,8 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     assert command(run.folder, "--out", out, "--rounds", 1, "--images", 9) == 0
     report = json.loads((out / "report.json").read_text())
     test = open_dataset(load_recipe(str(run.config)).data).test
-    images, labels = next(iter(EvalLoader(test, (0.5,) * 3, (0.25,) * 3, 9)))
+    chosen = np.linspace(0, 11, 9).round().astype(np.int64)
+    images, labels = next(iter(EvalLoader(test.select(chosen), (0.5,) * 3, (0.25,) * 3, 9)))
     answers = []
     for model in (load(run.folder), load_engine(out)):
         torch.manual_seed(derive_seed(0, 0))
@@ -95,8 +104,37 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
             answers.append(model(images).argmax(1))
     network, engine = answers
     counts = (network == labels).sum(), (engine == labels).sum(), (network == engine).sum()
-    shares = [report[key] for key in ("top1", "engine_top1", "same_class")]
+    first, second = report["engines"]
+    shares = first["top1"], second["top1"], second["same_class"]
     assert shares == pytest.approx([100 * count.item() / 9 for count in counts], abs=1e-3)
+
+
+@pytest.mark.parametrize(("preset", "weights"), [("", "int8"), ("ann", "fp32")])
+def test_other_networks_are_run_by_others(preset: str, weights: str, images: Path, tmp_path: Path) -> None:
+    """A strict one in integers; of another one, whose layers read real values, the class is the network's."""
+    pytest.importorskip("onnxruntime")
+    run = run_of(model_config("spiking-vgg-xs", preset=preset, width=4), images, tmp_path)
+    assert command(run.folder, "--rounds", 1) == 0
+    folder = run.folder / "engine"
+    assert sorted(path.name for path in folder.iterdir()) == ["engine.json", "model.onnx", "report.json"]
+    report, described = (json.loads((folder / f"{name}.json").read_text()) for name in ("report", "engine"))
+    assert report["engine"] == f"{described['engine']} {weights}"
+    times = {one["engine"]: np.prod(list(one["ratio"].values())) for one in report["engines"][1:]}
+    assert report["engine"] == min(times, key=times.__getitem__)
+    assert all(name.endswith(weights) for name in times)
+
+    engine, network = load_engine(folder), load(run.folder)
+    assert engine.card is not None
+    assert engine.card.classes == CLASSES
+    pictures = torch.randn(5, 3, 16, 16)
+    with torch.no_grad():
+        found, expected = engine(pictures), network(pictures)
+    assert found.shape == (5, 2)
+    if weights == "fp32":
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
+    with pytest.raises(OnespikeError, match=r"cannot be read: .* does not take model.onnx"):
+        load_engine(folder)
 
 
 def test_a_folder_without_an_engine_is_refused(tmp_path: Path) -> None:
@@ -116,6 +154,12 @@ def test_a_damaged_engine_is_refused(run: Run, tmp_path: Path) -> None:
 def test_values_out_of_their_range_are_refused(run: Run, arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     assert command(run.folder, *arguments) == 2
     assert capsys.readouterr().err.startswith("error: optimise: expected")
+
+
+def test_a_precision_that_the_engine_has_not_is_refused(run: Run, capsys: pytest.CaptureFixture) -> None:
+    assert command(run.folder, "--precision", "fp32") == 2
+    assert "precision: expected auto, int8 or int16 for conv-tiny, got fp32" in capsys.readouterr().err
+    assert not (run.folder / "engine").exists()
 
 
 def test_timings_take_turns() -> None:

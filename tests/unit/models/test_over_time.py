@@ -170,6 +170,36 @@ def test_memory_grows_by_the_frame_and_recompute_bounds_it():
     assert kept_bytes(network, frames(4, 2)) < 0.5 * whole[-1]
 
 
+@pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs", "spiking-mlp"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_strict_network_that_runs_again_computes_the_same_in_less_memory(name, steps):
+    small = {"spiking-mlp": {"unit": "lstm"}}.get(name, {"width": 8, "stages": (1, 2)})
+    given = frames(steps, 2, side=32) if steps > 1 or name == "spiking-mlp" else torch.randn(4, 2, 32, 32)
+    kept, found = [], []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = make(name, **small).train()
+        network.recompute = recompute
+        kept.append(kept_bytes(network, given))
+        found.append(
+            {key: p.grad for key, p in network.named_parameters() if p.grad is not None} | network.state_dict()
+        )
+    assert found[0].keys() == found[1].keys()
+    for key, expected in found[0].items():
+        torch.testing.assert_close(found[1][key], expected, rtol=1e-5, atol=1e-6, msg=key)
+    assert kept[1] < 0.75 * kept[0], kept
+
+
+def test_recomputed_it_goes_on_from_a_state():
+    network = make("spiking-vgg-xs", width=4, stages=(1, 2)).train()
+    found = []
+    for network.recompute in (False, True):
+        _, state = network.over_time(frames(2, side=32))
+        found.append([*network.over_time(frames(4, side=32)[2:], state)])
+    assert torch.allclose(found[0][0], found[1][0])
+    assert len(found[0][1]) == len(found[1][1])
+
+
 def test_a_state_is_a_list_that_anybody_may_hold():
     network = make("conv-tiny", **SMALL["conv-tiny"])
     with torch.no_grad():

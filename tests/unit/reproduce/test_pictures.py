@@ -9,7 +9,8 @@ from reproduce.pictures import METHOD, RESULTS, accuracy_peers, pictures, potent
 ROOT = Path(__file__).parents[3]
 
 
-def test_every_picture_is_drawn_and_small(tmp_path: Path):
+def test_every_picture_is_drawn_and_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
     pictures(tmp_path, ROOT / "results")
     drawn = {path.stem: path.stat().st_size for path in tmp_path.glob("*.png")}
     assert drawn.keys() == METHOD.keys() | RESULTS.keys()

@@ -1,4 +1,5 @@
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def test_running_blocks_again_trains_the_same_weights(small):
 
 
 def test_an_artificial_network_has_no_blocks_to_run_again(small):
-    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of blocks .* got resnet18"):
+    with pytest.raises(OnespikeError, match=r"train.recompute: expected a network of the library, .* got resnet18"):
         set_up(replace(small(train__recompute=True), model=model_config("resnet18")))
     for option in ("train__rate_penalty", "train__energy_budget"):
         with pytest.raises(OnespikeError, match=r"train.recompute and train.rate_penalty .* set only one"):
@@ -212,7 +213,9 @@ def test_watching_changes_nothing(small, tmp_path: Path):
 
 def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("onespike.clock.OWN", 0.0)  # whatever else this machine does
+    monkeypatch.setattr("onespike.clock.OTHERS", 4.0)
     for load in (0.0, 9.0):
-        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, load, load))
+        by_all = lambda load=load: time.process_time() + load * time.perf_counter()  # noqa: E731
+        monkeypatch.setattr("onespike.clock._processors_seconds", by_all)
         train(small(train__epochs=1), tmp_path / str(load))
         assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)

@@ -1,0 +1,98 @@
+"""Every export of networks of every kind, each with the proof of its parity on test images."""
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from onespike.durable import save_json, save_text
+from onespike.errors import OnespikeError
+from onespike.exporting import export
+from onespike.exporting.export import PARITY
+from onespike.exporting.onnx import expect_packages
+from onespike.training.run import Run, environment
+from reproduce.report import Table, provenance
+
+#: What is written, by its folder: the format, and its weights.
+WRITTEN = {
+    "onnx-fp32": ("onnx", "fp32"),
+    "onnx-int8": ("onnx", "int8"),
+    "pt2": ("pt2", "fp32"),
+    "nir": ("nir", "fp32"),
+    "c": ("c", "int8"),
+    "c-fp32": ("c", "fp32"),
+}
+COLUMNS = {
+    "network": "",
+    "export": "",
+    "target": "",
+    "images": ",",
+    "top-1 %": ".2f",
+    "target's": ".2f",
+    "same class %": ".2f",
+    "spikes that differ": ",",
+    "of": ",",
+    "error of a logit": ".2g",
+    "largest logit": ".3g",
+    "parity": "",
+}
+HOW = (
+    "A row is a target that reads an export: its answers on test images, evenly spread, beside those of the network in "
+    "PyTorch with the same weights (of 8 bits in `onnx-int8` and `c`). *Spikes that differ* are those of the first "
+    "layer where any does, *of* all spikes and places without. `docs/export.md` says when parity holds."
+)
+
+
+def exports(
+    runs: list[Path] = [],  # noqa: B006 - only read
+    out: Path = Path("results"),
+    work: Path = Path("runs/exports"),
+    images: int = 500,
+) -> str:
+    """Export runs to every format, and gather the proofs of parity.
+
+    Each run leaves OUT/export-RUN.json. An export stays in WORK/RUN/FORMAT, and is not made again.
+
+    Args:
+        runs: Run folders.
+        out: Folder for the table and the numbers.
+        work: Folder for the exports.
+        images: How many test images prove each.
+    """
+    if not runs:
+        raise OnespikeError("exports: expected run folders: --runs RUN RUN …")
+    expect_packages()
+    if not find_spec("nir"):
+        raise OnespikeError("nir is missing: pip install 'onespike[export]'")
+    rows, refusals = list[list[Any]](), list[str]()
+    for run in runs:
+        found = {name: _proved(run, work / run.name / name, *WRITTEN[name], images) for name in WRITTEN}
+        facts = environment()
+        machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
+        save_json({"run": run.name, "exports": found, "environment": machine}, str(out / f"export-{run.name}.json"))
+        rows += [row for name, one in found.items() for row in _rows(run.name, name, one)]
+        refusals += [f"- {run.name}, {name}: {one['refused']}" for name, one in found.items() if "refused" in one]
+    parts = ["# Exports and their parity", HOW, Table(COLUMNS, rows).markdown()]
+    parts += ["Refused, since the format cannot say the network:", "\n".join(refusals)] if refusals else []
+    save_text("\n\n".join([*parts, provenance()]) + "\n", out / "export.md")
+    return "export"
+
+
+def _proved(run: Path, folder: Path, to: str, weights: Any, images: int) -> dict[str, Any]:
+    """The proofs of one export, which is made if it is not there; or why it is refused."""
+    if not (folder / PARITY).is_file():
+        try:
+            export(Run.open(run), folder, to, weights=weights, count=images)
+        except OnespikeError as error:
+            return {"refused": str(error)}
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("model.*"))}
+    return json.loads((folder / PARITY).read_text(encoding="utf-8")) | {"bytes": sizes}
+
+
+def _rows(run: str, name: str, found: dict[str, Any]) -> Iterator[list[Any]]:
+    """A row for each target."""
+    for one in found.get("targets", ()):
+        shares = one["top1"], one["target_top1"], one["same_class"]
+        errors = one["differing"], one["spikes"], one["logit_error"], one["largest_logit"]
+        yield [run, name, one["target"], one["images"], *shares, *errors, "holds" if one["holds"] else "DOES NOT HOLD"]

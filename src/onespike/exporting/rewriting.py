@@ -1,0 +1,237 @@
+"""What is rewritten in an ONNX graph so that runtimes are fast, with the same spikes.
+
+Thresholds take the batch norm in front of them, and neurons that share a current read it as it is:
+
+    gain * x + offset + shift > threshold    is    x > (threshold - shift - offset) / gain        (gain > 0)
+
+Where weights have 8 bits, layers are written in the QDQ form that integer runtimes read: weights as int8 with a scale
+for each output channel, and in front of a layer that reads spikes a quantisation that is exact.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from onespike.functional import to_integers
+
+#: Operations that move or choose elements: of spikes they make spikes.
+PASSING = {
+    *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "ReduceMax", "Slice", "Gather"),
+    *("Expand", "Tile", "Concat", "GlobalMaxPool", "Split", "Pad"),
+}
+#: The largest byte.
+BYTE = 255
+
+
+class Graph:
+    """An ONNX graph that can be asked who makes a tensor, and what a constant is."""
+
+    def __init__(self, model: Any) -> None:
+        from onnx import numpy_helper
+
+        self.graph = model.graph
+        self.stored = {one.name: one for one in self.graph.initializer}
+        self.producers = {name: node for node in self.graph.node for name in node.output}
+        self.steps: dict[str, Steps | None] = {}  # of tensors that were looked at
+        self._array = numpy_helper.to_array
+        self._tensor = numpy_helper.from_array
+
+    def constant(self, name: str) -> np.ndarray | None:
+        """A constant's value; None of what is computed."""
+        return self._array(self.stored[name]) if name in self.stored else None
+
+    def store(self, name: str, value: Any) -> str:
+        """Add a constant, unless there is one of that name."""
+        if name not in self.stored:
+            self.stored[name] = self._tensor(np.asarray(value, order="C"), name)
+        return name
+
+    def before(self, name: str, kind: str) -> Any:
+        """The node that makes a tensor, if it is of that kind."""
+        node = self.producers.get(name)
+        return node if node is not None and node.op_type == kind else None
+
+    def replace(self, nodes: Iterable[Any]) -> None:
+        """Take these nodes, in their order, and keep of them and of the constants what outputs need."""
+        used, kept = {one.name for one in self.graph.output}, list[Any]()
+        for node in reversed(list(nodes)):
+            if used.intersection(node.output):
+                kept.append(node)
+                used.update(node.input)
+        del self.graph.node[:], self.graph.initializer[:]
+        self.graph.node.extend(reversed(kept))
+        self.graph.initializer.extend(one for name, one in self.stored.items() if name in used)
+
+
+def fold_thresholds(model: Any) -> None:
+    """Fold batch norm, copies for a population and shifts into the thresholds behind them."""
+    from onnx import helper
+
+    graph, nodes = Graph(model), list[Any]()
+    for node in model.graph.node:
+        found = _thresholds(graph, node) if node.op_type == "Greater" else None
+        if found is None:
+            nodes.append(node)
+            continue
+        current, thresholds = found
+        parts = [f"{node.name}_{number}" for number in range(len(thresholds))]
+        for part, threshold in zip(parts, thresholds, strict=True):
+            stored = graph.store(f"{part}_threshold", threshold[:, None, None])
+            nodes.append(helper.make_node("Greater", [current, stored], [part], name=f"{part}_node"))
+        nodes.append(helper.make_node("Concat", parts, list(node.output), axis=1, name=node.name))
+    graph.replace(nodes)
+
+
+def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
+    """The current behind a comparison, and its thresholds (P, C); None where there is no batch norm to fold."""
+    threshold, name, shift, population = graph.constant(node.input[1]), node.input[0], np.zeros(1), 1
+    if (add := graph.before(name, "Add")) is not None and (stored := graph.constant(add.input[1])) is not None:
+        shift, name = stored, add.input[0]
+    if (tile := graph.before(name, "Tile")) is not None:
+        repeats = graph.constant(tile.input[1])
+        if repeats is None or repeats.size != 4 or repeats.prod() != repeats[1]:
+            return None
+        population, name = int(repeats[1]), tile.input[0]
+    if (expand := graph.before(name, "Expand")) is not None:  # by ones: what `repeat` is exported to
+        shape = graph.constant(expand.input[1])
+        if shape is None or shape.prod() != 1:
+            return None
+        name = expand.input[0]
+    norm = graph.before(name, "BatchNormalization")
+    constants = [] if norm is None else [graph.constant(one) for one in norm.input[1:5]]
+    known = [one.astype(np.float64) for one in constants if one is not None]
+    if threshold is None or len(known) < 4:
+        return None
+    scale, bias, mean, variance = known
+    gain = scale / np.sqrt(variance + next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5))
+    neurons = population * len(gain)
+    # One number, or one for each neuron, (N, 1, 1).
+    if (gain <= 0).any() or any(one.size != 1 and one.shape != (neurons, 1, 1) for one in (threshold, shift)):
+        return None
+    apart = threshold.astype(np.float64).reshape(-1) - shift.astype(np.float64).reshape(-1)
+    each = np.broadcast_to(apart, neurons).reshape(population, -1)
+    return norm.input[0], ((each - bias) / gain + mean).astype(np.float32)
+
+
+def quantise(model: Any) -> None:
+    """Put weights of 8 bits, and spikes in front of them, into QDQ form."""
+    from onnx import helper
+
+    graph, nodes = Graph(model), list[Any]()
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or _is_pixels(node.input[0], graph):
+            continue
+        transpose = graph.before(node.input[1], "Transpose")
+        name = node.input[1] if transpose is None else transpose.input[0]
+        weight = graph.constant(name)
+        if weight is None:
+            continue
+        nodes.pop()
+        by_column = node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute)
+        axis = weight.ndim - 1 if transpose is None and (by_column or node.op_type == "MatMul") else 0
+        real = f"{name}_real"
+        if f"{name}_int8" not in graph.stored:
+            integers, scale = to_integers(torch.from_numpy(weight.copy()).movedim(axis, 0))
+            stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
+            scales = graph.store(f"{name}_int8_scale", scale.flatten().numpy())
+            nodes.append(helper.make_node("DequantizeLinear", [stored, scales], [real], axis=axis, name=f"{name}_dq"))
+        if transpose is None:
+            node.input[1] = real
+        else:
+            nodes.remove(transpose)
+            transpose.input[0] = real
+            nodes.append(transpose)
+        if (step := exact_step(node.input[0], graph)) is not None:
+            scale_and_zero = graph.store(f"step_{step}", np.float32(step)), graph.store("step_zero", np.uint8(0))
+            before, during, after = node.input[0], f"{node.name}_q", f"{node.name}_dq"
+            for kind, given, made in (("Quantize", before, during), ("Dequantize", during, after)):
+                nodes.append(helper.make_node(f"{kind}Linear", [given, *scale_and_zero], [made], name=f"{made}_node"))
+            node.input[0] = after
+        nodes.append(node)
+    graph.replace(nodes)
+
+
+class Steps(NamedTuple):
+    """Of what values are whole multiples, and the largest of them."""
+
+    step: Fraction
+    most: Fraction
+
+    def times(self, factor: float) -> "Steps":
+        """All values, multiplied."""
+        return Steps(self.step * Fraction(factor), self.most * Fraction(factor))
+
+
+def exact_step(name: str, graph: Graph) -> float | None:
+    """The step of which a tensor's values are 0 to 255 multiples, a power of two, so that bytes say them exactly.
+
+    Spikes are multiples of 1, their sums too, means of two and four spikes of 1/2 and 1/4; None of all else.
+    """
+    found = _steps(name, graph)
+    if found is None or found.most / found.step > BYTE or not math.log2(found.step).is_integer():
+        return None
+    return float(found.step)
+
+
+def _steps(name: str, graph: Graph) -> Steps | None:
+    """Of what a tensor's values are multiples, as far as its operations tell."""
+    if name not in graph.steps:
+        graph.steps[name] = _steps_of(graph.producers[name], graph) if name in graph.producers else None
+    return graph.steps[name]
+
+
+def _steps_of(node: Any, graph: Graph) -> Steps | None:
+    once = Steps(Fraction(1), Fraction(1))
+    match node.op_type:
+        case "Cast":
+            return once if _is_comparison(node.input[0], graph) else _steps(node.input[0], graph)
+        case "Add":
+            both = _together(node.input, graph)
+            most = [found.most for one in node.input if (found := _steps(one, graph))]
+            return both and Steps(both.step, sum(most, Fraction()))
+        case "Mul" | "Div":
+            found, factor = _steps(node.input[0], graph), graph.constant(node.input[1])
+            if found is None or factor is None or factor.size != 1 or not factor > 0:
+                return None
+            return found.times(float(factor.item()) if node.op_type == "Mul" else 1 / float(factor.item()))
+        case "Where":  # a region threshold: what exceeds it becomes 1
+            found, chosen = _steps(node.input[2], graph), graph.constant(node.input[1])
+            if found is None or chosen is None or chosen.size != 1 or chosen != 1 or (1 / found.step).denominator > 1:
+                return None
+            return Steps(found.step, max(found.most, once.most))
+        case "Concat":
+            return _together(node.input, graph)
+    return _together(node.input[:1], graph) if node.op_type in PASSING else None
+
+
+def _together(names: Sequence[str], graph: Graph) -> Steps | None:
+    """Of what the values of several tensors are multiples."""
+    found = [one for name in names if (one := _steps(name, graph))]
+    step = min((one.step for one in found), default=Fraction(1))
+    if len(found) < len(names) or any((one.step / step).denominator > 1 for one in found):
+        return None
+    return Steps(step, max(one.most for one in found))
+
+
+def _is_comparison(name: str, graph: Graph) -> bool:
+    """Whether a tensor is made of comparisons alone, by operations that move or choose elements."""
+    node = graph.producers.get(name)
+    if node is None or node.op_type in ("Greater", "GreaterOrEqual"):
+        return node is not None
+    return node.op_type in PASSING and all(
+        _is_comparison(one, graph) for one in (node.input if node.op_type == "Concat" else node.input[:1])
+    )
+
+
+def _is_pixels(name: str, graph: Graph) -> bool:
+    """Whether a tensor is bytes that were normalised: OpenVINO would take these for quantised values, and lose bits."""
+    node = graph.producers.get(name)
+    return node is not None and (
+        (node.op_type == "Cast" and node.input[0] == "images")
+        or (node.op_type in ("Add", "Mul", "Sub", "Div") and _is_pixels(node.input[0], graph))
+    )

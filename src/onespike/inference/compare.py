@@ -1,0 +1,148 @@
+"""Engines side by side on one network: accuracy, spikes, latency."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import prod
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from onespike.clock import interleaved, watch_machine
+from onespike.data.loader import derive_seed
+from onespike.errors import OnespikeError
+
+#: Sizes of the batches that are timed.
+BATCHES = (1, 8, 64)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An engine.
+
+    Attributes:
+        run: What it does: normalised images (B, C, H, W) to logits (B, K).
+        spikes_differ: Share of its spikes, and places without, that differ from PyTorch's, 0..1; None if not seen.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    spikes_differ: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one engine.
+
+    Attributes:
+        engine: Which, and in which arithmetic.
+        top1: Accuracy on the test images, in percent.
+        same_class: Share of them in the class that PyTorch puts them into in float32, in percent.
+        spikes_differ: As of `Candidate`.
+        milliseconds: For a batch, by its size: median over the rounds.
+        ratio: The same, in units of PyTorch's time.
+    """
+
+    engine: str
+    top1: float
+    same_class: float
+    spikes_differ: float | None
+    milliseconds: dict[int, float]
+    ratio: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All engines on one network; PyTorch in float32 comes first."""
+
+    model: str
+    images: int
+    rounds: int
+    threads: int
+    busy: str | None  # why the times are not to be trusted, if they are not
+    engines: tuple[Measured, ...]
+
+    @property
+    def fastest(self) -> str:
+        """The engine, PyTorch apart, whose times are least: by the product of its ratios over all batches."""
+        return min(self.engines[1:], key=lambda one: prod(one.ratio.values())).engine
+
+    def to_json(self) -> dict[str, Any]:
+        """All values."""
+        return asdict(self)
+
+    def markdown(self) -> str:
+        """A table, the times in milliseconds and beside them in units of PyTorch's."""
+        sizes = list(self.engines[0].milliseconds)
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        lines = [f"{self.model}: {self.images:,} test images, {threads}, medians of {self.rounds} rounds"]
+        lines += [f"NOT TO BE TRUSTED, the machine was busy: {self.busy}"] if self.busy else []
+        head = ["engine", "top-1 %", "same class %", "spikes that differ", *(f"batch {size}, ms" for size in sizes)]
+        lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        for one in self.engines:
+            spikes = "" if one.spikes_differ is None else f"{one.spikes_differ:.4%}"
+            times = [f"{one.milliseconds[size]:.2f} ({one.ratio[size]:.2f}x)" for size in sizes]
+            row = [one.engine, f"{one.top1:.2f}", f"{one.same_class:.2f}", spikes, *times]
+            lines.append(f"| {' | '.join(row)} |")
+        return "\n".join(lines) + "\n"
+
+
+@torch.no_grad()
+def compare(
+    model: str,
+    candidates: Mapping[str, Candidate],
+    batches: Sequence[tuple[Tensor, Tensor]],
+    rounds: int,
+    sizes: Iterable[int] = BATCHES,
+) -> Comparison:
+    """Compare engines on one network.
+
+    Args:
+        model: What the network is called.
+        candidates: The engines by name; the first is what the others are measured by.
+        batches: Normalised test images (B, C, H, W) and their classes (B,).
+        rounds: Timings of each engine and batch, in turns.
+        sizes: Sizes of the batches that are timed.
+
+    Raises:
+        OnespikeError: An engine answers with numbers that are not finite.
+    """
+    with watch_machine() as machine:
+        seconds = {size: _timed(candidates, batches[0][0], size, rounds) for size in sizes}
+    right, same = dict.fromkeys(candidates, 0), dict.fromkeys(candidates, 0)
+    console = Console(stderr=True)
+    for number, (images, labels) in enumerate(
+        track(batches, "accuracy", console=console, transient=True, disable=not console.is_terminal)
+    ):
+        expected = None
+        for name, one in candidates.items():
+            torch.manual_seed(derive_seed(0, number))  # a Bernoulli encoding draws the same for all
+            logits = one.run(images)
+            if not logits.isfinite().all():
+                raise OnespikeError("the network answers with numbers that are not finite: its training failed")
+            guesses = logits.argmax(1)
+            expected = guesses if expected is None else expected
+            right[name] += int((guesses == labels).sum())
+            same[name] += int((guesses == expected).sum())
+    total = sum(len(labels) for _, labels in batches)
+    first, measured = next(iter(candidates)), []
+    for name, one in candidates.items():
+        times = {size: 1000 * median(taken[name]) for size, taken in seconds.items()}
+        ratio = {size: times[size] / (1000 * median(taken[first])) for size, taken in seconds.items()}
+        shares = 100 * right[name] / total, 100 * same[name] / total
+        measured.append(Measured(name, *shares, one.spikes_differ, times, ratio))
+    return Comparison(model, total, rounds, torch.get_num_threads(), machine.busy, tuple(measured))
+
+
+def _timed(candidates: Mapping[str, Candidate], images: Tensor, size: int, rounds: int) -> Mapping[str, list[float]]:
+    """Time all engines on one batch, in turns; images are repeated if they are too few."""
+    batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
+    plain, last = batch.contiguous(), batch.contiguous(memory_format=torch.channels_last)
+
+    def call(engine: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+        of = last if isinstance(engine, nn.Module) else plain
+        return lambda: engine(of)
+
+    return interleaved({name: call(one.run) for name, one in candidates.items()}, rounds)

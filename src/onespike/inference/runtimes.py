@@ -1,0 +1,91 @@
+"""Other people's engines: ONNX Runtime and OpenVINO, on the network as ONNX."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from onespike.audit.result import read_spikes
+from onespike.counting import count_operations
+from onespike.exporting.contract import Contract
+from onespike.exporting.network import Exported, Traced, rounded
+from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
+from onespike.exporting.parity import Target
+from onespike.inference.compare import Candidate
+from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.training.checkpoint import ModelCard
+
+#: How to load an ONNX file by each.
+RUNTIMES: dict[str, Callable[[Path | bytes], Loaded]] = {"ONNX Runtime": session, "OpenVINO": openvino_model}
+#: Images in a batch while spikes are compared.
+WATCHED = 50
+
+
+class Runtime:
+    """An ONNX file, run by one of `RUNTIMES`.
+
+    Attributes:
+        card: The model that it was made of, with class names and normalisation; of an engine that was loaded.
+    """
+
+    card: ModelCard | None = None
+
+    def __init__(self, file: Path | bytes, name: str) -> None:
+        self.name, self._loaded = name, RUNTIMES[name](file)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Classify normalised images (B, C, H, W), float32; logits (B, K)."""
+        return torch.from_numpy(self._loaded(["logits"], images.contiguous().numpy())[0])
+
+
+def reads_spikes(network: nn.Module, images: Tensor) -> bool:
+    """Whether behind the stem every layer reads spikes alone, as far as these normalised images (B, C, H, W) show."""
+    return all(reading.holds for reading in read_spikes(count_operations(network, [images])))
+
+
+def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, folder: Path) -> dict[str, Candidate]:
+    """Write a network as `model.onnx` into a folder, and give the engines at hand that run it.
+
+    Args:
+        network: The network; it is changed where weights have 8 bits.
+        card: The model that it is.
+        weights: "fp32", or "int8".
+        images: Normalised images (B, C, H, W), whose spikes are compared with PyTorch's in float32.
+        folder: An empty folder.
+
+    Raises:
+        OnespikeError: A package is missing, or the network cannot be said.
+    """
+    expected = [_spikes(network, part) for part in images.split(WATCHED)]
+    network = rounded(network, torch.float32) if weights == "int8" else network
+    contract = replace(Contract.of(card, weights, pixels=False), weights=weights)
+    targets = write(Traced(Exported(network.eval(), contract)), folder)
+    at_hand = [name for name in RUNTIMES if name != "OpenVINO" or find_spec("openvino")]
+    return {
+        f"{name} {weights}": Candidate(Runtime(folder / FILE, name), _differing(target, images, expected))
+        for name, target in zip(at_hand, targets.values(), strict=True)
+    }
+
+
+@torch.no_grad()
+def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
+    """What each layer of neurons gives, call by call; None where that is no spikes."""
+    calls: list[Fired] = []
+    reset_state(network)
+    with watch_neurons(network, calls.append, foreign_potentials=False):
+        network(images)
+    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in calls]
+
+
+def _differing(target: Target, images: Tensor, expected: list[list[Tensor | None]]) -> float | None:
+    """The share of a target's spikes, and places without, that are not as expected."""
+    wrong = total = 0
+    for part, calls in zip(images.split(WATCHED), expected, strict=True):
+        for spikes, found in zip(calls, target(part)[1], strict=True):
+            if spikes is not None:
+                wrong += int((spikes.sign() != found.view(spikes.shape).sign()).sum())
+                total += spikes.numel()
+    return wrong / total if total else None

@@ -1,0 +1,103 @@
+"""What is rewritten in ONNX graphs: the same spikes, by fewer operations; bytes only where they are exact."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds  # noqa: E402
+
+FLOAT = TensorProto.FLOAT
+RANDOM = np.random.default_rng(0)
+
+
+def model(nodes: list[Any], constants: dict[str, Any], output: str = "out") -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", FLOAT, ["B", 3, 4, 4])],
+        [onnx.ValueInfoProto(name=output)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+
+
+def firing(scale: list[float], population: int = 2) -> Any:
+    """Batch norm, copies for a population, shifts, a threshold."""
+    norm = ["scale", "bias", "mean", "variance"]
+    nodes = [
+        helper.make_node("BatchNormalization", ["x", *norm], ["normed"], epsilon=1e-3, name="norm"),
+        helper.make_node("Tile", ["normed", "repeats"], ["copies"], name="tile"),
+        helper.make_node("Add", ["copies", "shift"], ["potential"], name="add"),
+        helper.make_node("Greater", ["potential", "threshold"], ["fired"], name="fire"),
+        helper.make_node("Cast", ["fired"], ["out"], to=FLOAT, name="cast"),
+    ]
+    one = lambda: RANDOM.uniform(0.5, 2, 3).astype(np.float32)  # noqa: E731
+    shift = RANDOM.normal(size=(3 * population, 1, 1)).astype(np.float32)
+    constants = {"scale": np.float32(scale), "bias": one(), "mean": one(), "variance": one(), "shift": shift}
+    return model(nodes, constants | {"repeats": np.array([1, population, 1, 1]), "threshold": np.float32(0.5)})
+
+
+def run(made: Any, images: np.ndarray) -> np.ndarray:
+    session = runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": images})[0]
+
+
+def test_thresholds_take_norm_copies_and_shifts() -> None:
+    made, images = firing([0.5, 1.0, 3.0]), RANDOM.normal(size=(64, 3, 4, 4)).astype(np.float32)
+    expected = run(made, images)
+    assert 0.1 < expected.mean() < 0.9
+    assert len(set(expected.mean((0, 2, 3)))) == 6, "each neuron has a threshold of its own"
+    fold_thresholds(made)
+    assert [node.op_type for node in made.graph.node] == ["Greater", "Greater", "Concat", "Cast"]
+    assert len(made.graph.initializer) == 2
+    assert np.array_equal(run(made, images), expected)
+
+
+def test_a_negative_gain_turns_the_comparison_and_stays() -> None:
+    made, images = firing([0.5, -1.0, 3.0]), RANDOM.normal(size=(8, 3, 4, 4)).astype(np.float32)
+    expected, before = run(made, images), [node.op_type for node in made.graph.node]
+    fold_thresholds(made)
+    assert [node.op_type for node in made.graph.node] == before
+    assert np.array_equal(run(made, images), expected)
+
+
+SPIKES = [("Greater", ["x", "half"], "gt"), ("Cast", ["gt"], "s")]
+
+
+@pytest.mark.parametrize(
+    ("operations", "step"),
+    [
+        ([], 1.0),
+        ([("MaxPool", ["s"], "t"), ("Transpose", ["t"], "out")], 1.0),
+        ([("Add", ["s", "s"], "out")], 1.0),
+        ([("Add", ["s", "s"], "t"), ("Div", ["t", "two"], "u"), ("Concat", ["u", "s"], "out")], 0.5),
+        ([("Add", ["s", "s"], "t"), ("Mul", ["t", "quarter"], "u"), ("Where", ["gt", "one", "u"], "out")], 0.25),
+        ([("Mul", ["s", "tenth"], "out")], None),  # no float says 1/10, let alone its multiples
+        ([("Add", ["s", "x"], "out")], None),
+        ([("Sub", ["s", "s"], "out")], None),
+        ([("Mul", ["s", "x"], "out")], None),
+        ([("Where", ["gt", "two", "s"], "out")], None),
+        (
+            [("Add", [f"{'s' * n}", f"{'s' * n}"], "s" * (n + 1)) for n in range(1, 8)]
+            + [("Identity", ["s" * 8], "out")],
+            1.0,
+        ),
+        (
+            [("Add", [f"{'s' * n}", f"{'s' * n}"], "s" * (n + 1)) for n in range(1, 9)]
+            + [("Identity", ["s" * 9], "out")],
+            None,
+        ),
+    ],
+)
+def test_bytes_say_spikes_and_sums_and_halves_exactly(operations: list[Any], step: float | None) -> None:
+    nodes = [helper.make_node(kind, inputs, [name], to=FLOAT) for kind, inputs, name in [*SPIKES, *operations]]
+    numbers = {"half": 0.5, "one": 1.0, "two": 2.0, "quarter": 0.25, "tenth": 0.1}
+    made = model(nodes, {name: np.float32(value) for name, value in numbers.items()})
+    assert exact_step("out" if operations else "s", Graph(made)) == step
+    assert exact_step("x", Graph(made)) is None
