@@ -21,7 +21,7 @@ PAGES = {
     + [ROOT / "results" / "README.md"]
 }
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
-FIGURE = re.compile(rf"(?<![\w.,])({NUMBER})(%|x(?![\w]))?(?![\w.]*\d)")
+FIGURE = re.compile(rf"(?<![\w.,])({NUMBER})(%|x(?![\w]))?(?![\w.]*\d|e[-+]?\d)")
 
 
 def sections(text: str) -> Iterator[tuple[str, str]]:

@@ -36,3 +36,15 @@ def test_the_conversion_of_the_page_is_saved_and_loaded_to_the_bit(run_page, mon
     scope = run_page("conversion.md", images=torch.randn(16, 3, 32, 32))
     assert scope["network"](scope["images"]).equal(scope["logits"])
     assert len(scope["conversion"].layers) == 11
+
+
+def test_a_batch_goes_through_the_network_of_the_page(run_page, capsys):
+    run_page("dataflow.md")
+    assert capsys.readouterr().out == "torch.Size([2, 10])\n"
+
+
+def test_the_exports_of_the_page_hold(run_page):
+    scope = run_page("export.md")
+    assert scope["made"].holds
+    assert Path("exported/model.c").is_file()
+    assert Path("travelling/model.safetensors").is_file()
