@@ -23,6 +23,12 @@ SMALL: dict[str, Any] = {"model.name": "spiking-resnet-s"}
 ALTERNATING = WINDOWS | {"model.windows": "alternating"}
 
 
+def _shown(steps: int) -> dict[str, Any]:
+    """Images are shown several times, for as many epochs as give the cost of 8 at one step."""
+    epochs = 8 // steps
+    return SMALL | {"model.time_steps": steps, "train.epochs": epochs, "train.warmup_epochs": epochs / 10}
+
+
 def write_over_time(
     sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
 ) -> None:
@@ -118,15 +124,16 @@ EVENTS = Sweep(
     write=write_over_time,
 )
 
+
 TIME = Sweep(
     name="time",
     title="CIFAR-10 shown T times, at the same cost of training",
     about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees "
     "as many time steps. The stem reads an image once, whatever T.",
     settings=[
-        *(Setting("the same cost", f"T = {n}", SMALL | {"model.time_steps": n, "train.epochs": 8 // n}) for n in STEPS),
-        Setting("the same cost", "T = 4, TET", SMALL | {"model.time_steps": 4, "train.epochs": 2, "train.loss": "tet"}),
-        Setting("the same epochs", "T = 1, 2 epochs", SMALL | {"model.time_steps": 1, "train.epochs": 2}),
+        *(Setting("the same cost", f"T = {n}", _shown(n)) for n in STEPS),
+        Setting("the same cost", "T = 4, TET", _shown(4) | {"train.loss": "tet"}),
+        Setting("the same epochs", "T = 1, 2 epochs", _shown(4) | {"model.time_steps": 1}),
     ],
     reference="best",
     draw=_draw,

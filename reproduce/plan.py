@@ -104,8 +104,8 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
         OnespikeError: A value is out of its range, or one that every setting sets was given.
     """
     swept = set.intersection(*(set(setting.overrides) for setting in sweep.settings))
-    for key in overrides:
-        if key in swept:
+    for key, value in overrides.items():
+        if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
             raise OnespikeError(f"--{key}: {sweep.name} sets it itself, to a value for each row; leave it out")
     base = load_recipe(sweep.recipe, overrides)
     warmup = {"train.warmup_epochs": base.train.epochs / 10}

@@ -7,7 +7,8 @@ import pytest
 
 from onespike.training.run import Run
 from reproduce.over_time import EVENTS, TIME
-from reproduce.plan import resolve
+from reproduce.plan import Sweep, resolve
+from reproduce.registry import PAPER
 from reproduce.sweep import run_sweep
 from tests.unit.data.recordings import events
 
@@ -23,6 +24,13 @@ def test_what_is_compared():
     shown = resolve(TIME, {})
     assert {one.model.time_steps * one.train.epochs for one in shown[:5]} == {8}
     assert all(one.model.name == "spiking-resnet-s" for one in shown)
+    assert all(one.train.warmup_epochs == one.train.epochs / 10 for one in shown)
+
+
+@pytest.mark.parametrize("sweep", [one for one in PAPER.values() if isinstance(one, Sweep)], ids=lambda one: one.name)
+def test_every_sweep_runs_as_its_command_calls_it(sweep):
+    given = {"train.epochs": sweep.epochs, "data.limit": sweep.limit, "train.precision": sweep.precision}
+    assert len(resolve(sweep, given)) == len(sweep.settings)
 
 
 def test_a_row_says_accuracy_latency_and_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
