@@ -1,6 +1,5 @@
 """Data sets of recordings on the disk, in their official layouts and in those that tonic downloads."""
 
-import io
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -11,6 +10,7 @@ import numpy as np
 
 from onespike.data.config import DataConfig
 from onespike.data.events.frames import Framing, augments
+from onespike.data.events.prophesee import opened_hdf5
 from onespike.data.events.readers import (
     READERS,
     read_aedat4,
@@ -153,24 +153,12 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
 def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
     """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
     origin = files.where(name)
-    try:
-        with h5py.File(io.BytesIO(files.read(name)), "r") as file:
-            times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:].astype(np.int64)
-            words = [one.decode("utf-8", "replace") for one in file["extra/keys"][:]]
+    with opened_hdf5(files, name, "a whole file of SHD; download it again") as file:
+        times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:].astype(np.int64)
+        words = [one.decode("utf-8", "replace") for one in file["extra/keys"][:]]
         if not len(times) == len(units) == len(labels):
             raise ValueError(f"{len(times)} times, {len(units)} units, {len(labels)} labels")
-    except OnespikeError:
-        raise
-    except Exception as error:  # on damaged bytes the library raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(
-            f"{origin}: not the HDF5 of SHD ({reason}); expected a whole file; download it again"
-        ) from None
     origins = [f"{origin}: recording {number}" for number in range(len(labels))]
 
     def read(index: int) -> np.ndarray:

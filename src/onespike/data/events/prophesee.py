@@ -6,6 +6,8 @@ never returns from a file that is cut off; tests compare with it on whole ones.
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -40,28 +42,33 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 
 def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read an HDF5 with arrays x, y, t (microseconds), p in `events`, in `CD/events`, or at its root."""
+    expected = f"arrays x, y, t, p in one of {', '.join(_GROUPS)}, in no compression but gzip; convert it"
+    with opened_hdf5(files, name, expected) as file:
+        found: Any = next((file[group] for group in _GROUPS if group in file), {})
+        names = getattr(getattr(found, "dtype", None), "names", None)  # of an array of all four
+        if missing := [key for key in "txyp" if key not in (names or found)]:
+            raise ValueError(f"{missing[0]} is missing")
+        if (size := max(one.nbytes for one in ([found] if names else [found[key] for key in "txyp"]))) > MOST:
+            raise ValueError(f"{size:,} bytes come out of it")
+        arrays = [np.asarray(found[key][:]) for key in "txyp"]
+    return recording(arrays, sensor, files.where(name))
+
+
+@contextmanager
+def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
+    """Open an HDF5; what goes wrong inside is an `OnespikeError`, also where h5py is missing."""
     try:
         import h5py
     except ImportError as error:
         raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
-    origin = files.where(name)
     try:
         with h5py.File(io.BytesIO(files.read(name)), "r") as file:
-            found: Any = next((file[group] for group in _GROUPS if group in file), {})
-            keys = found.dtype.names or () if isinstance(found, h5py.Dataset) else found
-            if missing := [key for key in "txyp" if key not in keys]:
-                raise ValueError(f"{missing[0]} is missing")
-            columns = [found] if isinstance(found, h5py.Dataset) else [found[key] for key in "txyp"]
-            if (size := max(one.nbytes for one in columns)) > MOST:
-                raise ValueError(f"{size:,} bytes come out of it")
-            arrays = [np.asarray(found[key][:]) for key in "txyp"]
+            yield file
     except OnespikeError:
         raise
     except Exception as error:  # on damaged bytes the library raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        expected = f"expected arrays x, y, t, p in one of {', '.join(_GROUPS)}, in no compression but gzip"
-        raise OnespikeError(f"{origin}: not read as HDF5 ({reason}); {expected}; convert it") from None
-    return recording(arrays, sensor, origin)
+        raise OnespikeError(f"{files.where(name)}: not read as HDF5 ({reason}); expected {expected}") from None
 
 
 def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
