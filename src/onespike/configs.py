@@ -93,7 +93,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
         parsed = parsed.split(",")
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
-    if kind is float and isinstance(parsed, str):  # YAML takes 1e-3 for text
+    if kind is float and isinstance(parsed, str) and "_" not in parsed:  # YAML takes 1e-3 for text
         with suppress(ValueError):
             parsed, number = float(parsed), True
     if number and kind in (float, type(parsed)):

@@ -372,8 +372,6 @@ YAML = {
     "many documents": "---\na: 1\n---\nb: 2\n",
     "a tab": "train:\n\tlr: 1\n",
     "too long": "# " + "x" * (2 << 20),
-    "a time for a number": "train:\n  epochs: 1:2:3\n",
-    "a number with a line in it": "train:\n  lr: 1_0.5\n",
     "a list": "- 1\n",
     "a number": "3\n",
     "a text": "x\n",
@@ -391,6 +389,13 @@ def test_recipes(what, refused, tmp_path):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     refused("train", "--recipe", path, "--out", tmp_path / "out", words=("recipe.yaml",))
     assert not Path("hacked").exists()
+
+
+@pytest.mark.parametrize("line", ["epochs: 1:2:3", "epochs: 1_0", "lr: 1_0.5", "lr: 1:2.5"])
+def test_what_only_old_yaml_takes_for_a_number(line, refused, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"train:\n  {line}\n")
+    refused("train", "--recipe", path, "--out", tmp_path / "out", words=tuple(line.split(": ", 1)))
 
 
 @pytest.mark.parametrize("what", YAML)
