@@ -77,6 +77,7 @@ def test_the_layout_in_memory_changes_nothing(unit: str) -> None:
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 @compiler_warning
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler's, too
 @every_unit

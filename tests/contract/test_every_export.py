@@ -46,6 +46,7 @@ def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -
         assert proof.largest_logit > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv12", "spiking-vgg-xs"])
 def test_pt2_of_both_kinds_of_strict_networks(name: str, tmp_path: Path) -> None:
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))

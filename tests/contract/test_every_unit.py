@@ -127,6 +127,7 @@ def test_channels_last_input_gives_the_same_output_in_channels_last(name):
             torch.testing.assert_close(tensor, expected)
 
 
+@pytest.mark.slow
 @every_unit
 @compiler_warning
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # of the compiler's, too

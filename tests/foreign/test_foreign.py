@@ -174,6 +174,7 @@ def test_from_the_command_line(name: str, command, tmp_path: Path, monkeypatch):
     assert not onespike.load("killed").training
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("theirs")
 def test_a_network_of_relus_is_converted(command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -204,6 +205,7 @@ def test_a_data_set_and_a_loss_from_python(theirs, cache: Path, tmp_path: Path):
         evaluate(run, model=theirs.OurNet(num_classes=4))
 
 
+@pytest.mark.slow
 def test_a_data_set_of_hugging_face(theirs, cache: Path, tmp_path: Path):
     import datasets
     from PIL import Image
@@ -227,6 +229,7 @@ def test_a_data_set_of_hugging_face(theirs, cache: Path, tmp_path: Path):
     assert audit_run(run, both, images=16, latency=False).operations.images == 16
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("theirs")
 def test_a_data_set_and_a_loss_on_the_command_line(command, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -243,6 +243,7 @@ def test_a_ternary_neuron_fires_spikes_with_a_sign():
     assert count_operations(Jelly("m", "TernaryLIFNode"), [images()]).products[-1].arrives == "signed"
 
 
+@pytest.mark.slow
 def test_other_packages_are_not_imported():
     code = (
         "import sys, torch; from onespike.audit import audit; audit(torch.nn.Linear(3, 2), [torch.rand(2, 3)]);"

@@ -19,6 +19,7 @@ from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 
 
+@pytest.mark.slow
 def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     config = model_config("conv-tiny", depths=(1,), channels=(8,))

@@ -64,6 +64,7 @@ def test_several_neurons_for_each_activation(ann_run, command, tmp_path):
     assert complaints == "error: population: expected 1 where there are 2 time steps, got 3\n"
 
 
+@pytest.mark.slow
 def test_other_images_calibrate_and_are_those_of_the_new_run(ann_run, command, tmp_path):
     out, more = tmp_path / "snn", ("--data.limit", 50, "--train.batch_size", 20, "--train.epochs", 1)
     code, _, _ = command("convert", "--finetune", ann_run.folder, "--out", out, *FAST, "--images", 200, *more)
@@ -207,6 +208,7 @@ def test_batch_norm_is_kept_for_training_on_and_shortcuts_are_chosen(ann_run, co
     assert any(name.endswith("_shortcut") for name, _ in kept.named_modules())
 
 
+@pytest.mark.slow
 def test_what_cannot_be_converted_is_left_real_valued_if_asked(ann_run, command, tmp_path):
     train(load_recipe(str(ann_run.config), {"model.name": "vit12", "data.limit": 60}), tmp_path / "ann")
     code, _, complaints = command("convert", tmp_path / "ann", "--out", tmp_path / "snn", *FAST)

@@ -48,6 +48,7 @@ def test_cifar100_has_the_official_classes(shared_data, tmp_path):
     assert opened["bare"] == opened["named"]
 
 
+@pytest.mark.slow
 def test_tiny_imagenet_from_the_archive(shared_data):
     data = open_dataset(DataConfig("tiny-imagenet", str(shared_data / "tiny-imagenet-200-subset.tar")))
     assert [len(data.train), len(data.validation), len(data.test)] == [7_200, 800, 2_000]

@@ -143,6 +143,7 @@ def test_another_size_and_other_colours(make_run, tmp_path: Path):
     assert len(np.unique(grey.pixels[:, [0, -1]])) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "width", "height"),
     [

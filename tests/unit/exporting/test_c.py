@@ -138,6 +138,7 @@ int main(void)
 """
 
 
+@pytest.mark.slow
 def test_the_program_has_no_undefined_behaviour(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     network = create_model("conv-tiny", in_channels=1, **STRICT[5][1])
     prove(network, digits[:10], tmp_path / "out", settled)
@@ -211,6 +212,7 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
     assert (short.returncode, short.stderr) == (2, b"expected an image of 1024 bytes\n")
 
 
+@pytest.mark.slow
 def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")
     if not compiler or not emulator:
@@ -239,6 +241,7 @@ def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path
     assert [[int(word, 16) for word in line.split()] for line in (done.stdout + done.stderr).splitlines()] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [

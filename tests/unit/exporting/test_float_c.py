@@ -31,6 +31,7 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "overrides"), NETWORKS, ids=str)
 def test_networks_that_read_real_values(
     name: str,

@@ -35,6 +35,7 @@ def test_they_are_compiled_once(cache) -> None:
     assert kept.stat().st_mtime_ns == before.st_mtime_ns
 
 
+@pytest.mark.slow
 def test_what_others_can_write_is_not_run(cache) -> None:
     assert works()
     (kept,) = cache.iterdir()

@@ -125,6 +125,7 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     assert shares == pytest.approx([100 * count.item() / 9 for count in counts], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "weights"), [("", "int8"), ("ann", "fp32")])
 def test_other_networks_are_run_by_others(preset: str, weights: str, images: Path, tmp_path: Path) -> None:
     """A strict one in integers; of another one, whose layers read real values, the class is the network's."""

@@ -153,6 +153,7 @@ def test_numbers_that_do_not_suit(numbers: dict[str, tuple[int, ...]], ann: Path
         conversion(ann, **arguments(tmp_path, **numbers))
 
 
+@pytest.mark.slow
 def test_called_again_it_makes_nothing_anew(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     conversion(ann, **arguments(tmp_path))
     before = table(tmp_path)

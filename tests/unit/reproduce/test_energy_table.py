@@ -62,6 +62,7 @@ def test_small_networks_are_trained_once_and_no_ratio_stands_without_two_accurac
     assert rows(tmp_path / "results") == found
 
 
+@pytest.mark.slow
 def test_the_vgg_is_a_run_like_any_other_and_comes_out_the_same_again(tmp_path: Path, capsys):
     recipe = load_recipe("digits", {**SMALL, "train.epochs": 2, "train.mixup": 0.2, "train.rate_penalty": 1.0})
     one, other = (module._open_or_train_vgg(tmp_path / name, recipe, 2) for name in ("one", "other"))

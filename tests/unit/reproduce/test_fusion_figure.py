@@ -39,6 +39,7 @@ def test_mean_and_none_never_over_activate():
     assert measure("mean", 0.5, 0.5).over_activated == measure("none", 0.5, 0.5).over_activated == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["conv", "lstm"])
 def test_firing_rates_of_a_run(unit: str, command, tmp_path: Path):
     run = tmp_path / "run"
@@ -58,6 +59,7 @@ def test_firing_rates_of_a_run(unit: str, command, tmp_path: Path):
     assert str(tmp_path) not in text
 
 
+@pytest.mark.slow
 def test_without_a_run_a_small_network_is_trained_once(command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     monkeypatch.setattr(module, "SMALL", SMALL)
     assert command("fusion", "--images", 8)[0] == 0

@@ -33,6 +33,7 @@ def test_every_sweep_runs_as_its_command_calls_it(sweep):
     assert len(resolve(sweep, given)) == len(sweep.settings)
 
 
+@pytest.mark.slow
 def test_a_row_says_accuracy_latency_and_energy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("onespike.audit.latency._SECONDS", 0.05)
     for part in ("train", "test"):

@@ -210,6 +210,7 @@ def test_an_epoch_over_the_budget_ranks_below_all_that_keep_it():
     assert quality({"epoch": 3, "valid_top1": 40.0}) == 40.0
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_path, monkeypatch):
     recipe = small(train__energy_budget=1.0, train__rate_penalty=0.1, train__accumulate=2, train__ema=0.9)
     train(recipe, tmp_path / "straight")

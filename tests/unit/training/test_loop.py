@@ -205,6 +205,7 @@ def test_the_support_is_as_wide_as_the_surrogate(width):
     assert monitor.summary()[0].in_support == pytest.approx(((v - 0.5).abs() < 0.99 * width).float().mean().item())
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing(small, tmp_path: Path):
     often, seldom = small(train__monitor_every=1), small(train__monitor_every=1000)
     summaries = [train(recipe, tmp_path / name) for recipe, name in ((often, "often"), (seldom, "seldom"))]

@@ -26,6 +26,7 @@ def begun(monkeypatch: pytest.MonkeyPatch):
     return seen
 
 
+@pytest.mark.slow
 def test_each_stage_has_one_time_step_less_and_starts_from_the_best_weights_before_it(small, tmp_path: Path, begun):
     summaries = prune_time(small(train__epochs=1), 3, tmp_path)
     assert list(summaries) == [3, 2, 1]
@@ -67,6 +68,7 @@ def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
         prune_time(small(train__epochs=1, model__theta=0.3), 2, tmp_path)
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_change_that_does_not_matter(small, tmp_path: Path, begun):
     summaries = prune_time(small(train__epochs=1), 2, tmp_path)
     assert prune_time(small(train__epochs=1, train__save_minutes=1.0, data__workers=1), 2, tmp_path) == summaries

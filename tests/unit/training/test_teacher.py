@@ -176,6 +176,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Trainer, "step", counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fresh", "init_from"])
 def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(small, tmp_path, monkeypatch, start):
     recipe = small(train__teacher="twin", train__teacher_features=0.5, train__ema=0.9)
