@@ -103,6 +103,8 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
         if wrong := [key for key in overrides if key not in other]:
             raise OnespikeError(f"--{wrong[0]}: a run has the architecture that it was trained with; leave it out")
         return audit_run(run, run.recipe_with(overrides).data if other else None, *choices)
+    if name not in model_names() and "/" in name:
+        raise OnespikeError(f"{name}: no such folder; expected a run's, or a model, which onespike models lists")
     if name not in model_names():
         raise unknown("run folder or model", name, model_names())
     recipe = load_recipe("digits" if name == "conv-tiny" else "cifar10/conv12", {**overrides, "model.name": name})

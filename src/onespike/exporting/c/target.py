@@ -104,8 +104,15 @@ class _Compiled:
         # What is no spike, such as a ReLU's answer, stays 0: it is not compared.
         ends = [one.offset + one.size for one in self.maps.values()]
         self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes)], default=0))
-        self.keep = _WATCH(self._see)
+        self.raised: BaseException | None = None
+        self.keep = _WATCH(self._watched)
         library.model_watch(self.keep)
+
+    def _watched(self, number: int, words: "ctypes._Pointer[ctypes.c_uint32]", count: int) -> None:
+        try:
+            self._see(number, words, count)
+        except BaseException as error:  # ctypes prints and forgets it: Ctrl-C would be a spike that differs
+            self.raised = self.raised or error
 
     def _see(self, number: int, words: "ctypes._Pointer[ctypes.c_uint32]", count: int) -> None:
         one = self.maps[number]
@@ -120,6 +127,8 @@ class _Compiled:
         bits = []
         for image, row in zip(images, scores, strict=True):
             self.library.model_run(ctypes.c_void_p(image.data_ptr()), ctypes.c_void_p(row.data_ptr()))
+            if self.raised:
+                raise self.raised
             bits.append(self.bits.clone())
         seen = torch.stack(bits)
         return scores.double() * self.unit, [read_bits(value, seen) for value in self.spikes]
