@@ -38,12 +38,20 @@ def small(name: str) -> nn.Module:
 def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    network = small(name)
-    made = export(network, tmp_path / "fp32", ("pt2", "onnx"), images=images)
-    rounded = export(network, tmp_path / "int8", "onnx", images=images, weights="int8")
-    for proof in (*made.parity, *rounded.parity):
-        assert proof.holds, proof
-        assert proof.largest_logit > 0
+    made = export(small(name), tmp_path / "out", ("pt2", "onnx"), images=images)
+    assert made.holds, made.parity
+    assert all(proof.largest_logit > 0 for proof in made.parity)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["conv-tiny", "spiking-vgg-xs", "spiking-resnet-xs"])
+def test_onnx_in_integers_computes_what_the_network_of_8_bits_does(name: str, tmp_path: Path) -> None:
+    """Where layers read spikes. Where they read real values OpenVINO's are a percent off, and its proof says so."""
+    pytest.importorskip("onnxruntime")
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    made = export(small(name), tmp_path / "out", "onnx", images=images, weights="int8")
+    assert made.holds, made.parity
+    assert all(proof.largest_logit > 0 for proof in made.parity)
 
 
 @pytest.mark.slow
