@@ -18,21 +18,13 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
-from onespike.training.callbacks import (
-    Callback,
-    EnergyBudget,
-    Hoyer,
-    Int8Weights,
-    Monitor,
-    MovingAverage,
-    Step,
-    SurrogateWidth,
-)
+from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, not_finite, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
 from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
+from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
 from onespike.training.restoring import FIXED

@@ -6,31 +6,20 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
-from onespike.training.run import Run
+from tests.unit.written_run import write_run
 
 
 @pytest.mark.slow
 def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     config = model_config("conv-tiny", depths=(1,), channels=(8,))
-    run = Run(tmp_path / "run")
-    run.begin(Recipe(DataConfig(name="digits", cache=str(tmp_path / "cache")), config, TrainConfig(device="cpu")))
-    card = ModelCard(config, tuple("0123456789"), 1, 32, (0.3,), (0.35,), "digits")
-    torch.manual_seed(0)
-    network = card.build().train()
-    network(torch.randn(8, 1, 32, 32))
-    nn.init.normal_(network.head.weight)
-    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+    data = DataConfig(name="digits", cache=str(tmp_path / "cache"))
+    run = write_run(tmp_path / "run", config, data, tuple("0123456789"))
     out, numbers = tmp_path / "engine.md", tmp_path / "engine-run.json"
     options = ["--rounds", "1", "--images", "20", "--out", str(out)]
     # In a process of its own, as a user's: each runtime sets up the processor's matrix tiles for itself.

@@ -16,6 +16,7 @@ from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.exporting import Export
 from onespike.neurons import LIF, NeuronConfig
+from tests.unit.exporting.program import SANITIZERS, answers
 
 if shutil.which("cc") is None:
     pytest.skip("there is no C compiler", allow_module_level=True)
@@ -134,35 +135,11 @@ def test_strict_networks_on_photographs(name: str, shared_data: Path, tmp_path: 
     prove(create_model(name, population=2), images, tmp_path / "out", settled)
 
 
-PROGRAM = """#include <stdio.h>
-#include "model.h"
-int main(void)
-{
-    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
-    int32_t scores[MODEL_CLASSES];
-    while (fread(image, 1, sizeof image, stdin) == sizeof image) {
-        printf("%d", model_run(image, scores));
-        for (int k = 0; k < MODEL_CLASSES; k++)
-            printf(" %ld", (long)scores[k]);
-        printf("\\n");
-    }
-    return 0;
-}
-"""
-
-
 @pytest.mark.slow
 def test_the_program_has_no_undefined_behaviour(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     network = create_model("conv-tiny", in_channels=1, **STRICT[5][1])
     prove(network, digits[:10], tmp_path / "out", settled)
-    (tmp_path / "main.c").write_text(PROGRAM)
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    sources = [str(tmp_path / "main.c"), str(tmp_path / "out" / "model.c")]
-    program = str(tmp_path / "program")
-    subprocess.run(["cc", *flags, "-I", str(tmp_path / "out"), *sources, "-o", program], check=True)
-    done = subprocess.run([program], input=digits[:10].numpy().tobytes(), capture_output=True, check=True)
-    assert not done.stderr
-    rows = torch.tensor([[int(word) for word in line.split()] for line in done.stdout.decode().splitlines()])
+    rows = torch.tensor(answers(tmp_path / "out", digits[:10], flags=SANITIZERS), dtype=torch.float64).long()
     bits = int(re.findall(r"SCORE_BITS (\d+)", (tmp_path / "out" / "model.h").read_text())[0])
     with torch.no_grad():
         from onespike.exporting.network import rounded
@@ -244,13 +221,7 @@ def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path
     subprocess.run([compiler, *flags, *files], check=True)
     board = [emulator, "-M", "mps2-an500", "-nographic", "-semihosting", "-kernel", str(tmp_path / "device.elf")]
     done = subprocess.run(board, capture_output=True, check=True, timeout=120, text=True)
-    (tmp_path / "main.c").write_text(PROGRAM)
-    program = str(tmp_path / "program")
-    subprocess.run(
-        ["cc", "-std=c99", "-I", str(out), str(tmp_path / "main.c"), str(out / "model.c"), "-o", program], check=True
-    )
-    here = subprocess.run([program], input=images.numpy().tobytes(), capture_output=True, check=True).stdout.decode()
-    expected = [[int(word) % 2**32 for word in line.split()[1:]] for line in here.splitlines()]
+    expected = [[int(score) % 2**32 for score in scores] for _, *scores in answers(out, images)]
     assert [[int(word, 16) for word in line.split()] for line in (done.stdout + done.stderr).splitlines()] == expected
 
 

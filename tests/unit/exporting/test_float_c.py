@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from onespike import convert, create_model, export
 from onespike.errors import OnespikeError
 from onespike.models import artificial
+from tests.unit.exporting.program import SANITIZERS, answers
 
 if shutil.which("cc") is None:
     pytest.skip("there is no C compiler", allow_module_level=True)
@@ -75,23 +75,6 @@ def test_choices_clamps_and_matrices(digits: Tensor, tmp_path: Path) -> None:
     assert made.holds, made.parity
 
 
-PROGRAM = """#include <stdio.h>
-#include "model.h"
-int main(void)
-{
-    static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
-    float scores[MODEL_CLASSES];
-    while (fread(image, 1, sizeof image, stdin) == sizeof image) {
-        printf("%d", model_run(image, scores));
-        for (int k = 0; k < MODEL_CLASSES; k++)
-            printf(" %.9g", scores[k]);
-        printf("\\n");
-    }
-    return 0;
-}
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 def test_a_converted_resnet_on_photographs_without_undefined_behaviour(shared_data: Path, tmp_path: Path) -> None:
@@ -112,13 +95,7 @@ def test_a_converted_resnet_on_photographs_without_undefined_behaviour(shared_da
     made = export(network, tmp_path / "out", "c", images=images, mean=[0.5] * 3, std=[0.25] * 3, weights="fp32")
     assert made.holds, made.parity
     assert made.parity[0].spikes > 0
-    (tmp_path / "main.c").write_text(PROGRAM)
-    flags = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]
-    sources, program = [str(tmp_path / "main.c"), str(tmp_path / "out" / "model.c")], str(tmp_path / "program")
-    subprocess.run(["cc", *flags, "-I", str(tmp_path / "out"), *sources, "-lm", "-o", program], check=True)
-    done = subprocess.run([program], input=images[:5].numpy().tobytes(), capture_output=True, check=True)
-    assert not done.stderr
-    rows = torch.tensor([[float(word) for word in line.split()] for line in done.stdout.decode().splitlines()])
+    rows = torch.tensor(answers(tmp_path / "out", images[:5], "float", SANITIZERS))
     with torch.no_grad():
         expected = network(normalised[:5])
     torch.testing.assert_close(rows[:, 1:], expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())

@@ -18,10 +18,9 @@ from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
 from onespike.models import ModelConfig, model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe, load_recipe
+from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
+from tests.unit.written_run import write_run
 
 CLASSES = ("ant", "bee")
 
@@ -46,15 +45,7 @@ def run(request: pytest.FixtureRequest, images: Path, tmp_path: Path) -> Run:
 
 def run_of(config: ModelConfig, images: Path, tmp_path: Path) -> Run:
     data = DataConfig(name="folder", root=str(images), cache=str(tmp_path / "cache"), holdout=0.5)
-    run = Run(tmp_path / "run")
-    run.begin(Recipe(data, config, TrainConfig(batch_size=4, device="cpu")))
-    torch.manual_seed(0)
-    card = ModelCard(config, CLASSES, 3, 16, (0.5,) * 3, (0.25,) * 3, "folder")
-    network = card.build()
-    torch.nn.init.normal_(network.head.weight)
-    network.train()(torch.randn(32, 3, 16, 16))
-    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
-    return run
+    return write_run(tmp_path / "run", config, data, CLASSES, 3, 16)
 
 
 def command(*arguments: object) -> int:
@@ -112,7 +103,8 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     report = json.loads((out / "report.json").read_text())
     test = open_dataset(load_recipe(str(run.config)).data).test
     chosen = np.linspace(0, 11, 9).round().astype(np.int64)
-    images, labels = next(iter(EvalLoader(test.select(chosen), (0.5,) * 3, (0.25,) * 3, 9)))
+    card = run.checkpoint("best").card
+    images, labels = next(iter(EvalLoader(test.select(chosen), card.mean, card.std, 9)))
     answers = []
     for model in (load(run.folder), load_engine(out)):
         torch.manual_seed(derive_seed(0, 0))

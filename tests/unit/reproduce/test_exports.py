@@ -5,31 +5,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
 
 from onespike.data.config import DataConfig
 from onespike.models import model_config
-from onespike.training.checkpoint import Checkpoint, ModelCard
-from onespike.training.config import TrainConfig
-from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce import exports
+from tests.unit.written_run import write_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run of a network with maximum pooling of real values, which NIR cannot say."""
     config = model_config("spiking-resnet-xs", width=4)
-    run = Run(tmp_path / "small")
-    run.begin(Recipe(DataConfig(name="digits"), config, TrainConfig(device="cpu")))
-    card = ModelCard(config, tuple("0123456789"), 1, 32, (0.3,), (0.35,), "digits")
-    torch.manual_seed(0)
-    network = card.build().train()
-    network(torch.randn(8, 1, 32, 32))
-    nn.init.normal_(network.head.weight)
-    Checkpoint(card, network.state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
-    return run
+    return write_run(tmp_path / "small", config, DataConfig(name="digits"), tuple("0123456789"))
 
 
 def test_proofs_and_refusals(

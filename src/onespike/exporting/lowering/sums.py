@@ -9,7 +9,8 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.exporting.lowering.maps import Geometry, Map, Pool, Read, Sum
-from onespike.exporting.lowering.values import CannotSayError, Value, Walk, in_rows, pair, rows_of, sides_of
+from onespike.exporting.lowering.values import CannotSayError, Value, in_rows, pair, rows_of, sides_of
+from onespike.exporting.lowering.walk import Walk
 
 
 class Sums(Walk, ABC):

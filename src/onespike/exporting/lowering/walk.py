@@ -1,0 +1,252 @@
+"""From a graph to maps: an interpreter of exported programs, and what it says of elements that are only moved.
+
+Whatever moves elements (views, slices, concatenation, repetition) moves index, gain and shift of a `Value`; constants
+and scales go into gain and shift. What makes new maps is said elsewhere: `layers`, `integers`, `reals`.
+"""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from onespike.exporting.lowering.maps import Collect, Map, Part, Pixels, Read
+from onespike.exporting.lowering.values import (
+    CannotSayError,
+    Unsaid,
+    Value,
+    as_value,
+    sides_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Operations that move elements, and those that leave them as they are.
+MOVES = {
+    *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze"),
+    *("unsqueeze", "slice", "narrow", "select", "expand", "expand_as", "repeat", "repeat_interleave", "unbind"),
+    *("split", "chunk", "split_with_sizes", "stack", "cat", "slice_scatter", "select_scatter", "index_select"),
+    *("flip", "roll", "t", "copy", "numpy_T", "tile", "view_as", "swapaxes", "broadcast_to"),
+}
+SAME = {"to", "_to_copy", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "dropout", "type_as", "float"}
+SAME |= {"feature_dropout", "double"}
+
+
+class Walk(fx.Interpreter):
+    """Walks over a graph and makes `maps`, in the order in which they follow; `problems` lists what cannot be said.
+
+    Args:
+        graph: A graph of ATen operations on float64, without effects, for one image.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.maps: list[Map] = []
+        self.problems: list[str] = []  # operations that cannot be said
+        self.unit = 1.0  # what one of the class scores is worth
+        self._layer, self._shape = "", torch.Size()
+
+    def image(self, shape: torch.Size, kind: str = "u8") -> Value:
+        """The image, (1, C, H, W)."""
+        _, channels, height, width = shape
+        self._add(pixels := Pixels(shape=(1, height, width, channels), kind=kind, bound=255, image=True))
+        return self._value(pixels)
+
+    def check(self, name: str, model: str) -> None:
+        """Raise `OnespikeError` if a network is of a kind that these numbers cannot say."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one operation; remember which layer it belongs to."""
+        stack = list((n.meta.get("nn_module_stack") or {"": ("",)}).values())
+        self._layer = str(stack[-1][0]).removeprefix("L['self'].").removeprefix("network.") or n.name
+        value = n.meta.get("val")
+        self._shape = value.shape if isinstance(value, Tensor) else torch.Size()
+        return super().run_node(n)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Weights and other constants, in float64."""
+        value = super().get_attr(target, args, kwargs)
+        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> None:
+        """Leave out the guards, which look at shapes: an exported graph has no other modules."""
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute constants; lower what depends on the image."""
+        leaves = pytree.tree_leaves((args, kwargs))
+        name = target._schema.name.split("::")[1] if hasattr(target, "_schema") else target.__name__
+        name = name.rstrip("_") if not name.startswith("_") else name
+        if name == "_assert_tensor_metadata":  # of types that are others here
+            return None
+        if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
+            return super().call_function(target, args, kwargs)
+        if name == "getitem":
+            return Unsaid(self._shape) if isinstance(args[0], Unsaid) else args[0][args[1]]
+        if name in SAME:
+            return args[0]
+        if name.startswith("new_") or name.endswith("_like"):
+            return self._constant(name, args, kwargs)
+        if any(isinstance(leaf, Unsaid) for leaf in leaves):
+            return self._of_unsaid(name, args)
+        handler: Callable[..., Any] | None = getattr(self, f"_op_{name}", None)
+        try:
+            if name in MOVES:
+                return self._move(target, args, kwargs)
+            if handler is not None:
+                return handler(*args, **kwargs)
+        except CannotSayError as reason:
+            return self._refuse(str(reason))
+        return self._refuse(f"{name} of {self._layer}")
+
+    # What cannot be said.
+
+    def _refuse(self, reason: str) -> Unsaid:
+        self.problems.append(reason)
+        return Unsaid(self._shape)
+
+    def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
+        """What follows from a tensor that cannot be said."""
+        del name, args
+        return Unsaid(self._shape)
+
+    # Elements that are moved; constants.
+
+    def _add(self, new: Map) -> None:
+        new.offset = self.maps[-1].offset + self.maps[-1].size if self.maps else 0
+        new.layer = self._layer
+        self.maps.append(new)
+
+    def _value(self, of: Map, gain: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> Value:
+        """All of a map as (N, C, H, W), with a gain and a shift, () or (C,)."""
+        index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
+        shaped = [torch.as_tensor(one, dtype=torch.float64).view(-1, 1, 1).expand(index.shape) for one in (gain, shift)]
+        return Value(index, *shaped)
+
+    def _ones(self, index: Tensor) -> Value:
+        return Value(index, torch.ones(index.shape, dtype=torch.float64), torch.zeros(index.shape, dtype=torch.float64))
+
+    def _move(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            target = torch.reshape  # here a clone has not made it contiguous
+
+        def part(which: str) -> Any:
+            def pick(leaf: Any) -> Any:
+                if isinstance(leaf, Value):
+                    return getattr(leaf, which)
+                return getattr(as_value(leaf), which) if isinstance(leaf, Tensor) else leaf
+
+            return target(*pytree.tree_map(pick, args), **pytree.tree_map(pick, kwargs))
+
+        parts = part("index"), part("gain"), part("shift")
+        return Value(*parts) if isinstance(parts[0], Tensor) else [Value(*one) for one in zip(*parts, strict=True)]
+
+    def _constant(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        shape = args[1] if name.startswith("new_") else self._shape
+        fills = {"new_zeros": 0.0, "zeros_like": 0.0, "new_ones": 1.0, "ones_like": 1.0, "new_empty": 0.0}
+        fill = args[-1] if "full" in name else fills.get(name, 0.0)
+        del kwargs
+        return torch.full([int(side) for side in shape], float(fill), dtype=torch.float64)
+
+    # Which maps a value reads.
+
+    def _owners(self, index: Tensor) -> Tensor:
+        """The number of the map of each element; that before the first for constants."""
+        starts = torch.tensor([one.offset for one in self.maps])
+        return torch.searchsorted(starts, index.contiguous(), right=True) - 1
+
+    def _maps(self, index: Tensor) -> list[Map]:
+        """The maps that an index names."""
+        return [self.maps[place] for place in torch.unique(self._owners(index)).tolist() if place >= 0]
+
+    def _decoded(self, value: Value, axis: int) -> list[tuple[Read, Tensor]] | None:
+        """What a value reads, as pixels and channels of maps, and the gain of each channel; None if it is not so."""
+        index, gain, shift = (
+            one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
+        )
+        if bool((gain != gain[0]).any()) or bool((shift != shift[0]).any()):
+            return None
+        found = []
+        for of in self._maps(index):
+            inside = (index >= of.offset) & (index < of.offset + of.size)
+            columns = inside[0]
+            if bool((inside != columns).any()):
+                return None
+            place = index[:, columns] - of.offset
+            pixels, channels = place // of.channels, place % of.channels
+            if bool((pixels != pixels[:, :1]).any()) or bool((channels != channels[0]).any()):
+                return None
+            chosen = torch.full((value.shape[axis],), -1)
+            chosen[columns] = channels[0]
+            same = len(pixels) == of.pixels and torch.equal(pixels[:, 0], torch.arange(of.pixels))
+            read = Read(of, None if same else pixels[:, 0], chosen)
+            found.append((read, torch.where(columns, gain[0], 0.0)))
+        return found
+
+    def _single(self, value: Value, axis: int) -> Read | None:
+        """The one map that a value reads, all its pixels in order; None if it is not so."""
+        decoded = self._decoded(value, axis)
+        if decoded is None or len(decoded) != 1 or decoded[0][0].pixels is not None:
+            return None
+        read = decoded[0][0]
+        assert read.channels is not None
+        fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
+        return read if fits else None
+
+    def _contiguous(self, value: Value, axis: int) -> Value:
+        """A value that is all of one map."""
+        return value if self._single(value, axis) is not None else self._collected(value, axis)
+
+    def _collected(self, value: Value, axis: int) -> Value:
+        """Put a value together in a map of its own."""
+        index, gain, shift = (
+            one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
+        )
+        maps = self._maps(index)
+        kinds = {of.kind for of in maps}
+        if len(kinds) != 1 or kinds & {"u8"}:
+            raise CannotSayError(f"numbers of several kinds side by side in {self._layer}")
+        gain = torch.where(index < 0, torch.nan, gain)
+        column = gain.nan_to_num(-math.inf).amax(0)
+        column = torch.where(column.isinf(), 1.0, column)
+        if bool(((gain != column) & ~gain.isnan()).any()) or bool((shift != shift[0]).any()):
+            raise CannotSayError(f"values of several scales side by side in {self._layer}")
+        parts = []
+        for of in maps:
+            inside = (index >= of.offset) & (index < of.offset + of.size)
+            for columns in torch.unique(inside, dim=0):  # pixels that take the same channels of it
+                rows = (inside == columns).all(1)
+                if not columns.any():
+                    continue
+                place = index[rows][:, columns] - of.offset
+                for channels in torch.unique(place % of.channels, dim=0):
+                    chosen = (place % of.channels == channels).all(1)
+                    pixels = place[chosen] // of.channels
+                    to_pixels = torch.nonzero(rows).flatten()[chosen]
+                    to_channels = torch.nonzero(columns).flatten()
+                    blocks, which = torch.unique(pixels, dim=1, return_inverse=True)
+                    for number, block in enumerate(blocks.unbind(1)):  # channels that come from the same pixels
+                        own = which == number
+                        parts.append(
+                            Part(
+                                map=of,
+                                to_pixels=to_pixels,
+                                pixels=block,
+                                to_channels=to_channels[own],
+                                channels=channels[own],
+                            )
+                        )
+        rest = [side for place, side in enumerate(value.shape) if place != axis % len(value.shape)]
+        new = Collect(
+            shape=sides_of(rest, value.shape[axis]),
+            kind=kinds.pop(),
+            bound=max(of.bound for of in maps),
+            image=all(of.image for of in maps),
+            parts=parts,
+        )
+        self._add(new)
+        back = (torch.arange(new.size) + new.offset).view(*rest, new.channels).movedim(-1, axis)
+        shape = [1] * back.ndim
+        shape[axis] = -1
+        return Value(back, column.view(shape).expand(back.shape), value.shift)
