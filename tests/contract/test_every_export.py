@@ -44,9 +44,9 @@ def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["conv-tiny", "spiking-vgg-xs", "spiking-resnet-xs"])
+@pytest.mark.filterwarnings("ignore:OpenVINO does not take")
+@pytest.mark.parametrize("name", NAMES)
 def test_onnx_in_integers_computes_what_the_network_of_8_bits_does(name: str, tmp_path: Path) -> None:
-    """Where layers read spikes. Where they read real values OpenVINO's are a percent off, and its proof says so."""
     pytest.importorskip("onnxruntime")
     images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     made = export(small(name), tmp_path / "out", "onnx", images=images, weights="int8")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, warn
 from onespike.exporting.network import Traced
 from onespike.exporting.parity import Target
 from onespike.exporting.rewriting import fold_thresholds, quantise
@@ -42,7 +42,10 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     file, inside = folder / FILE, watched.SerializeToString()
     targets = {"onnx": _runtime(session(file), session(inside), names[1:], traced)}
     if importlib.util.find_spec("openvino"):
-        targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
+        try:
+            targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
+        except RuntimeError as error:  # of 2026.4 with some linear layers of 8-bit weights
+            warn(f"OpenVINO does not take {FILE}, and proves nothing of it: {' '.join(str(error).split())[-200:]}")
     return targets
 
 
@@ -97,11 +100,12 @@ def session(model: Path | bytes) -> Loaded:
 
 
 def openvino_model(model: Path | bytes) -> Loaded:
-    """Load a graph by OpenVINO, in float32 where it is not in integers."""
+    """Load a graph by OpenVINO, in float32 where it is not in integers; by itself it rounds real inputs as well."""
     import openvino
 
     core = openvino.Core()
-    chosen = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    chosen = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+    chosen["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
     made = core.compile_model(core.read_model(model), "CPU", chosen)
 
     def run(outputs: list[str], images: Any) -> list[Any]:

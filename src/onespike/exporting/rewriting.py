@@ -131,12 +131,14 @@ def quantise(model: Any) -> None:
         weight = graph.constant(name)
         if weight is None:
             continue
-        nodes.pop()
         by_column = node.op_type == "Gemm" and not any(one.name == "transB" and one.i for one in node.attribute)
         axis = weight.ndim - 1 if transpose is None and (by_column or node.op_type == "MatMul") else 0
-        real = f"{name}_real"
+        real, exact = f"{name}_real", torch.from_numpy(weight.copy()).movedim(axis, 0)
+        integers, scale = to_integers(exact)
+        if not torch.allclose(integers * scale, exact, rtol=1e-5, atol=0.0):
+            continue  # not of 8 bits, such as a recurrent cell's
+        nodes.pop()
         if f"{name}_int8" not in graph.stored:
-            integers, scale = to_integers(torch.from_numpy(weight.copy()).movedim(axis, 0))
             stored = graph.store(f"{name}_int8", integers.movedim(0, axis).to(torch.int8).numpy())
             scales = graph.store(f"{name}_int8_scale", scale.flatten().numpy())
             nodes.append(helper.make_node("DequantizeLinear", [stored, scales], [real], axis=axis, name=f"{name}_dq"))
