@@ -1,61 +1,13 @@
-/* Batch norm and firing of channels-last tensors: rows of pixels with C channels each. `kernels.py` compiles this file once
- * for each type of tensor, with the compiler that the machine has. Sums are taken in double over blocks of rows, and over
- * threads in their order: the same input gives the same bits, whenever the number of threads is the same.
+/* Batch norm and firing of channels-last tensors: rows of pixels with C channels each. Sums are taken in double over
+ * blocks of rows, and over threads in their order: the same input gives the same bits, whenever the number of threads is
+ * the same.
  *
  *     x = (I - mean) * scale          scale = 1 / deviation
  *     S[k] = 1 where I > limit[k]     the limit of neuron k of a channel; P neurons share a current
  *     dx = sum over k of dS[k] * h((I - limit[k]) * scale / width) / width
  *     dI = scale * (dx - mean(dx) - x * mean(dx * x))
  */
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-#include "threads.h"
-
-#ifdef BF16
-typedef uint16_t stored;
-typedef float real;
-static inline real get(stored x) {
-    union { uint32_t bits; float value; } v = {(uint32_t)x << 16};
-    return v.value;
-}
-static inline stored put(real x) { /* round to nearest, ties to even; a NaN stays one */
-    union { float value; uint32_t bits; } v = {x};
-    uint32_t rounded = (v.bits + 0x7fff + ((v.bits >> 16) & 1)) >> 16;
-    return (stored)(x != x ? 0x7fc0 : rounded);
-}
-#else
-typedef REAL stored;
-typedef REAL real;
-static inline real get(stored x) { return x; }
-static inline stored put(real x) { return x; }
-#endif
-
-enum { BLOCK = 256 };                    /* rows whose sums are taken in `real` */
-enum { LINEAR, RECTANGLE, TRIANGLE };    /* the derivative h: that of a batch norm alone, and surrogates */
-
-static inline real absolute(real x) { return sizeof(real) == 4 ? (real)__builtin_fabsf(x) : (real)__builtin_fabs(x); }
-
-static inline real derivative(const int kind, real d) {
-    if (kind == RECTANGLE) return absolute(d) < (real)0.5 ? (real)1 : (real)0;
-    real slant = 1 - absolute(d);
-    if (kind == TRIANGLE) return slant > 0 ? slant : (real)0;
-    return 1;
-}
-
-/* This thread's share of the rows. */
-static void share(int64_t rows, int64_t *begin, int64_t *end) {
-    int64_t threads = omp_get_num_threads(), number = omp_get_thread_num();
-    *begin = rows * number / threads;
-    *end = rows * (number + 1) / threads;
-}
-
-/* Add up what the threads found, in their order. */
-static void add_up(const double *partial, int threads, int64_t size, double *sums) {
-    memset(sums, 0, size * sizeof(double));
-    for (int thread = 0; thread < threads; thread++)
-        for (int64_t i = 0; i < size; i++) sums[i] += partial[thread * size + i];
-}
+#include "tensors.h"
 
 /* sums[0] = sum of I - first, sums[1] = sum of their squares, for each channel; `first` is the first row. */
 int moments(const stored *x, int64_t rows, int64_t channels, double *sums) {
@@ -123,14 +75,6 @@ struct backward {
     const real *mean, *scale, *limit; /* of each channel, channel, neuron */
     real width;
 };
-
-/* What these two loops are compiled for, once for each `kind`: a constant inside them, so that they become vector code. */
-#define EACH_KIND(kind, call)                  \
-    switch (kind) {                            \
-    case LINEAR: call(LINEAR); break;          \
-    case RECTANGLE: call(RECTANGLE); break;    \
-    default: call(TRIANGLE);                   \
-    }
 
 static inline __attribute__((always_inline)) void sums_of(
     const int kind, const struct backward *b, int64_t begin, int64_t end, double *sums) {

@@ -59,7 +59,7 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
     if dtype not in TYPES or os.environ.get("ONESPIKE_KERNELS") == "0" or compiler is None:
         return None
     code = Path(__file__).with_name(source)
-    content = code.read_bytes() + code.with_name("threads.h").read_bytes()
+    content = b"".join(one.read_bytes() for one in (code, *sorted(code.parent.glob("*.h"))))
     key = hashlib.sha256(content + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
     folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
     name = f"{key}{TYPES[dtype]}.so"

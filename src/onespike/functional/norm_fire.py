@@ -62,7 +62,7 @@ class _NormFire(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, shift, norm, threshold, surrogate):  # type: ignore[no-untyped-def]
         kernels = _kernels(currents)
-        moments = _moments(kernels, currents, norm)
+        moments = moments_of(kernels, currents, norm)
         neurons, channels = len(shift), currents.shape[1]
         limit = (threshold - shift.to(kernels.real).view(-1, channels)) / moments.scale + moments.mean
         spikes = _empty(currents, neurons)
@@ -84,7 +84,7 @@ class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, weight, bias, norm):  # type: ignore[no-untyped-def]
         kernels = _kernels(currents)
-        moments = _moments(kernels, currents, norm)
+        moments = moments_of(kernels, currents, norm)
         factor = moments.scale * weight
         shift = bias - moments.mean * factor
         out = _empty(currents, currents.shape[1])
@@ -123,8 +123,8 @@ def _kernels(currents: Tensor) -> Kernels:
     return kernels
 
 
-def _moments(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d) -> Moments:
-    """Mean and variance of each channel; the norm's running ones follow."""
+def moments_of(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> Moments:
+    """Mean and variance of each channel, of pixels that are there so many times; the norm's running ones follow."""
     rows, channels = _rows(currents), currents.shape[1]
     sums = torch.empty(2, channels, dtype=torch.float64)
     kernels("moments", currents, rows, channels, sums)
@@ -136,7 +136,7 @@ def _moments(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d) -> Moment
             norm.num_batches_tracked.add_(1)
             momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
             norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-            unbiased = variance * (rows / max(rows - 1, 1))
+            unbiased = variance * (times * rows / max(times * rows - 1, 1))
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     scale = (variance + norm.eps).rsqrt()
     return Moments(*(one.to(kernels.real) for one in (mean, variance, scale)))

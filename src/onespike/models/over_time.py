@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from onespike.models.recompute import run_again_later
 from onespike.neurons import Carry
+from onespike.neurons.base import stacked
 from onespike.units.base import as_one_batch
 
 
@@ -40,7 +41,7 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
         for layer in layers:
             step = layer(step)
         steps.append(step)
-    return torch.stack(steps)
+    return stacked(steps)
 
 
 class OverTimeNetwork(nn.Module, ABC):
@@ -83,16 +84,19 @@ class OverTimeNetwork(nn.Module, ABC):
 
         Frames (T, B, C, H, W) give logits (T, B, K).
         """
+        carry = Carry(ends=True)
         if images.ndim == 5:
-            return self.over_time(images)[0]
+            return self._all(images, carry)
         x = images if self.encoder is None else self.encoder(images)
-        return self._behind(x.expand(self.config.time_steps, *x.shape), Carry()).mean(0)
+        return self._behind(x.expand(self.config.time_steps, *x.shape), carry).mean(0)
 
     def over_time(self, frames: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
         """Map frames (T, B, C, H, W) to logits (T, B, K), and to the state to go on from; None starts anew."""
         carry = Carry(state)
-        x = frames if self.encoder is None else over_time(self.encoder, frames, carry)
-        return self._behind(x, carry), carry.after
+        return self._all(frames, carry), carry.after
+
+    def _all(self, frames: Tensor, carry: Carry) -> Tensor:
+        return self._behind(frames if self.encoder is None else over_time(self.encoder, frames, carry), carry)
 
     def _behind(self, x: Tensor, carry: Carry) -> Tensor:
         if self.recompute and torch.is_grad_enabled():

@@ -17,6 +17,7 @@ from onespike.models.over_time import OverTimeNetwork, over_time
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 from onespike.neurons import Carry
+from onespike.units.base import one_batch
 from onespike.units.layers import BatchNorm, MaxPool
 
 
@@ -80,7 +81,7 @@ class Residual(nn.Module):
         if carry is None:
             return self._add(x, self.branch(x))
         branch = over_time(self.branch, x, carry)
-        return self._add(x.flatten(0, 1), branch.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return self._add(one_batch(x), one_batch(branch)).unflatten(0, x.shape[:2])
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if y.shape[-1] != x.shape[-1]:

@@ -19,11 +19,20 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.functional import has_kernels, norm_fire, partition, recompose, region_threshold
+from onespike.functional import (
+    fire_over_time,
+    has_kernels,
+    has_kernels_over_time,
+    norm_fire,
+    partition,
+    recompose,
+    region_threshold,
+)
 from onespike.functional.norm_fire import KINDS as FUSED
 from onespike.models.over_time import each_step
 from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
+from onespike.neurons.base import stacked
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
@@ -173,17 +182,24 @@ class Firing(nn.Sequential):
     def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Fire; with a `carry`, currents are (T, B, C, H, W).
 
-        In training it is one operation where that can be done, at one time step, and nobody looks in between.
+        In training it is one operation where that can be done, and nobody looks in between: at one time step, or over
+        time from nothing to the end.
         """
         thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
-        if carry is not None:
-            return neuron.over_time(each_step(currents, thresholds), carry)
         known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
         watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
-        if self.training and known and not any(watched) and has_kernels(currents):
-            constants = neuron.constant_threshold, neuron.surrogate
-            return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
-        return super().forward(currents)
+        training = thresholds.training and thresholds.norm.training
+        fused = training and known and not any(watched)
+        shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
+        if carry is None:
+            if fused and has_kernels(currents):
+                return norm_fire(currents, shift, norm, threshold, neuron.surrogate)
+            return super().forward(currents)
+        alone = carry.ends and carry.before() is None and neuron.raw_decay is None
+        if fused and alone and has_kernels_over_time(currents):
+            carry.after.append(None)
+            return fire_over_time(currents, shift, norm, threshold, neuron.constant_decay, neuron.surrogate)
+        return neuron.over_time(each_step(currents, thresholds), carry)
 
     def kept_over_time(self, currents: Tensor) -> int:
         """Count the potentials that are kept from step to step: those of all steps but the last."""
@@ -255,7 +271,7 @@ class Windows(nn.Module):
             out, memory = self._step(step, memory)
             steps.append(out)
         carry.after.append(memory)
-        return torch.stack(steps)
+        return stacked(steps)
 
     def _step(self, spikes: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """One time step; a side that cannot be dilated has average windows."""

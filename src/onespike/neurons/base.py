@@ -211,7 +211,7 @@ class Neuron(nn.Module):
             spikes.append(state[1])
         if carry:
             carry.after.append(state)
-        return torch.stack(spikes)
+        return stacked(spikes)
 
     def _in_one_function(self) -> bool:
         """Whether `onespike.functional.charge` can do it, and nobody compiles the loop."""
@@ -223,10 +223,12 @@ class Carry:
 
     Layers do so in the order in which a batch meets them. `state` is what an earlier pass left in `after`; None starts
     anew. A module keeps nothing.
+
+    With `ends` nobody goes on: what a layer leaves does not matter, and it need not compute it.
     """
 
-    def __init__(self, state: Sequence[Any] | None = None) -> None:
-        self._given = state
+    def __init__(self, state: Sequence[Any] | None = None, ends: bool = False) -> None:
+        self._given, self.ends = state, ends
         self.after: list[Any] = []
 
     def before(self) -> Any:
@@ -239,7 +241,7 @@ class Carry:
 
     def rest(self) -> "Carry":
         """What the layers that are still to come take and leave."""
-        return Carry(None if self._given is None else self._given[len(self.after) :])
+        return Carry(None if self._given is None else self._given[len(self.after) :], self.ends)
 
 
 class OverTime(nn.Module):
@@ -258,6 +260,11 @@ class OverTime(nn.Module):
     def kept_over_time(self, currents: Tensor) -> int:
         """Count the potentials that are kept: written at all steps but the last, and read again."""
         return currents.numel() // len(currents) * (len(currents) - 1)
+
+
+def stacked(steps: Sequence[Tensor]) -> Tensor:
+    """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""
+    return torch.cat(tuple(steps)).unflatten(0, (len(steps), len(steps[0])))
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from onespike.configs import check
@@ -96,7 +97,12 @@ def kept_over_time(out: UnitOutput, memory: Memory | None, written: int) -> Traf
 
 def as_one_batch(x: Tensor, *layers: nn.Module) -> Tensor:
     """Apply layers to all windows, or time steps, as one batch: (V, B, C, …) to (V, B, C', …)."""
-    batch = x.flatten(0, 1)
+    batch = one_batch(x)
     for layer in layers:
         batch = layer(batch)
     return batch.unflatten(0, x.shape[:2])
+
+
+def one_batch(x: Tensor) -> Tensor:
+    """Lay windows, or time steps, one behind the other: (V, B, C, …) to (V*B, C, …); channels last stay so."""
+    return x.flatten(0, 1) if x.stride(0) else torch.cat(x.unbind())  # flattened, what is expanded would lose it

@@ -1,0 +1,106 @@
+"""Batch norm and firing over time as one operation: neither what is normalised nor potentials are written.
+
+    V[t] = (I[t] - mean) / deviation + shift + decay * V[t-1] * (1 - S[t-1])          S[t] = 1 where V[t] > threshold
+
+from V[-1] = 0, with the mean and deviation of each channel over all steps. It keeps the currents, and computes the
+potentials again in the backward pass, pixel by pixel.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.norm_fire import KINDS, moments_of
+from onespike.functional.spike import Surrogate
+
+#: Potentials of one pixel, steps times channels, that are on a thread's stack at most.
+_MOST = 2**15
+_SOURCE = "over_time_kernels.c"
+
+
+def has_kernels_over_time(currents: Tensor) -> bool:
+    """Say whether `fire_over_time` takes these currents, (T, B, C, H, W): on the CPU, channels last; with a compiler.
+
+    Steps lie one behind the other, or are one and the same, expanded.
+    """
+    if currents.device.type != "cpu" or currents.dim() != 5 or not currents.numel() or torch.compiler.is_compiling():
+        return False
+    one, (steps, _, channels) = currents[0], currents.shape[:3]
+    fits = steps * channels <= _MOST and _stride(currents) in (0, one.numel())
+    if not fits or not one.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return all(kernels_for(currents.dtype, source) for source in ("kernels.c", _SOURCE))
+
+
+def fire_over_time(
+    currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, decay: float, surrogate: Surrogate
+) -> Tensor:
+    """Normalise by the batch, charge and fire, in training, from potentials of 0.
+
+    Args:
+        currents: I, (T, B, C, H, W), for which `has_kernels_over_time`.
+        shift: Of each neuron, (P*C,); neuron k of channel c is k*C + c.
+        norm: The batch norm, without weights: its epsilon, and its running mean and variance, which are updated.
+        threshold: Potential above which a neuron fires, > 0.
+        decay: Share of its potential that a neuron which did not fire keeps, 0..1.
+        surrogate: The stand-in for firing's derivative, one of `KINDS`.
+
+    Returns:
+        The spikes, (T, B, P*C, H, W).
+    """
+    return _FireOverTime.apply(currents, shift, norm, threshold, decay, surrogate)
+
+
+class _FireOverTime(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, *constants: Any) -> Tensor:
+        (steps, batch, _, *sides), kernels = currents.shape, kernels_for(currents.dtype)
+        assert kernels  # see has_kernels_over_time
+        once = _stride(currents) == 0
+        moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
+        vectors = moments.mean, moments.scale, shift.to(kernels.real)
+        spikes = _empty((steps * batch, len(shift), *sides), currents.dtype)
+        threshold, decay, _ = constants
+        _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
+        ctx.save_for_backward(currents, *vectors)
+        ctx.constants, ctx.dtype = constants, shift.dtype
+        return spikes.unflatten(0, (steps, batch))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (currents, mean, scale, shift), (threshold, decay, surrogate) = ctx.saved_tensors, ctx.constants
+        (steps, batch, channels, *sides), kernels = currents.shape, _kernels(currents)
+        gradient = gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        sums = torch.empty(2, len(shift) // channels, channels, dtype=torch.float64)
+        out = _empty((steps * batch, channels, *sides), currents.dtype)
+        arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay
+        way = KINDS[surrogate.name], gradient, float(surrogate.width)
+        kernels("backward_over_time", *arguments, *way, sums, out)
+        offset, slope = (sums.sum(1) / (out.numel() // channels)).to(kernels.real)
+        kernels("normalise_over_time", *_sized(currents, channels)[:-1], mean, scale, offset, slope, out)
+        return out.unflatten(0, (steps, batch)), sums[0].flatten().to(ctx.dtype), None, None, None, None
+
+
+def _kernels(currents: Tensor) -> Kernels:
+    kernels = kernels_for(currents.dtype, _SOURCE)
+    assert kernels  # see has_kernels_over_time
+    return kernels
+
+
+def _sized(currents: Tensor, neurons: int) -> tuple[Tensor, int, int, int, int, int]:
+    """Currents, steps, from one step to the next, pixels of one, channels, neurons of each."""
+    steps, _, channels = currents.shape[:3]
+    return currents, steps, _stride(currents), currents[0].numel() // channels, channels, neurons // channels
+
+
+def _stride(currents: Tensor) -> int:
+    """From a step's first number to the next step's; 0 where all are the same."""
+    return currents.stride(0) if len(currents) > 1 else currents.numel()
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)

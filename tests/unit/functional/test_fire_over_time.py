@@ -1,0 +1,154 @@
+"""Norm and fire over time as one operation, against batch norm, shifts and neurons one after the other."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from onespike.functional import fire_over_time, has_kernels_over_time
+from onespike.functional.kernels import kernels_for
+from onespike.models import create_model, strict
+from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.strict import Firing
+from onespike.neurons import Carry, NeuronConfig
+from onespike.units import layers
+
+pytestmark = pytest.mark.skipif(kernels_for(torch.float64, "over_time_kernels.c") is None, reason="needs a C compiler")
+
+CONFIGS = [("rectangle", 0.7), ("rectangle", 2.0), ("triangle", 1.0), ("triangle", 2.0)]
+
+
+def make_firing(channels: int, population: int, **neuron: Any) -> Firing:
+    torch.manual_seed(0)
+    firing = Firing(channels, StrictVGGConfig(population=population, neuron=NeuronConfig(**neuron)))
+    with torch.no_grad():
+        firing[0].shift.add_(torch.randn(population * channels))
+    return firing
+
+
+def currents(steps: int, *shape: int, dtype: torch.dtype = torch.float64, shown: bool = False) -> Tensor:
+    """Currents (T, B, C, H, W); of an image that is `shown`, the same at all steps."""
+    count = 1 if shown else steps
+    values = 3 * torch.randn(count * shape[0], *shape[1:], generator=torch.Generator().manual_seed(2)).double() + 5
+    values = values.to(dtype).contiguous(memory_format=torch.channels_last)
+    return values.unflatten(0, (count, shape[0])).expand(steps, *shape)
+
+
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((strict, "has_kernels_over_time"), (strict, "has_kernels"), (layers, "has_kernels")):
+        monkeypatch.setattr(module, name, lambda _: False)
+
+
+def run(firing: Firing, x: Tensor, slow: bool) -> dict[str, Tensor]:
+    """Spikes, gradients, and what the norm remembers."""
+    x = x.detach().requires_grad_()
+    with pytest.MonkeyPatch.context() as patch:
+        plain(patch) if slow else None
+        carry = Carry(ends=True)
+        out = firing(x, carry)
+        assert (carry.after == [None]) != slow, "it did not take the way that is tested"
+        weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        (out * weights.to(out.dtype)).sum().backward()
+    gradients = {name: value.grad for name, value in firing.named_parameters()}
+    return {"out": out.detach(), "gradient": x.grad} | gradients | dict(firing.named_buffers())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    surrogate=st.sampled_from(CONFIGS),
+    steps=st.integers(1, 6),
+    population=st.integers(1, 3),
+    shape=st.sampled_from([(3, 5, 4, 4), (2, 17, 3, 5), (300, 3, 1, 1), (2, 33, 9, 9)]),
+    decay=st.sampled_from([0.0, 0.4, 1.0]),
+    shown=st.booleans(),
+)
+def test_it_equals_its_parts(surrogate, steps, population, shape, decay, shown) -> None:
+    x = currents(steps, *shape, shown=shown)
+    assert has_kernels_over_time(x)
+    name, width = surrogate
+    neuron = {"surrogate": name, "surrogate_width": width, "threshold": 0.4, "decay": decay}
+    fast, slow = (run(make_firing(shape[1], population, **neuron).double(), x, slow) for slow in (False, True))
+    assert fast.keys() == slow.keys()
+    assert 0 < slow["out"].mean() < 1
+    assert torch.equal(fast["out"], slow["out"])
+    for key, expected in slow.items():
+        torch.testing.assert_close(fast[key], expected, rtol=1e-10, atol=1e-10, msg=key)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bfloat16_is_as_near_as_its_numbers_allow(threads) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x = currents(4, 8, 32, 9, 9, dtype=torch.bfloat16)
+        exact = run(make_firing(32, 2, surrogate="triangle", surrogate_width=2.0).double(), x.double(), False)
+        fast, again = (run(make_firing(32, 2, surrogate="triangle", surrogate_width=2.0), x, False) for _ in range(2))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(fast[name], again[name]) for name in fast)
+    assert (fast["out"] != exact["out"]).double().mean() < 1e-4
+    off = (fast["gradient"].double() - exact["gradient"]).norm() / exact["gradient"].norm()
+    assert off < 0.02
+
+
+@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize("family", ["spiking-vgg-xs", "spiking-resnet-xs"])
+def test_a_network_computes_what_it_does_without_kernels(family, steps, monkeypatch) -> None:
+    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    images = images.contiguous(memory_format=torch.channels_last)
+    used, found = [], []
+    monkeypatch.setattr(strict, "fire_over_time", lambda *args: used.append(1) or fire_over_time(*args))
+    for slow in (False, True):
+        torch.manual_seed(0)
+        network = create_model(family, num_classes=5, width=8, time_steps=steps)
+        nn.init.normal_(network.head.weight, std=0.1)
+        network = network.double().to(memory_format=torch.channels_last)
+        if slow:
+            plain(monkeypatch)
+        loss = network(images).square().mean()
+        loss.backward()
+        gradients = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
+        found.append({"loss": loss.detach()} | gradients | dict(network.named_buffers()))
+        fires = sum(isinstance(module, Firing) for module in network.modules())
+    assert len(used) == fires, "every layer of neurons is one operation"
+    assert found[0].keys() == found[1].keys()
+    for key, expected in found[1].items():
+        torch.testing.assert_close(found[0][key], expected, rtol=1e-9, atol=1e-10, msg=key)
+
+
+def test_whoever_goes_on_or_looks_takes_the_plain_way() -> None:
+    x = currents(3, 2, 4, 3, 3)
+    firing = make_firing(4, 2).double()
+    whole = firing(x, Carry(ends=True))
+    carry = Carry()
+    assert torch.equal(firing(x, carry), whole)
+    ((potential, fired),) = carry.after
+    assert torch.equal(fired, whole[-1])
+    later = Carry(carry.after, ends=True)
+    assert not torch.equal(firing(x, later), whole), "the state does not matter"
+    seen = []
+    firing[1].register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    assert torch.equal(firing(x, Carry(ends=True)), whole)
+    assert torch.equal(torch.stack([spikes for _, spikes in seen]), whole)
+    torch.testing.assert_close(seen[-1][0], potential)
+
+
+def test_other_neurons_layouts_and_modes_take_the_plain_way() -> None:
+    x = currents(3, 2, 4, 3, 3)
+    assert not has_kernels_over_time(x[:, :, :, :, 1:])
+    assert not has_kernels_over_time(x[0])
+    assert not has_kernels_over_time(x.contiguous())
+    others = [{"surrogate": "arctan"}, {"learnable_decay": "layer"}, {"learnable_threshold": "layer"}, {"name": "plif"}]
+    for neuron in others:
+        firing, carry = make_firing(4, 2, **neuron).double(), Carry(ends=True)
+        firing(x, carry).sum().backward()
+        assert carry.after[0] is not None
+        assert all(value.grad is not None for value in firing.parameters())
+    frozen = make_firing(4, 2).double()
+    frozen[0].norm.eval()
+    for carry in (None, Carry(ends=True)):
+        frozen(x if carry else x[0], carry)
+    assert frozen[0].norm.num_batches_tracked == 0
