@@ -31,8 +31,24 @@ Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
 #: What each task may be told, and what holds otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "train": {"vs": "", "model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
-    "infer": {"vs": "", "model": "conv12", "preset": "modern", "batch": 64, "precision": "bf16", "json": None},
+    "train": {
+        "vs": "",
+        "model": "conv12",
+        "preset": "paper",
+        "batch": 128,
+        "precision": "bf16",
+        "time_steps": 1,
+        "json": None,
+    },
+    "infer": {
+        "vs": "",
+        "model": "conv12",
+        "preset": "modern",
+        "batch": 64,
+        "precision": "bf16",
+        "time_steps": 1,
+        "json": None,
+    },
     "unit": {"vs": "", "batch": 128, "json": None},
     "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
     "engine": {"run": None, "images": 1000, "out": "engine.md"},
@@ -62,6 +78,7 @@ def benchmark(
     preset: str | None = None,
     batch: int | None = None,
     precision: Literal["fp32", "bf16"] | None = None,
+    time_steps: int | None = None,
     rounds: int = 7,
     threads: int | None = None,
     device: Device = "cpu",
@@ -82,6 +99,7 @@ def benchmark(
         preset: Its preset; by default modern for infer, else paper.
         batch: Images in a batch; by default 64 for infer, else 128.
         precision: fp32 alone, or bf16 too (the default).
+        time_steps: Time steps for which train and infer show each image; by default 1.
         rounds: Timings of each.
         threads: Threads that compute; by default as many as PyTorch takes.
         device: Where it is computed.
@@ -97,6 +115,7 @@ def benchmark(
         "preset": preset,
         "batch": batch,
         "precision": precision,
+        "time_steps": time_steps,
         "json": json,
         "out": out,
         "run": run,
@@ -120,7 +139,7 @@ def benchmark(
         listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), device)
     elif task in ("train", "infer"):
         named = values["model"], values["preset"], values["batch"], values["precision"]
-        listed = cases(task, *named, _names(values["vs"]), device)
+        listed = cases(task, *named, _names(values["vs"]), device, values["time_steps"])
     else:
         step = Case(
             "train", "onespike", values["precision"], values["batch"], values["model"], values["preset"], device=device
@@ -168,6 +187,7 @@ def _checked(
     counts = {
         "batch": values.get("batch"),
         "images": values.get("images"),
+        "time_steps": values.get("time_steps"),
         "rounds": rounds,
         "threads": threads,
         "gemm": min(gemm or [0]),

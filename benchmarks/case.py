@@ -107,6 +107,8 @@ class Case:
         return 2 * macs * (1 if self.task == "infer" else BOTH_WAYS)
 
     def _model(self) -> Any:
+        if self.implementation in PEERS and self.overrides.get("time_steps", 1) > 1:
+            raise OnespikeError(f"bench: {self.implementation} stands in at one time step only; use --vs sequential")
         network = self.network()
         if isinstance(network.config, StrictConfig):
             if self.implementation in ("sequential", *PEERS):

@@ -27,6 +27,7 @@ class Record:
         implementation: Who implemented it.
         dtype: Arithmetic.
         batch: Images in a batch.
+        time_steps: For which each image was shown.
         threads: Threads that computed.
         images_per_second: Median over the rounds.
         slowest: In the slowest round.
@@ -46,6 +47,7 @@ class Record:
     implementation: str
     dtype: str
     batch: int
+    time_steps: int
     threads: int
     images_per_second: float
     slowest: float
@@ -62,7 +64,14 @@ class Record:
 
 
 def cases(
-    task: str, model: str, preset: str, batch: int, precision: str, peers: Sequence[str], device: str = "cpu"
+    task: str,
+    model: str,
+    preset: str,
+    batch: int,
+    precision: str,
+    peers: Sequence[str],
+    device: str = "cpu",
+    time_steps: int = 1,
 ) -> list[Case]:
     """List what is compared.
 
@@ -74,6 +83,7 @@ def cases(
         precision: "fp32", or "bf16", which comes beside fp32.
         peers: "sequential", or names in `PEERS`.
         device: Where it is computed: "cpu", "cuda" or "mps".
+        time_steps: For which an image is shown.
 
     Returns:
         The library first, then its peers; each in float32, then in bfloat16 if that is asked for.
@@ -81,13 +91,13 @@ def cases(
     Raises:
         OnespikeError: Nobody has implemented one of them, or a library is missing.
     """
-    names = ["onespike", *peers]
+    names, overrides = ["onespike", *peers], {"time_steps": time_steps} if time_steps > 1 else {}
     if task == "unit":
         types, parts = ["fp32"], ["neuron", "conv-unit"]
     else:
         types, parts = ["fp32"] if precision == "fp32" else ["fp32", "bf16"], [task]
     listed = [
-        Case(part, name, dtype, batch, model, preset, device=device)
+        Case(part, name, dtype, batch, model, preset, overrides=overrides, device=device)
         for part in parts
         for name in names
         for dtype in types
@@ -95,7 +105,7 @@ def cases(
     for case in listed:
         case.check()
     if task == "infer" and device == "cpu" and _has_engine(listed[0]):
-        listed += [Case(task, "engine", dtype, batch, model, preset) for dtype in PRECISIONS]
+        listed += [Case(task, "engine", dtype, batch, model, preset, overrides=overrides) for dtype in PRECISIONS]
     return listed
 
 
@@ -156,6 +166,7 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         case.implementation,
         case.dtype,
         case.batch,
+        case.overrides.get("time_steps", 1),
         torch.get_num_threads(),
         rate,
         case.batch / max(seconds),

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
 from onespike.models import Network
+from onespike.models.over_time import each_step
 from onespike.models.strict import Firing
-from onespike.neurons import NeuronConfig
+from onespike.neurons import Carry, NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import as_one_batch
 from onespike.units.layers import BatchNorm, Conv3x3
@@ -121,12 +122,16 @@ PEERS: dict[str, Peer] = {
 class PeerFiring(nn.Module):
     """The batch norm and thresholds of a strictly spiking network, with another library's neurons behind them."""
 
+    carries = True
+
     def __init__(self, firing: Firing, neuron: nn.Module) -> None:
         super().__init__()
         self.thresholds, self.neuron = firing[0], neuron
 
-    def forward(self, currents: Tensor) -> Tensor:
-        """Map currents (B, C, H, W) to spikes (B, P*C, H, W)."""
+    def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
+        """Map currents (B, C, H, W) to spikes (B, P*C, H, W); our neurons also over time, with a `carry`."""
+        if carry is not None:
+            return self.neuron.over_time(each_step(currents, self.thresholds), carry)
         potential = self.thresholds(currents)
         if isinstance(self.neuron, SpikingJellyNeurons | SnnTorchNeurons):
             return self.neuron(potential[None])[0].to(potential.dtype)  # one time step; snnTorch's are float32

@@ -266,6 +266,7 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["train", "--batch", "many"], "batch: expected a whole number or null, got many"),
         (["train", "--json", "nowhere/records.json"], "--json: there is no folder nowhere"),
         (["data", "--vs", "sequential"], "--vs: data does not take it"),
+        (["train", "--time-steps", "4", "--vs", "snntorch"], "snntorch stands in at one time step only"),
         (["unit", "--precision", "bf16"], "--precision: unit does not take it"),
     ],
 )
@@ -276,12 +277,14 @@ def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["spiking-vgg-xs", "spiking-resnet-xs"])
-@pytest.mark.parametrize("peer", ["sequential", "snntorch", "spikingjelly"])
-def test_a_strict_network_of_other_layers_computes_the_same(family, peer) -> None:
+@pytest.mark.parametrize(
+    ("peer", "steps"), [("sequential", 1), ("sequential", 3), ("snntorch", 1), ("spikingjelly", 1)]
+)
+def test_a_strict_network_of_other_layers_computes_the_same(family, peer, steps) -> None:
     if peer in PEERS:
         pytest.importorskip(peer)
     torch.manual_seed(0)
-    network = create_model(family, width=8).double()
+    network = create_model(family, width=8, time_steps=steps).double()
     images = torch.randn(6, 3, 32, 32).double().contiguous(memory_format=torch.channels_last)
     plain = with_plain_layers(copy.deepcopy(network), peer)
     assert not any(isinstance(module, Firing | Conv3x3 | BatchNorm) for module in plain.modules())
