@@ -94,9 +94,9 @@ def test_bfloat16_is_as_near_as_its_numbers_allow(threads) -> None:
     assert off < 0.02
 
 
-@pytest.mark.parametrize("steps", [2, 4])
+@pytest.mark.parametrize(("steps", "recompute"), [(2, False), (4, False), (4, True)])
 @pytest.mark.parametrize("family", ["spiking-vgg-xs", "spiking-resnet-xs"])
-def test_a_network_computes_what_it_does_without_kernels(family, steps, monkeypatch) -> None:
+def test_a_network_computes_what_it_does_without_kernels(family, steps, recompute, monkeypatch) -> None:
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
     images = images.contiguous(memory_format=torch.channels_last)
     used, found = [], []
@@ -108,12 +108,13 @@ def test_a_network_computes_what_it_does_without_kernels(family, steps, monkeypa
         network = network.double().to(memory_format=torch.channels_last)
         if slow:
             plain(monkeypatch)
+        network.recompute = recompute and not slow
         loss = network(images).square().mean()
         loss.backward()
         gradients = {name: value.grad for name, value in network.named_parameters() if value.grad is not None}
         found.append({"loss": loss.detach()} | gradients | dict(network.named_buffers()))
         fires = sum(isinstance(module, Firing) for module in network.modules())
-    assert len(used) == fires, "every layer of neurons is one operation"
+    assert len(used) == fires * (1 + recompute), "every layer of neurons is one operation"
     assert found[0].keys() == found[1].keys()
     for key, expected in found[1].items():
         torch.testing.assert_close(found[0][key], expected, rtol=1e-9, atol=1e-10, msg=key)
