@@ -26,7 +26,7 @@ from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
-from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
+from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, is_watched, through
 
 #: The most neurons of a channel.
 MOST = 16
@@ -179,8 +179,8 @@ class Firing(nn.Sequential):
         if carry is not None:
             return neuron.over_time(each_step(currents, thresholds), carry)
         known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
-        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
-        if self.training and known and not any(watched) and has_kernels(currents):
+        watched = is_watched(thresholds, thresholds.norm, neuron)
+        if self.training and known and not watched and has_kernels(currents):
             constants = neuron.constant_threshold, neuron.surrogate
             return norm_fire(currents, thresholds.shift, thresholds.norm, *constants)
         return super().forward(currents)
@@ -211,7 +211,31 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat([whitening, -whitening]))
 
 
-def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Sequential:
+class Stem(Layers):
+    """The layers that read real values. What whitening gives is not kept for the gradient, but computed again."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to currents."""
+        first, *others = self
+        if not (self.training and isinstance(first, Whitening)) or torch.compiler.is_compiling():
+            return super().forward(images)
+        device = images.device.type
+        cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        white = first(images)
+        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it
+
+        def again(kept: Tensor | None) -> Tensor:
+            if kept is not None:
+                return kept
+            with torch.no_grad(), cast:
+                return first(images)
+
+        unless_white = lambda kept: None if (kept.data_ptr(), kept.shape) == place else kept  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(unless_white, again):
+            return through(others, white)
+
+
+def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
     """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
 
     The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 on. Behind the first 3x3 convolution the
@@ -232,7 +256,7 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
         raise OnespikeError(f"image_size: {needs}; enlarge with --data.image_size, or shorten --model.stages")
-    return nn.Sequential(*layers)
+    return Stem(*layers)
 
 
 class Windows(nn.Module):
