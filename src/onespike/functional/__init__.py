@@ -3,7 +3,7 @@
 from onespike.functional.charge import charge, charge_and_fire
 from onespike.functional.conv import conv3x3
 from onespike.functional.fusion import FUSIONS, fuse
-from onespike.functional.integers import to_integers
+from onespike.functional.integers import find_integers, to_integers
 from onespike.functional.norm_fire import batch_norm, has_kernels, norm_fire
 from onespike.functional.pool import max_pool
 from onespike.functional.scan import scan_gru, scan_rnn
@@ -13,6 +13,7 @@ from onespike.functional.window import WINDOW_KINDS, partition, recompose, regio
 __all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "Surrogate", "batch_norm", "bernoulli", "charge"]
 __all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "has_kernels", "max_pool", "norm_fire"]
 __all__ += [
+    "find_integers",
     "partition",
     "recompose",
     "region_threshold",
