@@ -84,7 +84,7 @@ class Branches(nn.Module):
         ([Branches()], 9, 16),
         ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
     ],
-    ids=["stride", "groups", "max pooling behind", "max pooling before", "poolings", "mean of spikes", "branches", "windows of a pixel"],
+    ids=["stride", "groups", "pooling behind", "pooling before", "poolings", "mean of spikes", "branches", "one pixel"],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)
