@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from benchmarks.norm_fire import measure
 from onespike.functional import has_kernels
 from onespike.functional.kernels import kernels_for
 from onespike.models.spiking_vgg import StrictVGGConfig
@@ -134,6 +135,16 @@ def test_bfloat16_is_as_near_as_its_numbers_allow(threads) -> None:
     assert (fast["out"] != exact["out"]).double().mean() < 1e-4
     off = (fast["gradient"].double() - exact["gradient"]).norm() / exact["gradient"].norm()
     assert off < 0.02
+
+
+def test_the_benchmark_times_them(monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.norm_fire.MAP", (3, 4, 4))
+    monkeypatch.setattr("torch.compile", lambda function: function)  # a minute that tells nothing here
+    found = measure("cpu", images=2, rounds=1)
+    assert {*found["cases"]} == {"copy", "kernels", "separate operations", "separate operations, compiled"}
+    for case in found["cases"].values():
+        assert case["ms"] == pytest.approx(case["of_bytes"] * found["least_ms"])
+    assert found["least_ms"] == pytest.approx(4 * found["cases"]["copy"]["ms"])
 
 
 def test_a_nan_stays_one() -> None:
