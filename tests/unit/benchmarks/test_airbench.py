@@ -8,18 +8,8 @@ import pytest
 from benchmarks.airbench import Clock, _run
 from onespike.errors import OnespikeError
 
-TINY = (
-    "--recipe",
-    "digits",
-    "--model.depths",
-    "[1,1]",
-    "--model.channels",
-    "[8,8]",
-    "--data.limit",
-    "64",
-    "--data.holdout",
-    "0",
-)
+MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
+TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0")
 
 
 def test_it_trains_to_the_end_and_reads_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
