@@ -13,7 +13,7 @@ from onespike.functional.norm_fire import has_kernels
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """Pool (B, C, H, W) to (B, C, H // 2, W // 2), as `max_pool2d` does: that itself, but on a CPU where `has_kernels`."""
+    """Pool (B, C, H, W) to (B, C, H // 2, W // 2), as `max_pool2d` does; by a kernel on a CPU, where `has_kernels`."""
     return _MaxPool.apply(x) if x.device.type == "cpu" and has_kernels(x) else max_pool2d(x, 2)
 
 
