@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import conv2d, max_pool2d
+from torch.nn.functional import conv2d
 
 from onespike.functional.kernels import Kernels, kernels_for
-from onespike.functional.norm_fire import has_kernels
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Maps of up to so many pixels a side: above, PyTorch's own gradient is as fast.
@@ -30,9 +29,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = 
     if weight.requires_grad and _is_faster(x):
         return _Conv3x3.apply(x, weight, bias, pool)
     out = conv2d(x, weight.to(dtype), bias, padding=1)
-    if not pool:
-        return out
-    return max_pool(out) if has_kernels(out) else max_pool2d(out, 2)
+    return max_pool(out) if pool else out
 
 
 def _is_faster(x: Tensor) -> bool:

@@ -6,13 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import max_pool2d
 
 from onespike.functional.kernels import kernels_for
+from onespike.functional.norm_fire import has_kernels
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """Pool (B, C, H, W), for which `has_kernels`, to (B, C, H // 2, W // 2), as `max_pool2d` does."""
-    return _MaxPool.apply(x)
+    """Pool (B, C, H, W) to (B, C, H // 2, W // 2), as `max_pool2d` does; by a kernel on a CPU, where `has_kernels`."""
+    return _MaxPool.apply(x) if x.device.type == "cpu" and has_kernels(x) else max_pool2d(x, 2)
 
 
 class _MaxPool(torch.autograd.Function):

@@ -25,7 +25,7 @@ class Conv3x3(nn.Conv2d):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm; in training it is faster on a CPU, where `has_kernels`."""
+    """Batch norm; in training it is faster where `has_kernels`."""
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
@@ -35,14 +35,14 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max pooling over 2x2 pixels; in training on a CPU it keeps a byte for each window, where `has_kernels`."""
+    """Max pooling over 2x2 pixels; in training it keeps a byte for each window, where that can be done."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H // 2, W // 2)."""
-        return max_pool(x) if self.training and has_kernels(x) else super().forward(x)
+        return max_pool(x) if self.training else super().forward(x)
 
 
 class Layers(nn.Sequential):
