@@ -14,7 +14,7 @@ from benchmarks.case import Case
 from benchmarks.compare import Record, cases, compare
 from benchmarks.data import compare_data
 from benchmarks.engine import compare_engines
-from benchmarks.machine import SIDES, Peak, describe, gemm_peaks
+from benchmarks.machine import SIDES, Device, Peak, describe, expect_device, gemm_peaks
 from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
@@ -27,7 +27,6 @@ from onespike.models.registry import family
 from onespike.training.run import Run
 from reproduce.report import provenance
 
-Device = Literal["cpu", "cuda", "mps"]
 AGAINST = ("sequential", "recompute", *PEERS)
 #: What each task may be told, and what holds otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -178,9 +177,7 @@ def _checked(
         values["preset"] = ""
     if values.get("preset") is not None:
         model_config(values["model"], values["preset"])
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device not in ("cpu", accelerator.type if accelerator else "cpu"):
-        raise OnespikeError(f"--device: PyTorch finds no {device} here; use --device cpu")
+    expect_device(device)
     for name in _names(values.get("vs") or ""):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)

@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from statistics import median
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from onespike.clock import interleaved
+from onespike.errors import OnespikeError
 from onespike.training.run import environment
 
+Device = Literal["cpu", "cuda", "mps"]
 #: Sides of the square products that are tried; the fastest counts.
 SIDES = (1024, 2048, 4096)
 ROUNDS = 5
@@ -42,6 +45,13 @@ class Peak:
     def measured(self, seconds: Sequence[float]) -> "Peak":
         """The same product as it was timed elsewhere: `gflops` is the median of those times'."""
         return replace(self, gflops=2e-9 * self.side**3 / median(seconds))
+
+
+def expect_device(device: str) -> None:
+    """Raise an `OnespikeError` unless PyTorch finds such a device here."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if device not in ("cpu", accelerator.type if accelerator else "cpu"):
+        raise OnespikeError(f"--device: PyTorch finds no {device} here; use --device cpu")
 
 
 def describe() -> dict[str, str | int | None]:

@@ -5,41 +5,57 @@ bytes a second the machine moves. The least that must be moved: the currents for
 spikes to fire; currents and gradient twice backwards (the sums come first), and the currents' gradient.
 """
 
-import json
 import sys
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.machine import Device, describe, expect_device
 from onespike.allocator import keep_freed_memory
+from onespike.cli.command import call
+from onespike.cli.main import exit_with
 from onespike.clock import interleaved
-from onespike.durable import save_text
-from onespike.functional import Surrogate, norm_fire, spike
+from onespike.durable import expect_writable, save_json
+from onespike.errors import OnespikeError
+from onespike.functional import Surrogate, has_kernels, norm_fire, spike
 
-SHAPE, ROUNDS = (128, 64, 32, 32), 15
+#: Channels and sides of a map. Images, by device: a GPU keeps small tensors in its cache, whose speed is another.
+MAP, IMAGES = (64, 32, 32), {"cpu": 128, "cuda": 1024}
+#: Calls that are timed together, by device: a GPU is asked for the next while it computes, as in training.
+CALLS = {"cpu": 1, "cuda": 20}
 #: Tensors of the currents' size that are read or written at least: see above.
 PASSES = {"forward": 3, "backward": 5}
 SURROGATE = Surrogate("triangle", 2.0)
 
 
-def both_ways(function, currents: Tensor, gradient: Tensor) -> None:  # type: ignore[no-untyped-def]
+def both_ways(function: Callable[[Tensor], Tensor], currents: Tensor, gradient: Tensor) -> None:
     """Run forward and backward."""
     function(currents).backward(gradient)
     currents.grad = None
 
 
-def main() -> None:
-    """Time, print, and write JSON to the file that is named, if one is."""
-    keep_freed_memory()
+def repeated(function: Callable[[], object], calls: int) -> None:
+    """Call a function several times."""
+    for _ in range(calls):
+        function()
+
+
+def measure(device: str, images: int, rounds: int) -> dict[str, Any]:
+    """Time every way in turns; gives milliseconds, and how often the time of its bytes each takes."""
     torch.manual_seed(0)
-    values, gradient = (torch.randn(SHAPE).bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2))
-    currents, shift = values.clone(memory_format=torch.preserve_format).requires_grad_(), torch.full((SHAPE[1],), -0.2)
-    norm = torch.nn.BatchNorm2d(SHAPE[1], affine=False)
-    shift.requires_grad_()
+    shape, calls = (images, *MAP), CALLS[device]
+    values, gradient = (
+        torch.randn(shape, device=device).bfloat16().contiguous(memory_format=torch.channels_last) for _ in range(2)
+    )
+    if not has_kernels(values):
+        raise OnespikeError(f"--device {device}: there are no kernels, which need a C compiler on a CPU, else Triton")
+    currents = values.clone(memory_format=torch.preserve_format).requires_grad_()
+    shift = torch.full(MAP[:1], -0.2, device=device, requires_grad=True)
+    norm = torch.nn.BatchNorm2d(MAP[0], affine=False, device=device)
 
     def separate(currents: Tensor) -> Tensor:
         return spike(norm(currents) + shift[:, None, None].bfloat16(), 0.5, SURROGATE)
@@ -50,17 +66,49 @@ def main() -> None:
         "separate operations": separate,
         "separate operations, compiled": torch.compile(separate),
     }
-    cases = {name: partial(both_ways, way, currents, gradient) for name, way in ways.items()}
-    seconds = interleaved({"copy": lambda: copied.copy_(values), **cases}, ROUNDS)
-    copy = median(seconds["copy"])
-    least = copy / 2 * sum(PASSES.values())
-    found = {name: {"ms": 1e3 * median(times), "of_bytes": median(times) / least} for name, times in seconds.items()}
-    record = {**describe(), "threads": torch.get_num_threads(), "shape": SHAPE, "least_ms": 1e3 * least, "cases": found}
-    for name, figures in found.items():
-        print(f"{name:32}{figures['ms']:8.2f} ms{figures['of_bytes']:8.2f} x the time of its bytes")
-    if sys.argv[1:]:
-        save_text(json.dumps(record, indent=2), Path(sys.argv[1]))
+    cases: dict[str, Callable[[], object]] = {"copy": lambda: copied.copy_(values)}
+    cases |= {name: partial(both_ways, way, currents, gradient) for name, way in ways.items()}
+    taken = interleaved({name: partial(repeated, case, calls) for name, case in cases.items()}, rounds)
+    seconds = {name: median(times) / calls for name, times in taken.items()}
+    least = seconds["copy"] / 2 * sum(PASSES.values())
+    return {
+        "threads": torch.get_num_threads(),
+        "shape": shape,
+        "copy_gb_per_second": 2e-9 * values.nbytes / seconds["copy"],
+        "least_ms": 1e3 * least,
+        "cases": {name: {"ms": 1e3 * one, "of_bytes": one / least} for name, one in seconds.items()},
+    }
+
+
+def compare(device: Device = "cpu", images: int | None = None, rounds: int = 15, json: str | None = None) -> int:
+    """Time norm and fire, forward and backward: our kernels, PyTorch's operations, and those compiled.
+
+    Args:
+        device: Where it is computed: cpu, or cuda.
+        images: Images in the batch; by default 128 on a CPU, 1024 on a GPU.
+        rounds: Timings of each.
+        json: A file for what was found; - prints it.
+    """
+    expect_device(device)
+    if device not in IMAGES:
+        raise OnespikeError(f"--device: expected one of {', '.join(IMAGES)}, which there are kernels for, got {device}")
+    images = images or IMAGES[device]
+    if min(images, rounds) < 1:
+        raise OnespikeError(f"--images, --rounds: expected at least 1, got {images} and {rounds}")
+    expect_writable(json)
+    keep_freed_memory()
+    found = {**describe(), "device": device, **measure(device, images, rounds)}
+    print(f"{found['accelerator'] if device == 'cuda' else found['processor']}", file=sys.stderr)
+    for name, figures in found["cases"].items():
+        print(f"{name:32}{figures['ms']:8.2f} ms{figures['of_bytes']:8.2f} x the time of its bytes", file=sys.stderr)
+    if json:
+        save_json(found, json)
+    return 0
+
+
+def _run(arguments: Sequence[str]) -> int:
+    return call(compare, arguments, "python -m benchmarks.norm_fire")
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(_run, sys.argv[1:])

@@ -4,7 +4,7 @@ from onespike.functional.charge import charge, charge_and_fire
 from onespike.functional.conv import conv3x3
 from onespike.functional.fire_over_time import fire_over_time, has_kernels_over_time
 from onespike.functional.fusion import FUSIONS, fuse
-from onespike.functional.integers import to_integers
+from onespike.functional.integers import find_integers, to_integers
 from onespike.functional.norm_fire import batch_norm, has_kernels, norm_fire
 from onespike.functional.pool import max_pool
 from onespike.functional.scan import scan_gru, scan_rnn
@@ -14,6 +14,7 @@ from onespike.functional.window import WINDOW_KINDS, partition, recompose, regio
 __all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "Surrogate", "batch_norm", "bernoulli", "charge"]
 __all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "has_kernels", "max_pool", "norm_fire"]
 __all__ += [
+    "find_integers",
     "fire_over_time",
     "has_kernels_over_time",
     "partition",

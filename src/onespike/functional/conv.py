@@ -7,26 +7,29 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
-from torch.nn.grad import conv2d_input
 
 from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Maps of up to so many pixels a side: above, PyTorch's own gradient is as fast.
 MOST = 16
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolve (B, C, H, W) by weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does.
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:
+    """Convolve (B, C, H, W) by weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does, and pool.
 
-    Where the gradient is our own, spikes are kept for it as bits, and weights in their own type.
+    With `pool` the largest of each 2x2 pixels is given. Where the gradient is our own, spikes are kept for it as
+    bits, and weights in their own type; and the gradient before the pooling, four times as large as that behind, is
+    never there for all images at once.
     """
     dtype = x.dtype
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
     x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
     if weight.requires_grad and _is_faster(x):
-        return _Conv3x3.apply(x, weight, bias)
-    return conv2d(x, weight.to(dtype), bias, padding=1)
+        return _Conv3x3.apply(x, weight, bias, pool)
+    out = conv2d(x, weight.to(dtype), bias, padding=1)
+    return max_pool(out) if pool else out
 
 
 def _is_faster(x: Tensor) -> bool:
@@ -45,27 +48,40 @@ def tiles() -> Kernels | None:
 
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.shape, bits, kernels = x.shape, torch.empty(-(-x.numel() // 32), dtype=torch.int32), tiles()
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool) -> Tensor:
+        ctx.shape, kernels = x.shape, tiles()
         assert kernels
+        bits = torch.empty(x.numel() // 32 + 2, dtype=torch.int32)  # two words are read at a time
         ctx.are_spikes = not kernels.ask("to_bits", x, x.numel(), bits)
-        ctx.save_for_backward(bits if ctx.are_spikes else x, weight)
-        return conv2d(x, weight.to(x.dtype), bias, padding=1)
+        out, which = conv2d(x, weight.to(x.dtype), bias, padding=1), None
+        if pool:
+            out, which = largest(out)
+        ctx.save_for_backward(bits if ctx.are_spikes else x, weight, which)
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), kernels = ctx.saved_tensors, tiles()
+        (kept, weight, which), kernels = ctx.saved_tensors, tiles()
         assert kernels
         (images, inputs, *sides), outputs = ctx.shape, len(weight)
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = None
-        if ctx.needs_input_grad[0]:
-            of_x = conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, padding=1)
+        many = images if which is None else -(-images // 4)
+        turned = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
+        of_x, of_weight = None, torch.zeros(outputs, 3, 3, inputs)
+        for first in range(0, images, many):
+            part = slice(first, first + many)
+            piece = gradient if which is None else to_largest(gradient[part], which[part], sides)
+            x = (0, kept) if ctx.are_spikes else (kept, 0)
+            kernels("weight_gradient", *x, piece, first, len(piece), *sides, inputs, outputs, of_weight)
+            if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
+                found = conv2d(piece, turned, padding=1)
+                if len(piece) < images and of_x is None:
+                    of_x = torch.empty(ctx.shape, dtype=found.dtype, memory_format=torch.channels_last)
+                if of_x is None:
+                    of_x = found
+                else:
+                    of_x[part] = found
         of_bias = gradient.movedim(1, -1).reshape(-1, outputs).sum(0) if ctx.needs_input_grad[2] else None
-        if ctx.are_spikes:
-            bits, x = x, torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-            kernels("from_bits", bits, x.numel(), x)
-        of_weight = torch.empty(outputs, 3, 3, inputs)
-        kernels("weight_gradient", x, gradient, images, *sides, inputs, outputs, of_weight)
-        return of_x, of_weight.to(weight.dtype).permute(0, 3, 1, 2), of_bias
+        of_weight = of_weight.to(weight.dtype).permute(0, 3, 1, 2)
+        return of_x, of_weight, of_bias, None

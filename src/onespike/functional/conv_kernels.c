@@ -17,6 +17,7 @@
 
 enum { TILE = 16, STEP = 32 };  /* rows of a tile; pixels that one instruction adds up */
 enum { PIXELS = 768 };          /* about so many are packed at a time: they stay in the second cache */
+enum { ONE = 0x3f80, WORD = 32 }; /* 1 in bfloat16; numbers that a vector, and a word of bits, holds */
 enum { WANTED = 0x1023, TILES = 18 }; /* Linux: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
 
 struct config {
@@ -82,19 +83,30 @@ static void pack_gradient(const struct shape *s, const uint16_t *gradient, int64
     }
 }
 
-/* x[p][c] for 2 tiles of channels to pairs of neighbouring pixels, as the tiles want them: from even and from odd ones. */
-static void pack_pixels(const struct shape *s, const uint16_t *x, int64_t images, int64_t channel, uint16_t *grid, uint32_t *pairs) {
+/* Spikes of 2 tiles of channels, `many` of them real, from the bit `at` on. */
+static inline __m512i spikes(const uint32_t *bits, int64_t at, int64_t many) {
+    uint64_t words = bits[at / WORD] | (uint64_t)bits[at / WORD + 1] << WORD;
+    return _mm512_maskz_set1_epi16((__mmask32)(words >> at % WORD) & (__mmask32)((1ull << many) - 1), ONE);
+}
+
+/* x[p][c] for 2 tiles of channels to pairs of neighbouring pixels, as the tiles want them: from even and from odd ones.
+ * x are values, or bits where it is NULL. */
+static void pack_pixels(const struct shape *s, const uint16_t *x, const uint32_t *bits, int64_t first, int64_t images,
+                        int64_t channel, uint16_t *grid, uint32_t *pairs) {
     const int64_t many = s->inputs - channel < 2 * TILE ? s->inputs - channel : 2 * TILE;
     const int64_t size = s->pixels + 2 * s->width + 4; /* a row and a pixel before, and behind */
     memset(grid, 0, size * 2 * TILE * sizeof *grid);
     for (int64_t image = 0; image < images; image++)
         for (int64_t y = 0; y < s->side_y; y++) {
-            const uint16_t *from = x + ((image * s->side_y + y) * s->side_x) * s->inputs + channel;
+            const int64_t from = (((first + image) * s->side_y + y) * s->side_x) * s->inputs + channel;
             uint16_t *to = grid + (image * s->image + (y + 1) * s->width + 1) * 2 * TILE;
-            if (many == 2 * TILE)
-                for (int64_t at = 0; at < s->side_x; at++) memcpy(to + at * 2 * TILE, from + at * s->inputs, 2 * TILE * sizeof *grid);
+            if (!x)
+                for (int64_t at = 0; at < s->side_x; at++)
+                    _mm512_storeu_si512(to + at * 2 * TILE, spikes(bits, from + at * s->inputs, many));
+            else if (many == 2 * TILE)
+                for (int64_t at = 0; at < s->side_x; at++) memcpy(to + at * 2 * TILE, x + from + at * s->inputs, 2 * TILE * sizeof *grid);
             else
-                for (int64_t at = 0; at < s->side_x; at++) memcpy(to + at * 2 * TILE, from + at * s->inputs, many * sizeof *grid);
+                for (int64_t at = 0; at < s->side_x; at++) memcpy(to + at * 2 * TILE, x + from + at * s->inputs, many * sizeof *grid);
         }
     for (int64_t odd = 0; odd < 2; odd++) {
         uint32_t *to = pairs + odd * (size / 2) * 2 * TILE;
@@ -136,8 +148,6 @@ static void multiply(const struct shape *s, const uint16_t *gradient, const uint
     }
 }
 
-enum { ONE = 0x3f80, WORD = 32 }; /* 1 in bfloat16; numbers that a vector, and a word of bits, holds */
-
 /* Zeros and ones to bits; 1 where there is anything else. */
 int to_bits(const uint16_t *x, int64_t size, uint32_t *bits) {
     int other = 0;
@@ -152,22 +162,12 @@ int to_bits(const uint16_t *x, int64_t size, uint32_t *bits) {
     return other;
 }
 
-/* Bits to zeros and ones. */
-int from_bits(const uint32_t *bits, int64_t size, uint16_t *x) {
-#pragma omp parallel for
-    for (int64_t word = 0; word < whole(size, WORD) / WORD; word++) {
-        int64_t many = size - word * WORD;
-        __mmask32 valid = many < WORD ? (1u << many) - 1 : ~0u;
-        _mm512_mask_storeu_epi16(x + word * WORD, valid, _mm512_maskz_set1_epi16(bits[word], ONE));
-    }
-    return 0;
-}
-
 /* Whether this process may use the tiles; the system wants to be asked before. */
 int available(void) { return syscall(SYS_arch_prctl, WANTED, TILES) == 0; }
 
-/* x (B, Y, X, C) and the gradient (B, Y, X, O) to dW (O, 3, 3, C), where the tiles are available; 1 without memory. */
-int weight_gradient(const uint16_t *x, const uint16_t *gradient, int64_t images, int64_t side_y, int64_t side_x,
+/* Add to dW (O, 3, 3, C) that of the images from `first` on: of their gradient (B, Y, X, O), and of the x (…, Y, X, C) of all
+ * images, or of its bits where x is NULL. 1 without memory. Only where the tiles are available. */
+int weight_gradient(const uint16_t *x, const uint32_t *bits, const uint16_t *gradient, int64_t first, int64_t images, int64_t side_y, int64_t side_x,
                     int64_t inputs, int64_t outputs, float *out) {
     struct shape s = {images, side_y, side_x, inputs, outputs, side_x + 1, (side_y + 1) * (side_x + 1)};
     s.group = s.image < PIXELS ? PIXELS / s.image : 1;
@@ -196,7 +196,7 @@ int weight_gradient(const uint16_t *x, const uint16_t *gradient, int64_t images,
             int64_t from = group * s.group, count = images - from < s.group ? images - from : s.group;
             pack_gradient(&s, gradient + from * side_y * side_x * outputs, count, grid, packed);
             for (int64_t c = 0; c < channels; c += 2 * TILE) {
-                pack_pixels(&s, x + from * side_y * side_x * inputs, count, c, grid, pairs);
+                pack_pixels(&s, x, bits, first + from, count, c, grid, pairs);
                 for (int64_t tap = 0; tap < 9; tap++) {
                     int64_t offset = tap / 3 * s.width + tap % 3;
                     const uint32_t *b = pairs + (offset % 2 * (size / 2) + offset / 2) * 2 * TILE;
@@ -214,7 +214,7 @@ int weight_gradient(const uint16_t *x, const uint16_t *gradient, int64_t images,
             for (int64_t c = 0; c < inputs; c++) {
                 float sum = 0;
                 for (int thread = 0; thread < threads; thread++) sum += sums[(thread * neurons + o) * stride + tap * channels + c];
-                out[(o * 9 + tap) * inputs + c] = sum;
+                out[(o * 9 + tap) * inputs + c] += sum;
             }
     free(sums);
     return failed;

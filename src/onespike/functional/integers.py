@@ -5,6 +5,8 @@ from torch import Tensor
 
 #: The largest whole number that a weight can be. -128 is left out, so that both signs reach as far.
 LARGEST = 127
+#: How far from whole numbers times a scale weights may be, of the largest of them, to count as such.
+_WHOLE = 1e-9
 
 
 def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -16,3 +18,21 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     scale = torch.where(largest > 0, largest / LARGEST, 1.0)
     return (weight / scale).round_(), scale
+
+
+def find_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Find the integers and scales that weights of 8 bits are, where they may be a part of a layer's, such as a tap.
+
+    The largest weight of a channel is then any of 1..127 times the scale. It gives both in double precision; where no
+    scale makes a channel whole, their product is not the weight.
+    """
+    weight = weight.double()
+    integers, scale = to_integers(weight)
+    largest = LARGEST * scale
+    for peak in range(LARGEST - 1, 0, -1):
+        miss = ((integers * scale - weight).abs() / largest).flatten(1).amax(1) > _WHOLE
+        if not miss.any():
+            break
+        scale[miss] = largest[miss] / peak
+        integers[miss] = (weight[miss] / scale[miss]).round()
+    return integers, scale

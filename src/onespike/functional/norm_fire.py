@@ -6,13 +6,16 @@ is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. 
 the gradient of the batch norm are computed together, from I, mean and deviation alone.
 """
 
-from typing import NamedTuple
+import os
+from functools import cache
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, kernels_for
+from onespike.errors import warn
+from onespike.functional.kernels import kernels_for
 from onespike.functional.spike import Surrogate
 
 #: The derivatives that the kernels know, by their number there: 0 is that of a batch norm without neurons.
@@ -27,12 +30,23 @@ class Moments(NamedTuple):
     scale: Tensor
 
 
+class Kernels(Protocol):
+    """The loops over pixels, by their names in kernels.c: `kernels("fire", x, rows, …)`."""
+
+    real: torch.dtype  # that is computed in, and that a channel's values have
+
+    def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
+        """Call a kernel that writes into its last argument."""
+
+
 def has_kernels(currents: Tensor) -> bool:
-    """Say whether the functions here take these currents, (B, C, H, W): on the CPU, channels last; with a compiler."""
-    suits = currents.device.type == "cpu" and currents.dim() == 4 and currents.numel() > 0
-    if not suits or torch.compiler.is_compiling():
+    """Say whether the functions here take these currents: (B, C, H, W), channels last, where there are kernels.
+
+    On a CPU these need a C compiler, on a GPU they need Triton.
+    """
+    if currents.dim() != 4 or currents.numel() == 0 or torch.compiler.is_compiling():
         return False
-    return currents.is_contiguous(memory_format=torch.channels_last) and kernels_for(currents.dtype) is not None
+    return currents.is_contiguous(memory_format=torch.channels_last) and _find(currents) is not None
 
 
 def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
@@ -53,7 +67,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Normalise by the batch, in training, as `norm` does: (B, C, H, W), for which `has_kernels`, to the same shape."""
-    ones, zeros = torch.ones(norm.num_features), torch.zeros(norm.num_features)
+    ones, zeros = currents.new_ones(norm.num_features), currents.new_zeros(norm.num_features)
     weights = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
     return _BatchNorm.apply(currents, *weights, norm)
 
@@ -105,7 +119,7 @@ def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ign
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last)
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
-    sums = torch.empty(2, population, channels, dtype=torch.float64)
+    sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)
 
     def into(factor: Tensor) -> Tensor:
@@ -118,15 +132,41 @@ def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ign
 
 
 def _kernels(currents: Tensor) -> Kernels:
-    kernels = kernels_for(currents.dtype)
+    kernels = _find(currents)
     assert kernels  # see has_kernels
+    return kernels
+
+
+def _find(currents: Tensor) -> Kernels | None:
+    if currents.device.type == "cuda":
+        return _on_gpu(currents.dtype, currents.device)
+    return kernels_for(currents.dtype) if currents.device.type == "cpu" else None
+
+
+@cache
+def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
+    """Triton's kernels, if there is Triton and it works for this GPU: it wants a C compiler, and no old card."""
+    if os.environ.get("ONESPIKE_KERNELS") == "0":
+        return None
+    try:
+        from onespike.functional.norm_fire_triton import TritonKernels
+    except ImportError:
+        return None
+    kernels = TritonKernels(dtype)
+    one = torch.ones(1, 1, 1, 1, dtype=dtype, device=device)
+    try:
+        kernels("affine", one, 1, 1, *torch.ones(2, 1, dtype=kernels.real, device=device), torch.empty_like(one))
+    except Exception as error:  # whatever its compiler, the system's or the driver raises
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        warn(f"{device} takes PyTorch's functions for norm and fire: Triton's kernels failed there ({reason})")
+        return None
     return kernels
 
 
 def moments_of(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> Moments:
     """Mean and variance of each channel, of pixels that are there so many times; the norm's running ones follow."""
     rows, channels = _rows(currents), currents.shape[1]
-    sums = torch.empty(2, channels, dtype=torch.float64)
+    sums = torch.empty(2, channels, dtype=torch.float64, device=currents.device)
     kernels("moments", currents, rows, channels, sums)
     offset, square = sums / rows  # from the first pixel: mean of squares less square of the mean would lose digits
     mean, variance = currents[0, :, 0, 0] + offset, square - offset**2
@@ -148,4 +188,5 @@ def _rows(currents: Tensor) -> int:
 
 def _empty(like: Tensor, channels: int) -> Tensor:
     batch, _, *sides = like.shape
-    return torch.empty(batch, channels, *sides, dtype=like.dtype, memory_format=torch.channels_last)
+    shape = batch, channels, *sides
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,40 +1,55 @@
 """Max pooling over 2x2 pixels that keeps a byte for each window, where PyTorch keeps the input and eight."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import max_pool2d
 
 from onespike.functional.kernels import kernels_for
+from onespike.functional.norm_fire import has_kernels
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """Pool (B, C, H, W), for which `has_kernels`, to (B, C, H // 2, W // 2), as `max_pool2d` does."""
-    return _MaxPool.apply(x)
+    """Pool (B, C, H, W) to (B, C, H // 2, W // 2), as `max_pool2d` does; by a kernel on a CPU, where `has_kernels`."""
+    return _MaxPool.apply(x) if x.device.type == "cpu" and has_kernels(x) else max_pool2d(x, 2)
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        images, channels, *sides = x.shape
-        shape, kernels = (images, channels, sides[0] // 2, sides[1] // 2), kernels_for(x.dtype)
-        assert kernels  # see has_kernels
-        out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-        which = torch.empty_like(out, dtype=torch.uint8)
-        kernels("pool", x, images, *sides, channels, out, which)
+        out, which = largest(x)
         ctx.save_for_backward(which)
-        ctx.shape = x.shape
+        ctx.sides = x.shape[2:]
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (which,), (images, channels, *sides), kernels = ctx.saved_tensors, ctx.shape, kernels_for(gradient.dtype)
-        assert kernels
-        dx = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-        if any(side % 2 for side in sides):  # no window reaches the last row, or column
-            dx.zero_()
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        kernels("pool_backward", gradient, which, images, *sides, channels, dx)
-        return dx
+        (which,) = ctx.saved_tensors
+        return to_largest(gradient.contiguous(memory_format=torch.channels_last), which, ctx.sides)
+
+
+def largest(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of 2x2 pixels, and which of the four it is: (B, C, H, W) to two of (B, C, H // 2, W // 2)."""
+    images, channels, *sides = x.shape
+    kernels = kernels_for(x.dtype)
+    assert kernels  # see has_kernels
+    shape = images, channels, sides[0] // 2, sides[1] // 2
+    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    which = torch.empty_like(out, dtype=torch.uint8)
+    kernels("pool", x, images, *sides, channels, out, which)
+    return out, which
+
+
+def to_largest(gradient: Tensor, which: Tensor, sides: Sequence[int]) -> Tensor:
+    """The gradient of the pixels, (B, C, H, W) for the sides H, W: that of the largest of four, else 0."""
+    kernels, (images, channels) = kernels_for(gradient.dtype), gradient.shape[:2]
+    assert kernels
+    dx = torch.empty(images, channels, *sides, dtype=gradient.dtype, memory_format=torch.channels_last)
+    if any(side % 2 for side in sides):  # no window reaches the last row, or column
+        dx.zero_()
+    kernels("pool_backward", gradient, which, images, *sides, channels, dx)
+    return dx

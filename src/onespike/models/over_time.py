@@ -15,6 +15,7 @@ from onespike.models.recompute import run_again_later
 from onespike.neurons import Carry
 from onespike.neurons.base import stacked
 from onespike.units.base import as_one_batch
+from onespike.units.layers import Layers
 
 
 def over_time(layer: nn.Module, x: Tensor, carry: Carry) -> Tensor:
@@ -63,15 +64,15 @@ class OverTimeNetwork(nn.Module, ABC):
     def parts(self) -> Iterable[nn.Module]:
         """The parts behind the encoder, to logits (B, K)."""
 
-    def segments(self) -> list[nn.Sequential]:
+    def segments(self) -> list[Layers]:
         """The layers behind the encoder, in pieces that end with neurons, or with what else keeps something."""
         pieces: list[list[nn.Module]] = [[]]
         for part in self.parts():
-            for layer in part if type(part) is nn.Sequential else [part]:
+            for layer in part.children() if type(part) in (nn.Sequential, Layers) else [part]:
                 pieces[-1].append(layer)
                 if getattr(layer, "carries", False):
                     pieces.append([])
-        return [nn.Sequential(*piece) for piece in pieces if piece]
+        return [Layers(*piece) for piece in pieces if piece]
 
     def run_again_later(self, x: Tensor) -> Tensor:
         """Apply the segments at one time step, (B, C, …) to (B, K), so that each runs again in the backward pass."""
@@ -108,7 +109,7 @@ class OverTimeNetwork(nn.Module, ABC):
         return x
 
 
-def _over_time_again(segment: nn.Sequential, x: Tensor, carry: Carry) -> Tensor:
+def _over_time_again(segment: Layers, x: Tensor, carry: Carry) -> Tensor:
     def run(x: Tensor) -> tuple[Tensor, list[Any]]:
         own = carry.rest()
         return over_time(segment, x, own), own.after

@@ -18,7 +18,7 @@ from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
 from onespike.neurons import Carry
 from onespike.units.base import one_batch
-from onespike.units.layers import BatchNorm, MaxPool
+from onespike.units.layers import BatchNorm, Layers, MaxPool
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,22 @@ class Residual(nn.Module):
 
     def __init__(self, *branch: nn.Module) -> None:
         super().__init__()
-        self.branch, self.pool = nn.Sequential(*branch), nn.AvgPool2d(2)
+        self.branch, self.pool = Layers(*branch), nn.AvgPool2d(2)
+        self.halves = any(isinstance(layer, MaxPool) for layer in branch)
 
     def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
         """Add; with a `carry`, x is (T, B, C, L, L)."""
         if carry is None:
-            return self._add(x, self.branch(x))
+            shortcut = self._shortcut(x)  # before the branch: backwards it comes last, and no large gradient waits
+            return self._add(shortcut, self.branch(x))
         branch = over_time(self.branch, x, carry)
-        return self._add(one_batch(x), one_batch(branch)).unflatten(0, x.shape[:2])
+        return self._add(self._shortcut(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
 
-    def _add(self, x: Tensor, y: Tensor) -> Tensor:
-        if y.shape[-1] != x.shape[-1]:
-            x = self.pool(x)
+    def _shortcut(self, x: Tensor) -> Tensor:
+        return self.pool(x) if self.halves else x
+
+    @staticmethod
+    def _add(x: Tensor, y: Tensor) -> Tensor:
         if (times := -(-y.shape[1] // x.shape[1])) > 1:
             x = torch.cat([x] * times, 1)  # unlike `repeat` it keeps channels last
         return x[:, : y.shape[1]] + y

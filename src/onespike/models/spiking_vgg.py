@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
 from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
-from onespike.units.layers import MaxPool
+from onespike.units.layers import Layers, MaxPool
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class SpikingVGG(OverTimeNetwork):
                     layers += [make_conv(channels, width, config), Firing(width, config)]
             else:
                 layers += [Windows(width, next(kinds), config) for _ in range(config.depth // 2)]
-        self.layers, self.head = nn.Sequential(*layers), Head(channels, num_classes, config.head)
+        self.layers, self.head = Layers(*layers), Head(channels, num_classes, config.head)
 
     @property
     def encoder(self) -> nn.Module:

@@ -35,7 +35,7 @@ from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.neurons.base import stacked
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
-from onespike.units.layers import BatchNorm, Conv3x3, MaxPool
+from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, is_watched, through
 
 #: The most neurons of a channel.
 MOST = 16
@@ -187,9 +187,9 @@ class Firing(nn.Sequential):
         """
         thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
         known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
-        watched = (one._forward_hooks or one._forward_pre_hooks for one in (thresholds, thresholds.norm, neuron))
+        watched = is_watched(thresholds, thresholds.norm, neuron)
         training = thresholds.training and thresholds.norm.training
-        fused = training and known and not any(watched)
+        fused = training and known and not watched
         shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
         if carry is None:
             if fused and has_kernels(currents):
@@ -227,7 +227,31 @@ class Whitening(nn.Conv2d):
         self.weight.copy_(torch.cat([whitening, -whitening]))
 
 
-def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Sequential:
+class Stem(Layers):
+    """The layers that read real values. What whitening gives is not kept for the gradient, but computed again."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to currents."""
+        first, *others = self
+        if not (self.training and isinstance(first, Whitening)) or torch.compiler.is_compiling():
+            return super().forward(images)
+        device = images.device.type
+        cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        white = first(images)
+        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it
+
+        def again(kept: Tensor | None) -> Tensor:
+            if kept is not None:
+                return kept
+            with torch.no_grad(), cast:
+                return first(images)
+
+        unless_white = lambda kept: None if (kept.data_ptr(), kept.shape) == place else kept  # noqa: E731
+        with torch.autograd.graph.saved_tensors_hooks(unless_white, again):
+            return through(others, white)
+
+
+def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
     """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
 
     The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 on. Behind the first 3x3 convolution the
@@ -248,7 +272,7 @@ def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> nn.Seq
     if -(-side // stride) >> halvings < 1:
         needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
         raise OnespikeError(f"image_size: {needs}; enlarge with --data.image_size, or shorten --model.stages")
-    return nn.Sequential(*layers)
+    return Stem(*layers)
 
 
 class Windows(nn.Module):

@@ -1,5 +1,8 @@
 """PyTorch's layers that are trained faster, or in less memory, here. They compute the same."""
 
+from collections import deque
+from collections.abc import Iterable
+
 from torch import Tensor, nn
 
 from onespike.functional import batch_norm, conv3x3, has_kernels, max_pool
@@ -13,12 +16,16 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H', W')."""
-        fits = self.training and self.stride == (1, 1)
-        return conv3x3(x, self.weight, self.bias) if fits else super().forward(x)
+        return conv3x3(x, self.weight, self.bias) if self.fits else super().forward(x)
+
+    @property
+    def fits(self) -> bool:
+        """Whether `conv3x3` is what it computes, and wanted."""
+        return self.training and self.stride == (1, 1)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm; in training it is faster on a CPU, where `has_kernels`."""
+    """Batch norm; in training it is faster where `has_kernels`."""
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalise (B, C, H, W)."""
@@ -28,11 +35,38 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max pooling over 2x2 pixels; in training on a CPU it keeps a byte for each window, where `has_kernels`."""
+    """Max pooling over 2x2 pixels; in training it keeps a byte for each window, where that can be done."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C, H // 2, W // 2)."""
-        return max_pool(x) if self.training and has_kernels(x) else super().forward(x)
+        return max_pool(x) if self.training else super().forward(x)
+
+
+class Layers(nn.Sequential):
+    """Layers one behind the other, see `through`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply all of them."""
+        return through(self, x)
+
+
+def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
+    """Apply layers; in training a 3x3 convolution and the max pooling behind it are one, if nobody looks in between."""
+    left = deque(layers)
+    while left:
+        layer = left.popleft()
+        behind = left[0] if left else None
+        if type(layer) is Conv3x3 and layer.fits and type(behind) is MaxPool and not is_watched(layer, behind):
+            x = conv3x3(x, layer.weight, layer.bias, pool=True)
+            left.popleft()
+        else:
+            x = layer(x)
+    return x
+
+
+def is_watched(*layers: nn.Module) -> bool:
+    """Whether hooks look at what one of the layers takes, or gives."""
+    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)

@@ -16,6 +16,7 @@ from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.exporting import Export
 from onespike.neurons import LIF, NeuronConfig
+from onespike.units.conv import WindowConv
 from tests.unit.exporting.program import SANITIZERS, answers
 
 if shutil.which("cc") is None:
@@ -81,8 +82,9 @@ class Branches(nn.Module):
         ([nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8), nn.MaxPool2d(2), nn.AvgPool2d(2)], 8, 4),
         ([nn.AvgPool2d(4), nn.Conv2d(12, 8, 3, padding=1)], 8, 4),
         ([Branches()], 9, 16),
+        ([nn.MaxPool2d(16), WindowConv(12, 8)], 8, 1),
     ],
-    ids=["stride", "groups", "max pooling behind", "max pooling before", "poolings", "mean of spikes", "branches"],
+    ids=["stride", "groups", "pooling behind", "pooling before", "poolings", "mean of spikes", "branches", "one pixel"],
 )
 def test_every_operation(middle: list[nn.Module], channels: int, side: int, tmp_path: Path, settled: Settle) -> None:
     torch.manual_seed(0)

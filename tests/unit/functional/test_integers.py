@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.functional import to_integers
+from onespike.functional import find_integers, to_integers
 
 
 @given(seed=st.integers(0, 2**31), outer=st.integers(1, 5), inner=st.integers(1, 7), spread=st.floats(1e-4, 1e4))
@@ -22,3 +22,20 @@ def test_a_channel_of_zeros_stays_zero():
     integers, scale = to_integers(torch.zeros(2, 3))
     assert torch.equal(integers, torch.zeros(2, 3))
     assert torch.equal(scale, torch.ones(2, 1))
+
+
+@given(seed=st.integers(0, 2**31), spread=st.floats(1e-4, 1e4))
+def test_a_part_of_weights_of_8_bits_is_found_to_be_whole_numbers(seed, spread):
+    weight = spread * torch.randn(6, 5, 3, 3, generator=torch.Generator().manual_seed(seed)).double()
+    integers, scale = to_integers(weight)
+    tap = (integers * scale)[:, :, 1, 1]
+    found, scales = find_integers(tap)
+    assert torch.equal(found, found.round())
+    assert found.abs().max() <= 127
+    torch.testing.assert_close(found * scales, tap, rtol=0, atol=1e-9 * tap.abs().max().item())
+
+
+def test_real_numbers_are_no_whole_numbers():
+    weight = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).double()
+    integers, scale = find_integers(weight)
+    assert ((integers * scale - weight).abs().amax(1) > 1e-4).all()

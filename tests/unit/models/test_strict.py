@@ -11,6 +11,7 @@ from onespike.counting import count_operations
 from onespike.models import MODELS, model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.strict import Attended, Firing, Head, StrictConfig, Thresholds, Whitening, Windows
+from onespike.units.layers import MaxPool
 
 NAMES = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
@@ -80,7 +81,7 @@ def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
 
 def test_a_shortcut_halves_the_map_by_means_and_repeats_channels_as_far_as_there_is_room():
     x = images(2, 4, 3)
-    block = Residual(nn.Conv2d(3, 7, 1, stride=2))
+    block = Residual(nn.Conv2d(3, 7, 1), MaxPool())
     pooled = F.avg_pool2d(x, 2)
     expected = torch.cat([pooled, pooled, pooled[:, :1]], 1) + block.branch(x)
     torch.testing.assert_close(block(x), expected)

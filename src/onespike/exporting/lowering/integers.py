@@ -28,7 +28,7 @@ from onespike.exporting.lowering.maps import (
     whole,
 )
 from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value
-from onespike.functional import to_integers
+from onespike.functional import find_integers
 
 #: Bits behind the point of fixed-point numbers, at most, and the bits that a number has.
 FRACTION, BITS = 52, 61
@@ -130,7 +130,7 @@ class Integers(Layers):
             self._reads_real()
             return Unsaid(self._shape)
         self.first += [self._layer] if of.image else []
-        integers, scale = to_integers(weight)
+        integers, scale = find_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
             raise CannotSayError(
                 f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"

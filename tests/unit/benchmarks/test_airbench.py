@@ -1,0 +1,36 @@
+"""`python -m benchmarks.airbench`: when a training knew how many of the test images."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.airbench import Clock, _run
+from onespike.errors import OnespikeError
+
+MODEL = ("--model.depths", "[1,1]", "--model.channels", "[8,8]")
+TINY = ("--recipe", "digits", *MODEL, "--data.limit", "64", "--data.holdout", "0")
+
+
+def test_it_trains_to_the_end_and_reads_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.airbench.GOALS", (0, 101))
+    out = tmp_path / "found.json"
+    assert _run([*TINY, "--train.epochs", "2", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    first, last = found["epochs"]
+    assert 0 < first["seconds"] < last["seconds"] == found["seconds"]
+    assert found["seconds_to"] == {"0": first["seconds"], "101": None}
+    assert last["test_top1"] == found["test_top1"], "the recipe's own test, of the same weights"
+    assert found["machine"]["commit"]
+    assert found["changed"]["data.limit"] == "64"
+
+
+def test_the_clock_says_when_a_goal_was_reached_first() -> None:
+    clock = Clock()
+    clock.epochs = [{"seconds": 10.0 * n, "test_top1": top1} for n, top1 in enumerate((80, 92, 91, 93), 1)]
+    assert [clock.seconds_to(goal) for goal in (80, 90, 92, 93, 94)] == [10, 20, 20, 40, None]
+
+
+def test_a_device_that_is_not_there_is_one_line() -> None:
+    with pytest.raises(OnespikeError, match="PyTorch finds no mps here; use --device cpu"):
+        _run([*TINY, "--device", "mps"])
