@@ -42,7 +42,7 @@ class Kernels(Protocol):
 def has_kernels(currents: Tensor) -> bool:
     """Say whether the functions here take these currents: (B, C, H, W), channels last, where there are kernels.
 
-    On a CPU these need a C compiler, on a GPU they need Triton.
+    On a CPU these need a C compiler, on a GPU they need Triton, and $ONESPIKE_KERNELS = 1.
     """
     if currents.dim() != 4 or currents.numel() == 0 or torch.compiler.is_compiling():
         return False
@@ -145,8 +145,8 @@ def _find(currents: Tensor) -> Kernels | None:
 
 @cache
 def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
-    """Triton's kernels, if there is Triton and it works for this GPU: it wants a C compiler, and no old card."""
-    if os.environ.get("ONESPIKE_KERNELS") == "0":
+    """Triton's kernels, if they are asked for and work on this GPU: Triton wants a C compiler, and no old card."""
+    if os.environ.get("ONESPIKE_KERNELS") != "1":  # nobody has measured yet whether they are faster
         return None
     try:
         from onespike.functional.norm_fire_triton import TritonKernels

@@ -107,14 +107,15 @@ def test_a_gpu_takes_them_for_the_norm_and_not_for_pooling(monkeypatch) -> None:
 
 
 @needs_triton
-def test_where_they_do_not_work_pytorch_goes_on(capsys, monkeypatch) -> None:
+def test_they_are_taken_by_who_asks_and_where_they_do_not_work_pytorch_goes_on(capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ONESPIKE_KERNELS", "1")
     MODULE._on_gpu.cache_clear()
     assert MODULE._on_gpu(torch.float32, torch.device("cpu")) is None  # no GPU that Triton could compile for
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("warning: cpu takes PyTorch's functions for norm and fire: Triton's kernels failed there (")
     assert MODULE._on_gpu(torch.float32, torch.device("cpu")) is None
-    monkeypatch.setenv("ONESPIKE_KERNELS", "0")
+    monkeypatch.delenv("ONESPIKE_KERNELS")
     MODULE._on_gpu.cache_clear()
     assert MODULE._on_gpu(torch.float32, torch.device("cpu")) is None
     MODULE._on_gpu.cache_clear()
-    assert not capsys.readouterr().err, "said once, and not where kernels are not wanted"
+    assert not capsys.readouterr().err, "said once, and not where nobody asks for kernels"
