@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from onespike._version import __version__
+from onespike.configs import read_json
 from onespike.data.dataset import Dataset
-from onespike.durable import expect_writable, path_of, write_folder
+from onespike.durable import expect_writable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -145,8 +146,8 @@ def expect_free(folder: Path) -> None:
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     try:
-        earlier = set(json.loads((folder / CONTRACT).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = set(read_json(read_whole(folder / CONTRACT), CONTRACT)["files"])
+    except (OnespikeError, OSError, KeyError, TypeError):
         earlier = set()
     if found - earlier:
         other = sorted(found - earlier)[0]

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
@@ -15,7 +14,8 @@ from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks
-from onespike.training.checkpoint import ModelCard, expect_alike
+from onespike.tensors import expect_alike, read_tensors
+from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
 #: What the description calls our own engine.
@@ -70,14 +70,14 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
         engine = _ours(folder, card, description["precision"]) if name == OURS else _runtime(folder, name)
     except FileNotFoundError:
         raise OnespikeError(f"{folder} holds no engine: make one with onespike optimise RUN --out {folder}") from None
-    except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine
 
 
 def _ours(folder: Path, card: ModelCard, precision: str) -> Engine:
-    tensors = load(read_whole(folder / WEIGHTS, 1 << 36))
+    tensors = read_tensors(read_whole(folder / WEIGHTS, 1 << 36), WEIGHTS)
     with torch.device("meta"):  # shapes alone: the values are in the file
         network = expect_blocks(card.build(), card.name)
     engine = Engine(network, precision)

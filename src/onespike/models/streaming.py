@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from onespike.configs import read_json
-from onespike.durable import expect_writable, write_whole
+from onespike.durable import expect_writable, open_regular, write_whole
 from onespike.errors import OnespikeError
 
 _LAYOUT = "layout"
@@ -67,6 +67,7 @@ class FrameStream:
     def load(self, path: str | Path) -> None:
         """Go on from a state that was saved; a file that is none is an `OnespikeError`."""
         try:
+            open_regular(Path(path)).close()  # to open a FIFO would wait for ever
             with safe_open(path, "pt") as file:
                 content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

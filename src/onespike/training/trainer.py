@@ -18,8 +18,9 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
+from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
-from onespike.training.checkpoint import Checkpoint, ModelCard, not_finite, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
