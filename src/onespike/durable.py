@@ -247,6 +247,12 @@ def digest_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def sealed(content: Mapping[str, Any], file: bytes) -> dict[str, Any]:
+    """What is said of a file, with a SHA-256 of both."""
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    return {**said, "sha256": hashlib.sha256(file + digest_of(said).encode()).hexdigest()}
+
+
 def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:
     """Whether `json.dumps` with an indent of 2 wrote a text: a last digit that changes no float is damage as well."""
     return json.dumps(content, indent=2).encode() == text

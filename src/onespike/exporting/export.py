@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +104,7 @@ def export(
     if isinstance(model, nn.Module):
         if images is None:
             raise OnespikeError("export: expected test images beside a network: images=…")
-        network, contract = model, _contract(model, images, mean, std, classes, pixels)
+        network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint, dataset = run.checkpoint(which), run.dataset(data)
@@ -178,19 +179,27 @@ def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Ten
 def _contract(
     network: nn.Module,
     images: Tensor,
+    labels: Tensor | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     classes: Sequence[str],
     pixels: bool,
 ) -> Contract:
     """The contract of a network that is no run, from its test images."""
-    if images.ndim != 4:
-        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {tuple(images.shape)}")
+    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        raise OnespikeError(f"images: expected a tensor (N, C, H, W), or uint8 (N, H, W, C), got {found}")
     raw = images.dtype == torch.uint8
+    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != images.shape[:1]):
+        raise OnespikeError(f"labels: expected a tensor ({len(images)},), a class for each image")
+    if not raw and not (images.is_floating_point() and images.isfinite().all()):
+        raise OnespikeError("images: expected uint8, or floats that are finite numbers")
     channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
     if height != width:
         raise OnespikeError(f"images: expected square ones, got {height}x{width}")
     mean, std = tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels)
+    if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {mean}, {std}")
     contract = Contract(type(network).__name__, "", (), channels, height, mean, std, "fp32", pixels)
     with torch.no_grad():
         answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))

@@ -6,6 +6,7 @@ be done next follows from what the storage holds, so that a process may die anyw
 """
 
 import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from onespike.configs import convert
-from onespike.durable import held
+from onespike.durable import held, open_regular
 from onespike.errors import OnespikeError, printable
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class _Lock:
     def acquire(self) -> bool:
         import fcntl  # not everywhere
 
-        self._file = self._path.open("ab")
+        self._file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         return True
 
@@ -92,6 +93,8 @@ def open_storage(url: str | None, out: Path) -> Any:
         path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / f".{JOURNAL}.lock")
         try:
             out.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or path.exists():
+                open_regular(path).close()
             lock.acquire()
             _mend(path)
             lock.release()
