@@ -340,17 +340,17 @@ def test_trying_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["evaluate RUN --out", "export RUN --out", "audit RUN --json", "demo RUN --no-serve --out"]
+    "line", ["evaluate RUN --out", "export RUN --out", "audit RUN --json", "demo RUN --no-serve --out"]
 )
-def test_commands_find_that_out_before_the_work(command, refused, run, monkeypatch):
+def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch):
     monkeypatch.setattr(Run, "checkpoint", None)
-    refused(*(run if word == "RUN" else word for word in command.split()), "/proc/x", words=("cannot write",))
+    refused(*(run if word == "RUN" else word for word in line.split()), "/proc/x", words=("cannot write",))
 
 
-@pytest.mark.parametrize("command", ["train --out", "evaluate RUN --out", "export RUN --out"])
-def test_homes_that_are_not_there(command, refused, run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("line", ["train --out", "evaluate RUN --out", "export RUN --out"])
+def test_homes_that_are_not_there(line, refused, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(*(run if word == "RUN" else word for word in command.split()), "~nobody-here/x", words=("home",))
+    refused(*(run if word == "RUN" else word for word in line.split()), "~nobody-here/x", words=("home",))
     assert not Path("~nobody-here").exists()
 
 

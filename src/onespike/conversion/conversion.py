@@ -89,7 +89,9 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    config = ConversionConfig(**options)
+    config = make(ConversionConfig, options, "convert")
+    if not isinstance(model, nn.Module):
+        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if not isinstance(images, Tensor):
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some, expected = images[:CHECKED], _answers(model, images)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike._version import __version__
-from onespike.configs import read_json
+from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.durable import expect_writable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, unknown
@@ -91,13 +91,15 @@ def export(
         OnespikeError: A format cannot say a layer, which is named; a package is missing; the folder is no earlier
             export. Nothing is written then.
     """
-    formats = to.split(",") if isinstance(to, str) else list(to)
+    formats = to.split(",") if isinstance(to, str) else list(convert(to, list[str], "to"))
+    if not formats:
+        raise OnespikeError(f"to: expected at least one of the formats {', '.join(FORMATS)}")
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     if weights not in get_args(Weights):
         raise unknown("weights", weights, get_args(Weights))
-    if count < 1:
+    if convert(count, int, "images") < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
     folder = path_of(out)
     expect_free(folder)
@@ -201,8 +203,14 @@ def _contract(
     if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
         raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {mean}, {std}")
     contract = Contract(type(network).__name__, "", (), channels, height, mean, std, "fp32", pixels)
-    with torch.no_grad():
-        answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
+    try:
+        with torch.no_grad():
+            answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"images: the network does not take {found}: {reason}") from error
+    if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):
+        raise OnespikeError(f"labels: expected 0 to {answers.shape[-1] - 1}")
     names = tuple(classes) or tuple(str(number) for number in range(answers.shape[-1]))
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
@@ -212,6 +220,8 @@ def _contract(
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Test images as they are stored, and their classes: at most `count`, evenly spread."""
     total = len(data.test)
+    if count < 1:
+        raise OnespikeError(f"images: expected at least 1, got {count}")
     if not total:
         raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
