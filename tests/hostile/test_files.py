@@ -111,7 +111,7 @@ def test_what_is_left_out_is_said(name, tree, capsys):
 
 
 EMPTY = {
-    "nothing": lambda folder: None,
+    "nothing": lambda _: None,
     "text": lambda folder: (folder / "x.txt").write_text("x"),
     "an empty folder": lambda folder: (folder / "deep").mkdir(),
     "a hidden image": lambda folder: (folder / ".x.png").write_bytes(_encoded("PNG")),
@@ -121,7 +121,7 @@ EMPTY = {
 @pytest.mark.parametrize("what", EMPTY)
 @pytest.mark.parametrize("parts", [("train",), ("test",), ("train", "test")], ids=" and ".join)
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "decoded before"])
-def test_class_folders_without_images(form, parts, what, tree, tmp_path, monkeypatch):
+def test_class_folders_without_images(form, parts, what, tree, tmp_path):
     if form == "decoded before":
         open_dataset(DataConfig("folder", str(tree), holdout=0))
     for part in parts:

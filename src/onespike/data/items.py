@@ -87,7 +87,8 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     else:
         given["train"] = data
     if given.get("train") is None:
-        raise OnespikeError(f"{name}: the parts {', '.join(map(str, data))}; expected train, and test or validation")
+        found = f"the parts {', '.join(map(str, data))}" if data else "nothing"
+        raise OnespikeError(f"{name}: {found}; expected train, and test or validation")
     parts = {part: _part(given[part], f"{name}, {part}") for part in PARTS if given.get(part) is not None}
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
