@@ -32,7 +32,7 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
     """A path, where somebody may have given anything; what no file system takes is an `OnespikeError`."""
-    if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes):
+    if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes) or not os.fspath(place):
         raise OnespikeError(f"expected the path of a {what}, got {shown(repr(place))}")
     try:
         path = Path(place).expanduser()  # as in --out=~/runs, which no shell expands

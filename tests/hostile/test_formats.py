@@ -416,3 +416,25 @@ def test_caches_that_cannot_be(place, refused, tmp_path, monkeypatch):
         assert dispatch(["cache", "verify"]) == 0
         return
     refused("train", "--out", tmp_path / "out")
+
+
+SPACES = (
+    *("{}", "[]", "3", "1: [1, 2]", "train.lr: .nan", "train.lr: [.nan, 1]", "train.lr: [0, .inf]", "train.lr: [2, 1]"),
+    *("train.lr: {low: 0, high: 1, log: true}", "train.lr: {low: 1, high: 2, step: 0}", "train.lr: [a, b]"),
+    *("train.lr: {low: 1, high: 2, step: 1.0e-300}", "train.lr: {low: 1, high: 2, step: -1}", "train.zzz: [1, 2]"),
+    *(
+        "train.lr: {choices: []}",
+        "train.lr: {choices: [[1], {a: 1}]}",
+        "train.lr: {choices: [.nan, 1]}",
+        "train.lr: [1]",
+    ),
+    *("train.epochs: [1, 1.0e+18]", "train.epochs: [1, 9223372036854775807]", "model.preset: {choices: [x, y]}"),
+    *("train.lr: {low: 1, high: 2, zzz: 1}", "train.lr: {low: 1}", "train.lr: [true, false]", "? [1]\n: [1, 2]"),
+)
+
+
+@pytest.mark.parametrize("content", SPACES)
+def test_spaces_of_no_sense(content, refused, tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.yaml").write_text(content + "\n")
+    refused("search", "--space", tmp_path / "space.yaml", "--out", tmp_path / "out")
