@@ -89,6 +89,7 @@ def test_calls_from_python_are_checked_too(kind, value):
         ("--data.crop_padding", "1000000000"),
         ("--train.epochs", "1000000000"),
         ("--model.depths", "[1000000000]", "--model.channels", "[4]"),
+        ("--model.depths", "[900, 900]", "--model.channels", "[4, 8]"),
         ("--model.channels", "[100000000, 8, 8]"),
         ("--model.channels", "[65536, 65536, 65536]"),
         ("--model.time_steps", "1000000000"),
