@@ -89,7 +89,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    config = make(ConversionConfig, options, "convert")
+    config = make(ConversionConfig, options, "conversion")
     if not isinstance(model, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if not isinstance(images, Tensor):

@@ -77,7 +77,7 @@ def _form(form: Any, where: str) -> _Range | _Choices:
     if span.log and (span.low <= 0 or span.step is not None):
         raise OnespikeError(f"{where}: log: true needs a low above 0 and no step, got {shown(dict(form))}")
     if span.step is not None and not (span.high - span.low) / STEPS <= span.step <= span.high - span.low:
-        expected = f"expected no more than the range, and no less than {1 / STEPS:g} of it"
+        expected = f"expected more than 0 and no more than the range, and {STEPS:,} steps at most"
         raise OnespikeError(f"{where}.step: {expected}, got {span.step:g}")
     return span
 

@@ -133,10 +133,13 @@ def _mend(path: Path) -> None:
     """
     content = path.read_bytes() if path.exists() else b""
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        step, where = read_json(line, f"{path}: line {number}"), f"{path}: line {number}: no step of a search"
-        expect_keys(step, {"op_code": int, "worker_id": str}, where)
-        if step["op_code"] not in STEPS:
-            raise OnespikeError(f"{where}: op_code {shown(step['op_code'])}; choose another --out")
+        try:
+            expect_keys(step := read_json(line, "it"), {"op_code": int, "worker_id": str}, "a step")
+            if step["op_code"] not in STEPS:
+                raise OnespikeError(f"an unknown step, {shown(step['op_code'])}")
+        except OnespikeError as error:
+            state = f"{path} is no journal of a search: line {number}: {error}"
+            raise OnespikeError(f"{state}; choose another --out") from None
     if not content.endswith(b"\n"):
         with path.open("ab") as file:
             file.truncate(content.rfind(b"\n") + 1)
