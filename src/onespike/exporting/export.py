@@ -190,7 +190,7 @@ def _contract(
     """The contract of a network that is no run, from its test images."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
-        raise OnespikeError(f"images: expected a tensor (N, C, H, W), or uint8 (N, H, W, C), got {found}")
+        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
     raw = images.dtype == torch.uint8
     if labels is not None and (not isinstance(labels, Tensor) or labels.shape != images.shape[:1]):
         raise OnespikeError(f"labels: expected a tensor ({len(images)},), a class for each image")
