@@ -12,7 +12,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 from typing_extensions import override
 
-from onespike.durable import read_whole
+from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, shown, unknown
 
 #: What a value of each type is called in messages.
@@ -75,7 +75,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind is Any:
         return _parsed(value) if isinstance(value, Text) else value
     if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
-        return kind(value)
+        return str(value) if kind is str else path_of(value)
     config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
     if config and isinstance(value, config):
         return value

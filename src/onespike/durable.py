@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -31,9 +32,12 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
     """A path, where somebody may have given anything; what no file system takes is an `OnespikeError`."""
-    if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes):
+    if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes) or not os.fspath(place):
         raise OnespikeError(f"expected the path of a {what}, got {shown(repr(place))}")
-    path = Path(place)
+    try:
+        path = Path(place).expanduser()  # as in --out=~/runs, which no shell expands
+    except RuntimeError:
+        raise OnespikeError(f"cannot write or read {shown(place)}: there is no such home; choose another") from None
     if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
         reason = "a name has at most 255 bytes, and no null byte"
         raise OnespikeError(f"cannot write or read {shown(path)}: {reason}; choose another")
@@ -60,8 +64,7 @@ def read_whole(path: Path, most: int = MOST) -> bytes:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    # /dev/stdout is not ours to replace. Elsewhere a link to a file is: a stranger's run could point at yours.
-    if (path.exists() and not path.is_file()) or path.absolute().parts[1] in ("dev", "proc"):
+    if _is_written_into(path):
         # A FIFO that nobody reads is an OSError; without O_NONBLOCK opening it would wait for ever.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
         os.set_blocking(descriptor, True)
@@ -70,6 +73,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     try:
+        _remove(new)  # what a stranger's run has there may be a link to a file of yours, or a FIFO
         new.write_bytes(data)
         flush(new)
         new.replace(path)
@@ -80,10 +84,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     flush(path.parent)
 
 
+def _is_written_into(path: Path) -> bool:
+    """Whether a path is a device or a FIFO; /dev/stdout is not ours to replace, even if it is a file.
+
+    Elsewhere a link to a file is replaced: a stranger's run could point at yours.
+    """
+    return (path.exists() and not path.is_file()) or path.absolute().parts[1] in ("dev", "proc")
+
+
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
     """Raise an `OnespikeError` now where files ("-" and None are none), or those in a folder, cannot be written later.
 
-    Nothing is made.
+    A file without a name is made, and gone: /proc, and what is mounted read-only, say nothing before that.
     """
     for path in (*(Path(file) for file in files if file not in (None, "-")), *([folder] if folder else ())):
         try:
@@ -97,6 +109,9 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                 raise FileExistsError(errno.EEXIST, "it is a file of a run")
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, f"no permission to write {place}")
+            if place.is_dir() or not _is_written_into(place):
+                with tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent):
+                    pass
         except OSError as error:
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
@@ -178,7 +193,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
-        shutil.rmtree(new, ignore_errors=True)
+        _remove(new)
         new.mkdir(parents=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
@@ -230,6 +245,12 @@ def save_json(content: dict[str, Any], target: str) -> None:
 def digest_of(content: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of what JSON has of a mapping, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def sealed(content: Mapping[str, Any], file: bytes) -> dict[str, Any]:
+    """What is said of a file, with a SHA-256 of both."""
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    return {**said, "sha256": hashlib.sha256(file + digest_of(said).encode()).hexdigest()}
 
 
 def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import shutil
 import socket
 import struct
 import tarfile
@@ -109,6 +110,66 @@ def test_what_is_left_out_is_said(name, tree, capsys):
     assert f"train/{name}: no image of a class by its name; 1 such file is left out" in said
 
 
+EMPTY = {
+    "nothing": lambda _: None,
+    "text": lambda folder: (folder / "x.txt").write_text("x"),
+    "an empty folder": lambda folder: (folder / "deep").mkdir(),
+    "a hidden image": lambda folder: (folder / ".x.png").write_bytes(_encoded("PNG")),
+}
+
+
+@pytest.mark.parametrize("what", EMPTY)
+@pytest.mark.parametrize("parts", [("train",), ("test",), ("train", "test")], ids=" and ".join)
+@pytest.mark.parametrize("form", ["folder", "zip", "tar", "decoded before"])
+def test_class_folders_without_images(form, parts, what, tree, tmp_path):
+    if form == "decoded before":
+        open_dataset(DataConfig("folder", str(tree), holdout=0))
+    for part in parts:
+        (tree / part / "bird").mkdir()
+        EMPTY[what](tree / part / "bird")
+    if form in ("zip", "tar"):
+        tree = Path(shutil.make_archive(str(tmp_path / "packed"), form, tree))
+    with in_time(), pytest.raises(OnespikeError, match=r"bird: no images of class 'bird'"):
+        open_dataset(DataConfig("folder", str(tree), holdout=0))
+
+
+@pytest.mark.parametrize("name", [".git", ".ipynb_checkpoints"])
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_hidden_folders_are_no_classes(form, name, tree, tmp_path):
+    (tree / "train" / name).mkdir()
+    if form != "folder":
+        tree = Path(shutil.make_archive(str(tmp_path / "packed"), form, tree))
+    assert open_dataset(DataConfig("folder", str(tree), holdout=0)).classes == ("cat", "dog")
+
+
+RECORDING = np.zeros(8, [(key, np.int64) for key in "xytp"])
+RECORDINGS = {
+    "in capitals": ({"train/a/0.NPY", "train/b/0.npy", "test/a/0.npy", "test/b/0.NPY"}, (), ""),
+    "of a class that train lacks": ({"train/a/0.npy", "test/a/0.npy", "test/b/0.npy"}, (), "train/b"),
+    "of a class that test lacks": ({"train/a/0.npy", "train/b/0.npy", "test/a/0.npy"}, (), "test/b"),
+    "and an empty class": ({"train/a/0.npy", "test/a/0.npy"}, ("train/b", "test/b"), "/b: no recordings"),
+    "and an empty class of one part": ({"train/a/0.npy", "test/a/0.npy"}, ("test/b",), "test/b: no recordings"),
+}
+
+
+@pytest.mark.parametrize("what", RECORDINGS)
+def test_recordings_in_class_folders(what, tmp_path):
+    names, folders, words = RECORDINGS[what]
+    for folder in folders:
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+    for name in names:
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        np.save(content, RECORDING)
+        path.write_bytes(content.getvalue())
+    if words:
+        fails(tmp_path / "mine", words, name="events-folder", sensor=(8, 8))
+    else:
+        opened = open_dataset(DataConfig("events-folder", str(tmp_path / "mine"), sensor=(8, 8), holdout=0))
+        assert opened.classes == ("a", "b")
+
+
 @pytest.mark.parametrize("where", ["train", "train/cat", "train/cat/deep"])
 @pytest.mark.parametrize("target", ["..", ".", "../..", "/", "/proc"])
 def test_loops_of_links(where, target, tree):
@@ -191,6 +252,34 @@ IMAGES = {
 def test_images_that_are_none(what, tree):
     (tree / "train" / "cat" / "x.png").write_bytes(IMAGES[what])
     fails(tree, "x.png")
+
+
+def _deep_png(kind: int, channels: int) -> bytes:
+    """A PNG of 16 bits a channel: Pillow cuts colours to 8 without a word."""
+    grey = _png(8, 8, b"".join(b"\0" + bytes(16 * channels) for _ in range(8)))
+    header = struct.pack(">IIBBBBB", 8, 8, 16, kind, 0, 0, 0)
+    return grey[:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + grey[33:]
+
+
+DEEP = {
+    "grey": _deep_png(0, 1),
+    "colour": _deep_png(2, 3),
+    "grey and alpha": _deep_png(4, 2),
+    "colour and alpha": _deep_png(6, 4),
+    "PPM": b"P6 2 2 65535 " + bytes(24),
+    "PPM of 10 bits": b"P6 2 2 1023 " + bytes(24),
+    "plain PPM": b"P3 2 2 65535 " + b"1000 " * 12,
+    "PGM": b"P5 2 2 65535 " + bytes(8),
+    "TIFF": (lambda image: (lambda out: (image.save(out, "TIFF"), out.getvalue())[1])(io.BytesIO()))(
+        Image.fromarray(np.zeros((8, 8), np.uint16))
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DEEP)
+def test_images_of_more_than_8_bits(what):
+    with pytest.raises(OnespikeError, match="more than 8 bits"):
+        decode(DEEP[what], "x")
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onespike.errors import OnespikeError
+from onespike.tensors import not_finite
 from onespike.training import Run, load
 from onespike.training.checkpoint import ModelCard, read_state
 from tests.hostile.harness import in_time, rewrite
@@ -259,6 +260,115 @@ def test_a_changed_digit_of_what_else_is_read_is_noticed(file, seed, run, comman
     assert file in error
     assert code in (0, 2)
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("file", ["config.yaml", "summary.json", "metrics.csv", "environment.json", "curves.png"])
+def test_a_flipped_byte_of_any_other_file_is_noticed(file, seed, run, capsys):
+    draws, content = random.Random(seed), bytearray((run / file).read_bytes())
+    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    (run / file).write_bytes(content)
+    try:
+        Run.open(run)
+    except OnespikeError as error:  # no run any more
+        assert file == "config.yaml"
+        assert "made by onespike 0.1" in str(error)  # noqa: PT017
+        return
+    assert file in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "environment.json", "curves.png"])
+def test_a_file_that_went_is_noticed(file, run, capsys):
+    (run / file).unlink()
+    Run.open(run)
+    assert f"{file} is not what was written" in capsys.readouterr().err
+
+
+def test_what_was_written_is_no_news(run, capsys):
+    Run.open(run)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("value", [None, 10**400, "nan", True, [], {}])
+@pytest.mark.parametrize("column", ["epoch", "lr", "train_loss", "train_top1", "valid_top1", "epoch_seconds", "other"])
+def test_rows_of_the_history(column, value, run, command, tmp_path):
+    def change(files: dict[str, Any]) -> None:
+        for row in files["state.json"]["progress"]["history"]:
+            row[column] = value
+
+    rewrite(run, change)
+    survives_or_says(arguments("resume", run, tmp_path), command, tmp_path / "out")
+
+
+@pytest.mark.parametrize("epochs", [[2, 1], [1, 1], [0, 1], [1], [], [1, 77]])
+def test_epochs_of_another_order(epochs, run, refused, tmp_path):
+    def change(files: dict[str, Any]) -> None:
+        progress = files["state.json"]["progress"]
+        progress["history"] = [{**progress["history"][0], "epoch": epoch} for epoch in epochs]
+
+    rewrite(run, change)
+    refused(*arguments("resume", run, tmp_path), words=("damaged",))
+
+
+GROUP = {"lr": "x", "momentum": "x", "nesterov": [], "weight_decay": None, "closure": "os.system", "maximize": {}}
+
+
+@pytest.mark.parametrize("key", [*GROUP, "less"])
+def test_groups_of_another_form(key, run, refused, tmp_path):
+    rewrite(
+        run,
+        lambda files: _groups(
+            files, lambda group: group.pop("lr") if key == "less" else group.update({key: GROUP[key]})
+        ),
+    )
+    refused(*arguments("resume", run, tmp_path), words=("damaged",))
+
+
+def _groups(files: dict[str, Any], change: Any) -> None:
+    for group in dict(files["state.json"]["optimizer"]["pairs"])["param_groups"]:
+        values = dict(group["pairs"])
+        change(values)
+        group["pairs"] = [list(pair) for pair in values.items()]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"maximize": True}, {"momentum": -5.0}, {"nesterov": False}, {"dampening": 0.9}], ids=str
+)
+def test_how_an_optimiser_works_follows_from_the_recipe(changed, run, command, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    rewrite(other, lambda files: _groups(files, lambda group: group.update(changed)))
+    for one in (run, other):
+        assert command(*arguments("resume", one, tmp_path))[0] == 0
+    weights = [Run.open(one).checkpoint("last").weights for one in (run, other)]
+    assert all(weights[0][name].equal(weights[1][name]) for name in weights[0])
+
+
+@pytest.mark.parametrize("value", [-1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["running_var", "running_mean"])
+def test_statistics_that_mean_nothing(name, value):
+    network = torch.nn.BatchNorm2d(3)
+    getattr(network, name)[0] = value
+    assert not_finite(network.state_dict(), network) == (name if (name, value) != ("running_mean", -1) else "")
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "audit", "optimise", "inspect", "export"])
+def test_answers_that_are_no_numbers(verb, run, refused, tmp_path):
+    rewrite(run, lambda files: [one.fill_(3e38) for name, one in files["model.safetensors"].items() if "head" in name])
+    export = ["export", run, "--out", tmp_path / "out", "--images", 2]
+    refused(*(export if verb == "export" else arguments(verb, run, tmp_path)), words=("finite",))
+
+
+@pytest.mark.parametrize("what", ["FIFO", "a link to mine", "folder"])
+@pytest.mark.parametrize("file", [".last.new", ".last.old", ".best.new", ".metrics.csv.new", ".summary.json.new"])
+def test_what_lies_in_the_way_of_a_run(file, what, run, command, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    path = run / file
+    {"FIFO": os.mkfifo, "a link to mine": lambda path: path.symlink_to(tmp_path / "mine"), "folder": Path.mkdir}[what](
+        path
+    )
+    survives_or_says(arguments("resume", run, tmp_path), command, tmp_path / "out")
+    assert (tmp_path / "mine").read_text() == "mine"
+    Run.open(run).checkpoint("last")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -88,6 +89,7 @@ def test_calls_from_python_are_checked_too(kind, value):
         ("--data.crop_padding", "1000000000"),
         ("--train.epochs", "1000000000"),
         ("--model.depths", "[1000000000]", "--model.channels", "[4]"),
+        ("--model.depths", "[900, 900]", "--model.channels", "[4, 8]"),
         ("--model.channels", "[100000000, 8, 8]"),
         ("--model.channels", "[65536, 65536, 65536]"),
         ("--model.time_steps", "1000000000"),
@@ -224,8 +226,6 @@ def test_any_text_is_a_value_or_a_line(option, value):
 
 @pytest.mark.parametrize("theta", [0, -1, 1.5, float("nan"), float("inf")])
 def test_functions_check_their_ranges(theta):
-    import torch
-
     with pytest.raises(ValueError, match="theta"):
         fuse(torch.zeros(2), torch.zeros(2), theta=theta)
     if theta:

@@ -1,6 +1,5 @@
 """The audit of a run, of a fresh model, or of any model on any images."""
 
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -13,11 +12,13 @@ from torch import Tensor, nn
 from onespike.audit.latency import Joules, measure_joules, measure_latency
 from onespike.audit.result import Audit
 from onespike.audit.scaling import scaling
+from onespike.configs import read_json
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
+from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_frames
 from onespike.training.config import TrainConfig
@@ -177,8 +178,8 @@ def _accuracy(run: Run, data: str) -> float | None:
     """Top-1 on the test images, as training found it, or else an evaluation of the best weights on these images."""
     if run.summary:
         return float(run.summary["test_top1"])
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        content = json.loads((run.folder / "evaluation" / "evaluation.json").read_text())
+    with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
+        content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
         if (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data):
             return float(content["top1"]["mean"])
     return None

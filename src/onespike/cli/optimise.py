@@ -41,7 +41,8 @@ def optimise(
     expect_writable(json, folder=folder)
     report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
     console = person(json)
-    console.print(report.compared.markdown(), markup=False, soft_wrap=True)
+    for line in report.compared.markdown().splitlines():
+        console.print(line)
     if report.blocks:
         rows = [
             (str(number), f"{one.firing_rate:.4f}", f"{one.engine_firing_rate:.4f}", f"{one.flipped:.2%}")

@@ -1,31 +1,36 @@
 """Convert an artificial network into a spiking one, save it and load it again."""
 
-import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, fx, nn
 
-from onespike.configs import read_json
+from onespike.configs import expect_keys, make, read_json
 from onespike.conversion.calibration import LayerError, calibrate
 from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
-from onespike.durable import path_of, read_whole, whole_folder, write_folder
-from onespike.errors import OnespikeError
+from onespike.durable import is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
+from onespike.errors import OnespikeError, shown
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
+from onespike.tensors import expect_alike, not_finite, read_tensors
 
 CHECKED = 2  # how many of the images the network is traced and checked with
 TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
 MIXED = 0.05  # relative difference from which on rows belong to other images; rounding may move a QCFS by a step
 SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # what a saved conversion consists of
+
+#: What the latter holds, among other things, and how many numbers the images may have that a network is traced with.
+_CARD: dict[str, Any] = {"config": dict[str, Any], "layers": list[Any], "traced": tuple[int, ...], "graph": list[str]}
+_CARD |= {"calibration_images": int, "sha256": str}
+_MOST = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +66,7 @@ class Conversion:
         state = {name: one.detach().cpu() for name, one in self.network.state_dict().items()}
         weights = save({name: one.clone(memory_format=torch.contiguous_format) for name, one in state.items()})
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
-        card |= {"graph": self.network.outline(), "sha256": hashlib.sha256(weights).hexdigest()}
+        card = sealed({**card, "graph": self.network.outline()}, weights)
         try:
             write_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
         except OSError as error:
@@ -84,7 +89,9 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
         OnespikeError: There is no activation, something cannot be converted (its path is named), there are no images,
             or activations are not finite.
     """
-    config = ConversionConfig(**options)
+    config = make(ConversionConfig, options, "conversion")
+    if not isinstance(model, nn.Module):
+        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if not isinstance(images, Tensor):
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some, expected = images[:CHECKED], _answers(model, images)
@@ -113,23 +120,30 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     if not all((path / name).is_file() for name in SAVED):
         raise OnespikeError(f"{folder} is no saved conversion: expected {TENSORS} and {CARD} in it")
     try:
-        card, content = read_json(read_whole(path / CARD), CARD), read_whole(path / TENSORS, 1 << 36)
-        if hashlib.sha256(content).hexdigest() != card["sha256"]:
-            raise ValueError(f"{TENSORS} is not what was written")
-        config, weights = ConversionConfig(**card["config"]), load(content)
-        layers = tuple(LayerError(**layer) for layer in card["layers"])
-        traced, outline, count = tuple(map(int, card["traced"])), list(card["graph"]), int(card["calibration_images"])
-    except (OnespikeError, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        text, content = read_whole(path / CARD), read_whole(path / TENSORS, 1 << 36)
+        card = read_json(text, CARD)
+        expect_keys(card, _CARD, CARD)
+        if card != sealed(card, content) or not is_as_written(text, card):
+            raise OnespikeError("it is not what was written")
+        config, weights = make(ConversionConfig, card["config"], "config"), read_tensors(content, TENSORS)
+        layers = tuple(make(LayerError, layer, "layers") for layer in card["layers"])
+        traced, outline, count = tuple(card["traced"]), list(card["graph"]), card["calibration_images"]
+        if not all(size > 0 for size in traced) or math.prod(traced) > _MOST:
+            raise OnespikeError(f"{CARD}: traced: expected the shape of some images, got {shown(traced)}")
+    except (OnespikeError, OSError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
     like = next(model.parameters(), torch.empty(()))
     network = spiking(model, config, like.new_zeros(traced))
     for found, saved in zip_longest(network.outline(), outline, fillvalue="nothing"):
         if found != saved:
             raise OnespikeError(f"{folder} is the conversion of another network: expected {saved}, got {found}")
-    try:
-        network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
-    except RuntimeError as error:
-        raise OnespikeError(f"{folder} is the conversion of another network: {' '.join(str(error).split())}") from error
+    expect_alike(weights, network.state_dict(), f"{folder} is the conversion of another network")
+    pairs = {(own.dtype, weights[name].dtype) for name, own in network.state_dict().items()}
+    if len(pairs) > len({own for own, _ in pairs}):
+        raise OnespikeError(f"the conversion {folder} is damaged: weights of several types: expected one")
+    if name := not_finite(weights, network):
+        raise OnespikeError(f"the conversion {folder} is damaged: {name} is not of finite numbers")
+    network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
     return Conversion(network, layers, count, traced)
 
 

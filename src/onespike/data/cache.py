@@ -192,6 +192,8 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
         part, numbers, hidden = content.parts[which], range(len(content.parts[which].labels)), not console.is_terminal
         for index in track(numbers, f"decoding {name} (once)", console=console, transient=True, disable=hidden):
             pixels, origin = part.pixels(index), part.origins[index]
+            if not pixels.size:
+                raise OnespikeError(f"{origin}: no pixels; expected some; restore it")
             if pixels.shape[-1] == 1 and not all_grey():
                 pixels = pixels.repeat(3, 2)
             if image_size is not None:

@@ -17,6 +17,7 @@ from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
 from onespike.data.sources import EVENTS, open_source
+from onespike.durable import path_of
 from onespike.errors import OnespikeError
 
 
@@ -32,7 +33,7 @@ def open_dataset(config: DataConfig) -> Dataset:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     if config.name == PASSED:
         raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
-    root = _home(config.root, "data.root") if config.root is not None else None
+    root = path_of(config.root) if config.root is not None else None
     cache = cache_folder(config.cache)
     if config.name in EVENTS:
         with open_events(config, root) as source:
@@ -50,14 +51,7 @@ def open_dataset(config: DataConfig) -> Dataset:
 
 def cache_folder(given: str | None = None) -> Path:
     """The folder of the decoded images: the one given, or else $ONESPIKE_CACHE, or else ~/.cache/onespike."""
-    return _home(given or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike", "data.cache")
-
-
-def _home(path: str, where: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise OnespikeError(f"{where}: {path}: {error}; write the path out") from None
+    return path_of(given or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike")
 
 
 def as_dataset(

@@ -23,6 +23,8 @@ from onespike.errors import OnespikeError
 
 #: What a part may be called, here and on the Hub, the usual name first.
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+#: The largest label: the table of which classes are taken for which has the square of it.
+MOST_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +64,8 @@ class ItemSet(ImageSet):
             found = f"{self.origin(position)}: an image of {kind}, shape {shape}, label {label}"
             expected = f"expected floats, shape {self.shape}, label {self.labels[index]} as at first"
             raise OnespikeError(f"{found}; {expected}; make items alike, and always the same")
+        if not tensor.isfinite().all():
+            raise OnespikeError(f"{self.origin(position)}: numbers that are not finite; expected pixels; mend it")
         return tensor, label
 
     @override
@@ -83,7 +87,8 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     else:
         given["train"] = data
     if given.get("train") is None:
-        raise OnespikeError(f"{name}: the parts {', '.join(map(str, data))}; expected train, and test or validation")
+        found = f"the parts {', '.join(map(str, data))}" if data else "nothing"
+        raise OnespikeError(f"{name}: {found}; expected train, and test or validation")
     parts = {part: _part(given[part], f"{name}, {part}") for part in PARTS if given.get(part) is not None}
     if "test" not in parts and "validation" in parts:
         parts["test"] = parts.pop("validation")
@@ -99,7 +104,9 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
     """Describe parts to what decodes them; classes: those given, else known to the training part, else its numbers."""
     train = parts["train"]
-    known = classes or getattr(_whole(train.images), "classes", None) or range(int(train.labels.max()) + 1)
+    if (largest := int(train.labels.max())) > MOST_CLASSES:
+        raise OnespikeError(f"{train.where}: label {largest}; expected 0 to {MOST_CLASSES:,}; number the classes anew")
+    known = classes or getattr(_whole(train.images), "classes", None) or range(largest + 1)
     split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
     numbered = {name: (part, [part.origin(i) for i in range(len(part))]) for name, part in parts.items()}

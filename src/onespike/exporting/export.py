@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from onespike._version import __version__
+from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
-from onespike.durable import expect_writable, path_of, write_folder
+from onespike.durable import expect_writable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -89,20 +91,22 @@ def export(
         OnespikeError: A format cannot say a layer, which is named; a package is missing; the folder is no earlier
             export. Nothing is written then.
     """
-    formats = to.split(",") if isinstance(to, str) else list(to)
+    formats = to.split(",") if isinstance(to, str) else list(convert(to, list[str], "to"))
+    if not formats:
+        raise OnespikeError(f"to: expected at least one of the formats {', '.join(FORMATS)}")
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     if weights not in get_args(Weights):
         raise unknown("weights", weights, get_args(Weights))
-    if count < 1:
+    if convert(count, int, "images") < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
     folder = path_of(out)
     expect_free(folder)
     if isinstance(model, nn.Module):
         if images is None:
             raise OnespikeError("export: expected test images beside a network: images=…")
-        network, contract = model, _contract(model, images, mean, std, classes, pixels)
+        network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint, dataset = run.checkpoint(which), run.dataset(data)
@@ -145,8 +149,8 @@ def expect_free(folder: Path) -> None:
         return
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     try:
-        earlier = set(json.loads((folder / CONTRACT).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        earlier = set(read_json(read_whole(folder / CONTRACT), CONTRACT)["files"])
+    except (OnespikeError, OSError, KeyError, TypeError):
         earlier = set()
     if found - earlier:
         other = sorted(found - earlier)[0]
@@ -177,22 +181,36 @@ def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Ten
 def _contract(
     network: nn.Module,
     images: Tensor,
+    labels: Tensor | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     classes: Sequence[str],
     pixels: bool,
 ) -> Contract:
     """The contract of a network that is no run, from its test images."""
-    if images.ndim != 4:
-        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {tuple(images.shape)}")
+    found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+    if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
+        raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
     raw = images.dtype == torch.uint8
+    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != images.shape[:1]):
+        raise OnespikeError(f"labels: expected a tensor ({len(images)},), a class for each image")
+    if not raw and not (images.is_floating_point() and images.isfinite().all()):
+        raise OnespikeError("images: expected uint8, or floats that are finite numbers")
     channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
     if height != width:
         raise OnespikeError(f"images: expected square ones, got {height}x{width}")
     mean, std = tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels)
+    if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
+        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {mean}, {std}")
     contract = Contract(type(network).__name__, "", (), channels, height, mean, std, "fp32", pixels)
-    with torch.no_grad():
-        answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
+    try:
+        with torch.no_grad():
+            answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise OnespikeError(f"images: the network does not take {found}: {reason}") from error
+    if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):
+        raise OnespikeError(f"labels: expected 0 to {answers.shape[-1] - 1}")
     names = tuple(classes) or tuple(str(number) for number in range(answers.shape[-1]))
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
@@ -202,6 +220,8 @@ def _contract(
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Test images as they are stored, and their classes: at most `count`, evenly spread."""
     total = len(data.test)
+    if count < 1:
+        raise OnespikeError(f"images: expected at least 1, got {count}")
     if not total:
         raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))

@@ -13,8 +13,8 @@ from safetensors.torch import save
 from torch import nn
 
 from onespike._version import __version__
-from onespike.configs import plain
-from onespike.durable import path_of, write_folder
+from onespike.configs import expect_keys, plain, read_json
+from onespike.durable import path_of, read_whole, write_folder
 from onespike.errors import OnespikeError
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.training.checkpoint import ModelCard
@@ -24,6 +24,8 @@ from onespike.training.run import Run, load
 
 #: How timm reads it: `timm.create_model("hf-hub:user/repo")`.
 TIMM = "config.json"
+#: What the card takes of a proof.
+_PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
 #: Of 95% of a normal distribution.
 Z = 1.96
 
@@ -196,6 +198,9 @@ def _proofs(run: Run | None) -> list[tuple[str, dict[str, Any]]]:
     """The parity reports of exports into folders of the run."""
     found = []
     for path in sorted(run.folder.glob("*/parity.json")) if run is not None else []:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found += [(one["target"], one) for one in json.loads(path.read_text(encoding="utf-8"))["targets"]]
+        with suppress(OnespikeError, OSError, KeyError, TypeError):
+            targets = read_json(read_whole(path), path)["targets"]
+            for one in targets:
+                expect_keys(one, _PROOF, str(path))
+            found += [(one["target"], one) for one in targets]
     return found

@@ -74,6 +74,8 @@ def compare(
         with watch_neurons(network, calls.append, foreign_potentials=True):
             logits = network(contract.normalise(raw, dtype))
         logits = logits.mean(0) if logits.ndim == 3 else logits
+        if not logits.isfinite().all():
+            raise OnespikeError("the network answers with numbers that are not finite: its training failed")
         answers, shown = target(raw)
         pairs = [pair for pair in zip(calls, shown, strict=bool(shown)) if getattr(pair[0].neuron, "spiking", True)]
         errors = (answers.double() - logits.double()).abs().amax(1)

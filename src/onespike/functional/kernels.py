@@ -61,26 +61,34 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
     code = Path(__file__).with_name(source)
     content = b"".join(one.read_bytes() for one in (code, *sorted(code.parent.glob("*.h"))))
     key = hashlib.sha256(content + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
-    name = f"{key}{TYPES[dtype]}.so"
-    with suppress(OSError):
+    name = f"{key}{TYPES[dtype]}"
+    try:
+        folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = _is_own(folder)
-    if own and _is_own(folder / name):
-        with suppress(OSError):  # damaged: it is made anew
-            return Kernels(folder / name, dtype)
+    except (OSError, RuntimeError):  # no such home
+        folder = Path(os.devnull)
+    own = folder.is_dir() and _is_own(folder)
+    for kept in folder.glob(f"{name}-*.so") if own else ():
+        with suppress(OSError):
+            if kept.is_file() and _is_own(kept) and kept.name == _named(name, kept):  # else damaged: it is made anew
+                return Kernels(kept, dtype)
     try:
         with tempfile.TemporaryDirectory(dir=folder if own else None) as building:
-            made = Path(building) / name
+            made = Path(building) / f"{name}.so"
             if not _compile(compiler, [TYPES[dtype], str(code), "-o", str(made)]):
                 return None
             made.chmod(0o700)
             kernels = Kernels(made, dtype)
             if own:
-                made.replace(folder / name)
+                made.replace(folder / _named(name, made))
             return kernels
     except OSError:  # nowhere to write
         return None
+
+
+def _named(name: str, file: Path) -> str:
+    """What a compiled file is called: a flipped byte of a library that is loaded could do anything."""
+    return f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.so"
 
 
 def _is_own(path: Path) -> bool:

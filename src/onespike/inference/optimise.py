@@ -131,12 +131,16 @@ def _ours(
     bits = "int8" if precision == "auto" else precision
     if bits not in PRECISIONS:
         raise OnespikeError(f"precision: expected auto, {' or '.join(PRECISIONS)} for {card.name}, got {precision}")
-    save_engine(Engine(network, bits), card, run, out)
-    engine = load_engine(out)  # what is judged is what was written
+    made = Engine(network, bits)
+    with TemporaryDirectory() as place:
+        save_engine(made, card, run, Path(place))
+        engine = load_engine(place)  # what is judged is what is written
     assert isinstance(engine, Engine)
     name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
     candidates = {EAGER: Candidate(network, 0.0), name: Candidate(engine, flipped(blocks))}
-    return Report(name, compare(card.name, candidates, batches, rounds), tuple(blocks))
+    report = Report(name, compare(card.name, candidates, batches, rounds), tuple(blocks))
+    save_engine(made, card, run, out)
+    return report
 
 
 def flipped(blocks: list[BlockSpikes]) -> float:

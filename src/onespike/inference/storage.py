@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import read_whole, write_whole
+from onespike.durable import is_as_written, read_whole, sealed, write_whole
 from onespike.errors import OnespikeError, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks
-from onespike.training.checkpoint import ModelCard, expect_alike
+from onespike.tensors import expect_alike, not_finite, read_tensors
+from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
 #: What the description calls our own engine.
@@ -39,14 +39,14 @@ def save_runtime(model: bytes, runtime: str, precision: str, card: ModelCard, ru
 
 def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
     made_by = {"onespike": __version__, "run": run, "engine": engine}
-    description = made_by | {"precision": precision, "model": plain(card)}
+    description = sealed(made_by | {"precision": precision, "model": plain(card)}, content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DESCRIPTION).unlink(missing_ok=True)  # what is half written is no engine
         for other in {WEIGHTS, FILE} - {file}:
             (folder / other).unlink(missing_ok=True)
         write_whole(folder / file, content)
-        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2) + "\n")
+        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2))
     except OSError as error:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -61,33 +61,39 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     """
     folder = Path(folder)
     try:
-        description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
-        expect_keys(description, {"model": dict, "precision": str, "engine": str}, DESCRIPTION)
-        card = ModelCard.from_json(description["model"])
+        text = read_whole(folder / DESCRIPTION)
+        description = read_json(text, DESCRIPTION)
+        expect_keys(description, {"model": dict, "precision": str, "engine": str, "sha256": str}, DESCRIPTION)
         name = description["engine"]
         if name not in (OURS, *RUNTIMES):
             raise unknown("engine", name, (OURS, *RUNTIMES))
-        engine = _ours(folder, card, description["precision"]) if name == OURS else _runtime(folder, name)
+        file = WEIGHTS if name == OURS else FILE
+        content = read_whole(folder / file, 1 << 36)
+        if description != sealed(description, content) or not is_as_written(text, description):
+            raise OnespikeError(f"{file} and {DESCRIPTION} are not what was written")
+        card = ModelCard.from_json(description["model"])
+        engine = _ours(content, card, description["precision"]) if name == OURS else _runtime(content, name)
     except FileNotFoundError:
         raise OnespikeError(f"{folder} holds no engine: make one with onespike optimise RUN --out {folder}") from None
-    except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
     engine.card = card
     return engine
 
 
-def _ours(folder: Path, card: ModelCard, precision: str) -> Engine:
-    tensors = load(read_whole(folder / WEIGHTS, 1 << 36))
+def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:
+    tensors = read_tensors(content, WEIGHTS)
     with torch.device("meta"):  # shapes alone: the values are in the file
         network = expect_blocks(card.build(), card.name)
     engine = Engine(network, precision)
     expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")
+    if name := not_finite(tensors, engine):
+        raise OnespikeError(f"{name} is not of finite numbers")
     engine.load_state_dict(tensors, assign=True)
     return engine
 
 
-def _runtime(folder: Path, name: str) -> Runtime:
-    content = read_whole(folder / FILE, 1 << 31)
+def _runtime(content: bytes, name: str) -> Runtime:
     try:
         return Runtime(content, name)
     except ImportError as error:

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 
 from onespike.configs import make, read_json
@@ -14,6 +12,7 @@ from onespike.durable import read_whole
 from onespike.errors import OnespikeError, unknown
 from onespike.functional import to_integers
 from onespike.models.registry import family
+from onespike.tensors import read_tensors
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -55,10 +54,7 @@ def create_pretrained(name: str, data: str, **sizes: int | None) -> nn.Module:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read weights that travel; those of 8 bits become float32. What is damaged is an `OnespikeError`."""
-    try:
-        tensors = read_tensors(read_whole(path, _MOST))
-    except SafetensorError as error:
-        raise OnespikeError(f"{path} is damaged: {error}") from error
+    tensors = read_tensors(read_whole(path, _MOST), path)
     found: dict[str, Tensor] = {}
     for name, one in tensors.items():
         if one.dtype == torch.int8:

@@ -37,6 +37,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check(self, **_RANGES)
+        if (blocks := sum(getattr(self, "depths", ()))) > (most := _RANGES["depths"][1]):
+            raise OnespikeError(f"depths: expected at most {most:,} blocks in all, got {blocks:,}")
         ours = family(self.name).config
         if type(self) is not ours:
             raise OnespikeError(f"name: {self.name} is described by {ours.__name__}, not by {type(self).__name__}")

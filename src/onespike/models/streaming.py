@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from onespike.configs import read_json
-from onespike.durable import expect_writable, write_whole
+from onespike.durable import open_regular, path_of, save_text
 from onespike.errors import OnespikeError
 
 _LAYOUT = "layout"
@@ -47,6 +47,9 @@ class FrameStream:
         The network's answer so far is the mean of the logits of all steps. A state of another network, or of another
         batch, is an `OnespikeError`.
         """
+        if not isinstance(frame, Tensor) or frame.ndim != 4:
+            found = tuple(frame.shape) if isinstance(frame, Tensor) else type(frame).__name__
+            raise OnespikeError(f"stream: expected a frame (B, C, H, W), got {found}")
         try:
             logits, state = self.model.over_time(frame[None], self.state)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -59,14 +62,14 @@ class FrameStream:
 
     def save(self, path: str | Path) -> None:
         """Write the state as safetensors, whole or not at all."""
-        expect_writable(path)
         tensors: dict[str, Tensor] = {}
         layout = json.dumps({"frames": self.frames, "state": _take_out(self.state, tensors)})
-        write_whole(Path(path), save(tensors, {_LAYOUT: layout}))
+        save_text(save(tensors, {_LAYOUT: layout}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
         """Go on from a state that was saved; a file that is none is an `OnespikeError`."""
         try:
+            open_regular(Path(path)).close()  # to open a FIFO would wait for ever
             with safe_open(path, "pt") as file:
                 content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

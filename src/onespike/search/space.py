@@ -19,6 +19,8 @@ from onespike.configs import make, read_yaml
 from onespike.errors import OnespikeError, shown
 from onespike.training.recipe import load_recipe
 
+#: Steps in a range, at most.
+STEPS = 10**6
 #: An option's form in messages; draws of the other options that are tried to see whether a value is possible.
 EXPECTED, DRAWS = "expected [low, high], {low: …, high: …, log: true} or {choices: […]}", 20
 
@@ -47,6 +49,8 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
     if not isinstance(content, Mapping) or not content:
         expected = "expected options and what each may be, such as train.lr: {low: 0.001, high: 0.1, log: true}"
         raise OnespikeError(f"{path}: {expected}, got {shown(content)}")
+    if odd := [name for name in content if not isinstance(name, str)]:
+        raise OnespikeError(f"{path}: {shown(odd[0])}: expected the name of an option, such as train.lr")
     if both := [name for name in content if name in overrides]:
         raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")
     forms = {name: _form(form, f"{path}: {name}") for name, form in content.items()}
@@ -72,8 +76,9 @@ def _form(form: Any, where: str) -> _Range | _Choices:
         raise OnespikeError(f"{where}: the range is empty: expected low < high, got {span.low:g} and {span.high:g}")
     if span.log and (span.low <= 0 or span.step is not None):
         raise OnespikeError(f"{where}: log: true needs a low above 0 and no step, got {shown(dict(form))}")
-    if span.step is not None and not 0 < span.step <= span.high - span.low:
-        raise OnespikeError(f"{where}.step: expected more than 0 and no more than the range, got {span.step:g}")
+    if span.step is not None and not (span.high - span.low) / STEPS <= span.step <= span.high - span.low:
+        expected = f"expected more than 0 and no more than the range, and {STEPS:,} steps at most"
+        raise OnespikeError(f"{where}.step: {expected}, got {span.step:g}")
     return span
 
 

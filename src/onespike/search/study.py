@@ -6,6 +6,7 @@ be done next follows from what the storage holds, so that a process may die anyw
 """
 
 import itertools
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from onespike.configs import convert
-from onespike.durable import held
-from onespike.errors import OnespikeError, printable
+from onespike.configs import convert, expect_keys, read_json
+from onespike.durable import held, open_regular
+from onespike.errors import OnespikeError, printable, shown
 
 if TYPE_CHECKING:
     import optuna
@@ -30,6 +31,8 @@ SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outco
 BEAT, GRACE = 10.0, 90.0
 #: Attempts of which the process died after which a slot is given up.
 DEATHS = 5
+#: What Optuna's journal has for its steps.
+STEPS = range(10)
 #: Draws of new values in a row that may repeat earlier ones; then there are hardly any others.
 REPEATS = 20
 IDENTITY = "search"
@@ -67,13 +70,13 @@ class _Lock:
     """The lock around the journal: the system's, so that it ends with the process that held it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._file: IO[bytes] | None = None
 
     def acquire(self) -> bool:
         import fcntl  # not everywhere
 
-        self._file = self._path.open("ab")
+        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
         fcntl.lockf(self._file, fcntl.LOCK_EX)
         return True
 
@@ -92,9 +95,14 @@ def open_storage(url: str | None, out: Path) -> Any:
         path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / f".{JOURNAL}.lock")
         try:
             out.mkdir(parents=True, exist_ok=True)
+            for one in (path, lock.path):
+                if one.is_symlink() or one.exists():
+                    open_regular(one).close()
             lock.acquire()
-            _mend(path)
-            lock.release()
+            try:
+                _mend(path)
+            finally:
+                lock.release()
             return JournalStorage(JournalFileBackend(str(path), lock))
         except OSError as error:
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
@@ -119,9 +127,21 @@ def open_storage(url: str | None, out: Path) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Cut off half a line that a full disk left at the end of a journal: nothing could be written behind it."""
-    if path.exists() and (content := path.read_bytes()) and not content.endswith(b"\n"):
-        with path.open("r+b") as file:
+    """Cut off half a line that a full disk left at the end of a journal: nothing could be written behind it.
+
+    A whole line that is no step of a search is an `OnespikeError`.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            expect_keys(step := read_json(line, "it"), {"op_code": int, "worker_id": str}, "a step")
+            if step["op_code"] not in STEPS:
+                raise OnespikeError(f"an unknown step, {shown(step['op_code'])}")
+        except OnespikeError as error:
+            state = f"{path} is no journal of a search: line {number}: {error}"
+            raise OnespikeError(f"{state}; choose another --out") from None
+    if not content.endswith(b"\n"):
+        with path.open("ab") as file:
             file.truncate(content.rfind(b"\n") + 1)
 
 

@@ -17,29 +17,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from onespike.classpath import ClassPath
-from onespike.configs import check, make, plain, read_json
+from onespike.configs import check, expect_keys, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
 from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
+from onespike.tensors import expect_alike, not_finite, read_tensors
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
-#: How many tensors that do not fit are listed.
-LISTED = 5
 #: Bytes of the largest file of a checkpoint, and how often it is read anew while somebody replaces it.
 _MOST, _ATTEMPTS = 1 << 36, 20
-#: Types of weights; there are smaller floats, which nothing computes with.
-_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-#: What each row of a run's history has.
-_COLUMNS = {"epoch", "lr", "train_loss", "train_top1", "valid_loss", "valid_top1", "epoch_seconds", "images_per_second"}
+#: What each row of a run's history has, finite numbers like all else in it.
+_COLUMNS: dict[str, Any] = {"epoch": int, "lr": float, "train_loss": float, "train_top1": float}
+_COLUMNS |= {"valid_loss": float | None, "valid_top1": float | None, "epoch_seconds": float, "images_per_second": float}
 
 
 @dataclass(frozen=True)
@@ -144,11 +141,11 @@ class Checkpoint:
                 if digest != digests.get(name):
                     raise OnespikeError(f"{name} is not what was written")
             card = ModelCard.from_json(read_json(files["model.json"], "model.json"))
-            weights, training = (load(files[f"{name}.safetensors"]) for name in ("model", "training"))
+            weights, training = (read_tensors(files[name], name) for name in (FILES[0], FILES[2]))
         except FileNotFoundError as error:
             what = f"is damaged: no {Path(error.filename).name}" if folder.is_dir() else "is not there"
             raise OnespikeError(f"the checkpoint {folder} {what}") from error
-        except (OnespikeError, OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
+        except (OnespikeError, OSError, ValueError, KeyError, RecursionError) as error:
             raise OnespikeError(f"the checkpoint {folder} is damaged: {error}") from error
         return cls(card, weights, training, state)
 
@@ -169,29 +166,6 @@ class Checkpoint:
         if name := not_finite(weights, network):
             raise OnespikeError(f"the weights {name} of the checkpoint are not finite numbers: its training failed")
         network.load_state_dict(weights)
-
-
-def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
-    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
-    kinds = [
-        {name: f"{tuple(one.shape)}{'' if one.dtype in _FLOATS else f' {one.dtype}'}" for name, one in state.items()}
-        for state in (saved, own)
-    ]
-    names = [name for name in sorted(saved.keys() | own.keys()) if kinds[0].get(name) != kinds[1].get(name)]
-    if names:
-        listed = (
-            f"{shown(name)} {kinds[0].get(name, 'missing')} instead of {kinds[1].get(name, 'nothing')}"
-            for name in names[:LISTED]
-        )
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        raise OnespikeError(f"{complaint}: {', '.join(listed).replace('torch.', '')}{more}")
-
-
-def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """Name a weight that is not a finite number, or a buffer that is none at all; "" if there is none."""
-    weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
-    wrong = (name for name, one in tensors.items() if (~one.isfinite() if name in weights else one.isnan()).any())
-    return next(wrong, "")
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
@@ -253,11 +227,13 @@ def read_state(content: Any) -> dict[str, Any]:
         raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
     known = {key: value for key, value in content.items() if key in _State.__annotations__}
     progress = make(_State, known, "state.json").progress
-    numbers = (
-        isinstance(row.get(key, ""), int | float | None) for row in progress.history for key in {*_COLUMNS, *row}
-    )
-    if "epoch" not in content["progress"] or not all(numbers):
-        raise OnespikeError("state.json: progress: expected the epoch, and in its history the columns of metrics.csv")
+    for number, row in enumerate(progress.history, 1):
+        where = f"state.json: progress.history: row {number}"
+        expect_keys(row, dict.fromkeys(row, float | None) | _COLUMNS, where)
+        if row["epoch"] != number:
+            raise OnespikeError(f"{where}: expected epoch {number}, got {shown(row['epoch'])}")
+    if "epoch" not in content["progress"]:
+        raise OnespikeError("state.json: progress: epoch is missing")
     return content
 
 

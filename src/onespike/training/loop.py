@@ -1,7 +1,6 @@
 """The training loop, to be read from top to bottom."""
 
 import errno
-import json
 import math
 import signal
 import threading
@@ -22,7 +21,7 @@ from onespike.data.augment import BatchAugment
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_dataset, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import digest_of, held, write_whole
+from onespike.durable import held
 from onespike.errors import OnespikeError, shown
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
@@ -279,5 +278,5 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     if trainer.teacher:
         summary["teacher_pflop"] = peta(trainer.teacher.found.flops)
     if trainer.accelerator.is_main_process:
-        write_whole(run.folder / "summary.json", json.dumps(summary | {"sha256": digest_of(summary)}, indent=2))
+        run.finish(summary)
     return summary

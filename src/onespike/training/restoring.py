@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from onespike.configs import make
 from onespike.errors import OnespikeError, shown
-from onespike.training.checkpoint import Checkpoint, ModelCard, expect_alike, join_tensors
+from onespike.tensors import expect_alike
+from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.training.progress import Progress
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 #: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
-#: What of the optimiser's groups it can change: saved beside their tensors, but chosen anew.
-CHOSEN = ("lr_scale", "weight_decay")
 
 
 def restore(trainer: "Trainer", run: Run) -> None:
@@ -55,8 +54,9 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
         raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
     if not progress.images >= 0 or bool(progress.step) != bool(progress.images):
         raise OnespikeError(f"{progress.images} images in {progress.step} steps")
-    expect_optimizer(optimizer, trainer.optimizer.state_dict(), trainer.config, trainer.network)
-    chosen = [{name: group[name] for name in CHOSEN} for group in trainer.optimizer.param_groups]
+    moving = expect_optimizer(optimizer, trainer.optimizer.state_dict(), trainer.config, trainer.network)
+    # What no step changes follows from the recipe; a file could say that the loss is to be maximised.
+    chosen = [{k: v for k, v in group.items() if k not in moving} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(optimizer)
     for group, values in zip(trainer.optimizer.param_groups, chosen, strict=True):
         group.update(values)
@@ -90,23 +90,29 @@ def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
     return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
 
 
-def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> None:
+def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> set[str]:
     """Raise an `OnespikeError` unless what was saved of an optimiser is what it would hold of a network.
+
+    Gives the names of its groups' values that steps change, the learning rate and the weights among them.
 
     Its kernels trust it: a tensor smaller than the weight that it belongs to is read beyond its end. What an optimiser
     holds shows in a twin's after one step; `own` is of the fresh one.
     """
-    expect_same(saved, {**own, "state": {}}, "optimizer")
-    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
-        raise OnespikeError("optimizer: its groups are not of the weights that it has here")
     twin = deepcopy(network)
     weights = [one for one in twin.parameters() if one.requires_grad]
     for weight in weights:
         weight.grad = torch.zeros_like(weight)
     optimizer = make_optimizer(config, twin)
+    before = [dict(group) for group in optimizer.param_groups]
     optimizer.step()
+    after = optimizer.state_dict()
+    groups = zip(own["param_groups"], after["param_groups"], saved["param_groups"], strict=True)
+    known = [{**fresh, **{key: one for key, one in now.items() if key in was}} for fresh, now, was in groups]
+    expect_same(saved, {"state": {}, "param_groups": known}, "optimizer")
+    if [group["params"] for group in saved["param_groups"]] != [group["params"] for group in own["param_groups"]]:
+        raise OnespikeError("optimizer: its groups are not of the weights that it has here")
     shapes = dict(enumerate(weight for group in optimizer.param_groups for weight in group["params"]))
-    expected, found, like = dict[str, Tensor](), dict[str, Tensor](), optimizer.state_dict()["state"]
+    expected, found, like = dict[str, Tensor](), dict[str, Tensor](), after["state"]
     for number, state in saved["state"].items():
         if number not in shapes or not isinstance(state, dict):
             raise OnespikeError(f"optimizer: expected what it holds of each weight, got {shown(number)}")
@@ -121,6 +127,8 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
             else:
                 expect_same(value, pattern, name)
     expect_alike(found, expected, "the tensors of the optimiser are not those of this network")
+    pairs = zip(before, optimizer.param_groups, strict=True)
+    return {"params", "lr"} | {k for was, now in pairs for k in now if k != "params" and was.get(k) != now[k]}
 
 
 def expect_same(saved: Any, own: Any, where: str) -> None:
@@ -139,7 +147,7 @@ def expect_same(saved: Any, own: Any, where: str) -> None:
             expect_same(saved[number], one, f"{where}.{number}")
     elif isinstance(own, Tensor) and isinstance(saved, Tensor):
         expect_alike({where: saved}, {where: own}, "a tensor is not what it was")
-    elif not numbers and type(saved) is not type(own):
+    elif not numbers and (type(saved) is not type(own) or isinstance(own, dict | list)):
         raise OnespikeError(f"{where}: expected {_kind(own)}, got {_kind(saved)}")
 
 

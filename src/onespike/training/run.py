@@ -26,7 +26,7 @@ import torch
 from torch import nn
 
 from onespike._version import __version__
-from onespike.configs import expect_keys, read_json
+from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
 from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
@@ -46,6 +46,8 @@ _SUMMARY: dict[str, Any] = {
     "epochs": int,
 }
 _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
+#: Files of a run that nothing reads; the summary has their digests.
+KEPT = ("metrics.csv", "environment.json", "curves.png")
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
@@ -74,9 +76,15 @@ class Run:
         if RESOLVED not in text:
             advice = "whose runs this version does not read: train it again, or use 0.1"
             raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
-        body, _, digest = text.rpartition(_DIGEST)
-        if body and sha256(body.encode()).hexdigest() != digest.rstrip():
-            warn(f"{run.config} is not what was written: somebody changed it, or the disk did; it is taken as it is")
+        if not is_pretrained(run.folder):
+            body, _, digest = text.rpartition(_DIGEST)
+            changed = [run.config] if f"{sha256(body.encode()).hexdigest()}\n" != digest else []
+            try:
+                changed += run._changed()
+            except OnespikeError as error:
+                warn(str(error))
+            for path in changed:
+                warn(f"{path} is not what was written: somebody changed it, or the disk did; it is taken as it is")
         return run
 
     @cached_property
@@ -91,6 +99,11 @@ class Run:
     @property
     def summary(self) -> dict[str, Any] | None:
         """What came out, as in `summary.json`; None until the run is complete."""
+        content = self._finished()
+        return content and {key: value for key, value in content.items() if key not in ("files", "sha256")}
+
+    def _finished(self) -> dict[str, Any] | None:
+        """All of `summary.json`, digests included."""
         path = self.folder / "summary.json"
         try:
             if not self.is_complete:
@@ -100,10 +113,28 @@ class Run:
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         expect_keys(content, _SUMMARY, str(path))
-        summary = {key: value for key, value in content.items() if key != "sha256"}
-        if "sha256" in content and not (content["sha256"] == digest_of(summary) and is_as_written(text, content)):
+        whole: dict[str, Any] = content
+        summary = {key: value for key, value in whole.items() if key != "sha256"}
+        digest = None if is_pretrained(self.folder) else digest_of(summary)
+        if whole.get("sha256") != digest or (digest and not is_as_written(text, whole)):
             raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
-        return summary
+        return whole
+
+    def _changed(self) -> list[Path]:
+        """Files that are not what they were when the summary was written; an `OnespikeError` if that is damaged."""
+        digests = convert((self._finished() or {}).get("files", {}), dict[str, str], "summary.json: files")
+        return [self.folder / name for name in KEPT if name in digests and self._digest(name) != digests[name]]
+
+    def _digest(self, name: str) -> str:
+        try:
+            return sha256(read_whole(self.folder / name)).hexdigest()
+        except OSError:
+            return ""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, with digests of what nobody reads."""
+        content = {**summary, "files": {name: digest for name in KEPT if (digest := self._digest(name))}}
+        write_whole(self.folder / "summary.json", json.dumps(content | {"sha256": digest_of(content)}, indent=2))
 
     @property
     def is_complete(self) -> bool:

@@ -18,8 +18,9 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import reset_state, resetter
+from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
-from onespike.training.checkpoint import Checkpoint, ModelCard, not_finite, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
 from onespike.training.flops import Flops
 from onespike.training.growth import resize, size_at, sizes
 from onespike.training.losses import Loss, over_time
@@ -283,9 +284,12 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
     try:
-        number = loss(logits, targets)
+        with torch.enable_grad():
+            number = loss(logits.detach().requires_grad_(), targets)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise OnespikeError(f"loss: it does not take {shapes}: {' '.join(str(error).split())}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")
+    if not number.requires_grad:
+        raise OnespikeError("loss: it does not depend on the logits: expected one with a gradient")

@@ -1,6 +1,5 @@
 """Run folders that look as training leaves them, and a command line that runs in this process."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         torch.manual_seed(1)
         Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
         if top1 is not None:
-            (run.folder / "summary.json").write_text(json.dumps(SUMMARY | {"test_top1": top1}))
+            run.finish(SUMMARY | {"test_top1": top1})
         return run
 
     return make

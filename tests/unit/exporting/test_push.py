@@ -40,7 +40,7 @@ def run(tmp_path: Path) -> Run:
     network(torch.randn(8, 1, 32, 32))
     state = {"progress": {"epoch": 1, "history": []}}
     Checkpoint(card, network.state_dict(), {}, state).save(run.best)
-    (run.folder / "summary.json").write_text(json.dumps(SUMMARY))
+    run.finish(SUMMARY)
     return run
 
 

@@ -22,6 +22,7 @@ from onespike.data.events.readers import (
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources import PARTS, Content, Part, Source
 from onespike.data.sources.files import Files, open_files
+from onespike.data.sources.folders import classes_of
 from onespike.data.sources.hub import not_recognised
 from onespike.errors import OnespikeError
 
@@ -133,7 +134,7 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
         def part(rows: list[tuple[str, int]]) -> Samples:
             names, labels = [name for name, _ in rows], [label for _, label in rows]
-            read: Read = lambda i: endings[Path(names[i]).suffix](files, names[i], DVS128)  # noqa: E731
+            read: Read = lambda i: endings[Path(names[i]).suffix.lower()](files, names[i], DVS128)  # noqa: E731
             return labels, list(map(files.where, names)), read
 
         names = [name for rows in found.values() for name, _ in rows]
@@ -183,16 +184,12 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
         listings = {folder: _below(files, folder, endings) for folder in ("train", *held_out)}
         if not held_out:
             raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
-        classes = sorted({name.split("/")[1] for name in listings["train"]})
+        named = {part: [(name, name.split("/")[1]) for name in names] for part, names in listings.items()}
+        classes = classes_of(files, named, "recordings")
 
         def part(names: list[str]) -> Samples:
-            for name in names:
-                if name.split("/")[1] not in classes:
-                    raise OnespikeError(
-                        f"{files.where(name)}: a class that train/ lacks; expected {', '.join(classes)}"
-                    )
             labels = [classes.index(name.split("/")[1]) for name in names]
-            read: Read = lambda i: READERS[Path(names[i]).suffix](files, names[i], sensor)  # noqa: E731
+            read: Read = lambda i: READERS[Path(names[i]).suffix.lower()](files, names[i], sensor)  # noqa: E731
             return labels, list(map(files.where, names)), read
 
         called = PARTS if len(listings) == 3 else ("train", "test")

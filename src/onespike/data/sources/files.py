@@ -31,6 +31,7 @@ class Files(NamedTuple):
     root: Path
     members: dict[str, Callable[[], bytes]] | None = None  # of an archive, without links and devices: name -> content
     prefix: str = ""  # folder that names are relative to, with a slash at the end
+    listed: frozenset[str] = frozenset()  # folders that an archive lists by themselves, empty ones among them
 
     def names(self) -> list[str]:
         """Names of all files, sorted, so that a data set comes in the same order from every form."""
@@ -39,6 +40,17 @@ class Files(NamedTuple):
         root = Path(self.where(""))
         with _errors_named(str(root)):
             return sorted(path.relative_to(root).as_posix() for path in _below(root))
+
+    def folders(self, name: str) -> set[str]:
+        """Names of the folders directly in a folder, empty ones included, hidden ones not."""
+        if self.members is None:
+            with _errors_named(self.where(name)):
+                found = {path.name for path in Path(self.where(name)).iterdir() if path.is_dir()}
+        else:
+            within = f"{self.prefix}{name}/"
+            inside = (one.removeprefix(within) for one in (*self.members, *self.listed) if one.startswith(within))
+            found = {one.split("/")[0] for one in inside if "/" in one}
+        return {one for one in found if not one.startswith(".")}
 
     def read(self, name: str) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged."""
@@ -92,6 +104,7 @@ def open_files(root: Path) -> Iterator[Files]:
             raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
         nothing = root.is_dir() and not any(root.iterdir())
     members: dict[str, Callable[[], bytes]] | None = None
+    listed: Iterable[str] = ()
     with ExitStack() as stack:
         if root.is_dir():
             if nothing:
@@ -99,6 +112,7 @@ def open_files(root: Path) -> Iterator[Files]:
         elif root.suffix == ".zip":
             with _errors_named(str(root)):
                 archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
+            listed = [info.filename for info in archive.infolist() if info.is_dir()]
             files = (info for info in archive.infolist() if not info.is_dir())
             read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
             members = _by_name(root, ((info.filename, one) for info, one in read.items()))
@@ -107,10 +121,11 @@ def open_files(root: Path) -> Iterator[Files]:
                 file: IO[bytes] = stack.enter_context(open_regular(root))
                 if root.name.endswith("gz"):
                     file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
-                members = _by_name(root, _tar_members(file))
+                found, listed = _tar_members(file)
+                members = _by_name(root, found)
         else:
             raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
-        yield Files(root, members)
+        yield Files(root, members, listed=frozenset(f"{posixpath.normpath(name)}/" for name in listed))
 
 
 def _below(root: Path) -> Iterator[Path]:
@@ -185,7 +200,8 @@ def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
     return plain
 
 
-def _tar_members(file: IO[bytes]) -> list[tuple[str, Callable[[], bytes]]]:
+def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]], list[str]]:
+    """The files of an archive, and the names of its folders."""
     archive = tarfile.TarFile(fileobj=file)
     files = [info for info in archive.getmembers() if info.isreg()]
     # The library takes a broken header, or none, for the end; a whole archive ends in a block of zeros.
@@ -198,7 +214,8 @@ def _tar_members(file: IO[bytes]) -> list[tuple[str, Callable[[], bytes]]]:
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    return [(info.name, partial(_member, info.size, partial(read, info))) for info in files]
+    folders = [info.name for info in archive.getmembers() if info.isdir()]
+    return [(info.name, partial(_member, info.size, partial(read, info))) for info in files], folders
 
 
 def _digest(path: Path) -> str:

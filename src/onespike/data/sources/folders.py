@@ -42,6 +42,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
             if not listing:
                 where, endings = files.where(folder), " ".join(_EXTENSIONS)
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
+        classes = classes_of(files, listings, "images")  # now: what is decoded already is not decoded again
         names = [name for listing in listings.values() for name, _ in listing]
         others = {one for one in every if one.split("/")[0] in places and "/." not in one}.difference(names)
 
@@ -49,7 +50,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
             if others:
                 state = f"{files.where(min(others))}: no image of a class by its name"
                 warn(f"{state}; {len(others)} such file{'s are' if len(others) > 1 else ' is'} left out")
-            classes, parts = _classes(files, listings), PARTS if len(listings) == 3 else ("train", "test")
+            parts = PARTS if len(listings) == 3 else ("train", "test")
             return _content(files, classes, classes, dict(zip(parts, listings.values(), strict=True)))
 
         yield Source("folder", str(files.root), lambda: files.key(names), content)
@@ -62,14 +63,17 @@ def _images(names: Sequence[str], part: str) -> Listing:
     return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
 
 
-def _classes(files: Files, listings: Mapping[str, Listing]) -> list[str]:
-    """The names of the class folders, sorted; the same in each part."""
+def classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> list[str]:
+    """The names of the class folders, sorted: the same in each part, and none without such as `what`, "images"."""
     train = {name for _, name in listings["train"]}
     for folder, listing in listings.items():
         for odd in sorted(train ^ {name for _, name in listing}):
             has, lacks = ("train", folder) if odd in train else (folder, "train")
             where = files.where(f"{lacks}/{odd}")
-            raise OnespikeError(f"{where}: no images of class {odd!r}, which {has}/ has; expected the same classes")
+            raise OnespikeError(f"{where}: no {what} of class {odd!r}, which {has}/ has; expected the same classes")
+        for empty in sorted(files.folders(folder) - train):
+            where = files.where(f"{folder}/{empty}")
+            raise OnespikeError(f"{where}: no {what} of class {empty!r}; expected some; add them, or remove the folder")
     return sorted(train)
 
 

@@ -63,8 +63,14 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).reshape(size, size, channels)
 
 
+def _is_deep(tile: Any) -> bool:
+    """Whether Pillow would cut the pixels of a part of a file to 8 bits without a word."""
+    codec, arguments = tile[0], tile[3]
+    return ";16" in str(arguments) or (codec.startswith("ppm") and arguments[-1] > 255)
+
+
 def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
-    if image.mode.startswith(("I", "F")):  # converting them would clip the pixels without a word
+    if image.mode.startswith(("I", "F")) or any(map(_is_deep, getattr(image, "tile", ()))):
         raise OnespikeError(f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert it")
     image = ImageOps.exif_transpose(image)
     channels = channels or (1 if image.mode in _GREY_MODES else 3)

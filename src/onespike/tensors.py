@@ -1,0 +1,54 @@
+"""Tensors from outside: read without pickle, and compared with those that they stand for, before anything computes."""
+
+from collections.abc import Mapping
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError, shown
+
+#: How many tensors that do not fit are listed.
+LISTED = 5
+#: Types of weights; there are smaller floats, which nothing computes with.
+_FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+#: What batch norm has learnt of its inputs.
+_STATISTICS = ("running_mean", "running_var")
+
+
+def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
+    """Read a file of safetensors, on the CPU; one that is damaged, or has types of no tensor, is an `OnespikeError`."""
+    try:
+        return load(content)
+    except KeyError as error:  # a type that safetensors has, and PyTorch has not
+        raise OnespikeError(f"{where} is damaged: tensors of type {shown(error.args[0])}") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise OnespikeError(f"{where} is damaged: {' '.join(str(error).split())}") from error
+
+
+def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
+    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
+    kinds = [
+        {name: f"{tuple(one.shape)}{'' if one.dtype in _FLOATS else f' {one.dtype}'}" for name, one in state.items()}
+        for state in (saved, own)
+    ]
+    names = [name for name in sorted(saved.keys() | own.keys()) if kinds[0].get(name) != kinds[1].get(name)]
+    if names:
+        listed = (
+            f"{shown(name)} {kinds[0].get(name, 'missing')} instead of {kinds[1].get(name, 'nothing')}"
+            for name in names[:LISTED]
+        )
+        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+        raise OnespikeError(f"{complaint}: {', '.join(listed).replace('torch.', '')}{more}")
+
+
+def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
+    """Name a weight, or statistic, that is no finite number, or a buffer that is none at all; "" if there is none."""
+    weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    for name, one in tensors.items():
+        kind = name.rpartition(".")[2]
+        value = one.sqrt() if kind == "running_var" else one  # a variance below 0 has no root
+        if (~value.isfinite() if name in weights or kind in _STATISTICS else value.isnan()).any():
+            return name
+    return ""

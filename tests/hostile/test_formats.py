@@ -1,0 +1,440 @@
+"""Files that travel: tensors, exports, engines, conversions, streams, kernels, journals; and where outputs go."""
+
+import json
+import os
+import random
+import shutil
+import struct
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load as read_tensors
+from safetensors.torch import save
+from torch import nn
+
+import onespike
+from onespike.cli.main import dispatch
+from onespike.durable import expect_writable, write_folder, write_whole
+from onespike.errors import OnespikeError
+from onespike.exporting.export import expect_free
+from onespike.exporting.hub import save_pretrained
+from onespike.inference.optimise import optimise
+from onespike.inference.storage import load_engine
+from onespike.models.streaming import stream
+from onespike.training import Run
+from tests.hostile.harness import in_time, rewrite
+from tests.hostile.test_run_files import GARBAGE
+
+
+def _safetensors(header: Any, data: bytes = b"", length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def _one(kind: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
+    return {"a": {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}}
+
+
+TENSORS = {
+    "empty": b"",
+    "seven bytes": b"1234567",
+    "a header without end": _safetensors({}, length=10**15),
+    "the longest header": _safetensors({}, length=2**64 - 1),
+    "no JSON": _safetensors(b"xxxx"),
+    "a list": _safetensors(b"[1]"),
+    "null": _safetensors(b"null"),
+    "deep": _safetensors(b'{"a":' * 5000 + b"1" + b"}" * 5000),
+    "overlapping": _safetensors(
+        {"a": _one("F32", [2], 0, 8)["a"], "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)
+    ),
+    "a hole": _safetensors(_one("F32", [2], 4, 12), bytes(12)),
+    "beyond the end": _safetensors(_one("F32", [200], 0, 800), bytes(12)),
+    "another size": _safetensors(_one("F32", [200], 0, 12), bytes(12)),
+    "a size that overflows": _safetensors(_one("F32", [2**62, 2**62, 4], 0, 0)),
+    "a negative size": _safetensors(_one("F32", [-1], 0, 4), bytes(4)),
+    "offsets reversed": _safetensors(_one("F32", [1], 4, 0), bytes(4)),
+    "an unknown type": _safetensors(_one("F99", [1], 0, 4), bytes(4)),
+    "a type that PyTorch lacks": _safetensors(_one("F4", [8], 0, 4), bytes(4)),
+    "exponents alone": _safetensors(_one("F8_E8M0", [4], 0, 4), bytes(4)),
+    "complex": _safetensors(_one("C64", [1], 0, 8), bytes(8)),
+    "nothing, but huge": _safetensors(_one("F32", [0, 2**40], 0, 0)),
+    "odd metadata": _safetensors({"__metadata__": {"a": 3}}),
+    "more behind": _safetensors(_one("F32", [1], 0, 4), bytes(400)),
+    "no name": _safetensors({"": _one("F32", [1], 0, 4)["a"]}, bytes(4)),
+    "a pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+    "a zip": b"PK\x03\x04" + bytes(100),
+}
+
+
+@pytest.fixture(scope="module")
+def made(trained: Path, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """Whatever travels, made of the run; nobody changes it."""
+    place = tmp_path_factory.mktemp("made")
+    before, os.environ["ONESPIKE_CACHE"] = os.environ.get("ONESPIKE_CACHE"), str(cache)
+    save_pretrained(trained, place / "pushed")
+    optimise(Run.open(trained), place / "engine", "int8", "best", 4, 1)
+    onespike.convert(_artificial(), torch.rand(16, 3, 8, 8)).save(place / "conversion")
+    os.environ.pop("ONESPIKE_CACHE") if before is None else os.environ.update(ONESPIKE_CACHE=before)
+    return place
+
+
+def _artificial() -> nn.Module:
+    torch.manual_seed(0)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *head).eval()
+
+
+def says(act: Callable[[], object], *words: str) -> None:
+    with in_time(), pytest.raises(OnespikeError) as caught:
+        act()
+    message = str(caught.value)
+    assert message.isprintable()
+    assert "<class" not in message
+    for word in words:
+        assert word in message, message
+
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "pushed": ("model.safetensors", onespike.load),
+    "engine": ("engine.safetensors", load_engine),
+    "conversion": ("model.safetensors", lambda path: onespike.load_converted(path, _artificial())),
+}
+
+
+@pytest.mark.parametrize("what", TENSORS)
+@pytest.mark.parametrize("reader", READERS)
+def test_tensors_that_are_none(reader, what, made, tmp_path):
+    folder = Path(shutil.copytree(made / reader, tmp_path / reader))
+    name, read = READERS[reader]
+    (folder / name).write_bytes(TENSORS[what])
+    says(lambda: read(folder))
+
+
+@pytest.mark.parametrize("what", TENSORS)
+@pytest.mark.parametrize("file", ["model.safetensors", "training.safetensors"])
+def test_tensors_of_a_checkpoint_that_are_none(file, what, run, refused):
+    rewrite(run, lambda files: files.update({file: TENSORS[what]}))
+    verb = ["evaluate", run] if file == "model.safetensors" else ["train", "--resume", run, "--train.epochs", 3]
+    refused(*verb, "--data.limit", 60)
+
+
+@pytest.mark.parametrize("what", [*TENSORS, "a FIFO", "a folder", "nothing"])
+def test_states_of_a_stream(what, tmp_path):
+    path = tmp_path / "state"
+    if what in TENSORS:
+        path.write_bytes(TENSORS[what])
+    else:
+        {"a FIFO": os.mkfifo, "a folder": Path.mkdir, "nothing": lambda _: None}[what](path)
+    says(lambda: stream(onespike.create_model("spiking-vgg-xs")).load(path), "state")
+
+
+#: Where JSON lies that is read, and what reads it.
+JSON = {
+    "pushed": ("model.json", onespike.load),
+    "engine": ("engine.json", load_engine),
+    "conversion": ("conversion.json", READERS["conversion"][1]),
+}
+
+
+@pytest.mark.parametrize("what", [*GARBAGE, "a FIFO", "/dev/zero", "itself", "a folder"])
+@pytest.mark.parametrize("reader", JSON)
+def test_garbage_for_json(reader, what, made, tmp_path):
+    folder = Path(shutil.copytree(made / reader, tmp_path / reader))
+    name, read = JSON[reader]
+    path = folder / name
+    path.unlink()
+    if what in GARBAGE:
+        path.write_bytes(GARBAGE[what])
+    elif what in ("a FIFO", "a folder"):
+        (os.mkfifo if what == "a FIFO" else Path.mkdir)(path)
+    else:
+        path.symlink_to(path if what == "itself" else what)
+    says(lambda: read(folder))
+
+
+def _convert(change: Callable[[dict[str, Any]], object], fit: bool = True) -> Callable[[Path], None]:
+    """Change what is said of a conversion; its digest fits."""
+
+    def act(folder: Path) -> None:
+        path, weights = folder / "conversion.json", (folder / "model.safetensors").read_bytes()
+        card = json.loads(path.read_text())
+        change(card)
+        if fit:
+            card.pop("sha256", None)
+            text = json.dumps(card, sort_keys=True).encode()
+            card["sha256"] = sha256(weights + sha256(text).hexdigest().encode()).hexdigest()
+        path.write_text(json.dumps(card))
+
+    return act
+
+
+def _tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        path = folder / "model.safetensors"
+        tensors = read_tensors(path.read_bytes())
+        change(tensors)
+        path.write_bytes(save(tensors))
+        _convert(dict)(folder)
+
+    return act
+
+
+def _first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path], None]:
+    return _tensors(lambda tensors: tensors.update({(name := sorted(tensors)[0]): change(tensors[name])}))
+
+
+CONVERSIONS = {
+    "images of 10^21 numbers": _convert(lambda card: card.update(traced=[10**6, 3, 10**6, 10**6])),
+    "fewer than no images": _convert(lambda card: card.update(traced=[-1, 3, 8, 8])),
+    "images of one number": _convert(lambda card: card.update(traced=[3])),
+    "images of text": _convert(lambda card: card.update(traced="abc")),
+    "images of nothing": _convert(lambda card: card.update(traced=None)),
+    "an unknown option": _convert(lambda card: card["config"].update(x=1)),
+    "options in a list": _convert(lambda card: card.update(config=[])),
+    "10^9 time steps": _convert(lambda card: card["config"].update(time_steps=10**9)),
+    "another population": _convert(lambda card: card["config"].update(population=7)),
+    "odd layers": _convert(lambda card: card.update(layers=[{"x": 1}])),
+    "a number of layers": _convert(lambda card: card.update(layers=3)),
+    "a number for a graph": _convert(lambda card: card.update(graph=3)),
+    "another graph": _convert(lambda card: card.update(graph=["\x1b[31m"])),
+    "a text of images": _convert(lambda card: card.update(calibration_images="\x1b")),
+    "no digest": _convert(lambda card: card.pop("sha256"), fit=False),
+    "another number": _convert(lambda card: card.update(calibration_images=17), fit=False),
+    "no numbers": _first(lambda one: one * float("nan")),
+    "tiny floats": _first(lambda one: one.to(torch.float8_e4m3fn)),
+    "integers": _first(lambda one: one.to(torch.int32)),
+    "another shape": _first(lambda one: one.flatten()[:1].clone()),
+    "another name": _tensors(lambda tensors: tensors.update({"\x1b": tensors.pop(sorted(tensors)[0])})),
+}
+
+
+@pytest.mark.parametrize("what", CONVERSIONS)
+def test_conversions_of_strangers(what, made, tmp_path):
+    folder = Path(shutil.copytree(made / "conversion", tmp_path / "conversion"))
+    CONVERSIONS[what](folder)
+    says(lambda: onespike.load_converted(folder, _artificial()))
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("reader", ["engine", "conversion"])
+def test_a_flipped_byte_of_what_travels_is_noticed(reader, seed, made, tmp_path):
+    folder, draws = Path(shutil.copytree(made / reader, tmp_path / reader)), random.Random(seed)
+    path = draws.choice([folder / READERS[reader][0], folder / JSON[reader][0]])
+    content = bytearray(path.read_bytes())
+    content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
+    path.write_bytes(content)
+    says(lambda: READERS[reader][1](folder))
+
+
+ENGINES = {
+    "another precision": {"precision": "x"},
+    "a path for a name": {"engine": "../../x"},
+    "a runtime without a file": {"engine": "ONNX Runtime"},
+    "a list for a model": {"model": []},
+    "a number for a name": {"engine": 3},
+}
+
+
+@pytest.mark.parametrize("what", ENGINES)
+def test_engines_of_strangers(what, made, tmp_path):
+    folder = Path(shutil.copytree(made / "engine", tmp_path / "engine"))
+    _describe(folder, ENGINES[what])
+    says(lambda: load_engine(folder), "engine")
+
+
+def _describe(folder: Path, changes: dict[str, Any]) -> None:
+    """Change what is said of an engine; its digest fits."""
+    path = folder / "engine.json"
+    content = json.loads(path.read_text()) | changes
+    content.pop("sha256")
+    weights = next(one for one in (folder / "engine.safetensors", folder / "model.onnx") if one.exists()).read_bytes()
+    text = json.dumps(content, sort_keys=True).encode()
+    content["sha256"] = sha256(weights + sha256(text).hexdigest().encode()).hexdigest()
+    path.write_text(json.dumps(content, indent=2))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage" * 100, b"\x08\x07" * 50], ids=["empty", "garbage", "half"])
+@pytest.mark.parametrize("runtime", ["ONNX Runtime", "OpenVINO"])
+def test_engines_of_no_onnx(runtime, content, made, tmp_path):
+    folder = Path(shutil.copytree(made / "engine", tmp_path / "engine"))
+    (folder / "engine.safetensors").unlink()
+    (folder / "model.onnx").write_bytes(content)
+    _describe(folder, {"engine": runtime})
+    says(lambda: load_engine(folder), "engine")
+
+
+CONTRACTS = {name: content for name, content in GARBAGE.items() if name not in ("empty mapping",)} | {
+    "files of numbers": b'{"files": 3}',
+    "files of lists": b'{"files": [[1]]}',
+    "no files": b'{"files": null}',
+    "an empty mapping": b"{}",
+}
+
+
+@pytest.mark.parametrize("what", [*CONTRACTS, "a FIFO", "/dev/zero", "a folder"])
+def test_exports_of_strangers_are_not_replaced(what, tmp_path):
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "mine").write_text("mine")
+    path = folder / "contract.json"
+    if what in CONTRACTS:
+        path.write_bytes(CONTRACTS[what])
+    elif what == "/dev/zero":
+        path.symlink_to(what)
+    else:
+        (os.mkfifo if what == "a FIFO" else Path.mkdir)(path)
+    says(lambda: expect_free(folder), "of no earlier export")
+    assert (folder / "mine").read_text() == "mine"
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+IN_THE_WAY = {
+    "a FIFO": _fifo,
+    "a folder": Path.mkdir,
+    "a link to mine": lambda path: path.symlink_to(path.parent.parent / "mine"),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "a link to a folder": lambda path: path.symlink_to(path.parent.parent / "folder"),
+}
+
+
+@pytest.mark.parametrize("what", IN_THE_WAY)
+@pytest.mark.parametrize("name", [".x.new", ".x.old", ".x.json.new", "x"])
+def test_what_lies_where_something_is_written(name, what, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("mine")
+    (tmp_path / "run").mkdir()
+    IN_THE_WAY[what](tmp_path / "run" / name)
+    for act in (
+        lambda: write_folder(tmp_path / "run" / "x", {"new": b"new"}),
+        lambda: write_whole(tmp_path / "run" / "x.json", "new"),
+    ):
+        with in_time():
+            try:
+                act()
+            except OSError:
+                assert name == "x"
+    assert (tmp_path / "mine").read_text() == (tmp_path / "folder" / "mine").read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "/proc/x/y", "/sys/x", "/dev/null/x", "/dev/full/x"])
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_places_that_only_trying_tells(kind, place):
+    if not Path(place).parents[-2].is_dir():
+        pytest.skip("no such file system")
+    says(lambda: expect_writable(folder=Path(place)) if kind == "folder" else expect_writable(place), "cannot write")
+
+
+def test_trying_leaves_nothing(tmp_path):
+    (tmp_path / "x.json").write_text("mine")
+    expect_writable(tmp_path / "x.json", "-", None, "/dev/stdout", folder=tmp_path / "new" / "folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+    assert (tmp_path / "x.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "line", ["evaluate RUN --out", "export RUN --out", "audit RUN --json", "demo RUN --no-serve --out"]
+)
+def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch):
+    monkeypatch.setattr(Run, "checkpoint", None)
+    refused(*(run if word == "RUN" else word for word in line.split()), "/proc/x", words=("cannot write",))
+
+
+@pytest.mark.parametrize("line", ["train --out", "evaluate RUN --out", "export RUN --out"])
+def test_homes_that_are_not_there(line, refused, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(*(run if word == "RUN" else word for word in line.split()), "~nobody-here/x", words=("home",))
+    assert not Path("~nobody-here").exists()
+
+
+def test_a_home_that_no_shell_wrote_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Run("~/runs/x").folder == tmp_path / "runs" / "x"
+
+
+JOURNALS = {
+    "garbage": lambda out: (out / "study.journal").write_bytes(b"garbage\n"),
+    "null": lambda out: (out / "study.journal").write_bytes(b"null\n"),
+    "an unknown step": lambda out: (out / "study.journal").write_bytes(b'{"op_code": 99, "worker_id": "x"}\n'),
+    "a FIFO": lambda out: os.mkfifo(out / "study.journal"),
+    "a folder": lambda out: (out / "study.journal").mkdir(),
+    "/dev/zero": lambda out: (out / "study.journal").symlink_to("/dev/zero"),
+    "a lock that is a FIFO": lambda out: os.mkfifo(out / ".study.journal.lock"),
+    "a lock that is a link": lambda out: (out / ".study.journal.lock").symlink_to(out.parent / "mine"),
+    "a lock that is a folder": lambda out: (out / ".study.journal.lock").mkdir(),
+}
+
+
+@pytest.mark.parametrize("what", JOURNALS)
+def test_searches_of_strangers(what, refused, tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.yaml").write_text("train.lr: [0.01, 0.1]\n")
+    (tmp_path / "search").mkdir()
+    JOURNALS[what](tmp_path / "search")
+    refused("search", "--space", tmp_path / "space.yaml", "--trials", 1, "--out", tmp_path / "search")
+    assert not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("damage", ["a flipped byte", "half", "empty", "a FIFO", "another name"])
+def test_damaged_kernels_are_compiled_anew(damage, tmp_path, monkeypatch):
+    from onespike.functional.kernels import kernels_for
+
+    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path))
+    kernels_for.cache_clear()
+    if kernels_for(torch.float32) is None:
+        pytest.skip("needs a C compiler")
+    (kept,) = (tmp_path / "kernels").glob("*.so")
+    content = bytearray(kept.read_bytes())
+    kept.unlink()
+    if damage == "a FIFO":
+        os.mkfifo(kept)
+    elif damage == "another name":
+        kept.with_name(f"{kept.stem}0.so").write_bytes(content)
+    else:
+        content[len(content) // 2] ^= 1
+        kept.write_bytes({"half": content[: len(content) // 2], "empty": b""}.get(damage, content))
+        kept.chmod(0o700)
+    kernels_for.cache_clear()
+    with in_time():
+        assert kernels_for(torch.float32) is not None
+    assert kept.is_file()
+    kernels_for.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["~nobody-here/x", "/dev/null", "x" * 300, "a\nb", "/proc/x"])
+def test_caches_that_cannot_be(place, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ONESPIKE_CACHE", place)
+    if place == "a\nb":  # a name like any other
+        assert dispatch(["cache", "verify"]) == 0
+        return
+    refused("train", "--out", tmp_path / "out")
+
+
+SPACES = (
+    *("{}", "[]", "3", "1: [1, 2]", "train.lr: .nan", "train.lr: [.nan, 1]", "train.lr: [0, .inf]", "train.lr: [2, 1]"),
+    *("train.lr: {low: 0, high: 1, log: true}", "train.lr: {low: 1, high: 2, step: 0}", "train.lr: [a, b]"),
+    *("train.lr: {low: 1, high: 2, step: 1.0e-300}", "train.lr: {low: 1, high: 2, step: -1}", "train.zzz: [1, 2]"),
+    *(
+        "train.lr: {choices: []}",
+        "train.lr: {choices: [[1], {a: 1}]}",
+        "train.lr: {choices: [.nan, 1]}",
+        "train.lr: [1]",
+    ),
+    *("train.epochs: [1, 1.0e+18]", "train.epochs: [1, 9223372036854775807]", "model.preset: {choices: [x, y]}"),
+    *("train.lr: {low: 1, high: 2, zzz: 1}", "train.lr: {low: 1}", "train.lr: [true, false]", "? [1]\n: [1, 2]"),
+)
+
+
+@pytest.mark.parametrize("content", SPACES)
+def test_spaces_of_no_sense(content, refused, tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "space.yaml").write_text(content + "\n")
+    refused("search", "--space", tmp_path / "space.yaml", "--out", tmp_path / "out")
