@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.models.over_time import each_step
-from onespike.models.strict import Firing
+from onespike.models.strict import Firing, Stem
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import as_one_batch
-from onespike.units.layers import BatchNorm, Conv3x3
+from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool
 
 
 def _library(name: str) -> Any:
@@ -181,7 +181,8 @@ def with_plain_layers(network: Any, peer: str) -> Any:
     Returns:
         The same network.
     """
-    plain = {Conv3x3: nn.Conv2d, BatchNorm: nn.BatchNorm2d}
+    plain: dict[type, type] = {Conv3x3: nn.Conv2d, BatchNorm: nn.BatchNorm2d, MaxPool: nn.MaxPool2d}
+    plain |= {Layers: nn.Sequential, Stem: nn.Sequential}
     for module in list(network.modules()):
         module.__class__ = plain.get(type(module), type(module))
         for name, child in list(module.named_children()):
