@@ -81,7 +81,7 @@ def build(theirs, name: str) -> torch.nn.Module:
     return getattr(theirs, name)()
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", [NETS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NETS[1:])])
 def test_from_python(name: str, theirs, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from onespike.audit import audit_run, read_spikes
     from onespike.evaluation import evaluate, inspect_image

@@ -20,6 +20,7 @@ TYPES = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32", t
 
 
 @needs_triton
+@pytest.mark.slow
 def test_interpreted_it_computes_what_pytorch_does() -> None:
     """The tests of the kernels in C, in a process where Triton was imported to interpret, and where there is no C."""
     tests = Path(__file__).with_name("test_norm_fire.py")
