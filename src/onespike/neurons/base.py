@@ -264,7 +264,7 @@ class OverTime(nn.Module):
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:
     """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""
-    return torch.cat(tuple(steps)).unflatten(0, (len(steps), len(steps[0])))
+    return torch.cat(tuple(steps)).unflatten(0, (len(steps), steps[0].shape[0]))  # `len` is no symbol
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
