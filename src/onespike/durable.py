@@ -95,7 +95,7 @@ def _is_written_into(path: Path) -> bool:
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
     """Raise an `OnespikeError` now where files ("-" and None are none), or those in a folder, cannot be written later.
 
-    A file without a name is made, and gone: /proc, and what is mounted read-only, say nothing before that.
+    It makes a temporary file there: permissions alone say nothing of /proc, or of what is mounted read-only.
     """
     for path in (*(Path(file) for file in files if file not in (None, "-")), *([folder] if folder else ())):
         try:

@@ -54,6 +54,17 @@ def test_onnx_in_integers_computes_what_the_network_of_8_bits_does(name: str, tm
     assert all(proof.largest_logit > 0 for proof in made.parity)
 
 
+@pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-mlp"])
+def test_networks_over_time_are_traced_for_any_number_of_images(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_model(name, num_classes=5, image_size=16, time_steps=2)
+    images = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    assert export(network, tmp_path / "out", "pt2", images=images).holds
+    loaded = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    logits, *_ = loaded(images[:4])
+    assert logits.shape == (4, 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["conv12", "spiking-vgg-xs"])
 def test_pt2_of_both_kinds_of_strict_networks(name: str, tmp_path: Path) -> None:

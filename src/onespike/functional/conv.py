@@ -55,7 +55,7 @@ class _Conv3x3(torch.autograd.Function):
         ctx.are_spikes = not kernels.ask("to_bits", x, x.numel(), bits)
         out, which = conv2d(x, weight.to(x.dtype), bias, padding=1), None
         if pool:
-            out, which = largest(out)
+            out, which = largest(out.contiguous(memory_format=torch.channels_last))
         ctx.save_for_backward(bits if ctx.are_spikes else x, weight, which)
         return out
 

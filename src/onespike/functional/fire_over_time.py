@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.kernels import Kernels, kernels_for
-from onespike.functional.norm_fire import KINDS, moments_of
+from onespike.functional.norm_fire import CHANNELS, KINDS, moments_of
 from onespike.functional.spike import Surrogate
 
 #: Potentials of one pixel, steps times channels, that are on a thread's stack at most.
@@ -29,7 +29,7 @@ def has_kernels_over_time(currents: Tensor) -> bool:
     if currents.device.type != "cpu" or currents.dim() != 5 or not currents.numel() or torch.compiler.is_compiling():
         return False
     one, (steps, _, channels) = currents[0], currents.shape[:3]
-    fits = steps * channels <= _MOST and _stride(currents) in (0, one.numel())
+    fits = steps * channels <= _MOST and channels <= CHANNELS and _stride(currents) in (0, one.numel())
     if not fits or not one.is_contiguous(memory_format=torch.channels_last):
         return False
     return all(kernels_for(currents.dtype, source) for source in ("kernels.c", _SOURCE))
@@ -61,7 +61,7 @@ class _FireOverTime(torch.autograd.Function):
         assert kernels  # see has_kernels_over_time
         once = _stride(currents) == 0
         moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
-        vectors = moments.mean, moments.scale, shift.to(kernels.real)
+        vectors = moments.mean, moments.scale, shift.to(kernels.real).contiguous()
         spikes = _empty((steps * batch, len(shift), *sides), currents.dtype)
         threshold, decay, _ = constants
         _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
@@ -98,7 +98,7 @@ def _sized(currents: Tensor, neurons: int) -> tuple[Tensor, int, int, int, int, 
 
 
 def _stride(currents: Tensor) -> int:
-    """From a step's first number to the next step's; 0 where all are the same."""
+    """From a step's first number to the next step's; 0 where all are the same, the whole step where there is one."""
     return currents.stride(0) if len(currents) > 1 else currents.numel()
 
 

@@ -20,6 +20,8 @@ from onespike.functional.spike import Surrogate
 
 #: The derivatives that the kernels know, by their number there: 0 is that of a batch norm without neurons.
 KINDS = {"rectangle": 1, "triangle": 2}
+#: Channels at most: kernels keep sums of each neuron on a thread's stack.
+CHANNELS = 2**13
 
 
 class Moments(NamedTuple):
@@ -44,7 +46,7 @@ def has_kernels(currents: Tensor) -> bool:
 
     On a CPU these need a C compiler, on a GPU they need Triton, and $ONESPIKE_KERNELS = 1.
     """
-    if currents.dim() != 4 or currents.numel() == 0 or torch.compiler.is_compiling():
+    if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or torch.compiler.is_compiling():
         return False
     return currents.is_contiguous(memory_format=torch.channels_last) and _find(currents) is not None
 

@@ -65,7 +65,7 @@ static inline __attribute__((always_inline)) void back_in_time(
     const int kind, const struct neurons *n, const stored *gradient, real width, int64_t begin, int64_t end, double *sums, stored *out) {
     const int64_t channels = n->channels, neurons = n->population * channels, steps = n->steps;
     const real *restrict mean = n->mean;
-    const real threshold = n->threshold, decay = n->decay, share = 1 / width;
+    const real threshold = n->threshold, decay = n->decay, per_width = 1 / width;
     real v[(steps + 1) * channels], dx[steps * channels], back[channels], first[neurons], second[neurons];
     for (int64_t from = begin; from < end; from += BLOCK) {
         int64_t to = from + BLOCK < end ? from + BLOCK : end;
@@ -83,7 +83,7 @@ static inline __attribute__((always_inline)) void back_in_time(
                     const real *restrict now = v + (t + 1) * channels;
                     real *restrict sum = dx + t * channels;
                     for (int64_t c = 0; c < channels; c++) {
-                        real steep = derivative(kind, (now[c] - threshold) * share) * share;
+                        real steep = derivative(kind, (now[c] - threshold) * per_width) * per_width;
                         real dv = (get(g[c]) - back[c] * now[c]) * steep + (now[c] > threshold ? (real)0 : back[c]);
                         back[c] = decay * dv;
                         sum[c] += dv;

@@ -233,20 +233,25 @@ class Stem(Layers):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to currents."""
         first, *others = self
-        if not (self.training and isinstance(first, Whitening)) or torch.compiler.is_compiling():
-            return super().forward(images)
         device = images.device.type
+        can = self.training and torch.amp.is_autocast_available(device) and not torch.compiler.is_compiling()
+        if not can or not isinstance(first, Whitening):
+            return super().forward(images)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-        white = first(images)
+        white, weight, version = first(images), first.weight, images._version
         place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it
+
+        def unless_white(kept: Tensor) -> Tensor | None:
+            return None if (kept.data_ptr(), kept.shape) == place else kept
 
         def again(kept: Tensor | None) -> Tensor:
             if kept is not None:
                 return kept
+            if images._version != version:
+                raise RuntimeError("images were changed in place before the backward pass, which reads them again")
             with torch.no_grad(), cast:
-                return first(images)
+                return first._conv_forward(images, weight, None)
 
-        unless_white = lambda kept: None if (kept.data_ptr(), kept.shape) == place else kept  # noqa: E731
         with torch.autograd.graph.saved_tensors_hooks(unless_white, again):
             return through(others, white)
 

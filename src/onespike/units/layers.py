@@ -68,5 +68,6 @@ def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def is_watched(*layers: nn.Module) -> bool:
-    """Whether hooks look at what one of the layers takes, or gives."""
-    return any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
+    """Whether hooks look at what one of the layers takes, or gives, or at the gradients of that."""
+    kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+    return any(getattr(layer, kind) for layer in layers for kind in kinds)

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.skipif(tiles() is None, reason="needs a processor with 
 SHAPES = [
     (1, 1, 1, 1, 1),
     (3, 5, 4, 3, 7),
+    (3, 1, 8, 8, 16),
     (2, 32, 16, 16, 16),
     (5, 33, 7, 7, 48),
     (130, 48, 3, 3, 50),

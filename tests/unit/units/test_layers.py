@@ -20,13 +20,15 @@ def trained(layers: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return [out.detach(), *gradients]
 
 
-@pytest.mark.parametrize("watch", ["", "conv", "pool"])
+@pytest.mark.parametrize("watch", ["", "conv", "pool", "gradient"])
 def test_convolution_and_pooling_are_one_unless_a_hook_looks_in_between(watch, monkeypatch) -> None:
     torch.manual_seed(0)
     layers = Layers(Conv3x3(4, 6), MaxPool(), nn.ReLU())
-    x = torch.randn(5, 4, 8, 8).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(5, 4, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     seen: list[torch.Size] = []
-    if watch:
+    if watch == "gradient":
+        layers[0].register_full_backward_hook(lambda _m, _of_x, of_out: seen.append(of_out[0].shape))
+    elif watch:
         layers[["conv", "pool"].index(watch)].register_forward_hook(lambda _m, _i, out: seen.append(out.shape))
     called: list[nn.Module] = []
     pool = MaxPool.forward
@@ -55,3 +57,12 @@ def test_a_stem_computes_again_what_whitening_gave(dtype) -> None:
     found, expected = (torch.autograd.grad(one.square().sum(), weight)[0] for one in (out, plain))
     assert torch.equal(found, expected)
     assert found.abs().max() > 0
+
+
+def test_a_stem_refuses_images_that_changed_before_it_reads_them_again() -> None:
+    stem = create_model("spiking-resnet-xs", num_classes=10).stem[0].train()
+    images = torch.randn(3, 3, 32, 32)
+    out = stem(images)
+    images.zero_()
+    with pytest.raises(RuntimeError, match="changed in place"):
+        out.sum().backward()

@@ -66,7 +66,9 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
 def _is_deep(tile: Any) -> bool:
     """Whether Pillow would cut the pixels of a part of a file to 8 bits without a word."""
     codec, arguments = tile[0], tile[3]
-    return ";16" in str(arguments) or (codec.startswith("ppm") and arguments[-1] > 255)
+    if isinstance(arguments, tuple) and codec.startswith("ppm") and isinstance(arguments[-1], int):
+        return arguments[-1] > 255
+    return ";16" in str(arguments) and "BGR;16" not in str(arguments)  # a BMP's 16 bits are those of three channels
 
 
 def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
