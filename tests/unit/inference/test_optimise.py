@@ -144,7 +144,7 @@ def test_other_networks_are_run_by_others(preset: str, weights: str, images: Pat
     if weights == "fp32":
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
-    with pytest.raises(OnespikeError, match="cannot be read: model.onnx and engine.json are not what was written"):
+    with pytest.raises(OnespikeError, match=r"cannot be read: model\.onnx and engine\.json are not what was written"):
         load_engine(folder)
 
 
