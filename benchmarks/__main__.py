@@ -28,26 +28,12 @@ from onespike.training.run import Run
 from reproduce.report import provenance
 
 AGAINST = ("sequential", "recompute", *PEERS)
+#: What train and infer alike may be told.
+_STEP: dict[str, Any] = {"vs": "", "model": "conv12", "precision": "bf16", "time_steps": 1, "json": None}
 #: What each task may be told, and what holds otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "train": {
-        "vs": "",
-        "model": "conv12",
-        "preset": "paper",
-        "batch": 128,
-        "precision": "bf16",
-        "time_steps": 1,
-        "json": None,
-    },
-    "infer": {
-        "vs": "",
-        "model": "conv12",
-        "preset": "modern",
-        "batch": 64,
-        "precision": "bf16",
-        "time_steps": 1,
-        "json": None,
-    },
+    "train": {"preset": "paper", "batch": 128, **_STEP},
+    "infer": {"preset": "modern", "batch": 64, **_STEP},
     "unit": {"vs": "", "batch": 128, "json": None},
     "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
     "engine": {"run": None, "images": 1000, "out": "engine.md"},

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.models import Network
 from onespike.models.over_time import each_step
-from onespike.models.strict import Firing, Stem
+from onespike.models.stem import Stem
+from onespike.models.strict import Firing
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import as_one_batch

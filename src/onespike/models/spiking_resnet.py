@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.models.over_time import OverTimeNetwork, over_time
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.models.stem import make_stem
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, window_kinds
 from onespike.neurons import Carry
 from onespike.units.base import one_batch
 from onespike.units.layers import BatchNorm, Layers, MaxPool

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork
 from onespike.models.registry import register_model
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, make_stem, window_kinds
+from onespike.models.stem import make_stem
+from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, window_kinds
 from onespike.units.layers import Layers, MaxPool
 
 

@@ -229,7 +229,8 @@ def read_state(content: Any) -> dict[str, Any]:
     progress = make(_State, known, "state.json").progress
     for number, row in enumerate(progress.history, 1):
         where = f"state.json: progress.history: row {number}"
-        expect_keys(row, dict.fromkeys(row, float | None) | _COLUMNS, where)
+        numbers = {key: value for key, value in row.items() if key in _COLUMNS or not isinstance(value, bool)}
+        expect_keys(numbers, dict.fromkeys(numbers, float | None) | _COLUMNS, where)  # callbacks may add True, too
         if row["epoch"] != number:
             raise OnespikeError(f"{where}: expected epoch {number}, got {shown(row['epoch'])}")
     if "epoch" not in content["progress"]:

@@ -10,7 +10,8 @@ from onespike.audit.result import read_spikes
 from onespike.counting import count_operations
 from onespike.models import MODELS, model_config
 from onespike.models.spiking_resnet import Residual, RPReLU
-from onespike.models.strict import Attended, Firing, Head, StrictConfig, Thresholds, Whitening, Windows
+from onespike.models.stem import Whitening
+from onespike.models.strict import Attended, Firing, Head, StrictConfig, Thresholds, Windows
 from onespike.units.layers import MaxPool
 
 NAMES = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]

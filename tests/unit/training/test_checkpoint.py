@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
-from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, split_tensors
+from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
 from onespike.training.run import Run
 
 
@@ -132,3 +132,11 @@ def test_trees_of_tensors_survive_json(tree: object):
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(split_tensors(tree, "root", tensors))
     assert plain(join_tensors(json.loads(text), tensors)) == plain(tree)
+
+
+@pytest.mark.parametrize("value", [True, 3, 2.5, None])
+def test_what_a_callback_adds_to_a_row_is_read_again(value) -> None:
+    row = {"epoch": 1, "lr": 0.1, "train_loss": 1.0, "train_top1": 50.0, "valid_loss": None, "valid_top1": None}
+    row |= {"epoch_seconds": 1.0, "images_per_second": 10.0, "mine": value}
+    state = {"progress": {"epoch": 1, "history": [row]}, "sha256": {}}
+    assert read_state(state) == state

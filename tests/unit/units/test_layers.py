@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from onespike import create_model
-from onespike.models.strict import Stem
+from onespike.models.stem import Stem
 from onespike.units.layers import Conv3x3, Layers, MaxPool
 
 

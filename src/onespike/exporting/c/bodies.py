@@ -1,0 +1,259 @@
+"""How C computes a pixel of a map, for each kind of map.
+
+Lines fill `out` with the channels of pixel `p`, or with the words of its bits. What they read is stored, or `v` is
+computed where it is read.
+"""
+
+import math
+
+import torch
+
+from onespike.exporting.c.memory import Memory
+from onespike.exporting.c.text import TYPES, literal
+from onespike.exporting.lowering.maps import (
+    Collect,
+    Conv,
+    Fire,
+    Function,
+    Map,
+    Matmul,
+    PixelConv,
+    Pool,
+    Product,
+    Read,
+    Sum,
+    Wave,
+)
+
+#: Parts of a map that is put together, above which each element has its own place in a table.
+FEW = 16
+#: Functions of <math.h> by name; others are kernels.
+MATH = {name: f"{name}f" for name in ("sin", "cos", "exp", "tanh", "ceil", "floor")}
+
+
+class Bodies(Memory):
+    """Writes the body of each map's function."""
+
+    def _body(self, one: Map) -> list[str]:
+        if isinstance(one, Conv):
+            return self._conv(one)
+        if isinstance(one, Pool):
+            return self._pool(one)
+        if isinstance(one, Sum):
+            return self._sum(one)
+        if isinstance(one, Fire):
+            return self._fire(one)
+        if isinstance(one, Wave):
+            return self._wave(one)
+        if isinstance(one, Product):
+            return self._product(one)
+        if isinstance(one, Function):
+            return self._apply(one)
+        if isinstance(one, Matmul):
+            return self._matmul(one)
+        assert isinstance(one, Collect)
+        return self._collect(one)
+
+    def _conv(self, one: Conv) -> list[str]:
+        window = self._window(one, one.geometry, one.sides, one.source.channels)
+        weights = self._table(one.weight, "float" if one.kind == "f32" else "int8_t")
+        if isinstance(one, PixelConv):
+            self._kernels.add("conv_pixels")
+            group = torch.zeros(one.source.channels, dtype=torch.int64)
+            for number, channels in enumerate(one.groups):
+                group[channels] = number
+            tables = (
+                self._table(group, "uint8_t"),
+                self._table(one.factors, "int64_t"),
+                self._table(one.taps, "int64_t"),
+            )
+            arguments = f"{tables[0]}, {len(one.groups)}, {tables[1]}, {tables[2]}"
+            return [
+                f"int32_t sums[{one.channels}];",
+                f"conv_pixels(&{window}, {weights}, {arguments}, image, p, sums, out);",
+            ]
+        kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
+        self._kernels.add(kernel)
+        source = "image" if one.source.kind == "u8" else self._at(one.source)
+        return [f"{kernel}(&{window}, {weights}, {source}, p, out);"]
+
+    def _fetch(self, of: Map, pixel: str, spaces: str = "") -> list[str]:
+        """Make `v` the values of a pixel."""
+        if of.kind == "u8":
+            return [f"{spaces}const uint8_t *v = image + ({pixel}) * {of.channels};"]
+        if of.kind == "bits":
+            self._kernels.add("unpack")
+            at = f"{self._at(of)} + ({pixel}) * {of.words}"
+            return [f"{spaces}int32_t v[{of.channels}];", f"{spaces}unpack({at}, {of.channels}, v);"]
+        if of in self._stored:
+            return [f"{spaces}const {TYPES[of.kind]} *v = {self._at(of)} + ({pixel}) * {of.channels};"]
+        call = f"{spaces}map{self._names[of]}(image, {pixel}, v);"
+        return [f"{spaces}{TYPES[of.kind]} v[{of.channels}];", call]
+
+    def _pixel(self, read: Read, pixel: str) -> str:
+        """Which pixel of a map is read."""
+        if read.pixels is None:
+            return pixel
+        ahead = int(read.pixels[0])
+        if torch.equal(read.pixels, torch.arange(len(read.pixels)) + ahead):
+            return f"{pixel} + {ahead}" if ahead else pixel
+        return f"{self._table(read.pixels)}[{pixel}]"
+
+    def _pool(self, one: Pool) -> list[str]:
+        self._kernels.add("tap")
+        of = one.read.map
+        window = self._window(one, one.geometry, one.sides, of.channels)
+        count = math.prod(one.geometry.kernel)
+        loop = [
+            f"for (int t = 0; t < {count}; t++) {{",
+            f"    int q = tap(&{window}, p, t / {one.geometry.kernel[1]}, t % {one.geometry.kernel[1]});",
+            "    if (q < 0)",
+            "        continue;",
+        ]
+        pixel = self._pixel(one.read, "q")
+        if one.kind == "bits":
+            return [
+                f"for (int i = 0; i < {one.words}; i++)",
+                "    out[i] = 0;",
+                *loop,
+                f"    for (int i = 0; i < {one.words}; i++)",
+                f"        out[i] |= ({self._at(of)})[({pixel}) * {of.words} + i];",
+                "}",
+            ]
+        add = "out[c] = v[c] > out[c] ? v[c] : out[c];" if one.largest else "out[c] += v[c];"
+        start = {"i32": "INT32_MIN", "i64": "INT64_MIN", "f32": "-3.402823466e+38f"}[one.kind] if one.largest else "0"
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        return [
+            each,
+            f"    out[c] = {start};",
+            *loop,
+            *self._fetch(of, pixel, "    "),
+            f"    {each}",
+            f"        {add}",
+            "}",
+        ]
+
+    def _sum(self, one: Sum) -> list[str]:
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        kind = TYPES[one.kind]
+        constant = f"{self._table(one.constant, kind)}[c]" if one.constant.any() else "0"
+        lines = [each, f"    out[c] = {constant};"]
+        for term in one.terms:
+            read, factors = term.read, term.factors
+            lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    ")]
+            chosen = torch.arange(one.channels) if read.channels is None else read.channels
+            used = torch.nonzero(chosen >= 0).flatten()
+            start, stop = int(used[0]), int(used[-1]) + 1
+            inner = f"    for (int c = {start}; c < {stop}; c++)"
+            if len(used) != stop - start:  # what is not read is read with the factor 0
+                factors = torch.where(chosen >= 0, factors, 0)
+                chosen = chosen.clamp(min=0)
+            factors, chosen = factors[start:stop], chosen[start:stop]
+            ahead = int(chosen[0]) - start
+            plain = torch.equal(chosen, torch.arange(len(chosen)) + int(chosen[0]))
+            place = ("c" if not ahead else f"c + {ahead}") if plain else f"{self._table(chosen)}[c - {start}]"
+            alike = len(factors.unique()) == 1
+            name = None if alike else self._table(factors, kind)
+            factor = literal(factors[0].item(), kind) if alike else f"{name}[c{f' - {start}' if start else ''}]"
+            product = f"{factor} * v[{place}]"
+            if term.drop and alike and abs(int(factors[0])) == 1:
+                product = f"{product} / {literal(2**term.drop, 'int64_t')}"
+            elif term.drop:
+                self._kernels.add("scaled")
+                product = f"scaled(v[{place}], {factor}, {term.drop})"
+            lines += [inner, f"        out[c] += {product};", "}"]
+        if one.rectified:
+            lines += [each, "    out[c] = out[c] > 0 ? out[c] : 0;"]
+        if one.drop:
+            lines += [each, f"    out[c] /= {literal(2**one.drop, 'int64_t')};"]
+        return lines
+
+    def _wave(self, one: Wave) -> list[str]:
+        self._kernels.add("sine")
+        quarter = " + ((uint64_t)1 << 62)" if one.cosine else ""
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        turn = f"((uint64_t)v[c] << {64 - one.fraction}){quarter}"
+        return [*self._fetch(one.source, "p"), each, f"    out[c] = sine({turn});"]
+
+    def _product(self, one: Product) -> list[str]:
+        first, second = one.factors
+        fixed = first.map.kind == second.map.kind == "i64"
+        if fixed:
+            self._kernels.add("times")
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        lines = []
+        for read, text in ((first, "{v}"), (second, "times(out[c], {v})" if fixed else "out[c] * {v}")):
+            chosen = read.channels
+            plain = chosen is None or torch.equal(chosen, torch.arange(one.channels))
+            place = "c" if plain or chosen is None else f"{self._table(chosen)}[c]"
+            lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    "), f"    {each}"]
+            lines += [f"        out[c] = {text.format(v=f'v[{place}]')};", "}"]
+        return lines
+
+    def _apply(self, one: Function) -> list[str]:
+        if one.name not in MATH:
+            self._kernels.add(one.name)
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        return [*self._fetch(one.source, "p"), each, f"    out[c] = {MATH.get(one.name, one.name)}(v[c]);"]
+
+    def _matmul(self, one: Matmul) -> list[str]:
+        self._kernels.add("dot")
+        (left, right), depth = one.factors, one.factors[0].channels
+        row = f"{self._at(right)} + (p / {one.rows} * {one.channels} + c) * {depth}"
+        each = f"for (int c = 0; c < {one.channels}; c++)"
+        return [each, f"    out[c] = dot({self._at(left)} + p * {depth}, {row}, {depth});"]
+
+    def _fire(self, one: Fire) -> list[str]:
+        kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
+        self._kernels.add(f"fire_{kind}")
+        inverted = torch.zeros(32 * one.words, dtype=torch.int64)
+        inverted[: one.channels] = one.inverted.long()
+        words = (inverted.view(-1, 32) << torch.arange(32)).sum(1)
+        tables = (
+            self._table(one.chosen, "uint16_t"),
+            self._table(one.thresholds, TYPES[kind]),
+            self._table(words, "uint32_t"),
+        )
+        fetch = self._fetch(one.source, "p")
+        return [*fetch, f"fire_{kind}(v, {', '.join(tables)}, {one.channels}, out);"]
+
+    def _gather(self, one: Collect, of: Map) -> list[str]:
+        """Fetch each element of a map from its own place in another, such as of one that is turned."""
+        bits = one.kind == "bits"
+        table = torch.zeros(one.pixels, one.channels, dtype=torch.int64)  # 0 is none
+        for part in one.parts:
+            places = part.pixels[:, None] * (32 * of.words if bits else of.channels) + part.channels
+            table[part.to_pixels[:, None], part.to_channels] = 1 + places
+        loop = f"for (int i = 0; i < {one.channels}; i++) {{"
+        lines = [loop, f"    int q = (int){self._table(table)}[p * {one.channels} + i] - 1;", "    if (q >= 0)"]
+        if bits:
+            self._kernels.add("put")
+            return [*lines, f"        put(out, i, {self._at(of)}, q);", "}"]
+        return [*lines, f"        out[i] = ({self._at(of)})[q];", "}"]
+
+    def _collect(self, one: Collect) -> list[str]:
+        bits = one.kind == "bits"
+        lines = [f"for (int i = 0; i < {one.words if bits else one.channels}; i++)", "    out[i] = 0;"]
+        if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
+            return [*lines, *self._gather(one, one.parts[0].map)]
+        for part in one.parts:
+            # Of a pixel that is not in this part the table says 0, of others one more than its number.
+            table = torch.zeros(one.pixels, dtype=torch.int64)
+            table[part.to_pixels] = part.pixels + 1
+            whole = torch.equal(part.to_channels, torch.arange(one.channels)) and part.map.channels == one.channels
+            whole = whole and torch.equal(part.channels, part.to_channels)
+            at, size = self._at(part.map), part.map.words if bits else part.map.channels
+            lines += ["{", f"    int q = {self._table(table)}[p] - 1;"]
+            if whole:
+                loop = f"    for (int i = 0; q >= 0 && i < {size}; i++)"
+                lines += [loop, f"        out[i] = ({at})[q * {size} + i];", "}"]
+                continue
+            places = self._table(part.to_channels), self._table(part.channels)
+            lines.append(f"    for (int i = 0; q >= 0 && i < {len(part.channels)}; i++)")
+            if bits:
+                self._kernels.add("put")
+                lines.append(f"        put(out, {places[0]}[i], {at} + q * {size}, {places[1]}[i]);")
+            else:
+                lines.append(f"        out[{places[0]}[i]] = ({at})[q * {size} + {places[1]}[i]];")
+            lines.append("}")
+        return lines

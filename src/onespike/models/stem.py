@@ -1,0 +1,85 @@
+"""The stem of strictly spiking networks: the layers that read the real values of the image."""
+
+import torch
+from torch import Tensor, nn
+
+from onespike.errors import OnespikeError
+from onespike.models.strict import StrictConfig
+from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
+
+#: What is added to the variance of patches before it is divided by.
+_WHITENING_EPSILON = 5e-4
+
+
+class Whitening(nn.Conv2d):
+    """Patches of the image, uncorrelated and of variance 1, and their negatives: (B, C, H, W) to (B, 2*C*side^2, …).
+
+    The weights are not trained: training begins with `learn_from`, as in Keller Jordan's airbench94.
+    """
+
+    def __init__(self, in_channels: int, side: int, stride: int) -> None:
+        super().__init__(in_channels, 2 * in_channels * side**2, side, stride, bias=False)
+        self.weight.requires_grad_(False)
+        nn.init.orthogonal_(self.weight[: len(self.weight) // 2].flatten(1))
+
+    @torch.no_grad()
+    def learn_from(self, images: Tensor) -> None:
+        """Set the weights: W = diag(1 / sqrt(variance)) V^T for the principal components V of the images' patches."""
+        (side, _), channels = self.kernel_size, self.in_channels
+        patches = nn.functional.unfold(images.double(), side).transpose(1, 2).flatten(0, 1)
+        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        whitening = (components / (variances + _WHITENING_EPSILON).sqrt()).T.view(-1, channels, side, side)
+        self.weight.copy_(torch.cat([whitening, -whitening]))
+
+
+class Stem(Layers):
+    """The layers that read real values. What whitening gives is not kept for the gradient, but computed again."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to currents."""
+        first, *others = self
+        device = images.device.type
+        can = self.training and torch.amp.is_autocast_available(device) and not torch.compiler.is_compiling()
+        if not can or not isinstance(first, Whitening):
+            return super().forward(images)
+        cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        white, weight, version = first(images), first.weight, images._version
+        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it
+
+        def unless_white(kept: Tensor) -> Tensor | None:
+            return None if (kept.data_ptr(), kept.shape) == place else kept
+
+        def again(kept: Tensor | None) -> Tensor:
+            if kept is not None:
+                return kept
+            if images._version != version:
+                raise RuntimeError("images were changed in place before the backward pass, which reads them again")
+            with torch.no_grad(), cast:
+                return first._conv_forward(images, weight, None)
+
+        with torch.autograd.graph.saved_tensors_hooks(unless_white, again):
+            return through(others, white)
+
+
+def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
+    """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
+
+    The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 on. Behind the first 3x3 convolution the
+    map is halved; before each further one stand a batch norm and a ReLU. An `OnespikeError` says so if the stages
+    behind, each of which halves the map again, would run out of pixels.
+    """
+    stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
+    layers: list[nn.Module] = []
+    side, channels = image_size, in_channels
+    if config.stem == "whitening":
+        whitening = Whitening(channels, max(2, stride), stride)
+        layers.append(whitening)
+        side, channels, stride = (side - max(2, stride)) // stride + 1, whitening.out_channels, 1
+    layers += [Conv3x3(channels, config.width, stride), MaxPool()]
+    for _ in range(config.stem_layers - 1):
+        layers += [BatchNorm(config.width), nn.ReLU(), Conv3x3(config.width, config.width)]
+    halvings = len(config.stages)
+    if -(-side // stride) >> halvings < 1:
+        needs = f"{config.name} halves the map {halvings} times, which leaves no pixel of {image_size}"
+        raise OnespikeError(f"image_size: {needs}; enlarge with --data.image_size, or shorten --model.stages")
+    return Stem(*layers)
