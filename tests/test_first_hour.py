@@ -39,6 +39,7 @@ def test_it_is_short_and_begins_with_two_commands():
     assert trained[0] == ["onespike", "train", "--recipe", "cifar10/fast"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_python_code_of_readme_and_of_the_page_about_own_networks_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -76,6 +76,7 @@ def test_other_images_calibrate_and_are_those_of_the_new_run(ann_run, command, t
     assert after == trained_on == replace(before, limit=50)
 
 
+@pytest.mark.slow
 def test_images_that_have_moved_are_found(ann_run, command, tmp_path):
     moved = Run(shutil.copytree(ann_run.folder, tmp_path / "moved"))
     moved.config.write_text(moved.config.read_text().replace("root: null", f"root: {tmp_path / 'nowhere'}"))

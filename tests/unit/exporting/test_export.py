@@ -79,6 +79,7 @@ def test_the_command_writes_all_formats_and_their_proofs(
     assert sorted(path.name for path in out.iterdir()) == ["contract.json", "model.c", "model.h", "parity.json"]
 
 
+@pytest.mark.slow
 def test_onnx_with_integers_reads_pixels_and_gives_the_same_spikes(run: Run, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")

@@ -238,6 +238,7 @@ def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_
     assert rows[0] == rows[1]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_resumed_with_a_penalty(small, tmp_path):
     train(small(), tmp_path / "run")
     train(small(train__epochs=3, train__rate_penalty=0.5), tmp_path / "run", resume=True)

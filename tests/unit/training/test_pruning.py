@@ -60,6 +60,7 @@ def test_interrupted_it_goes_on_where_it_stopped(small, tmp_path: Path, begun, m
     assert [summary["epochs_before"] for summary in again.values()] == [0, 1]
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_recipe_is_refused(small, tmp_path: Path):
     prune_time(small(train__epochs=1), 2, tmp_path)
     with pytest.raises(

@@ -37,7 +37,7 @@ OTHERS = {
     "lookahead muon": {"train__optimizer": "lookahead_muon", "train__lr": 0.002},
 }
 #: Those of `make test`, stopped between two epochs.
-QUICK = ("all", "int8", "muon")
+QUICK = ("all",)
 #: Where runs whose images change are stopped: in each size of the images, and between two epochs.
 PLACES = [pytest.param(3, marks=pytest.mark.slow), 8, pytest.param(13, marks=pytest.mark.slow)]
 
@@ -95,7 +95,7 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
 
 
 @pytest.mark.parametrize("steps", PLACES)
-@pytest.mark.parametrize("policy", ["", "original"], ids=["batches", "singly"])
+@pytest.mark.parametrize("policy", ["", pytest.param("original", marks=pytest.mark.slow)], ids=["batches", "singly"])
 def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, policy, steps, tmp_path, monkeypatch):
     images = {"data__flip": 0.5, "data__alternate_flip": True, "data__cutout": 8, "data__crop_fill": "reflect"}
     recipe = small(**images, data__auto_augment=policy, data__workers=0, train__start_size=24, train__ema=0.9)
@@ -149,6 +149,7 @@ def state(run: Path) -> str:
         return ""
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(small, tmp_path):
     (tmp_path / "recipe.yaml").write_text(dump(small(train__epochs=500)))
     process = subprocess.Popen(
