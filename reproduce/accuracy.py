@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import reproduce.spikingjelly_vgg  # noqa: F401 - registers its model
+import reproduce.spikingjelly_networks  # noqa: F401 - registers its models
 from reproduce.outcome_figure import draw_rows
 from reproduce.plan import Setting, Sweep
 
-#: SpikingJelly's network in its own way: plain SGD with momentum, no tricks.
-SPIKINGJELLY: dict[str, Any] = {
-    "model.name": "spikingjelly-vgg",
+#: SpikingJelly's networks in their own way: plain SGD with momentum, no tricks.
+MOMENTUM: dict[str, Any] = {
     "data.crop_padding": 4,
     "data.crop_fill": "zero",
     "data.alternate_flip": False,
@@ -17,9 +16,14 @@ SPIKINGJELLY: dict[str, Any] = {
     "train.batch_size": 125,
     "train.label_smoothing": 0,
 }
+SPIKINGJELLY = MOMENTUM | {"model.name": "spikingjelly-vgg"}
 
 #: The recipes cifar10/hour and cifar100/hour.
 LARGE: dict[str, Any] = {"model.name": "spiking-resnet-l", "train.epochs": 20}
+
+#: The recipe tiny-imagenet/fast on 40 images of each class.
+TINY: dict[str, Any] = {"data.name": "tiny-imagenet", "data.crop_padding": 4, "model.name": "spiking-resnet-m"}
+SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18"}
 
 ACCURACY = Sweep(
     name="accuracy",
@@ -37,6 +41,14 @@ ACCURACY = Sweep(
             for data in ("cifar10", "cifar100")
             for label, changes in {"spiking-resnet-l": {}, "its ReLU twin": {"model.preset": "ann"}}.items()
         ),
+        Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | {"data.name": "cifar100", "train.epochs": 14}),
+        Setting("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m", TINY | {"train.epochs": 20}),
+        Setting(
+            "tiny-imagenet, 0.15 PFLOP",
+            "SpikingJelly, T = 4",
+            SPIKINGJELLY_TINY | {"model.time_steps": 4, "train.epochs": 6},
+        ),
+        Setting("tiny-imagenet, 0.15 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY_TINY | {"train.epochs": 22}),
     ],
     reference="best",
     draw=draw_rows,
