@@ -80,6 +80,14 @@ def test_folders_that_are_written(name, command, tmp_path):
     assert printable(out, 10_000)[-20:] in said
 
 
+def test_a_folder_may_be_called_like_a_home(command, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused("train", "--out", "~nobodyatall", words=("no such home", "$PWD/~nobodyatall"))
+    code, _, error = command("train", "--out", tmp_path / "~nobodyatall", "--data.limit", 40, "--train.epochs", 1)
+    assert (code, error) == (0, "")
+    assert (tmp_path / "~nobodyatall" / "summary.json").exists()
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "arguments", ["evaluate X", "train --resume X", "train --recipe X", "audit X", "X", "train --X"]

@@ -1,5 +1,6 @@
 """Entry point: picks the command, turns users' errors into one line and exit code 2."""
 
+import os
 import re
 import signal
 import sys
@@ -76,6 +77,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
 
     What the system refuses is the user's to mend, too. A reader of our output who goes away stops nothing.
     """
+    os.environ["MPLBACKEND"] = "agg"  # commands draw into files: no backend that a notebook left set is needed
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:

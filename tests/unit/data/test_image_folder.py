@@ -14,6 +14,8 @@ def test_classes_are_the_folders_and_images_come_sorted(tree):
     (tree / "train" / "cat" / "notes.txt").write_text("not an image")
     (tree / "train" / "cat" / "._0.png").write_bytes(b"hidden")
     (tree / "train" / "readme.png").write_bytes(b"in no class")
+    save_image(tree / "train" / "cat" / "@eaDir" / "0.png" / "THUMB.jpg", seed=8)
+    (tree / "test" / "@eaDir").mkdir()
     data = open_dataset(DataConfig("folder", str(tree), holdout=0))
     assert data.classes == ("cat", "dog")
     assert data.train.labels.tolist() == [0] * 6 + [1] * 5

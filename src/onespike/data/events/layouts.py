@@ -21,7 +21,7 @@ from onespike.data.events.readers import (
 )
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources import PARTS, Content, Part, Source
-from onespike.data.sources.files import Files, open_files
+from onespike.data.sources.files import Files, is_hidden, open_files
 from onespike.data.sources.folders import classes_of
 from onespike.data.sources.hub import not_recognised
 from onespike.errors import OnespikeError
@@ -214,7 +214,7 @@ def _find(files: Files, name: str, forms: Mapping[str, str]) -> Files:
 
 def _below(files: Files, folder: str, endings: tuple[str, ...]) -> list[str]:
     """The recordings below a folder of the data set, <folder>/…, at least one."""
-    shown = (name for name in files.names() if name.startswith(f"{folder}/") and "/." not in name)
+    shown = (name for name in files.names() if name.startswith(f"{folder}/") and not is_hidden(name))
     depth = 1 if folder in _OBJECTS else 2  # folders of classes lie in those of parts
     found = [name for name in shown if name.lower().endswith(endings) and name.count("/") >= depth]
     if not found:

@@ -25,6 +25,11 @@ _LINKED, _RATIO = 2, 100
 _DAMAGE = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder it is in, is hidden: by a dot, or as a disk station hides its thumbnails."""
+    return any(step.startswith(".") or step == "@eaDir" for step in name.split("/"))
+
+
 class Files(NamedTuple):
     """The files of a folder or archive by name; a name is relative, with forward slashes."""
 
@@ -50,7 +55,7 @@ class Files(NamedTuple):
             within = f"{self.prefix}{name}/"
             inside = (one.removeprefix(within) for one in (*self.members, *self.listed) if one.startswith(within))
             found = {one.split("/")[0] for one in inside if "/" in one}
-        return {one for one in found if not one.startswith(".")}
+        return {one for one in found if not is_hidden(one)}
 
     def read(self, name: str) -> bytes:
         """Content of a file; raises OnespikeError if it is missing or damaged."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from onespike.data.sources import PARTS, Content, Part, Source
-from onespike.data.sources.files import Files, open_files
+from onespike.data.sources.files import Files, is_hidden, open_files
 from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError, warn
@@ -44,7 +44,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
         classes = classes_of(files, listings, "images")  # now: what is decoded already is not decoded again
         names = [name for listing in listings.values() for name, _ in listing]
-        others = {one for one in every if one.split("/")[0] in places and "/." not in one}.difference(names)
+        others = {one for one in every if one.split("/")[0] in places and not is_hidden(one)}.difference(names)
 
         def content() -> Content:
             if others:
@@ -58,7 +58,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
 
 def _images(names: Sequence[str], part: str) -> Listing:
     """The files in class folders of a part that have an image's ending and are not hidden."""
-    shown = (name for name in names if name.lower().endswith(_EXTENSIONS) and "/." not in f"/{name}")
+    shown = (name for name in names if name.lower().endswith(_EXTENSIONS) and not is_hidden(name))
     split = ((name, name.split("/")) for name in shown)
     return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
 

@@ -20,6 +20,7 @@ from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
+_RATIO = 100  # bytes that come out of one of a Parquet file
 
 
 class Hosted(NamedTuple):
@@ -215,7 +216,7 @@ def _table(path: Path, data: Hosted) -> Any:
 
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read()
+            table = pa.Table.from_batches(_weighed(file, path), file.schema_arrow)
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise OnespikeError(f"{path}: truncated or damaged Parquet ({reason}); download it again") from error
@@ -227,3 +228,18 @@ def _table(path: Path, data: Hosted) -> Any:
         remedy = f"give the Parquet files of {data.name} as --data.root"
         raise OnespikeError(f"{path}: columns {found}; expected {expected}; {remedy}")
     return table
+
+
+def _weighed(file: Any, path: Path) -> Iterator[Any]:
+    """The rows in batches, weighed as they come: a value that is stored once may be that of every row."""
+    size = path.stat().st_size
+    room, most = _RATIO * size, f"a row and {_RATIO} bytes for each"
+    too_large = OnespikeError(f"{path}: far larger inside than its {size:,} bytes; expected at most {most}; not read")
+    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+    if file.metadata.num_rows > size or sum(group.total_byte_size for group in groups) > room:
+        raise too_large
+    for batch in file.iter_batches(64):
+        room -= batch.nbytes
+        if room < 0:
+            raise too_large
+        yield batch
