@@ -19,6 +19,7 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
         "norms and thresholds at a quarter of it": {"train.norm_lr_factor": 0.25},
         "norms and thresholds at four times it": {"train.norm_lr_factor": 4},
         "average of the weights, 0.98": {"train.ema": 0.98},
+        "weight decay": {"train.weight_decay": 0.2},
     },
     "surrogate": {
         "rectangle of width 2": {"model.neuron.surrogate": "rectangle"},
