@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from onespike.cli.main import exit_with
 from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
@@ -193,10 +194,36 @@ def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
     _wait(lambda: list(cache.glob(".building-*/*.npy")))
     process.send_signal(number)
     _, error = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, error
     assert error.count("\n") == 1
     assert not list(cache.iterdir())
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_in_a_destructor_is_not_lost(number):
+    class Late:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+            time.sleep(0)  # where Python finds that there was a signal, and ignores what the handler raises
+
+    def work(_: object) -> int:
+        late = [Late()]
+        late.clear()
+        time.sleep(PATIENCE)
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        exit_with(work, [])
+    assert ended.value.code == 128 + number
+
+
+def test_a_backend_that_matplotlib_does_not_know(tmp_path):
+    environment = {**os.environ, "MPLBACKEND": "nonsense"}
+    process = start("train", "--out", tmp_path / "run", "--data.limit", 60, "--train.epochs", 1, env=environment)
+    _, error = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, error) == (0, "")
+    assert (tmp_path / "run" / "curves.png").exists()
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
@@ -77,7 +77,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
 
     What the system refuses is the user's to mend, too. A reader of our output who goes away stops nothing.
     """
-    os.environ["MPLBACKEND"] = "agg"  # commands draw into files: no backend that a notebook left set is needed
+    backend = os.environ.pop("MPLBACKEND", None)  # commands draw into files; a name it does not know stops matplotlib
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
@@ -111,6 +111,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+        os.environ.update({"MPLBACKEND": backend} if backend is not None else {})
     sys.exit(code)
 
 
@@ -121,11 +122,22 @@ def _signals() -> Iterator[None]:
     def end(number: int, _: object) -> NoReturn:
         raise _Ended(number)
 
+    def again(ignored: Any) -> None:
+        # What is raised in a destructor or a callback Python ignores: such a signal is sent once more, after that.
+        error = ignored.exc_value
+        if not isinstance(error, _Ended | KeyboardInterrupt):
+            hook(ignored)
+            return
+        number = error.args[0] if isinstance(error, _Ended) else signal.SIGINT
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
     numbers = [signal.SIGTERM, signal.SIGHUP] if threading.current_thread() is threading.main_thread() else []
     handlers = {one: signal.signal(one, end) for one in numbers if signal.getsignal(one) == signal.SIG_DFL}
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

@@ -28,11 +28,11 @@ def rows(out: Path) -> list[dict[str, str]]:
 def test_two_objectives_a_call_that_goes_on_and_the_command_that_trains_the_best(command, space, tmp_path):
     out = tmp_path / "out"
     words = ["search", "--space", space, "--out", out, "--energy", "field", *OPTIONS]
-    code, printed, _ = command(*words, "--trials", 2)
-    assert code == 0
+    code, _, complaint = command(*words, "--trials", 2)
+    assert code == 0, complaint
     first = rows(out)
-    code, printed, _ = command(*words, "--trials", 3)
-    assert code == 0
+    code, printed, complaint = command(*words, "--trials", 3)
+    assert code == 0, complaint
     assert "trial 0" not in printed.split("the front")[0]  # what is done is not done again
     assert [row["outcome"] for row in rows(out)] == ["trained"] * 3
     assert rows(out)[:2] == [{**row, "best": rows(out)[place]["best"]} for place, row in enumerate(first)]
