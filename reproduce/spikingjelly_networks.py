@@ -1,6 +1,7 @@
 """SpikingJelly's networks, with its own layers and neurons and their defaults, over T time steps."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -53,13 +54,15 @@ class SpikingJellyResNetConfig(ModelConfig):
 
     Attributes:
         time_steps: How often it sees the image; logits are averaged.
+        sew: Take `sew_resnet18` in its place, whose blocks add spikes: the layers behind read whole numbers.
     """
 
     name: str = "spikingjelly-resnet18"
     time_steps: int = 1
+    sew: bool = False
 
 
-@register_model(SpikingJellyResNetConfig, {"spikingjelly-resnet18": {}})
+@register_model(SpikingJellyResNetConfig, {"spikingjelly-resnet18": {}, "spikingjelly-sew-resnet18": {"sew": True}})
 class SpikingJellyResNet(nn.Module):
     """`spiking_resnet18` as the library makes it: convolution of 7 pixels, stride 2, max pooling; LIF nodes."""
 
@@ -68,10 +71,12 @@ class SpikingJellyResNet(nn.Module):
         if in_channels != 3:
             raise OnespikeError(f"spikingjelly-resnet18 reads 3 channels, got {in_channels}")
         sj = _library()
-        from spikingjelly.activation_based.model import spiking_resnet
+        from spikingjelly.activation_based.model.sew_resnet import sew_resnet18
+        from spikingjelly.activation_based.model.spiking_resnet import spiking_resnet18
 
+        make = partial(sew_resnet18, cnf="ADD") if config.sew else spiking_resnet18
         self.config, self.image_size = config, image_size
-        self.network = spiking_resnet.spiking_resnet18(
+        self.network = make(
             spiking_neuron=sj.neuron.LIFNode, surrogate_function=sj.surrogate.ATan(), num_classes=num_classes
         )
         sj.functional.set_step_mode(self.network, "m")
