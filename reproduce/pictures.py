@@ -188,8 +188,14 @@ def staircase() -> Figure:
     return figure
 
 
-def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, float]]:
+def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple[str, float, float]]:
     """Rows of a table that have numbers in both columns: their names, and the numbers.
+
+    Args:
+        path: The table.
+        across: A column.
+        up: Another.
+        group: How the `group` of the rows begins; by default all rows.
 
     Raises:
         OnespikeError: The table cannot be read, or has no such columns.
@@ -197,7 +203,7 @@ def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, floa
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        filled = [row for row in rows if row[across] and row[up]]
+        filled = [row for row in rows if row[across] and row[up] and row.get("group", "").startswith(group)]
         return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise OnespikeError(f"{path}: expected a table with the columns {across} and {up}: {error!r}") from None
@@ -206,7 +212,7 @@ def read_points(path: Path, across: str, up: str) -> list[tuple[str, float, floa
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
     figure, axis = plain_figure(8, 4.4)
-    points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %")
+    points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %", "cifar10,")
     axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
     _name(axis, points)
     axis.set_xscale("log")
@@ -236,9 +242,9 @@ def accuracy_energy(results: Path) -> Figure:
 
 def accuracy_peers(results: Path) -> Figure:
     """Accuracy at one time step beside others', at one budget; what is not trained yet is not there."""
-    path = results / "accuracy.csv"
-    points = read_points(path, "PFLOP", "test top-1 %")
-    spread = {name: std for name, std, _ in read_points(path, "std", "test top-1 %")}
+    path, group = results / "accuracy.csv", "cifar10, 0.4 PFLOP"
+    points = read_points(path, "PFLOP", "test top-1 %", group)
+    spread = {name: std for name, std, _ in read_points(path, "std", "test top-1 %", group)}
     figure, axis = plain_figure(8, 1.2 + 0.45 * len(points))
     for place, (name, _, accuracy) in enumerate(reversed(points)):
         colour = ORANGE if name.startswith("SpikingJelly") else GREY if "twin" in name else BLUE

@@ -64,18 +64,18 @@ class SpikingJellyResNetConfig(ModelConfig):
 
 @register_model(SpikingJellyResNetConfig, {"spikingjelly-resnet18": {}, "spikingjelly-sew-resnet18": {"sew": True}})
 class SpikingJellyResNet(nn.Module):
-    """`spiking_resnet18` as the library makes it: convolution of 7 pixels, stride 2, max pooling; LIF nodes."""
+    """`spiking_resnet18` or `sew_resnet18` as it comes: convolution of 7 pixels, stride 2, max pooling; LIF nodes."""
 
-    def __init__(self, config: SpikingJellyResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
+    def __init__(self, config: SpikingJellyResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
         super().__init__()
         if in_channels != 3:
-            raise OnespikeError(f"spikingjelly-resnet18 reads 3 channels, got {in_channels}")
+            raise OnespikeError(f"{config.name} reads 3 channels, got {in_channels}")
         sj = _library()
         from spikingjelly.activation_based.model.sew_resnet import sew_resnet18
         from spikingjelly.activation_based.model.spiking_resnet import spiking_resnet18
 
         make = partial(sew_resnet18, cnf="ADD") if config.sew else spiking_resnet18
-        self.config, self.image_size = config, image_size
+        self.config = config
         self.network = make(
             spiking_neuron=sj.neuron.LIFNode, surrogate_function=sj.surrogate.ATan(), num_classes=num_classes
         )

@@ -38,7 +38,7 @@ def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
         path = Path(place).expanduser()  # as in --out=~/runs, which no shell expands
     except RuntimeError:
         state = f"cannot write or read {shown(place)}: there is no such home"
-        raise OnespikeError(f"{state}; for a folder of that name write $PWD/{shown(place)}") from None
+        raise OnespikeError(f"{state}; for a folder of that name give its whole path") from None
     if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
         reason = "a name has at most 255 bytes, and no null byte"
         raise OnespikeError(f"cannot write or read {shown(path)}: {reason}; choose another")

@@ -111,7 +111,8 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
-        os.environ.update({"MPLBACKEND": backend} if backend is not None else {})
+        if backend is not None:
+            os.environ["MPLBACKEND"] = backend
     sys.exit(code)
 
 
@@ -129,14 +130,20 @@ def _signals() -> Iterator[None]:
             hook(ignored)
             return
         number = error.args[0] if isinstance(error, _Ended) else signal.SIGINT
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        lost[error] = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        lost[error].start()
 
+    lost: dict[BaseException, threading.Timer] = {}
     numbers = [signal.SIGTERM, signal.SIGHUP] if threading.current_thread() is threading.main_thread() else []
     handlers = {one: signal.signal(one, end) for one in numbers if signal.getsignal(one) == signal.SIG_DFL}
     hook, sys.unraisablehook = sys.unraisablehook, again
     try:
         yield
+        for error in [error for error, timer in lost.items() if timer.is_alive()]:
+            raise error  # the command ended before
     finally:
+        for timer in lost.values():
+            timer.cancel()
         sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -29,15 +29,18 @@ def test_potentials_are_the_equation():
 
 
 def test_a_row_without_a_result_is_left_out(tmp_path: Path):
-    rows = [["a", 0.5, 80.0, 1.5], ["SpikingJelly, T = 1", 0.5, 70.0, ""], ["pending", "", "", ""]]
+    group = "cifar10, 0.4 PFLOP"
+    rows = [[group, "a", 0.5, 80.0, 1.5], [group, "SpikingJelly, T = 1", 0.5, 70.0, ""], [group, "pending", "", "", ""]]
+    rows.append(["cifar100, 0.4 PFLOP", "a", 0.5, 50.0, 9.9])
     with (tmp_path / "accuracy.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["setting", "PFLOP", "test top-1 %", "std"], *rows])
-    assert read_points(tmp_path / "accuracy.csv", "PFLOP", "test top-1 %") == [
+        csv.writer(file).writerows([["group", "setting", "PFLOP", "test top-1 %", "std"], *rows])
+    assert read_points(tmp_path / "accuracy.csv", "PFLOP", "test top-1 %", "cifar10,") == [
         ("a", 0.5, 80.0),
         ("SpikingJelly, T = 1", 0.5, 70.0),
     ]
     axis = accuracy_peers(tmp_path).axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["SpikingJelly, T = 1", "a"]
+    assert [bars.get_segments()[0][:, 0].tolist() for bars in axis.collections if bars.get_segments()] == [[78.5, 81.5]]
 
 
 def test_a_table_that_is_none_is_one_line(tmp_path: Path):

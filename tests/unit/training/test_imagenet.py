@@ -16,11 +16,12 @@ def test_maps_of_28_14_and_7_pixels(name):
     recipe = load_recipe(name)
     network = recipe.model.build(1000, 3, recipe.data.image_size).eval()
     sides = []
-    for layer in (network.stem, network.blocks, network.head):
+    halving = [block for block in network.blocks if block.halves]
+    for layer in (network.stem, *halving, network.head):
         layer.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
     with torch.no_grad():
         assert network(torch.rand(1, 3, 224, 224)).shape == (1, 1000)
-    assert sides == [224, 28, 7]
+    assert sides == [224, 28, 14, 7]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
-_RATIO = 100  # bytes that come out of one of a Parquet file
+_RATIO = 100  # a Parquet file may hold so many times its own size
 
 
 class Hosted(NamedTuple):
@@ -233,12 +233,12 @@ def _table(path: Path, data: Hosted) -> Any:
 def _weighed(file: Any, path: Path) -> Iterator[Any]:
     """The rows in batches, weighed as they come: a value that is stored once may be that of every row."""
     size = path.stat().st_size
-    room, most = _RATIO * size, f"a row and {_RATIO} bytes for each"
+    room, most = _RATIO * size, f"one row, and {_RATIO} bytes inside, for each byte of the file"
     too_large = OnespikeError(f"{path}: far larger inside than its {size:,} bytes; expected at most {most}; not read")
-    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
-    if file.metadata.num_rows > size or sum(group.total_byte_size for group in groups) > room:
+    inside = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    if file.metadata.num_rows > size or inside > room:
         raise too_large
-    for batch in file.iter_batches(64):
+    for batch in file.iter_batches(max(1, min(64, room // max(1, inside)))):
         room -= batch.nbytes
         if room < 0:
             raise too_large
