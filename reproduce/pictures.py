@@ -216,7 +216,9 @@ def accuracy_flops(results: Path) -> Figure:
     axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
     _name(axis, points)
     axis.set_xscale("log")
+    axis.set_xticks([0.3, 0.5, 1, 2])
     axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
     axis.margins(0.2, 0.15)
     return figure
@@ -285,8 +287,12 @@ def step_shares(results: Path) -> Figure:
 
 
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
+    """Write the names beside the points; those that would lie on each other share a line."""
+    places: dict[tuple[float, float], list[str]] = {}
     for name, x, y in points:
-        axis.annotate(name, (x, y), (6, 5), textcoords="offset points", fontsize=8)
+        places.setdefault((round(x, 2), round(y, 1)), []).append(name)
+    for place, names in places.items():
+        axis.annotate(", ".join(names), place, (6, 5), textcoords="offset points", fontsize=8)
 
 
 #: Pictures by the name of their file: of the method, and of results.

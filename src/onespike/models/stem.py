@@ -9,6 +9,8 @@ from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
 
 #: What is added to the variance of patches before it is divided by.
 _WHITENING_EPSILON = 5e-4
+#: Values of all patches that are in memory at a time: 2 GB.
+_AT_ONCE = 250_000_000
 
 
 class Whitening(nn.Conv2d):
@@ -26,8 +28,11 @@ class Whitening(nn.Conv2d):
     def learn_from(self, images: Tensor) -> None:
         """Set the weights: W = diag(1 / sqrt(variance)) V^T for the principal components V of the images' patches."""
         (side, _), channels = self.kernel_size, self.in_channels
-        patches = nn.functional.unfold(images.double(), side).transpose(1, 2).flatten(0, 1)
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+        products, number = images.new_zeros((), dtype=torch.float64), 0
+        for some in images.split(max(1, _AT_ONCE // (images[0].numel() * side**2))):
+            patches = nn.functional.unfold(some.double(), side).transpose(1, 2).flatten(0, 1)
+            products, number = products + patches.T @ patches, number + len(patches)
+        variances, components = torch.linalg.eigh(products / number)
         whitening = (components / (variances + _WHITENING_EPSILON).sqrt()).T.view(-1, channels, side, side)
         self.weight.copy_(torch.cat([whitening, -whitening]))
 

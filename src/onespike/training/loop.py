@@ -175,7 +175,8 @@ def learn_from(network: nn.Module, data: Dataset) -> None:
     """Show training images, normalised, to the layers that are set by them once, before training: `learn_from`."""
     learners: list[Any] = [module for module in network.modules() if hasattr(module, "learn_from")]
     if learners:
-        positions = np.random.default_rng(0).permutation(len(data.train))[:LEARNT_FROM]
+        most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
+        positions = np.random.default_rng(0).permutation(len(data.train))[:most]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])
         images = images.flatten(0, -4)  # frames of events are images each
         for module in learners:

@@ -73,6 +73,16 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     torch.testing.assert_close(covariance, torch.eye(12), rtol=0, atol=0.02)
 
 
+def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
+    whole, parts, seen = Whitening(3, 2, 1), Whitening(3, 2, 1), images(64, 8)
+    whole.learn_from(seen)
+    monkeypatch.setattr("onespike.models.stem._AT_ONCE", 9 * 3 * 8 * 8 * 4)  # nine images
+    parts.learn_from(seen)
+    # A component is known but for its sign.
+    first, second = (layer.weight[:12].flatten(1) for layer in (whole, parts))
+    torch.testing.assert_close((first @ second.T).abs(), (first @ first.T).abs(), rtol=1e-4, atol=1e-4)
+
+
 def test_heads_read_whether_a_neuron_fired_anywhere_or_the_mean_of_all_places():
     spikes = (torch.rand(2, 6, 3, 3) > 0.8).float()
     for kind, reduced in (("or", spikes.amax((2, 3))), ("mean", spikes.mean((2, 3)))):
