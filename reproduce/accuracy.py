@@ -51,12 +51,12 @@ ACCURACY = Sweep(
         Setting("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m", TINY | {"train.epochs": 20}),
         Setting(
             "tiny-imagenet, 0.15 PFLOP",
-            "SpikingJelly, T = 4",
+            "SpikingJelly's ResNet-18, T = 4",
             SPIKINGJELLY_TINY | {"model.time_steps": 4, "train.epochs": 6},
         ),
         Setting(
             "tiny-imagenet, 0.15 PFLOP",
-            "SpikingJelly's SEW, T = 4",
+            "SpikingJelly's SEW-ResNet-18, T = 4",
             SPIKINGJELLY_TINY | {"model.name": "spikingjelly-sew-resnet18", "model.time_steps": 4, "train.epochs": 6},
         ),
     ],

@@ -27,7 +27,7 @@ def accuracies() -> list[tuple[str, ...]]:
     rows = []
     for group, settings in groupby(table, lambda row: row["group"]):
         cells = [
-            f"{one['setting']} {float(one['test top-1 %']):.2f}% ({one['seeds']} seed{'s' * (one['seeds'] != '1')})"
+            f"{one['setting']}: {float(one['test top-1 %']):.2f}% ({one['seeds']} seed{'s' * (one['seeds'] != '1')})"
             for one in settings
             if one["seeds"] != "0"
         ]

@@ -76,8 +76,11 @@ def test_whitened_patches_are_uncorrelated_and_of_variance_one():
 def test_whitening_by_a_few_images_at_a_time_is_the_same(monkeypatch):
     whole, parts, seen = Whitening(3, 2, 1), Whitening(3, 2, 1), images(64, 8)
     whole.learn_from(seen)
+    numbers, unfold = [], F.unfold
+    monkeypatch.setattr(F, "unfold", lambda some, side: numbers.append(len(some)) or unfold(some, side))
     monkeypatch.setattr("onespike.models.stem._AT_ONCE", 9 * 3 * 8 * 8 * 4)  # nine images
     parts.learn_from(seen)
+    assert numbers == [9] * 7 + [1]
     # A component is known but for its sign.
     first, second = (layer.weight[:12].flatten(1) for layer in (whole, parts))
     torch.testing.assert_close((first @ second.T).abs(), (first @ first.T).abs(), rtol=1e-4, atol=1e-4)

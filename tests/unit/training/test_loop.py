@@ -6,14 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.data import TensorDataset
 
+from onespike.data.dataset import as_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import train
 from onespike.training.display import Display
-from onespike.training.loop import set_up
+from onespike.training.loop import learn_from, set_up
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.scores import score
@@ -28,6 +30,19 @@ def some_steps(recipe, steps: int) -> dict[str, torch.Tensor]:
     for number, (images, labels) in enumerate(batches):
         made.step(number, images, labels)
     return made.network.state_dict()
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 10), (64, 10), (128, 2), (256, 1)])
+def test_layers_learn_from_fewer_of_large_images(side, expected, monkeypatch):
+    class Learner(torch.nn.Module):
+        def learn_from(self, images: torch.Tensor) -> None:
+            seen.append(tuple(images.shape))
+
+    seen: list[tuple[int, ...]] = []
+    monkeypatch.setattr("onespike.training.loop.LEARNT_FROM", 10)
+    images = TensorDataset(torch.zeros(12, 1, side, side), torch.arange(12) % 2)
+    learn_from(Learner(), as_dataset({"train": images, "test": images}, holdout=0))
+    assert seen == [(expected, 1, side, side)]
 
 
 def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
