@@ -16,6 +16,12 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def trusts_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test allows to be imported, no other test's command, nor its worker processes, may import."""
+    monkeypatch.setattr("onespike.classpath._ALLOWED", set())
+
+
 @pytest.fixture
 def main() -> Callable[[list[str]], None]:
     """The command line that `command` runs."""

@@ -57,20 +57,25 @@ def allow_imports(*modules: str) -> None:
     Raises:
         OnespikeError: There is no such module.
     """
-    trust(*modules)
+    _look_here()
     for name in modules:
         try:
             import_module(name)
         except (ImportError, ValueError, TypeError) as error:
             raise OnespikeError(f"--import {name}: cannot be imported: {error}") from error
+        trust(name)  # only now: a worker process imports all that are allowed, and must not meet one that fails
 
 
 def trust(*modules: str) -> None:
     """Allow class paths to lead into modules, without importing them yet; see `allow_imports`."""
+    _look_here()
+    _ALLOWED.update(filter(None, modules))  # a class path without a dot leads into no module
+
+
+def _look_here() -> None:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    _ALLOWED.update(modules)
 
 
 def allowed() -> list[str]:

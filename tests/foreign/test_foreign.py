@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import onespike
-from onespike.classpath import ClassPath
+from onespike.classpath import ClassPath, allowed
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
@@ -41,7 +42,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def theirs(monkeypatch: pytest.MonkeyPatch):
     """The module, importable as anybody's is, and trusted by nobody yet."""
     monkeypatch.syspath_prepend(HERE)
-    monkeypatch.setattr("onespike.classpath._ALLOWED", set())
     import othernets
 
     return othernets
@@ -289,6 +289,16 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, parts, command, tmp_pa
     for part in parts:
         assert part in complaint
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("theirs")
+def test_what_cannot_be_imported_is_not_trusted_either(command):
+    for name in ("", "nowhere", "othernets..Net"):
+        with pytest.raises(OnespikeError, match=f"--import {re.escape(name)}: cannot be imported"):
+            onespike.allow_imports(name)
+    onespike.allow_imports("othernets")
+    assert command("train", "--model.class_path", "Net")[0] == 2
+    assert allowed() == ["othernets"]  # all of which a search's worker imports
 
 
 @pytest.mark.usefixtures("theirs")
