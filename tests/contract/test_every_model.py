@@ -171,7 +171,8 @@ CHOICES = ("encoding", "fusion", "region_threshold", "norm", "dropout", "mlp_act
 def test_what_a_preset_chooses_does_not_drift(preset, expected):
     config = model_config("conv12", preset)
     assert tuple(getattr(config, name) for name in CHOICES) == expected
-    assert config.neuron == NeuronConfig("relu" if preset == "ann" else "lif")
+    improved = NeuronConfig(surrogate="triangle", surrogate_width=2.0, learnable_threshold="channel")
+    assert config.neuron == {"ann": NeuronConfig("relu"), "improved": improved}.get(preset, NeuronConfig())
     assert config.stem == ("conv" if preset == "improved" else "patch")
     apart = (*CHOICES, "preset", "neuron", "stem")
     others = {name: value for name, value in asdict(config).items() if name not in apart}

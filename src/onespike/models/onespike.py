@@ -15,6 +15,7 @@ from onespike.models.recompute import run_again_later
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
+from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class OnespikeConfig(ModelConfig):
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
             (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
-            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds and a convolution
-            in the stem), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
+            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds,
+            thresholds learned for each channel, a wide triangle as surrogate, and two convolutions in the stem), or the
+            twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
             "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
@@ -46,9 +48,10 @@ class OnespikeConfig(ModelConfig):
         region_threshold: Fractions of a spike above it become whole after a dilated recompose, 0..1; None leaves
             the fractions.
         norm: Normalisation: "none"; "batch", behind each weight layer but the head (statistics over windows, batch and
-            map together); or "before", before whatever fires, before the branches, and none where they end.
-        stem: How the image becomes a map: "patch", patches of 2x2 or 4x4 pixels, each mapped by itself; or "conv", a
-            3x3 convolution, batch norm and ReLU before them.
+            map together); or "before", before whatever fires, before the branches and the head, and none where branches
+            end.
+        stem: How the image becomes a map: "patch", patches of 2x2 or 4x4 pixels, each mapped by itself; or "conv", two
+            3x3 convolutions with batch norm and ReLU between them, and max pooling.
         readout: What patch merging and the head read: "real", the residual stream, or "spiking", what of it exceeds a
             threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel from block
             to block start from 0 in each stage, since the layer that merges them would read real values.
@@ -133,7 +136,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
     "released-cifar100": {"encoding": "bernoulli-detached", "fusion": "mean", "region_threshold": 0.2},
     "modern": NO_DRAWS,
-    "improved": NO_DRAWS | {"norm": "before", "stem": "conv"},
+    "improved": NO_DRAWS
+    | {
+        "norm": "before",
+        "stem": "conv",
+        "neuron": {"surrogate": "triangle", "surrogate_width": 2.0, "learnable_threshold": "channel"},
+    },
     "strict": NO_DRAWS | {"norm": "batch", "region_threshold": 0.1, "mlp_activation": "spiking", "readout": "spiking"},
     "ann": {"neuron": {"name": "relu"}, "encoding": "threshold", "fusion": "none", "region_threshold": None},
     "binary": {"fusion": "none"},
@@ -158,11 +166,11 @@ class Network(nn.Module):
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
         (_, norm, norm_before), spiking, first = NORMS[config.norm], config.readout == "spiking", config.channels[0]
-        layers: list[nn.Module] = []
+        layers: list[nn.Module] = [PatchEmbedding(in_channels, first, stride)]
         if config.stem == "conv":
-            layers = [nn.Conv2d(in_channels, first, 3, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()]
-        embedding = PatchEmbedding(first if layers else in_channels, first, stride)
-        self.stem = nn.Sequential(*layers, embedding, norm(first))
+            layers = [Conv3x3(in_channels, first, stride // 2), BatchNorm(first), nn.ReLU()]
+            layers += [Conv3x3(first, first), MaxPool()]
+        self.stem = Layers(*layers, norm(first))
 
         def behind_norm(channels: int) -> nn.Module:
             return behind(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
@@ -181,6 +189,7 @@ class Network(nn.Module):
             self.layers.extend(blocks)
             number += depth
         self.readout = behind_norm(config.channels[-1]) if spiking else None
+        self.norm = nn.Identity() if spiking else norm_before(config.channels[-1])
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
         calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
@@ -270,7 +279,7 @@ class Network(nn.Module):
     def _classify(self, x: Tensor) -> Tensor:
         """The head: mean over the map, linear; on spikes linear first, since their mean is no spike."""
         if self.readout is None:
-            return self.head(x.mean((-2, -1)))
+            return self.head(self.norm(x).mean((-2, -1)))
         return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))
 
 
