@@ -157,12 +157,13 @@ class SequentialNetwork(nn.Module):
         super().__init__()
         self.config = config = network.config
         stride = network.image_size // network.blocks()[0].size
-        first, before_it = config.channels[0], []
+        first = config.channels[0]
+        stem = [nn.Conv2d(network.in_channels, first, stride, stride=stride)]
         if config.stem == "conv":
-            conv = nn.Conv2d(network.in_channels, first, 3, padding=1, bias=False)
-            before_it = [conv, nn.BatchNorm2d(first), nn.ReLU()]
-        stem = nn.Conv2d(first if before_it else network.in_channels, first, stride, stride=stride)
-        self.stem = nn.Sequential(*before_it, stem, norm_behind(config, first))
+            conv = nn.Conv2d(network.in_channels, first, 3, stride // 2, padding=1, bias=False)
+            stem = [conv, nn.BatchNorm2d(first), nn.ReLU()]
+            stem += [nn.Conv2d(first, first, 3, padding=1, bias=False), nn.MaxPool2d(2)]
+        self.stem = nn.Sequential(*stem, norm_behind(config, first))
         self.layers = nn.ModuleList()
         number, size, before = 0, network.image_size // stride, None
         for depth, channels in zip(config.depths, config.channels, strict=True):
@@ -172,6 +173,8 @@ class SequentialNetwork(nn.Module):
             self.layers.extend(blocks)
             number, size, before = number + depth, size // 2, blocks[-1]
         self.readout = fired(config, config.channels[-1]) if config.readout == "spiking" else None
+        before_head = config.norm == "before" and self.readout is None
+        self.norm = nn.BatchNorm2d(config.channels[-1]) if before_head else nn.Identity()
         self.head = nn.Linear(config.channels[-1], network.num_classes)
         self.to(network.head.weight.dtype)
         self.load_state_dict(network.state_dict())
@@ -200,7 +203,7 @@ class SequentialNetwork(nn.Module):
                 else:
                     x, potential = layer(x, potential)
             if self.readout is None:
-                logits.append(self.head(x.mean((-2, -1))))
+                logits.append(self.head(self.norm(x).mean((-2, -1))))
             else:
                 logits.append(self.head(self.readout(x).permute(0, 2, 3, 1)).mean((1, 2)))
         return torch.stack(logits).mean(0)

@@ -90,6 +90,12 @@ def test_batch_norm_before_thresholds_and_a_convolution_in_the_stem(unit: str, p
     check_equal(make(unit, preset=preset, norm="before", stem="conv"))
 
 
+def test_a_stem_of_two_convolutions_quarters_large_images() -> None:
+    network = make(preset="improved", image_size=96)
+    assert network.blocks()[0].size == 24
+    check_equal(network)
+
+
 @pytest.mark.parametrize("fusion", ["sinsum", "nested", "mean", "sum", "none"])
 @pytest.mark.parametrize("unit", ["conv", "rnn"])
 def test_every_fusion(unit: str, fusion: str) -> None:
