@@ -20,6 +20,7 @@ from onespike.conversion.trace import trace
 from onespike.durable import is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
+from onespike.neurons.watch import aside
 from onespike.tensors import expect_alike, not_finite, read_tensors
 
 CHECKED = 2  # how many of the images the network is traced and checked with
@@ -154,15 +155,12 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
         raise OnespikeError("calibration: expected at least one image, got none")
     if not images.isfinite().all():
         raise OnespikeError("calibration: expected finite images, got some values that are not")
-    training = {module: module.training for module in model.modules()}
     try:
-        logits = model.eval()(images[:CHECKED])
+        with aside(model):
+            logits = model(images[:CHECKED])
     except Exception as error:  # whatever a network's own code does with them
         reason = " ".join(str(error).split())
         raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
-    finally:
-        for module, was in training.items():
-            module.training = was
     if not isinstance(logits, Tensor):
         raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")
     return logits

@@ -18,7 +18,7 @@ from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
 from onespike.functional import Surrogate, window_side
 from onespike.models import Network
-from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.neurons.watch import Fired, aside, watch_neurons
 from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
@@ -212,7 +212,7 @@ def _inspect(
     if not 0 <= seed < 2**63:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])
-    logits, blocks = _watch(network.eval(), images, seed)
+    logits, blocks = _watch(network, images, seed)
     if not logits.isfinite().all():
         raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
     probabilities = logits.softmax(0)
@@ -232,11 +232,9 @@ def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[
             hook = block.fc.register_forward_pre_hook(lambda fc, inputs: received[fc].append(inputs[0]))
             stack.callback(hook.remove)
         stack.enter_context(watch_neurons(network, lambda call: seen[call.path].append(call)))
-        stack.enter_context(torch.random.fork_rng([]))
+        stack.enter_context(aside(network))
         torch.manual_seed(seed)
-        reset_state(network)
         logits = network(image)
-        reset_state(network)
     paths = {module: path for path, module in network.named_modules()}
     views = []
     for number, block in enumerate(blocks, 1):

@@ -80,6 +80,19 @@ def reset_state(model: nn.Module) -> None:
     resetter(model)()
 
 
+@contextmanager
+def aside(model: nn.Module) -> Iterator[None]:
+    """Ask a network something that leaves no trace: in evaluation mode, with states and draws of its own."""
+    device = next(model.parameters(), torch.empty(())).device
+    with ExitStack() as stack, torch.random.fork_rng([device] if device.type == "cuda" else []):
+        for module in model.modules():  # parts may be frozen, in a mode of their own
+            stack.callback(setattr, module, "training", module.training)
+        reset_state(model)
+        stack.callback(reset_state, model)
+        model.eval()
+        yield
+
+
 def kept_states(neuron: nn.Module, like: Tensor) -> int:
     """Count the values, all states of the shape of `like`, that another package's neuron keeps until the next step."""
     if isinstance(neuron, Neuron):

@@ -19,7 +19,7 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
 from onespike.errors import OnespikeError
-from onespike.neurons.watch import reset_state
+from onespike.neurons.watch import aside
 from onespike.units.channel import ChannelLinear
 
 _PRICES = EnergyTable.load().operations["fp32"]
@@ -127,17 +127,12 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
 def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
     """Show a network `NOISE` images of noise and count; the run's own draws stay as they are."""
     like, counter = next(network.parameters()), ProductCounter(network)
-    with ExitStack() as stack:
-        for module in network.modules():
-            stack.callback(setattr, module, "training", module.training)
-        stack.enter_context(torch.random.fork_rng([like.device] if like.device.type == "cuda" else []))
+    with aside(network):
         torch.manual_seed(0)
         images = torch.randn((NOISE, *image), device=like.device, dtype=like.dtype)
         images = images.transpose(0, 1) if images.ndim == 5 else images
-        reset_state(network)
-        stack.callback(reset_state, network)
         with counter.watch():
-            network.eval()(images)
+            network(images)
     return counter.tallies
 
 

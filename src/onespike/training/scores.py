@@ -28,11 +28,6 @@ class Scores:
         """Number of images."""
         return int(self.confusion.sum())
 
-    @property
-    def per_class(self) -> Tensor:
-        """Accuracy of each class in percent, (K,); NaN for a class without images."""
-        return 100 * self.confusion.diag() / self.confusion.sum(1)
-
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:

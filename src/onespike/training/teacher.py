@@ -23,7 +23,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
 from onespike.errors import OnespikeError, unknown
 from onespike.models.registry import family
-from onespike.neurons.watch import Fired, reset_state, resetter, watch_neurons
+from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
@@ -140,12 +140,8 @@ class Teacher(Callback):
 
     def _common_layers(self, images: Tensor, its: dict[str, Tensor]) -> set[str]:
         """Layers of neurons that both networks have, of the same shape."""
-        was_training = self.student.training
-        reset_state(self.student)
-        with torch.random.fork_rng(), _features(self.student) as features:
-            self.student.eval()(images)
-        reset_state(self.student)
-        self.student.train(was_training)
+        with aside(self.student), _features(self.student) as features:
+            self.student(images)
         common = {path for path in features.keys() & its.keys() if features[path].shape == its[path].shape}
         if not common:
             expected = "expected layers of neurons of the same names and shapes, such as those of a twin"

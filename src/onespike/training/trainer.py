@@ -17,7 +17,7 @@ from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError
-from onespike.neurons.watch import reset_state, resetter
+from onespike.neurons.watch import aside, resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
@@ -250,17 +250,13 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
     `side` is that of images which are resized first.
     """
     count, classes, side = 2, data.num_classes, side or data.image_size
-    was_training = network.training
-    reset_state(network)
-    with torch.random.fork_rng(), torch.no_grad():
+    with aside(network), torch.no_grad():
         try:
             images = data.blank(count, side, device=share.device, dtype=share.dtype)
-            logits = network.eval()(images)
+            logits = network(images)
         except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
             reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
             raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
-    reset_state(network)
-    network.train(was_training)
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
         expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"
