@@ -9,21 +9,17 @@ from onespike.functional.norm_fire import batch_norm, has_kernels, norm_fire
 from onespike.functional.pool import max_pool
 from onespike.functional.scan import scan_gru, scan_rnn
 from onespike.functional.spike import ENCODINGS, SURROGATES, Surrogate, bernoulli, constant_mask, encode, spike
-from onespike.functional.window import WINDOW_KINDS, partition, recompose, region_threshold, window_count, window_side
+from onespike.functional.window import (
+    WINDOW_KINDS,
+    partition,
+    recompose,
+    region_threshold,
+    window_count,
+    window_kinds,
+    window_side,
+)
 
 __all__ = ["ENCODINGS", "FUSIONS", "SURROGATES", "WINDOW_KINDS", "Surrogate", "batch_norm", "bernoulli", "charge"]
 __all__ += ["charge_and_fire", "constant_mask", "conv3x3", "encode", "fuse", "has_kernels", "max_pool", "norm_fire"]
-__all__ += [
-    "find_integers",
-    "fire_over_time",
-    "has_kernels_over_time",
-    "partition",
-    "recompose",
-    "region_threshold",
-    "scan_gru",
-    "scan_rnn",
-    "spike",
-    "to_integers",
-    "window_count",
-    "window_side",
-]
+__all__ += ["find_integers", "fire_over_time", "has_kernels_over_time", "partition", "recompose", "region_threshold"]
+__all__ += ["scan_gru", "scan_rnn", "spike", "to_integers", "window_count", "window_kinds", "window_side"]

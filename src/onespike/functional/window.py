@@ -7,6 +7,9 @@ The windows are the four corners of the map, in the order top-left, top-right, b
     whole     side M = L:     one window, the map itself; what the paper's ablation is measured against
 """
 
+from collections.abc import Iterator
+from itertools import cycle
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +17,11 @@ from torch import Tensor
 from onespike.functional.spike import exceeds
 
 WINDOW_KINDS = ("average", "dilated", "whole")
+
+
+def window_kinds(windows: str) -> Iterator[str]:
+    """The kinds of windows of one block after the other: two in turn, the map itself, or the one kind that is named."""
+    return cycle({"alternating": ("average", "dilated"), "none": ("whole",)}.get(windows, (windows,)))
 
 
 def window_count(kind: str) -> int:

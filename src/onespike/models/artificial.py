@@ -47,11 +47,6 @@ class ArtificialConfig(ModelConfig):
     activation: Literal["relu", "relu6", "gelu", "silu", "qcfs"] = "relu"
     levels: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.levels < 1:
-            raise OnespikeError(f"levels: expected at least 1, got {self.levels}")
-
     def make_activation(self, inplace: bool = False) -> nn.Module:  # noqa: ARG002 - how timm's networks ask for one
         """Make one activation."""
         return ACTIVATIONS[self.activation](self.levels)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, unknown
+from onespike.functional import window_kinds
 from onespike.models.block import NORMS, Block, BlockState, behind, uniform
 from onespike.models.initialise import calm, initialise
 from onespike.models.patch import Merging, PatchEmbedding
@@ -96,9 +97,6 @@ class OnespikeConfig(ModelConfig):
             raise unknown("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
             raise OnespikeError(f"depths, channels: expected one of each per stage, got {self.depths}, {self.channels}")
-        counts = (*self.depths, *self.channels, self.mlp_ratio, self.time_steps)
-        if not all(isinstance(count, int) and count >= 1 for count in counts):
-            raise OnespikeError("depths, channels, mlp_ratio and time_steps: expected whole numbers of at least 1")
         for name, share in (("region_threshold", self.region_threshold or 0), ("dropout", self.dropout)):
             if not 0 <= share < 1:
                 raise OnespikeError(f"{name}: expected 0 <= {name} < 1, got {share}")
@@ -117,8 +115,6 @@ class OnespikeConfig(ModelConfig):
             raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
 
-#: The kinds of windows that blocks have in turn, where that is not the one kind that is named.
-WINDOWS = {"alternating": ("average", "dilated"), "none": ("whole",)}
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 #: What makes a network deterministic.
@@ -160,8 +156,6 @@ class Network(nn.Module):
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
-        if min(num_classes, in_channels) < 1:
-            raise OnespikeError(f"num_classes, in_channels: expected at least 1, got {num_classes}, {in_channels}")
         stride = 4 if image_size >= 96 else 2
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
@@ -176,10 +170,10 @@ class Network(nn.Module):
             return behind(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
 
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
-        kinds, number = WINDOWS.get(config.windows, (config.windows,)), 0  # blocks are counted over the whole network
+        kinds = window_kinds(config.windows)
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
             size = image_size // (stride * 2**stage)
-            blocks = [Block(channels, size, kinds[(number + k) % len(kinds)], config) for k in range(depth)]
+            blocks = [Block(channels, size, next(kinds), config) for _ in range(depth)]
             if stage:
                 before, next_block = self.blocks()[-1], blocks[0]
                 merges = next_block.unit.travels and not spiking
@@ -187,7 +181,6 @@ class Network(nn.Module):
                 firing = behind_norm(before.channels) if spiking else None
                 self.layers.append(Merging(before.channels, next_block.channels, maps, norm, firing))
             self.layers.extend(blocks)
-            number += depth
         self.readout = behind_norm(config.channels[-1]) if spiking else None
         self.norm = nn.Identity() if spiking else norm_before(config.channels[-1])
         self.head = nn.Linear(config.channels[-1], num_classes)

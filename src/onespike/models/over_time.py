@@ -74,12 +74,6 @@ class OverTimeNetwork(nn.Module, ABC):
                     pieces.append([])
         return [Layers(*piece) for piece in pieces if piece]
 
-    def run_again_later(self, x: Tensor) -> Tensor:
-        """Apply the segments at one time step, (B, C, …) to (B, K), so that each runs again in the backward pass."""
-        for segment in self.segments():
-            x = run_again_later(segment)(x)
-        return x
-
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W), each shown `time_steps` times, to mean logits (B, K).
 

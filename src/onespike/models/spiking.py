@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
+from onespike.models.strict import Head
 from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
 
 
@@ -43,14 +44,6 @@ class SpikingConv(nn.Module):
         return self.neuron(currents if residual is None else currents + residual, carry)
 
 
-class MeanHead(nn.Linear):
-    """Linear, then the mean over the map, (B, C, L, L) to (B, K): the layer reads spikes, not their averages."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Answer."""
-        return super().forward(x.movedim(1, -1)).mean((1, 2))
-
-
 @dataclass(frozen=True)
 class SpikingVGGConfig(OverTimeConfig):
     """A spiking VGG-11. The first convolution has 64 channels in the original; 16 train in minutes."""
@@ -69,12 +62,12 @@ class SpikingVGG11(OverTimeNetwork):
     def __init__(self, config: SpikingVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         expect_multiple(config.name, image_size, 16)
-        self.config, self.time_steps = config, config.time_steps
+        self.config = config
         self.layers, channels = nn.ModuleList(), in_channels
         for width in (factor * config.width for factor in self.LAYERS):
             self.layers.append(SpikingConv(channels, width, config.neuron) if width else nn.MaxPool2d(2))
             channels = width or channels
-        self.head = MeanHead(channels, num_classes)
+        self.head = Head(channels, num_classes, "mean")  # it reads spikes, not their averages
 
     def parts(self) -> Iterable[nn.Module]:
         """All layers."""
@@ -124,7 +117,7 @@ class SpikingResNet19(OverTimeNetwork):
     def __init__(self, config: SpikingResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:  # noqa: ARG002
         super().__init__()
         width, neuron = config.width, config.neuron
-        self.config, self.time_steps = config, config.time_steps
+        self.config = config
         self.stem = SpikingConv(in_channels, width, neuron)
         channels = [factor * width for factor in (1, 1, 1, 1, 2, 2, 2, 4, 4)]  # of the stem and of each block
         self.blocks = nn.Sequential(*(ResidualBlock(*pair, neuron) for pair in pairwise(channels)))

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.models.over_time import OverTimeNetwork, over_time
+from onespike.functional import window_kinds
+from onespike.models.over_time import over_time
 from onespike.models.registry import register_model
 from onespike.models.stem import make_stem
-from onespike.models.strict import PRESETS, Firing, Head, StrictConfig, Windows, make_conv, window_kinds
+from onespike.models.strict import PRESETS, SIZES, Firing, Head, StrictConfig, StrictNetwork, Windows, make_conv
 from onespike.neurons import Carry
 from onespike.units.base import one_batch
 from onespike.units.layers import BatchNorm, Layers, MaxPool
@@ -39,16 +40,6 @@ class StrictResNetConfig(StrictConfig):
         if self.windows != "none" and self.population > 1:
             reason = "the stream takes one spike of each channel from windows"
             raise OnespikeError(f"population: with windows expected 1 ({reason}), got {self.population}")
-
-
-#: Sizes by the rule of the spiking VGG.
-VARIANTS: dict[str, dict[str, int]] = {
-    "spiking-resnet-m": {},
-    "spiking-resnet-xs": {"width": 16},
-    "spiking-resnet-s": {"width": 32},
-    "spiking-resnet-l": {"width": 64, "depth": 3},
-    "spiking-resnet-xl": {"width": 96, "depth": 3},
-}
 
 
 class RPReLU(nn.Module):
@@ -96,13 +87,13 @@ class Residual(nn.Module):
         return x[:, : y.shape[1]] + y
 
 
-@register_model(StrictResNetConfig, VARIANTS, PRESETS)
-class SpikingResNet(OverTimeNetwork):
+@register_model(StrictResNetConfig, {f"spiking-resnet-{size}": one for size, one in SIZES.items()}, PRESETS)
+class SpikingResNet(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
 
     def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
-        self.config, kinds = config, window_kinds(config)
+        self.config, kinds = config, window_kinds(config.windows)
         self.stem = nn.Sequential(make_stem(config, in_channels, image_size), BatchNorm(config.width))
         blocks: list[nn.Module] = []
         channels = config.width  # of the stream
@@ -122,19 +113,6 @@ class SpikingResNet(OverTimeNetwork):
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = Head(config.population * channels, num_classes, config.head)
 
-    @property
-    def encoder(self) -> nn.Module:
-        """What reads the image."""
-        return self.stem
-
     def parts(self) -> Iterable[nn.Module]:
         """The layers behind."""
         return self.blocks, self.fire, self.head
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
-        if images.ndim == 5 or self.config.time_steps > 1:
-            return super().forward(images)
-        if self.recompute and torch.is_grad_enabled():
-            return self.run_again_later(self.stem(images))
-        return self.head(self.fire(self.blocks(self.stem(images))))

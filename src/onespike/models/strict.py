@@ -11,7 +11,6 @@ threshold. Each has weights of its own in the layer behind.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
 from statistics import NormalDist
 from typing import Any, Literal, cast
 
@@ -29,7 +28,8 @@ from onespike.functional import (
     region_threshold,
 )
 from onespike.functional.norm_fire import KINDS as FUSED
-from onespike.models.over_time import each_step
+from onespike.models.over_time import OverTimeNetwork, each_step
+from onespike.models.recompute import run_again_later
 from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.neurons.base import stacked
@@ -127,8 +127,14 @@ class StrictConfig(ModelConfig):
         return UnitConfig(self.neuron, self.fusion, self.theta)
 
 
-#: The kinds of windows that pairs of convolutions have in turn.
-KINDS = {"average": ("average",), "dilated": ("dilated",), "alternating": ("average", "dilated")}
+#: Sizes by one rule: the first stage has `width` channels, the others 4 times as many; the larger ones are deeper.
+SIZES: dict[str, dict[str, int]] = {
+    "m": {},
+    "xs": {"width": 16},
+    "s": {"width": 32},
+    "l": {"width": 64, "depth": 3},
+    "xl": {"width": 96, "depth": 3},
+}
 
 #: What each preset changes about any of the models.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -137,9 +143,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def window_kinds(config: StrictConfig) -> Iterator[str]:
-    """The kinds of windows of one pair of convolutions after the other, over the whole network."""
-    return cycle(KINDS.get(config.windows, ("none",)))
+class StrictNetwork(OverTimeNetwork):
+    """A stem, and parts behind it; at one time step they take maps (B, C, H, W) without an axis of time."""
+
+    stem: nn.Module
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What reads the image."""
+        return self.stem
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K); frames (T, B, C, H, W) to (T, B, K)."""
+        if images.ndim == 5 or self.config.time_steps > 1:
+            return super().forward(images)
+        x, again = self.stem(images), self.recompute and torch.is_grad_enabled()
+        for part in map(run_again_later, self.segments()) if again else self.parts():
+            x = part(x)
+        return x
 
 
 class Thresholds(nn.Module):
