@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from onespike.data.dataset import open_dataset
@@ -88,6 +87,4 @@ def some_test_images(run: Run, checkpoint: Checkpoint, images: int, device: torc
     expect_images(images)
     dataset = open_dataset(run.recipe.data)
     expect_same_images(dataset, checkpoint.card)
-    count = min(images, len(dataset.test))
-    chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
-    return EvalLoader(chosen, checkpoint.card.mean, checkpoint.card.std, BATCH, Share(device))
+    return EvalLoader(dataset.test.spread(images), checkpoint.card.mean, checkpoint.card.std, BATCH, Share(device))

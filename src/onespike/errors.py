@@ -2,7 +2,8 @@
 
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 #: Characters of a message, and of a value in it, above which the middle is left out.
 LINE, VALUE = 1000, 80
@@ -30,6 +31,18 @@ def listed(names: Iterable[str], comma: str = ", ", most: int = 5) -> str:
     names = list(dict.fromkeys(names))
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return comma.join(names[:most]) + more
+
+
+@contextmanager
+def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
+    """Turn whatever a library raises on damaged bytes, which is nearly anything, into an `OnespikeError`."""
+    try:
+        yield
+    except OnespikeError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise OnespikeError(f"{origin}: {what} ({reason}); expected {expected}") from error
 
 
 def warn(text: str) -> None:

@@ -7,10 +7,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, listed, shown
 
-#: How many tensors that do not fit are listed.
-LISTED = 5
 #: Types of weights; there are smaller floats, which nothing computes with.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: What batch norm has learnt of its inputs.
@@ -29,18 +27,14 @@ def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
 
 def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
     """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
-    kinds = [
+    theirs, ours = (
         {name: f"{tuple(one.shape)}{'' if one.dtype in _FLOATS else f' {one.dtype}'}" for name, one in state.items()}
         for state in (saved, own)
-    ]
-    names = [name for name in sorted(saved.keys() | own.keys()) if kinds[0].get(name) != kinds[1].get(name)]
+    )
+    names = [name for name in sorted(saved.keys() | own.keys()) if theirs.get(name) != ours.get(name)]
     if names:
-        listed = (
-            f"{shown(name)} {kinds[0].get(name, 'missing')} instead of {kinds[1].get(name, 'nothing')}"
-            for name in names[:LISTED]
-        )
-        more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-        raise OnespikeError(f"{complaint}: {', '.join(listed).replace('torch.', '')}{more}")
+        odd = (f"{shown(name)} {theirs.get(name, 'missing')} instead of {ours.get(name, 'nothing')}" for name in names)
+        raise OnespikeError(f"{complaint}: {listed(odd).replace('torch.', '')}")
 
 
 def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:

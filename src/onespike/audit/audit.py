@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -130,8 +129,7 @@ def audit_model(
 
 
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
-    count = min(_at_least_one(images), len(dataset.test))
-    chosen = dataset.test.select(np.linspace(0, len(dataset.test) - 1, count).round().astype(int))
+    chosen = dataset.test.spread(_at_least_one(images))
     return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
 
 

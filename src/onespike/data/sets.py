@@ -65,6 +65,11 @@ class ImageSet:
         """Make a subset of the images at K positions, 0 <= position < N; nothing is copied."""
         return replace(self, indices=self.indices[positions])
 
+    def spread(self, count: int) -> Self:
+        """Make a subset of at most `count` images, evenly spread."""
+        positions = np.linspace(0, len(self) - 1, min(count, len(self)))
+        return self.select(positions.round().astype(np.int64))
+
     def __getitem__(self, position: int) -> tuple[Any, int]:
         """Image (H, W, C) uint8, a view of the map, and label."""
         index = self.indices[position]

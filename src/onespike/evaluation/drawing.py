@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
@@ -216,7 +215,6 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
     """Draw a figure into a PNG, cut to what is drawn; make its folder, or raise `OnespikeError` where that fails."""
-    FigureCanvasAgg(figure)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         # A class name in a script that matplotlib's font lacks is drawn as boxes; the names are in the other files.

@@ -219,10 +219,9 @@ def _contract(
 
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:
     """Test images as they are stored, and their classes: at most `count`, evenly spread."""
-    total = len(data.test)
     if count < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
-    if not total:
+    if not len(data.test):
         raise OnespikeError(f"{data.name}: expected test images to prove the export on, got none")
-    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64))
-    return data.test.gather(chosen)
+    chosen = data.test.spread(count)
+    return chosen.gather(np.arange(len(chosen)))

@@ -10,6 +10,7 @@ is a convolution as large as the map, and logits are (K, 1, 1).
 """
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,19 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.exporting.lowering.lower import lower
-from onespike.exporting.lowering.maps import Collect, Conv, Fire, Function, Geometry, Map, Pixels, Pool, Read, Sum
+from onespike.exporting.lowering.maps import (
+    Collect,
+    Conv,
+    Fire,
+    Function,
+    Geometry,
+    Map,
+    Pixels,
+    Pool,
+    Read,
+    Sum,
+    needed,
+)
 from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import read_bits
 from onespike.exporting.network import Traced
@@ -97,14 +110,7 @@ class _Writer:
         self._names: dict[Map, str] = {}
         self._counts: dict[Map, int] = {}  # of sums that are NIR's means: of how many elements
         self._sides: dict[str, tuple[int, int]] = {}  # of what each node gives
-        self._readers: dict[Map, int] = {}
-        open_, known = [maps[-1]], {maps[-1]}
-        while open_:
-            for read in open_.pop().reads():
-                self._readers[read.map] = self._readers.get(read.map, 0) + 1
-                if read.map not in known:
-                    known.add(read.map)
-                    open_.append(read.map)
+        self._readers = Counter(read.map for one in needed(maps) for read in one.reads())
 
     def write(self, path: Path) -> None:
         """Write the graph."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -110,11 +109,9 @@ def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, li
     """
     data, card = run.dataset(), checkpoint.card
     expect_same_images(data, card)
-    total = len(data.test)
-    if not total:
+    if not len(data.test):
         raise OnespikeError(f"{data.name}: expected test images, got none")
-    chosen = np.unique(np.linspace(0, total - 1, min(images or total, total)).round().astype(np.int64))
-    batches = list(EvalLoader(data.test.select(chosen), card.mean, card.std, BATCH))
+    batches = list(EvalLoader(data.test.spread(images or len(data.test)), card.mean, card.std, BATCH))
     return channels_last(checkpoint.network()).eval(), batches
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
 import torch
 
 from onespike.allocator import keep_freed_memory
@@ -201,9 +200,8 @@ def _twin_of(study: "optuna.Study", attempt: "Trial") -> Any:
 def count_energy(run: Run) -> dict[str, float]:
     """Energy of one image in microjoule, by convention: the best weights, on held-out images, evenly spread."""
     checkpoint, held_out = run.checkpoint("best"), run.dataset().validation
-    chosen = held_out.select(np.linspace(0, len(held_out) - 1, min(IMAGES, len(held_out))).round().astype(int))
     device, card = make_accelerator(run.recipe.train).device, checkpoint.card
-    batches = (images for images, _ in EvalLoader(chosen, card.mean, card.std, BATCH, Share(device)))
+    batches = (images for images, _ in EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device)))
     found = audit(checkpoint.network().to(device).eval(), batches)
     return {convention: 1e6 * found.energy(convention).total for convention in CONVENTIONS}
 

@@ -15,7 +15,7 @@ import numpy as np
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, damage_named
 
 _VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
 #: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
@@ -61,14 +61,9 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
-    try:
-        with h5py.File(io.BytesIO(files.read(name)), "r") as file:
-            yield file
-    except OnespikeError:
-        raise
-    except Exception as error:  # on damaged bytes the library raises nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{files.where(name)}: not read as HDF5 ({reason}); expected {expected}") from None
+    read = io.BytesIO(files.read(name))
+    with damage_named(files.where(name), "not read as HDF5", expected), h5py.File(read, "r") as file:
+        yield file
 
 
 def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:

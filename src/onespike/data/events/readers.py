@@ -6,7 +6,7 @@ tonic's readers take what they are given: half an event, a packet cut off, a fil
 import io
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -17,7 +17,7 @@ from onespike.data.events.prophesee import read_hdf5, read_raw
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, damage_named
 
 #: Bytes of an event of N-MNIST; of one, and of a packet's header, of AEDAT.
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
@@ -132,7 +132,7 @@ def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 
 def load_arrays(data: bytes, origin: str) -> Any:
     """Load numpy's arrays, none that are pickled; what is damaged is an `OnespikeError`."""
-    try:
+    with damage_named(origin, "not numpy's plain arrays", "x, y, t and p; convert it"):
         if data[:2] == b"PK":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if (size := sum(info.file_size for info in archive.infolist())) > MOST:
@@ -140,11 +140,6 @@ def load_arrays(data: bytes, origin: str) -> Any:
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return dict(arrays)
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # a damaged header fails in as many ways as there are expressions
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(
-            f"{origin}: not numpy's plain arrays ({reason}); expected x, y, t and p; convert it"
-        ) from None
 
 
 def truncated(origin: str, found: str, expected: str) -> OnespikeError:
@@ -192,15 +187,8 @@ def _on_disk(files: Files, name: str) -> Iterator[str]:
         yield copy.name
 
 
-@contextmanager
-def _named(origin: str) -> Iterator[None]:
-    try:
-        yield
-    except OnespikeError:
-        raise
-    except Exception as error:  # on damaged bytes the readers raise nearly anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{origin}: not read by tonic ({reason}); expected events; download it again") from None
+def _named(origin: str) -> AbstractContextManager[None]:
+    return damage_named(origin, "not read by tonic", "events; download it again")
 
 
 def _addresses(files: Files, name: str, version: float, size: int) -> tuple[np.ndarray, np.ndarray]:

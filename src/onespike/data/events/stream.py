@@ -9,8 +9,6 @@ from onespike.errors import OnespikeError
 
 #: An event: when, in microseconds; where; and in which channel, of a camera its polarity, 0 (darker) or 1 (brighter).
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.int16)])
-#: Pixels of the largest side of a sensor, and the most channels.
-MOST_SIDE, MOST_CHANNELS = 8192, 8192
 
 
 class Sensor(NamedTuple):

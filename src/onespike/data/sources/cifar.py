@@ -18,7 +18,7 @@ from typing_extensions import override
 from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files
 from onespike.data.sources.hub import Hosted, open_hosted
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, damage_named
 
 _PIXELS = 3 * 32 * 32
 _CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -146,10 +146,5 @@ def load_pickle(data: bytes, origin: str) -> Any:
                 raise OnespikeError(f"{state}; {expected}; download the official file again")
             return _ADMITTED[module_name, global_name]
 
-    try:
+    with damage_named(origin, "truncated or damaged pickle", "a whole one"):
         return Unpickler(io.BytesIO(data), encoding="bytes").load()
-    except OnespikeError:
-        raise
-    except Exception as error:  # a damaged pickle fails in as many ways as there are instructions
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise OnespikeError(f"{origin}: truncated or damaged pickle ({reason}); expected a whole one") from error

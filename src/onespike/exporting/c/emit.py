@@ -35,7 +35,7 @@ class Program:
     stack: int  # bytes of local arrays, at most
     additions: int  # of weights where spikes are; so many at most, if all neurons fired
     products: int  # multiplications of whole numbers: first layers, fixed-point sums
-    spikes: list[Map]  # the maps of bits, by the number that the program calls them by
+    spikes: dict[int, Map]  # the maps of bits, by the number that the program calls them by
 
 
 class Writer(Bodies):
@@ -78,8 +78,7 @@ class Writer(Bodies):
         products += sum(SINE * one.size for one in self._maps if isinstance(one, Wave))
         products += sum(one.size * one.factors[0].channels for one in self._maps if isinstance(one, Matmul))
         stack = max(self._stack(one) for one in [*self._stored, scores])
-        spikes = [one for one in self._stored if one.kind == "bits"]
-        self.numbers = {one: self._names[one] for one in spikes}
+        spikes = {self._names[one]: one for one in self._stored if one.kind == "bits"}
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)
 
     # Functions.

@@ -3,15 +3,14 @@
 from torch import Tensor
 
 from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
-from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool
+from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
 class Memory:
     """Maps in the order in which they follow, the last one the class scores, and what of them is stored where."""
 
     def __init__(self, maps: list[Map]) -> None:
-        needed = _needed(maps[-1])
-        self._maps = [one for one in maps if one in needed]
+        self._maps = needed(maps)
         self._names = {one: number for number, one in enumerate(self._maps)}
         self._readers: dict[Map, list[Map]] = {one: [] for one in self._maps}
         for one in self._maps:
@@ -99,16 +98,6 @@ class Memory:
         self._flash += 4 * (6 + 8)
         self._kernels.add("window")
         return name
-
-
-def _needed(last: Map) -> set[Map]:
-    found, open_ = set[Map](), [last]
-    while open_:
-        one = open_.pop()
-        if one not in found:
-            found.add(one)
-            open_ += [read.map for read in one.reads()]
-    return found
 
 
 def _overlaps(one: Map) -> bool:

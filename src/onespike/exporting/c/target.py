@@ -46,12 +46,11 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
         raise OnespikeError("c: no C compiler, by which the export is proved: apt-get install gcc")
     numbers: type[Layers] = Integers if contract.weights == "int8" else Reals
     lowering, spikes = lower(traced, numbers, "c")
-    writer = Writer(lowering.maps)
-    program, unit = writer.program(), lowering.unit
+    program, unit = Writer(lowering.maps).program(), lowering.unit
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")
     (folder / "model.c").write_text(_source(contract, program), encoding="utf-8")
     library = build(folder, compiler)
-    return {"c": _Compiled(library, contract, spikes, unit, writer.numbers)}
+    return {"c": _Compiled(library, contract, spikes, unit, program.spikes)}
 
 
 def build(folder: Path, compiler: str, *more: str) -> ctypes.CDLL:
@@ -94,13 +93,12 @@ class _Compiled:
         contract: Contract,
         spikes: list[Value],
         unit: float,
-        numbers: dict[Map, int],
+        maps: dict[int, Map],
     ) -> None:
-        self.library, self.contract, self.spikes, self.unit = library, contract, spikes, unit
+        self.library, self.contract, self.spikes, self.unit, self.maps = library, contract, spikes, unit, maps
         exact = contract.weights == "int8"
         self.dtype = torch.int32 if exact else torch.float32
         self.resolution = 2 * unit if exact else None  # of logits: what rounding to it may change
-        self.maps = {number: one for one, number in numbers.items()}
         # What is no spike, such as a ReLU's answer, stays 0: it is not compared.
         ends = [one.offset + one.size for one in self.maps.values()]
         self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes)], default=0))

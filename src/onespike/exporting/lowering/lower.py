@@ -1,7 +1,7 @@
 """A network as maps of numbers, or the names of what cannot be said."""
 
 import warnings
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -10,10 +10,8 @@ from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.values import Unsaid, Value
 from onespike.exporting.network import Traced
 
-Lowering = TypeVar("Lowering", bound=Layers)
 
-
-def lower(traced: Traced, numbers: type[Lowering], name: str, image: str = "u8") -> tuple[Lowering, list[Value]]:
+def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value]]:
     """Turn a network into maps of some kind of numbers, of which the last is the class scores; and give its spikes.
 
     Args:

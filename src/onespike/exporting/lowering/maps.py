@@ -252,6 +252,15 @@ class Collect(Map):
         return [Read(part.map) for part in self.parts]
 
 
+def needed(maps: list[Map]) -> list[Map]:
+    """The maps that the last one is computed of, itself included; all are listed in the order in which they follow."""
+    found = {maps[-1]}
+    for one in reversed(maps):
+        if one in found:
+            found.update(read.map for read in one.reads())
+    return [one for one in maps if one in found]
+
+
 def largest_sum(weight: Tensor) -> int:
     """The largest sum of weights (kh, kw, C_in, C_out) that an output channel can have, with either sign."""
     return int(weight.abs().long().sum((0, 1, 2)).max())
