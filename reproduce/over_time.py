@@ -1,7 +1,8 @@
 """Accuracy, latency and energy against time steps: does time buy what the same compute does not buy at one step?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,20 @@ def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[A
     ]
 
 
-def _draw(points: Sequence[tuple[Outcome, dict[str, Estimate]]]) -> Figure:
+def field_energy(costs: dict[str, Estimate]) -> float:
+    """Energy for one sample, µJ (the field's convention)."""
+    return costs["field"].mean
+
+
+def draw_costs(
+    points: Sequence[tuple[Outcome, dict[str, Estimate]]], cost: Callable[[dict[str, Estimate]], float] = field_energy
+) -> Figure:
+    """Draw accuracies over a cost, named by its docstring."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axis = figure.subplots()
     for group in dict.fromkeys(outcome.setting.group for outcome, _ in points):
         known = [
-            (costs["field"].mean, outcome.estimate, outcome.setting.label)
+            (cost(costs), outcome.estimate, outcome.setting.label)
             for outcome, costs in points
             if outcome.setting.group == group and outcome.estimate and costs
         ]
@@ -87,7 +96,7 @@ def _draw(points: Sequence[tuple[Outcome, dict[str, Estimate]]]) -> Figure:
             axis.errorbar(energies, means, yerr=bars, fmt="o", capsize=2, label=group)
             for energy, estimate, label in known:
                 axis.annotate(label, (energy, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
-    axis.set_xlabel("energy for one sample, µJ (the field's convention)")
+    axis.set_xlabel((getdoc(cost) or "").rstrip("."))
     axis.set_ylabel("test accuracy, %")
     axis.set_xscale("log")
     axis.grid(alpha=0.25)
@@ -116,7 +125,7 @@ EVENTS = Sweep(
         Setting("windows, one frame", "conv-tiny, the paper's blocks", {"model.name": "conv-tiny"}),
     ],
     reference="best",
-    draw=_draw,
+    draw=draw_costs,
     recipe="events/digits",
     epochs=20,
     limit=0,
@@ -136,7 +145,7 @@ TIME = Sweep(
         Setting("the same epochs", "T = 1, 2 epochs", _shown(4) | {"model.time_steps": 1}),
     ],
     reference="best",
-    draw=_draw,
+    draw=draw_costs,
     recipe="cifar10/fast",
     epochs=8,
     limit=0,

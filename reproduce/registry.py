@@ -12,6 +12,7 @@ from reproduce.exports import exports
 from reproduce.figure1 import FIGURE1
 from reproduce.fusion import fusion
 from reproduce.gradients import gradients
+from reproduce.operations import OPERATIONS
 from reproduce.over_time import EVENTS, TIME
 from reproduce.pictures import pictures
 from reproduce.sizes import models
@@ -40,6 +41,7 @@ PAPER: dict[str, Sweep | Callable[..., str | None]] = {
     "windows": WINDOWS,
     "events": EVENTS,
     "time": TIME,
+    "operations": OPERATIONS,
     "energy": energy,
     "exports": exports,
     "pictures": pictures,
