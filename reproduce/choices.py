@@ -3,10 +3,10 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import Setting, Sweep
+from reproduce.plan import FULL_SIZE, Setting, Sweep
 
 #: What all rows share: the test images choose nothing.
-BASE = {"data.holdout": 0.1}
+BASE: dict[str, Any] = FULL_SIZE | {"data.holdout": 0.1}
 
 #: Rows by factor: what each changes. Where a choice makes a layer dearer, the width shrinks so that the cost stays.
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
@@ -63,8 +63,9 @@ ROWS: dict[str, dict[str, dict[str, Any]]] = {
 CHOICES = Sweep(
     name="choices",
     title="Choices of a strictly spiking network and its training",
-    about="One choice of the recipe cifar10/fast is changed at a time, on a small budget; the held-out images are what "
-    "choices go by. The twin's row is no spiking network. What a teacher's training cost is not in the row's PFLOP.",
+    about="One choice of the recipe cifar10/fast, as it was before images grew, is changed at a time, on a small "
+    "budget; the held-out images are what choices go by. The twin's row is no spiking network. What a teacher's "
+    "training cost is not in the row's PFLOP.",
     settings=[
         Setting("baseline", "baseline", BASE),
         *(Setting(group, name, BASE | changes) for group, rows in ROWS.items() for name, changes in rows.items()),

@@ -12,7 +12,7 @@ from onespike.training.recipe import Recipe
 from reproduce.costs import FOUND, TIMES, audit_training, costs_of, read_costs
 from reproduce.ledger import Row
 from reproduce.outcome import Outcome, describe_budget, outcomes
-from reproduce.plan import Setting, Sweep, Training, digest
+from reproduce.plan import FULL_SIZE, Setting, Sweep, Training, digest
 from reproduce.report import Table, write_report
 from reproduce.statistics import Estimate
 
@@ -20,7 +20,7 @@ STEPS = (1, 2, 4, 8)
 #: The network of the windows' ablation, in which only they differ; see `reproduce.windows`.
 WINDOWS: dict[str, Any] = {"model.depth": 3, "model.stem": "none", "model.population": 1}
 #: The network that sees CIFAR-10 several times.
-SMALL: dict[str, Any] = {"model.name": "spiking-resnet-s"}
+SMALL: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-s"}
 ALTERNATING = WINDOWS | {"model.windows": "alternating"}
 
 
@@ -137,8 +137,8 @@ EVENTS = Sweep(
 TIME = Sweep(
     name="time",
     title="CIFAR-10 shown T times, at the same cost of training",
-    about="The recipe cifar10/fast with a small network, the image shown T times, for 8/T epochs: every training sees "
-    "as many time steps. The stem reads an image once, whatever T.",
+    about="The recipe cifar10/fast as it was before images grew, with a small network, the image shown T times, for "
+    "8/T epochs: every training sees as many time steps. The stem reads an image once, whatever T.",
     settings=[
         *(Setting("the same cost", f"T = {n}", _shown(n)) for n in STEPS),
         Setting("the same cost", "T = 4, TET", _shown(4) | {"train.loss": "tet"}),

@@ -14,6 +14,9 @@ from onespike.models import OnespikeConfig
 from onespike.training.recipe import NO_MATTER, Recipe, load_recipe, values_of
 from onespike.training.run import Run
 
+#: What rows change that were trained before images grew in the recipe cifar10/fast.
+FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
+
 
 @dataclass(frozen=True)
 class Setting:

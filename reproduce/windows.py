@@ -3,16 +3,22 @@
 from typing import Any
 
 from reproduce.outcome_figure import draw_rows
-from reproduce.plan import Setting, Sweep
+from reproduce.plan import FULL_SIZE, Setting, Sweep
 
 #: The same network throughout: three convolutions a stage, one neuron a channel, maps whose sides can be cut.
-NETWORK: dict[str, Any] = {"model.name": "spiking-vgg-m", "model.depth": 3, "model.stem": "none", "model.population": 1}
+NETWORK: dict[str, Any] = FULL_SIZE | {
+    "model.name": "spiking-vgg-m",
+    "model.depth": 3,
+    "model.stem": "none",
+    "model.population": 1,
+}
 
 WINDOWS = Sweep(
     name="windows",
     title="The paper's windows in a strong network",
-    about="The recipe cifar10/fast with three convolutions a stage, of which two follow each other at one width: they "
-    "see the map as a whole, or cut into windows, from one to the next of which potentials are handed on, or are not.",
+    about="The recipe cifar10/fast as it was before images grew, with three convolutions a stage, of which two follow "
+    "each other at one width: they see the map as a whole, or cut into windows, from one to the next of which "
+    "potentials are handed on, or are not.",
     settings=[
         Setting("whole map", "no windows", NETWORK),
         *(
