@@ -1,4 +1,4 @@
-/* spiking-resnet-m: a strictly spiking network, in whole numbers. Written by onespike 0.2.0.dev0.
+/* spiking-resnet-m: a strictly spiking network, in whole numbers. Written by onespike 0.2.0.
 
    Flash   2,243,471 bytes of constants, beside the code
    RAM     270,912 bytes of static memory, and 2,304 bytes of arrays on the stack
