@@ -20,6 +20,8 @@ from onespike.training.trainer import Trainer
 
 #: Test top-1, in percent, that the clock is read at.
 GOALS = (90, 92, 94)
+#: Batches of the training that warms up: enough for images that grow to have all their sizes.
+WARM_UP = 8
 
 
 class Clock(Callback):
@@ -58,7 +60,8 @@ def airbench(
     keep_freed_memory()
     changed = dict(overrides or {}) | {"train.device": "cpu" if device == "cpu" else "auto", "train.track": "[]"}
     asked, clock = load_recipe(recipe, changed), Clock()
-    few = min(asked.data.limit or 2 * asked.train.batch_size, 2 * asked.train.batch_size)
+    few = WARM_UP * asked.train.batch_size
+    few = min(asked.data.limit or few, few)
     with tempfile.TemporaryDirectory() as folder:
         train(
             load_recipe(recipe, {**changed, "train.epochs": "1", "data.limit": f"{few}"}), f"{folder}/warm", quiet=True

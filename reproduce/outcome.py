@@ -197,10 +197,12 @@ def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) 
     """The table's head: what each run was given."""
     first = trainings[0].recipe
     spent = budget(trainings[0])
+    epochs = sorted({one.recipe.train.epochs for one in trainings})
+    span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]
     images = f"{first.data.limit:,} training images" if first.data.limit else "all training images"
     return (
         f"**Budget** of each run: {images}, of which {first.data.holdout:.0%} are held out to choose the epoch, "
-        f"{spent['epochs']} epochs, batches of {spent['batch_size']}, channels {spent['channels']}, "
+        f"{span} epochs, batches of {spent['batch_size']}, channels {spent['channels']}, "
         f"{spent['precision']}, {first.train.optimizer} at {first.train.lr:g} with {first.train.warmup_epochs:g} "
         f"epochs of warm-up; seeds 0 to {seeds - 1}. Accuracies are of all test images, in percent."
         + (" The published numbers are of 300 epochs on all images at full width." if published else "")

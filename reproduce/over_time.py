@@ -1,8 +1,7 @@
 """Accuracy, latency and energy against time steps: does time buy what the same compute does not buy at one step?"""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -73,30 +72,27 @@ def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[A
     ]
 
 
-def field_energy(costs: dict[str, Estimate]) -> float:
-    """Energy for one sample, µJ (the field's convention)."""
-    return costs["field"].mean
-
-
 def draw_costs(
-    points: Sequence[tuple[Outcome, dict[str, Estimate]]], cost: Callable[[dict[str, Estimate]], float] = field_energy
+    points: Sequence[tuple[Outcome, dict[str, Estimate]]],
+    costs_summed: Sequence[str] = ("field",),
+    label: str = "energy for one sample, µJ (the field's convention)",
 ) -> Figure:
-    """Draw accuracies over a cost, named by its docstring."""
+    """Draw accuracies over a sum of what the audits found."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axis = figure.subplots()
     for group in dict.fromkeys(outcome.setting.group for outcome, _ in points):
         known = [
-            (cost(costs), outcome.estimate, outcome.setting.label)
+            (sum(costs[name].mean for name in costs_summed), outcome.estimate, outcome.setting.label)
             for outcome, costs in points
             if outcome.setting.group == group and outcome.estimate and costs
         ]
         if known:
-            energies, means = [energy for energy, _, _ in known], [estimate.mean for _, estimate, _ in known]
+            spent, means = [cost for cost, _, _ in known], [estimate.mean for _, estimate, _ in known]
             bars = [estimate.std or 0.0 for _, estimate, _ in known]
-            axis.errorbar(energies, means, yerr=bars, fmt="o", capsize=2, label=group)
-            for energy, estimate, label in known:
-                axis.annotate(label, (energy, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
-    axis.set_xlabel((getdoc(cost) or "").rstrip("."))
+            axis.errorbar(spent, means, yerr=bars, fmt="o", capsize=2, label=group)
+            for cost, estimate, name in known:
+                axis.annotate(name, (cost, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
+    axis.set_xlabel(label)
     axis.set_ylabel("test accuracy, %")
     axis.set_xscale("log")
     axis.grid(alpha=0.25)

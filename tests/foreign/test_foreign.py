@@ -297,7 +297,8 @@ def test_what_cannot_be_imported_is_not_trusted_either(command):
         with pytest.raises(OnespikeError, match=f"--import {re.escape(name)}: cannot be imported"):
             onespike.allow_imports(name)
     onespike.allow_imports("othernets")
-    assert command("train", "--model.class_path", "Net")[0] == 2
+    for path in ("Net", "nowhere.Net"):
+        assert command("train", "--model.class_path", path)[0] == 2
     assert allowed() == ["othernets"]  # all of which a search's worker imports
 
 

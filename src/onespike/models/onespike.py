@@ -27,10 +27,9 @@ class OnespikeConfig(ModelConfig):
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
             (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
-            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds,
-            thresholds learned for each channel, a wide triangle as surrogate, and two convolutions in the stem), or the
-            twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
-            "binary" (spikes, nothing handed on).
+            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds, thresholds learned
+            for each channel, a wide triangle as surrogate, and two convolutions in the stem), or the twins for
+            comparison "ann" (ReLU instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
         neuron: The neurons, in units, encodings and readout alike.
@@ -160,8 +159,10 @@ class Network(nn.Module):
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
         (_, norm, norm_before), spiking, first = NORMS[config.norm], config.readout == "spiking", config.channels[0]
-        layers: list[nn.Module] = [PatchEmbedding(in_channels, first, stride)]
-        if config.stem == "conv":
+        layers: list[nn.Module]
+        if config.stem == "patch":
+            layers = [PatchEmbedding(in_channels, first, stride)]
+        else:
             layers = [Conv3x3(in_channels, first, stride // 2), BatchNorm(first), nn.ReLU()]
             layers += [Conv3x3(first, first), MaxPool()]
         self.stem = Layers(*layers, norm(first))

@@ -89,6 +89,7 @@ def aside(model: nn.Module) -> Iterator[None]:
             stack.callback(setattr, module, "training", module.training)
         reset_state(model)
         stack.callback(reset_state, model)
+        stack.callback(model.train, model.training)  # first, for modules whose `train` does more than to set a flag
         model.eval()
         yield
 

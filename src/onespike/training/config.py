@@ -127,7 +127,7 @@ class TrainConfig:
             reason = "an average of rounded weights is not rounded; set only one of them"
             raise OnespikeError(f"train.int8_weights and train.ema: {reason}")
         if self.start_size and (self.rate_penalty or self.energy_budget):
-            reason = "operations are counted of images at their full size; set only one of them"
+            reason = "operations are counted of images at their full size; add --train.start_size 0"
             raise OnespikeError(f"train.start_size and train.rate_penalty or train.energy_budget: {reason}")
         if self.recompute and (self.rate_penalty or self.energy_budget):
             reason = "a block that runs again would be counted again; set only one of them"

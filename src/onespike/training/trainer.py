@@ -250,13 +250,12 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
     `side` is that of images which are resized first.
     """
     count, classes, side = 2, data.num_classes, side or data.image_size
-    with aside(network), torch.no_grad():
-        try:
-            images = data.blank(count, side, device=share.device, dtype=share.dtype)
-            logits = network(images)
-        except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
-            reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
-            raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
+    try:
+        with aside(network), torch.no_grad():
+            logits = network(data.blank(count, side, device=share.device, dtype=share.dtype))
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
+        reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
+        raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
         expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"

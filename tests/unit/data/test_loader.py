@@ -35,6 +35,14 @@ def labels_of(loader: TrainLoader, epoch: int = 0) -> list[int]:
     return torch.cat([labels for _, labels in loader.epoch(epoch)]).tolist()
 
 
+@pytest.mark.parametrize(
+    ("count", "chosen"), [(0, []), (1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (10, [*range(10)]), (99, [*range(10)])]
+)
+def test_some_images_are_spread_evenly(count: int, chosen: list[int]):
+    assert images_of(10).spread(count).indices.tolist() == chosen
+    assert len(images_of(0).spread(count)) == 0
+
+
 def test_an_epoch_has_every_image_at_most_once_and_whole_batches_only(data):
     loader = TrainLoader(data, PLAIN, 4, seed=0)
     labels = labels_of(loader)

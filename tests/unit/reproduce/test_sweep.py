@@ -16,6 +16,7 @@ from onespike.training.run import Run
 from onespike.training.trainer import Trainer
 from reproduce import sweep as engine
 from reproduce.ablation import ABLATION
+from reproduce.accuracy import ACCURACY
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger
 from reproduce.outcome import outcomes, write_outcomes
@@ -260,3 +261,12 @@ def test_a_folder_of_data_sets(tmp_path: Path):
 def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_alone():
     recipes = [load_recipe("cifar10/fast", {"model.name": name}) for name in ("spiking-vgg-m", "spiking-resnet-m")]
     assert digest(recipes[0]) != digest(recipes[1])
+
+
+def test_the_committed_accuracies_are_of_the_sweep_as_it_is():
+    file = Path(__file__).parents[3] / "results" / "accuracy.runs.csv"
+    given = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
+    trainings = plan(ACCURACY, resolve(ACCURACY, given), 3)
+    ledger = Ledger(file)
+    ledger.check(trainings)
+    assert {row["digest"] for row in ledger.rows()} <= {one.digest for one in trainings}

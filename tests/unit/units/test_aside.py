@@ -1,0 +1,50 @@
+"""A network that is asked something aside is afterwards what it was before."""
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.neurons.watch import aside
+
+
+class Merging(nn.Identity):
+    """Does something when its mode changes, as adapters do that merge their weights for evaluation."""
+
+    merged = False
+
+    def train(self, mode: bool = True) -> "Merging":
+        self.merged = not mode
+        return super().train(mode)
+
+
+def network() -> nn.Sequential:
+    made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Merging()).train()
+    made[1].eval()  # frozen
+    return made
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_modes_draws_and_what_modes_do_are_put_back(fails: bool):
+    net, draws = network(), torch.get_rng_state()
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    try:
+        with aside(net):
+            assert not any(module.training for module in net.modules())
+            assert net[3].merged
+            net(torch.randn(5, 2 if fails else 3))
+    except RuntimeError:
+        assert fails
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
+    assert not net[3].merged
+    assert torch.equal(torch.get_rng_state(), draws)
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+
+
+def test_states_of_other_packages_are_forgotten_before_and_after():
+    snntorch = pytest.importorskip("snntorch")
+    net = nn.Sequential(snntorch.Leaky(beta=0.9, init_hidden=True))
+    net(torch.ones(2, 3))
+    with aside(net):
+        first = net(torch.full((2, 3), 0.6))
+        assert torch.equal(first, torch.zeros(2, 3))  # with what was kept of the ones it would fire
+    assert not net[0].mem.any()
