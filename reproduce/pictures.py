@@ -292,7 +292,8 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
     for name, x, y in points:
         places.setdefault((round(x, 2), round(y, 1)), []).append(name)
     for place, names in places.items():
-        axis.annotate(", ".join(names), place, (6, 5), textcoords="offset points", fontsize=8)
+        away = (6, 5) if len(names) == 1 else (6, -12)  # a long line would run through its neighbours
+        axis.annotate(", ".join(names), place, away, textcoords="offset points", fontsize=8)
 
 
 #: Pictures by the name of their file: of the method, and of results.

@@ -96,7 +96,7 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         if not isinstance(error, AttributeError):
-            _ALLOWED.discard(module)
+            _ALLOWED.discard(module)  # as in `allow_imports`: what cannot be imported is not trusted
         raise OnespikeError(f"{where}.class_path: there is no {class_path}: {error}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")

@@ -89,7 +89,7 @@ def aside(model: nn.Module) -> Iterator[None]:
             stack.callback(setattr, module, "training", module.training)
         reset_state(model)
         stack.callback(reset_state, model)
-        stack.callback(model.train, model.training)  # first, for modules whose `train` does more than to set a flag
+        stack.callback(model.train, model.training)  # runs first: some modules' `train` does more than set a flag
         model.eval()
         yield
 

@@ -61,8 +61,10 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
-    read = io.BytesIO(files.read(name))
-    with damage_named(files.where(name), "not read as HDF5", expected), h5py.File(read, "r") as file:
+    with (
+        damage_named(files.where(name), "not read as HDF5", expected),
+        h5py.File(io.BytesIO(files.read(name)), "r") as file,
+    ):
         yield file
 
 
