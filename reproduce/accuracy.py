@@ -55,12 +55,22 @@ ACCURACY = Sweep(
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 1", SPIKINGJELLY | {"train.epochs": 11}),
         Setting("cifar10, 0.4 PFLOP", "SpikingJelly, T = 4", SPIKINGJELLY | {"model.time_steps": 4, "train.epochs": 3}),
         Setting("cifar10, 0.6 PFLOP", "conv12, improved", {"model.name": "conv12"} | IMPROVED),
+        Setting("cifar10, 0.5 PFLOP", "lstm12, improved", {"model.name": "lstm12"} | IMPROVED),
         *(
             Setting(f"{data}, 2 PFLOP", label, LARGE | {"data.name": data} | changes)
             for data in ("cifar10", "cifar100")
             for label, changes in {"spiking-resnet-l": {}, "its ReLU twin": TWIN}.items()
         ),
-        Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | {"data.name": "cifar100", "train.epochs": 14}),
+        Setting(
+            "cifar100, 1.3 PFLOP",
+            "spiking-resnet-l",
+            {"model.name": "spiking-resnet-l", "data.name": "cifar100", "train.epochs": 21},
+        ),
+        Setting(
+            "cifar100, 1.3 PFLOP",
+            "spiking-resnet-l, full size",
+            LARGE | {"data.name": "cifar100", "train.epochs": 14},
+        ),
         Setting("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m", TINY | {"train.epochs": 20}),
         Setting(
             "tiny-imagenet, 0.15 PFLOP",
