@@ -443,8 +443,9 @@ def test_metadata_of_a_table_are_not_trusted(tmp_path):
 BOMBS = {"rows": (1_000_000, 10), "rows of an image": (20_000, 3000), "a large value": (100, 1_000_000)}
 
 
+@pytest.mark.parametrize("name", ["cifar10", "hub"])
 @pytest.mark.parametrize("what", BOMBS)
-def test_tables_far_larger_inside_are_not_read(what, tmp_path, refused):
+def test_tables_far_larger_inside_are_not_read(what, name, tmp_path, refused):
     rows, length = BOMBS[what]
     for part, number in (("train", rows), ("test", 10)):
         content = pa.DictionaryArray.from_arrays(pa.array([0] * number, pa.int32()), pa.array([b"x" * length]))
@@ -453,8 +454,8 @@ def test_tables_far_larger_inside_are_not_read(what, tmp_path, refused):
         )
         table = pa.table({"img": images, "label": [0] * number})
         pq.write_table(table, tmp_path / f"{part}.parquet", compression="zstd")
-    words = ("train.parquet", "far larger inside")
-    refused("train", "--data.name", "cifar10", "--data.root", tmp_path, "--out", tmp_path / "out", words=words)
+    words = (".parquet", "far larger inside")
+    refused("train", "--data.name", name, "--data.root", tmp_path, "--out", tmp_path / "out", words=words)
 
 
 TOP = "x: &x [1, 2]\n"

@@ -224,6 +224,10 @@ def test_a_backend_that_matplotlib_does_not_know(tmp_path):
     _, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, error) == (0, "")
     assert (tmp_path / "run" / "curves.png").exists()
+    for module in ("reproduce", "benchmarks"):
+        help_of = [sys.executable, "-m", module, "--help"]
+        done = subprocess.run(help_of, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import gzip
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,8 +115,12 @@ def test_a_folder_that_datasets_cannot_read(local, tmp_path, fails):
     (tmp_path / "empty").mkdir()
     fails("hub", tmp_path / "empty", tmp_path / "empty", "not read by Hugging Face datasets")
     file = local / "data" / "test-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:100])
-    fails("hub", local, local, "not read by Hugging Face datasets")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:100])
+    fails("hub", local, file, "truncated or damaged Parquet")
+    file.with_suffix(".parquet.gz").write_bytes(gzip.compress(whole))
+    file.unlink()
+    fails("hub", local, file, "packed (gzip)", "unpack it")
 
 
 def test_a_row_that_is_no_image_is_named(local, content, fails):

@@ -45,7 +45,13 @@ def open_hub(root: Path | None) -> Iterator[Source]:
         files = Files(root)
         # What `datasets` writes is needed until the images are decoded, and not again.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            read = cache(partial(_load, str(root), root.name, cache_dir=folder))
+
+            @cache
+            def read() -> Content:
+                for name in files.names():
+                    _expect_no_bomb(Path(files.where(name)))
+                return _load(str(root), root.name, cache_dir=folder)
+
             yield Source(root.resolve().name, str(root), lambda: files.key(files.names()), read)
         return
     origin, _, configuration = root.as_posix().partition(":")
@@ -53,6 +59,19 @@ def open_hub(root: Path | None) -> Iterator[Source]:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")
     read_hub = partial(_load, origin, origin, configuration or None)
     yield _on_hub(root.name.replace(":", "-"), root.as_posix(), origin, read_hub)
+
+
+def _expect_no_bomb(path: Path) -> None:
+    """`datasets` unpacks what is packed, and writes all rows of a table to the disk, however much that is."""
+    from datasets.utils.extract import Extractor
+
+    if (packed := Extractor.infer_extractor_format(path)) not in (None, "tar"):
+        expected = "images or tables as they are, or in a .tar"
+        raise OnespikeError(f"{path}: packed ({packed}); expected {expected}; unpack it, or leave it out")
+    if path.suffix == ".parquet":
+        with _parquet(path) as file:
+            for _ in _weighed(file, path):
+                pass
 
 
 def _load(path: str, called: str, name: str | None = None, revision: str | None = None, **options: Any) -> Content:
@@ -210,16 +229,24 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _table(path: Path, data: Hosted) -> Any:
+@contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            table = pa.Table.from_batches(_weighed(file, path), file.schema_arrow)
+            yield file
     except (pa.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise OnespikeError(f"{path}: truncated or damaged Parquet ({reason}); download it again") from error
+
+
+def _table(path: Path, data: Hosted) -> Any:
+    import pyarrow as pa
+
+    with _parquet(path) as file:
+        table = pa.Table.from_batches(_weighed(file, path), file.schema_arrow)
     kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
     image, label = kinds.get(data.image, pa.null()), kinds.get(data.label, pa.null())
     if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
