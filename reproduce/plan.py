@@ -27,12 +27,14 @@ class Setting:
         label: Its name in the group.
         overrides: What it changes in the base recipe, such as `{"model.theta": 0.3}`.
         published: The paper's test accuracy in percent, if there is one.
+        start: The run whose best weights it starts from; None for fresh ones.
     """
 
     group: str
     label: str
     overrides: Mapping[str, Any]
     published: float | None = None
+    start: str | None = None
 
 
 @dataclass(frozen=True)

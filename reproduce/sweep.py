@@ -71,7 +71,7 @@ def run_sweep(
         console.print(_announcement(training, own, rows), markup=False, soft_wrap=True)
         run = Run(work / sweep.name / training.folder)
         try:
-            complete(training.recipe, run)
+            complete(training.recipe, run, training.setting.start)
             if sweep.measure:
                 sweep.measure(training, run, out)
             row = make_row(training, run)
@@ -88,18 +88,19 @@ def run_sweep(
     )
 
 
-def complete(recipe: Recipe, run: Run) -> dict[str, Any]:
+def complete(recipe: Recipe, run: Run, start: str | None = None) -> dict[str, Any]:
     """Train a network, go on with a training that was interrupted, or do nothing where all is done.
 
     Args:
         recipe: Its recipe.
         run: Its run folder.
+        start: The run whose best weights it starts from; None for fresh ones.
 
     Returns:
         The summary, see `onespike.training.loop.train`.
     """
     if not run.is_complete:
-        train(recipe, run.folder, resume=run.config.is_file())
+        train(recipe, run.folder, resume=run.config.is_file(), init_from=start)
     return run.summary or {}
 
 
