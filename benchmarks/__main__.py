@@ -30,6 +30,8 @@ from onespike.models.registry import family
 from onespike.training.run import Run
 from reproduce.report import provenance
 
+#: The largest side of a matrix product.
+MOST = 1 << 15
 AGAINST = ("sequential", "recompute", *PEERS)
 #: What train and infer alike may be told.
 _STEP: dict[str, Any] = {"vs": "", "model": "conv12", "precision": "bf16", "time_steps": 1, "json": None}
@@ -181,6 +183,8 @@ def _checked(
     for option, number in counts.items():
         if number is not None and number < 1:
             raise OnespikeError(f"--{option}: expected at least 1, got {number}")
+    if max(gemm) > MOST:
+        raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
     if values.get("json") not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():
         raise OnespikeError(f"--json: there is no folder {Path(values['json']).parent}")
     return values

@@ -130,7 +130,7 @@ class Case:
 
     def _layout(self) -> torch.memory_format:
         peer = PEERS.get(self.implementation)
-        strict = isinstance(model_config(self.model), StrictConfig)
+        strict = bool(self.model) and isinstance(model_config(self.model), StrictConfig)
         plain = (self.implementation == "sequential" and not strict) or (peer is not None and not peer.channels_last)
         return torch.contiguous_format if plain else torch.channels_last
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from onespike.errors import OnespikeError
@@ -59,11 +60,19 @@ def allow_imports(*modules: str) -> None:
     """
     _look_here()
     for name in modules:
-        try:
-            import_module(name)
-        except (ImportError, ValueError, TypeError) as error:
-            raise OnespikeError(f"--import {name}: cannot be imported: {error}") from error
+        _imported(name, f"--import {name}: cannot be imported")
         trust(name)  # only now: a worker process imports all that are allowed, and must not meet one that fails
+
+
+def _imported(module: str, refusal: str) -> ModuleType:
+    """Import a module; whatever it raises is an `OnespikeError`, which begins with `refusal`, and it is not trusted."""
+    try:
+        return import_module(module)
+    except (Exception, SystemExit) as error:
+        _ALLOWED.discard(module)
+        reason = " ".join(str(error).split())
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise OnespikeError(f"{refusal}: {kind}{reason}") from error
 
 
 def trust(*modules: str) -> None:
@@ -92,12 +101,11 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
         reason = f"{class_path} is not this package's, and no file makes code be imported"
         in_python = f"(in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
         raise OnespikeError(f"{where}: {reason}: if you trust it, add --import {module} {in_python}")
+    missing = f"{where}.class_path: there is no {class_path}"
     try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        if not isinstance(error, AttributeError):
-            _ALLOWED.discard(module)  # as in `allow_imports`: what cannot be imported is not trusted
-        raise OnespikeError(f"{where}.class_path: there is no {class_path}: {error}") from error
+        found = getattr(_imported(module, missing), name)
+    except AttributeError as error:
+        raise OnespikeError(f"{missing}: {error}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")
     return found

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,7 +19,7 @@ from onespike.errors import OnespikeError, shown, unknown
 #: What a value of each type is called in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _WORDS |= {tuple: "a list such as [1, 2]", list: "a list such as [1, 2]", dict: "keys and values"}
-_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError)
+_NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError)
 #: Bytes of the largest file of YAML, and whole numbers that 64 bits hold.
 _MOST_YAML, _WHOLE = 1 << 20, range(-(2**63), 2**63)
 
@@ -71,7 +72,11 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     arguments = get_args(hint)
     if kind in (Union, types.UnionType):
         (inner,) = (one for one in arguments if one is not type(None))
-        return None if value in (None, "null") else convert(value, inner, where, " or null")
+        return (
+            None
+            if value is None or (isinstance(value, str) and value == "null")
+            else convert(value, inner, where, " or null")
+        )
     if kind is Any:
         return _parsed(value) if isinstance(value, Text) else value
     if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
@@ -93,7 +98,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
         parsed = parsed.split(",")
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
-    if kind is float and isinstance(parsed, str) and "_" not in parsed:  # YAML takes 1e-3 for text
+    if kind is float and isinstance(parsed, str) and parsed.isascii() and "_" not in parsed:  # YAML takes 1e-3 for text
         with suppress(ValueError):
             parsed, number = float(parsed), True
     if number and kind in (float, type(parsed)):
@@ -198,11 +203,14 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_NO_NUMBER = re.compile(r"[:_]|^[-+]?0\d")
+
+
 def _number(
     read: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any],
 ) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
-    """YAML 1.1 takes 1:2:3 for 3,723 seconds, and 1_0 for 10; to us, as in YAML 1.2, they are text."""
-    return lambda loader, node: node.value if set(node.value) & {":", "_"} else read(loader, node)
+    """YAML 1.1 takes 1:2:3 for 3,723 seconds, 1_0 for 10, and 010 for 8; to us they are text."""
+    return lambda loader, node: node.value if _NO_NUMBER.search(node.value) else read(loader, node)
 
 
 _TAG = "tag:yaml.org,2002:"

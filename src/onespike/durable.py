@@ -25,7 +25,7 @@ MOST = 1 << 28
 LOCK = ".lock"
 _HELD: set[Path] = set()
 #: Files of a run, which what is said about it must not replace.
-_OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json")
+_OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
@@ -39,8 +39,12 @@ def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
     except RuntimeError:
         state = f"cannot write or read {shown(place)}: there is no such home"
         raise OnespikeError(f"{state}; for a folder of that name give its whole path") from None
-    if "\0" in str(path) or any(len(os.fsencode(part)) > 255 for part in path.parts):
-        reason = "a name has at most 255 bytes, and no null byte"
+    try:
+        is_name = "\0" not in str(path) and all(len(os.fsencode(part)) <= 255 for part in path.parts)
+    except UnicodeEncodeError:
+        is_name = False
+    if not is_name:
+        reason = "a name has at most 255 bytes, no null byte, and no half of a character"
         raise OnespikeError(f"cannot write or read {shown(path)}: {reason}; choose another")
     return path
 
@@ -96,9 +100,11 @@ def _is_written_into(path: Path) -> bool:
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
     """Raise an `OnespikeError` now where files ("-" and None are none), or those in a folder, cannot be written later.
 
-    It makes a temporary file there: permissions alone say nothing of /proc, or of what is mounted read-only.
+    It makes a temporary file there: permissions alone say nothing of /proc, or of what is mounted read-only. What a run
+    needs is not replaced, and no two files have one name.
     """
-    for path in (*(Path(file) for file in files if file not in (None, "-")), *([folder] if folder else ())):
+    paths = [Path(file) for file in files if file not in (None, "-")]
+    for path in (*paths, *([folder] if folder else ())):
         try:
             place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
             if place != path.absolute() or path == folder:
@@ -108,6 +114,10 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             elif place.name in _OF_A_RUN and (place.parent / "config.yaml").is_file():
                 raise FileExistsError(errno.EEXIST, "it is a file of a run")
+            if (place if place.is_dir() else place.parent).joinpath("state.json").is_file():
+                raise FileExistsError(errno.EEXIST, "it lies in a checkpoint of a run")
+            if paths.count(path) > 1 and not _is_written_into(path):
+                raise FileExistsError(errno.EEXIST, "two files are to go there")
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, f"no permission to write {place}")
             if place.is_dir() or not _is_written_into(place):

@@ -40,7 +40,9 @@ def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
         yield
     except OnespikeError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
+            raise
         reason = " ".join(str(error).split()) or type(error).__name__
         raise OnespikeError(f"{origin}: {what} ({reason}); expected {expected}") from error
 

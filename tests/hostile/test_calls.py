@@ -1,6 +1,7 @@
 """Calls from Python with what they do not take: data sets, networks, images, frames and losses of no sense."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch import nn
 import onespike
 from onespike.data import as_dataset
 from onespike.errors import OnespikeError
+from onespike.models import model_config
+from onespike.training.checkpoint import ModelCard
 from onespike.training.trainer import expect_loss
 from tests.hostile.harness import in_time
 
@@ -42,6 +45,69 @@ def test_items_of_data_sets(what):
 def test_what_is_no_data_set(data):
     with pytest.raises(OnespikeError):
         as_dataset(data, name="mine")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"holdout": 2}, {"holdout": math.nan}, {"holdout": "x"}, {"limit": -3}, {"limit": "x"}, {"classes": 5}]
+    + [{"image_size": size} for size in (-3, "x", 10**9)],
+    ids=str,
+)
+def test_arguments_of_data_sets(arguments):
+    with pytest.raises(OnespikeError, match=next(iter(arguments))):
+        as_dataset([(np.zeros((8, 8), np.uint8), one % 2) for one in range(20)], name="mine", **arguments)
+
+
+@pytest.mark.parametrize("overrides", [[1], {1: 2}, "x", 5], ids=str)
+def test_overrides_of_no_sense(overrides):
+    with pytest.raises(OnespikeError):
+        onespike.load_recipe("digits", overrides)
+
+
+def test_a_network_without_weights(tmp_path):
+    recipe = onespike.load_recipe("digits", {"train.epochs": 1})
+    network = nn.Sequential(nn.AdaptiveAvgPool2d((1, 10)), nn.Flatten())
+    with pytest.raises(OnespikeError, match="it has no weights"):
+        onespike.train(recipe, tmp_path / "out", model=network, quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "x =", "raise SystemExit(0)", "raise RuntimeError('a\\nb')", "import nope"])
+def test_modules_that_fail(code, refused, tmp_path, monkeypatch):
+    (tmp_path / "fails.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    refused("train", "--import", "fails", "--out", tmp_path / "out", words=("--import fails: cannot be imported",))
+    network = ("--model.class_path", "fails.Net")
+    refused("train", *network, "--out", tmp_path / "out", words=("model.class_path: there is no fails.Net",))
+
+
+CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
+AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "macs": {}, "joules": {}}
+PUSHES = {
+    "other weights": {"weights": "x"},
+    "no card": {"card": "x"},
+    "a list": {"results": [1]},
+    "no number": {"results": {"a": math.nan}},
+    "an object": {"results": {"a": object()}},
+    "five times right": {"results": {"test_top1": 500.0, "test_images": 10}},
+    "of less than no images": {"results": {"test_top1": 50.0, "test_images": -5}},
+    "no audit": {"results": {"audit": 5}},
+    "an audit without operations": {"results": {"audit": AUDIT}},
+}
+
+
+@pytest.mark.parametrize("what", PUSHES)
+def test_weights_that_travel_with_nonsense(what, tmp_path):
+    with pytest.raises(OnespikeError):
+        onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", **{"card": CARD, **PUSHES[what]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_would_travel_into_a_file(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(OnespikeError, match="cannot write"):
+        onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", card=CARD)
 
 
 NETWORK = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)).eval()

@@ -170,6 +170,106 @@ def test_recordings_in_class_folders(what, tmp_path):
         assert opened.classes == ("a", "b")
 
 
+def _saved(**arrays: object) -> bytes:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def _hdf5(how: str, path: Path) -> bytes:
+    """Events of which some lie elsewhere, in a file that holds 64 bytes."""
+    import h5py
+
+    path.write_bytes(bytes(64))
+    with h5py.File(path.with_name("x.h5"), "w") as file:
+        for key in "typ" if how != "an array of two axes" else "":
+            file[f"events/{key}"] = np.zeros(8, np.int64)
+        if how == "elsewhere":
+            file.create_dataset("events/x", (8,), "i8", external=[(str(path), 0, 64)])
+        elif how == "a view of another file":
+            layout = h5py.VirtualLayout((8,), "i8")
+            layout[:] = h5py.VirtualSource(str(path), "x", (8,))
+            file.create_virtual_dataset("events/x", layout)
+        elif how == "an array of two axes":
+            for key in "txyp":
+                file[f"events/{key}"] = np.zeros((4, 2), np.int64)
+        else:
+            file["events/x"] = h5py.SoftLink("/events/y") if how == "a link" else h5py.ExternalLink(str(path), "/x")
+    return path.with_name("x.h5").read_bytes()
+
+
+EIGHT = dict.fromkeys("xytp", np.zeros(8, np.int64))
+EVENT_FILES = {
+    "a header without end.raw": (b"% evt 2.0\n" + b"%\n" * 1_000_000, "no events"),
+    "a header without end.aedat": (b"#!AER-DAT2.0\n" + b"#\n" * 1_000_000 + bytes(8), ""),
+    "no AEDAT 4.aedat4": (b"#!AER-DAT4.0\r\n" + bytes(100), "not read by tonic"),
+    "two axes.npz": (_saved(**dict.fromkeys("xytp", np.zeros((3, 2), np.int64))), "whole numbers"),
+    "a single number.npz": (_saved(**EIGHT | {"t": np.int64(3)}), "whole numbers"),
+    "the end of time.npz": (_saved(**EIGHT | {"t": np.array([-(2**63), *[2**63 - 1] * 7])}), "a time of"),
+    "behind the end of time.npz": (_saved(**EIGHT | {"t": np.full(8, 2**64 - 1, np.uint64)}), "a time of"),
+}
+HDF5 = ("elsewhere", "a view of another file", "a link", "a link to another file", "an array of two axes")
+
+
+@pytest.mark.parametrize("what", [*EVENT_FILES, *HDF5])
+def test_recordings_that_are_none(what, tmp_path, capfd):
+    content, words = EVENT_FILES.get(what, (b"", "link, or lies in another file" if "axes" not in what else "whole"))
+    name = Path(what).name if what in EVENT_FILES else "x.h5"
+    for part in ("train", "test"):
+        path = tmp_path / "mine" / part / "a" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content or _hdf5(what, tmp_path / "elsewhere"))
+    if words:
+        fails(tmp_path / "mine", name, words, name="events-folder", sensor=(8, 8))
+    else:
+        with in_time():
+            open_dataset(DataConfig("events-folder", str(tmp_path / "mine"), sensor=(8, 8), holdout=0))
+    assert capfd.readouterr().err == ""
+
+
+SPOKEN = {
+    "labels that are no whole numbers": {"labels": np.array([0.7, 0.7])},
+    "labels of two axes": {"labels": np.zeros((2, 1), np.int64)},
+    "one time for each recording": {"spikes/times": np.zeros(2)},
+    "times without end": {"spikes/times": np.full((2, 1), 1e300)},
+    "units of two axes": {"spikes/units": np.zeros((2, 1, 1), np.int64)},
+}
+
+
+@pytest.mark.parametrize("what", SPOKEN)
+def test_spoken_digits_that_are_none(what, tmp_path):
+    import h5py
+
+    whole = {"spikes/times": np.zeros((2, 1)), "spikes/units": np.zeros((2, 1), np.int64), "labels": np.arange(2)}
+    for part in ("train", "test"):
+        with h5py.File(tmp_path / f"shd_{part}.h5", "w") as file:
+            for key, value in {**whole, "extra/keys": np.array(["a", "b"], "S1"), **SPOKEN[what]}.items():
+                file[key] = value
+    fails(tmp_path, "shd_train.h5", name="shd")
+
+
+def test_arrays_of_one_name(tmp_path):
+    content = io.BytesIO(_saved(**EIGHT))
+    with zipfile.ZipFile(content, "a") as archive:
+        archive.writestr("x", archive.read("x.npy"))
+    for part in ("train", "test"):
+        (tmp_path / "mine" / part / "a").mkdir(parents=True)
+        (tmp_path / "mine" / part / "a" / "0.npz").write_bytes(content.getvalue())
+    fails(tmp_path / "mine", "x is there twice", name="events-folder", sensor=(8, 8))
+
+
+@pytest.mark.parametrize("line", ["../out.aedat", "/out.aedat", "user01_led.aedat", "user24_led.aedat", "\0.aedat"])
+def test_lists_that_lead_out_of_a_data_set_or_name_a_recording_twice(line, tmp_path):
+    for name in ("user01_led", "user24_led", "../out"):
+        path = tmp_path / "mine" / name
+        path.parent.mkdir(exist_ok=True)
+        path.with_name(f"{path.name}.aedat").write_bytes(b"#!AER-DAT3.1\n")
+        path.with_name(f"{path.name}_labels.csv").write_text("class,start,end\n1,0,9\n")
+    (tmp_path / "mine" / "trials_to_train.txt").write_text(f"user01_led.aedat\n{line}\n")
+    (tmp_path / "mine" / "trials_to_test.txt").write_text("user24_led.aedat\n")
+    fails(tmp_path / "mine", "listed twice" if line.startswith("user") else "no such file", name="dvs-gesture")
+
+
 @pytest.mark.parametrize("where", ["train", "train/cat", "train/cat/deep"])
 @pytest.mark.parametrize("target", ["..", ".", "../..", "/", "/proc"])
 def test_loops_of_links(where, target, tree):
@@ -245,6 +345,9 @@ IMAGES = {
     "a pickle": b"\x80\x04cos\nsystem\n(S'true'\ntR.",
     "sizes of thousands of digits": b"P5 " + b"9" * 5000 + b" 8 255 ",
     "a PPM without end": b"P6 100000 100000 255 x",
+    "two rows of eight": _png(8, 8, bytes(18)),
+    "a PNG without end": _encoded("PNG")[:-12],
+    "a TIFF without end": _encoded("TIFF", compression="tiff_deflate")[:-30],
 } | {f"half a {form}": _encoded(form)[: len(_encoded(form)) // 2] for form in FORMS if form != "JPEG"}
 
 
@@ -470,6 +573,8 @@ YAML = {
     "python": "train: !!python/object/apply:os.system ['touch hacked']\n",
     "binary": "train: !!binary aGVsbG8=\n",
     "a set": "train: !!set {a, b}\n",
+    "a tag that does not fit": 'train: {seed: !!int ""}\n',
+    "a tag of no truth": "train: !!bool zzz\n",
     "deep": "[" * 100_000,
     "deep mappings": "{a: " * 3000,
     "deep blocks": "\n".join(" " * i + "a:" for i in range(600)),
@@ -498,7 +603,7 @@ def test_recipes(what, refused, tmp_path):
     assert not Path("hacked").exists()
 
 
-@pytest.mark.parametrize("line", ["epochs: 1:2:3", "epochs: 1_0", "lr: 1_0.5", "lr: 1:2.5"])
+@pytest.mark.parametrize("line", ["epochs: 1:2:3", "epochs: 1_0", "lr: 1_0.5", "lr: 1:2.5", "epochs: 010"])
 def test_what_only_old_yaml_takes_for_a_number(line, refused, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(f"train:\n  {line}\n")

@@ -347,6 +347,27 @@ def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch)
     refused(*(run if word == "RUN" else word for word in line.split()), "/proc/x", words=("cannot write",))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect RUN --sample 0 --out RUN/best/model.safetensors",
+        "audit RUN --json RUN/best/new.json",
+        "audit RUN --csv RUN/last/state.json",
+        "audit RUN --html RUN/.lock",
+        "optimise RUN --out RUN/best",
+        "evaluate RUN --out RUN/last",
+        "audit RUN --csv OUT --json OUT",
+        "audit RUN --html OUT --csv OUT",
+        "inspect RUN --sample 0 --out OUT --json OUT",
+        "push RUN --out RUN/config.yaml",
+    ],
+)
+def test_nothing_is_written_over_a_checkpoint_or_over_itself(line, refused, run, tmp_path, monkeypatch):
+    (run / ".lock").write_text("")
+    monkeypatch.setattr(Run, "checkpoint", None)
+    refused(*line.replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")).split(), words=("cannot write",))
+
+
 @pytest.mark.parametrize("line", ["train --out", "evaluate RUN --out", "export RUN --out"])
 def test_homes_that_are_not_there(line, refused, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

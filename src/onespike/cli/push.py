@@ -37,11 +37,13 @@ def push(
         images: How many test images the audit sees, evenly spread.
         private: Whether a repository that is made is private.
     """
+    from onespike.durable import expect_writable
     from onespike.exporting.hub import push_to_hub, save_pretrained
     from onespike.training.run import Run
 
     if (out is None) == (repo is None):
         raise OnespikeError("expected one place to write: onespike push RUN --out FOLDER, or --repo USER/NAME")
+    expect_writable(folder=out)
     opened, console = Run.open(run), person()
     data = opened.recipe_with(overrides).data
     with TemporaryDirectory() as made:

@@ -18,7 +18,7 @@ from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
 from onespike.data.sources import EVENTS, open_source
 from onespike.durable import path_of
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -93,6 +93,10 @@ def as_dataset(
     """
     if isinstance(data, Dataset):
         return data
+    checked = DataConfig(holdout=holdout, limit=limit, image_size=image_size)
+    holdout, limit, image_size = checked.holdout, checked.limit, checked.image_size
+    if not isinstance(classes, Sequence):
+        raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
     content = content_of(parts, classes or ())

@@ -126,8 +126,8 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
         found = f"{where}: item {index}: a {type(item).__name__}"
         raise OnespikeError(f"{found}; expected an image and its label, (image, label); give a data set of such pairs")
     try:
-        return item[0], operator.index(item[1])
-    except TypeError:
+        return item[0], int(np.int64(operator.index(item[1])))
+    except (TypeError, OverflowError):
         label = str(item[1])[:40]
         raise OnespikeError(f"{where}: item {index}: label {label!r}; expected a whole number; convert it") from None
 

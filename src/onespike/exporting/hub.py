@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import nn
 
 from onespike._version import __version__
-from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import path_of, read_whole, write_folder
-from onespike.errors import OnespikeError
+from onespike.configs import convert, expect_keys, plain, read_json
+from onespike.durable import expect_writable, path_of, read_whole, write_folder
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
@@ -26,6 +26,9 @@ from onespike.training.run import Run, load
 TIMM = "config.json"
 #: What the card takes of a proof.
 _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
+#: And of an audit.
+_AUDIT = {"images": int, "weights": int, "synaptic_operations": float, "firing_rate": float}
+_AUDIT |= {"macs": dict[str, float], "joules": dict[str, float]}
 #: Of 95% of a normal distribution.
 Z = 1.96
 
@@ -55,11 +58,15 @@ def save_pretrained(
         OnespikeError: The folder holds something else; a network has no card.
     """
     folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
+    expect_writable(folder=folder)
+    expect_keys(results or {}, {}, "results")
+    if weights not in ("fp32", "int8"):
+        raise unknown("weights", weights, ("fp32", "int8"))
     if folder.exists() and {path.name for path in folder.iterdir()} - {*FILES, TIMM}:
         raise OnespikeError(f"{folder} holds other files: choose another folder")
     run = None
     if isinstance(model, nn.Module):
-        if card is None:
+        if not isinstance(card, ModelCard):
             raise OnespikeError("save_pretrained: expected a ModelCard beside a network: card=…")
         network = model
     else:
@@ -75,6 +82,7 @@ def save_pretrained(
         kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
         state = in_integers(state, {f"{name}.weight" for name in kinds})
     summary |= {"best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
+    _expect_sound(summary)
     files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
     if weights == "fp32" and card.conversion is None and hasattr(card.model, "build"):
         files[TIMM] = _json(_timm(card))
@@ -84,6 +92,21 @@ def save_pretrained(
     except OSError as error:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
     return folder
+
+
+def _expect_sound(summary: Mapping[str, Any]) -> None:
+    """Raise an `OnespikeError` unless what the card shows is there, and in its range, as JSON has it."""
+    try:
+        json.dumps(summary, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise OnespikeError(f"results: {error}; expected names and plain, finite values") from error
+    for name, kind, least, most in (("test_top1", float, 0, 100), ("test_images", int, 1, 2**62)):
+        if not least <= convert(summary.get(name, most), kind, f"results: {name}") <= most:
+            expected = "percent, 0 to 100" if kind is float else "at least 1"
+            raise OnespikeError(f"results: {name}: expected {expected}, got {shown(summary[name])}")
+    if "audit" in summary:
+        expect_keys(summary["audit"], _AUDIT, "results: audit")
+        expect_keys(summary["audit"]["macs"], {"dense": float}, "results: audit: macs")
 
 
 def from_pretrained(place: str | Path) -> nn.Module:

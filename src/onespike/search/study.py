@@ -112,6 +112,8 @@ def open_storage(url: str | None, out: Path) -> Any:
 
     try:
         parsed = sqlalchemy.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ValueError("a data base in memory, which no other process sees")
         wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
         if parsed.drivername == "postgresql":  # which driver that means depends on the version of SQLAlchemy
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -121,7 +123,8 @@ def open_storage(url: str | None, out: Path) -> Any:
         remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
         raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
     except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split()).replace(url, _public(url))
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        reason = reason.replace(url, _public(url)) if url else "an empty address"
         expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
         raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
 

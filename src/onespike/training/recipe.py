@@ -13,7 +13,7 @@ import yaml
 
 from onespike._version import __version__
 from onespike.classpath import ClassPath
-from onespike.configs import convert, flat, make, merge, names_of, plain, read_yaml
+from onespike.configs import convert, expect_keys, flat, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.data.sources import EVENTS
@@ -69,6 +69,7 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, st
         OnespikeError: There is no such recipe or key, or a value has the wrong type or is out of its range.
     """
     path = _recipe_path(str(name))
+    expect_keys(overrides or {}, {}, "overrides")
     return _resolve(_read(path), _nested(overrides or {}), path, start)
 
 
@@ -170,7 +171,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """{"model.neuron.decay": 0.3} as {"model": {"neuron": {"decay": 0.3}}}."""
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
-        section, *keys = name.split(".")
+        section, *keys = str(name).split(".")
         if section not in SECTIONS or not keys:
             raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])
         for key in reversed(keys):

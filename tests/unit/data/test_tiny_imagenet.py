@@ -73,7 +73,10 @@ def test_lists_that_do_not_agree_with_the_files(tiny, fails):
     annotations = tiny / "val" / "val_annotations.txt"
     before = annotations.read_text()
     annotations.write_text(before + "val_9.JPEG\tn01\t0\t0\t7\t7\n")
-    fails("tiny-imagenet", tiny, tiny / "val" / "images" / "val_9.JPEG", "cannot be read")
+    fails("tiny-imagenet", tiny, tiny / "val" / "images" / "val_9.JPEG", "no such file")
+    for name in ("val_0.JPEG", "../images/val_0.JPEG", "../../train/n01/images/n01_0.JPEG", "/etc/passwd", "\0"):
+        annotations.write_text(f"{before}{name}\tn02\t0\t0\t7\t7\n")
+        fails("tiny-imagenet", tiny, "listed twice" if name == "val_0.JPEG" else "no such file")
     annotations.write_text(before + "val_0.JPEG\tn99\t0\t0\t7\t7\n")
     fails("tiny-imagenet", tiny, f"{annotations}: line 7", "class 'n99'", "wnids.txt")
     annotations.write_text("")

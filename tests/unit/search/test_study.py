@@ -141,12 +141,22 @@ def test_a_file_that_is_no_journal_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["sqlite:////proc/no/such.db", "nonsense", "nosuch://u:geheim@h/n", "postgresql+x://u:geheim@h/n"]
+    "url",
+    [
+        "sqlite:////proc/no/such.db",
+        "nonsense",
+        "nosuch://u:geheim@h/n",
+        "postgresql+x://u:geheim@h/n",
+        "",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
 )
 def test_a_storage_that_cannot_be_reached_is_one_line_without_the_password(url: str, tmp_path):
     with pytest.raises(OnespikeError, match="--storage") as raised:
         open_storage(url, tmp_path)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
     assert "geheim" not in str(raised.value)
 
 

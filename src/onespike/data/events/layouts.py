@@ -41,6 +41,8 @@ _GESTURES = [
     "other gestures",
 ]
 _OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+#: Seconds that no recording takes.
+_LONG = 1e9
 #: Makes the recording of a sample.
 Read = Callable[[int], np.ndarray]
 #: A part's labels, what each sample is called in errors, and what reads it.
@@ -78,7 +80,12 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
                 "test": _gesture_arrays(files, "ibmGestureTest"),
             }
         else:
-            parts = {part: _gesture_trials(files, name) for part, name in lists.items()}
+            trials = {
+                part: [*filter(None, map(str.strip, _text(files, name).splitlines()))] for part, name in lists.items()
+            }
+            every = [trial for listed in trials.values() for trial in listed]
+            files.expect_listed([*every, *map(_gesture_table, every)])
+            parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
         names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
         yield _source(config, DVS128, files, names, _GESTURES, parts)
 
@@ -89,15 +96,19 @@ def _gesture_arrays(files: Files, folder: str) -> Samples:
     return labels, list(map(files.where, names)), lambda i: read_gesture_array(files, names[i], DVS128)
 
 
-def _gesture_trials(files: Files, listing: str) -> Samples:
+def _gesture_table(trial: str) -> str:
+    return f"{trial.removesuffix('.aedat')}_labels.csv"
+
+
+def _gesture_trials(files: Files, trials: Sequence[str]) -> Samples:
     """Each row of a recording's csv, class, first and last microsecond, is a sample."""
     rows: list[tuple[str, int, int]] = []
     labels, origins = [], []
-    for trial in filter(None, (line.strip() for line in _text(files, listing).splitlines())):
-        table = f"{trial.removesuffix('.aedat')}_labels.csv"
+    for trial in trials:
+        table = _gesture_table(trial)
         for number, line in enumerate(_text(files, table).splitlines()[1:], 2):
             where = f"{files.where(table)}: line {number}"
-            if not re.fullmatch(r"\s*\d{1,3}\s*,\s*\d{1,15}\s*,\s*\d{1,15}\s*", line):
+            if not re.fullmatch(r"\s*[0-9]{1,3}\s*,\s*[0-9]{1,15}\s*,\s*[0-9]{1,15}\s*", line):
                 raise OnespikeError(f"{where}: not three whole numbers; expected class, start, end; download it again")
             label, start, end = map(int, line.split(","))
             if not 1 <= label <= len(_GESTURES) or end < start:
@@ -147,6 +158,7 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
     with open_files(_given(root, "shd", "SHD")) as opened:
         files = _find(opened, "shd", {"shd_train.h5": "beside shd_test.h5"})
         names = ["shd_train.h5", "shd_test.h5"]
+        files.expect_listed(names)
         read = {part: _hdf5(files, name) for part, name in zip(("train", "test"), names, strict=True)}
         parts = {part: samples for part, (_, samples) in read.items()}
         yield _source(config, COCHLEA, files, names, read["train"][0], parts)
@@ -156,17 +168,19 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
     """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
     origin = files.where(name)
     with opened_hdf5(files, name, "a whole file of SHD; download it again") as file:
-        times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:].astype(np.int64)
+        times, units, labels = file["spikes/times"][:], file["spikes/units"][:], file["labels"][:]
         words = [one.decode("utf-8", "replace") for one in file["extra/keys"][:]]
         if not len(times) == len(units) == len(labels):
             raise ValueError(f"{len(times)} times, {len(units)} units, {len(labels)} labels")
+        if labels.ndim != 1 or labels.dtype.kind not in "iu":
+            raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}")
     origins = [f"{origin}: recording {number}" for number in range(len(labels))]
 
     def read(index: int) -> np.ndarray:
         when = np.asarray(times[index])
-        if when.dtype.kind != "f" or not np.isfinite(when).all():
-            raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected finite seconds; download it again")
-        t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(len(when), np.int64)
+        if when.dtype.kind != "f" or not (np.abs(when.astype(np.float64)) < _LONG).all():
+            raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected seconds of it; download it again")
+        t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(when.shape, np.int64)
         return recording((t, nothing, nothing, np.asarray(units[index])), COCHLEA, origins[index])
 
     return words, (labels.tolist(), origins, read)

@@ -26,8 +26,9 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read a `.raw`: lines that begin with %, then words of 32 (EVT 2) or 16 bits (EVT 3)."""
     data, origin, at = files.read(name), files.where(name), 0
     while data[at : at + 1] == b"%":
-        at += len(data[at:].partition(b"\n")[0]) + 1
-        if data[:at].endswith(b"% end\n"):
+        line = data[at : (data.find(b"\n", at) + 1) or len(data)]
+        at += len(line)
+        if line == b"% end\n":
             break
     version = _VERSION.search(data[:at])
     if not version or version[1] not in (b"2.0", b"3.0"):
@@ -61,10 +62,18 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
         import h5py
     except ImportError as error:
         raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
+
+    def elsewhere(place: str, link: Any) -> str | None:
+        item = file[place] if isinstance(link, h5py.HardLink) else None
+        away = item is None or (isinstance(item, h5py.Dataset) and (item.is_virtual or item.external))
+        return place if away else None
+
     with (
         damage_named(files.where(name), "not read as HDF5", expected),
         h5py.File(io.BytesIO(files.read(name)), "r") as file,
     ):
+        if place := file.visititems_links(elsewhere):  # to read a view of another file could end this process
+            raise ValueError(f"{place} is a link, or lies in another file")
         yield file
 
 

@@ -4,7 +4,9 @@ tonic's readers take what they are given: half an event, a packet cut off, a fil
 """
 
 import io
+import os
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ from onespike.errors import OnespikeError, damage_named
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
 #: Bits of an address of DVS128 that mean something; the 16th marks what comes from outside.
 _DVS128 = 0xFFFF
+#: Milliseconds that are none.
+_LARGE = 1 << 50
 
 
 def tonic_io() -> Any:
@@ -99,7 +103,7 @@ def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         advice = "AEDAT 4 needs the package aedat: pip install 'onespike[events]'"
         raise OnespikeError(f"{files.where(name)}: {advice}") from None
     origin = files.where(name)
-    with _on_disk(files, name) as path, _named(origin):
+    with _on_disk(files, name) as path, _named(origin), _no_panic_text():
         events = tonic_io().read_aedat4(path)
         t, x, y, p = (events[key] for key in events.dtype.names)
     return recording((t, x, y, p), sensor, origin)
@@ -124,7 +128,7 @@ def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
         found = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
         raise OnespikeError(f"{origin}: {found}; expected rows of x, y, p, milliseconds; download it again")
-    if not np.isfinite(rows).all():
+    if not ((rows > -_LARGE) & (rows < _LARGE)).all():
         raise OnespikeError(f"{origin}: numbers that are not finite; expected rows of whole ones; download it again")
     x, y, p, t = rows.astype(np.int64).T
     return recording((1000 * t, x, y, p), sensor, origin)
@@ -137,9 +141,15 @@ def load_arrays(data: bytes, origin: str) -> Any:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if (size := sum(info.file_size for info in archive.infolist())) > MOST:
                     raise ValueError(f"{size:,} bytes come out of it")
+                if twice := [one for one, n in Counter(map(_array_name, archive.namelist())).items() if n > 1]:
+                    raise ValueError(f"{twice[0]} is there twice")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return dict(arrays)
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _array_name(member: str) -> str:
+    return member.removesuffix(".npy")
 
 
 def truncated(origin: str, found: str, expected: str) -> OnespikeError:
@@ -165,8 +175,8 @@ def _aedat(files: Files, name: str) -> tuple[float, bytes]:
     data, origin, at = files.read(name), files.where(name), 0
     version = ""
     while data[at : at + 1] == b"#":
-        line, _, _ = data[at:].partition(b"\n")
-        at += len(line) + 1
+        line = data[at : (data.find(b"\n", at) + 1) or len(data)]
+        at += len(line)
         if line.startswith(b"#!AER-DAT"):
             version = line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
     try:
@@ -189,6 +199,19 @@ def _on_disk(files: Files, name: str) -> Iterator[str]:
 
 def _named(origin: str) -> AbstractContextManager[None]:
     return damage_named(origin, "not read by tonic", "events; download it again")
+
+
+@contextmanager
+def _no_panic_text() -> Iterator[None]:
+    """The package aedat is written in Rust: where it panics, it prints so before there is an exception."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _addresses(files: Files, name: str, version: float, size: int) -> tuple[np.ndarray, np.ndarray]:

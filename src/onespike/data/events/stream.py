@@ -28,12 +28,12 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
     The columns are t, x, y and p, (N,) whole numbers each.
     """
     t, x, y, p = columns
-    if not len(t):
+    if not t.size:
         raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
     for name, values in zip("txyp", (t, x, y, p), strict=True):
-        if values.dtype.kind not in "uib" or values.shape != t.shape:
+        if values.dtype.kind not in "uib" or values.shape != (t.size,):
             found = f"{values.dtype} of shape {values.shape}"
-            raise OnespikeError(f"{origin}: {name} is {found}; expected {len(t):,} whole numbers; convert it")
+            raise OnespikeError(f"{origin}: {name} is {found}; expected {t.size:,} whole numbers; convert it")
     if p.dtype.kind == "i" and sensor.channels == 2 and p.min() == -1:  # the other way to write two polarities
         if (p == 0).any():
             raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
@@ -50,6 +50,10 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
                 "polarities of 0 and 1" if name == "p" and count == 2 else f"0 to {count - 1}, for a sensor of {sensor}"
             )
             raise OnespikeError(f"{origin}: {found}; expected {of}; is it a file of another sensor?")
+    if (latest := max(int(t.max()), -int(t.min()))) >= 1 << 62:  # the difference of two would not be a time
+        raise OnespikeError(
+            f"{origin}: a time of {latest:,} microseconds; expected less; is it a file of another kind?"
+        )
     t = t.astype(np.int64)
     backwards = np.flatnonzero(t[1:] < t[:-1])
     if len(backwards):

@@ -114,6 +114,8 @@ def _tiny_imagenet(files: Files) -> Source:
     if not test:
         raise OnespikeError(f"{files.where(_ANNOTATIONS)}: empty; expected a line for each image; restore it")
 
+    files.expect_listed(name for name, _ in train + test)
+
     def content() -> Content:
         # The first word for each class, such as "goldfish"; its WordNet number if there is none.
         rows = (line.split("\t") for line in _lines(files, "words.txt"))

@@ -1,7 +1,9 @@
 """From an image file's bytes, or an image of Pillow's, to pixels: (H, W, C) uint8, C = 1 (grey) or 3 (colour)."""
 
 import io
+import struct
 import warnings
+import zlib
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,8 @@ from onespike.errors import OnespikeError
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+#: Of an interlaced PNG's seven passes: the first pixel across and down, and the steps.
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _GREY_MODES = ("1", "L", "LA", "La")
 
 
@@ -23,11 +27,14 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 # Some cameras put a second one into a JPEG, for depth or as a preview.
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     raise OnespikeError(f"{origin}: several images in one file; expected one; save that alone")
+                if image.format == "PNG":
+                    _expect_whole_png(data)
                 return _pixels(image, origin, channels)
     except OnespikeError:
         raise
@@ -35,6 +42,22 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
         # Pillow's own message ends in the address of the buffer it was given, which tells a user nothing.
         reason = type(error).__name__ if "BytesIO" in str(error) else str(error).partition("\n")[0]
         raise OnespikeError(f"{origin}: corrupt image ({reason}); expected a whole one; restore it") from error
+
+
+def _expect_whole_png(data: bytes) -> None:
+    """Raise a ValueError where rows are missing, or the end: Pillow makes such rows black."""
+    chunks, at = list[tuple[bytes, bytes]](), 8
+    while at < len(data) and not (chunks and chunks[-1][0] == b"IEND"):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        chunks.append((kind, data[at + 8 : at + 8 + size]))
+        at += size + 12
+    width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", chunks[0][1])
+    bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    grids = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _ADAM7] if interlaced else []
+    rows = sum(high * (1 + (wide * bits + 7) // 8) for wide, high in grids or [(width, height)] if wide > 0)
+    found = zlib.decompressobj().decompress(b"".join(one for kind, one in chunks if kind == b"IDAT"), rows + 1)
+    if len(found) < rows or chunks[-1][0] != b"IEND":
+        raise ValueError("its end is missing")
 
 
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
