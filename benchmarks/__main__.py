@@ -25,8 +25,9 @@ from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.durable import save_json, save_text
 from onespike.errors import OnespikeError, unknown
-from onespike.models import model_config
+from onespike.models import OnespikeConfig, model_config
 from onespike.models.registry import family
+from onespike.models.strict import StrictConfig
 from onespike.training.run import Run
 from reproduce.report import provenance
 
@@ -167,7 +168,9 @@ def _checked(
     if given["preset"] is None and model and values["preset"] not in family(model).presets:
         values["preset"] = ""
     if values.get("preset") is not None:
-        model_config(values["model"], values["preset"])
+        config = model_config(values["model"], values["preset"])
+        if not isinstance(config, OnespikeConfig | StrictConfig):
+            raise OnespikeError(f"--model {values['model']}: expected a network of spiking blocks, or a strict one")
     expect_device(device)
     for name in _names(values.get("vs") or ""):
         if name not in AGAINST:
@@ -183,6 +186,8 @@ def _checked(
     for option, number in counts.items():
         if number is not None and number < 1:
             raise OnespikeError(f"--{option}: expected at least 1, got {number}")
+    if threads and threads > (cores := os.cpu_count() or 1):
+        raise OnespikeError(f"--threads: expected at most {cores}, the cores there are, got {threads}")
     if max(gemm) > MOST:
         raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
     if values.get("json") not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():

@@ -19,6 +19,7 @@ os.environ["MPLBACKEND"] = "agg"  # figures go into files; a name that matplotli
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import Overrides, call
 from onespike.cli.main import exit_with
+from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, unknown
 from onespike.training.loop import Stopped
 from reproduce.registry import PAPER
@@ -71,6 +72,7 @@ def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]
 
     @functools.wraps(function)
     def command(**values: Any) -> int:
+        expect_writable(folder=values["out"])
         files = function(**values) or name
         table, beside = values["out"] / f"{files}.md", [f"{files}.csv", f"{files}.png"]
         with_them = (
@@ -122,7 +124,7 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
         given |= {"train.epochs": epochs, "data.limit": limit, "train.precision": precision}
         if channels:
             given["model.channels"] = channels
-        found = re.fullmatch(r"(\d+)/(\d+)", part)
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", part)
         if not found:
             raise OnespikeError(f"part: expected K/N, such as 1/2, got {part}")
         run_sweep(replace(sweep, recipe=recipe), given, seeds, out, work, (int(found[1]), int(found[2])))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +63,9 @@ class Ledger:
                 if tuple(reader.fieldnames or ()) != COLUMNS:
                     raise ValueError("its columns are others")
                 for row in rows:
-                    row["seed"] = int(row["seed"])
-                    row.update({name: float(row[name]) if row[name] else None for name in NUMBERS})
+                    _read(row)
+                if len({_key(row) for row in rows}) < len(rows):
+                    raise ValueError("one training is there twice")
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise OnespikeError(
                 f"{self.path} cannot be read as the runs of a sweep: {error}; mend it, or choose another --out"
@@ -107,6 +109,19 @@ class Ledger:
                     f"{'; '.join(differences) or 'another option of the recipe'}; give the same options, or choose "
                     "another --out"
                 )
+
+
+def _read(row: dict[str | Any, Any]) -> None:
+    """Make numbers of a row's text; a ValueError where it is no row of ours."""
+    if set(row) != set(COLUMNS) or None in row.values() or row["outcome"] not in ("trained", "diverged"):
+        raise ValueError(f"line {row}")
+    row["seed"] = int(row["seed"])
+    row.update({name: float(row[name]) if row[name] else None for name in NUMBERS})
+    known = {name: row[name] for name in NUMBERS if row[name] is not None}
+    if not all(0 <= one <= (100 if "top1" in name else math.inf) and one < math.inf for name, one in known.items()):
+        raise ValueError(f"numbers out of their ranges: {known}")
+    if row["seed"] < 0 or not row["digest"] or (row["outcome"] == "trained" and "test_top1" not in known):
+        raise ValueError(f"seed {row['seed']}, digest {row['digest']!r}, numbers {known}")
 
 
 def find(rows: Sequence[Row], digest: str, seeds: int) -> list[Row]:

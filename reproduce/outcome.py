@@ -63,14 +63,14 @@ def outcomes(sweep: Sweep, recipes: Sequence[Recipe], seeds: int, rows: Sequence
     """
     found = []
     for setting, recipe in zip(sweep.settings, recipes, strict=True):
-        own = find(rows, digest(recipe), seeds)
+        own = find(rows, digest(recipe, setting.start), seeds)
         values = [row["test_top1"] for row in own if row["outcome"] == "trained"]
         found.append(Outcome(setting, seeds, own, Estimate.over(values) if values else None))
-    baseline = digest(recipes[0])
+    baseline = digest(recipes[0], sweep.settings[0].start)
     judged = []
     for outcome, recipe in zip(found, recipes, strict=True):
         if sweep.reference == "baseline":
-            reference, is_reference = found[0], digest(recipe) == baseline
+            reference, is_reference = found[0], digest(recipe, outcome.setting.start) == baseline
         else:
             group = [other for other in found if other.setting.group == outcome.setting.group]
             reference = max(group, key=lambda other: other.estimate.mean if other.estimate else -1.0)

@@ -37,7 +37,7 @@ def write_over_time(
     found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / f"{sweep.name}.audit.csv", columns)
     points: list[tuple[Outcome, dict[str, Estimate]]] = []
     for outcome, recipe in zip(found, recipes, strict=True):
-        own = costs_of(digest(recipe), costs)
+        own = costs_of(digest(recipe, outcome.setting.start), costs)
         audited = [own[row["seed"]] for row in outcome.rows if row["outcome"] == "trained" and row["seed"] in own]
         means = {name: Estimate.over([row[name] for row in audited]) for name in columns} if audited else {}
         points.append((outcome, means))

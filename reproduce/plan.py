@@ -121,6 +121,8 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
         if root and (Path(root).expanduser() / name).is_dir():  # a folder of data sets
             values["data.root"] = str(Path(root) / name)
         recipes.append(load_recipe(sweep.recipe, values))
+        if setting.start and Run.open(setting.start).recipe.model != recipes[-1].model:
+            raise OnespikeError(f"model: {setting.label} starts from {setting.start}; leave --model.* out")
     return recipes
 
 
@@ -144,15 +146,17 @@ def plan(sweep: Sweep, recipes: Sequence[Recipe], seeds: int) -> list[Training]:
     for seed in range(seeds):
         for setting, recipe in zip(sweep.settings, recipes, strict=True):
             seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-            trainings.setdefault((seed, digest(recipe)), Training(setting, seed, seeded, digest(recipe)))
+            found = digest(recipe, setting.start)
+            trainings.setdefault((seed, found), Training(setting, seed, seeded, found))
     return list(trainings.values())
 
 
-def digest(recipe: Recipe) -> str:
+def digest(recipe: Recipe, start: str | None = None) -> str:
     """Digest what of a recipe changes the outcome: 8 hexadecimal digits.
 
-    Only values that are not the default enter, so that an option that is added later does not change the digests of
-    recipes that leave it alone; neurons' values have the names that they had when the first rows were trained.
+    `start` is where it starts from, as in `Setting`. Only values that are not the default enter, so that an option that
+    is added later does not change the digests of recipes that leave it alone; neurons' values have the names that they
+    had when the first rows were trained.
     """
     usual = values_of(Recipe(model=type(recipe.model)()))
     changed = {
@@ -162,6 +166,8 @@ def digest(recipe: Recipe) -> str:
     }
     if not isinstance(recipe.model, OnespikeConfig):
         changed["model.name"] = recipe.model.name  # the same values mean another network in another family
+    if start:
+        changed["start"] = start
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
 
 

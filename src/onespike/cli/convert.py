@@ -49,7 +49,7 @@ def convert(
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     values = {key.removeprefix("calibration."): value for key, value in of_calibration.items()}
     calibration = make(Calibration, values, "calibration")
-    source, finetuned = Run.open(run), Run(f"{str(out).rstrip('/')}-finetuned")
+    source, finetuned = Run.open(run), Run(out.absolute().with_name(f"{out.absolute().name}-finetuned"))
     Run(out).expect_free()
     data = source.recipe_with(of_data).data
     training = load_recipe("cifar10/finetune", of_train, source.recipe).train

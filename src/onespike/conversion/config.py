@@ -38,8 +38,8 @@ class ConversionConfig:
 
         check(self, "conversion", time_steps=(1, 1000))
         expect_neurons(self.time_steps, self.population)
-        if self.surrogate_width <= 0:
-            raise OnespikeError(f"surrogate_width: expected a finite number above 0, got {self.surrogate_width}")
+        if not 1e-6 <= self.surrogate_width <= 1e6:
+            raise OnespikeError(f"surrogate_width: expected 1e-6 <= surrogate_width <= 1e6, got {self.surrogate_width}")
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,17 @@ from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, which cannot be opened by it.
 PASSED = "passed-from-python"
+#: What is said of events alone.
+OF_EVENTS = (
+    *("frames", "frames_by", "representation", "sensor", "denoise"),
+    *("spatial_jitter", "temporal_jitter", "drop_events"),
+)
 #: AutoAugment policies in timm's notation; timm itself leaves out without a word what it does not know of one.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
 _POLICY = re.compile(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
-    rf"|rand(-([mn]|mmax|inc)\d{{1,3}}|-(p|mstd){_NUMBER}|-t\w+)*"
-    rf"|augmix(-[mwdb]\d{{1,3}}|-(a|mstd){_NUMBER})*"
+    rf"|rand(-(m|mmax|inc)\d{{1,3}}|-n[1-9]\d{{0,2}}|-mstd{_NUMBER}|-p(0(\.\d{{1,6}})?|1(\.0)?)|-t(weights|3a|3aw))*"
+    rf"|augmix(-[mb]\d{{1,3}}|-[wd][1-9]\d{{0,2}}|-(a|mstd){_NUMBER})*"
 )
 
 

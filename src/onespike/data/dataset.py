@@ -10,7 +10,7 @@ from typing import Any
 
 from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
-from onespike.data.config import PASSED, DataConfig
+from onespike.data.config import OF_EVENTS, PASSED, DataConfig
 from onespike.data.events import open_events
 from onespike.data.events.frames import EventAugment
 from onespike.data.items import content_of, parts_of
@@ -42,8 +42,9 @@ def open_dataset(config: DataConfig) -> Dataset:
             augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
             decoded = replace(decoded, train=replace(decoded.train, augment=augment))
     else:
-        if config.frames > 1:
-            raise OnespikeError(f"data.frames: {config.name} has images, no events; expected 1, got {config.frames}")
+        for key in OF_EVENTS:
+            if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
+                raise OnespikeError(f"data.{key}: {config.name} has images, no events; expected {usual}, got {given}")
         with open_source(config.name, root) as source:
             decoded = open_cache(source, cache, config.image_size)
     return replace(decoded, name=source.name).divided(config.holdout, config.limit)

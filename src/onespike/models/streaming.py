@@ -39,6 +39,7 @@ class FrameStream:
         self.model: Any = model
         self.state: list[Any] | None = None  # what the network handed on; None before the first frame
         self.frames = 0  # how many it has seen
+        self.shape: tuple[int, ...] | None = None  # of each of them
 
     @torch.no_grad()
     def __call__(self, frame: Tensor) -> Tensor:
@@ -50,20 +51,25 @@ class FrameStream:
         if not isinstance(frame, Tensor) or frame.ndim != 4:
             found = tuple(frame.shape) if isinstance(frame, Tensor) else type(frame).__name__
             raise OnespikeError(f"stream: expected a frame (B, C, H, W), got {found}")
+        shape = tuple(frame.shape)
+        if self.shape not in (None, shape):
+            raise OnespikeError(f"stream: expected a frame of the shape {self.shape}, as the first had, got {shape}")
+        if not frame.is_floating_point() or not frame.isfinite().all():
+            raise OnespikeError(f"stream: expected a frame of finite numbers, normalised, got {frame.dtype}")
+        refusal = "the state does not suit this network and batch" if self.frames else "the network refuses this frame"
         try:
             logits, state = self.model.over_time(frame[None], self.state)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            if self.state is None:
-                raise
-            reason = " ".join(str(error).split())
-            raise OnespikeError(f"stream: the state does not suit this network and batch: {reason}") from error
-        self.state, self.frames = state, self.frames + 1
+            raise OnespikeError(f"stream: {refusal}: {' '.join(str(error).split())}") from error
+        if self.frames and _shapes(state) != _shapes(self.state):
+            raise OnespikeError(f"stream: {refusal}: it hands on {_shapes(state)}, not {_shapes(self.state)}")
+        self.state, self.frames, self.shape = state, self.frames + 1, shape
         return logits[0]
 
     def save(self, path: str | Path) -> None:
         """Write the state as safetensors, whole or not at all."""
         tensors: dict[str, Tensor] = {}
-        layout = json.dumps({"frames": self.frames, "state": _take_out(self.state, tensors)})
+        layout = json.dumps({"frames": self.frames, "shape": self.shape, "state": _take_out(self.state, tensors)})
         save_text(save(tensors, {_LAYOUT: layout}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
@@ -73,13 +79,18 @@ class FrameStream:
             with safe_open(path, "pt") as file:
                 content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
-            frames, state = int(content["frames"]), _put_back(content["state"], tensors)
+            frames, shape, state = (content[key] for key in ("frames", "shape", "state"))
+            if not (type(frames) is int and frames >= 0 and bool(frames) == isinstance(state, list) == bool(shape)):
+                raise ValueError(f"{frames} frames of the shape {shape}")
+            if any(not one.is_floating_point() or not one.isfinite().all() for one in tensors.values()):
+                raise ValueError("numbers that are not finite")
+            shape, state = tuple(shape) if shape else None, _put_back(state, tensors)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, OnespikeError) as error:
             reason = " ".join(str(error).split())
             raise OnespikeError(
                 f"{path}: not the state of a stream ({reason}); expected a file that it saved"
             ) from None
-        self.frames, self.state = frames, state
+        self.frames, self.shape, self.state = frames, shape, state
 
 
 def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -88,6 +99,12 @@ def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name := str(len(tensors))] = value.contiguous()
         return name
     return [_take_out(one, tensors) for one in value] if isinstance(value, list | tuple) else None
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    return [_shapes(one) for one in value] if isinstance(value, list | tuple) else None
 
 
 def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:

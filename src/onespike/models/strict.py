@@ -101,8 +101,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"neuron {self.neuron.name}: expected one time step, got {self.time_steps}")
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
-        if not 0 < self.firing_rate <= 0.5:
-            raise OnespikeError(f"firing_rate: expected 0 < firing_rate <= 0.5, got {self.firing_rate}")
+        if not 1e-6 <= self.firing_rate <= 0.5:
+            raise OnespikeError(f"firing_rate: expected 1e-6 <= firing_rate <= 0.5, got {self.firing_rate}")
         assert self.units  # making it checks its ranges
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")

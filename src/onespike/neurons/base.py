@@ -52,8 +52,8 @@ class NeuronConfig:
         if self.surrogate not in SURROGATES:
             raise unknown("surrogate", self.surrogate, SURROGATES)
         for name in ("threshold", "surrogate_width"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise OnespikeError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")
+            if not 1e-6 <= getattr(self, name) <= 1e6:
+                raise OnespikeError(f"{name}: expected 1e-6 <= {name} <= 1e6, got {getattr(self, name)}")
         if not 0 <= self.decay <= 1:
             raise OnespikeError(f"decay: expected 0 <= decay <= 1, got {self.decay}")
         if self.learnable_decay != "none" and self.decay in (0, 1):

@@ -118,7 +118,7 @@ def test_a_label_out_of_range_is_named(tmp_path, content, fails, form):
         ["a list"],
         {b"labels": [1, 2]},
         {b"data": np.zeros((2, 3072), np.uint8)},
-        {b"data": np.zeros((2, 3072), np.float32), b"labels": [1, 2]},
+        {b"data": np.zeros((1, 3072), np.uint8), b"labels": [10**30]},
         {b"data": np.zeros((2, 99), np.uint8), b"labels": [1, 2]},
         {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1]},
         {b"data": np.zeros((2, 3072), np.uint8), b"labels": [1, b"2"]},

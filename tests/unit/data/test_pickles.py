@@ -1,6 +1,8 @@
 import codecs
 import os
 import pickle
+import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -76,3 +78,36 @@ def test_a_truncated_batch_is_named(tmp_path, content, fails):
     file = folder / "data_batch_5"
     file.write_bytes(file.read_bytes()[:-100])
     fails("cifar10", folder, file, "truncated")
+
+
+def _text(value):
+    return b"X" + struct.pack("<I", len(value)) + value
+
+
+def _array(kind, sides, *more):
+    """A pickle in which an array is made as a call of numpy's class, of a kind, with sides and a buffer."""
+    shape = b"(" + b"".join(b"I%d\n" % side for side in sides) + b"t"
+    return b"\x80\x02cnumpy\nndarray\n(" + shape + _text(kind) + b"".join(more) + b"tR."
+
+
+EVIL = {
+    "objects of any address": _array(b"O", (1,), b"B" + struct.pack("<I", 8) + b"A" * 8),
+    "memory as it was left": _array(b"u1", (10, 3072)),
+    "a place without end": b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".",
+    "a place of many digits": b"\x80\x02Np99999999\n.",
+    "bytes that are not there": pickle.dumps(np.zeros((2, 4), np.uint8), 2).replace(b"K\x02K\x04", b"K\x7fK\x7f"),
+    "floats": pickle.dumps(np.zeros(4, np.float32), 2),
+    "objects": pickle.dumps(np.array([None]), 2),
+    "a kind with parts": pickle.dumps(np.zeros(2, [("a", "u1"), ("b", "u1")]), 2),
+}
+
+
+@pytest.mark.parametrize("what", EVIL)
+def test_arrays_are_of_bytes_that_are_there(what):
+    tracemalloc.start()
+    try:
+        with pytest.raises(OnespikeError, match=r"^file: truncated or damaged pickle"):
+            load_pickle(EVIL[what], "file")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

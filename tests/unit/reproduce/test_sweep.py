@@ -29,11 +29,12 @@ from reproduce.table2 import TABLE2
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Training takes no time and leaves what it always leaves; gives the run folders, as they come."""
-    calls = []
+    calls, starts = [], []
 
-    def pretend(recipe: Any, out: Path, resume: bool) -> None:
-        assert not resume
+    def pretend(recipe: Any, out: Path, **how: Any) -> None:
+        assert not how["resume"]
         calls.append(out)
+        starts.append(how["init_from"])
         run = Run(out)
         run.begin(recipe)
         run.last.mkdir()
@@ -43,6 +44,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
             raise Diverged("the loss is no longer a finite number")
         run.finish({"test_top1": 50.0 + recipe.model.theta + recipe.train.seed, **numbers})
 
+    pretend.starts = starts
     monkeypatch.setattr(engine, "train", pretend)
     return calls
 
@@ -70,6 +72,21 @@ def test_trains_each_recipe_once_and_goes_on_from_the_rows(sweep: Sweep, trained
     assert len(trained) == 4
     run_sweep(sweep, SMALL, 3, out, tmp_path / "elsewhere")
     assert len(trained) == 6
+
+
+def test_a_setting_may_start_from_a_run(sweep: Sweep, trained, tmp_path: Path):
+    run_sweep(sweep, SMALL, 1, tmp_path / "results", tmp_path / "work")
+    fresh = sweep.settings[0]
+    tuned = replace(fresh, label="tuned", start=str(trained[0]))
+    run_sweep(replace(sweep, settings=[fresh, tuned]), SMALL, 1, tmp_path / "more", tmp_path / "work-too")
+    assert engine.train.starts[-2:] == [None, str(trained[0])]
+    rows = Ledger(tmp_path / "more" / "demo.runs.csv").rows()
+    assert [row["setting"] for row in rows] == [fresh.label, "tuned"]
+    assert len({row["digest"] for row in rows}) == 2
+    other = replace(sweep, settings=[fresh, replace(tuned, overrides={"model.theta": 0.3})])
+    with pytest.raises(OnespikeError, match=r"tuned starts from .*; leave --model"):
+        run_sweep(other, SMALL, 1, tmp_path / "others", tmp_path / "work")
+    assert not (tmp_path / "others").exists()
 
 
 def test_a_finished_run_whose_row_was_lost_is_not_trained_again(sweep: Sweep, trained, tmp_path: Path):

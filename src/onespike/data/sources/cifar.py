@@ -5,7 +5,9 @@ The reader here knows three functions, those that numpy arrays are made of, and 
 """
 
 import io
+import math
 import pickle
+import pickletools
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -110,32 +112,59 @@ def _read_pickle(cifar: _Cifar, data: bytes, where: str) -> tuple[np.ndarray, np
     entries: Any = batch if isinstance(batch, dict) else {}
     pixels, labels = (entries.get(key.encode(), entries.get(key)) for key in ("data", cifar.label))
     images = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (_PIXELS,)
-    numbers = isinstance(labels, list) and all(type(label) is int for label in labels)
+    numbers = isinstance(labels, list) and all(type(label) is int and abs(label) < 2**31 for label in labels)
     if not (images and numbers and len(labels) == len(pixels) > 0):
         expected = f"data, (N, {_PIXELS}) uint8, and {cifar.label}, a list of N whole numbers"
         raise OnespikeError(f"{where}: not a batch of {cifar.hosted.name}; expected {expected}; download it again")
-    return pixels, np.array(labels)
+    return np.asarray(pixels), np.array(labels)
 
 
 def _latin1(text: str, encoding: str) -> bytes:
     """Python 3 writes bytes into old pickles as a call of this function, always with latin1."""
-    if encoding != "latin1":
+    if type(text) is not str or encoding != "latin1":
         raise pickle.UnpicklingError(f"encoding {encoding}")
     return text.encode("latin1")
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
+class _Bytes(np.ndarray):
+    """An array of bytes: an official file holds no other. numpy's own, of a stranger's making, may read anywhere."""
+
+    def __setstate__(self, state: Any, /) -> None:
+        _, shape, kind, by_columns, data = state
+        sides = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+        if not (sides and type(data) is bytes and type(kind) is _Kind and math.prod(shape) == len(data)):
+            raise pickle.UnpicklingError("an array that is not of bytes, or has another number of them")
+        whole: Any = (1, shape, np.dtype(np.uint8), bool(by_columns), data)
+        super().__setstate__(whole)
+
+
+class _Kind:
+    """What an array's numbers are: bytes, unsigned; numpy's own takes offsets from a stranger's state."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if name not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array of {name}, expected bytes (u1)")
+
+    def __setstate__(self, state: Any) -> None:
+        """Bytes have neither an order nor parts."""
+
+
+def _reconstruct(*_: Any) -> _Bytes:
+    return np.empty(0, np.uint8).view(_Bytes)
+
+
+_PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
 _ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): None,  # an argument of the above
+    ("numpy", "dtype"): _Kind,
     ("_codecs", "encode"): _latin1,
 }
 
 
 def load_pickle(data: bytes, origin: str) -> Any:
-    """Unpickle containers, numbers, strings (of Python 2: bytes), numpy arrays; all else, or damage: OnespikeError."""
+    """Unpickle containers, numbers, strings (of Python 2: bytes), arrays of bytes; all else is an `OnespikeError`."""
 
     class Unpickler(pickle.Unpickler):
         @override
@@ -147,4 +176,7 @@ def load_pickle(data: bytes, origin: str) -> Any:
             return _ADMITTED[module_name, global_name]
 
     with damage_named(origin, "truncated or damaged pickle", "a whole one"):
+        for code, place, _ in pickletools.genops(data):  # the list of what is remembered grows to the largest place
+            if code.name in _PUTS and (place or 0) > len(data):
+                raise pickle.UnpicklingError(f"place {place:,} in a file of {len(data):,} bytes")
         return Unpickler(io.BytesIO(data), encoding="bytes").load()
