@@ -6,6 +6,7 @@ whoever opens it has named, by `--import MODULE`, by a class path on the command
 
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -70,9 +71,10 @@ def _imported(module: str, refusal: str) -> ModuleType:
         return import_module(module)
     except (Exception, SystemExit) as error:
         _ALLOWED.discard(module)
-        reason = " ".join(str(error).split())
-        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-        raise OnespikeError(f"{refusal}: {kind}{reason}") from error
+        reason, last = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)[-1]
+        if not isinstance(error, ImportError):
+            reason = f"{type(error).__name__} in {last.filename}, line {last.lineno}: {reason}"
+        raise OnespikeError(f"{refusal}: {reason}") from error
 
 
 def trust(*modules: str) -> None:
@@ -104,7 +106,9 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
     missing = f"{where}.class_path: there is no {class_path}"
     try:
         found = getattr(_imported(module, missing), name)
-    except AttributeError as error:
+    except OnespikeError:
+        raise
+    except Exception as error:  # a module may have a `__getattr__` of its own
         raise OnespikeError(f"{missing}: {error}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")

@@ -72,11 +72,8 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     arguments = get_args(hint)
     if kind in (Union, types.UnionType):
         (inner,) = (one for one in arguments if one is not type(None))
-        return (
-            None
-            if value is None or (isinstance(value, str) and value == "null")
-            else convert(value, inner, where, " or null")
-        )
+        is_none = isinstance(value, str | None) and value in (None, "null")
+        return None if is_none else convert(value, inner, where, " or null")
     if kind is Any:
         return _parsed(value) if isinstance(value, Text) else value
     if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
@@ -203,14 +200,15 @@ class _Plain(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_NO_NUMBER = re.compile(r"[:_]|^[-+]?0\d")
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and re.search(r"[:_]|^[-+]?0\d", value) is not None
 
 
 def _number(
     read: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any],
 ) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
     """YAML 1.1 takes 1:2:3 for 3,723 seconds, 1_0 for 10, and 010 for 8; to us they are text."""
-    return lambda loader, node: node.value if _NO_NUMBER.search(node.value) else read(loader, node)
+    return lambda loader, node: node.value if _is_text(node.value) else read(loader, node)
 
 
 _TAG = "tag:yaml.org,2002:"

@@ -104,7 +104,9 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
     needs is not replaced, and no two files have one name.
     """
     paths = [Path(file) for file in files if file not in (None, "-")]
-    for path in (*paths, *([folder] if folder else ())):
+    paths += [folder] if folder else []
+    places = [path.absolute().resolve() for path in paths]
+    for path in paths:
         try:
             place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
             if place != path.absolute() or path == folder:
@@ -114,10 +116,10 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             elif place.name in _OF_A_RUN and (place.parent / "config.yaml").is_file():
                 raise FileExistsError(errno.EEXIST, "it is a file of a run")
-            if (place if place.is_dir() else place.parent).joinpath("state.json").is_file():
+            if _holds_checkpoint(place if place.is_dir() else place.parent):
                 raise FileExistsError(errno.EEXIST, "it lies in a checkpoint of a run")
-            if paths.count(path) > 1 and not _is_written_into(path):
-                raise FileExistsError(errno.EEXIST, "two files are to go there")
+            if places.count(path.absolute().resolve()) > 1 and not _is_written_into(path):
+                raise FileExistsError(errno.EEXIST, "two things are to go there")
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, f"no permission to write {place}")
             if place.is_dir() or not _is_written_into(place):
@@ -125,6 +127,10 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                     pass
         except OSError as error:
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
+
+
+def _holds_checkpoint(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("state.json", "model.safetensors"))
 
 
 def _is_there(path: Path) -> bool:

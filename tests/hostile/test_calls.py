@@ -72,18 +72,31 @@ def test_a_network_without_weights(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("code", ["1 / 0", "x =", "raise SystemExit(0)", "raise RuntimeError('a\\nb')", "import nope"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def __getattr__(name): raise ImportError(name)",
+        "1 / 0",
+        "x =",
+        "raise SystemExit(0)",
+        "raise RuntimeError('a\\nb')",
+        "import nope",
+    ],
+)
 def test_modules_that_fail(code, refused, tmp_path, monkeypatch):
+    sys.modules.pop("fails", None)
     (tmp_path / "fails.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [*sys.path])
-    refused("train", "--import", "fails", "--out", tmp_path / "out", words=("--import fails: cannot be imported",))
+    if "__getattr__" not in code:
+        refused("train", "--import", "fails", "--out", tmp_path / "out", words=("--import fails: cannot be imported",))
     network = ("--model.class_path", "fails.Net")
     refused("train", *network, "--out", tmp_path / "out", words=("model.class_path: there is no fails.Net",))
 
 
 CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
-AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "macs": {}, "joules": {}}
+AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "joules": {"field": 1e-6}}
+SOUND = {"test_top1": 50.0, "test_images": 10, "audit": AUDIT | {"macs": {"dense": 5}}}
 PUSHES = {
     "other weights": {"weights": "x"},
     "no card": {"card": "x"},
@@ -94,6 +107,9 @@ PUSHES = {
     "of less than no images": {"results": {"test_top1": 50.0, "test_images": -5}},
     "no audit": {"results": {"audit": 5}},
     "an audit without operations": {"results": {"audit": AUDIT}},
+    "text for a number": {"results": SOUND | {"test_top1": "95"}},
+    "text in an audit": {"results": SOUND | {"audit": SOUND["audit"] | {"joules": {"field": "1"}}}},
+    "an audit of less than no images": {"results": SOUND | {"audit": SOUND["audit"] | {"images": -5}}},
 }
 
 
@@ -102,6 +118,11 @@ def test_weights_that_travel_with_nonsense(what, tmp_path):
     with pytest.raises(OnespikeError):
         onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", **{"card": CARD, **PUSHES[what]})
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_travel_with_sense(tmp_path):
+    folder = onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", card=CARD, results=SOUND)
+    assert "50.00% of 10 test images" in (folder / "README.md").read_text()
 
 
 def test_weights_that_would_travel_into_a_file(tmp_path):

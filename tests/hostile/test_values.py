@@ -89,7 +89,6 @@ def test_calls_from_python_are_checked_too(kind, value):
         ("--train.int8_weights", "!!bool zzz"),
         ("--train.lr", "\uff11\uff12"),
         ("--train.epochs", "010"),
-        ("--train.teacher_features", "1"),
         ("--data.workers", "1000000"),
         ("--data.crop_padding", "1000000000"),
         ("--train.epochs", "1000000000"),

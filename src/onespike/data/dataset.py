@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, PASSED, DataConfig
@@ -61,7 +63,7 @@ def as_dataset(
     test: Any = None,
     validation: Any = None,
     name: str | None = None,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
     holdout: float = 0.1,
     limit: int = 0,
     image_size: int | None = None,
@@ -94,9 +96,10 @@ def as_dataset(
     """
     if isinstance(data, Dataset):
         return data
-    checked = DataConfig(holdout=holdout, limit=limit, image_size=image_size)
+    numbers: dict[str, Any] = {"holdout": holdout, "limit": limit, "image_size": image_size}
+    checked = DataConfig(**{key: one.item() if isinstance(one, np.generic) else one for key, one in numbers.items()})
     holdout, limit, image_size = checked.holdout, checked.limit, checked.image_size
-    if not isinstance(classes, Sequence):
+    if not isinstance(classes, Sequence | None):
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)

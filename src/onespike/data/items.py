@@ -128,8 +128,8 @@ def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tupl
     try:
         return item[0], int(np.int64(operator.index(item[1])))
     except (TypeError, OverflowError):
-        label = str(item[1])[:40]
-        raise OnespikeError(f"{where}: item {index}: label {label!r}; expected a whole number; convert it") from None
+        state = f"{where}: item {index}: label {str(item[1])[:40]!r}"
+        raise OnespikeError(f"{state}; expected a whole number of less than 2^63; convert it") from None
 
 
 def _as_floats(image: Any) -> Tensor | None:

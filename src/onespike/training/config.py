@@ -118,8 +118,6 @@ class TrainConfig:
                 raise OnespikeError(f"train.{name}: expected 0 <= {name} < 1, got {getattr(self, name)}")
         if self.teacher_weight > 1:
             raise OnespikeError(f"train.teacher_weight: expected 0 <= teacher_weight <= 1, got {self.teacher_weight}")
-        if self.teacher_features and not self.teacher:
-            raise OnespikeError("train.teacher_features: there is no teacher; set train.teacher as well")
         for name in ("lr", "norm_lr_factor", "noise_limit", "teacher_temperature"):
             if not getattr(self, name):
                 raise OnespikeError(f"train.{name}: expected more than 0, got 0")

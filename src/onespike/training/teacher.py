@@ -163,7 +163,7 @@ def twin_of(recipe: Recipe) -> Recipe:
     changes = {"neuron": "relu", "preset": "", **({"preset": "ann", **preset} if preset else {})}
     changes |= {"time_steps": 1} if "time_steps" in values else {}
     twin = make(type(model), {**values, **changes}, "model")
-    return replace(recipe, model=twin, train=replace(recipe.train, teacher="", teacher_features=0.0, **SPIKES_ALONE))
+    return replace(recipe, model=twin, train=replace(recipe.train, teacher="", **SPIKES_ALONE))
 
 
 def find_teacher(recipe: Recipe, data: Dataset) -> Found:

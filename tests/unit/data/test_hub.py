@@ -1,4 +1,5 @@
 import gzip
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,7 +121,15 @@ def test_a_folder_that_datasets_cannot_read(local, tmp_path, fails):
     fails("hub", local, file, "truncated or damaged Parquet")
     file.with_suffix(".parquet.gz").write_bytes(gzip.compress(whole))
     file.unlink()
-    fails("hub", local, file, "packed (gzip)", "unpack it")
+    fails("hub", local, file, "of the kind gzip", "unpack or")
+    file.with_suffix(".parquet.gz").unlink()
+    for name, mode in (("x.tar.gz", "w:gz"), ("x.tar.xz", "w:xz")):
+        with tarfile.open(local / name, mode) as archive:
+            archive.add(local / "data" / "train-00000-of-00001.parquet", "train.parquet")
+        fails("hub", local, local / name, "of the kind tar", "plain .tar")
+        (local / name).unlink()
+    (local / "x.arrow").write_bytes(b"ARROW1")
+    fails("hub", local, local / "x.arrow", "of the kind arrow", "convert it")
 
 
 def test_a_row_that_is_no_image_is_named(local, content, fails):

@@ -1,9 +1,13 @@
 """Networks over time: a stream gives the bits of all frames together; gradients are those of a plain loop."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import onespike
@@ -63,6 +67,20 @@ def test_a_stream_gives_the_bits_of_all_frames_together_and_its_state_can_be_sav
     assert not torch.equal(network(given[2:3])[0], together[2]), "the state does not matter"
 
 
+TAMPERED = {
+    "a number for a state": {"layout": lambda _: {"state": 5}},
+    "no state": {"layout": lambda _: {"state": None}},
+    "nothing in it": {"layout": lambda saved: {"state": [None] * len(saved["state"])}},
+    "twice the layers": {"layout": lambda saved: {"state": saved["state"] * 2}},
+    "less than no frames": {"layout": lambda _: {"frames": -5}},
+    "half a frame": {"layout": lambda _: {"frames": 1.5}},
+    "no shape": {"layout": lambda _: {"shape": None}},
+    "no numbers": {"tensor": lambda one: one * math.nan},
+    "whole numbers": {"tensor": lambda one: one.to(torch.int8)},
+    "single numbers": {"tensor": lambda one: one.sum()},
+}
+
+
 def test_a_state_of_something_else_is_refused(tmp_path):
     network = make("spiking-vgg-xs", **SMALL["spiking-vgg-xs"])
     stream = onespike.stream(network)
@@ -72,13 +90,42 @@ def test_a_state_of_something_else_is_refused(tmp_path):
     wide.load(tmp_path / "state")
     with pytest.raises(OnespikeError, match="the state does not suit this network and batch"):
         wide(frames()[0])
-    with pytest.raises(OnespikeError, match="the state does not suit"):
+    with pytest.raises(OnespikeError, match="expected a frame of the shape"):
         stream(frames(batch=2)[0])
+    for frame in (frames()[0].long(), frames()[0] * math.nan):
+        with pytest.raises(OnespikeError, match="expected a frame of finite numbers"):
+            stream(frame)
+    with pytest.raises(OnespikeError, match="the network refuses this frame"):
+        onespike.stream(network)(frames()[0][:, :1])
     (tmp_path / "broken").write_bytes((tmp_path / "state").read_bytes()[:-20])
     with pytest.raises(OnespikeError, match="not the state of a stream"):
         stream.load(tmp_path / "broken")
     with pytest.raises(OnespikeError, match="has no over_time"):
         onespike.stream(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_state_that_was_tampered_with_is_refused(what, tmp_path):
+    def as_it_is(value):
+        return value
+
+    network = make("spiking-vgg-xs", **SMALL["spiking-vgg-xs"])
+    stream, changes = onespike.stream(network), TAMPERED[what]
+    stream(frames()[0])
+    stream.save(tmp_path / "state")
+    with safe_open(tmp_path / "state", "pt") as file:
+        saved = json.loads(file.metadata()["layout"])
+        tensors = {name: changes.get("tensor", as_it_is)(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    saved |= changes.get("layout", as_it_is)(saved)
+    save_file(tensors, tmp_path / "odd", {"layout": json.dumps(saved)})
+
+    def go_on():
+        stream.load(tmp_path / "odd")
+        stream(frames()[0])
+
+    with pytest.raises(OnespikeError):
+        go_on()
+    assert stream.frames == 1
 
 
 @pytest.mark.parametrize(("name", "overrides"), CASES)

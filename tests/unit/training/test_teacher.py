@@ -63,7 +63,7 @@ class Line(torch.nn.Module):
 def test_a_step_is_the_equation_written_out_in_plain_torch(small, taught, features):
     recipe = small(**EXACT, train__teacher=str(taught), train__teacher_weight=0.3, train__teacher_features=features,
                    train__teacher_temperature=1.7, train__accumulate=2)  # fmt: skip
-    made, plain = set_up(recipe), set_up(replace(recipe, train=replace(recipe.train, teacher="", teacher_features=0.0)))
+    made, plain = set_up(recipe), set_up(replace(recipe, train=replace(recipe.train, teacher="")))
     images, labels = next(made.batches.epoch(0))
     seen: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {"student": [], "teacher": []}
     networks = {"student": plain.network, "teacher": Run.open(taught).model().double()}
@@ -153,7 +153,7 @@ def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     summary = train(recipe, tmp_path / "run", quiet=True)
     twin = Run.open(tmp_path / "run" / "teacher")
     assert (twin.recipe.model.neuron.name, twin.recipe.model.channels) == ("relu", recipe.model.channels)
-    assert twin.recipe.train == replace(recipe.train, teacher="", teacher_features=0.0, rate_penalty=0.0)
+    assert twin.recipe.train == replace(recipe.train, teacher="", rate_penalty=0.0)
     assert summary["teacher_pflop"] == twin.summary["pflop"]
     # Both networks have the same layers: what a teacher adds is a third of what training costs.
     assert summary["pflop"] == pytest.approx(twin.summary["pflop"] * 8 / 6, rel=1e-12)

@@ -84,7 +84,7 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
                 part: [*filter(None, map(str.strip, _text(files, name).splitlines()))] for part, name in lists.items()
             }
             every = [trial for listed in trials.values() for trial in listed]
-            files.expect_listed([*every, *map(_gesture_table, every)])
+            files.expect_listed([*every, *map(_gesture_table, every)], files.names())
             parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
         names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
         yield _source(config, DVS128, files, names, _GESTURES, parts)
@@ -158,7 +158,7 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
     with open_files(_given(root, "shd", "SHD")) as opened:
         files = _find(opened, "shd", {"shd_train.h5": "beside shd_test.h5"})
         names = ["shd_train.h5", "shd_test.h5"]
-        files.expect_listed(names)
+        files.expect_listed(names, files.names())
         read = {part: _hdf5(files, name) for part, name in zip(("train", "test"), names, strict=True)}
         parts = {part: samples for part, (_, samples) in read.items()}
         yield _source(config, COCHLEA, files, names, read["train"][0], parts)
@@ -174,12 +174,14 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
             raise ValueError(f"{len(times)} times, {len(units)} units, {len(labels)} labels")
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise ValueError(f"labels are {labels.dtype} of shape {labels.shape}")
+        labels = labels.astype(np.int64)
     origins = [f"{origin}: recording {number}" for number in range(len(labels))]
 
     def read(index: int) -> np.ndarray:
         when = np.asarray(times[index])
         if when.dtype.kind != "f" or not (np.abs(when.astype(np.float64)) < _LONG).all():
-            raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected seconds of it; download it again")
+            expected = f"finite seconds, less than {_LONG:g}"
+            raise OnespikeError(f"{origins[index]}: {when.dtype} as times; expected {expected}; download it again")
         t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(when.shape, np.int64)
         return recording((t, nothing, nothing, np.asarray(units[index])), COCHLEA, origins[index])
 

@@ -25,8 +25,8 @@ from onespike.errors import OnespikeError, damage_named
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
 #: Bits of an address of DVS128 that mean something; the 16th marks what comes from outside.
 _DVS128 = 0xFFFF
-#: Milliseconds that are none.
-_LARGE = 1 << 50
+#: Milliseconds that no recording takes.
+_LARGE = 2.0**50
 
 
 def tonic_io() -> Any:
@@ -128,8 +128,8 @@ def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
         found = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
         raise OnespikeError(f"{origin}: {found}; expected rows of x, y, p, milliseconds; download it again")
-    if not ((rows > -_LARGE) & (rows < _LARGE)).all():
-        raise OnespikeError(f"{origin}: numbers that are not finite; expected rows of whole ones; download it again")
+    if not (np.abs(rows.astype(np.float64)) < _LARGE).all():
+        raise OnespikeError(f"{origin}: numbers that are not finite, or above 2^50; expected others; download it again")
     x, y, p, t = rows.astype(np.int64).T
     return recording((1000 * t, x, y, p), sensor, origin)
 
@@ -203,8 +203,13 @@ def _named(origin: str) -> AbstractContextManager[None]:
 
 @contextmanager
 def _no_panic_text() -> Iterator[None]:
-    """The package aedat is written in Rust: where it panics, it prints so before there is an exception."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Silence the standard error of this process: the package aedat, in Rust, prints there before it raises."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield

@@ -46,12 +46,14 @@ class Files(NamedTuple):
         with _errors_named(str(root)):
             return sorted(path.relative_to(root).as_posix() for path in _below(root))
 
-    def expect_listed(self, names: Iterable[str]) -> None:
-        """Expect of names from elsewhere, such as a list in a file, that each is one of `names`, and there once."""
-        known, seen = set(self.names()), set[str]()
-        for name in names:
+    def expect_listed(self, listed: Iterable[str], names: Iterable[str]) -> None:
+        """Expect of what is listed somewhere, such as in a file, that each is one of our `names`, and there once."""
+        known, seen = set(names), set[str]()
+        for name in listed:
             if name not in known or name in seen:
-                state = "is listed twice; expected it once" if name in seen else "no such file; expected one in there"
+                state = (
+                    "listed twice; expected it once" if name in seen else "no such file; expected one of the data set"
+                )
                 raise OnespikeError(f"{self.where(name)}: {state}; restore the data set")
             seen.add(name)
 

@@ -100,7 +100,8 @@ def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
 
 def _tiny_imagenet(files: Files) -> Source:
     wnids = dict.fromkeys(sorted(_lines(files, "wnids.txt")))
-    train = _images(files.names(), "train")
+    names = files.names()
+    train = _images(names, "train")
     rows = [[*line.split("\t"), ""][:2] for line in _lines(files, _ANNOTATIONS)]
     test = [(f"val/images/{file}", wnid) for file, wnid in rows]
     origins = [files.where(name) for name, _ in train]
@@ -114,7 +115,7 @@ def _tiny_imagenet(files: Files) -> Source:
     if not test:
         raise OnespikeError(f"{files.where(_ANNOTATIONS)}: empty; expected a line for each image; restore it")
 
-    files.expect_listed(name for name, _ in train + test)
+    files.expect_listed((name for name, _ in test), names)
 
     def content() -> Content:
         # The first word for each class, such as "goldfish"; its WordNet number if there is none.

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import re
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
+_UNWEIGHED = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # what `datasets` reads and could be a bomb
 _RATIO = 100  # a Parquet file may hold so many times its own size
 
 
@@ -62,13 +64,22 @@ def open_hub(root: Path | None) -> Iterator[Source]:
 
 
 def _expect_no_bomb(path: Path) -> None:
-    """`datasets` unpacks what is packed, and writes all rows of a table to the disk, however much that is."""
+    """`datasets` unpacks what is packed, and writes all rows of a table to the disk, however much that is.
+
+    So a Parquet file is read twice: once to weigh it.
+    """
     from datasets.utils.extract import Extractor
 
-    if (packed := Extractor.infer_extractor_format(path)) not in (None, "tar"):
-        expected = "images or tables as they are, or in a .tar"
-        raise OnespikeError(f"{path}: packed ({packed}); expected {expected}; unpack it, or leave it out")
-    if path.suffix == ".parquet":
+    kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size
+    if kind == "tar":
+        with suppress(tarfile.TarError), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
+            kind = "tar" if sum(one.size for one in archive) <= _RATIO * size else "sparse tar"
+            if kind == "tar":
+                return
+    if kind in (*Extractor.extractors, *_UNWEIGHED, "sparse tar"):
+        expected = "images, Parquet or text, as they are or in a plain .tar"
+        raise OnespikeError(f"{path}: of the kind {kind}; expected {expected}; unpack or convert it")
+    if kind in ("parquet", "geoparquet", "gpq"):
         with _parquet(path) as file:
             for _ in _weighed(file, path):
                 pass
