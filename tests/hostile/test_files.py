@@ -328,8 +328,16 @@ def _png(width: int, height: int, data: bytes = b"") -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    start = b"\x89PNG\r\n\x1a\n" + _header(width, height)
+    return start + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+
+
+def _header(width: int, height: int, interlaced: int = 0) -> bytes:
+    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced)
+    return struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
 
 
 def _encoded(form: str, **options: object) -> bytes:
@@ -383,6 +391,25 @@ DEEP = {
         Image.fromarray(np.zeros((8, 8), np.uint16))
     ),
 }
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_whole_pngs_of_every_kind_are_read(mode):
+    content = io.BytesIO()
+    Image.fromarray(np.arange(273, dtype=np.uint8).reshape(7, 13, 3)).convert(mode).save(content, "PNG")
+    assert decode(content.getvalue(), "x.png").shape[:2] == (7, 13)
+
+
+@pytest.mark.parametrize("cut", [b"", bytes(26)])
+def test_an_interlaced_png(cut):
+    sides = [(-(-(13 - x) // dx), -(-(7 - y) // dy)) for x, y, dx, dy in ADAM7]
+    rows = b"".join(bytes(1 + wide) * high for wide, high in sides if wide)
+    data = _png(13, 7, rows[: len(rows) - len(cut)]).replace(_header(13, 7, 0), _header(13, 7, 1))
+    if cut:
+        with pytest.raises(OnespikeError, match="corrupt image"):
+            decode(data, "x.png")
+    else:
+        assert decode(data, "x.png").shape == (7, 13, 1)
 
 
 @pytest.mark.parametrize("what", DEEP)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.kernels import Kernels, kernels_for
-from onespike.functional.norm_fire import CHANNELS, KINDS, moments_of
+from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate
 
 #: Potentials of one pixel, steps times channels, that are on a thread's stack at most.
@@ -51,6 +51,10 @@ def fire_over_time(
     Returns:
         The spikes, (T, B, P*C, H, W).
     """
+    expect_kernels(has_kernels_over_time(currents), currents, norm)
+    expect_neurons(shift, currents, threshold, surrogate)
+    if not 0 <= decay <= 1:
+        raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
     return _FireOverTime.apply(currents, shift, norm, threshold, decay, surrogate)
 
 

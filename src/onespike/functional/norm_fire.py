@@ -6,6 +6,7 @@ is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. 
 the gradient of the batch norm are computed together, from I, mean and deviation alone.
 """
 
+import math
 import os
 from functools import cache
 from typing import NamedTuple, Protocol
@@ -64,14 +65,35 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
     Returns:
         The spikes, (B, P*C, H, W).
     """
+    expect_kernels(has_kernels(currents), currents, norm)
+    expect_neurons(shift, currents, threshold, surrogate)
     return _NormFire.apply(currents, shift, norm, threshold, surrogate)
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Normalise by the batch, in training, as `norm` does: (B, C, H, W), for which `has_kernels`, to the same shape."""
+    expect_kernels(has_kernels(currents), currents, norm)
     ones, zeros = currents.new_ones(norm.num_features), currents.new_zeros(norm.num_features)
     weights = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
     return _BatchNorm.apply(currents, *weights, norm)
+
+
+def expect_kernels(fit: bool, currents: Tensor, norm: nn.BatchNorm2d) -> None:
+    """Raise a ValueError unless the currents fit, and the norm fits them: kernels read what they are given."""
+    if not fit or norm.num_features != currents.shape[-3]:
+        found = f"{currents.dtype} of shape {tuple(currents.shape)}, strides {currents.stride()}"
+        raise ValueError(f"currents: expected such as has_kernels takes, of {norm.num_features} channels, got {found}")
+
+
+def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate: Surrogate) -> None:
+    """Raise a ValueError unless there are as many shifts for each channel, and the kernels know the surrogate."""
+    channels = currents.shape[-3]
+    if shift.dim() != 1 or not len(shift) or len(shift) % channels:
+        raise ValueError(f"shift: expected (P*{channels},), got {tuple(shift.shape)}")
+    if surrogate.name not in KINDS:
+        raise ValueError(f"surrogate: expected one of {', '.join(KINDS)}, got {surrogate.name!r}")
+    if not math.isfinite(threshold):
+        raise ValueError(f"threshold: expected a finite number, got {threshold}")
 
 
 class _NormFire(torch.autograd.Function):

@@ -50,7 +50,7 @@ class StrictConfig(ModelConfig):
         preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with),
             or "windows" (the paper's windows, potentials handed on and fused; depth 3, one neuron a channel).
         width: Channels of the first stage, and of the stem.
-        stages: Channels of each stage, in units of `width`. Each stage but the first halves the map.
+        stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: where their thresholds start.
@@ -70,7 +70,8 @@ class StrictConfig(ModelConfig):
             the fractions.
         time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
             From one step to the next a neuron that fired starts from 0, another keeps `decay` of its potential.
-        strict: Refuse what would make a layer behind the stem read anything but zeros and ones.
+        strict: Refuse what would make a layer behind the stem read anything but zeros and ones (and, of ternary
+            neurons, minus ones).
     """
 
     preset: str = ""
@@ -95,6 +96,8 @@ class StrictConfig(ModelConfig):
         super().__post_init__()
         if not self.stages:
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
+        if self.stages[0] != 1:
+            raise OnespikeError(f"stages: expected 1 as the first, since `width` is the stem's, got {self.stages[0]}")
         if not 1 <= self.population <= MOST:
             raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
         if self.time_steps > 1 and not self.neuron.neuron.spiking:

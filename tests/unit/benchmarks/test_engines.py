@@ -45,3 +45,16 @@ def test_a_run_is_asked_for() -> None:
         bench(["engine"])
     with pytest.raises(OnespikeError, match="--run: infer does not take it"):
         bench(["infer", "somewhere"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--gemm", "[99999999999]"), "--gemm: expected sides of at most"),
+        (("infer", "--threads", "1000000000"), "--threads: expected at most"),
+        (("infer", "--model", "resnet18"), "--model resnet18: expected a network of spiking blocks"),
+    ],
+)
+def test_what_cannot_be_timed_is_refused(arguments, message):
+    with pytest.raises(OnespikeError, match=message):
+        bench(arguments)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from onespike.functional import fire_over_time, has_kernels_over_time
+from onespike.functional import Surrogate, fire_over_time, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
 from onespike.models import create_model, strict
 from onespike.models.spiking_vgg import StrictVGGConfig
@@ -153,3 +153,13 @@ def test_other_neurons_layouts_and_modes_take_the_plain_way() -> None:
     for carry in (None, Carry(ends=True)):
         frozen(x if carry else x[0], carry)
     assert frozen[0].norm.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("odd", [{"decay": 7.0}, {"shift": torch.zeros(2)}, {"currents": torch.randn(2, 2, 3, 4, 4)}])
+def test_what_the_kernels_would_read_beyond_is_refused(odd):
+    currents = torch.randn(4, 3, 4, 4).contiguous(memory_format=torch.channels_last).unflatten(0, (2, 2))
+    given = {"currents": currents, "shift": torch.zeros(3), "norm": nn.BatchNorm2d(3, affine=False), "threshold": 0.5}
+    given |= {"decay": 0.5, "surrogate": Surrogate("triangle", 1.0)}
+    assert fire_over_time(**given).shape == currents.shape
+    with pytest.raises(ValueError, match=f"^{next(iter(odd))}: expected"):
+        fire_over_time(**given | odd)

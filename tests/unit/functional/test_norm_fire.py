@@ -1,5 +1,6 @@
 """Norm and fire as one operation, against batch norm, shifts and neurons one after the other."""
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.norm_fire import measure
-from onespike.functional import has_kernels
+from onespike.functional import Surrogate, batch_norm, has_kernels, norm_fire
 from onespike.functional.kernels import kernels_for
 from onespike.models.spiking_vgg import StrictVGGConfig
 from onespike.models.strict import Firing
@@ -183,3 +184,30 @@ def test_other_surrogates_and_layouts_take_the_plain_way() -> None:
     assert not has_kernels(x)
     Firing(4, StrictVGGConfig(neuron=neuron))(x).sum().backward()
     assert x.grad is not None
+
+
+MAP = torch.randn(4, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+REFUSED = {
+    "no images": {"currents": torch.zeros(0, 3, 6, 6)},
+    "channels first": {"currents": torch.randn(4, 3, 6, 6)},
+    "whole numbers": {"currents": torch.zeros(4, 3, 6, 6, dtype=torch.int64)},
+    "too many channels": {"currents": torch.zeros(1, 9000, 1, 1), "norm": nn.BatchNorm2d(9000, affine=False)},
+    "a norm of other channels": {"norm": nn.BatchNorm2d(4, affine=False)},
+    "a shift too many": {"shift": torch.zeros(4)},
+    "no shift": {"shift": torch.zeros(0)},
+    "a threshold of no number": {"threshold": math.nan},
+    "a surrogate that kernels do not know": {"surrogate": Surrogate("gaussian", 1.0)},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_the_kernels_would_read_beyond_is_refused(what):
+    norm = nn.BatchNorm2d(3, affine=False)
+    fitting = {"currents": MAP, "shift": torch.zeros(3), "norm": norm, "threshold": 0.5}
+    given = fitting | {"surrogate": Surrogate("triangle", 1.0)}
+    assert norm_fire(**given).shape == MAP.shape
+    with pytest.raises(ValueError, match=r"^(currents|shift|threshold|surrogate): expected"):
+        norm_fire(**{**given, **REFUSED[what]})
+    if {"currents", "norm"} & set(REFUSED[what]):
+        with pytest.raises(ValueError, match=r"^currents: expected"):
+            batch_norm(**{"currents": MAP, "norm": norm} | REFUSED[what])

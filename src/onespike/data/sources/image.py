@@ -33,9 +33,10 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
                 # Some cameras put a second one into a JPEG, for depth or as a preview.
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     raise OnespikeError(f"{origin}: several images in one file; expected one; save that alone")
+                pixels = _pixels(image, origin, channels)
                 if image.format == "PNG":
                     _expect_whole_png(data)
-                return _pixels(image, origin, channels)
+                return pixels
     except OnespikeError:
         raise
     except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
@@ -47,7 +48,7 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
 def _expect_whole_png(data: bytes) -> None:
     """Raise a ValueError where rows are missing, or the end: Pillow makes such rows black."""
     chunks, at = list[tuple[bytes, bytes]](), 8
-    while at < len(data) and not (chunks and chunks[-1][0] == b"IEND"):
+    while at + 8 <= len(data) and not (chunks and chunks[-1][0] == b"IEND"):
         size, kind = struct.unpack(">I4s", data[at : at + 8])
         chunks.append((kind, data[at + 8 : at + 8 + size]))
         at += size + 12
@@ -55,8 +56,12 @@ def _expect_whole_png(data: bytes) -> None:
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     grids = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _ADAM7] if interlaced else []
     rows = sum(high * (1 + (wide * bits + 7) // 8) for wide, high in grids or [(width, height)] if wide > 0)
-    found = zlib.decompressobj().decompress(b"".join(one for kind, one in chunks if kind == b"IDAT"), rows + 1)
-    if len(found) < rows or chunks[-1][0] != b"IEND":
+    unpack, found = zlib.decompressobj(), 0
+    for part in (one for kind, one in chunks if kind == b"IDAT"):
+        while part:
+            found += len(unpack.decompress(part, 1 << 20))  # a piece at a time: all rows take as much as the image
+            part = unpack.unconsumed_tail
+    if found < rows or chunks[-1][0] != b"IEND":
         raise ValueError("its end is missing")
 
 
