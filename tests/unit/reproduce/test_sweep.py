@@ -165,6 +165,31 @@ def test_rows_of_another_budget_are_refused(changed, message, sweep: Sweep, tmp_
     assert not (tmp_path / "work").exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"test_top1": "nan"}, {"test_top1": "5000"}, {"test_top1": ""}, {"seconds": "inf"}, {"seconds": "-1"}),
+        *({"outcome": "foo"}, {"outcome": ""}, {"seed": "-1"}, {"seed": "x"}, {"digest": ""}),
+        *("twice", "short", "long"),
+    ],
+    ids=str,
+)
+def test_damaged_rows_are_refused(damage, tmp_path: Path):
+    path = tmp_path / "demo.runs.csv"
+    sound = {**dict.fromkeys(COLUMNS, ""), "seed": "0", "outcome": "trained", "test_top1": "50", "digest": "abc"}
+    lines = [[{**sound, **(damage if isinstance(damage, dict) else {})}[name] for name in COLUMNS]]
+    if damage == "twice":
+        lines *= 2
+    elif damage == "short":
+        lines[0] = lines[0][:3]
+    elif damage == "long":
+        lines[0].append("more")
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *lines])
+    with pytest.raises(OnespikeError, match=r"demo\.runs\.csv cannot be read as the runs of a sweep"):
+        Ledger(path).rows()
+
+
 def test_digest():
     base, theta, *_ = resolve(ABLATION, {})
     assert digest(base) == digest(theta)  # alternating windows, the baseline's own
