@@ -188,7 +188,7 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"dropout": -0.1}, "dropout: .*got -0.1"),
         ({"theta": 2}, "theta: .*got 2"),
         ({"neuron": {"threshold": 0}}, "threshold: .*got 0"),
-        ({"neuron": {"surrogate_width": 0}}, "surrogate_width: expected a finite number above 0, got 0"),
+        ({"neuron": {"surrogate_width": 0}}, "surrogate_width: expected 1e-6 <= surrogate_width <= 1e6, got 0"),
         ({"neuron": {"surrogate_width": float("inf")}}, "surrogate_width: .*got inf"),
         ({"neuron": {"decay": 1.5}}, "decay: .*got 1.5"),
         ({"neuron": {"learnable_decay": "layer"}, "fusion": "none"}, "learnable_decay: .*no potential is handed on"),

@@ -132,7 +132,7 @@ def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"threshold": 0}, "threshold: .* above 0, got 0"),
+        ({"threshold": 0}, "threshold: .* 1e6, got 0"),
         ({"threshold": -0.5}, "threshold: .*got -0.5"),
         ({"threshold": float("inf")}, "threshold: .*got inf"),
         ({"threshold": float("nan")}, "threshold: .*got nan"),
