@@ -220,7 +220,7 @@ def accuracy_flops(results: Path) -> Figure:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")
-    axis.margins(0.2, 0.15)
+    axis.margins(0.35, 0.15)
     return figure
 
 
@@ -287,13 +287,16 @@ def step_shares(results: Path) -> Figure:
 
 
 def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
-    """Write the names beside the points; those that would lie on each other share a line."""
+    """Write the names beside the points, to the right where there is room; those that would meet, below each other."""
     places: dict[tuple[float, float], list[str]] = {}
     for name, x, y in points:
         places.setdefault((round(x, 2), round(y, 1)), []).append(name)
-    for place, names in places.items():
-        away = (6, 5) if len(names) == 1 else (6, -12)  # a long line would run through its neighbours
-        axis.annotate(", ".join(names), place, away, textcoords="offset points", fontsize=8)
+    last = max((x for x, _ in places), default=0.0)
+    for (x, y), names in places.items():
+        left = len(names) > 1 or x == last
+        away, side = ((-6, 5 - 10 * len(names)), "right") if left else ((6, 5), "left")
+        text = "\n".join(names)
+        axis.annotate(text, (x, y), away, textcoords="offset points", fontsize=8, ha=side, va="bottom")
 
 
 #: Pictures by the name of their file: of the method, and of results.
