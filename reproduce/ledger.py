@@ -111,7 +111,7 @@ class Ledger:
                 )
 
 
-def _read(row: dict[str | Any, Any]) -> None:
+def _read(row: Row) -> None:
     """Make numbers of a row's text; a ValueError where it is no row of ours."""
     if set(row) != set(COLUMNS) or None in row.values() or row["outcome"] not in ("trained", "diverged"):
         raise ValueError(f"line {row}")

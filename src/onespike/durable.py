@@ -105,7 +105,7 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
     """
     paths = [Path(file) for file in files if file not in (None, "-")]
     paths += [folder] if folder else []
-    places = [path.absolute().resolve() for path in paths]
+    places = [os.path.realpath(path) for path in paths]
     for path in paths:
         try:
             place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
@@ -118,7 +118,7 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
                 raise FileExistsError(errno.EEXIST, "it is a file of a run")
             if _holds_checkpoint(place if place.is_dir() else place.parent):
                 raise FileExistsError(errno.EEXIST, "it lies in a checkpoint of a run")
-            if places.count(path.absolute().resolve()) > 1 and not _is_written_into(path):
+            if places.count(os.path.realpath(path)) > 1 and not _is_written_into(path):
                 raise FileExistsError(errno.EEXIST, "two things are to go there")
             if not os.access(place, os.W_OK):
                 raise PermissionError(errno.EACCES, f"no permission to write {place}")

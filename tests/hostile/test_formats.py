@@ -332,6 +332,25 @@ def test_places_that_only_trying_tells(kind, place):
     says(lambda: expect_writable(folder=Path(place)) if kind == "folder" else expect_writable(place), "cannot write")
 
 
+def test_a_place_that_is_a_loop_is_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    says(lambda: expect_writable(tmp_path / "loop"), "cannot write")
+    says(lambda: expect_writable(tmp_path / "loop" / "x", tmp_path / "x.json"), "cannot write")
+
+
+def test_one_place_by_two_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OnespikeError, match="two things are to go there"):
+        expect_writable("x.json", tmp_path / "x.json")
+    with pytest.raises(OnespikeError, match="two things are to go there"):
+        expect_writable("x", folder=tmp_path / "x")
+
+
+def test_a_state_of_somebody_elses_is_no_checkpoint(tmp_path):
+    (tmp_path / "state.json").write_text("{}")
+    expect_writable(tmp_path / "report.json")
+
+
 def test_trying_leaves_nothing(tmp_path):
     (tmp_path / "x.json").write_text("mine")
     expect_writable(tmp_path / "x.json", "-", None, "/dev/stdout", folder=tmp_path / "new" / "folder")

@@ -23,7 +23,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     name = config.optimizer.removeprefix("lookahead_")
     if name not in list_optimizers():
         raise unknown("train.optimizer", name, list_optimizers())
-    if not any(True for _ in model.parameters()):
+    if next(model.parameters(), None) is None:
         raise OnespikeError("model: it has no weights; expected some to train; choose another, or evaluate it as it is")
     try:
         fused = {"fused": True} if name in FUSED else {}
