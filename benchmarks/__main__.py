@@ -7,8 +7,6 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-os.environ["MPLBACKEND"] = "agg"  # figures go into files; a name that matplotlib does not know stops its import
-
 import torch
 from rich.console import Console
 from rich.table import Table

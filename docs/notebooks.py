@@ -38,6 +38,7 @@ def execute(path: Path) -> Any:
     book = nbformat.read(path, as_version=4)
     with TemporaryDirectory() as folder:
         apart = {"ONESPIKE_CACHE": f"{folder}/cache", "IPYTHONDIR": f"{folder}/ipython", "TMPDIR": folder}
+        apart["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # whatever this process draws with
         place = {"metadata": {"path": folder}}
         client = NotebookClient(book, timeout=SECONDS, kernel_name="python3", resources=place, coalesce_streams=True)
         kernel = client.create_kernel_manager()

@@ -1,5 +1,9 @@
 """The paper's tables and figures, computed anew: our numbers beside the published ones."""
 
+import os
+
+os.environ.pop("MPLBACKEND", None)  # figures go into files; a name that matplotlib does not know stops its import
+
 from reproduce.registry import PAPER
 from reproduce.sweep import Setting, Sweep, run_sweep
 

@@ -1,7 +1,6 @@
 """`python -m reproduce`: the paper's tables and figures."""
 
 import functools
-import os
 import re
 import shlex
 import signal
@@ -13,8 +12,6 @@ from dataclasses import replace
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NoReturn
-
-os.environ["MPLBACKEND"] = "agg"  # figures go into files; a name that matplotlib does not know stops its import
 
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import Overrides, call
