@@ -208,6 +208,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     The new folder is written beside the old one, flushed to the disk, and renamed. Between the two renames the old one
     is called `.NAME.old`: read through `whole_folder`. What cannot be written is an OSError; the old folder stays.
     """
+    if folder.name in ("", ".."):
+        raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         _remove(new)

@@ -1,11 +1,13 @@
 """Tensors from outside: read without pickle, and compared with those that they stand for, before anything computes."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from onespike.errors import OnespikeError, listed, shown
 
@@ -25,6 +27,17 @@ def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
         raise OnespikeError(f"{where} is damaged: {' '.join(str(error).split())}") from error
 
 
+def to_save(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies on the CPU: safetensors knows no strides (channels-last) and no shared memory.
+
+    What is no tensor, such as a module's extra state, is an `OnespikeError`.
+    """
+    for name, one in tensors.items():
+        if not isinstance(one, Tensor):
+            raise OnespikeError(f"{shown(name)} cannot be saved: expected a tensor, got a {type(one).__name__}")
+    return {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}
+
+
 def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
     """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
     theirs, ours = (
@@ -35,6 +48,15 @@ def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complai
     if names:
         odd = (f"{shown(name)} {theirs.get(name, 'missing')} instead of {ours.get(name, 'nothing')}" for name in names)
         raise OnespikeError(f"{complaint}: {listed(odd).replace('torch.', '')}")
+
+
+def expect_weights(network: nn.Module) -> None:
+    """Raise an `OnespikeError` unless somebody's network is one, of weights that are there and dense."""
+    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(network).__name__}")
+    for name, one in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(one) or one.is_meta or one.layout != torch.strided:
+            raise OnespikeError(f"model: {shown(name)} has no values yet, or not all of them: expected a dense tensor")
 
 
 def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:

@@ -2,15 +2,20 @@
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import onespike
+from onespike.audit import EnergyTable, audit, save_report
 from onespike.data import as_dataset
 from onespike.errors import OnespikeError
+from onespike.evaluation import inspect_network
+from onespike.inference import load_engine
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
 from onespike.training.trainer import expect_loss
@@ -94,6 +99,18 @@ def test_modules_that_fail(code, refused, tmp_path, monkeypatch):
     refused("train", *network, "--out", tmp_path / "out", words=("model.class_path: there is no fails.Net",))
 
 
+class Stateful(nn.Linear):
+    def get_extra_state(self):
+        return {"a": 1}
+
+
+def filled(module, value):
+    with torch.no_grad():
+        for one in module.parameters():
+            one.fill_(value)
+    return module
+
+
 CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
 AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "joules": {"field": 1e-6}}
 SOUND = {"test_top1": 50.0, "test_images": 10, "audit": AUDIT | {"macs": {"dense": 5}}}
@@ -109,6 +126,10 @@ PUSHES = {
     "an audit without operations": {"results": {"audit": AUDIT}},
     "text for a number": {"results": SOUND | {"test_top1": "95"}},
     "text in an audit": {"results": SOUND | {"audit": SOUND["audit"] | {"joules": {"field": "1"}}}},
+    "weights of no number": {"model": filled(nn.Linear(2, 2), math.nan)},
+    "weights without values": {"model": nn.Linear(2, 2, device="meta")},
+    "weights to come": {"model": nn.LazyLinear(2)},
+    "state of another kind": {"model": Stateful(2, 2)},
     "an audit of less than no images": {"results": SOUND | {"audit": SOUND["audit"] | {"images": -5}}},
 }
 
@@ -116,13 +137,19 @@ PUSHES = {
 @pytest.mark.parametrize("what", PUSHES)
 def test_weights_that_travel_with_nonsense(what, tmp_path):
     with pytest.raises(OnespikeError):
-        onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", **{"card": CARD, **PUSHES[what]})
+        onespike.save_pretrained(**{"model": nn.Linear(2, 2), "folder": tmp_path / "out", "card": CARD, **PUSHES[what]})
     assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_travel_with_sense(tmp_path):
     folder = onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", card=CARD, results=SOUND)
     assert "50.00% of 10 test images" in (folder / "README.md").read_text()
+
+
+def test_weights_that_are_shared_travel(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    assert onespike.save_pretrained(model, tmp_path / "out", card=CARD).is_dir()
 
 
 def test_weights_that_would_travel_into_a_file(tmp_path):
@@ -152,6 +179,13 @@ EXPORTS = {
     "a number for a format": {"images": IMAGES, "to": 5},
     "an unknown format": {"images": IMAGES, "to": "../x"},
     "unknown weights": {"images": IMAGES, "weights": "x"},
+    "images without values": {"images": IMAGES.to("meta")},
+    "sparse images": {"images": IMAGES.to_sparse()},
+    "labels in parts": {"images": IMAGES, "labels": torch.zeros(4)},
+    "a text for a mean": {"images": PIXELS, "mean": "x"},
+    "a mean of text": {"images": PIXELS, "mean": ["x"] * 3},
+    "a mean without end": {"images": PIXELS, "mean": [10**400] * 3},
+    "a number for classes": {"images": IMAGES, "classes": 5},
     "a text for a count": {"images": IMAGES, "count": "x"},
     "a count of 0": {"images": IMAGES, "count": 0},
 }
@@ -165,6 +199,130 @@ def test_exports_of_no_sense(what, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+class Odd(nn.Module):
+    """A network that answers as somebody's own code may."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.network, self.answer = NETWORK, answer
+
+    def forward(self, x):
+        return self.answer(self.network(x))
+
+
+def fail(error):
+    raise error
+
+
+ANSWERS = {
+    "two": lambda y: (y, y),
+    "a mapping": lambda y: {"y": y},
+    "nothing": lambda _: None,
+    "a number": lambda _: 3.0,
+    "one logit": torch.sum,
+    "a vector": lambda y: y[:, 0],
+    "a map": lambda y: y[..., None, None],
+    "of half the images": lambda y: y[: len(y) // 2],
+    "of twice the images": lambda y: y.repeat(2, 1),
+    "no classes": lambda y: y[:, :0],
+    "whole numbers": torch.Tensor.long,
+    "complex numbers": lambda y: y.to(torch.complex64),
+    "a KeyError": lambda _: fail(KeyError("x")),
+    "an error in C": lambda y: y @ y,
+}
+
+
+@pytest.mark.parametrize("to", ["onnx", "c"])
+@pytest.mark.parametrize("what", ANSWERS)
+def test_networks_whose_answers_are_not_logits_are_not_exported(what, to, tmp_path):
+    with in_time(), pytest.raises(OnespikeError) as caught:
+        onespike.export(Odd(ANSWERS[what]), tmp_path / "out", to, images=IMAGES, weights="fp32")
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to", ["onnx", "c"])
+def test_networks_whose_classes_change_are_not_exported(to, tmp_path):
+    calls = []
+    changing = Odd(lambda y: y[:, : 5 - (calls.append(0) or len(calls)) % 2])
+    with in_time(), pytest.raises(OnespikeError):
+        onespike.export(changing, tmp_path / "out", to, images=IMAGES, weights="fp32")
+
+
+MODELS = {
+    "no module": len,
+    "a class": nn.Linear,
+    "nothing": None,
+    "weights to come": nn.LazyLinear(2),
+    "weights without values": nn.Conv2d(3, 4, 3, device="meta"),
+    "a script": torch.jit.ScriptModule(),
+    "no forward": nn.ModuleList(),
+    "other numbers": nn.Conv2d(3, 4, 3).double(),
+    "a KeyError": Odd(ANSWERS["a KeyError"]),
+}
+
+
+@pytest.mark.parametrize("what", MODELS)
+def test_models_that_cannot_be_audited(what):
+    with in_time(), pytest.raises(OnespikeError) as caught:
+        audit(MODELS[what], [IMAGES])
+    assert str(caught.value).isprintable()
+
+
+AUDITS = {
+    "no batches": {"batches": None},
+    "a tensor": {"batches": IMAGES},
+    "images and labels": {"batches": [(IMAGES, torch.zeros(4))]},
+    "three axes": {"batches": [IMAGES[0, 0]]},
+    "bytes": {"batches": [(IMAGES * 255).byte()]},
+    "other channels": {"batches": [torch.rand(4, 5, 8, 8)]},
+    "more than all right": {"accuracy": 500.0},
+    "less than none right": {"accuracy": -5.0},
+    "no number right": {"accuracy": math.nan},
+    "a text right": {"accuracy": "x"},
+    "a seed below 0": {"seed": -1},
+    "a seed of text": {"seed": "x"},
+}
+
+
+@pytest.mark.parametrize("what", AUDITS)
+def test_audits_of_no_sense(what):
+    with in_time(), pytest.raises(OnespikeError) as caught:
+        audit(**{"model": NETWORK, "batches": [IMAGES], **AUDITS[what]})
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_networks_whose_answers_cannot_be_inspected(what, tmp_path):
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "x.png")
+    card = replace(CARD, classes=tuple("abcde"), in_channels=3, mean=(0.5,) * 3, std=(0.5,) * 3)
+    with in_time(), pytest.raises(OnespikeError) as caught:
+        inspect_network(Odd(ANSWERS[what]), card, tmp_path / "x.png")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("place", [None, 5, b"x", "", "a\0b", "x" * 5000 + ".yaml"], ids=repr)
+def test_places_of_no_sense(place):
+    for read in (onespike.load_recipe, load_engine, EnergyTable.load, onespike.load):
+        with pytest.raises(OnespikeError):
+            read(place) if place is not None or read != EnergyTable.load else read("")
+
+
+def test_reports_of_no_sense(run):
+    audited = audit(NETWORK, [IMAGES])
+    for audits, path in (
+        ([], "x"),
+        (["a"], "x"),
+        ([audited], run / "summary.json"),
+        ([audited], "a\0b"),
+        ([audited], 5),
+    ):
+        before = (run / "summary.json").read_bytes()
+        with pytest.raises(OnespikeError):
+            save_report(audits, path)
+        assert (run / "summary.json").read_bytes() == before
+
+
 CONVERSIONS = {
     "no images": (NETWORK, IMAGES[:0], {}),
     "a list": (NETWORK, [1], {}),
@@ -174,6 +332,10 @@ CONVERSIONS = {
     "an unknown option": (NETWORK, IMAGES, {"x": 1}),
     "no time steps": (NETWORK, IMAGES, {"time_steps": 0}),
     "no network": (5, IMAGES, {}),
+    "images without values": (NETWORK, IMAGES.to("meta"), {}),
+    "a number for an image": (NETWORK, torch.tensor(1.0), {}),
+    "a number for the calibration": (NETWORK, IMAGES, {"calibration": 5}),
+    "weights without values": (nn.Sequential(nn.Conv2d(3, 4, 3, device="meta"), nn.ReLU()), IMAGES, {}),
     "nothing to convert": (nn.Identity(), IMAGES, {}),
 }
 

@@ -13,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from onespike.durable import digest_of
 from onespike.errors import OnespikeError
 from onespike.tensors import not_finite
 from onespike.training import Run, load
@@ -421,6 +422,28 @@ def test_any_value_anywhere_passes_the_schema_or_is_a_line(trained, data):
             read(tree)
         except OnespikeError as error:
             assert str(error).isprintable()  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("best", 1e300), ("best", -0.5), ("seconds", -1e300), ("epochs_before", -5), ("flops", -1), ("epoch_seconds", -1)],
+)
+def test_progress_that_cannot_be(name, value, trained):
+    content = json.loads((trained / "last" / "state.json").read_text())
+    read_state(content)
+    content["progress"][name] = value
+    with pytest.raises(OnespikeError, match=f"progress: {name}: expected"):
+        read_state(content)
+
+
+@pytest.mark.parametrize("name", ["test_top1", "test_top5", "valid_top1"])
+@pytest.mark.parametrize("value", [1e9, -1])
+def test_shares_that_cannot_be(name, value, run):
+    summary = json.loads((run / "summary.json").read_text()) | {name: value}
+    content = {key: one for key, one in summary.items() if key != "sha256"}
+    (run / "summary.json").write_text(json.dumps(content | {"sha256": digest_of(content)}, indent=2))
+    with pytest.raises(OnespikeError, match=rf"{name}: expected 0 to 100 percent"):
+        _ = Run(run).summary
 
 
 @pytest.mark.parametrize("which", ["worst", "", None, 3])

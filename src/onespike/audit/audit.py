@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,14 +12,14 @@ from torch import Tensor, nn
 from onespike.audit.latency import Joules, measure_joules, measure_latency
 from onespike.audit.result import Audit
 from onespike.audit.scaling import scaling
-from onespike.configs import read_json
+from onespike.configs import convert, read_json
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_frames
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
@@ -52,14 +53,22 @@ def audit(
         seed: Seed of the draws of a Bernoulli encoding.
 
     Raises:
-        OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
+        OnespikeError: The model does something that cannot be counted, which is named; it does not take a batch; there
+            are no images; a value is out of its range.
     """
+    if accuracy is not None and not 0 <= convert(accuracy, float, "accuracy") <= 100:
+        raise OnespikeError(f"accuracy: expected 0 to 100 percent, got {accuracy}")
+    if convert(seed, int, "seed") < 0:
+        raise OnespikeError(f"seed: expected 0 or more, got {seed}")
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        kind = type(batches).__name__
+        raise OnespikeError(f"batches: expected tensors (B, ...), one after the other, such as [images], got a {kind}")
     operations = count_operations(model, batches, lambda number: torch.manual_seed(derive_seed(seed, number)))
     return Audit(name or type(model).__name__, operations, table or EnergyTable.load(), accuracy=accuracy)
 
 
 def audit_run(
-    run: Run,
+    run: Run | str | Path,
     data: Any = None,
     images: int = 512,
     table: EnergyTable | None = None,
@@ -71,7 +80,7 @@ def audit_run(
     """Audit the network of a run, with its best weights, on test images.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         data: The images, as for `Run.dataset`; those of the run if None.
         images: How many of the test images, evenly spread.
         table: The constants of energy; the package's own by default.
@@ -83,6 +92,7 @@ def audit_run(
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
     shape = (card.in_channels, card.image_size)
@@ -116,6 +126,9 @@ def audit_model(
     Raises:
         OnespikeError: The data cannot be read, or do not suit the model.
     """
+    if not hasattr(config, "build"):
+        expected = "expected that of a model, such as model_config('conv12')"
+        raise OnespikeError(f"config: {expected}, got {shown(repr(config))}")
     torch.manual_seed(0)
     if data is None:
         shape, classes, name = (1 if config.name in _GREY else 3, _SIDE), _CLASSES, NOISE
@@ -134,7 +147,7 @@ def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
-    if images > _MOST_NOISE:
+    if convert(images, int, "images") > _MOST_NOISE:
         raise OnespikeError(
             f"images: expected at most {_MOST_NOISE:,} of noise, got {images}; choose others by --data.*"
         )
@@ -143,7 +156,7 @@ def _noise(channels: int, side: int, images: int) -> _Batches:
 
 
 def _at_least_one(images: int) -> int:
-    if images < 1:
+    if convert(images, int, "images") < 1:
         raise OnespikeError(f"images: expected at least 1, got {images}")
     return images
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, Convention
-from onespike.durable import save_text
+from onespike.durable import expect_writable, path_of, save_text
+from onespike.errors import OnespikeError
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -27,6 +28,8 @@ class Comparison:
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
+    if not audits or not all(isinstance(one, Audit) for one in audits):
+        raise OnespikeError("expected one audit or more")
     first, *others = audits
     made, refused = list[Comparison](), list[str]()
     for other in others:
@@ -46,12 +49,14 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     return made, refused
 
 
-def save_report(audits: Sequence[Audit], path: Path) -> None:
+def save_report(audits: Sequence[Audit], path: str | Path) -> None:
     """Write the report of one or more audits, the first held against the others.
 
     Raises:
-        OnespikeError: It cannot be written.
+        OnespikeError: It cannot be written, or would replace a file of a run.
     """
+    path = path_of(path, "report")
+    expect_writable(path)
     comparisons, refused = compare(audits)
     compared = [asdict(one) for one in comparisons]
     content = {"audits": [audit.to_json() for audit in audits], "comparisons": compared, "not_compared": refused}

@@ -23,7 +23,7 @@ def optimise(
 
     Args:
         run: Run folder.
-        out: Folder for the engine; by default RUN/engine.
+        out: A new folder for the engine, or that of an earlier one; by default RUN/engine.
         precision: int8, 8 bits for weights that meet spikes (of the paper's networks, bf16 in layers that read real
             values); int16, of the paper's networks: 16 bits and fp32, slower, and nearly every spike stays the same;
             fp32, of others; auto, int8 unless layers behind the stem of a network that is not the paper's read real
@@ -35,6 +35,7 @@ def optimise(
     """
     from onespike.durable import expect_writable, save_json
     from onespike.inference.optimise import optimise as make_engine
+    from onespike.inference.storage import REPORT
     from onespike.training.run import Run, environment
 
     folder = out or run / "engine"
@@ -52,7 +53,7 @@ def optimise(
     facts = environment()
     machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
     content = report.to_json() | {"environment": machine}
-    save_json(content, str(folder / "report.json"))
+    save_json(content, str(folder / REPORT))
     if json:
         save_json(content, json)
     console.print(f"the engine, {report.engine}, and report.json are in {folder}")

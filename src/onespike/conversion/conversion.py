@@ -20,8 +20,8 @@ from onespike.conversion.trace import trace
 from onespike.durable import is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
-from onespike.neurons.watch import aside
-from onespike.tensors import expect_alike, not_finite, read_tensors
+from onespike.neurons.watch import aside, ask
+from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 
 CHECKED = 2  # how many of the images the network is traced and checked with
 TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
@@ -64,8 +64,7 @@ class Conversion:
         folder = path_of(folder)
         if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= set(SAVED)):
             raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
-        state = {name: one.detach().cpu() for name, one in self.network.state_dict().items()}
-        weights = save({name: one.clone(memory_format=torch.contiguous_format) for name, one in state.items()})
+        weights = save(to_save(self.network.state_dict()))
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
         card = sealed({**card, "graph": self.network.outline()}, weights)
         try:
@@ -91,9 +90,10 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
             or activations are not finite.
     """
     config = make(ConversionConfig, options, "conversion")
-    if not isinstance(model, nn.Module):
-        raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
-    if not isinstance(images, Tensor):
+    expect_weights(model)
+    if not isinstance(calibration, Calibration | None):
+        raise OnespikeError(f"calibration: expected a Calibration, got a {type(calibration).__name__}")
+    if not isinstance(images, Tensor) or not images.ndim:
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some, expected = images[:CHECKED], _answers(model, images)
     network = spiking(model, config, some)
@@ -133,6 +133,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
             raise OnespikeError(f"{CARD}: traced: expected the shape of some images, got {shown(traced)}")
     except (OnespikeError, OSError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
+    expect_weights(model)
     like = next(model.parameters(), torch.empty(()))
     network = spiking(model, config, like.new_zeros(traced))
     for found, saved in zip_longest(network.outline(), outline, fillvalue="nothing"):
@@ -153,14 +154,12 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
     """The network's logits for some of the images, in evaluation mode; it stays as it is."""
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
+    if images.is_meta or images.layout != torch.strided:
+        raise OnespikeError("calibration: expected images that are dense tensors")
     if not images.isfinite().all():
         raise OnespikeError("calibration: expected finite images, got some values that are not")
-    try:
-        with aside(model):
-            logits = model(images[:CHECKED])
-    except Exception as error:  # whatever a network's own code does with them
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"the network does not take images of {tuple(images.shape[1:])}: {reason}") from error
+    with aside(model):
+        logits = ask(model, images[:CHECKED])
     if not isinstance(logits, Tensor):
         raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")
     return logits
@@ -169,7 +168,10 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
 @torch.no_grad()
 def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> None:
     """Make sure that a graph, with activations in it, computes what the network does."""
-    difference = ((graph(images) - expected).norm() / expected.norm().clamp(min=1e-12)).item()
+    answer = graph(images)
+    if answer.shape != expected.shape:
+        raise OnespikeError("the network's graph by torch.fx gives another shape: expected the same at every call")
+    difference = ((answer - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
         wish = "expected a forward pass that is the same for all images and changes nothing in place"
         raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")

@@ -39,7 +39,7 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     """
     try:
         root = copy.deepcopy(network).eval()
-    except RuntimeError as error:
+    except Exception as error:  # whatever a network's own `__deepcopy__` does
         raise OnespikeError(f"the network cannot be copied: {_line(error)}") from error
     for path, module in list(root.named_modules()):
         _compute_weights(module)

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from onespike.configs import read_yaml
 from onespike.counting.operations import Layer, Operations
 from onespike.counting.products import Product
+from onespike.durable import path_of
 from onespike.errors import OnespikeError, shown, unknown
 
 Convention = Literal["field", "int8", "memory"]
@@ -86,7 +87,7 @@ class EnergyTable:
         Raises:
             OnespikeError: It cannot be read, lacks a value, has one that is not known, or one that is not a number.
         """
-        path = Path(file or DEFAULT)
+        path = path_of(DEFAULT if file is None else file, "file of energies")
         content = read_yaml(path)
         _check(content, read_yaml(DEFAULT), path, "")
         levels = tuple((one["name"], one["bytes"], float(one["access"])) for one in content["memory"]["levels"])

@@ -16,7 +16,8 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
-from onespike.neurons.watch import Fired, batch_of, kept_states, resetter, watch_neurons
+from onespike.neurons.watch import Fired, ask, batch_of, kept_states, resetter, watch_neurons
+from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
 
 #: Potentials looked at in each layer and batch, evenly spread; the most kept over all: above, every second one goes.
@@ -115,6 +116,7 @@ def count_operations(
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    expect_weights(model)
     counter, watch = ProductCounter(model), _NeuronWatch()
     reset, images = resetter(model), 0
     with ExitStack() as stack:
@@ -130,7 +132,7 @@ def count_operations(
             if before is not None:
                 before(number)
             with counter.watch():
-                answer = model(batch)
+                answer = ask(model, batch)
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             watch.end_batch()

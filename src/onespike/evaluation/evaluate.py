@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from onespike.configs import convert
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
@@ -158,8 +159,8 @@ def evaluate(
     """
     if part not in get_args(Part):
         raise unknown("part", part, get_args(Part))
-    for name, number in (("passes", passes), ("batch size", batch_size)):
-        if number is not None and not 1 <= number <= 10**6:
+    for name, number in (("passes", passes), ("batch size", 1 if batch_size is None else batch_size)):
+        if not 1 <= convert(number, int, name) <= 10**6:
             raise OnespikeError(f"{name}: expected {'at least 1' if number < 1 else 'at most 10^6'}, got {number}")
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.recipe.train

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onespike.configs import convert
 from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.durable import read_whole
@@ -18,7 +19,8 @@ from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
 from onespike.functional import Surrogate, window_side
 from onespike.models import Network
-from onespike.neurons.watch import Fired, aside, watch_neurons
+from onespike.neurons.watch import Fired, aside, logits_of, watch_neurons
+from onespike.tensors import expect_weights
 from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
 from onespike.training.run import Run
@@ -209,10 +211,11 @@ def _inspect(
     name: str,
 ) -> Inspection:
     """Show a raw image or frames; `shown` are its path, original size and pixels."""
-    if not 0 <= seed < 2**63:
+    if convert(seed, int, "seed") < 0:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
+    expect_weights(network)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])
-    logits, blocks = _watch(network, images, seed)
+    logits, blocks = _watch(network, images, seed, len(card.classes))
     if not logits.isfinite().all():
         raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
     probabilities = logits.softmax(0)
@@ -222,7 +225,7 @@ def _inspect(
 
 
 @torch.no_grad()
-def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[View, ...]]:
+def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[Tensor, tuple[View, ...]]:
     """Run a network on one image (1, C, H, W), once: its logits (K,), and what its neurons saw and did."""
     seen: dict[str, list[Fired]] = defaultdict(list)
     received: dict[nn.Module, list[Tensor]] = defaultdict(list)
@@ -234,7 +237,7 @@ def _watch(network: nn.Module, image: Tensor, seed: int) -> tuple[Tensor, tuple[
         stack.enter_context(watch_neurons(network, lambda call: seen[call.path].append(call)))
         stack.enter_context(aside(network))
         torch.manual_seed(seed)
-        logits = network(image)
+        logits = logits_of(network, image, classes)
     paths = {module: path for path, module in network.named_modules()}
     views = []
     for number, block in enumerate(blocks, 1):

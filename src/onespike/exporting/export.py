@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +22,8 @@ from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
+from onespike.neurons.watch import aside, logits_of
+from onespike.tensors import expect_weights
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
@@ -106,6 +107,7 @@ def export(
     if isinstance(model, nn.Module):
         if images is None:
             raise OnespikeError("export: expected test images beside a network: images=…")
+        expect_weights(model)
         network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)
@@ -192,26 +194,31 @@ def _contract(
     if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
         raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
     raw = images.dtype == torch.uint8
-    if labels is not None and (not isinstance(labels, Tensor) or labels.shape != images.shape[:1]):
-        raise OnespikeError(f"labels: expected a tensor ({len(images)},), a class for each image")
+    if images.is_meta or images.layout != torch.strided:
+        raise OnespikeError("images: expected a dense tensor")
+    whole = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    if labels is not None and not (whole and labels.shape == images.shape[:1]):
+        raise OnespikeError(f"labels: expected whole numbers ({len(images)},), a class for each image")
     if not raw and not (images.is_floating_point() and images.isfinite().all()):
         raise OnespikeError("images: expected uint8, or floats that are finite numbers")
     channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
     if height != width:
         raise OnespikeError(f"images: expected square ones, got {height}x{width}")
-    mean, std = tuple(mean or (0.0,) * channels), tuple(std or (1.0,) * channels)
-    if not len(mean) == len(std) == channels or not all(map(math.isfinite, (*mean, *std))) or min(std) <= 0:
-        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {mean}, {std}")
-    contract = Contract(type(network).__name__, "", (), channels, height, mean, std, "fp32", pixels)
-    try:
-        with torch.no_grad():
-            answers = copy.deepcopy(network).eval()(contract.normalise(images[:2]))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"images: the network does not take {found}: {reason}") from error
+    means: tuple[float, ...] = convert([0.0] * channels if mean is None else mean, tuple[float, ...], "mean")
+    stds: tuple[float, ...] = convert([1.0] * channels if std is None else std, tuple[float, ...], "std")
+    if not len(means) == len(stds) == channels or min(stds) <= 0:
+        raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
+    contract = Contract(type(network).__name__, "", (), channels, height, means, stds, "fp32", pixels)
+    some = contract.normalise(images[:2])
+    with aside(network):
+        answers = logits_of(network, some)
     if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):
         raise OnespikeError(f"labels: expected 0 to {answers.shape[-1] - 1}")
-    names = tuple(classes) or tuple(str(number) for number in range(answers.shape[-1]))
+    if not isinstance(classes, Sequence):
+        raise OnespikeError(f"classes: expected their names, got {classes}")
+    names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(
+        str(number) for number in range(answers.shape[-1])
+    )
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
     return replace(contract, classes=names)

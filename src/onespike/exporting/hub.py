@@ -17,6 +17,7 @@ from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_writable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
+from onespike.tensors import expect_weights, not_finite, to_save
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
 from onespike.training.recipe import dump
@@ -74,7 +75,10 @@ def save_pretrained(
         recipe = replace(run.recipe, data=replace(run.recipe.data, root=None, cache=None, workers=0))
         files["config.yaml"] = dump(recipe).encode()
         summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
-    state = {name: one.detach().cpu().contiguous() for name, one in network.state_dict().items()}
+    expect_weights(network)
+    state = to_save(network.state_dict())
+    if name := not_finite(state, network):
+        raise OnespikeError(f"the weights {name} are not finite numbers: expected those of a network that was trained")
     if weights == "int8":
         kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
         state = in_integers(state, {f"{name}.weight" for name in kinds})

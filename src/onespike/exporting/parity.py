@@ -77,6 +77,10 @@ def compare(
         if not logits.isfinite().all():
             raise OnespikeError("the network answers with numbers that are not finite: its training failed")
         answers, shown = target(raw)
+        expected = len(raw), len(contract.classes)
+        if not tuple(logits.shape) == tuple(answers.shape) == expected:
+            shapes = f"{tuple(logits.shape)} by the network, {tuple(answers.shape)} by {name}"
+            raise OnespikeError(f"export: expected logits {expected}, the same at every call, got {shapes}")
         pairs = [pair for pair in zip(calls, shown, strict=bool(shown)) if getattr(pair[0].neuron, "spiking", True)]
         errors = (answers.double() - logits.double()).abs().amax(1)
         images += len(logits)

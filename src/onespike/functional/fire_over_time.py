@@ -55,7 +55,8 @@ def fire_over_time(
     expect_neurons(shift, currents, threshold, surrogate)
     if not 0 <= decay <= 1:
         raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
-    return _FireOverTime.apply(currents, shift, norm, threshold, decay, surrogate)
+    # A whole number would reach C as one, and be read as an address.
+    return _FireOverTime.apply(currents, shift, norm, float(threshold), float(decay), surrogate)
 
 
 class _FireOverTime(torch.autograd.Function):

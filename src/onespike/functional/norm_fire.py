@@ -67,7 +67,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
     """
     expect_kernels(has_kernels(currents), currents, norm)
     expect_neurons(shift, currents, threshold, surrogate)
-    return _NormFire.apply(currents, shift, norm, threshold, surrogate)
+    return _NormFire.apply(currents, shift, norm, float(threshold), surrogate)
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -123,7 +123,7 @@ class _BatchNorm(torch.autograd.Function):
     def forward(ctx, currents, weight, bias, norm):  # type: ignore[no-untyped-def]
         kernels = _kernels(currents)
         moments = moments_of(kernels, currents, norm)
-        factor = moments.scale * weight
+        factor = moments.scale * weight.to(kernels.real)
         shift = bias - moments.mean * factor
         out = _empty(currents, currents.shape[1])
         kernels("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(kernels.real), out)

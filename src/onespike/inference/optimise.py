@@ -14,7 +14,9 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from onespike.configs import convert
 from onespike.data.loader import EvalLoader, derive_seed
+from onespike.durable import path_of
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting.onnx import FILE, expect_packages
@@ -22,7 +24,7 @@ from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
 from onespike.inference.layers import Fire
 from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
-from onespike.inference.storage import load_engine, save_engine, save_runtime
+from onespike.inference.storage import expect_free, load_engine, save_engine, save_runtime
 from onespike.models import Network
 from onespike.neurons import Neuron
 from onespike.training.checkpoint import Checkpoint, ModelCard
@@ -61,13 +63,13 @@ class Report:
 
 
 def optimise(
-    run: Run, out: Path, precision: Precision = "auto", which: str = "best", images: int = 0, rounds: int = 20
+    run: Run, out: str | Path, precision: Precision = "auto", which: str = "best", images: int = 0, rounds: int = 20
 ) -> Report:
     """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
 
     Args:
         run: A trained network.
-        out: Folder for the engine.
+        out: A new folder for the engine, or that of an earlier one, which it replaces.
         precision: "int8" or "int16" of the paper's networks, "int8" or "fp32" of others; "auto" takes int8 for the
             paper's and wherever all layers behind the stem read spikes, and fp32 elsewhere.
         which: Which checkpoint, "best" or "last".
@@ -78,8 +80,10 @@ def optimise(
         OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
             is out of range.
     """
-    if images < 0 or not 1 <= rounds <= 10**4:
+    if convert(images, int, "images") < 0 or not 1 <= convert(rounds, int, "rounds") <= 10**4:
         raise OnespikeError(f"optimise: expected images >= 0, rounds of 1 to 10,000, got {images}, {rounds}")
+    out = path_of(out)
+    expect_free(out)
     checkpoint = run.checkpoint(which)
     network, batches = opened(run, checkpoint, images)
     if takes(network):

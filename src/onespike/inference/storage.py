@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import is_as_written, read_whole, sealed, write_whole
+from onespike.durable import expect_writable, is_as_written, path_of, read_whole, sealed, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
@@ -17,7 +17,7 @@ from onespike.models import expect_blocks
 from onespike.tensors import expect_alike, not_finite, read_tensors
 from onespike.training.checkpoint import ModelCard
 
-WEIGHTS, DESCRIPTION = "engine.safetensors", "engine.json"
+WEIGHTS, DESCRIPTION, REPORT = "engine.safetensors", "engine.json", "report.json"
 #: What the description calls our own engine.
 OURS = "onespike"
 
@@ -40,15 +40,27 @@ def save_runtime(model: bytes, runtime: str, precision: str, card: ModelCard, ru
 def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
     made_by = {"onespike": __version__, "run": run, "engine": engine}
     description = sealed(made_by | {"precision": precision, "model": plain(card)}, content)
+    expect_free(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)  # what is half written is no engine
-        for other in {WEIGHTS, FILE} - {file}:
-            (folder / other).unlink(missing_ok=True)
-        write_whole(folder / file, content)
-        write_whole(folder / DESCRIPTION, json.dumps(description, indent=2))
+        write_folder(folder, {file: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
     except OSError as error:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def expect_free(folder: Path) -> None:
+    """Raise `OnespikeError` if an engine cannot be written, or would overwrite anything but an earlier one."""
+    expect_writable(folder=folder)
+    if not folder.exists():
+        return
+    found = {path.name for path in folder.iterdir()}
+    try:
+        description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
+        expect_keys(description, {"engine": str, "sha256": str}, DESCRIPTION)
+        found -= {DESCRIPTION, WEIGHTS, FILE, REPORT}
+    except (OnespikeError, OSError):
+        pass  # no engine of ours
+    if found:
+        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier engine: choose another --out")
 
 
 def load_engine(folder: str | Path) -> Engine | Runtime:
@@ -59,7 +71,7 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     Raises:
         OnespikeError: The folder holds no engine, or a damaged one; a package is missing.
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     try:
         text = read_whole(folder / DESCRIPTION)
         description = read_json(text, DESCRIPTION)

@@ -59,8 +59,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for name, one in tensors.items():
         if one.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            if scale is None or scale.shape != one.shape[:1]:
-                raise OnespikeError(f"{name}: expected {name}{SCALE}, a scale for each of {len(one)} channels")
+            if scale is None or not one.ndim or scale.shape != one.shape[:1] or not scale.is_floating_point():
+                raise OnespikeError(f"{name}, {tuple(one.shape)}: expected {name}{SCALE}, a float for each channel")
             # In float64, so that rounding to 8 bits once more gives the same whole numbers.
             found[name] = (one.double() * scale.double().view(-1, *[1] * (one.ndim - 1))).float()
         elif tensors.get(name.removesuffix(SCALE), one).dtype != torch.int8:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from onespike.errors import OnespikeError
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
@@ -92,6 +93,34 @@ def aside(model: nn.Module) -> Iterator[None]:
         stack.callback(model.train, model.training)  # runs first: some modules' `train` does more than set a flag
         model.eval()
         yield
+
+
+@torch.no_grad()
+def ask(model: nn.Module, inputs: Any) -> Any:
+    """What somebody's network answers to a batch; an `OnespikeError` where it does not take it.
+
+    Whatever its own code raises comes with the shape of the batch, but for a lack of memory.
+    """
+    try:
+        return model(inputs)
+    except (OnespikeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        shape = f"of {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise OnespikeError(f"the network does not take a batch {shape}: {reason}") from error
+
+
+def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> Tensor:
+    """What somebody's network answers to images, (B, K) or (T, B, K); an `OnespikeError` where that is no logits."""
+    answer = ask(model, images)
+    floats = isinstance(answer, Tensor) and answer.is_floating_point() and answer.ndim in (2, 3)
+    if floats and answer.shape[-2] == batch_of(images) and answer.numel() and classes in (None, answer.shape[-1]):
+        logits: Tensor = answer
+        return logits
+    found = f"{tuple(answer.shape)}, {answer.dtype}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
+    expected = f"expected logits, floats (B, {classes or 'K'}), or (T, B, {classes or 'K'}) over time"
+    raise OnespikeError(f"the network answers {batch_of(images)} images with {found}: {expected}")
 
 
 def kept_states(neuron: nn.Module, like: Tensor) -> int:

@@ -27,8 +27,8 @@ from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
 from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
-from onespike.tensors import expect_alike, not_finite, read_tensors
-from onespike.training.progress import Progress
+from onespike.tensors import expect_alike, not_finite, read_tensors, to_save
+from onespike.training.progress import Progress, quality
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
@@ -114,9 +114,9 @@ class Checkpoint:
     def save(self, folder: Path) -> None:
         """Write the checkpoint; a reader finds the old one or this one, never a part, even if the disk is full."""
         files = {
-            "model.safetensors": save(_contiguous(self.weights)),
+            "model.safetensors": save(to_save(self.weights)),
             "model.json": json.dumps(plain(self.card), indent=2).encode(),
-            "training.safetensors": save(_contiguous(self.training)),
+            "training.safetensors": save(to_save(self.training)),
         }
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         state = {**self.state, "sha256": digests | {"state": digest_of(self.state)}}
@@ -233,11 +233,11 @@ def read_state(content: Any) -> dict[str, Any]:
         expect_keys(numbers, dict.fromkeys(numbers, float | None) | _COLUMNS, where)  # callbacks may add True, too
         if row["epoch"] != number:
             raise OnespikeError(f"{where}: expected epoch {number}, got {shown(row['epoch'])}")
+    for name in ("epoch", "epochs_before", "flops", "flops_before", "step", "images", "epoch_seconds", "seconds"):
+        if (getattr(progress, name) or 0) < 0:
+            raise OnespikeError(f"state.json: progress: {name}: expected 0 or more, got {getattr(progress, name)}")
+    if progress.best != (best := max(map(quality, progress.history), default=-1.0)):
+        raise OnespikeError(f"state.json: progress: best: expected {best}, as in its history, got {progress.best}")
     if "epoch" not in content["progress"]:
         raise OnespikeError("state.json: progress: epoch is missing")
     return content
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU: safetensors knows no strides (channels-last) and no shared memory."""
-    return {name: one.detach().cpu().clone(memory_format=torch.contiguous_format) for name, one in tensors.items()}

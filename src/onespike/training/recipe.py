@@ -17,6 +17,7 @@ from onespike.configs import convert, expect_keys, flat, make, merge, names_of, 
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.data.sources import EVENTS
+from onespike.durable import path_of
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.registry import family, model_config
 from onespike.training.config import TrainConfig
@@ -182,9 +183,9 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recipe_path(name: str) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
-        if not Path(name).is_file():
+        if not (path := path_of(name, "recipe")).is_file():
             raise OnespikeError(f"there is no recipe file {name}")
-        return Path(name)
+        return path
     if name not in recipe_names():
         raise unknown("recipe", name, recipe_names())
     return FOLDER / f"{name}.yaml"

@@ -30,7 +30,7 @@ from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_dataset, open_dataset
 from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
-from onespike.errors import OnespikeError, unknown, warn
+from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
@@ -113,6 +113,9 @@ class Run:
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
         expect_keys(content, _SUMMARY, str(path))
+        for name in ("test_top1", "test_top5", "valid_top1"):
+            if not 0 <= (content[name] or 0) <= 100:
+                raise OnespikeError(f"{path}: {name}: expected 0 to 100 percent, got {shown(content[name])}")
         whole: dict[str, Any] = content
         summary = {key: value for key, value in whole.items() if key != "sha256"}
         digest = None if is_pretrained(self.folder) else digest_of(summary)

@@ -132,7 +132,9 @@ def test_what_a_networks_own_code_raises_is_said_in_one_line():
             assert x.shape[-1] == 4, "expected rows of 4"
             return x.relu()
 
-    with pytest.raises(OnespikeError, match=r"does not take images of \(3,\): expected rows of 4"):
+    with pytest.raises(
+        OnespikeError, match=r"does not take a batch of \(2, 3\), torch\.float32: AssertionError: expected rows of 4"
+    ):
         onespike.convert(Particular(), torch.randn(2, 3))
 
     class Masked(nn.Module):

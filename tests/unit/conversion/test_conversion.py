@@ -710,7 +710,7 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
         (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "expected finite images"),
-        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take images of \(5,\)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take a batch of \(2, 5\)"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()).bfloat16(), torch.randn(8, 4).bfloat16(), "use model.float()"),
     ],
 )

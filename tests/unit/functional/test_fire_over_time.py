@@ -163,3 +163,17 @@ def test_what_the_kernels_would_read_beyond_is_refused(odd):
     assert fire_over_time(**given).shape == currents.shape
     with pytest.raises(ValueError, match=f"^{next(iter(odd))}: expected"):
         fire_over_time(**given | odd)
+
+
+@pytest.mark.parametrize("kind", [int, torch.tensor])
+@pytest.mark.parametrize("decay", [0, 1])
+def test_numbers_of_any_kind_reach_the_kernels(kind, decay):
+    """A whole number that is passed on as such would be read as an address."""
+    results = []
+    for one in (float, kind):
+        x = currents(3, 2, 3, 4, 4).requires_grad_()
+        norm = nn.BatchNorm2d(3, affine=False).double()
+        spikes = fire_over_time(x, torch.zeros(3).double(), norm, one(1), one(decay), Surrogate("triangle", 1.0))
+        spikes.sum().backward()
+        results.append((spikes, x.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)

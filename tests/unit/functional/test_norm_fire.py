@@ -211,3 +211,11 @@ def test_what_the_kernels_would_read_beyond_is_refused(what):
     if {"currents", "norm"} & set(REFUSED[what]):
         with pytest.raises(ValueError, match=r"^currents: expected"):
             batch_norm(**{"currents": MAP, "norm": norm} | REFUSED[what])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_norm_of_another_type(dtype):
+    norm = nn.BatchNorm2d(3).to(dtype)
+    nn.init.normal_(norm.weight)
+    expected = nn.functional.batch_norm(MAP, None, None, norm.weight.float(), norm.bias.float(), True)
+    torch.testing.assert_close(batch_norm(MAP, norm), expected, rtol=1e-4, atol=1e-4)

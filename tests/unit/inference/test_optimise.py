@@ -17,6 +17,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
+from onespike.inference.optimise import optimise
 from onespike.models import ModelConfig, model_config
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
@@ -58,6 +59,7 @@ def command(*arguments: object) -> int:
 ANSWERS = """
 import sys, torch
 from onespike.inference import load_engine
+from onespike.inference.optimise import optimise
 engine = load_engine(sys.argv[1])
 torch.save((engine(torch.load(sys.argv[2])), engine.card.classes), sys.argv[3])
 """
@@ -115,6 +117,19 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     first, second = report["engines"]
     shares = first["top1"], second["top1"], second["same_class"]
     assert shares == pytest.approx([100 * count.item() / 9 for count in counts], abs=1e-3)
+
+
+@pytest.mark.parametrize("names", [["model.onnx"], ["engine.json"], ["engine.json", "model.onnx"], ["notes.txt"]])
+def test_what_is_no_earlier_engine_stays(names: list[str], run: Run, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "engine"
+    out.mkdir()
+    for name in names:
+        (out / name).write_text("{}")
+    assert command(run.folder, "--out", out) == 2
+    assert f"{out} holds {names[0]}, which is of no earlier engine" in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in out.iterdir()} == dict.fromkeys(names, "{}")
+    with pytest.raises(OnespikeError, match="it lies in a checkpoint"):
+        optimise(run, run.best)
 
 
 @pytest.mark.slow
