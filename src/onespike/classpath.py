@@ -7,7 +7,8 @@ whoever opens it has named, by `--import MODULE`, by a class path on the command
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from onespike.errors import OnespikeError
 
 _ALLOWED: set[str] = set()
+_ADDED: set[str] = set()  # folders put on Python's path for them
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ def allow_imports(*modules: str) -> None:
     Raises:
         OnespikeError: There is no such module.
     """
-    _look_here()
     for name in modules:
         _imported(name, f"--import {name}: cannot be imported")
         trust(name)  # only now: a worker process imports all that are allowed, and must not meet one that fails
@@ -67,6 +68,10 @@ def allow_imports(*modules: str) -> None:
 
 def _imported(module: str, refusal: str) -> ModuleType:
     """Import a module; whatever it raises is an `OnespikeError`, which begins with `refusal`, and it is not trusted."""
+    here = str(Path.cwd())  # on the path only where somebody named a module: others must not import what lies there
+    if here not in sys.path:
+        sys.path.append(here)
+        _ADDED.add(here)
     try:
         return import_module(module)
     except (Exception, SystemExit) as error:
@@ -79,14 +84,18 @@ def _imported(module: str, refusal: str) -> ModuleType:
 
 def trust(*modules: str) -> None:
     """Allow class paths to lead into modules, without importing them yet; see `allow_imports`."""
-    _look_here()
     _ALLOWED.update(filter(None, modules))  # a class path without a dot leads into no module
 
 
-def _look_here() -> None:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
+@contextmanager
+def installed_only() -> Iterator[None]:
+    """Keep the current folder off Python's path: libraries look for modules by names that are found in data."""
+    added = [folder for folder in sys.path if folder in _ADDED]
+    sys.path[:] = [folder for folder in sys.path if folder not in _ADDED]
+    try:
+        yield
+    finally:
+        sys.path.extend(added)
 
 
 def allowed() -> list[str]:

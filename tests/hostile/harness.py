@@ -1,6 +1,7 @@
 """What hostile cases share: a time limit, a tiny recipe, a run whose digests fit whatever it holds."""
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor
+
+from onespike.data.config import DataConfig
+from onespike.data.dataset import open_dataset
+from onespike.errors import OnespikeError
 
 #: No case computes for longer, in seconds; nor does it wait for longer, be the machine as busy as it may.
 LIMIT, PATIENCE = 20, 120
@@ -48,6 +54,19 @@ def in_time() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def fails(root: Path, *words: object, name: str = "folder", **options: object) -> str:
+    """Opening a data set ends in one line that holds all `words`, in time, and leaves nothing in a fresh cache."""
+    with in_time(), pytest.raises(OnespikeError) as raised:
+        open_dataset(DataConfig(name, str(root), **options))
+    message = str(raised.value)
+    assert message.isprintable()
+    for word in words:
+        assert str(word) in message, message
+    cache = Path(os.environ["ONESPIKE_CACHE"])
+    assert not cache.exists() or not list(cache.iterdir())
+    return message
 
 
 def rewrite(run: Path, change: Callable[[dict[str, Any]], None]) -> None:

@@ -186,6 +186,8 @@ EXPORTS = {
     "a mean of text": {"images": PIXELS, "mean": ["x"] * 3},
     "a mean without end": {"images": PIXELS, "mean": [10**400] * 3},
     "a number for classes": {"images": IMAGES, "classes": 5},
+    "a class of two numbers": {"images": IMAGES, "classes": ["a", "a", "b", "c", "d"]},
+    "a class of half a character": {"images": IMAGES, "classes": ["\ud800", "a", "b", "c", "d"]},
     "a text for a count": {"images": IMAGES, "count": "x"},
     "a count of 0": {"images": IMAGES, "count": 0},
 }

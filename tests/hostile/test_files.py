@@ -28,30 +28,14 @@ from onespike.data.dataset import open_dataset
 from onespike.data.sources.image import decode
 from onespike.errors import OnespikeError
 from onespike.training import load_recipe
-from tests.hostile.harness import in_time, make_tree
+from tests.hostile.harness import fails, in_time, make_tree
 
-
-@pytest.fixture(autouse=True)
-def fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ONESPIKE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("fresh_cache")
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "mine")
-
-
-def fails(root: Path, *words: object, name: str = "folder", **options: object) -> str:
-    with in_time(), pytest.raises(OnespikeError) as raised:
-        open_dataset(DataConfig(name, str(root), **options))
-    message = str(raised.value)
-    assert message.isprintable()
-    for word in words:
-        assert str(word) in message, message
-    cache = Path(os.environ["ONESPIKE_CACHE"])
-    assert not cache.exists() or not list(cache.iterdir())
-    return message
 
 
 def _fifo(path: Path) -> None:

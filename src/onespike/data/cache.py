@@ -179,7 +179,7 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
     from rich.console import Console
     from rich.progress import track
 
-    content.expect_labels_in_range()
+    content.check(name)
     console = Console(stderr=True)
     first: tuple[int, str] | None = None
 

@@ -32,7 +32,7 @@ class DataConfig:
 
     Attributes:
         name: The data set: `digits` (embedded in scikit-learn), `cifar10`, `cifar100`, `tiny-imagenet`, `folder`
-            (your own images, one folder per class), or `hub` (whatever Hugging Face `datasets` reads). Of events:
+            (your own images, one folder per class), or `hub` (images that Hugging Face `datasets` reads). Of events:
             `digits-saccades` (made of `digits`), `nmnist`, `dvs-gesture`, `cifar10-dvs`, `shd`, or `events-folder`.
         root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
             For `hub` a local folder or a repository of the Hub, owner/name or owner/name:configuration.

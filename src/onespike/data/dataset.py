@@ -85,14 +85,14 @@ def as_dataset(
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: What to call the data set; the name of its class, or on the Hub, if None.
-        classes: Class names; without any, those that the data set knows, or else "0", "1", ...
+        classes: Class names, each once; without any, those that the data set knows, or else "0", "1", ...
         holdout: As in `DataConfig`, like `limit` and (for raw images alone) `image_size`.
         limit: See there.
         image_size: See there.
 
     Raises:
-        OnespikeError: It is no such data set, a label is missing or out of range, or the images are not square and
-            alike. The item is named.
+        OnespikeError: It is no such data set, a label is missing or out of range, parts have other classes, or the
+            images are not square and alike. The item is named.
     """
     if isinstance(data, Dataset):
         return data
@@ -107,7 +107,7 @@ def as_dataset(
     shape = parts["train"].shape
     if not shape:
         return decode_here(content, name, image_size).divided(holdout, limit)
-    content.expect_labels_in_range()
+    content.check(name)
     expected = (*shape[:1], *((image_size,) * 2 if image_size else shape[-1:] * 2))
     for part in parts.values():
         if part.shape != expected or len(expected) != 3:

@@ -3,6 +3,7 @@
 import operator
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,15 +17,13 @@ from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
-from onespike.data.sources import PARTS, Content, Part
+from onespike.data.sources import MOST_CLASSES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, damage_named, listed
 
 #: What a part may be called, here and on the Hub, the usual name first.
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
-#: The largest label: the table of which classes are taken for which has the square of it.
-MOST_CLASSES = 1 << 15
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,14 +103,26 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
     """Describe parts to what decodes them; classes: those given, else known to the training part, else its numbers."""
     train = parts["train"]
-    if (largest := int(train.labels.max())) > MOST_CLASSES:
-        raise OnespikeError(f"{train.where}: label {largest}; expected 0 to {MOST_CLASSES:,}; number the classes anew")
-    known = classes or getattr(_whole(train.images), "classes", None) or range(largest + 1)
+    if (largest := int(train.labels.max())) >= MOST_CLASSES:
+        expected = f"expected 0 to {MOST_CLASSES - 1:,}"
+        raise OnespikeError(f"{train.where}: label {largest}; {expected}; number the classes anew")
+    names = [str(name) for name in classes or range(largest + 1)]
+    if not classes and (known := _known_classes(train)):
+        for part in parts.values():
+            if (others := _known_classes(part)) and others != known:
+                found = f"{part.where}: the classes {listed(others)}; expected {listed(known)} in this order"
+                raise OnespikeError(f"{found}, as in {train.where}; number them alike")
+        times = Counter(known)  # torchvision's ImageNet has two classes "crane"
+        names = [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(known)]
     split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
     numbered = {name: (part, [part.origin(i) for i in range(len(part))]) for name, part in parts.items()}
     sources = {name: Part(part.targets, origins, part.pixels) for name, (part, origins) in numbered.items()}
-    return Content(tuple(map(str, known)), sources, note)
+    return Content(tuple(names), sources, note)
+
+
+def _known_classes(part: ItemSet) -> list[str]:
+    return list(map(str, getattr(_whole(part.images), "classes", None) or ()))
 
 
 def _whole(source: Any) -> Any:
@@ -217,10 +228,18 @@ class _Rows:
         return len(self.table)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        row, origin = self.table[index], f"{self.where}: item {index}"
-        cell = row[self.image]
-        try:
+        origin = f"{self.where}: item {index}"
+        with damage_named(origin, "its image cannot be read", "a file; restore it"):
+            row = self.table[index]
+            cell = row[self.image]
             data = read_whole(Path(cell["path"])) if cell["bytes"] is None else cell["bytes"]
-        except (TypeError, OSError) as error:
-            raise OnespikeError(f"{origin}: its image cannot be read ({error}); expected a file; restore it") from error
         return decode(data, origin), row[self.label]
+
+    def files(self) -> list[str]:
+        """The paths of images that are not in the table itself."""
+        import pyarrow.compute as pc
+
+        cells = self.table.data.column(self.image)
+        content, path = (pc.struct_field(cells, [cells.type.get_field_index(name)]) for name in ("bytes", "path"))
+        found: list[str] = path.filter(pc.is_null(content)).drop_null().to_pylist()
+        return found

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
+from onespike.data.sources import expect_class_names
 from onespike.durable import expect_writable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.evaluation.evaluate import expect_same_images
@@ -221,6 +222,7 @@ def _contract(
     )
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
+    expect_class_names(names, "classes")
     return replace(contract, classes=names)
 
 

@@ -25,6 +25,7 @@ from onespike.configs import check, expect_keys, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.data.dataset import Dataset
+from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.tensors import expect_alike, not_finite, read_tensors, to_save
@@ -54,8 +55,9 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         check(self, "model.json", in_channels=(1, 8192), image_size=(1, 8192), mean=(0, 1), std=(1e-9, 1))
-        if not len(self.mean) == len(self.std) == self.in_channels or not self.classes:
-            raise OnespikeError("model.json: expected classes, and a mean and std for each channel of the images")
+        expect_class_names(self.classes, "model.json")
+        if not len(self.mean) == len(self.std) == self.in_channels:
+            raise OnespikeError("model.json: expected a mean and std for each channel of the images")
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset) -> "ModelCard":

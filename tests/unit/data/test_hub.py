@@ -114,7 +114,7 @@ def test_a_folder_that_datasets_cannot_read(local, tmp_path, fails):
     fails("hub", None, "no data set given", "owner/name", "--data.root")
     fails("hub", tmp_path / "none", tmp_path / "none", "no such folder", "owner/name")
     (tmp_path / "empty").mkdir()
-    fails("hub", tmp_path / "empty", tmp_path / "empty", "not read by Hugging Face datasets")
+    fails("hub", tmp_path / "empty", tmp_path / "empty", "no images", "expected images, Parquet files")
     file = local / "data" / "test-00000-of-00001.parquet"
     whole = file.read_bytes()
     file.write_bytes(whole[:100])
@@ -181,3 +181,21 @@ def test_tiny_imagenet_of_the_hub(tmp_path, monkeypatch):
     data = open_dataset(DataConfig("tiny-imagenet", holdout=0))
     assert data.classes == tuple(names)
     assert (len(data.train), len(data.test), data.in_channels) == (3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "other"),
+    [
+        ("train/{}/0.png", "test/{}/0.png", "logo.png"),
+        ("train/{}/test 0.png", "my-eval/{}/0.png", "{}/0.png"),
+        ("{}/training_0.png", "{}/0-test-0.png", "{}/latest.png"),
+        ("a/train/test/{}/0.png", "a/val/train/{}/0.png", "a/x/{}/0.png"),  # the first word tells
+    ],
+)
+def test_parts_are_found_by_words_in_names(train, test, other, tmp_path, capsys):
+    for number, name in enumerate((train, test, other)):
+        for kind in ("cat", "dog"):
+            save_image(tmp_path / name.format(kind), seed=number)
+    data = open_dataset(DataConfig("hub", str(tmp_path), holdout=0))
+    assert (len(data.train), len(data.test)) == (2, 2)
+    assert f"{tmp_path / other.format('cat')}: no image of a part" in capsys.readouterr().err

@@ -5,10 +5,11 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import category
 
 import numpy as np
 
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import LINE, OnespikeError, shown, unknown
 
 #: Name -> module and function that opens it, given a root (None for the embedded images or the Hub). To add a data
 #: set, add a line. Modules are imported when they are asked for: some bring heavy libraries along.
@@ -32,6 +33,8 @@ EVENTS = {
 }
 #: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
 PARTS = ("train", "validation", "test")
+#: The most classes: the table of which are taken for which has the square of it.
+MOST_CLASSES = 1 << 15
 
 
 class Part(NamedTuple):
@@ -51,12 +54,27 @@ class Content(NamedTuple):
     parts: Mapping[str, Part]  # by names out of `PARTS`
     note: str = ""  # what was decided about it and matters to who compares results
 
-    def expect_labels_in_range(self) -> None:
-        """Raise an OnespikeError if a label is out of range, which names the image."""
+    def check(self, name: str) -> None:
+        """Raise an OnespikeError if a class has no proper name, or a label is out of range, which names the image."""
+        expect_class_names(self.classes, name)
         for part in self.parts.values():
             for wrong in np.flatnonzero((part.labels < 0) | (part.labels >= len(self.classes)))[:1].tolist():
                 label, largest = part.labels[wrong], max(len(self.classes) - 1, 0)
                 raise OnespikeError(f"{part.origins[wrong]}: label {label}; expected 0 to {largest}; correct it")
+
+
+def expect_class_names(names: Sequence[Any], where: str) -> None:
+    """Expect names by which a person can tell classes apart: text that is no control, each once."""
+    if not 0 < len(names) <= MOST_CLASSES:
+        raise OnespikeError(f"{where}: {len(names):,} class names; expected 1 to {MOST_CLASSES:,}; correct them")
+    seen = set[str]()
+    for label, name in enumerate(names):
+        is_text = isinstance(name, str) and name.strip() and len(name) <= LINE
+        if not is_text or name in seen or {"Cc", "Cs"} & set(map(category, name)):
+            found = f"{where}: class {label} is called {shown(repr(name))}{', as one before' if name in seen else ''}"
+            expected = f"expected up to {LINE:,} characters of UTF-8, none of control, and each name once"
+            raise OnespikeError(f"{found}; {expected}; rename it")
+        seen.add(name)
 
 
 class Source(NamedTuple):

@@ -82,11 +82,24 @@ class Files(NamedTuple):
         return str(self.root / self.prefix / name) if self.members is None else f"{self.root}: {self.prefix}{name}"
 
     def key(self, names: Iterable[str]) -> str:
-        """Sha256, in hexadecimal, over names and content of these files; for an archive, over all of it."""
+        """Sha256, in hexadecimal, over names and content of these files; for an archive, over all of it.
+
+        Of a folder, a link out of it, or one file by two names, is an OnespikeError.
+        """
         if self.members is not None:
-            return _digest(self.root)
-        # A digest per file: the files' borders count, not only their bytes one after the other.
-        lines = (f"{name}\0{_digest(Path(self.where(name)))}\n" for name in names)
+            return _digest(self.root)[0]
+        lines, paths = list[str](), dict[tuple[int, int], Path]()  # the paths of files by what they are
+        for name in names:
+            path = Path(self.where(name))
+            if path.is_symlink():
+                real = path.resolve()
+                if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
+                    raise _led_out(path, real, self.root)
+            # A digest per file: the files' borders count, not only their bytes one after the other.
+            digest, identity = _digest(path)
+            if (other := paths.setdefault(identity, path)) != path:
+                raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
+            lines.append(f"{name}\0{digest}\n")
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def holders(self, marker: str) -> set[str]:
@@ -150,11 +163,10 @@ def _below(root: Path) -> Iterator[Path]:
     A folder that is linked as a part, or as a class, may lie elsewhere.
     """
     inside, seen, waiting = [root.resolve()], set[Path](), [(root, 0)]
-    linked = dict[tuple[int, int], Path]()  # files of several names, by what they are
 
     def expect_new(path: Path, real: Path) -> None:
         if not any(real.is_relative_to(one) for one in inside):
-            raise OnespikeError(f"{path}: a link to {real}, outside of {root}; expected files inside; copy it there")
+            raise _led_out(path, real, root)
         if real in seen:
             raise OnespikeError(f"{path}: a link to {real}, which is there already; expected it once; remove the link")
         seen.add(real)
@@ -173,10 +185,11 @@ def _below(root: Path) -> Iterator[Path]:
                 waiting.append((path, depth + 1))
             else:
                 expect_new(path, path.resolve() if entry.is_symlink() else real / entry.name)
-                status = entry.stat(follow_symlinks=False)
-                if status.st_nlink > 1 and (other := linked.setdefault((status.st_dev, status.st_ino), path)) != path:
-                    raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
                 yield path
+
+
+def _led_out(path: Path, real: Path, root: Path) -> OnespikeError:
+    return OnespikeError(f"{path}: a link to {real}, outside of {root}; expected files inside; copy it there")
 
 
 def _by_name(root: Path, members: Iterable[tuple[str, Callable[[], bytes]]]) -> dict[str, Callable[[], bytes]]:
@@ -234,9 +247,11 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
     return [(info.name, partial(_member, info.size, partial(read, info))) for info in files], folders
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path) -> tuple[str, tuple[int, int]]:
+    """Sha256 of a file, and what tells it from any other: its device and number."""
     with _errors_named(str(path)), open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest(), (status.st_dev, status.st_ino)
 
 
 @contextmanager

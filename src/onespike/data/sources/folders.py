@@ -9,10 +9,9 @@ import numpy as np
 from onespike.data.sources import PARTS, Content, Part, Source
 from onespike.data.sources.files import Files, is_hidden, open_files
 from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
-from onespike.data.sources.image import decode
+from onespike.data.sources.image import EXTENSIONS, decode
 from onespike.errors import OnespikeError, warn
 
-_EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _ANNOTATIONS = "val/val_annotations.txt"
 _HOSTED = Hosted("tiny-imagenet", "zh-plus/tiny-imagenet", "image", "label")
 
@@ -40,7 +39,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         listings = {folder: _images(every, folder) for folder in places}
         for folder, listing in listings.items():
             if not listing:
-                where, endings = files.where(folder), " ".join(_EXTENSIONS)
+                where, endings = files.where(folder), " ".join(EXTENSIONS)
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
         classes = classes_of(files, listings, "images")  # now: what is decoded already is not decoded again
         names = [name for listing in listings.values() for name, _ in listing]
@@ -58,7 +57,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
 
 def _images(names: Sequence[str], part: str) -> Listing:
     """The files in class folders of a part that have an image's ending and are not hidden."""
-    shown = (name for name in names if name.lower().endswith(_EXTENSIONS) and not is_hidden(name))
+    shown = (name for name in names if name.lower().endswith(EXTENSIONS) and not is_hidden(name))
     split = ((name, name.split("/")) for name in shown)
     return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
 

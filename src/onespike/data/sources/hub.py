@@ -2,8 +2,6 @@
 
 import errno
 import hashlib
-import re
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,16 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from onespike.configs import read_json
-from onespike.data.items import content_of, parts_of
+from onespike.classpath import installed_only
 from onespike.data.sources import Content, HubUnreachableError, Part, Source
 from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.image import decode
+from onespike.data.sources.local import content_within, read_folder
+from onespike.data.sources.parquet import expect_whole, features_of, opened, weighed
 from onespike.errors import OnespikeError
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
-_UNWEIGHED = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # what `datasets` reads and could be a bomb
-_RATIO = 100  # a Parquet file may hold so many times its own size
 
 
 class Hosted(NamedTuple):
@@ -39,62 +36,45 @@ class Hosted(NamedTuple):
 def open_hub(root: Path | None) -> Iterator[Source]:
     """Open any data set that Hugging Face `datasets` reads; splits and columns are found as in `as_dataset`.
 
-    The root is a local folder, or a repository of the Hub, owner/name, or owner/name:configuration.
+    The root is a local folder, or a repository of the Hub, owner/name, or owner/name:configuration. Of a folder only
+    images, Parquet files and .tar archives are read, no README and no configuration.
     """
     if root is None:
         raise OnespikeError("hub: no data set given; expected its name, such as owner/name; pass --data.root")
     if root.is_dir():
-        files = Files(root)
+        files = Files(root.resolve())
         # What `datasets` writes is needed until the images are decoded, and not again.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
 
             @cache
             def read() -> Content:
-                for name in files.names():
-                    _expect_no_bomb(Path(files.where(name)))
-                return _load(str(root), root.name, cache_dir=folder)
+                import datasets
 
-            yield Source(root.resolve().name, str(root), lambda: files.key(files.names()), read)
+                with _quiet(datasets):
+                    return read_folder(files, files.root.name, folder)
+
+            yield Source(files.root.name, str(root), lambda: files.key(files.names()), read)
         return
     origin, _, configuration = root.as_posix().partition(":")
     if origin.count("/") != 1:
         raise OnespikeError(f"{root}: no such folder; expected one, or the Hub's owner/name; correct --data.root")
-    read_hub = partial(_load, origin, origin, configuration or None)
+    read_hub = partial(_load, origin, configuration or None)
     yield _on_hub(root.name.replace(":", "-"), root.as_posix(), origin, read_hub)
 
 
-def _expect_no_bomb(path: Path) -> None:
-    """`datasets` unpacks what is packed, and writes all rows of a table to the disk, however much that is.
-
-    So a Parquet file is read twice: once to weigh it.
-    """
-    from datasets.utils.extract import Extractor
-
-    kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size
-    if kind == "tar":
-        with suppress(tarfile.TarError), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
-            kind = "tar" if sum(one.size for one in archive) <= _RATIO * size else "sparse tar"
-            if kind == "tar":
-                return
-    if kind in (*Extractor.extractors, *_UNWEIGHED, "sparse tar"):
-        expected = "images, Parquet or text, as they are or in a plain .tar"
-        raise OnespikeError(f"{path}: of the kind {kind}; expected {expected}; unpack or convert it")
-    if kind in ("parquet", "geoparquet", "gpq"):
-        with _parquet(path) as file:
-            for _ in _weighed(file, path):
-                pass
-
-
-def _load(path: str, called: str, name: str | None = None, revision: str | None = None, **options: Any) -> Content:
+@installed_only()
+def _load(repository: str, name: str | None, revision: str) -> Content:
     import datasets
+    import huggingface_hub
 
     try:
         with _quiet(datasets):
-            loaded = datasets.load_dataset(path, name=name, revision=revision, **options)
+            loaded = datasets.load_dataset(repository, name=name, revision=revision)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"{path}: not read by Hugging Face datasets ({reason}); correct --data.root") from error
-    return content_of(parts_of(loaded, called))
+        state = f"{repository}: not read by Hugging Face datasets ({' '.join(str(error).split())})"
+        raise OnespikeError(f"{state}; correct --data.root") from error
+    caches = datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE
+    return content_within(loaded, repository, *map(Path, caches))
 
 
 @contextmanager
@@ -205,18 +185,17 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
 
     def content() -> Content:
         tables = {part: {path: _table(path, data) for path in paths} for part, paths in _shards(folder).items()}
-        first = next(iter(tables["train"].values()))
-        found = (first.schema.metadata or {}).get(b"huggingface", b"{}")
+        features = features_of(path for paths in tables.values() for path in paths)
         names: Any = ()
-        with suppress(OnespikeError, KeyError, TypeError):  # what others write there is theirs
-            names = read_json(found, "")["info"]["features"][data.label]["names"]
+        with suppress(KeyError, TypeError):
+            names = features[data.label]["names"]
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
         return Content(tuple(names if known and names else data.classes), {name: part(tables[name]) for name in tables})
 
     def part(tables: Mapping[Path, Any]) -> Part:
         origins = [f"{path}: row {row}" for path, table in tables.items() for row in range(len(table))]
-        images = [image for table in tables.values() for image in table.flatten()[f"{data.image}.bytes"]]
-        labels = [label for table in tables.values() for label in table[data.label].to_pylist()]
+        images = [image for table in tables.values() for image in table["image"]]
+        labels = [label for table in tables.values() for label in table["label"].to_pylist()]
         for origin, image, label in zip(origins, images, labels, strict=True):
             if label is None or not image.is_valid:
                 raise OnespikeError(f"{origin}: no image or no label; expected both; restore the file")
@@ -226,13 +205,11 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    """Part -> its files; a part that was cut in several says in each name how many there are."""
+    """Part -> its files."""
     starts = {"train": "train", "validation": "val", "test": "test"}
     found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():
-        for path in files:
-            if (announced := re.search(r"-of-(\d+)", path.name)) and int(announced[1]) != len(files):
-                raise OnespikeError(f"{path}: one of {len(files)} files; expected {int(announced[1])}; add the others")
+        expect_whole(files)
     if not found["test"]:
         found["test"] = found.pop("validation")
     if not found["test"]:
@@ -240,44 +217,23 @@ def _shards(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-@contextmanager
-def _parquet(path: Path) -> Iterator[Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise OnespikeError(f"{path}: truncated or damaged Parquet ({reason}); download it again") from error
-
-
 def _table(path: Path, data: Hosted) -> Any:
+    """Two columns of a file, `image`, its bytes, and `label`, int64."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    with _parquet(path) as file:
-        table = pa.Table.from_batches(_weighed(file, path), file.schema_arrow)
-    kinds = dict(zip(table.schema.names, table.schema.types, strict=True))
-    image, label = kinds.get(data.image, pa.null()), kinds.get(data.label, pa.null())
-    if not (pa.types.is_struct(image) and image.get_field_index("bytes") >= 0 and pa.types.is_integer(label)):
-        found = ", ".join(f"{name}: {kind}" for name, kind in kinds.items())
-        expected = f"{data.image}: a struct with bytes, and {data.label}: whole numbers"
-        remedy = f"give the Parquet files of {data.name} as --data.root"
-        raise OnespikeError(f"{path}: columns {found}; expected {expected}; {remedy}")
-    return table
-
-
-def _weighed(file: Any, path: Path) -> Iterator[Any]:
-    """The rows in batches, weighed as they come: a value that is stored once may be that of every row."""
-    size = path.stat().st_size
-    room, most = _RATIO * size, f"one row, and {_RATIO} bytes inside, for each byte of the file"
-    too_large = OnespikeError(f"{path}: far larger inside than its {size:,} bytes; expected at most {most}; not read")
-    inside = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
-    if file.metadata.num_rows > size or inside > room:
-        raise too_large
-    for batch in file.iter_batches(max(1, min(64, room // max(1, inside)))):
-        room -= batch.nbytes
-        if room < 0:
-            raise too_large
-        yield batch
+    with opened(path) as file:
+        table = pa.Table.from_batches(weighed(file, path), file.schema_arrow)
+        names, kinds = table.schema.names, table.schema.types
+        once = {name: kind for name, kind in zip(names, kinds, strict=True) if names.count(name) == 1}
+        image, label = once.get(data.image, pa.null()), once.get(data.label, pa.null())
+        number = image.get_field_index("bytes") if pa.types.is_struct(image) else -1
+        stored = image.field(number).type if number >= 0 else pa.null()
+        is_bytes = pa.types.is_binary(stored) or pa.types.is_large_binary(stored)
+        if not (is_bytes and pa.types.is_integer(label)):
+            found = ", ".join(f"{name}: {kind}" for name, kind in zip(names, kinds, strict=True))
+            expected = f"{data.image}: a struct with bytes (binary), and {data.label}: whole numbers, each once"
+            remedy = f"give the Parquet files of {data.name} as --data.root"
+            raise OnespikeError(f"{path}: columns {found}; expected {expected}; {remedy}")
+        columns = {"image": pc.struct_field(table[data.image], [number]), "label": table[data.label].cast(pa.int64())}
+        return pa.table(columns)

@@ -14,6 +14,8 @@ from onespike.errors import OnespikeError
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+#: What the names of their files end in.
+EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 #: Of an interlaced PNG's seven passes: the first pixel across and down, and the steps.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _GREY_MODES = ("1", "L", "LA", "La")

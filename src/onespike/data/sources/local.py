@@ -1,0 +1,134 @@
+"""A local folder of images, Parquet files or .tar archives, which Hugging Face `datasets` reads.
+
+Which files it reads is decided here, by their names. Left alone, it follows what a README says out of the folder and to
+other machines, and reads any kind of file, for which it imports and unpickles.
+"""
+
+import re
+import tarfile
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from onespike.classpath import installed_only
+from onespike.data.items import content_of, parts_of
+from onespike.data.sources import PARTS, Content
+from onespike.data.sources.files import Files, is_hidden, open_files
+from onespike.data.sources.image import EXTENSIONS
+from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
+from onespike.errors import OnespikeError, damage_named, listed, warn
+
+_EXPECTED = "images, Parquet files, or plain .tar archives of images and text"
+#: What of `datasets` reads files -> their endings; of several kinds in a folder the first is read.
+_KINDS = {"Parquet": (".parquet",), "WebDataset": (".tar",), "ImageFolder": EXTENSIONS}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images: their labels
+_MEMBERS = (*EXTENSIONS, ".cls", ".txt", ".json")  # other members are decoded by whatever module knows their ending
+_UNREAD = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # tables of other kinds
+_WORDS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval|evaluation"}
+_NAMED = "|".join(f"(?P<{part}>{words})" for part, words in _WORDS.items())
+#: Which part a folder or file belongs to, by a word in its name, as `datasets` has it.
+_PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)")
+
+
+@installed_only()
+def read_folder(files: Files, called: str, cache: str) -> Content:
+    """Read a folder with an absolute root; `cache` is where `datasets` may write. What it cannot read is one error."""
+    kind, parts = _chosen(files)
+    for paths in parts.values():
+        _expect_readable(kind, paths, files.root)
+    tables = [path for paths in parts.values() for path in paths if path.suffix.lower() == ".parquet"]
+    if kind == "Parquet":
+        features_of(tables)
+    for path in tables:  # each is read twice: `datasets` writes all rows to the disk, however much that is
+        with opened(path) as file:
+            for _ in weighed(file, path):
+                pass
+    with damage_named(str(files.root), "not read by Hugging Face datasets", f"{_EXPECTED}; correct --data.root"):
+        from datasets.data_files import DataFilesDict, DataFilesList
+        from datasets.exceptions import DatasetGenerationError
+
+        # Not by `load_dataset`, which would take signs in names for patterns, and tells a server what is loaded.
+        builder = getattr(import_module(f"datasets.packaged_modules.{kind.lower()}.{kind.lower()}"), kind)
+        given = DataFilesDict({part: DataFilesList(list(map(str, paths)), []) for part, paths in parts.items()})
+        made = builder(cache_dir=cache, data_files=given)
+        try:
+            made.download_and_prepare()
+        except DatasetGenerationError as error:
+            raise error.__cause__ or error from None  # it says why, the error itself does not
+        return content_within(made.as_dataset(), called, files.root)
+
+
+def content_within(tables: Any, called: str, *roots: Path) -> Content:
+    """Take tables of `datasets` apart, in which images by their path lie below one of the roots, and are there once."""
+    parts, seen = parts_of(tables, called), set[Path]()
+    for rows in dict.fromkeys(part.images for part in parts.values()):
+        for path in map(Path, rows.files()):
+            inside = any(path.is_relative_to(root) and ".." not in path.relative_to(root).parts for root in roots)
+            if path in seen or not inside:
+                state = "named twice; expected it once" if path in seen else f"expected a path below {roots[0]}"
+                raise OnespikeError(f"{rows.where}: the image {path}: {state}; correct the data set")
+            seen.add(path)
+    return content_of(parts)
+
+
+def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
+    """The files that are read: of which kind, and those of each part; what is left out, and could be meant, is said."""
+    names = [name for name in files.names() if not is_hidden(name)]
+    for name in names:
+        _expect_unpacked(Path(files.where(name)))
+    by_kind = {kind: [name for name in names if _is_of(kind, name)] for kind in _KINDS}
+    kind = next((kind for kind, found in by_kind.items() if found), None)
+    if kind is None:
+        raise OnespikeError(f"{files.root}: no images; expected {_EXPECTED}; correct --data.root")
+    left = {name for found in by_kind.values() for name in found}.difference(by_kind[kind])
+    read = [*by_kind[kind], *(name for name in names if kind == "ImageFolder" and name.split("/")[-1] in _METADATA)]
+    parts: dict[str, list[str]] = {part: [] for part in (*PARTS, "")}
+    for name in read:
+        folder, _, file = name.rpartition("/")
+        found = _PART.search(folder) or _PART.search(file)
+        parts[found.lastgroup or "" if found else ""].append(name)
+    rest = parts.pop("")
+    if any(parts.values()):
+        left.update(rest)
+    else:
+        parts["train"] = rest
+    if left:
+        state = f"no {'Parquet file' if kind == 'Parquet' else 'image'} of a part by its name"
+        warn(f"{files.where(min(left))}: {state}; {len(left)} such file{'s are' if len(left) > 1 else ' is'} left out")
+    return kind, {part: [Path(files.where(name)) for name in chosen] for part, chosen in parts.items() if chosen}
+
+
+def _is_of(kind: str, name: str) -> bool:
+    return name.lower().endswith(_KINDS[kind]) and name.split("/")[-1] not in _METADATA
+
+
+def _expect_readable(kind: str, paths: list[Path], root: Path) -> None:
+    for path in paths:
+        if "::" in str(path):  # to `datasets` it is a file inside of another
+            raise OnespikeError(f"{path}: '::' in its name; expected none; rename it")
+    if kind == "ImageFolder":
+        return
+    if len(folders := {str(path.parent) for path in paths}) > 1:
+        found = f"{root}: {listed(sorted(folders))} hold files of one part"
+        raise OnespikeError(f"{found}; expected one data set; give one as --data.root")
+    expect_whole(paths)
+    for path in paths if kind == "WebDataset" else ():
+        with open_files(path) as archive:
+            for name in archive.names():
+                if not name.lower().endswith(_MEMBERS):
+                    raise OnespikeError(f"{archive.where(name)}: expected only {' '.join(_MEMBERS)}; pack it anew")
+
+
+def _expect_unpacked(path: Path) -> None:
+    """What is packed could be a bomb, and if it were left out, the data set would lack something."""
+    from datasets.utils.extract import Extractor
+
+    kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size
+    if kind == "tar":
+        with suppress(tarfile.TarError), tarfile.open(path, "r:") as archive:  # it takes none that is packed as well
+            kind = "tar" if sum(one.size for one in archive) <= RATIO * size else "sparse tar"
+            if kind == "tar":
+                return
+    if kind in (*Extractor.extractors, *_UNREAD, "sparse tar"):
+        raise OnespikeError(f"{path}: of the kind {kind}; expected {_EXPECTED}; unpack or convert it")

@@ -1,0 +1,70 @@
+"""Parquet files from others: opened, weighed before their rows are kept, whole in number, and alike."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from onespike.configs import read_json
+from onespike.errors import OnespikeError, damage_named
+
+RATIO = 100  # a file may hold so many times its own size
+_SAID = 1 << 22  # bytes that may describe its columns
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """Open a file as pyarrow does; whatever that raises inside of `with`, too, is an OnespikeError that names it."""
+    import pyarrow.parquet as pq
+
+    damage = damage_named(str(path), "truncated or damaged Parquet", "a whole one; download it again")
+    with damage, pq.ParquetFile(path) as file:
+        yield file
+
+
+def weighed(file: Any, path: Path) -> Iterator[Any]:
+    """The rows in batches, weighed as they come: a value that is stored once may be that of every row."""
+    size = path.stat().st_size
+    room, most = RATIO * size, f"one row, and {RATIO} bytes inside, for each byte of the file"
+    too_large = OnespikeError(f"{path}: far larger inside than its {size:,} bytes; expected at most {most}; not read")
+    inside = sum(file.metadata.row_group(number).total_byte_size for number in range(file.num_row_groups))
+    if file.metadata.num_rows > size or inside > room:
+        raise too_large
+    for batch in file.iter_batches(max(1, min(64, room // max(1, inside)))):
+        room -= batch.nbytes
+        if room < 0:
+            raise too_large
+        yield batch
+
+
+def features_of(paths: Iterable[Path]) -> Any:
+    """What is said of the columns, class names too; None where that is nothing, or makes no sense.
+
+    Labels are numbers: where another file has other names, or the same in another order, they would be other classes.
+    So files whose columns are not alike are an OnespikeError.
+    """
+    first: Any = None
+    for path in paths:
+        with opened(path) as file:
+            said = (file.schema_arrow.metadata or {}).get(b"huggingface", b"")
+            if len(said) > _SAID:
+                expected = f"expected at most {_SAID:,}, in its metadata"
+                raise OnespikeError(f"{path}: {len(said):,} bytes say what its columns are; {expected}; write it anew")
+            features = None
+            with suppress(OnespikeError, KeyError, TypeError):  # what others write there is theirs
+                features = read_json(said, path)["info"]["features"]
+            first = first or (path, file.schema_arrow, features)
+            if (file.schema_arrow, features) != first[1:]:
+                expected = f"expected those of {first[0]}, names in the same order"
+                raise OnespikeError(f"{path}: other columns or class names; {expected}; write all files alike")
+    return first and first[2]
+
+
+def expect_whole(paths: Sequence[Path]) -> None:
+    """Expect all files of a part that was cut in several: each says its number in its name, and how many there are."""
+    cut = {path: (int(found[1]), int(found[2])) for path in paths if (found := re.search(r"(\d+)-of-(\d+)", path.name))}
+    if cut and sorted(cut.values()) != [(number, len(paths)) for number in range(len(paths))]:
+        path, (_, count) = next(iter(cut.items()))
+        expected = f"expected {count:,}, numbered from 0, each once"
+        raise OnespikeError(f"{path}: one of {len(paths)} files; {expected}; restore them")
