@@ -90,12 +90,12 @@ def trust(*modules: str) -> None:
 @contextmanager
 def installed_only() -> Iterator[None]:
     """Keep the current folder off Python's path: libraries look for modules by names that are found in data."""
-    added = [folder for folder in sys.path if folder in _ADDED]
-    sys.path[:] = [folder for folder in sys.path if folder not in _ADDED]
+    before, here = sys.path[:], {"", str(Path.cwd()), *_ADDED}
+    sys.path[:] = [folder for folder in before if folder not in here]
     try:
         yield
     finally:
-        sys.path.extend(added)
+        sys.path[:] = before
 
 
 def allowed() -> list[str]:

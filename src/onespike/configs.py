@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import yaml
 from typing_extensions import override
 
@@ -81,7 +82,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
     if config and isinstance(value, config):
         return value
-    parsed = _parsed(value)
+    parsed = value.item() if isinstance(value, np.generic) else _parsed(value)
     if kind is Literal:
         for one in arguments:
             if (one == value and isinstance(one, str)) or (one == parsed and type(one) is type(parsed)):
@@ -124,7 +125,9 @@ def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
     for key, kind in kinds.items():
         if key not in content:
             raise OnespikeError(f"{where}: {key} is missing")
-        convert(content[key], kind, f"{where}: {key}")
+        found = convert(content[key], kind, f"{where}: {key}")
+        if isinstance(content[key], str) and isinstance(found, int | float):  # options' text may say 5
+            raise OnespikeError(f"{where}: {key}: expected a number, got the text {shown(content[key])}")
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,6 +129,19 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
 
 
+def expect_replaceable(folder: Path, earlier: Iterable[str], what: str) -> None:
+    """Raise an `OnespikeError` now where `write_folder` cannot write later, or would remove other files.
+
+    `earlier` are the names of those that an earlier `what`, such as "export", left there.
+    """
+    expect_writable(folder=folder)
+    if folder.name in ("", ".."):
+        raise OnespikeError(f"cannot write {folder}: expected a folder by its own name; choose another place")
+    found = {path.name for path in folder.iterdir()} - set(earlier) if folder.exists() else set()
+    if found:
+        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier {what}: choose another --out")
+
+
 def _holds_checkpoint(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("state.json", "model.safetensors"))
 

@@ -1,12 +1,15 @@
 """Errors that are the user's to mend."""
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 #: Characters of a message, and of a value in it, above which the middle is left out.
 LINE, VALUE = 1000, 80
+#: What PyTorch says where memory is short.
+_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
 
 
 def printable(text: object, most: int = LINE) -> str:
@@ -33,6 +36,11 @@ def listed(names: Iterable[str], comma: str = ", ", most: int = 5) -> str:
     return comma.join(names[:most]) + more
 
 
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that the memory of the machine, or of a GPU, is too small."""
+    return isinstance(error, MemoryError) or bool(isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)))
+
+
 @contextmanager
 def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
     """Turn whatever a library raises on damaged bytes, which is nearly anything, into an `OnespikeError`."""
@@ -41,6 +49,8 @@ def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
     except OnespikeError:
         raise
     except BaseException as error:
+        if lacks_memory(error):
+            raise
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

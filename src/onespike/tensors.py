@@ -52,11 +52,15 @@ def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complai
 
 def expect_weights(network: nn.Module) -> None:
     """Raise an `OnespikeError` unless somebody's network is one, of weights that are there and dense."""
-    if not isinstance(network, nn.Module) or isinstance(network, torch.jit.ScriptModule):
+    if not isinstance(network, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(network).__name__}")
+    if isinstance(network, torch.jit.ScriptModule):
+        raise OnespikeError("model: it is scripted; expected the module that it was made of")
     for name, one in (*network.named_parameters(), *network.named_buffers()):
-        if is_lazy(one) or one.is_meta or one.layout != torch.strided:
-            raise OnespikeError(f"model: {shown(name)} has no values yet, or not all of them: expected a dense tensor")
+        if is_lazy(one) or one.is_meta:
+            raise OnespikeError(f"model: {shown(name)} has no values yet: show it a batch first, or load its weights")
+        if one.layout != torch.strided:
+            raise OnespikeError(f"model: {shown(name)} is {one.layout}; expected a dense tensor: call its to_dense()")
 
 
 def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import nn
 
 import onespike
-from onespike.audit import EnergyTable, audit, save_report
+from onespike.audit import EnergyTable, audit, audit_run, save_report
 from onespike.data import as_dataset
 from onespike.errors import OnespikeError
-from onespike.evaluation import inspect_network
+from onespike.evaluation import evaluate, inspect_network
 from onespike.inference import load_engine
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
@@ -308,6 +308,16 @@ def test_places_of_no_sense(place):
     for read in (onespike.load_recipe, load_engine, EnergyTable.load, onespike.load):
         with pytest.raises(OnespikeError):
             read(place) if place is not None or read != EnergyTable.load else read("")
+
+
+def test_numbers_of_any_kind(run):
+    audited = audit(NETWORK, [IMAGES], accuracy=np.float32(50), seed=np.int64(1))
+    assert type(audited.accuracy) is float
+    assert audit(NETWORK, [IMAGES], accuracy="50").accuracy == 50
+    assert audit_run(run, images="2", latency=False).operations.images == 2
+    assert evaluate(run, passes=np.int64(1), batch_size="7").passes == 1
+    with pytest.raises(OnespikeError, match="passes: expected at least 1"):
+        evaluate(run, passes="0")
 
 
 def test_reports_of_no_sense(run):

@@ -67,7 +67,7 @@ def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, t
         assert parent.poll() is None, parent.communicate()[1]
         assert time.monotonic() < end
         time.sleep(0.05)
-    for victim in (*children(parent.pid), parent.pid):  # at once: a process that lived would take up what another left
+    for victim in (parent.pid, *children(parent.pid)):  # at once: who lived would take up, or end, what another left
         os.kill(victim, signal.SIGKILL)
     parent.communicate()
     assert running(server, out)

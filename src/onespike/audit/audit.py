@@ -56,9 +56,10 @@ def audit(
         OnespikeError: The model does something that cannot be counted, which is named; it does not take a batch; there
             are no images; a value is out of its range.
     """
-    if accuracy is not None and not 0 <= convert(accuracy, float, "accuracy") <= 100:
+    accuracy, seed = convert(accuracy, float | None, "accuracy"), convert(seed, int, "seed")
+    if accuracy is not None and not 0 <= accuracy <= 100:
         raise OnespikeError(f"accuracy: expected 0 to 100 percent, got {accuracy}")
-    if convert(seed, int, "seed") < 0:
+    if seed < 0:
         raise OnespikeError(f"seed: expected 0 or more, got {seed}")
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         kind = type(batches).__name__
@@ -147,16 +148,16 @@ def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ..
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
-    if convert(images, int, "images") > _MOST_NOISE:
+    if (images := _at_least_one(images)) > _MOST_NOISE:
         raise OnespikeError(
             f"images: expected at most {_MOST_NOISE:,} of noise, got {images}; choose others by --data.*"
         )
-    noise = torch.randn(_at_least_one(images), channels, side, side, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(images, channels, side, side, generator=torch.Generator().manual_seed(0))
     return lambda device: noise.to(device).split(_BATCH)
 
 
 def _at_least_one(images: int) -> int:
-    if convert(images, int, "images") < 1:
+    if (images := convert(images, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {images}")
     return images
 

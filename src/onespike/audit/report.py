@@ -11,7 +11,7 @@ from pathlib import Path
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, Convention
 from onespike.durable import expect_writable, path_of, save_text
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -29,7 +29,7 @@ class Comparison:
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
     if not audits or not all(isinstance(one, Audit) for one in audits):
-        raise OnespikeError("expected one audit or more")
+        raise OnespikeError(f"audits: expected a list of Audit, one or more, got {shown(repr(audits))}")
     first, *others = audits
     made, refused = list[Comparison](), list[str]()
     for other in others:

@@ -1,7 +1,6 @@
 """Entry point: picks the command, turns users' errors into one line and exit code 2."""
 
 import os
-import re
 import signal
 import sys
 import threading
@@ -13,11 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 from onespike._version import __version__
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
-from onespike.errors import OnespikeError, printable, unknown
+from onespike.errors import OnespikeError, lacks_memory, printable, unknown
 from onespike.stdio import Stream
-
-#: What PyTorch says where memory is short, of the machine or of a GPU.
-_NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
 
 
 class Command(NamedTuple):
@@ -91,7 +87,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _NO_MEMORY.search(str(error)):
+        if not lacks_memory(error):
             raise
         print("error: there is not enough memory for this: choose a smaller network, images or batch", file=sys.stderr)
         code = 2

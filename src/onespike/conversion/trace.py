@@ -20,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
 from onespike.errors import OnespikeError
 from onespike.models.affine import Affine
+from onespike.neurons.watch import copied
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import Conv3x3
 
@@ -37,10 +38,7 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     notes the shape of each tensor as `node.meta["shape"]`. With `fold` batch norm goes into the layers before it. What
     cannot be copied or traced, or does not take the images, is an `OnespikeError`.
     """
-    try:
-        root = copy.deepcopy(network).eval()
-    except Exception as error:  # whatever a network's own `__deepcopy__` does
-        raise OnespikeError(f"the network cannot be copied: {_line(error)}") from error
+    root = copied(network)
     for path, module in list(root.named_modules()):
         _compute_weights(module)
         # Layers of timm's that are several layers, or that look at shapes, are taken apart.

@@ -133,6 +133,8 @@ def count_operations(
                 before(number)
             with counter.watch():
                 answer = ask(model, batch)
+            if not isinstance(batch, Tensor) or not batch.ndim:
+                raise OnespikeError(f"batches: expected tensors (B, ...), got a {type(batch).__name__}")
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             watch.end_batch()

@@ -24,13 +24,13 @@ import numpy as np
 from onespike.configs import expect_keys, read_json
 from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
-from onespike.data.sources import PARTS, Content, HubUnreachableError, Source
+from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
 from onespike.durable import digest_of, flush, open_regular, read_whole
 from onespike.errors import OnespikeError, shown, warn
 
 #: Raise it whenever the same source would give other files: older entries are then made anew.
-_FORMAT = 3
+_FORMAT = 4
 _META: dict[str, Any] = {"entry": str, "name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
 _LEFTOVER_SECONDS = 86_400  # no build takes a day
@@ -216,6 +216,7 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
         expect_keys(meta, _META, "meta.json")
         if meta["sha256"].get("meta") != digest_of({key: value for key, value in meta.items() if key != "sha256"}):
             raise ValueError("meta.json is not what was written")
+        expect_class_names(meta["classes"], "meta.json")
         if meta["entry"] != entry.name:
             raise ValueError(f"it is {shown(meta['entry'])} under another name")
         parts = {}

@@ -35,7 +35,8 @@ class DataConfig:
             (your own images, one folder per class), or `hub` (images that Hugging Face `datasets` reads). Of events:
             `digits-saccades` (made of `digits`), `nmnist`, `dvs-gesture`, `cifar10-dvs`, `shd`, or `events-folder`.
         root: Local folder or archive that holds the data set; None takes the embedded images or the Hugging Face Hub.
-            For `hub` a local folder or a repository of the Hub, owner/name or owner/name:configuration.
+            For `hub` a local folder of images, Parquet files or .tar archives of images, of which no README is read;
+            or a repository of the Hub, owner/name or owner/name:configuration.
         cache: Folder for the decoded images; None is $ONESPIKE_CACHE, or else ~/.cache/onespike.
         limit: Use at most this many training images, the held-out ones included; 0 uses all. The test set stays whole.
         holdout: Share of the training images, in [0, 1), that is held out to choose the best checkpoint; 0 trains on

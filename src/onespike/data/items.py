@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import MOST_CLASSES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError, damage_named, listed
+from onespike.errors import OnespikeError, damage_named, shown
 
 #: What a part may be called, here and on the Hub, the usual name first.
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
@@ -110,7 +111,9 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
     if not classes and (known := _known_classes(train)):
         for part in parts.values():
             if (others := _known_classes(part)) and others != known:
-                found = f"{part.where}: the classes {listed(others)}; expected {listed(known)} in this order"
+                pairs = enumerate(zip_longest(others, known))
+                label, (name, own) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
+                found = f"{part.where}: class {label} is called {shown(repr(name))}; expected {shown(repr(own))}"
                 raise OnespikeError(f"{found}, as in {train.where}; number them alike")
         times = Counter(known)  # torchvision's ImageNet has two classes "crane"
         names = [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(known)]

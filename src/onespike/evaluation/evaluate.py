@@ -159,8 +159,9 @@ def evaluate(
     """
     if part not in get_args(Part):
         raise unknown("part", part, get_args(Part))
-    for name, number in (("passes", passes), ("batch size", 1 if batch_size is None else batch_size)):
-        if not 1 <= convert(number, int, name) <= 10**6:
+    passes, batch_size = convert(passes, int, "passes"), convert(batch_size, int | None, "batch size")
+    for name, number in (("passes", passes), ("batch size", batch_size)):
+        if number is not None and not 1 <= number <= 10**6:
             raise OnespikeError(f"{name}: expected {'at least 1' if number < 1 else 'at most 10^6'}, got {number}")
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.recipe.train

@@ -211,7 +211,7 @@ def _inspect(
     name: str,
 ) -> Inspection:
     """Show a raw image or frames; `shown` are its path, original size and pixels."""
-    if convert(seed, int, "seed") < 0:
+    if (seed := convert(seed, int, "seed")) < 0:
         raise OnespikeError(f"seed: expected a whole number of 0 or more, below 2^63, got {seed}")
     expect_weights(network)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])

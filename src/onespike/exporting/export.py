@@ -1,8 +1,7 @@
 """From a network to the files of one or several targets, in one folder, with the proof beside them."""
 
-import copy
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +15,14 @@ from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
-from onespike.durable import expect_writable, path_of, read_whole, write_folder
-from onespike.errors import OnespikeError, unknown
+from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
-from onespike.neurons.watch import aside, logits_of
+from onespike.neurons.watch import copied, logits_of, reset_state
 from onespike.tensors import expect_weights
 from onespike.training.run import Run
 
@@ -101,7 +100,7 @@ def export(
             raise unknown("format", name, FORMATS)
     if weights not in get_args(Weights):
         raise unknown("weights", weights, get_args(Weights))
-    if convert(count, int, "images") < 1:
+    if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
     folder = path_of(out)
     expect_free(folder)
@@ -147,24 +146,18 @@ def export(
 
 def expect_free(folder: Path) -> None:
     """Raise `OnespikeError` if an export cannot be written, or would overwrite anything but an earlier one."""
-    expect_writable(folder=folder)
-    if not folder.exists():
-        return
-    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
     try:
         earlier = set(read_json(read_whole(folder / CONTRACT), CONTRACT)["files"])
     except (OnespikeError, OSError, KeyError, TypeError):
         earlier = set()
-    if found - earlier:
-        other = sorted(found - earlier)[0]
-        raise OnespikeError(f"{folder} holds {other}, which is of no earlier export: choose another --out")
+    expect_replaceable(folder, earlier, "export")
 
 
 def _written(
     name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
 ) -> list[Parity]:
     """Write one format, and prove it by each target that reads it."""
-    network = copy.deepcopy(network).eval()
+    network = copied(network)
     if contract.weights == "int8":
         network = rounded(network, torch.float64 if name == "c" else torch.float32)
     proofs = []
@@ -197,7 +190,7 @@ def _contract(
     raw = images.dtype == torch.uint8
     if images.is_meta or images.layout != torch.strided:
         raise OnespikeError("images: expected a dense tensor")
-    whole = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32, torch.int16, torch.uint8)
+    whole = isinstance(labels, Tensor) and not (labels.is_meta or labels.dtype.is_floating_point or labels.is_complex())
     if labels is not None and not (whole and labels.shape == images.shape[:1]):
         raise OnespikeError(f"labels: expected whole numbers ({len(images)},), a class for each image")
     if not raw and not (images.is_floating_point() and images.isfinite().all()):
@@ -211,12 +204,13 @@ def _contract(
         raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
     contract = Contract(type(network).__name__, "", (), channels, height, means, stds, "fp32", pixels)
     some = contract.normalise(images[:2])
-    with aside(network):
-        answers = logits_of(network, some)
+    probe = copied(network)  # which may keep something of what it sees
+    reset_state(probe)
+    answers = logits_of(probe, some)
     if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):
         raise OnespikeError(f"labels: expected 0 to {answers.shape[-1] - 1}")
-    if not isinstance(classes, Sequence):
-        raise OnespikeError(f"classes: expected their names, got {classes}")
+    if not isinstance(classes, Iterable):
+        raise OnespikeError(f"classes: expected their names, got {shown(classes)}")
     names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(
         str(number) for number in range(answers.shape[-1])
     )

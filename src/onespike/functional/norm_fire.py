@@ -67,7 +67,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
     """
     expect_kernels(has_kernels(currents), currents, norm)
     expect_neurons(shift, currents, threshold, surrogate)
-    return _NormFire.apply(currents, shift, norm, float(threshold), surrogate)
+    return _NormFire.apply(currents, shift, norm, threshold, surrogate)
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:

@@ -80,7 +80,8 @@ def optimise(
         OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
             is out of range.
     """
-    if convert(images, int, "images") < 0 or not 1 <= convert(rounds, int, "rounds") <= 10**4:
+    images, rounds = convert(images, int, "images"), convert(rounds, int, "rounds")
+    if images < 0 or not 1 <= rounds <= 10**4:
         raise OnespikeError(f"optimise: expected images >= 0, rounds of 1 to 10,000, got {images}, {rounds}")
     out = path_of(out)
     expect_free(out)
@@ -134,8 +135,8 @@ def _ours(
         raise OnespikeError(f"precision: expected auto, {' or '.join(PRECISIONS)} for {card.name}, got {precision}")
     made = Engine(network, bits)
     with TemporaryDirectory() as place:
-        save_engine(made, card, run, Path(place))
-        engine = load_engine(place)  # what is judged is what is written
+        save_engine(made, card, run, Path(place) / "engine")
+        engine = load_engine(Path(place) / "engine")  # what is judged is what is written
     assert isinstance(engine, Engine)
     name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
     candidates = {EAGER: Candidate(network, 0.0), name: Candidate(engine, flipped(blocks))}

@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_writable, is_as_written, path_of, read_whole, sealed, write_folder
+from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
@@ -49,18 +49,13 @@ def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCar
 
 def expect_free(folder: Path) -> None:
     """Raise `OnespikeError` if an engine cannot be written, or would overwrite anything but an earlier one."""
-    expect_writable(folder=folder)
-    if not folder.exists():
-        return
-    found = {path.name for path in folder.iterdir()}
     try:
         description = read_json(read_whole(folder / DESCRIPTION), DESCRIPTION)
         expect_keys(description, {"engine": str, "sha256": str}, DESCRIPTION)
-        found -= {DESCRIPTION, WEIGHTS, FILE, REPORT}
+        earlier = {DESCRIPTION, WEIGHTS, FILE, REPORT}
     except (OnespikeError, OSError):
-        pass  # no engine of ours
-    if found:
-        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier engine: choose another --out")
+        earlier = set()
+    expect_replaceable(folder, earlier, "engine")
 
 
 def load_engine(folder: str | Path) -> Engine | Runtime:
@@ -73,14 +68,15 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     """
     folder = path_of(folder)
     try:
-        text = read_whole(folder / DESCRIPTION)
+        place = whole_folder(folder)
+        text = read_whole(place / DESCRIPTION)
         description = read_json(text, DESCRIPTION)
         expect_keys(description, {"model": dict, "precision": str, "engine": str, "sha256": str}, DESCRIPTION)
         name = description["engine"]
         if name not in (OURS, *RUNTIMES):
             raise unknown("engine", name, (OURS, *RUNTIMES))
         file = WEIGHTS if name == OURS else FILE
-        content = read_whole(folder / file, 1 << 36)
+        content = read_whole(place / file, 1 << 36)
         if description != sealed(description, content) or not is_as_written(text, description):
             raise OnespikeError(f"{file} and {DESCRIPTION} are not what was written")
         card = ModelCard.from_json(description["model"])

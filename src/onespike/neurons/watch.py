@@ -3,7 +3,9 @@
 The other packages are never imported here: a network can only hold their neurons where they are imported already.
 """
 
+import copy
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
@@ -12,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, lacks_memory
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
@@ -95,17 +97,31 @@ def aside(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of somebody's network in evaluation mode, with which anything may be done."""
+    try:
+        return copy.deepcopy(model).eval()
+    except Exception as error:  # whatever its own `__deepcopy__` does
+        if lacks_memory(error):
+            raise
+        raise OnespikeError(f"the network cannot be copied: {' '.join(str(error).split())}") from error
+
+
 @torch.no_grad()
 def ask(model: nn.Module, inputs: Any) -> Any:
     """What somebody's network answers to a batch; an `OnespikeError` where it does not take it.
 
-    Whatever its own code raises comes with the shape of the batch, but for a lack of memory.
+    Whatever its own code raises comes with the shape of the batch, but for a lack of memory, and for a bug of ours.
     """
     try:
         return model(inputs)
-    except (OnespikeError, MemoryError, torch.OutOfMemoryError):
+    except OnespikeError:
         raise
     except Exception as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        is_ours = frame.f_globals.get("__name__", "").startswith("onespike.")
+        if lacks_memory(error) or (is_ours and not isinstance(error, RuntimeError | ValueError | TypeError)):
+            raise
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         shape = f"of {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise OnespikeError(f"the network does not take a batch {shape}: {reason}") from error

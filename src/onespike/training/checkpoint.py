@@ -29,7 +29,7 @@ from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.tensors import expect_alike, not_finite, read_tensors, to_save
-from onespike.training.progress import Progress, quality
+from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
@@ -238,8 +238,6 @@ def read_state(content: Any) -> dict[str, Any]:
     for name in ("epoch", "epochs_before", "flops", "flops_before", "step", "images", "epoch_seconds", "seconds"):
         if (getattr(progress, name) or 0) < 0:
             raise OnespikeError(f"state.json: progress: {name}: expected 0 or more, got {getattr(progress, name)}")
-    if progress.best != (best := max(map(quality, progress.history), default=-1.0)):
-        raise OnespikeError(f"state.json: progress: best: expected {best}, as in its history, got {progress.best}")
     if "epoch" not in content["progress"]:
         raise OnespikeError("state.json: progress: epoch is missing")
     return content

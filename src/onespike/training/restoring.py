@@ -13,7 +13,7 @@ from onespike.tensors import expect_alike
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
-from onespike.training.progress import Progress
+from onespike.training.progress import Progress, quality
 from onespike.training.recipe import Recipe, values_of
 from onespike.training.run import Run
 
@@ -34,6 +34,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
         advice = "(--init-from starts a new one from its weights)"
         raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
+    trainer.progress.best = max(map(quality, trainer.progress.history), default=trainer.progress.best)
     if trainer.progress.epoch >= trainer.config.epochs + (not run.is_complete):
         advice = "to train longer, raise --train.epochs"
         raise OnespikeError(f"{run.folder} is complete after {trainer.progress.epoch} epochs: {advice}")

@@ -59,7 +59,6 @@ def command(*arguments: object) -> int:
 ANSWERS = """
 import sys, torch
 from onespike.inference import load_engine
-from onespike.inference.optimise import optimise
 engine = load_engine(sys.argv[1])
 torch.save((engine(torch.load(sys.argv[2])), engine.card.classes), sys.argv[3])
 """

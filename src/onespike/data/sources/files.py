@@ -88,7 +88,7 @@ class Files(NamedTuple):
         """
         if self.members is not None:
             return _digest(self.root)[0]
-        lines, paths = list[str](), dict[tuple[int, int], Path]()  # the paths of files by what they are
+        lines, paths = list[str](), dict[object, Path]()  # the paths of files by what they are
         for name in names:
             path = Path(self.where(name))
             if path.is_symlink():
@@ -97,7 +97,7 @@ class Files(NamedTuple):
                     raise _led_out(path, real, self.root)
             # A digest per file: the files' borders count, not only their bytes one after the other.
             digest, identity = _digest(path)
-            if (other := paths.setdefault(identity, path)) != path:
+            if (other := paths.setdefault(identity or path.resolve(), path)) != path:
                 raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
             lines.append(f"{name}\0{digest}\n")
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -247,11 +247,12 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
     return [(info.name, partial(_member, info.size, partial(read, info))) for info in files], folders
 
 
-def _digest(path: Path) -> tuple[str, tuple[int, int]]:
-    """Sha256 of a file, and what tells it from any other: its device and number."""
+def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Sha256 of a file; and of one that has several names its device and number, which tell it from any other."""
     with _errors_named(str(path)), open_regular(path) as file:
         status = os.fstat(file.fileno())
-        return hashlib.file_digest(file, "sha256").hexdigest(), (status.st_dev, status.st_ino)
+        identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else ()
+        return hashlib.file_digest(file, "sha256").hexdigest(), identity
 
 
 @contextmanager

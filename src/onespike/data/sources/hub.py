@@ -73,8 +73,9 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
         state = f"{repository}: not read by Hugging Face datasets ({' '.join(str(error).split())})"
         raise OnespikeError(f"{state}; correct --data.root") from error
-    caches = datasets.config.HF_DATASETS_CACHE, huggingface_hub.constants.HF_HUB_CACHE
-    return content_within(loaded, repository, *map(Path, caches))
+    caches = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]
+    caches += [datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.EXTRACTED_DATASETS_PATH]
+    return content_within(loaded, repository, *(Path(one).expanduser().absolute() for one in caches))
 
 
 @contextmanager

@@ -25,6 +25,7 @@ _KINDS = {"Parquet": (".parquet",), "WebDataset": (".tar",), "ImageFolder": EXTE
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images: their labels
 _MEMBERS = (*EXTENSIONS, ".cls", ".txt", ".json")  # other members are decoded by whatever module knows their ending
 _UNREAD = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # tables of other kinds
+_BESIDE = ("README.md", "LICENSE", "dataset_infos.json")  # what says nothing here, and nobody misses
 _WORDS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval|evaluation"}
 _NAMED = "|".join(f"(?P<{part}>{words})" for part, words in _WORDS.items())
 #: Which part a folder or file belongs to, by a word in its name, as `datasets` has it.
@@ -63,11 +64,11 @@ def content_within(tables: Any, called: str, *roots: Path) -> Content:
     """Take tables of `datasets` apart, in which images by their path lie below one of the roots, and are there once."""
     parts, seen = parts_of(tables, called), set[Path]()
     for rows in dict.fromkeys(part.images for part in parts.values()):
-        for path in map(Path, rows.files()):
+        for path in (Path(one).expanduser().absolute() for one in rows.files()):
             inside = any(path.is_relative_to(root) and ".." not in path.relative_to(root).parts for root in roots)
             if path in seen or not inside:
-                state = "named twice; expected it once" if path in seen else f"expected a path below {roots[0]}"
-                raise OnespikeError(f"{rows.where}: the image {path}: {state}; correct the data set")
+                expected = "one that is not there twice" if path in seen else f"one below {listed(map(str, roots))}"
+                raise OnespikeError(f"{rows.where}: the image {path}; expected {expected}; correct the data set")
             seen.add(path)
     return content_of(parts)
 
@@ -81,7 +82,6 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
     kind = next((kind for kind, found in by_kind.items() if found), None)
     if kind is None:
         raise OnespikeError(f"{files.root}: no images; expected {_EXPECTED}; correct --data.root")
-    left = {name for found in by_kind.values() for name in found}.difference(by_kind[kind])
     read = [*by_kind[kind], *(name for name in names if kind == "ImageFolder" and name.split("/")[-1] in _METADATA)]
     parts: dict[str, list[str]] = {part: [] for part in (*PARTS, "")}
     for name in read:
@@ -89,12 +89,11 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
         found = _PART.search(folder) or _PART.search(file)
         parts[found.lastgroup or "" if found else ""].append(name)
     rest = parts.pop("")
-    if any(parts.values()):
-        left.update(rest)
-    else:
+    if not any(parts.values()):
         parts["train"] = rest
-    if left:
-        state = f"no {'Parquet file' if kind == 'Parquet' else 'image'} of a part by its name"
+    if left := {name for name in names if name not in _BESIDE}.difference(*parts.values()):
+        what = {"ImageFolder": "image", "WebDataset": "archive"}.get(kind, "Parquet file")
+        state = f"no {what} of a part by its name"
         warn(f"{files.where(min(left))}: {state}; {len(left)} such file{'s are' if len(left) > 1 else ' is'} left out")
     return kind, {part: [Path(files.where(name)) for name in chosen] for part, chosen in parts.items() if chosen}
 

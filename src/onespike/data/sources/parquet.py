@@ -56,15 +56,16 @@ def features_of(paths: Iterable[Path]) -> Any:
                 features = read_json(said, path)["info"]["features"]
             first = first or (path, file.schema_arrow, features)
             if (file.schema_arrow, features) != first[1:]:
-                expected = f"expected those of {first[0]}, names in the same order"
-                raise OnespikeError(f"{path}: other columns or class names; {expected}; write all files alike")
+                other = "columns" if file.schema_arrow != first[1] else "class names, or the same in another order,"
+                raise OnespikeError(f"{path}: other {other} than in {first[0]}; write all files alike")
     return first and first[2]
 
 
 def expect_whole(paths: Sequence[Path]) -> None:
     """Expect all files of a part that was cut in several: each says its number in its name, and how many there are."""
     cut = {path: (int(found[1]), int(found[2])) for path in paths if (found := re.search(r"(\d+)-of-(\d+)", path.name))}
-    if cut and sorted(cut.values()) != [(number, len(paths)) for number in range(len(paths))]:
+    first = min(cut.values(), default=(0, 0))[0]
+    if cut and (first > 1 or sorted(cut.values()) != [(first + number, len(paths)) for number in range(len(paths))]):
         path, (_, count) = next(iter(cut.items()))
-        expected = f"expected {count:,}, numbered from 0, each once"
+        expected = f"expected {count:,}, numbered from 0 or 1, each once"
         raise OnespikeError(f"{path}: one of {len(paths)} files; {expected}; restore them")
