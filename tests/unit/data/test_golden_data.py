@@ -79,7 +79,7 @@ def test_a_source_gives_what_it_always_gave(which, options, tmp_path, content, c
 
 
 def entry_of(name: str, key: str) -> str:
-    return f"{name}-{hashlib.sha256(f'{key} None 3'.encode()).hexdigest()[:16]}"
+    return f"{name}-{hashlib.sha256(f'{key} None 4'.encode()).hexdigest()[:16]}"
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar", ".tar.gz"])
