@@ -1,5 +1,6 @@
 """Parquet files and folders for Hugging Face `datasets` from strangers: they lead nowhere, and import nothing."""
 
+import errno
 import io
 import json
 import shutil
@@ -7,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -414,3 +416,17 @@ def test_what_is_left_out_of_a_folder_is_said(tmp_path, capsys):
     (root / "train" / "cat" / "0.png").rename(root / "logo.png")
     assert opened(root)[:2] == (7, 4)
     assert "logo.png: no image of a part by its name; 1 such file is left out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), OSError("Not enough disk space. Needed: 1 GB")], ids=str
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_full_disk_is_not_taken_for_bad_data(inside, error, tmp_path, monkeypatch):
+    def full(*_args, **_options):
+        if not inside:
+            raise error
+        raise datasets.exceptions.DatasetGenerationError("An error occurred") from error
+
+    monkeypatch.setattr(datasets.DatasetBuilder, "download_and_prepare", full)
+    fails(make(tmp_path / "mine"), "disk full", "$TMPDIR", name="hub")

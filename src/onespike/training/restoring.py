@@ -51,9 +51,9 @@ def restore(trainer: "Trainer", run: Run) -> None:
 def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
     """Take over position, optimiser and callbacks; what does not suit them is one of several errors."""
     progress, optimizer = trainer.progress, join_tensors(saved.state["optimizer"], saved.training)
-    if len(progress.history) != progress.epoch or not 0 <= progress.step <= len(trainer.batches):
+    if len(progress.history) != progress.epoch or progress.step > len(trainer.batches):
         raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
-    if not progress.images >= 0 or bool(progress.step) != bool(progress.images):
+    if bool(progress.step) != bool(progress.images):
         raise OnespikeError(f"{progress.images} images in {progress.step} steps")
     moving = expect_optimizer(optimizer, trainer.optimizer.state_dict(), trainer.config, trainer.network)
     # What no step changes follows from the recipe; a file could say that the loss is to be maximised.

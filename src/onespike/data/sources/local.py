@@ -4,6 +4,7 @@ Which files it reads is decided here, by their names. Left alone, it follows wha
 other machines, and reads any kind of file, for which it imports and unpickles.
 """
 
+import errno
 import re
 import tarfile
 from contextlib import suppress
@@ -55,8 +56,13 @@ def read_folder(files: Files, called: str, cache: str) -> Content:
         made = builder(cache_dir=cache, data_files=given)
         try:
             made.download_and_prepare()
-        except DatasetGenerationError as error:
-            raise error.__cause__ or error from None  # it says why, the error itself does not
+        except (DatasetGenerationError, OSError) as error:
+            cause = error.__cause__ or error  # it says why, a DatasetGenerationError itself does not
+            if isinstance(cause, OSError) and (cause.errno == errno.ENOSPC or "disk space" in str(cause)):
+                raise OnespikeError(
+                    f"{files.root}: disk full: no room in {cache}; free some, or set $TMPDIR"
+                ) from error
+            raise cause from None
         return content_within(made.as_dataset(), called, files.root)
 
 
