@@ -139,7 +139,7 @@ def expect_replaceable(folder: Path, earlier: Iterable[str], what: str) -> None:
         raise OnespikeError(f"cannot write {folder}: expected a folder by its own name; choose another place")
     found = {path.name for path in folder.iterdir()} - set(earlier) if folder.exists() else set()
     if found:
-        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier {what}: choose another --out")
+        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier {what}: choose another folder")
 
 
 def _holds_checkpoint(folder: Path) -> bool:

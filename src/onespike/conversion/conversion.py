@@ -17,7 +17,15 @@ from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
-from onespike.durable import is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
+from onespike.durable import (
+    expect_replaceable,
+    is_as_written,
+    path_of,
+    read_whole,
+    sealed,
+    whole_folder,
+    write_folder,
+)
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.watch import aside, ask
@@ -62,8 +70,7 @@ class Conversion:
         cannot be written, is an `OnespikeError`. An interrupted save leaves the earlier conversion, or nothing.
         """
         folder = path_of(folder)
-        if folder.exists() and not (folder.is_dir() and {one.name for one in folder.iterdir()} <= set(SAVED)):
-            raise OnespikeError(f"{folder} holds something else than a saved conversion: choose another folder")
+        expect_replaceable(folder, SAVED, "conversion")
         weights = save(to_save(self.network.state_dict()))
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
         card = sealed({**card, "graph": self.network.outline()}, weights)

@@ -14,7 +14,7 @@ from torch import nn
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_writable, path_of, read_whole, write_folder
+from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_weights, not_finite, to_save
@@ -56,12 +56,10 @@ def save_pretrained(
         OnespikeError: The folder holds something else; a network has no card.
     """
     folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
-    expect_writable(folder=folder)
+    expect_replaceable(folder, (*FILES, TIMM), "saved network")
     expect_keys(results or {}, {}, "results")
     if weights not in ("fp32", "int8"):
         raise unknown("weights", weights, ("fp32", "int8"))
-    if folder.exists() and {path.name for path in folder.iterdir()} - {*FILES, TIMM}:
-        raise OnespikeError(f"{folder} holds other files: choose another folder")
     run = None
     if isinstance(model, nn.Module):
         if not isinstance(card, ModelCard):

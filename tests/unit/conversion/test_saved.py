@@ -76,8 +76,9 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
-    for other in ("notes", "file"):
-        with pytest.raises(OnespikeError, match=f"{other} holds something else than a saved conversion"):
+    refusals = {"notes": "notes holds mine.txt, which is of no earlier conversion", "file": "file is no folder"}
+    for other, refusal in refusals.items():
+        with pytest.raises(OnespikeError, match=refusal):
             conversion.save(tmp_path / other)
     assert (tmp_path / "notes" / "mine.txt").read_text() == "mine"
 

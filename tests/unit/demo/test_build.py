@@ -131,7 +131,7 @@ def test_without_a_network_one_line_says_what_to_do(
         (["RUN", "--model", "RUN"], "expected one run folder: onespike demo RUN"),
         (["RUN", "--no-serve"], "expected a folder to write"),
         (["RUN", "--port", "70000"], "--port: expected 0 (a free one) to 65535, got 70000"),
-        (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier export: choose another --out"),
+        (["RUN", "--no-serve", "--out", "RUN"], "which is of no earlier export: choose another folder"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_one_line(

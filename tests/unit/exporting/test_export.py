@@ -127,7 +127,7 @@ def test_a_folder_that_is_no_earlier_export_is_refused(
     code, _, complaint = command("export", run.folder, "--to", "pt2", "--out", out)
     assert code == 2
     assert complaint.count("\n") == 1
-    assert "holds notes.txt, which is of no earlier export: choose another --out" in complaint
+    assert "holds notes.txt, which is of no earlier export: choose another folder" in complaint
     assert [path.name for path in out.iterdir()] == ["notes.txt"]
 
 

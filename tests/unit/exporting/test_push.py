@@ -65,7 +65,7 @@ def test_a_folder_gives_the_same_network(run: Run, tmp_path: Path) -> None:
     assert "name: spiking-vgg-xs" in card
     onespike.save_pretrained(run, folder)  # an earlier one is replaced
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(OnespikeError, match="holds other files"):
+    with pytest.raises(OnespikeError, match=r"holds notes.txt, which is of no earlier saved network"):
         onespike.save_pretrained(run, folder)
 
 
