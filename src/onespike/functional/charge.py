@@ -1,12 +1,19 @@
-"""Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1])."""
+"""Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
 
+On a CPU with a C compiler the paper's fusion is one pass over memory (charge_kernels.c), with the surrogates that the
+kernels know. Else PyTorch's functions compute the same, window after window.
+"""
+
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.fusion import fuse, fuse_backward
+from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
+from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.norm_fire import KINDS
 from onespike.functional.spike import Surrogate, as_surrogate, spike_backward
 
 
@@ -30,8 +37,16 @@ class _ChargeAndFire(torch.autograd.Function):
             raise ValueError(f"behind: expected 0 or 1, got {behind}")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
+        expect_fusion(*fusion)
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
+        ctx.save_for_backward(v, beside)
+        ctx.set_materialize_grads(False)
+        ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
+        ctx.kernels = _kernels(v, currents, beside, firing, fusion)
+        if ctx.kernels is not None:
+            ctx.kernels("charge", *_arguments(ctx, v, beside), currents, v, _given(spikes))
+            return v, spikes
         for window, current in enumerate(currents.unbind()):
             pair = _pair(beside, v, window, behind)
             handed = fuse(*pair, *fusion) if pair else v[window - 1] if window else None
@@ -41,9 +56,6 @@ class _ChargeAndFire(torch.autograd.Function):
                 torch.add(current, handed, alpha=decay, out=v[window])
             if firing is not None and spikes is not None:
                 torch.gt(v[window], firing[0], out=spikes[window])
-        ctx.save_for_backward(v, beside)
-        ctx.set_materialize_grads(False)
-        ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
         return v, spikes
 
     @staticmethod
@@ -52,6 +64,12 @@ class _ChargeAndFire(torch.autograd.Function):
         v, beside = ctx.saved_tensors
         currents = torch.empty_like(v)  # gradient of V, and so of I
         besides: Any = None if beside is None else torch.empty_like(beside)  # gradient of X
+        if ctx.kernels is not None:
+            width = float(ctx.firing[1].width) if ctx.firing else 1.0
+            gradients = (_given(gradient if gradient is None else _like(gradient, v)) for gradient in (to_v, to_spikes))
+            arguments = *_arguments(ctx, v, beside), width, v, *gradients, currents, besides
+            ctx.kernels("charge_backward", *arguments)
+            return currents, None, None, besides, None, None
         if besides is not None and ctx.behind:
             besides[-1].zero_()  # no window meets the last X
         back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
@@ -74,6 +92,43 @@ class _ChargeAndFire(torch.autograd.Function):
                 if window == 0:
                     besides[neighbour(beside)].add_(back)
         return currents, None, None, besides, None, None
+
+
+def _kernels(
+    v: Tensor,
+    currents: Tensor,
+    beside: Tensor | None,
+    firing: tuple[float, Surrogate] | None,
+    fusion: tuple[str, float],
+) -> Kernels | None:
+    """The kernels, if they take these: all lie alike, window behind window."""
+    if beside is None or not is_sincos(fusion[0]) or (firing is not None and firing[1].name not in KINDS):
+        return None
+    if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
+        return None
+    if any((one.dtype, one.shape, one.stride()) != (v.dtype, v.shape, v.stride()) for one in (currents, beside)):
+        return None
+    return kernels_for(v.dtype, "charge_kernels.c")
+
+
+def _arguments(ctx: Any, v: Tensor, beside: Tensor | None) -> tuple[Tensor | int | float, ...]:
+    """What both kernels take first."""
+    threshold, kind = (ctx.firing[0], KINDS[ctx.firing[1].name]) if ctx.firing else (0.0, 0)
+    angle = ctx.fusion[1] * math.pi / 2
+    threshold = torch.tensor(threshold, dtype=v.dtype).item()  # as PyTorch compares: both in this type
+    assert beside is not None
+    return beside, len(v), v[0].numel(), ctx.behind, float(ctx.decay), angle, threshold, kind
+
+
+def _given(tensor: Tensor | None) -> Tensor | int:
+    """A tensor for a kernel, or the null pointer."""
+    return 0 if tensor is None else tensor
+
+
+def _like(tensor: Tensor, other: Tensor) -> Tensor:
+    """A tensor that lies in memory as another does."""
+    fits = tensor.dtype == other.dtype and tensor.stride() == other.stride()
+    return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
 def _pair(beside: Tensor | None, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:

@@ -65,16 +65,26 @@ def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tens
     Raises:
         ValueError: The kind does not exist, or theta is out of its range.
     """
+    expect_fusion(kind, theta)
+    return FUSIONS[kind](x, y, theta * math.pi / 2)
+
+
+def expect_fusion(kind: str, theta: float) -> None:
+    """Raise the errors of `fuse`."""
     if kind not in FUSIONS:
         raise ValueError(f"fusion: expected one of {', '.join(FUSIONS)}, got {kind!r}")
     if not 0 < theta <= 1:
         raise ValueError(f"theta: expected 0 < theta <= 1, got {theta}")
-    return FUSIONS[kind](x, y, theta * math.pi / 2)
+
+
+def is_sincos(kind: str) -> bool:
+    """Whether a fusion is the paper's, whose derivatives are written out."""
+    return FUSIONS[kind] is _sincos
 
 
 def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: float) -> tuple[Tensor, Tensor]:
     """Differentiate `fuse`, from its inputs alone: the gradients of X and Y, given that of the fused potential."""
-    if FUSIONS[kind] is _sincos:  # written out, which is cheaper
+    if is_sincos(kind):  # written out, which is cheaper
         return _sincos_backward(x, y, gradient, theta * math.pi / 2)
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():

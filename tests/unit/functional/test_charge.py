@@ -1,9 +1,25 @@
 """Charging and firing in one function is doing both window after window, and so are its gradients."""
 
+import sys
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from onespike.functional import FUSIONS, SURROGATES, Surrogate, charge, charge_and_fire, fuse, spike
+from onespike.functional.kernels import kernels_for
+
+MODULE = sys.modules["onespike.functional.charge"]  # of that name the package has the function
+needs_compiler = pytest.mark.skipif(kernels_for(torch.float64, "charge_kernels.c") is None, reason="needs a C compiler")
+
+
+@pytest.fixture(autouse=True, params=[pytest.param("kernels", marks=needs_compiler), "PyTorch"])
+def way(request, monkeypatch):
+    """Everything here holds of both ways to compute it."""
+    if request.param == "PyTorch":
+        monkeypatch.setattr(MODULE, "_kernels", lambda *_: None)
+    return request.param
 
 
 def draw(*shape, seed):
@@ -94,3 +110,86 @@ def test_x_lies_one_window_behind_or_none():
 def test_a_surrogate_that_does_not_exist():
     with pytest.raises(ValueError, match=r"surrogate: expected one of rectangle, .*got 'square'"):
         charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, 0.5, "square")
+
+
+def test_theta_and_the_fusion_are_checked():
+    currents, beside = draw(4, 1, 2, 2, 2, seed=3), draw(4, 1, 2, 2, 2, seed=4)
+    with pytest.raises(ValueError, match=r"theta: expected 0 < theta <= 1, got 1\.5"):
+        charge_and_fire(currents, 0.4, 0.5, beside=beside, theta=1.5)
+    with pytest.raises(ValueError, match=r"fusion: expected one of sincos, .*got 'square'"):
+        charge(currents, 0.4, beside, fusion="square")
+
+
+def kernels_taken(monkeypatch):
+    """Collects, of each call, whether kernels computed it."""
+    taken, own = [], MODULE._kernels
+    monkeypatch.setattr(MODULE, "_kernels", lambda *given: (taken.append(own(*given)), taken[-1])[1])
+    return taken
+
+
+@needs_compiler
+def test_kernels_take_the_paper_s_neurons_and_leave_others(monkeypatch, way):
+    if way != "kernels":
+        return
+    taken, (i, x) = kernels_taken(monkeypatch), (draw(4, 2, 3, 2, 2, seed=seed) for seed in (1, 2))
+    for behind in (0, 1):
+        charge_and_fire(i, 0.4, 0.5, beside=x, behind=behind)
+    charge_and_fire(i, 0.4, 0.5, "triangle", x)
+    charge(i, 0.4, x)
+    assert None not in taken
+    taken.clear()
+    charge(i, 0.4)
+    charge(i, 0.4, x.float())
+    charge(i, 0.4, x.transpose(-1, -2))
+    charge(i, 0.4, x[:1].expand_as(x))
+    charge(i.transpose(0, 1), 0.4, x.transpose(0, 1))
+    charge(i[..., :1], 0.4, x[..., :1])
+    charge(i[:0], 0.4, x[:0])
+    charge(i, 0.4, x, fusion="sinsum")
+    charge_and_fire(i, 0.4, 0.5, "arctan", x)
+    assert taken == [None] * 9
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None)
+@given(
+    windows=st.integers(1, 5),
+    behind=st.integers(0, 1),
+    shape=st.sampled_from([(2, 3, 5, 5), (1, 1, 1, 1), (3, 48, 12, 12), (2, 512, 1, 2)]),
+    surrogate=st.sampled_from([("rectangle", 0.7), ("rectangle", 2.0), ("triangle", 1.0), ("triangle", 2.0)]),
+    used=st.sampled_from([("v",), ("spikes",), ("v", "spikes")]),
+    scale=st.sampled_from([1.0, 30.0, 1e4]),
+)
+def test_kernels_are_the_loop(windows, behind, shape, surrogate, used, scale):
+    i, x = draw(windows, *shape, seed=1), (scale * draw(windows, *shape, seed=2)).detach().requires_grad_()
+    surrogate, found = Surrogate(*surrogate), []
+    for function in (charge_and_fire, one_after_the_other):
+        out = dict(zip(("v", "spikes"), function(i, 0.4, 0.3, surrogate, x, behind, "sincos", 0.7), strict=True))
+        weights = torch.linspace(-1, 1, i.numel(), dtype=torch.float64).view_as(i)
+        # The gradient of V is as a transposed product delivers it: it lies otherwise than V.
+        loss = sum(((weights * out[name]).transpose(-1, -2) ** 2).sum() for name in used)
+        gradients = torch.autograd.grad(loss, (i, x), allow_unused=True, materialize_grads=True)
+        found.append((*out.values(), *gradients))
+    for mine, expected in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-10, atol=1e-10 * min(scale, 1e2))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 0.02)])
+def test_lower_precision_is_near(dtype, error):
+    i, x = (draw(4, 2, 48, 12, 12, seed=seed).to(dtype).detach().requires_grad_() for seed in (1, 2))
+    found = []
+    for inputs in ((i, x), (i.double().detach().requires_grad_(), x.double().detach().requires_grad_())):
+        v, spikes = charge_and_fire(inputs[0], 0.4, 0.3, "triangle", inputs[1])
+        assert v.dtype == spikes.dtype == inputs[0].dtype
+        assert torch.equal(spikes, (v > 0.3).to(v.dtype))
+        found.append((v, *torch.autograd.grad(v.sum() + 0.5 * spikes.sum(), inputs)))
+    for low, exact in zip(*found, strict=True):
+        torch.testing.assert_close(low.double(), exact, rtol=error, atol=error)
+
+
+def test_what_is_no_number_stays_none_and_what_is_huge_stays_bounded():
+    x = torch.tensor([torch.inf, torch.nan, 1e30, -1e30], dtype=torch.float64).view(1, 1, 1, 2, 2)
+    v = charge(torch.zeros_like(x), 1.0, x)
+    assert v.isnan().flatten().tolist() == [True, True, False, False]
+    assert v[..., 1, :].abs().max() <= 2
