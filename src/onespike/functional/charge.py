@@ -1,7 +1,8 @@
 """Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
 
-On a CPU with a C compiler the paper's fusion is one pass over memory (charge_kernels.c), with the surrogates that the
-kernels know. Else PyTorch's functions compute the same, window after window.
+In training, on a CPU with a C compiler, the paper's fusion is one pass over memory (charge_kernels.c), with the
+surrogates that the kernels know. Else PyTorch's functions compute the same, window after window: whoever counts
+operations sees them.
 """
 
 import math
@@ -32,6 +33,7 @@ class _ChargeAndFire(torch.autograd.Function):
         beside: Tensor | None,
         behind: int,
         fusion: tuple[str, float],
+        training: bool,
     ) -> tuple[Tensor, Tensor | None]:
         if behind not in (0, 1):
             raise ValueError(f"behind: expected 0 or 1, got {behind}")
@@ -43,7 +45,7 @@ class _ChargeAndFire(torch.autograd.Function):
         ctx.save_for_backward(v, beside)
         ctx.set_materialize_grads(False)
         ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
-        ctx.kernels = _kernels(v, currents, beside, firing, fusion)
+        ctx.kernels = _kernels(v, currents, beside, firing, fusion) if training else None
         if ctx.kernels is not None:
             ctx.kernels("charge", *_arguments(ctx, v, beside), currents, v, _given(spikes))
             return v, spikes
@@ -69,7 +71,7 @@ class _ChargeAndFire(torch.autograd.Function):
             gradients = (_given(gradient if gradient is None else _like(gradient, v)) for gradient in (to_v, to_spikes))
             arguments = *_arguments(ctx, v, beside), width, v, *gradients, currents, besides
             ctx.kernels("charge_backward", *arguments)
-            return currents, None, None, besides, None, None
+            return currents, None, None, besides, None, None, None
         if besides is not None and ctx.behind:
             besides[-1].zero_()  # no window meets the last X
         back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
@@ -91,7 +93,7 @@ class _ChargeAndFire(torch.autograd.Function):
                 besides[window - ctx.behind].copy_(to_x)
                 if window == 0:
                     besides[neighbour(beside)].add_(back)
-        return currents, None, None, besides, None, None
+        return currents, None, None, besides, None, None, None
 
 
 def _kernels(
@@ -167,7 +169,7 @@ def charge(
     Raises:
         ValueError: `behind` is neither 0 nor 1.
     """
-    return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta))[0]
+    return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
 
 def charge_and_fire(
@@ -189,4 +191,4 @@ def charge_and_fire(
         ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.
     """
     firing = threshold, as_surrogate(surrogate)
-    return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta))
+    return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

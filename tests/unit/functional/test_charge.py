@@ -148,6 +148,10 @@ def test_kernels_take_the_paper_s_neurons_and_leave_others(monkeypatch, way):
     charge(i, 0.4, x, fusion="sinsum")
     charge_and_fire(i, 0.4, 0.5, "arctan", x)
     assert taken == [None] * 9
+    taken.clear()
+    with torch.no_grad():
+        charge_and_fire(i, 0.4, 0.5, beside=x)
+    assert taken == []
 
 
 @needs_compiler
@@ -189,7 +193,7 @@ def test_lower_precision_is_near(dtype, error):
 
 
 def test_what_is_no_number_stays_none_and_what_is_huge_stays_bounded():
-    x = torch.tensor([torch.inf, torch.nan, 1e30, -1e30], dtype=torch.float64).view(1, 1, 1, 2, 2)
+    x = torch.tensor([torch.inf, torch.nan, 1e30, -1e30], dtype=torch.float64).view(1, 1, 1, 2, 2).requires_grad_()
     v = charge(torch.zeros_like(x), 1.0, x)
     assert v.isnan().flatten().tolist() == [True, True, False, False]
     assert v[..., 1, :].abs().max() <= 2
