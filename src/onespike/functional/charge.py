@@ -1,21 +1,24 @@
 """Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
 
-In training, on a CPU with a C compiler, the paper's fusion is one pass over memory (charge_kernels.c), with the
-surrogates that the kernels know. Else PyTorch's functions compute the same, window after window: whoever counts
-operations sees them.
+Where gradients are enabled, on a CPU with a C compiler, the paper's fusion is one pass over memory (charge_kernels.c),
+with the surrogates that the kernels know. Else PyTorch's functions compute the same window after window, up to
+rounding: in bf16 the kernels round once, PyTorch after each operation. Whoever counts operations sees PyTorch's.
 """
 
 import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
 from onespike.functional.kernels import Kernels, kernels_for
 from onespike.functional.norm_fire import KINDS
-from onespike.functional.spike import Surrogate, as_surrogate, spike_backward
+from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, spike_backward
+
+#: The surrogates that the kernels know, as they are defined here: one may be replaced by another of its name.
+_KNOWN = {name: SURROGATES[name] for name in KINDS}
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -33,21 +36,24 @@ class _ChargeAndFire(torch.autograd.Function):
         beside: Tensor | None,
         behind: int,
         fusion: tuple[str, float],
-        training: bool,
+        differentiable: bool,
     ) -> tuple[Tensor, Tensor | None]:
         if behind not in (0, 1):
             raise ValueError(f"behind: expected 0 or 1, got {behind}")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         expect_fusion(*fusion)
+        # To C a number of another type would be an address, or another argument's.
+        decay, behind, fusion = float(decay), int(behind), (fusion[0], float(fusion[1]))
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
         ctx.save_for_backward(v, beside)
         ctx.set_materialize_grads(False)
         ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
-        ctx.kernels = _kernels(v, currents, beside, firing, fusion) if training else None
+        ctx.kernels = _kernels(v, currents, beside, firing, fusion) if differentiable else None
         if ctx.kernels is not None:
-            ctx.kernels("charge", *_arguments(ctx, v, beside), currents, v, _given(spikes))
+            threshold = torch.tensor(firing[0] if firing else 0, dtype=v.dtype).item()  # as `gt` rounds it
+            ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, _given(spikes))
             return v, spikes
         for window, current in enumerate(currents.unbind()):
             pair = _pair(beside, v, window, behind)
@@ -69,8 +75,8 @@ class _ChargeAndFire(torch.autograd.Function):
         if ctx.kernels is not None:
             width = float(ctx.firing[1].width) if ctx.firing else 1.0
             gradients = (_given(gradient if gradient is None else _like(gradient, v)) for gradient in (to_v, to_spikes))
-            arguments = *_arguments(ctx, v, beside), width, v, *gradients, currents, besides
-            ctx.kernels("charge_backward", *arguments)
+            arguments = _arguments(ctx, v, beside, float(ctx.firing[0]) if ctx.firing else 0.0)
+            ctx.kernels("charge_backward", *arguments, width, v, *gradients, currents, besides)
             return currents, None, None, besides, None, None, None
         if besides is not None and ctx.behind:
             besides[-1].zero_()  # no window meets the last X
@@ -104,22 +110,24 @@ def _kernels(
     fusion: tuple[str, float],
 ) -> Kernels | None:
     """The kernels, if they take these: all lie alike, window behind window."""
-    if beside is None or not is_sincos(fusion[0]) or (firing is not None and firing[1].name not in KINDS):
+    if beside is None or not is_sincos(fusion[0]) or torch.compiler.is_compiling():
+        return None
+    if firing is not None and SURROGATES[firing[1].name] is not _KNOWN.get(firing[1].name):
         return None
     if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
         return None
     if any((one.dtype, one.shape, one.stride()) != (v.dtype, v.shape, v.stride()) for one in (currents, beside)):
         return None
+    if any(type(one) not in (Tensor, nn.Parameter) or one.is_neg() for one in (v, currents, beside)):
+        return None  # what lies in memory is not what it stands for
     return kernels_for(v.dtype, "charge_kernels.c")
 
 
-def _arguments(ctx: Any, v: Tensor, beside: Tensor | None) -> tuple[Tensor | int | float, ...]:
+def _arguments(ctx: Any, v: Tensor, beside: Tensor | None, threshold: float) -> tuple[Tensor | int | float, ...]:
     """What both kernels take first."""
-    threshold, kind = (ctx.firing[0], KINDS[ctx.firing[1].name]) if ctx.firing else (0.0, 0)
-    angle = ctx.fusion[1] * math.pi / 2
-    threshold = torch.tensor(threshold, dtype=v.dtype).item()  # as PyTorch compares: both in this type
     assert beside is not None
-    return beside, len(v), v[0].numel(), ctx.behind, float(ctx.decay), angle, threshold, kind
+    kind, angle = KINDS[ctx.firing[1].name] if ctx.firing else 0, ctx.fusion[1] * math.pi / 2
+    return beside, len(v), v[0].numel(), ctx.behind, ctx.decay, angle, threshold, kind
 
 
 def _given(tensor: Tensor | None) -> Tensor | int:
@@ -129,7 +137,7 @@ def _given(tensor: Tensor | None) -> Tensor | int:
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:
     """A tensor that lies in memory as another does."""
-    fits = tensor.dtype == other.dtype and tensor.stride() == other.stride()
+    fits = tensor.dtype == other.dtype and tensor.stride() == other.stride() and not tensor.is_neg()
     return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
@@ -167,7 +175,7 @@ def charge(
         theta: The fusion's radian factor.
 
     Raises:
-        ValueError: `behind` is neither 0 nor 1.
+        ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, or the fusion does not exist.
     """
     return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
@@ -188,7 +196,7 @@ def charge_and_fire(
     `surrogate` is a name in `SURROGATES`, or a `Surrogate`; the other arguments are those of `charge`.
 
     Raises:
-        ValueError: `behind` is neither 0 nor 1, or the surrogate does not exist.
+        ValueError: The surrogate does not exist, or as for `charge`.
     """
     firing = threshold, as_surrogate(surrogate)
     return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

@@ -19,22 +19,22 @@ static const real PI_LOW = SINGLE ? -8.74227800037e-8 : 1.2246467991473532e-16;
 
 static inline real nearest(real x) { return SINGLE ? (real)__builtin_rintf(x) : (real)__builtin_rint(x); }
 
-/* sin(x), by Taylor's series around the nearest multiple of pi, at most pi/2 away. Where x is too large to say how far away
- * it is, the result is at least between -1 and 1. */
-static inline real sine(real x) {
+/* sin(x - shift pi), by Taylor's series around the nearest multiple of pi, at most pi/2 away. Where x is too large to say how
+ * far away it is, the result is at least between -1 and 1. */
+static inline real wave(real x, real shift) {
     const real half = (real)1.5707963267948966;
-    real turns = nearest(x * (real)0.3183098861837907);
-    real r = (x - turns * PI_HIGH) - turns * PI_LOW;
+    real turns = nearest(x * (real)0.3183098861837907 - shift);
+    real r = (x - (turns + shift) * PI_HIGH) - (turns + shift) * PI_LOW;
     r = r > half ? half : r < -half ? -half : r;
-    real square = r * r, sum = 0;
+    real square = r * r, sum = (real)(-1 / 39916800.0);
     if (!SINGLE) {
         sum = (real)(1 / 51090942171709440000.0);
         sum = sum * square - (real)(1 / 121645100408832000.0);
         sum = sum * square + (real)(1 / 355687428096000.0);
         sum = sum * square - (real)(1 / 1307674368000.0);
         sum = sum * square + (real)(1 / 6227020800.0);
+        sum = sum * square - (real)(1 / 39916800.0);
     }
-    sum = sum * square - (real)(1 / 39916800.0);
     sum = sum * square + (real)(1 / 362880.0);
     sum = sum * square - (real)(1 / 5040.0);
     sum = sum * square + (real)(1 / 120.0);
@@ -43,7 +43,8 @@ static inline real sine(real x) {
     return (r + r * square * sum) * (1 - 2 * odd * odd);
 }
 
-static inline real cosine(real x) { return sine(x + (real)1.5707963267948966); }
+static inline real sine(real x) { return wave(x, 0); }
+static inline real cosine(real x) { return -wave(x, (real)0.5); }
 
 struct windows {
     const stored *beside; /* X */
@@ -92,7 +93,10 @@ int charge(ARGUMENTS, const stored *currents, stored *v, stored *s) {
 
 static inline __attribute__((always_inline)) void steep(
     const int kind, const stored *restrict v, const stored *restrict gradient, real threshold, real per_width, int64_t n, real *restrict dv) {
-    for (int64_t k = 0; k < n; k++) dv[k] += get(gradient[k]) * derivative(kind, (get(v[k]) - threshold) * per_width) * per_width;
+    for (int64_t k = 0; k < n; k++) {
+        real slope = derivative(kind, (get(v[k]) - threshold) * per_width);
+        dv[k] += slope > 0 ? get(gradient[k]) * slope * per_width : (real)0; /* 0 also where the gradient is infinite */
+    }
 }
 
 /* dI, which is dV, and dX, of the gradients of V and of S; either may be null. */
@@ -118,19 +122,17 @@ int charge_backward(ARGUMENTS, double width, const stored *v, const stored *to_v
                 if (to_s) EACH_KIND(kind, CALL)
 #undef CALL
                 for (int64_t k = 0; k < n; k++) to_i[here + k] = put(dv[k]);
-                if (pair(&w, v, window, at, &x, &y)) {
-                    stored *restrict dx = to_x + (window - behind) * size + at;
-                    for (int64_t k = 0; k < n; k++) {
-                        real a = w.angle * get(x[k]), b = w.angle * get(y[k]), gradient = factor * dv[k];
-                        real plus = cosine(a + b), minus = cosine(a - b);
-                        dx[k] = put((plus + minus) * gradient);
-                        back[k] = (plus - minus) * gradient;
-                    }
-                    if (!window) { /* it met X of the second window */
-                        stored *restrict other = to_x + (count > 1) * size + at;
-                        for (int64_t k = 0; k < n; k++) other[k] = put(get(other[k]) + back[k]);
-                    }
+                if (!pair(&w, v, window, at, &x, &y)) continue;
+                stored *dx = to_x + (window - behind) * size + at;
+                for (int64_t k = 0; k < n; k++) {
+                    real a = w.angle * get(x[k]), b = w.angle * get(y[k]), gradient = factor * dv[k];
+                    real plus = cosine(a + b), minus = cosine(a - b);
+                    dx[k] = put((plus + minus) * gradient);
+                    back[k] = (plus - minus) * gradient;
                 }
+                if (window) continue;
+                stored *other = to_x + (count > 1) * size + at; /* X of the second window, which the first has met */
+                for (int64_t k = 0; k < n; k++) other[k] = put(get(other[k]) + back[k]);
             }
         }
     }
