@@ -54,8 +54,9 @@ def expect_weights(network: nn.Module) -> None:
     """Raise an `OnespikeError` unless somebody's network is one, of weights that are there and dense."""
     if not isinstance(network, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(network).__name__}")
-    if isinstance(network, torch.jit.ScriptModule):
-        raise OnespikeError("model: it is scripted; expected the module that it was made of")
+    for name, part in network.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            raise OnespikeError(f"model: {shown(name or 'it')} is scripted; expected the module it was made of")
     for name, one in (*network.named_parameters(), *network.named_buffers()):
         if is_lazy(one) or one.is_meta:
             raise OnespikeError(f"model: {shown(name)} has no values yet: show it a batch first, or load its weights")

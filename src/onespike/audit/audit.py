@@ -41,6 +41,7 @@ def audit(
     table: EnergyTable | None = None,
     accuracy: float | None = None,
     seed: int = 0,
+    batch_axis: int | None = None,
 ) -> Audit:
     """Audit any model on any images: its operations and energy.
 
@@ -51,6 +52,7 @@ def audit(
         table: The constants of energy; the package's own by default.
         accuracy: Top-1 on the test images in percent, if it is known: without it no energy is compared.
         seed: Seed of the draws of a Bernoulli encoding.
+        batch_axis: The axis of the images in a batch, as for `count_operations`.
 
     Raises:
         OnespikeError: The model does something that cannot be counted, which is named; it does not take a batch; there
@@ -64,7 +66,8 @@ def audit(
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         kind = type(batches).__name__
         raise OnespikeError(f"batches: expected tensors (B, ...), one after the other, such as [images], got a {kind}")
-    operations = count_operations(model, batches, lambda number: torch.manual_seed(derive_seed(seed, number)))
+    axis = convert(batch_axis, int | None, "batch_axis")
+    operations = count_operations(model, batches, lambda number: torch.manual_seed(derive_seed(seed, number)), axis)
     return Audit(name or type(model).__name__, operations, table or EnergyTable.load(), accuracy=accuracy)
 
 

@@ -37,6 +37,9 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
         if first.data != other.data:
             images = f"{first.data or 'unknown'}, {other.data or 'unknown'}"
             refused.append(f"{no_ratio}, since they were audited on different images ({images})")
+        elif first.table != other.table:
+            files = f"{first.table.file}, {other.table.file}"
+            refused.append(f"{no_ratio}, since they were priced by different energy tables ({files})")
         elif first.accuracy is None or other.accuracy is None:
             lacking = " and ".join(one.name for one in (first, other) if one.accuracy is None)
             remedy = "finish the training, or run onespike evaluate RUN"

@@ -1,11 +1,11 @@
 """What an audit finds, and the files it leaves; what it says of each product: whether spikes alone arrived there."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from onespike.audit.latency import UNMEASURED, Joules, Latency
 from onespike.audit.scaling import Scaling
-from onespike.counting.arrivals import KINDS
+from onespike.counting.arrivals import KINDS, Kind
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
 from onespike.counting.operations import Layer, Operations
 from onespike.counting.products import Product
@@ -27,6 +27,11 @@ class Audit:
     scaling: tuple[Scaling, ...] = ()  # how the cost grows; empty if it was not asked for
     joules: Joules = UNMEASURED  # what a meter said
 
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """The network and the twins that can be estimated: over time steps an artificial twin would run once."""
+        return tuple(one for one in VARIANTS if one != "ann" or self.operations.steps == 1)
+
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
         """Energy for one image by what it is spent on, of the network or of an estimated twin."""
         return self.table.network(self.operations, convention, variant)
@@ -34,10 +39,13 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Everything."""
         ops = self.operations
-        energy = {one: {variant: self.energy(one, variant).to_json() for variant in VARIANTS} for one in CONVENTIONS}
+        energy = {
+            one: {variant: self.energy(one, variant).to_json() for variant in self.variants} for one in CONVENTIONS
+        }
         return {
             **{key: getattr(self, key) for key in ("name", "preset", "trained", "data")},
             "images": ops.images,
+            "steps": ops.steps,
             "accuracy": self.accuracy,
             "weights": ops.weights,
             "macs": {"dense": ops.macs} | {kind: ops.macs_of(kind) for kind in KINDS},
@@ -62,14 +70,15 @@ class Audit:
     def to_csv(self) -> str:
         """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
         header = ["path", "type", "product", "arrives", "step", "levels", "rate", "macs", "reached", "nonzero"]
-        header += ["operations", "inputs", "weights", "elementwise", "potential_reads", "potential_writes"]
+        header += ["operations", "inputs", "weights", "beside", "first", "elementwise"]
+        header += ["potential_reads", "potential_writes"]
         header += [f"joule_{convention}" for convention in CONVENTIONS]
         lines = []
         for layer in self.operations.layers:
             own = [sum(layer.elementwise.values()), *layer.potentials]
             energy = [self.table.layer(layer, self.operations, one, "network").total for one in CONVENTIONS]
             for number, product in enumerate(layer.products or (None,)):
-                values = list(asdict(product).values()) if product else [""] * 11
+                values = list(asdict(product).values()) if product else [""] * len(fields(Product))
                 # A layer's own work and its energy stand in its first line alone, so that columns can be summed.
                 rest = [*own, *energy] if number == 0 else [""] * (len(own) + len(energy))
                 lines.append([layer.path, layer.type, *values, *rest])
@@ -79,7 +88,8 @@ class Audit:
 class Reading(NamedTuple):
     """What one product of the layer at `path` read.
 
-    The stem is the first layer, which reads the image, and whatever else is in a module of the name `stem`.
+    The stem is what reads the network's input with no product in between, and whatever is in a module of the name
+    `stem`.
     """
 
     path: str
@@ -89,11 +99,15 @@ class Reading(NamedTuple):
     @property
     def holds(self) -> bool:
         """Whether spikes of one size arrived, with or without a sign, nothing else; of the stem nothing is asked."""
-        return self.stem or self.product.arrives in ("binary", "signed")
+        return self.stem or self.arrives in ("binary", "signed")
+
+    @property
+    def arrives(self) -> Kind:
+        """What arrived; of two activations the less simple side."""
+        return self.product.beside or self.product.arrives
 
 
 def read_spikes(operations: Operations) -> list[Reading]:
     """Say of every weight layer, and of every product of two activations, what arrived there, in network order."""
     products = [(layer.path, product) for layer in operations.layers for product in layer.products]
-    first = products[0][0] if products else ""
-    return [Reading(path, product, path == first or "stem" in path.split(".")) for path, product in products]
+    return [Reading(path, product, product.first or "stem" in path.split(".")) for path, product in products]

@@ -149,17 +149,22 @@ def _print(audit: "Audit", console: "Console") -> None:
 
 
 def _print_energy(audit: "Audit", console: "Console") -> None:
-    from onespike.counting.energy import CONVENTIONS, VARIANTS
+    from onespike.counting.energy import CONVENTIONS
 
-    titles = audit.table.titles
-    names = [titles[variant].split(":")[0] + (", estimate" if variant != "network" else "") for variant in VARIANTS]
+    titles, variants = audit.table.titles, audit.variants
+    names = [titles[variant].split(":")[0] + (", estimate" if variant != "network" else "") for variant in variants]
     table = plain_table("energy for one image", *(f">{name}" for name in names))
     for convention in CONVENTIONS:
-        energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in VARIANTS)
+        energies = (f"{1e6 * audit.energy(convention, variant).total:,.2f} µJ" for variant in variants)
         table.add_row(convention, *energies)
     console.print(table, soft_wrap=False)
-    for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in VARIANTS[1:])):
+    for line in (*(f"{name}: {titles[name]}" for name in CONVENTIONS), *(titles[name] for name in variants[1:])):
         console.print(f"  {line}", style="dim")
+    if "ann" not in variants:
+        text = (
+            f"no ANN twin is estimated: it would run once where this network takes {audit.operations.steps} time steps"
+        )
+        console.print(f"  {text}", style="dim")
     why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
     console.print(f"{why}: train them (--model.preset binary, ann) and pass the runs by --compare")
     spent = audit.energy("memory")

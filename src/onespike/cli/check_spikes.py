@@ -5,19 +5,20 @@ from typing import Literal
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
+from onespike.errors import OnespikeError
 
 
 def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:
     """Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone.
 
-    The stem is the first layer, and whatever else is in a module of the name stem. Spikes are 0 and one other value,
-    which folds into the weights, or that with a sign. Exit code 1 where that does not hold. The images are the run's
-    own; --data.* choose others.
+    The stem is what reads the image with no weight layer in between, and whatever is in a module of the name stem.
+    Spikes are 0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not
+    hold, or where nothing is behind the stem. The images are the run's own; --data.* choose others.
 
     Args:
         run: Run folder.
         overrides: Other images.
-        images: How many test images, evenly spread.
+        images: How many test images, evenly spread, at least 2: of one, real numbers look like spikes.
         device: auto takes the accelerator if there is one, cpu never.
     """
     from onespike.audit.audit import audit_run
@@ -25,11 +26,14 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     from onespike.models.registry import MODELS
     from onespike.training.run import Run
 
+    if images < 2:
+        raise OnespikeError(f"images: expected at least 2, got {images}: of one, real numbers look like spikes")
     opened, console = Run.open(run), person()
     audit = audit_run(opened, opened.recipe_with(overrides).data, images, device=device, latency=False)
     readings = read_spikes(audit.operations)
     table = plain_table("layer", "product", "arrives", ">rate", "")
-    for path, product, stem in readings:
+    for reading in readings:
+        path, product, stem = reading
         each = "one value of each channel" if product.rate else "nothing else"
         step = f"{product.step:g}" if product.step is not None else each
         arrives, verdict = {
@@ -37,14 +41,16 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
             "signed": (f"0, {step} and its negative", "spikes with a sign"),
             "graded": (f"sums of up to {product.levels}", "NO SPIKES"),
             "real": ("real", "NO SPIKES"),
-        }[product.arrives]
+        }[reading.arrives]
         table.add_row(path, product.name, arrives, f"{product.rate:.3f}", "the stem" if stem else verdict)
     console.print(table, soft_wrap=False)
     wrong = [reading for reading in readings if not reading.holds]
     behind = [reading for reading in readings if not reading.stem]
-    signed = sum(reading.product.arrives == "signed" for reading in behind)
+    signed = sum(reading.arrives == "signed" for reading in behind)
     where = f"on {audit.operations.images:,} test images of {audit.data}"
-    if wrong:
+    if not behind:
+        text = "nothing is proved: the network has no product behind the stem"
+    elif wrong:
         text = f"does not hold: {len(wrong)} of {len(behind)} products behind the stem read something else than"
         text += f" spikes {where}, the first in {wrong[0].path}"
         if "strict" in getattr(MODELS.get(opened.recipe.model.name), "presets", ()):
@@ -55,4 +61,4 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     if silent := sum(not reading.product.rate for reading in readings):
         text += f"; NOTHING arrived at {silent} of them, which proves little: does the network fire?"
     console.print(f"\n{text}")
-    return 1 if wrong else 0
+    return 1 if wrong or not behind else 0

@@ -8,7 +8,8 @@ graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are, or th
 real     everything else: a multiply-accumulate
 
 c is the largest number of which all values seen are multiples: spikes that only ever came in pairs count as one of
-twice the size. A few images may not show what many do.
+twice the size. Spikes are alike to the last bit; multiples of c may differ by rounding. A few images may not show what
+many do, and of one image a real number looks like a spike of its channel's own size.
 """
 
 import math
@@ -24,8 +25,8 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 LEVELS = 16
 #: So many values, and so many of each channel, are looked at before all are: real numbers are found out by these.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
-#: Relative difference below which two values are one, unless the values' own rounding is coarser (bfloat16's is 0.8%;
-#: neighbouring levels differ by 6%).
+#: Relative difference below which two multiples are one, unless the values' own rounding is coarser (bfloat16's is
+#: 0.8%; neighbouring levels differ by 6%).
 _TOLERANCE = 1e-5
 
 
@@ -102,15 +103,15 @@ class Arrivals:
     def _one_for_all(self) -> Arrival:
         if self._values is None:
             return Arrival("real", None, 0)
+        if len(self._values) <= 1:
+            return Arrival("binary", next(iter(self._values), None), 1)
         values: list[float] = []  # those that differ by more than rounding
         for value in sorted(self._values):
             if not values or abs(value - values[-1]) > self._tolerance * max(abs(value), abs(values[-1])):
                 values.append(value)
-        if len(values) <= 1:
-            return Arrival("binary", values[0] if values else None, 1)
         found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
-        if found is None:
-            return Arrival("real", None, 0)
+        if found is None or (found[1] == 1 and len({abs(value) for value in self._values}) > 1):
+            return Arrival("real", None, 0)  # of numbers that are nearly alike the difference may tell something
         return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1])
 
 
@@ -121,18 +122,21 @@ class _Channels:
         self.axis, self.count = axis, 0  # values that are not 0
         self._values = torch.zeros(0, 0)  # distinct ones of each channel, (C, n), with infinity where it has fewer
         self.are_real = False  # whether some channel has too many
+        self._alike = True  # whether all that were taken for one value are one to the last bit
 
     def see(self, x: Tensor, nonzero: int) -> None:
         if self.are_real:
             return
-        rows = x.detach().movedim(self.axis, 0).flatten(1).float()
+        rows = x.detach().movedim(self.axis, 0).flatten(1)
+        rows = rows if rows.dtype == torch.float64 else rows.float()
         self.count += nonzero
         one = self._values.shape[1] == 1
         if one and not int((rows * (rows - self._values.to(rows).nan_to_num(posinf=0))).count_nonzero()):
             return  # what most layers see, at a third of the cost: the same value again
-        found = _distinct(rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)])
+        found, _ = _distinct(rows[:, :: max(1, rows.shape[1] // _SAMPLE_OF_CHANNEL)])
         if found is not None:
-            found = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
+            found, alike = _distinct(torch.cat([self._values.to(rows), rows], 1) if self._values.numel() else rows)
+            self._alike &= alike
         self.are_real = found is None or not bool(rows.isfinite().all())
         self._values = self._values if found is None else found
 
@@ -149,6 +153,8 @@ class _Channels:
             return None
         least, most = (values.sign() * there).aminmax(dim=1)
         single: Kind = "signed" if bool((least * most < 0).any()) else "binary"
+        if found[1] == 1 and not (self._alike and _same_sizes(values)):
+            return None
         return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1])
 
 
@@ -165,15 +171,27 @@ def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int
     return (sizes, int(levels.max())) if bool((sizes > 0).all()) else None
 
 
-def _distinct(rows: Tensor) -> Tensor | None:
-    """The distinct values of each row beside 0, rounding aside, (C, n), ascending; None if more than `LEVELS`."""
-    rows, found = rows.masked_fill(rows == 0, torch.inf), list[Tensor]()
+def _same_sizes(values: Tensor) -> bool:
+    """Whether what each row has beside infinity is, but for signs, the same number to the last bit."""
+    there = values.isfinite()
+    sizes = values.abs()
+    return bool((sizes.where(there, 0).amax(1) == sizes.amin(1))[there.any(1)].all())
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor | None, bool]:
+    """The distinct values of each row beside 0, rounding aside, (C, n), ascending; None if more than `LEVELS`.
+
+    The second result is whether rounding had no part in it.
+    """
+    rows, found, alike = rows.masked_fill(rows == 0, torch.inf), list[Tensor](), True
     while bool((least := rows.amin(1, keepdim=True)).isfinite().any()):
         if len(found) == LEVELS:
-            return None
+            return None, alike
         found.append(least)
-        rows = rows.masked_fill(rows <= least + _TOLERANCE * least.abs(), torch.inf)
-    return torch.cat(found, 1) if found else rows[:, :0]
+        merged = (rows <= least + _TOLERANCE * least.abs()) & rows.isfinite()
+        alike = alike and not bool((merged & (rows != least)).any())
+        rows = rows.masked_fill(merged, torch.inf)
+    return (torch.cat(found, 1) if found else rows[:, :0]), alike
 
 
 def in_memory_order(x: Tensor) -> Tensor:

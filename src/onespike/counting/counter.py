@@ -1,25 +1,30 @@
 """Counting what a network does while it runs: every operation of the framework passes by and is counted, or named.
 
 Hooks on the modules say where the program is. A dispatch mode below them sees every operation, whatever called it: a
-module, a function, autocast, inference mode. One that it does not know stops the audit.
+module, a function, autocast, inference mode. One that it does not know stops the audit; so does what would take values
+out of its sight.
 """
 
 import math
+import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from onespike.counting.elementwise import work
 from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
+from onespike.units import cells
 from onespike.units.conv import WindowConv
 
 
@@ -28,7 +33,8 @@ class ProductCounter(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.tallies: dict[tuple[str, str, object], Tally] = {}  # by path of their module, name, and weights
+        # By path of their module, name, weights, and whether they read the network's input.
+        self.tallies: dict[tuple[str, str, object, bool], Tally] = {}
         self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
         self._model, self._modules = model, dict(model.named_modules())
         self._stack: list[str] = []  # paths of the modules that are running
@@ -42,6 +48,14 @@ class ProductCounter(TorchDispatchMode):
         # What was done with nothing but weights: (module, operation, arguments, by name, result).
         self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
+        # Where values lie that come from the network's input, and whether a product is in between. The references keep
+        # these places from being used again.
+        self._origins: dict[int, tuple[StorageWeakRef, bool]] = {}
+        self._first = False  # whether the operation that is looked at reads it with no product in between
+        # Activations that were multiplied by weights, by place; only once they are summed up was that a product.
+        self._weighted: dict[int, _Weighted] = {}
+        self._unsummed: dict[tuple[str, str, object, bool], Tally] = {}
+        self._thread = threading.get_ident()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
@@ -57,42 +71,67 @@ class ProductCounter(TorchDispatchMode):
             # Compiled parts run as they are written; attention runs as the products that it consists of.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_OutOfSight(self))
             stack.enter_context(self)
+            self._thread = threading.get_ident()
             yield
         replaced = self._original.keys() - set(map(_memory, chain(self._model.parameters(), self._model.buffers())))
         self._count_as_state(replaced & self._weights.keys())  # buffers that were assigned anew: self.v = self.v + x
         for place in set(map(_memory, self._kept)) - self._original.keys():
             self._weights.pop(place, None)
-        for remembered in (self._kept, self._blank, self._uncounted):
+        for remembered in (self._kept, self._blank, self._uncounted, self._origins, self._weighted):
             remembered.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
         recurrent = isinstance(module, nn.RNNBase)
 
-        def enter(_module: nn.Module, _inputs: Any) -> None:
+        def enter(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             self._stack.append(path)
             self._inside_recurrent += recurrent
+            if threading.get_ident() != self._thread:
+                remedy = "where nothing is counted: call it in this one"
+                raise OnespikeError(f"{self.here()} runs in a thread of its own, {remedy}")
+            if recurrent and type(layer).forward not in _RECURRENT:
+                added = "adds to a recurrent layer's forward, and the two cannot be told apart"
+                raise OnespikeError(f"{self.here()} {added}: make it a module that holds such a layer")
+            if not path:
+                self._trace((inputs, named), behind=False)
 
-        def leave(layer: nn.Module, inputs: tuple[Any, ...], _output: Any) -> None:
+        # Called also where something raised, which the network may catch: then there is no output.
+        def leave(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             if isinstance(layer, nn.RNNBase):
                 self._inside_recurrent -= 1
-                self._recurrent(path, layer, inputs[0])
+                if output is not None:
+                    self._recurrent(path, layer, inputs[0] if inputs else named["input"])
             self._stack.pop()
 
-        yield module.register_forward_pre_hook(enter)
-        yield module.register_forward_hook(leave)
+        yield module.register_forward_pre_hook(enter, with_kwargs=True)
+        yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
+
+    def _trace(self, values: Any, behind: bool) -> None:
+        """Remember of values that they come from the network's input, and whether they are behind a product."""
+        for tensor in _tensors([values]):
+            storage = tensor.untyped_storage()
+            self._origins[storage._cdata] = (StorageWeakRef(storage), behind)
+
+    def is_behind(self, tensors: Iterable[Tensor]) -> bool | None:
+        """Whether some values are behind a product; None if none come from the network's input at all."""
+        found = [self._origins[place][1] for place in map(_memory, tensors) if place in self._origins]
+        return any(found) if found else None
 
     def _recurrent(self, path: str, layer: nn.RNNBase, x: Any) -> None:
         # From outside, and dense: fused, it is one opaque operation, or many, by the device. At its input spikes may
         # arrive; its own state is a real number, at the first token 0.
         if not isinstance(x, Tensor):
-            raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
+            raise OnespikeError(f"{self.here()}: packed sequences cannot be counted; pass a padded tensor")
         tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
         gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
         values = (layer.proj_size or layer.hidden_size) * directions  # of a layer's state
         hidden = layer.hidden_size * directions * layer.num_layers
         with _disable_current_modes():
+            self._first = self.is_behind([x]) is False
             self._tally(path, "input", gates * layer.input_size * directions).see_linear(x, gates * directions)
+            self._first = False
             if layer.num_layers > 1:
                 between = values * (layer.num_layers - 1)
                 weights = between * gates * directions
@@ -110,14 +149,23 @@ class ProductCounter(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
             self._whole.add(func)
+        given = list(_tensors([*args, *kwargs.values()]))
+        behind = self.is_behind(given)
+        multiplies = bool(self._inside_recurrent) or _product_of(func) is not None
         if self._inside_recurrent:
-            return func(*args, **kwargs)
-        of_weights = self._only_weights(func, args, kwargs)
-        if not of_weights:
-            self._release(func, args, kwargs)
-        result = func(*args, **kwargs)
-        see = self._see_weights if of_weights else self._see
-        see(func, args, kwargs, result)
+            result = func(*args, **kwargs)
+        else:
+            of_weights = self._only_weights(func, args, kwargs)
+            if not of_weights:
+                self._release(func, args, kwargs)
+            result = func(*args, **kwargs)
+            self._first = behind is False
+            see = self._see_weights if of_weights else self._see
+            see(func, args, kwargs, result)
+        if behind is not None:
+            places = set(map(_memory, given))  # a view lies where it did
+            made = [tensor for tensor in _tensors([result]) if _memory(tensor) not in places]
+            self._trace([*made, *_written(func, args, kwargs)], behind or multiplies)
         return result
 
     def _only_weights(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -126,7 +174,7 @@ class ProductCounter(TorchDispatchMode):
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not tensors or random or not all(map(self._is_weight, tensors)):
             return False
-        states = self._blank.intersection(map(_memory, tensors)) if func.overloadpacket.__name__ in _PRODUCTS else ()
+        states = self._blank.intersection(map(_memory, tensors)) if _product_of(func) is not None else ()
         for place in states:  # zeros that meet weights are a first state
             self._weights.pop(place, None)
         return not states
@@ -141,7 +189,7 @@ class ProductCounter(TorchDispatchMode):
             place = _memory(tensor)
             self._weights[place] = tuple(dict.fromkeys((*self._weights.get(place, ()), *sources)))
             self._kept.append(tensor)
-            if func.overloadpacket.__name__ in _BLANK:
+            if _is_blank(func.overloadpacket.__name__, [one in self._blank for one in given]):
                 self._blank.add(place)
         self._uncounted.append((self._path, func, args, kwargs, result))
 
@@ -159,7 +207,7 @@ class ProductCounter(TorchDispatchMode):
         if not places:
             return
         self._weights = {place: sources for place, sources in self._weights.items() if places.isdisjoint(sources)}
-        pending, self._uncounted = self._uncounted, []
+        pending, self._uncounted, self._first = self._uncounted, [], False
         for entry in pending:
             if self._only_weights(*entry[1:4]):
                 self._uncounted.append(entry)
@@ -170,23 +218,62 @@ class ProductCounter(TorchDispatchMode):
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         tensors, path = list(_tensors([*args, *kwargs.values()])), self._path
-        count = _PRODUCTS.get(func.overloadpacket.__name__)
-        if count is not None and func.namespace == "aten":
+        count = _product_of(func)
+        if count is not None:
+            if any(tensor.is_complex() for tensor in tensors):
+                raise OnespikeError(
+                    f"{self.here()} does {func.overloadpacket} of complex numbers: it cannot be counted"
+                )
             count(self, path, args, result)
+            scales = sum(kwargs.get(name, 1) != 1 for name in ("alpha", "beta"))  # alpha * a @ b + beta * c in one
+            self.elementwise[path] += Counter({"multiply": scales * result.numel()} if scales else {})
             return
-        done = work(func, args, kwargs, result)
+        done = work(func, args, kwargs, result, of_input=self.is_behind(tensors) is not None)
         if done is None:
             remedy = "add it to onespike.counting.elementwise or .counter"
-            raise OnespikeError(f"{self._here()} does {func.overloadpacket}, which the audit cannot count: {remedy}")
+            raise OnespikeError(f"{self.here()} does {func.overloadpacket}, which the audit cannot count: {remedy}")
         arriving = [tensor for tensor in tensors if not self._is_weight(tensor)]
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):
             raise OnespikeError(
-                f"{self._here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
+                f"{self.here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
                 "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
             )
-        if done and not self._adds_bias(func, path, tensors):
+        if done and not self._adds_bias(func, path, tensors) and not self._sums_up(func, args):
             self.elementwise[path] += done
+        self._weigh(func, path, args, result)
+
+    def _weigh(self, func: Any, path: str, args: tuple[Any, ...], result: Any) -> None:
+        """Look at activations that are multiplied by weights one by one: they may be summed up after."""
+        for tensor in _written(func, args, {}):
+            self._weighted.pop(_memory(tensor), None)
+        if func.overloadpacket.__name__ not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
+            return
+        (x, weight), place = sorted(args, key=self._is_weight), _memory(result)
+        if not self._is_weight(weight) or self._is_weight(x) or result.is_complex():
+            return
+        spread = weight.expand(result.shape)
+        axes = {
+            axis for axis, (n, step) in enumerate(zip(spread.shape, spread.stride(), strict=True)) if n > 1 and step
+        }
+        if not axes:
+            return
+        key = (path, f"sums of {weight.numel()} weights", self._place(weight), self._first)
+        tally = self._unsummed.setdefault(key, Tally(key[1], weight.numel(), first=self._first))
+        tally.see_linear(x, result.numel() // x.numel())
+        self._weighted[place] = _Weighted(StorageWeakRef(result.untyped_storage()), result.shape, axes, key)
+
+    def _sums_up(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Whether activations are summed up along an axis on which their weights differ: that makes it a product."""
+        if func.overloadpacket.__name__ not in ("sum", "mean") or _memory(args[0]) not in self._weighted:
+            return False
+        weighted = self._weighted[_memory(args[0])]
+        axes = args[1] if len(args) > 1 and args[1] else range(len(weighted.shape))
+        if args[0].shape != weighted.shape or weighted.axes.isdisjoint(axis % len(weighted.shape) for axis in axes):
+            return False
+        self.tallies[weighted.key] = self._unsummed[weighted.key]
+        self.elementwise[weighted.key[0]] -= Counter(multiply=math.prod(weighted.shape))
+        return True
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
         """Whether this is a linear layer's bias, which the framework adds apart at times; it starts the sum."""
@@ -199,11 +286,13 @@ class ProductCounter(TorchDispatchMode):
     def _path(self) -> str:
         return self._stack[-1] if self._stack else ""
 
-    def _here(self) -> str:
+    def here(self) -> str:
+        """The module that is running, for a message."""
         return f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
 
     def _tally(self, path: str, name: str, weights: int, which: object = None, channels: int | None = None) -> Tally:
-        return self.tallies.setdefault((path, name, which), Tally(name, weights, channels))
+        key = (path, name, which, self._first)
+        return self.tallies.setdefault(key, Tally(name, weights, channels, self._first))
 
     def _is_weight(self, tensor: Tensor) -> bool:
         return _memory(tensor) in self._weights
@@ -211,7 +300,7 @@ class ProductCounter(TorchDispatchMode):
     def _convolution(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
         x, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups = args
         if not self._is_weight(weight):
-            raise OnespikeError(f"{self._here()}: a convolution with weights that are activations cannot be counted")
+            raise OnespikeError(f"{self.here()}: a convolution with weights that are activations cannot be counted")
         axes = weight.dim() - 2
         steps = [list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)]
         shape = result.shape
@@ -248,6 +337,32 @@ class ProductCounter(TorchDispatchMode):
         return self._weights[_memory(weight)][0], int(weight.storage_offset())
 
 
+class _Weighted(NamedTuple):
+    """Activations times weights."""
+
+    storage: StorageWeakRef  # where they lie
+    shape: torch.Size
+    axes: set[int]  # along which the weights differ
+    key: tuple[str, str, object, bool]  # of the tally that saw them
+
+
+class _OutOfSight(TorchFunctionMode):
+    """Stops where a network takes what comes from its input out of the framework: nobody could count what follows."""
+
+    def __init__(self, counter: ProductCounter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in _LEAVING and self.counter.is_behind(_tensors(args)) is not None:
+            remedy = "compute it with torch, so that it can be counted"
+            raise OnespikeError(f"{self.counter.here()} takes values out of torch by {func.__name__}: {remedy}")
+        return func(*args, **(kwargs or {}))
+
+
+_LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+#: Recurrent layers that are counted from outside.
+_RECURRENT = tuple(kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN, cells.LSTM, cells.GRU, cells.RNN))
 #: Work of one hidden unit at one token. Input and state parts are added, gates squash, states are mixed:
 #: LSTM c = f c + i g, h = o tanh(c); GRU n = tanh(W x + r (U h)), h = (1 - z) n + z h; RNN h = tanh(W x + U h).
 _GATES = {
@@ -256,12 +371,23 @@ _GATES = {
     "RNN_TANH": Counter(add=1, special=1),
     "RNN_RELU": Counter(add=1, compare=1),
 }
+#: Operations that take a tensor's shape or type alone, and those after which zeros are still the same for all images.
 _BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
+_STAY_BLANK = ("mul", "mul_", "gt", "ge", "lt", "le", "eq", "ne")
 #: The products among the framework's operations. Biases start an accumulator and are not counted.
 _PRODUCTS: dict[str, Callable[[ProductCounter, str, tuple[Any, ...], Any], None]] = {
     "convolution": ProductCounter._convolution,
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), ProductCounter._matrices),
 }
+
+
+def _product_of(func: Any) -> Callable[[ProductCounter, str, tuple[Any, ...], Any], None] | None:
+    return _PRODUCTS.get(func.overloadpacket.__name__) if func.namespace == "aten" else None
+
+
+def _is_blank(name: str, blank: Sequence[bool]) -> bool:
+    """Whether what an operation makes of weights is a first state, by which of them are: 0 everywhere, so to speak."""
+    return name in _BLANK or (bool(blank) and (all(blank) or (any(blank) and name in _STAY_BLANK)))
 
 
 def _memory(tensor: Tensor) -> int:

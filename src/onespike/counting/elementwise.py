@@ -20,12 +20,15 @@ _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne", "maximum", "minimum", "clamp", "clamp_min"), ("compare",)),
     **dict.fromkeys(("relu", "where", "masked_fill", "sign", "round", "floor", "ceil", "heaviside"), ("compare",)),
     **dict.fromkeys(("hardtanh", "threshold", "isnan", "clamp_max"), ("compare",)),
+    **dict.fromkeys(("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"), ("compare",)),
+    **dict.fromkeys(("logical_and", "logical_or", "logical_xor", "logical_not"), ("compare",)),
+    **dict.fromkeys(("__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), ("add",)),
     **dict.fromkeys(("leaky_relu", "prelu", "_prelu_kernel"), ("compare", "multiply")),
 }
 #: Operations on each value of their first argument.
 _REDUCTIONS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("sum", "mean", "cumsum", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("add",)),
-    **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin", "topk", "sort", "any", "all"), ("compare",)),
+    **dict.fromkeys(("sum", "mean", "cumsum"), ("add",)),
+    **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin", "any", "all"), ("compare",)),
     **dict.fromkeys(("linalg_vector_norm", "norm"), ("multiply", "add")),
     **dict.fromkeys(("var", "var_mean"), ("add", "add", "multiply")),
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
@@ -38,6 +41,10 @@ _POOLS = {
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "add"),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), "compare"),
 }
+#: Pooling to a size that the second argument names; comparisons of each value with log2(n) others.
+_ADAPTIVE, _SORTS = ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("sort", "topk")
+#: What an operation on real numbers comes to on complex ones.
+_COMPLEX = {"add": ("add",) * 2, "multiply": ("multiply",) * 4 + ("add",) * 2}
 _RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
 #: Operations that move, copy, make or convert values and compute none.
 _MOVES = frozenset(
@@ -52,8 +59,13 @@ _MOVES = frozenset(
 )
 
 
-def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> Counter[str] | None:
-    """Say what an operation of the framework does value by value; empty if it only moves data, None if unknown."""
+def work(
+    func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, of_input: bool = True
+) -> Counter[str] | None:
+    """Say what an operation of the framework does value by value; empty if it only moves data, None if unknown.
+
+    Arithmetic on whole numbers that does not look at the network's `of_input` values is that of indices, and free.
+    """
     # Additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices ("compare"),
     # functions such as sine, exponential or GELU ("special"), and random numbers ("random").
     if func.namespace not in ("aten", "prim", "prims"):
@@ -69,15 +81,29 @@ def work(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any)
         out = result[0] if isinstance(result, tuple) else result
         window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
+    if name in _ADAPTIVE:
+        sides = zip(tensors[0].shape[2:], result.shape[2:], strict=True)
+        return Counter(add=math.prod(result.shape[:2]) * math.prod(_covered(*pair) for pair in sides))
+    if name in _SORTS:
+        x, axis = tensors[0], kwargs.get("dim", (*args[2 if name == "topk" else 1 :], -1)[0])
+        length = x.shape[axis] if x.ndim else 1
+        return Counter(compare=x.numel() * max(1, math.ceil(math.log2(max(length, 1)))))
     # Of an operation that works in place, the one that does not may be known to work value by value.
     twin = getattr(getattr(torch.ops.aten, name, None), func._overloadname, func)
     if name in _REDUCTIONS:
         kinds, values = _REDUCTIONS[name], tensors[0].numel()
     elif name not in _POINTWISE and torch.Tag.pointwise not in (*func.tags, *twin.tags):
         return None
-    elif not any(tensor.is_floating_point() for tensor in tensors):
-        return Counter()  # of indices and masks
+    elif not of_input and not any(tensor.is_floating_point() or tensor.is_complex() for tensor in tensors):
+        return Counter()
     else:
         scaled = kwargs.get("alpha", 1) not in (1, -1)  # x + alpha * y in one
         kinds, values = _POINTWISE.get(name, ("special",)) + ("multiply",) * scaled, result.numel()
+    if any(tensor.is_complex() for tensor in tensors):
+        kinds = tuple(part for kind in kinds for part in _COMPLEX.get(kind, (kind,) * 2))
     return Counter({kind: times * values for kind, times in Counter(kinds).items()})
+
+
+def _covered(size: int, out: int) -> int:
+    """How many values the windows of an adaptive pooling cover along one axis; they overlap where out is no divisor."""
+    return sum(-(-(i + 1) * size // out) - i * size // out for i in range(out))

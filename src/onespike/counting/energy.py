@@ -6,9 +6,9 @@ int8     the same, with the 8-bit arithmetic that deployed networks use
 memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
          of potentials that are handed on
 
-The twins: "binary", the same network that hands nothing on, which is a network of 1-bit activations that skips zeros;
-"ann", the same network with ReLU, so that real numbers arrive everywhere. Both are estimates until they are trained and
-audited themselves.
+The twins: "binary", the same network over as many time steps that hands nothing on; what reads real numbers in the one
+does so in the other. "ann", the same network with ReLU, so that real numbers arrive everywhere, taken to run as often:
+over several time steps it says too much. Both are estimates until they are trained and audited themselves.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ _TITLES = {
     "int8": "the same with 8-bit arithmetic: {int8}",
     "memory": "8-bit arithmetic with element-wise work and memory traffic",
     "network": "this network",
-    "binary": "binary twin: 1-bit activations, nothing handed on, zeros skipped",
+    "binary": "binary twin: nothing handed on, zeros skipped; what reads real numbers still does",
     "ann": "ANN twin: ReLU, real values everywhere",
 }
 DEFAULT = Path(__file__).with_name("energy.yaml")

@@ -16,6 +16,7 @@ from onespike.counting.counter import ProductCounter
 from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
+from onespike.neurons.base import Neuron
 from onespike.neurons.watch import Fired, ask, batch_of, kept_states, resetter, watch_neurons
 from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
@@ -62,6 +63,7 @@ class Operations:
     layers: tuple[Layer, ...]  # the modules that do something, in the network's order
     neurons: tuple[Neurons, ...]  # the layers of neurons, in that order
     weights: int  # parameters of the model
+    steps: int = 1  # time steps for one image, of a network over time
 
     @cached_property
     def products(self) -> tuple[Product, ...]:
@@ -101,7 +103,10 @@ class Operations:
 
 @torch.no_grad()
 def count_operations(
-    model: nn.Module, batches: Iterable[Tensor], before: Callable[[int], object] | None = None
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    before: Callable[[int], object] | None = None,
+    batch_axis: int | None = None,
 ) -> Operations:
     """Count what a model does for one image, mean over all.
 
@@ -111,6 +116,7 @@ def count_operations(
         batches: Batches of inputs, (B, ...) or frames (T, B, C, H, W); real ones, since what arrives at a layer is
             judged by its values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
+        batch_axis: The axis of the images in a batch; None finds it by the answer: logits (B, K) say which it is.
 
     Raises:
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
@@ -118,7 +124,7 @@ def count_operations(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
     counter, watch = ProductCounter(model), _NeuronWatch()
-    reset, images = resetter(model), 0
+    reset, images, steps = resetter(model), 0, 1
     with ExitStack() as stack:
         for module in model.modules():  # parts may be frozen, in a mode of their own
             stack.callback(setattr, module, "training", module.training)
@@ -137,14 +143,33 @@ def count_operations(
                 raise OnespikeError(f"batches: expected tensors (B, ...), got a {type(batch).__name__}")
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
-            watch.end_batch()
-            images += batch_of(batch)
+            here = _images_in(model, batch, answer, batch_axis)
+            images, steps = images + here, max(steps, watch.end_batch(), _steps_of(model, batch, here))
     reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     layers = tuple(_layers(model, counter, watch.traffic, images))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
-    return Operations(images, layers, neurons, weights=sum(weight.numel() for weight in model.parameters()))
+    return Operations(images, layers, neurons, sum(weight.numel() for weight in model.parameters()), steps)
+
+
+def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> int:
+    """How many images a batch holds."""
+    if axis is not None:
+        if not -batch.ndim <= axis < batch.ndim:
+            raise OnespikeError(f"batch_axis: expected an axis of {tuple(batch.shape)}, got {axis}")
+        return batch.shape[axis]
+    if isinstance(answer, Tensor) and answer.ndim == 2 and len(answer) in batch.shape[:2]:
+        return len(answer)  # logits (B, K), whether time comes first in the batch or not
+    maps_of_volumes = any(isinstance(module, nn.Conv3d) for module in model.modules())
+    return len(batch) if maps_of_volumes else batch_of(batch)
+
+
+def _steps_of(model: nn.Module, batch: Tensor, images: int) -> int:
+    """How many time steps a network of ours takes for an image, or gets of it."""
+    own = getattr(getattr(model, "config", None), "time_steps", 1)
+    frames = len(batch) if batch.ndim == 5 and images == batch.shape[1] and hasattr(model, "over_time") else 1
+    return max(own if isinstance(own, int) else 1, frames)
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
@@ -170,20 +195,27 @@ class _NeuronWatch:
         self.neurons: dict[str, NeuronTally] = defaultdict(NeuronTally)
         self.traffic: dict[str, Counter[str]] = defaultdict(Counter)
         self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
+        self._steps: Counter[str] = Counter()  # of each layer of another package's neurons in this batch
 
     def see(self, fired: Fired) -> None:
         with _disable_current_modes():
             self.neurons[fired.path].see(fired.potential, fired.spikes, fired.threshold)
             kept = kept_states(fired.neuron, fired.spikes[0] if fired.steps > 1 else fired.spikes)
+        if not isinstance(fired.neuron, Neuron):
+            self._steps[fired.path] += fired.steps
         if kept:
             self.traffic[fired.path] += Counter(reads=kept * fired.steps, writes=kept * fired.steps)
             self._last[fired.path] = kept
 
-    def end_batch(self) -> None:
-        """What was written at the last step nobody reads, and at the first there was nothing to read."""
+    def end_batch(self) -> int:
+        """Conclude a batch; gives the time steps that every layer of another package's neurons took, at least 1."""
+        # What was written at the last step nobody reads, and at the first there was nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
+        steps = min(self._steps.values(), default=1)
         self._last.clear()
+        self._steps.clear()
+        return steps
 
 
 class NeuronTally:

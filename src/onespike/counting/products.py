@@ -29,6 +29,8 @@ class Product:
     operations: float  # accumulates, one for each spike and weight that it meets; of real values, `reached` MACs
     inputs: float  # arriving values
     weights: int  # weights, 0 in a product of two activations
+    beside: Kind | None  # what arrives on the other side of a product of two activations, the less simple of the two
+    first: bool  # whether what arrives comes from the network's input with no product in between, as in a stem
 
 
 class Operand:
@@ -70,10 +72,10 @@ class Operand:
 
 
 class Tally:
-    """A product while it is being counted, over all batches; `channels` as for `Arrivals`."""
+    """A product while it is being counted, over all batches; `channels` as for `Arrivals`, `first` as in `Product`."""
 
-    def __init__(self, name: str, weights: int, channels: int | None = None) -> None:
-        self.name, self.weights = name, weights
+    def __init__(self, name: str, weights: int, channels: int | None = None, first: bool = False) -> None:
+        self.name, self.weights, self.first = name, weights, first
         self.macs = self.reached = self.pairs = 0
         self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
         self.left, self.right = Operand(channels), Operand()
@@ -81,10 +83,11 @@ class Tally:
     def conclude(self, images: int) -> Product:
         """Sum up, per image."""
         left = self.left.arrivals.conclude()
-        operand, arrival, nonzero = self.left, left, self.left.nonzero
+        operand, arrival, nonzero, beside = self.left, left, self.left.nonzero, None
         operations = self.left.counted(left)[1]
         if not self.weights:
             right, nonzero = self.right.arrivals.conclude(), self.pairs
+            beside = max(left.kind, right.kind, key=KINDS.index)
             if left.kind == right.kind == "binary":
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
@@ -98,7 +101,7 @@ class Tally:
         rate = operand.counted(arrival)[0] / max(operand.inputs, 1)
         sums = (self.macs, self.reached, nonzero, operations, self.left.inputs + self.right.inputs)
         macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
-        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, self.weights)
+        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, self.weights, beside, self.first)
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""

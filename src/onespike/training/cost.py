@@ -68,7 +68,7 @@ class CostMeter:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
-        for (path, name, _), tally in look(network, image).items():
+        for (path, name, *_), tally in look(network, image).items():
             product, layer = tally.conclude(NOISE), modules[path]
             self._macs += product.macs
             if product.arrives == "real":
@@ -124,7 +124,7 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
 
 
 @torch.no_grad()
-def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object], Tally]:
+def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object, bool], Tally]:
     """Show a network `NOISE` images of noise and count; the run's own draws stay as they are."""
     like, counter = next(network.parameters()), ProductCounter(network)
     with aside(network):

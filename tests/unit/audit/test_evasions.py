@@ -1,0 +1,313 @@
+"""Networks that would pass for spiking, or for cheap: each is counted, or refused by name. Counts are by hand."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onespike.audit import audit, compare, read_spikes
+from onespike.counting.energy import EnergyTable
+from onespike.counting.operations import Operations, count_operations
+from onespike.errors import OnespikeError
+
+
+class Network(nn.Module):
+    """A function of itself and its input, with parts and weights by name."""
+
+    def __init__(self, function, **parts):
+        super().__init__()
+        self.function = function
+        for name, part in parts.items():
+            own = isinstance(part, Tensor) and part.is_floating_point()
+            setattr(self, name, nn.Parameter(part) if own else part)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def counted(function, x: Tensor, axis: int | None = None, **parts) -> Operations:
+    torch.manual_seed(0)
+    return count_operations(Network(function, **parts), [x], batch_axis=axis)
+
+
+def behind(operations: Operations) -> list[bool]:
+    """Whether each product behind the stem reads spikes alone."""
+    return [reading.holds for reading in read_spikes(operations) if not reading.stem]
+
+
+def fired(x: Tensor) -> Tensor:
+    return (x > 0).float()
+
+
+# ---------------------------------------------------------------- what is the stem
+
+
+def test_the_stem_is_what_reads_the_input_wherever_it_is_written():
+    weights = {"a": torch.randn(16, 8), "b": torch.randn(16, 16), "c": torch.randn(4, 16)}
+
+    def tanh(self, x):
+        return F.linear(F.linear(F.linear(x, self.a).tanh(), self.b).tanh(), self.c)
+
+    assert behind(counted(tanh, torch.randn(6, 8), **weights)) == [False, False]
+
+
+def test_the_order_of_registration_says_nothing():
+    def forward(self, x):
+        return self.head(fired(self.conv(x)))
+
+    assert behind(counted(forward, torch.randn(6, 8), head=nn.Linear(16, 4), conv=nn.Linear(8, 16))) == [True]
+
+
+def test_a_layer_that_reads_the_input_and_then_something_else_is_the_stem_once():
+    operations = counted(lambda self, x: self.same(self.same(x).tanh()), torch.randn(6, 8), same=nn.Linear(8, 8))
+    assert behind(operations) == [False]
+    assert [product.first for product in operations.products] == [True, False]
+
+
+def test_a_layer_that_reads_the_input_at_every_time_step_is_the_stem():
+    def forward(self, x):
+        return sum(self.head(fired(self.stem_like(x) + step)) for step in range(3))
+
+    assert behind(counted(forward, torch.randn(6, 8), stem_like=nn.Linear(8, 16), head=nn.Linear(16, 4))) == [True]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_only_the_input_of_a_first_recurrent_layer_is_the_stem(kind):
+    operations = counted(lambda self, x: self.r(x)[0], torch.randn(2, 3, 4), r=kind(4, 5, batch_first=True))
+    assert [(product.name, product.first) for product in operations.products] == [("input", True), ("state", False)]
+
+
+def test_scores_and_mixtures_of_a_first_attention_are_behind_its_projections():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    operations = count_operations(Attention(), [torch.randn(2, 5, 8)])
+    assert [product.first for product in operations.products] == [True, False, False, False]
+    assert behind(operations) == [False, False, False]
+
+
+# ---------------------------------------------------------------- what is a spike
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1e-9), (torch.float64, 1e-6), (torch.float32, 4e-6)])
+@pytest.mark.parametrize("maps", [False, True])
+def test_real_numbers_hidden_in_the_last_bits_are_no_spikes(dtype, size, maps):
+    def forward(self, x):
+        return self.b(1 + size * self.a(x).tanh())
+
+    shape, kinds = ((64, 8, 3, 3), nn.Conv2d) if maps else ((512, 8), nn.Linear)
+    parts = {"a": kinds(8, 16, *[1] * maps).to(dtype), "b": kinds(16, 4, *[1] * maps).to(dtype)}
+    assert behind(counted(forward, torch.randn(shape, dtype=dtype), **parts)) == [False]
+
+
+def test_spikes_of_each_channels_own_size_are_spikes():
+    def forward(self, x):
+        return self.b(fired(self.a(x)) * self.size)
+
+    parts = {"a": nn.Linear(8, 16), "b": nn.Linear(16, 4), "size": torch.rand(16) + 0.5}
+    assert behind(counted(forward, torch.randn(64, 8), **parts)) == [True]
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_product_of_spikes_with_real_numbers_does_not_hold(softmax):
+    def forward(self, x):
+        current = self.stem(x)
+        other = current.softmax(-1) if softmax else current
+        return fired(current).view(-1, 4, 4) @ other.view(-1, 4, 4)
+
+    operations = counted(forward, torch.randn(6, 8), stem=nn.Linear(8, 16))
+    assert behind(operations) == [False]
+    product = operations.products[0]
+    assert (product.arrives, product.beside) == ("binary", "real")  # it still takes accumulates alone
+
+
+# ---------------------------------------------------------------- products that are written out
+
+
+def expanded(self, x):
+    return (x[:, None].expand(-1, 5, -1) * self.w).sum(-1)
+
+
+def repeated(self, x):
+    return (x[:, None].repeat(1, 5, 1) * self.w).sum(-1)
+
+
+def row_by_row(self, x):
+    return torch.stack([(x * row).sum(-1) for row in self.w], 1)
+
+
+@pytest.mark.parametrize("function", [expanded, repeated, row_by_row])
+@pytest.mark.parametrize("real", [True, False])
+def test_a_linear_layer_written_value_by_value_is_a_product(function, real):
+    x = torch.randn(6, 4) if real else torch.randint(0, 2, (6, 4)).float()
+    operations = counted(function, x, w=torch.randn(5, 4))
+    assert operations.macs == 20
+    assert operations.elementwise.get("multiply", 0) == 0
+    assert operations.synaptic_operations == pytest.approx(0 if real else x.sum().item() * 5 / 6)
+    assert {product.arrives for product in operations.products} == {"real" if real else "binary"}
+
+
+def test_behind_the_stem_it_has_to_read_spikes():
+    def forward(self, x):
+        return expanded(self, self.stem(x).tanh())
+
+    assert behind(counted(forward, torch.randn(6, 8), stem=nn.Linear(8, 4), w=torch.randn(5, 4))) == [False]
+
+
+def test_a_depthwise_convolution_of_unfolded_windows_is_a_product():
+    def forward(self, x):
+        return (x.unfold(2, 3, 1).unfold(3, 3, 1) * self.w.view(1, 4, 1, 1, 3, 3)).sum((-1, -2))
+
+    operations = counted(forward, torch.randn(2, 4, 8, 8), w=torch.randn(4, 3, 3))
+    assert operations.macs == 4 * 36 * 9
+
+
+def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
+    def forward(self, x):
+        return (x * self.gamma.view(1, -1, 1, 1)).mean((2, 3))
+
+    operations = counted(forward, torch.randn(2, 4, 8, 8), gamma=torch.randn(4))
+    assert operations.macs == 0
+    assert operations.elementwise == {"multiply": 256, "add": 256}
+
+
+# ---------------------------------------------------------------- work that is no product
+
+
+@pytest.mark.parametrize(
+    ("function", "work"),
+    [
+        (lambda _, x: (x > 0).to(torch.uint8) + (x > 1).to(torch.uint8), {"compare": 8, "add": 4}),
+        (lambda _, x: (((x * 100).int() * 205) >> 8) > 12, {"multiply": 8, "add": 4, "compare": 4}),
+        (lambda _, x: (x > 0) & ~(x > 1), {"compare": 16}),
+        (lambda _, x: x + torch.arange(8)[4:].sub(1), {"add": 4}),  # of indices alone, free
+        (lambda _, x: torch.view_as_real(torch.view_as_complex(x.view(-1, 2, 2)).mul(2j)), {"multiply": 8, "add": 4}),
+        (lambda _, x: torch.addmm(x, x, torch.eye(4), beta=0.5, alpha=0.1), {"multiply": 8}),
+        (lambda _, x: x.sort(-1).values, {"compare": 8}),  # 4 values, log2(4) comparisons each
+    ],
+)
+def test_work_is_counted_by_hand(function, work):
+    assert counted(function, torch.randn(3, 4), w=torch.randn(4)).elementwise == work
+
+
+def test_windows_of_an_adaptive_pooling_overlap():
+    operations = counted(lambda self, x: self.pool(x), torch.randn(2, 1, 7, 7), pool=nn.AdaptiveAvgPool2d(5))
+    assert operations.elementwise == {"add": 11 * 11}
+
+
+def test_a_first_state_of_zeros_that_fires_is_counted_at_every_step():
+    def forward(self, x):
+        v, out = self.i.weight.new_zeros(len(x), 16), 0
+        for _ in range(2):
+            out = out + self.o((v * self.decay >= 0).float())
+            v = v * self.decay + self.i(x)
+        return out
+
+    parts = {"i": nn.Linear(8, 16), "o": nn.Linear(16, 4), "decay": torch.rand(16)}
+    assert counted(forward, torch.randn(6, 8), **parts).macs == 2 * (8 * 16 + 16 * 4)
+
+
+# ---------------------------------------------------------------- what is out of sight
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: torch.from_numpy(x.numpy() @ self.w.detach().numpy()),
+        lambda _, x: torch.tensor(x.tolist()),
+    ],
+)
+def test_values_that_leave_the_framework_are_refused(function):
+    with pytest.raises(OnespikeError, match="takes values out of torch by"):
+        counted(function, torch.randn(3, 4), w=torch.randn(4, 4))
+
+
+def test_a_layer_in_a_thread_of_its_own_is_not_counted_as_nothing():
+    def forward(self, x):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(self.layer, x).result()
+
+    with pytest.raises(OnespikeError, match=r"layer \(Linear\) runs in a thread of its own"):
+        counted(forward, torch.randn(3, 4), layer=nn.Linear(4, 4))
+
+
+def test_what_a_subclass_adds_to_a_recurrent_layer_is_not_lost():
+    class Fancy(nn.LSTM):
+        def forward(self, x):
+            return super().forward(x)[0] @ torch.ones(4, 1000)
+
+    with pytest.raises(OnespikeError, match="layer \\(Fancy\\) adds to a recurrent layer's forward"):
+        counted(lambda self, x: self.layer(x), torch.randn(2, 3, 4), layer=Fancy(4, 4, batch_first=True))
+
+
+def test_an_error_that_the_network_catches_does_not_end_the_counting():
+    def forward(self, x):
+        try:
+            return self.layer(x.double())
+        except ValueError:
+            return F.linear(x, self.w)
+
+    operations = counted(forward, torch.randn(3, 4), layer=nn.LSTM(4, 4), w=torch.randn(5, 4))
+    assert (operations.macs, operations.layers[0].path) == (20, "")
+
+
+def test_a_recurrent_layer_takes_its_input_by_name():
+    operations = counted(
+        lambda self, x: self.layer(input=x)[0], torch.randn(2, 3, 4), layer=nn.GRU(4, 4, batch_first=True)
+    )
+    assert operations.macs == 3 * 2 * 3 * 4 * 4
+
+
+# ---------------------------------------------------------------- how many images there are
+
+
+def test_volumes_are_no_time_steps():
+    parts = {"layer": nn.Conv3d(1, 2, 3)}
+    assert counted(lambda self, x: self.layer(x), torch.randn(8, 1, 5, 5, 5), **parts).macs == 27 * 2 * 27
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_time_may_come_first(axis):
+    def forward(self, x):
+        return sum(self.layer(frame) for frame in x)
+
+    operations = counted(forward, torch.randn(25, 2, 4), axis, layer=nn.Linear(4, 4))
+    assert (operations.images, operations.macs) == (2, 25 * 16)
+
+
+def test_an_axis_that_is_not_there_is_refused():
+    with pytest.raises(OnespikeError, match="batch_axis: expected an axis of \\(3, 4\\), got 2"):
+        counted(lambda _, x: x, torch.randn(3, 4), 2)
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def test_an_artificial_twin_is_not_charged_for_time_steps():
+    from onespike.models import create_model
+
+    images = torch.randn(2, 3, 16, 16)
+    for steps, variants in ((1, ("network", "binary", "ann")), (4, ("network", "binary"))):
+        network = create_model("spiking-vgg-xs", image_size=16, time_steps=steps)
+        found = audit(network, [images])
+        assert (found.operations.steps, found.variants) == (steps, variants)
+        assert tuple(found.to_json()["energy"]["field"]) == variants
+
+
+def test_energies_of_different_tables_are_not_compared(tmp_path):
+    from onespike.counting.energy import DEFAULT
+
+    dearer = tmp_path / "dearer.yaml"
+    dearer.write_text(DEFAULT.read_text().replace("multiply: 3.7", "multiply: 37"))
+    tables = EnergyTable.load(), EnergyTable.load(dearer)
+    audits = [audit(nn.Linear(4, 4), [torch.randn(3, 4)], table=table, accuracy=90.0) for table in tables]
+    made, refused = compare(audits)
+    assert made == []
+    assert "priced by different energy tables" in refused[0]
