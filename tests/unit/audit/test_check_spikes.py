@@ -46,6 +46,7 @@ def test_the_papers_network_with_a_recurrent_unit_does_not_hold(make_run, comman
         ([], "expected RUN: onespike check-spikes RUN"),
         (["nowhere"], "nowhere is not a run"),
         (["--imagse", "3"], "--images"),
+        (["pretrained:digits-spiking-vgg-xs", "--images", "1"], "images: expected at least 2, got 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
@@ -53,6 +54,14 @@ def test_bad_input_is_one_line_and_exit_code_2(command, arguments, message):
     assert code == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_network_that_is_all_stem_proves_nothing(make_run, command, monkeypatch):
+    run = make_run(**STRICT)
+    monkeypatch.setattr("onespike.audit.result.Reading.stem", True)
+    code, printed, _ = command("check-spikes", run.folder, "--images", 16)
+    assert code == 1
+    assert "nothing is proved: the network has no product behind the stem" in printed
 
 
 def test_spikes_with_a_sign_are_named_so(make_run, command):
