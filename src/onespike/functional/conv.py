@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
-from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Maps of up to so many pixels a side: above, PyTorch's own gradient is as fast.
@@ -21,7 +21,12 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = 
     With `pool` the largest of each 2x2 pixels is given. Where the gradient is our own, spikes are kept for it as
     bits, and weights in their own type; and the gradient before the pooling, four times as large as that behind, is
     never there for all images at once.
+
+    Raises:
+        ValueError: The weights do not fit.
     """
+    if weight.shape[1:] != (*x.shape[-3:-2], 3, 3):
+        raise ValueError(f"weight: expected (O, C, 3, 3) for x {tuple(x.shape)}, got {tuple(weight.shape)}")
     dtype = x.dtype
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -36,7 +41,7 @@ def _is_faster(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.dim() != 4 or torch.compiler.is_compiling():
         return False
     small = max(x.shape[2:]) <= MOST and x.numel() > 0
-    return small and x.is_contiguous(memory_format=torch.channels_last) and tiles() is not None
+    return small and is_plain(x) and x.is_contiguous(memory_format=torch.channels_last) and tiles() is not None
 
 
 @cache
@@ -51,7 +56,7 @@ class _Conv3x3(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool) -> Tensor:
         ctx.shape, kernels = x.shape, tiles()
         assert kernels
-        bits = torch.empty(x.numel() // 32 + 2, dtype=torch.int32)  # two words are read at a time
+        bits = x.new_empty(x.numel() // 32 + 2, dtype=torch.int32)  # two words are read at a time
         ctx.are_spikes = not kernels.ask("to_bits", x, x.numel(), bits)
         out, which = conv2d(x, weight.to(x.dtype), bias, padding=1), None
         if pool:
@@ -65,10 +70,10 @@ class _Conv3x3(torch.autograd.Function):
         (kept, weight, which), kernels = ctx.saved_tensors, tiles()
         assert kernels
         (images, inputs, *sides), outputs = ctx.shape, len(weight)
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
         many = images if which is None else -(-images // 4)
         turned = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        of_x, of_weight = None, torch.zeros(outputs, 3, 3, inputs)
+        of_x, of_weight = None, torch.zeros(outputs, 3, 3, inputs, device=gradient.device)
         for first in range(0, images, many):
             part = slice(first, first + many)
             piece = gradient if which is None else to_largest(gradient[part], which[part], sides)
@@ -77,7 +82,9 @@ class _Conv3x3(torch.autograd.Function):
             if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
                 found = conv2d(piece, turned, padding=1)
                 if len(piece) < images and of_x is None:
-                    of_x = torch.empty(ctx.shape, dtype=found.dtype, memory_format=torch.channels_last)
+                    of_x = torch.empty(
+                        ctx.shape, dtype=found.dtype, device=found.device, memory_format=torch.channels_last
+                    )
                 if of_x is None:
                     of_x = found
                 else:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate
 
@@ -30,7 +30,7 @@ def has_kernels_over_time(currents: Tensor) -> bool:
         return False
     one, (steps, _, channels) = currents[0], currents.shape[:3]
     fits = steps * channels <= _MOST and channels <= CHANNELS and _stride(currents) in (0, one.numel())
-    if not fits or not one.is_contiguous(memory_format=torch.channels_last):
+    if not fits or not is_plain(currents) or not one.is_contiguous(memory_format=torch.channels_last):
         return False
     return all(kernels_for(currents.dtype, source) for source in ("kernels.c", _SOURCE))
 
@@ -53,6 +53,8 @@ def fire_over_time(
     """
     expect_kernels(has_kernels_over_time(currents), currents, norm)
     expect_neurons(shift, currents, threshold, surrogate)
+    if threshold <= 0:
+        raise ValueError(f"threshold: expected a number above 0, got {threshold}")
     if not 0 <= decay <= 1:
         raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
     # A whole number would reach C as one, and be read as an address.
@@ -66,8 +68,8 @@ class _FireOverTime(torch.autograd.Function):
         assert kernels  # see has_kernels_over_time
         once = _stride(currents) == 0
         moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
-        vectors = moments.mean, moments.scale, shift.to(kernels.real).contiguous()
-        spikes = _empty((steps * batch, len(shift), *sides), currents.dtype)
+        vectors = moments.mean, moments.scale, plain(shift.to(kernels.real).contiguous())
+        spikes = _empty((steps * batch, len(shift), *sides), currents)
         threshold, decay, _ = constants
         _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
         ctx.save_for_backward(currents, *vectors)
@@ -79,9 +81,9 @@ class _FireOverTime(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (currents, mean, scale, shift), (threshold, decay, surrogate) = ctx.saved_tensors, ctx.constants
         (steps, batch, channels, *sides), kernels = currents.shape, _kernels(currents)
-        gradient = gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        sums = torch.empty(2, len(shift) // channels, channels, dtype=torch.float64)
-        out = _empty((steps * batch, channels, *sides), currents.dtype)
+        gradient = plain(gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
+        out = _empty((steps * batch, channels, *sides), currents)
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay
         way = KINDS[surrogate.name], gradient, float(surrogate.width)
         kernels("backward_over_time", *arguments, *way, sums, out)
@@ -107,5 +109,5 @@ def _stride(currents: Tensor) -> int:
     return currents.stride(0) if len(currents) > 1 else currents.numel()
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

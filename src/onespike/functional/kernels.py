@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 #: What a file is compiled with: the first that the compiler takes. Apple's has no OpenMP.
 FLAGS: tuple[list[str], ...] = (
@@ -46,8 +46,22 @@ class Kernels:
             raise MemoryError(name)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether what lies in memory is what a tensor stands for, of this machine or a GPU: kernels read nothing else."""
+    real = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
+    return real and not tensor.is_neg() and not tensor._is_zerotensor()
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor for kernels: itself, or a copy that lies in memory likewise."""
+    return tensor if is_plain(tensor) else torch.empty_like(tensor).copy_(tensor)
+
+
 def _in_c(value: Tensor | int | float) -> object:
     if isinstance(value, Tensor):
+        if value.device.type != "cpu" or not is_plain(value):  # its address would be of nothing
+            found = f"{type(value).__name__} on {value.device}"
+            raise ValueError(f"kernels: expected tensors whose numbers lie in this machine's memory, got {found}")
         return ctypes.c_void_p(value.data_ptr())
     return ctypes.c_double(value) if isinstance(value, float) else ctypes.c_int64(value)
 

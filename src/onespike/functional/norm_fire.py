@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
-from onespike.functional.kernels import kernels_for
+from onespike.functional.kernels import is_plain, kernels_for, plain
 from onespike.functional.spike import Surrogate
 
 #: The derivatives that the kernels know, by their number there: 0 is that of a batch norm without neurons.
 KINDS = {"rectangle": 1, "triangle": 2}
-#: Channels at most: kernels keep sums of each neuron on a thread's stack.
-CHANNELS = 2**13
+#: Channels at most, and neurons of a pixel: kernels keep sums of each on a thread's stack.
+CHANNELS, NEURONS = 2**13, 2**17
 
 
 class Moments(NamedTuple):
@@ -49,7 +49,9 @@ def has_kernels(currents: Tensor) -> bool:
     """
     if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or torch.compiler.is_compiling():
         return False
-    return currents.is_contiguous(memory_format=torch.channels_last) and _find(currents) is not None
+    if not is_plain(currents) or not currents.is_contiguous(memory_format=torch.channels_last):
+        return False
+    return _find(currents) is not None
 
 
 def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
@@ -81,15 +83,22 @@ def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 def expect_kernels(fit: bool, currents: Tensor, norm: nn.BatchNorm2d) -> None:
     """Raise a ValueError unless the currents fit, and the norm fits them: kernels read what they are given."""
     if not fit or norm.num_features != currents.shape[-3]:
-        found = f"{currents.dtype} of shape {tuple(currents.shape)}, strides {currents.stride()}"
+        strides = currents.stride() if currents.layout == torch.strided else currents.layout
+        found = f"{currents.dtype} of shape {tuple(currents.shape)}, strides {strides}"
         raise ValueError(f"currents: expected such as has_kernels takes, of {norm.num_features} channels, got {found}")
+    for one in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        if one is not None and one.device != currents.device:
+            raise ValueError(f"norm: expected its tensors on {currents.device}, as the currents are, got {one.device}")
 
 
 def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate: Surrogate) -> None:
     """Raise a ValueError unless there are as many shifts for each channel, and the kernels know the surrogate."""
     channels = currents.shape[-3]
-    if shift.dim() != 1 or not len(shift) or len(shift) % channels:
-        raise ValueError(f"shift: expected (P*{channels},), got {tuple(shift.shape)}")
+    if shift.dim() != 1 or not 0 < len(shift) <= NEURONS or len(shift) % channels:
+        raise ValueError(f"shift: expected (P*{channels},), at most {NEURONS}, got {tuple(shift.shape)}")
+    if shift.device != currents.device or shift.is_complex() or not is_plain(shift.resolve_neg()):
+        found = f"{type(shift).__name__} of {shift.dtype} on {shift.device}"
+        raise ValueError(f"shift: expected real numbers on {currents.device}, as the currents are, got {found}")
     if surrogate.name not in KINDS:
         raise ValueError(f"surrogate: expected one of {', '.join(KINDS)}, got {surrogate.name!r}")
     if not math.isfinite(threshold):
@@ -141,7 +150,7 @@ class _BatchNorm(torch.autograd.Function):
 def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
     """Give the sums of dx and dx * x of each neuron, (2, P, C), and what turns factors into the currents' gradient."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
-    gradient = gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last)
+    gradient = plain(gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last))
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)

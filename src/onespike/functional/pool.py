@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d
 
-from onespike.functional.kernels import kernels_for
+from onespike.functional.kernels import kernels_for, plain
 from onespike.functional.norm_fire import has_kernels
 
 
@@ -29,7 +29,7 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (which,) = ctx.saved_tensors
-        return to_largest(gradient.contiguous(memory_format=torch.channels_last), which, ctx.sides)
+        return to_largest(plain(gradient.contiguous(memory_format=torch.channels_last)), which, ctx.sides)
 
 
 def largest(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def largest(x: Tensor) -> tuple[Tensor, Tensor]:
     kernels = kernels_for(x.dtype)
     assert kernels  # see has_kernels
     shape = images, channels, sides[0] // 2, sides[1] // 2
-    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     which = torch.empty_like(out, dtype=torch.uint8)
     kernels("pool", x, images, *sides, channels, out, which)
     return out, which
@@ -48,7 +48,8 @@ def to_largest(gradient: Tensor, which: Tensor, sides: Sequence[int]) -> Tensor:
     """The gradient of the pixels, (B, C, H, W) for the sides H, W: that of the largest of four, else 0."""
     kernels, (images, channels) = kernels_for(gradient.dtype), gradient.shape[:2]
     assert kernels
-    dx = torch.empty(images, channels, *sides, dtype=gradient.dtype, memory_format=torch.channels_last)
+    shape = images, channels, *sides
+    dx = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
     if any(side % 2 for side in sides):  # no window reaches the last row, or column
         dx.zero_()
     kernels("pool_backward", gradient, which, images, *sides, channels, dx)

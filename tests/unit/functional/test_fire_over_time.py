@@ -155,7 +155,20 @@ def test_other_neurons_layouts_and_modes_take_the_plain_way() -> None:
     assert frozen[0].norm.num_batches_tracked == 0
 
 
-@pytest.mark.parametrize("odd", [{"decay": 7.0}, {"shift": torch.zeros(2)}, {"currents": torch.randn(2, 2, 3, 4, 4)}])
+ODD = [
+    {"decay": 7.0},
+    {"threshold": -1.0},
+    {"shift": torch.zeros(2)},
+    {"shift": torch.zeros(3, device="meta")},
+    {"shift": torch.zeros(3) + 1j},
+    {"shift": torch._efficientzerotensor(3)},
+    {"norm": nn.BatchNorm2d(3, affine=False, device="meta")},
+    {"currents": torch.randn(2, 2, 3, 4, 4)},
+    {"currents": torch.zeros(2, 2, 3, 4, 4).to_sparse()},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
 def test_what_the_kernels_would_read_beyond_is_refused(odd):
     currents = torch.randn(4, 3, 4, 4).contiguous(memory_format=torch.channels_last).unflatten(0, (2, 2))
     given = {"currents": currents, "shift": torch.zeros(3), "norm": nn.BatchNorm2d(3, affine=False), "threshold": 0.5}

@@ -4,7 +4,20 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import max_pool2d
 
+from onespike.functional import (
+    Surrogate,
+    batch_norm,
+    conv3x3,
+    fire_over_time,
+    has_kernels,
+    has_kernels_over_time,
+    max_pool,
+    norm_fire,
+)
 from onespike.functional.kernels import kernels_for
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -75,3 +88,82 @@ def test_a_damaged_file_is_made_anew(cache) -> None:
     kept.write_bytes(b"half a fil")
     kernels_for.cache_clear()
     assert works()
+
+
+def in_memory(*shape: int) -> torch.Tensor:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("given", [torch._neg_view, lambda one: torch._efficientzerotensor(one.shape)])
+def test_what_memory_does_not_say_is_left_to_pytorch(given) -> None:
+    x = given(in_memory(4, 1, 4, 4))
+    assert not has_kernels(x)
+    assert not has_kernels_over_time(x.unflatten(0, (2, 2)))
+    assert torch.equal(max_pool(x), max_pool2d(x, 2))
+
+
+def test_so_is_what_holds_nothing() -> None:
+    with FakeTensorMode():
+        x = torch.empty(4, 3, 4, 4, memory_format=torch.channels_last)
+        assert not has_kernels(x)
+        assert not has_kernels_over_time(x.unflatten(0, (2, 2)))
+        assert max_pool(x).shape == (4, 3, 2, 2)
+
+
+def fired(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    return norm_fire(x, shift, nn.BatchNorm2d(3, affine=False), 0.5, Surrogate("triangle"))
+
+
+def fired_over_time(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    norm = nn.BatchNorm2d(3, affine=False)
+    return fire_over_time(x.unflatten(0, (2, 2)), shift, norm, 0.5, 0.5, Surrogate("triangle"))
+
+
+FUNCTIONS = {
+    "max_pool": lambda x, _: max_pool(x),
+    "batch_norm": lambda x, _: batch_norm(x, nn.BatchNorm2d(3)),
+    "norm_fire": fired,
+    "fire_over_time": fired_over_time,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_and_shifts_may_have_their_sign_elsewhere(name) -> None:
+    found = []
+    for given in (torch._neg_view, torch.neg):
+        x = in_memory(4, 3, 4, 4).requires_grad_()
+        shift = torch.tensor([0.3, -0.4, 0.5]).requires_grad_()
+        out = FUNCTIONS[name](x, given(shift))
+        laid = torch.linspace(-1, 1, out.numel()).view_as(out)
+        if out.ndim == 4:
+            laid = laid.contiguous(memory_format=torch.channels_last)
+        out.backward(given(laid))
+        found.append([out.detach(), x.grad, *([] if shift.grad is None else [shift.grad])])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_results_lie_where_the_input_does_wherever_others_would(name) -> None:
+    x, shift = in_memory(4, 3, 4, 4).requires_grad_(), torch.zeros(3)
+    plain = torch.autograd.grad(FUNCTIONS[name](x, shift).sum(), x)[0]
+    norm = nn.BatchNorm2d(3, affine=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "BatchNorm2d", lambda *_, **__: norm)  # its tensors lie here
+        with torch.device("meta"):
+            elsewhere = torch.autograd.grad(FUNCTIONS[name](x, shift).sum(), x)[0]
+    assert torch.equal(plain, elsewhere)
+
+
+@pytest.mark.parametrize("lost", [lambda one: one.to("meta"), FakeTensorMode().from_tensor, torch._neg_view])
+def test_no_kernel_reads_an_address_of_nothing(lost) -> None:
+    kernels, x = kernels_for(torch.float32), torch.ones(1, 2)
+    assert kernels
+    with pytest.raises(ValueError, match="kernels: expected tensors whose numbers lie in this machine's memory"):
+        kernels("affine", lost(x), 1, 2, torch.ones(2), torch.ones(2), torch.empty(1, 2))
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (4, 3, 1, 1), (4, 2, 3, 3), (3, 3, 3)])
+def test_a_3x3_convolution_has_3x3_weights(shape) -> None:
+    with pytest.raises(ValueError, match=r"^weight: expected \(O, C, 3, 3\) for x \(4, 3, 4, 4\), got"):
+        conv3x3(in_memory(4, 3, 4, 4), torch.ones(shape, requires_grad=True))

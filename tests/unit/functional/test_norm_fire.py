@@ -195,6 +195,11 @@ REFUSED = {
     "a norm of other channels": {"norm": nn.BatchNorm2d(4, affine=False)},
     "a shift too many": {"shift": torch.zeros(4)},
     "no shift": {"shift": torch.zeros(0)},
+    "more neurons than a stack holds": {"shift": torch.zeros(3 * 2**20)},
+    "a shift that lies elsewhere": {"shift": torch.zeros(3, device="meta")},
+    "a shift of complex numbers": {"shift": torch.zeros(3) + 1j},
+    "a norm that lies elsewhere": {"norm": nn.BatchNorm2d(3, affine=False, device="meta")},
+    "numbers with a sign elsewhere": {"currents": torch._neg_view(MAP)},
     "a threshold of no number": {"threshold": math.nan},
     "a surrogate that kernels do not know": {"surrogate": Surrogate("gaussian", 1.0)},
 }
@@ -206,10 +211,10 @@ def test_what_the_kernels_would_read_beyond_is_refused(what):
     fitting = {"currents": MAP, "shift": torch.zeros(3), "norm": norm, "threshold": 0.5}
     given = fitting | {"surrogate": Surrogate("triangle", 1.0)}
     assert norm_fire(**given).shape == MAP.shape
-    with pytest.raises(ValueError, match=r"^(currents|shift|threshold|surrogate): expected"):
+    with pytest.raises(ValueError, match=r"^(currents|norm|shift|threshold|surrogate): expected"):
         norm_fire(**{**given, **REFUSED[what]})
     if {"currents", "norm"} & set(REFUSED[what]):
-        with pytest.raises(ValueError, match=r"^currents: expected"):
+        with pytest.raises(ValueError, match=r"^(currents|norm): expected"):
             batch_norm(**{"currents": MAP, "norm": norm} | REFUSED[what])
 
 
