@@ -9,13 +9,13 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
-from onespike.functional.kernels import Kernels, kernels_for
+from onespike.functional.kernels import Kernels, is_plain, kernels_for
 from onespike.functional.norm_fire import KINDS
-from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, spike_backward
+from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, expect_threshold, spike_backward
 
 #: The surrogates that the kernels know, as they are defined here: one may be replaced by another of its name.
 _KNOWN = {name: SURROGATES[name] for name in KINDS}
@@ -43,6 +43,7 @@ class _ChargeAndFire(torch.autograd.Function):
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         expect_fusion(*fusion)
+        _expect_windows(currents, beside)
         # To C a number of another type would be an address, or another argument's.
         decay, behind, fusion = float(decay), int(behind), (fusion[0], float(fusion[1]))
         v = torch.empty_like(currents)
@@ -52,7 +53,7 @@ class _ChargeAndFire(torch.autograd.Function):
         ctx.decay, ctx.firing, ctx.behind, ctx.fusion = decay, firing, behind, fusion
         ctx.kernels = _kernels(v, currents, beside, firing, fusion) if differentiable else None
         if ctx.kernels is not None:
-            threshold = torch.tensor(firing[0] if firing else 0, dtype=v.dtype).item()  # as `gt` rounds it
+            threshold = torch.tensor(firing[0] if firing else 0, dtype=v.dtype, device=v.device).item()  # as `gt` does
             ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, _given(spikes))
             return v, spikes
         for window, current in enumerate(currents.unbind()):
@@ -79,7 +80,7 @@ class _ChargeAndFire(torch.autograd.Function):
             ctx.kernels("charge_backward", *arguments, width, v, *gradients, currents, besides)
             return currents, None, None, besides, None, None, None
         if besides is not None and ctx.behind:
-            besides[-1].zero_()  # no window meets the last X
+            besides[-1:].zero_()  # no window meets the last X
         back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
         share = ctx.decay if beside is None else 1
         for window in range(len(v) - 1, -1, -1):
@@ -102,6 +103,18 @@ class _ChargeAndFire(torch.autograd.Function):
         return currents, None, None, besides, None, None, None
 
 
+def _expect_windows(currents: Tensor, beside: Tensor | None) -> None:
+    """Raise a ValueError unless there are windows, each with its X: a result would take the shape of the larger one."""
+    if not currents.dim() or not currents.is_floating_point():
+        found = f"{currents.dtype} of shape {tuple(currents.shape)}"
+        raise ValueError(f"currents: expected real numbers (V, B, C, M, M), got {found}")
+    if beside is None:
+        return
+    if beside.shape != currents.shape or beside.device != currents.device or beside.is_complex():
+        expected, found = (f"{tuple(one.shape)} on {one.device}" for one in (currents, beside))
+        raise ValueError(f"beside: expected real numbers {expected}, as the currents are, got {beside.dtype} {found}")
+
+
 def _kernels(
     v: Tensor,
     currents: Tensor,
@@ -118,8 +131,8 @@ def _kernels(
         return None
     if any((one.dtype, one.shape, one.stride()) != (v.dtype, v.shape, v.stride()) for one in (currents, beside)):
         return None
-    if any(type(one) not in (Tensor, nn.Parameter) or one.is_neg() for one in (v, currents, beside)):
-        return None  # what lies in memory is not what it stands for
+    if not all(map(is_plain, (v, currents, beside))):
+        return None
     return kernels_for(v.dtype, "charge_kernels.c")
 
 
@@ -137,7 +150,7 @@ def _given(tensor: Tensor | None) -> Tensor | int:
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:
     """A tensor that lies in memory as another does."""
-    fits = tensor.dtype == other.dtype and tensor.stride() == other.stride() and not tensor.is_neg()
+    fits = tensor.dtype == other.dtype and tensor.stride() == other.stride() and is_plain(tensor)
     return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
@@ -175,7 +188,8 @@ def charge(
         theta: The fusion's radian factor.
 
     Raises:
-        ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, or the fusion does not exist.
+        ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, the fusion does not exist, or X is
+            not of the shape of I.
     """
     return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
@@ -196,7 +210,8 @@ def charge_and_fire(
     `surrogate` is a name in `SURROGATES`, or a `Surrogate`; the other arguments are those of `charge`.
 
     Raises:
-        ValueError: The surrogate does not exist, or as for `charge`.
+        ValueError: The surrogate does not exist, the threshold is no number, or as for `charge`.
     """
+    expect_threshold(threshold)
     firing = threshold, as_surrogate(surrogate)
     return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

@@ -94,6 +94,12 @@ def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
     return surrogate
 
 
+def expect_threshold(threshold: float) -> None:
+    """Raise a ValueError for a NaN, which no potential would ever exceed."""
+    if math.isnan(threshold):
+        raise ValueError(f"threshold: expected a number, got {threshold}")
+
+
 def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate = "rectangle") -> Tensor:
     """Fire where the potential exceeds the threshold: S = 1 if V > threshold else 0.
 
@@ -103,11 +109,12 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate
         surrogate: The derivative used in the backward pass: a name in `SURROGATES`, or a `Surrogate` of any width.
 
     Raises:
-        ValueError: The surrogate does not exist.
+        ValueError: The surrogate does not exist, or the threshold is no number.
     """
     surrogate = as_surrogate(surrogate)
     if isinstance(threshold, Tensor):
         v, threshold = v - threshold, 0.0
+    expect_threshold(threshold)
     return _Fire.apply(v, threshold, surrogate)
 
 

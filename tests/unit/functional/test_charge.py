@@ -104,6 +104,40 @@ def test_a_surrogate_of_one_s_own_may_be_a_comparison(monkeypatch):
     test_whichever_of_the_two_is_used(("spikes",), "mine", meets=True)
 
 
+@pytest.mark.parametrize(
+    ("currents", "beside"),
+    [
+        ((2, 1, 2, 2, 2), torch.ones(4, 1, 2, 2, 2)),
+        ((4, 1, 2, 2, 2), torch.ones(2, 1, 2, 2, 2)),
+        ((2, 1, 1, 2, 2), torch.ones(2, 3, 1, 2, 2)),
+        ((2, 1, 1, 2, 2), torch.ones(2, 1, 1, 1, 1)),
+        ((2, 1, 1, 2, 2), torch.ones(2, 1, 1, 2, 2, device="meta")),
+        ((2, 1, 1, 2, 2), torch.ones(2, 1, 1, 2, 2) * 1j),
+    ],
+)
+def test_x_is_as_the_currents_are(currents, beside):
+    for function in (charge, lambda *given: charge_and_fire(*given[:2], 0.5, beside=given[2])):
+        with pytest.raises(ValueError, match=r"^beside: expected real numbers .*, as the currents are, got"):
+            function(torch.zeros(currents, requires_grad=True), 0.5, beside)
+
+
+@pytest.mark.parametrize("currents", [torch.zeros(()), torch.zeros(2, 1, 1, 2, 2, dtype=torch.int64)])
+def test_currents_are_windows_of_real_numbers(currents):
+    with pytest.raises(ValueError, match=r"^currents: expected real numbers \(V, B, C, M, M\), got"):
+        charge(currents, 0.5)
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+def test_no_windows_have_no_gradients(behind):
+    currents, beside = draw(0, 1, 2, 2, 2, seed=1), draw(0, 1, 2, 2, 2, seed=2)
+    assert [one.shape for one in torch.autograd.grad(charge(currents, 0.4, beside, behind).sum(), (currents, beside))]
+
+
+def test_a_threshold_is_a_number():
+    with pytest.raises(ValueError, match="threshold: expected a number, got nan"):
+        charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, float("nan"))
+
+
 def test_x_lies_one_window_behind_or_none():
     with pytest.raises(ValueError, match="behind: expected 0 or 1, got 2"):
         charge_and_fire(draw(4, 1, 2, 2, 2, seed=3), 0.4, 0.5, beside=draw(4, 1, 2, 2, 2, seed=4), behind=2)
