@@ -120,7 +120,7 @@ class _Gru(torch.autograd.Function):
         carry = x.new_zeros(channels, count)  # what the first token of a chunk sends to the one before
         one = x.new_ones(())
         # Fresh memory for each chunk would cost more than what is computed in it.
-        room = x.new_empty(5 * channels * max(gates.shape[1] for gates in kept[::2]))
+        room = x.new_empty(5 * channels * max((gates.shape[1] for gates in kept[::2]), default=0))
         chunks = reversed(_chunks(count, tokens, ctx.backwards))
         for chunk, gates, h in zip(chunks, kept[-2::-2], kept[::-2], strict=True):
             columns = gates.shape[1]
@@ -150,7 +150,9 @@ class _Gru(torch.autograd.Function):
 
 
 def _chunks(count: int, tokens: int, backwards: bool) -> list[slice]:
-    """The chunks of the tokens of `count` sequences, in the order of the scan."""
+    """The chunks of the tokens of `count` sequences, in the order of the scan; none of no sequences."""
+    if not count:
+        return []
     size = max(1, _CHUNK // count)
     chunks = [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
     return chunks[::-1] if backwards else chunks
@@ -168,6 +170,18 @@ def _put(out: Tensor, chunk: slice, backwards: bool, rows: Tensor) -> None:
     out[:, chunk] = (by_token.flip(0) if backwards else by_token).transpose(0, 1)
 
 
+def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
+    """Raise a ValueError unless weights and biases are those of so many gates: a result would take another's shape."""
+    if x.dim() != 3:
+        raise ValueError(f"x: expected (N, T, C_in), got {tuple(x.shape)}")
+    rows = gates * weights["w_hh"].shape[-1] if weights["w_hh"].dim() else 0
+    shapes = {"w_ih": (rows, x.shape[2]), "w_hh": (rows, rows // gates), "b_ih": (rows,), "b_hh": (rows,)}
+    for name, one in weights.items():
+        if one.shape != shapes[name] or one.device != x.device:
+            expected, found = f"{shapes[name]} on {x.device}", f"{tuple(one.shape)} on {one.device}"
+            raise ValueError(f"{name}: expected {expected} for x {tuple(x.shape)}, got {found}")
+
+
 def _in_its_precision(x: Tensor) -> Tensor:
     """Cast to what autocast asks for; like the framework's, the layers keep their state in it."""
     kind = x.device.type
@@ -179,7 +193,11 @@ def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
 
     x is (N, T, C_in), W (C, C_in), U (C, C), b and c (C,); h is (N, T, C) and can be differentiated once. `backwards`
     starts from the last token: h[t+1] in place of h[t-1].
+
+    Raises:
+        ValueError: The shapes do not fit.
     """
+    _expect_weights(1, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     return _Rnn.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)
 
 
@@ -190,5 +208,9 @@ def scan_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
         n = tanh(W_n x[t] + b_n + r (U_n h[t-1] + c_n))            h[t] = n + z (h[t-1] - n)
 
     Shapes are those of `scan_rnn`, the gates r, z and n on top of each other: W (3C, C_in), U (3C, C), b and c (3C,).
+
+    Raises:
+        ValueError: The shapes do not fit.
     """
+    _expect_weights(3, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     return _Gru.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)

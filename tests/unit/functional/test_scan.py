@@ -73,3 +73,31 @@ def test_autocast_keeps_the_state_in_bfloat16_and_the_gradients_of_the_weights_i
     for ours, theirs in zip(one, other, strict=True):
         assert ours.dtype == torch.float32
         assert (ours - theirs).norm() < 0.02 * theirs.norm()
+
+
+@pytest.mark.parametrize("function", CELLS)
+@pytest.mark.parametrize("shape", [(0, 5, 3), (2, 0, 3), (0, 0, 3)])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_no_sequences_and_of_no_tokens_there_are_no_states(function, shape, backwards):
+    _, (weights, _) = make(function, 3, 4)
+    x = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    h = function(x, *weights, backwards)
+    assert h.shape == (*shape[:2], 4)
+    to_x, *others = torch.autograd.grad(h.sum(), (x, *weights))
+    assert to_x.shape == shape
+    assert not any(one.any() for one in others)
+
+
+@pytest.mark.parametrize("function", CELLS)
+@pytest.mark.parametrize(("odd", "size"), [("w_ih", -1), ("w_hh", 1), ("b_ih", 0), ("b_hh", -1), ("x", 0)])
+def test_what_does_not_fit_is_refused(function, odd, size):
+    """It would be one of the framework's results, of another shape, with a warning alone."""
+    _, (weights, _) = make(function, 3, 4)
+    given = dict(zip(("x", "w_ih", "w_hh", "b_ih", "b_hh"), (torch.zeros(2, 5, 3).double(), *weights), strict=True))
+    others = [given[odd].detach()[0], torch.cat([given[odd].detach()] * 2, size if given[odd].ndim > 1 else 0)]
+    for other in others[: 1 if odd == "x" else 2]:
+        with pytest.raises(ValueError, match=f"^(w_hh|{odd}|w_ih): expected"):
+            function(**given | {odd: other})
+    elsewhere = weights[3].detach().to("meta")
+    with pytest.raises(ValueError, match=r"^b_hh: expected .* on cpu .*got .* on meta"):
+        function(**given | {"b_hh": elsewhere})
