@@ -246,6 +246,8 @@ class Network(nn.Module):
         generator: torch.Generator | None,
     ) -> tuple[Tensor, list[BlockState]]:
         """Run the blocks over the time steps, each with an embedded image or frame, (B, C, L, L)."""
+        if not embedded:
+            raise ValueError("time steps: expected one at least, frames (T, B, C, H, W) with T > 0, got none")
         expected = len(embedded) * len(self.blocks())
         if state is not None and len(state) != len(self.blocks()):
             raise ValueError(

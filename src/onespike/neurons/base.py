@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import check
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
@@ -116,6 +116,8 @@ class Neuron(nn.Module):
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
+        if not isinstance(channels, int) or channels < 1:
+            raise OnespikeError(f"channels: expected a whole number above 0, got {shown(repr(channels))}")
         config = config or NeuronConfig()
         self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset
         self.constant_threshold, self.constant_decay = config.threshold, config.decay
@@ -204,6 +206,9 @@ class Neuron(nn.Module):
         """Run over time steps, currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees step after step.
 
         They start from 0, or from the state that `carry` brings, which then takes what they end with.
+
+        Raises:
+            ValueError: There is no time step.
         """
         state, spikes = carry.before() if carry else None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
         for current in currents.unbind():
@@ -264,6 +269,8 @@ class OverTime(nn.Module):
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:
     """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""
+    if not steps:
+        raise ValueError("time steps: expected one at least, (T, B, ...) with T > 0, got none")
     return torch.cat(tuple(steps)).unflatten(0, (len(steps), steps[0].shape[0]))  # `len` is no symbol
 
 

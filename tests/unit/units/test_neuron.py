@@ -159,6 +159,17 @@ def test_the_ends_of_the_ranges_are_allowed(changes):
     NeuronConfig(**changes)
 
 
+@pytest.mark.parametrize("channels", [0, -1, 4.0, "4"])
+def test_channels_are_a_whole_number_above_0(channels):
+    with pytest.raises(OnespikeError, match=f"channels: expected a whole number above 0, got {channels!r}"):
+        LIF(channels)
+
+
+def test_over_no_time_step_there_is_nothing_to_run():
+    with pytest.raises(ValueError, match="time steps: expected one at least"):
+        LIF(4).over_time(torch.zeros(0, 2, 4))
+
+
 @pytest.mark.parametrize("theta", [0, 1.5])
 def test_a_theta_out_of_range_is_an_error(theta):
     with pytest.raises(OnespikeError, match=f"theta: expected 0 < theta <= 1, got {theta}"):
