@@ -73,3 +73,9 @@ def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
         if (~value.isfinite() if name in weights or kind in _STATISTICS else value.isnan()).any():
             return name
     return ""
+
+
+def expect_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> None:
+    """Raise an `OnespikeError` if a weight, or statistic, of a network to be written is no finite number."""
+    if name := not_finite(tensors, network):
+        raise OnespikeError(f"the weights {name} are not finite numbers: expected those of a network that was trained")

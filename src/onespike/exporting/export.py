@@ -23,7 +23,7 @@ from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.neurons.watch import copied, logits_of, reset_state
-from onespike.tensors import expect_weights
+from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
@@ -108,6 +108,7 @@ def export(
         if images is None:
             raise OnespikeError("export: expected test images beside a network: images=…")
         expect_weights(model)
+        expect_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, model)
         network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)

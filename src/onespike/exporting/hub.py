@@ -17,7 +17,7 @@ from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
-from onespike.tensors import expect_weights, not_finite, to_save
+from onespike.tensors import expect_finite, expect_weights, to_save
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
 from onespike.training.recipe import dump
@@ -75,8 +75,7 @@ def save_pretrained(
         summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
     expect_weights(network)
     state = to_save(network.state_dict())
-    if name := not_finite(state, network):
-        raise OnespikeError(f"the weights {name} are not finite numbers: expected those of a network that was trained")
+    expect_finite(state, network)
     if weights == "int8":
         kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
         state = in_integers(state, {f"{name}.weight" for name in kinds})

@@ -13,10 +13,17 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
     It gives whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a
-    channel of zeros. Rounding twice is rounding once: such integers times such a scale come out as the same integers.
+    channel of zeros, and no smaller than numbers of that type are exact: weights far below become zeros. Rounding twice
+    is rounding once: such integers times such a scale come out as the same integers.
+
+    Raises:
+        ValueError: A weight is infinite, or no number.
     """
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
-    scale = torch.where(largest > 0, largest / LARGEST, 1.0)
+    if not largest.isfinite().all():
+        raise ValueError(f"weight: expected finite numbers, got {largest[~largest.isfinite()][0].item()} among them")
+    scale = largest / LARGEST
+    scale = torch.where(largest > 0, scale.clamp(min=torch.finfo(scale.dtype).tiny), 1.0)
     return (weight / scale).round_(), scale
 
 

@@ -4,7 +4,7 @@ The trainer calls all callbacks at the same places, in the order of its list; wh
 goes into the checkpoint, so that an interrupted run resumes to the bit.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from timm.utils import ModelEmaV3
@@ -101,8 +101,9 @@ class Int8Weights(Callback):
     def __enter__(self) -> None:
         self._exact = [weight.data for weight in self._weights]
         for weight in self._weights:
-            integers, scale = to_integers(weight.data)
-            weight.data = integers.mul_(scale)
+            with suppress(ValueError):  # not finite: the loss will be no number, and says so
+                integers, scale = to_integers(weight.data)
+                weight.data = integers.mul_(scale)
 
     def __exit__(self, *_: object) -> None:
         for weight, exact in zip(self._weights, self._exact, strict=True):

@@ -201,3 +201,11 @@ def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
     with pytest.raises(OnespikeError, match=message):
         export(network, tmp_path / "out", "pt2", **arguments)
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_weights_that_are_not_finite_are_refused(to: str, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    network[1].weight.data[0, 0] = torch.nan
+    with pytest.raises(OnespikeError, match=r"the weights 1\.weight are not finite numbers"):
+        export(network, tmp_path / "out", to, images=torch.zeros(2, 3, 2, 2), weights="int8")

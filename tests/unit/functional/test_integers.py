@@ -1,3 +1,6 @@
+import math
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +25,28 @@ def test_a_channel_of_zeros_stays_zero():
     integers, scale = to_integers(torch.zeros(2, 3))
     assert torch.equal(integers, torch.zeros(2, 3))
     assert torch.equal(scale, torch.ones(2, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [1.0, 190 / 127, 0.1, 0.0])
+def test_a_channel_too_small_for_a_scale_becomes_whole_numbers_all_the_same(dtype, share):
+    tiny = torch.finfo(dtype).tiny
+    weight = torch.tensor([[tiny * share, 0.0], [-tiny * torch.finfo(dtype).eps, 0.0], [1.0, -0.5]], dtype=dtype)
+    integers, scale = to_integers(weight)
+    assert scale[:2].min() >= tiny
+    assert torch.equal(integers, integers.round())
+    assert integers.abs().max() == 127
+    assert (weight - integers * scale).abs().le(0.51 * scale).all()
+    assert torch.equal(to_integers(integers * scale)[0], integers)
+    assert find_integers(weight)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf])
+def test_weights_are_finite(odd):
+    weight = torch.tensor([[1.0, 2.0], [3.0, odd]])
+    for function in (to_integers, find_integers):
+        with pytest.raises(ValueError, match=r"^weight: expected finite numbers, got (nan|inf) among them"):
+            function(weight)
 
 
 @given(seed=st.integers(0, 2**31), spread=st.floats(1e-4, 1e4))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -59,3 +61,11 @@ def test_what_is_saved_and_tested_is_rounded_and_an_engine_computes_the_same(sma
 def test_not_together_with_a_moving_average(small):
     with pytest.raises(OnespikeError, match=r"train.int8_weights and train.ema: .* set only one of them"):
         small(train__int8_weights=True, train__ema=0.9)
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_weights_that_are_not_finite_show_in_the_loss(small, odd):
+    trainer = set_up(small(**PLAIN, train__int8_weights=True))
+    trainer.network.head.weight.data[0, 0] = odd
+    loss, _ = trainer.step(0, *next(iter(trainer.batches.epoch(0))))
+    assert not math.isfinite(loss)  # the loop says that the training failed
