@@ -85,7 +85,7 @@ class FrameStream:
             if any(not one.is_floating_point() or not one.isfinite().all() for one in tensors.values()):
                 raise ValueError("numbers that are not finite")
             shape, state = tuple(shape) if shape else None, _put_back(state, tensors)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, OnespikeError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, OnespikeError) as error:
             reason = " ".join(str(error).split())
             raise OnespikeError(
                 f"{path}: not the state of a stream ({reason}); expected a file that it saved"

@@ -1,5 +1,6 @@
 """Networks over time: a stream gives the bits of all frames together; gradients are those of a plain loop."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -72,6 +73,7 @@ TAMPERED = {
     "no state": {"layout": lambda _: {"state": None}},
     "nothing in it": {"layout": lambda saved: {"state": [None] * len(saved["state"])}},
     "twice the layers": {"layout": lambda saved: {"state": saved["state"] * 2}},
+    "lists in lists": {"layout": lambda _: {"state": functools.reduce(lambda inner, _: [inner], range(700), [])}},
     "less than no frames": {"layout": lambda _: {"frames": -5}},
     "half a frame": {"layout": lambda _: {"frames": 1.5}},
     "no shape": {"layout": lambda _: {"shape": None}},
