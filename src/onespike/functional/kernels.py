@@ -47,9 +47,9 @@ class Kernels:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether what lies in memory is what a tensor stands for, of this machine or a GPU: kernels read nothing else."""
-    real = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and tensor.device.type != "meta"
-    return real and not tensor.is_neg() and not tensor._is_zerotensor()
+    """Whether what lies in the memory of a tensor's device is what it stands for: kernels read nothing else."""
+    dense = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
+    return dense and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def plain(tensor: Tensor) -> Tensor:
