@@ -109,7 +109,9 @@ def train(
     if not isinstance(recipe, Recipe):
         raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
     run = Run.open(out) if resume else Run(out)
-    if not resume:
+    if resume:
+        run.expect_resumable()
+    else:
         run.expect_free()
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process

@@ -210,6 +210,16 @@ class Run:
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
+    def expect_resumable(self) -> None:
+        """Raise an `OnespikeError` if to go on would train anew over what came out: the weights are all, or gone."""
+        if is_pretrained(self.folder):
+            state = f"{self.folder} holds weights that travel, without what a training goes on from"
+            raise OnespikeError(f"{state}: start a new run from them by --init-from {self.folder}")
+        results = [name for name in ("summary.json", "metrics.csv") if (self.folder / name).exists()]
+        if results and not self.has_checkpoint():
+            state = f"{self.folder} holds {results[0]}, and its checkpoints best and last are gone"
+            raise OnespikeError(f"{state}: there is nothing to resume; train it anew with another --out")
+
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew."""
         self.__dict__.pop("recipe", None)

@@ -143,6 +143,23 @@ def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert not any(name.endswith((".pt", ".bin", ".pkl")) for name in seen["files"])
 
 
+@pytest.mark.parametrize("place", ["FOLDER", "hub:user/repo", "pretrained:FOLDER"])
+def test_what_travels_is_not_trained_over(
+    place: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = onespike.save_pretrained(run, tmp_path / "package" / "pushed")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr("onespike.models.pretrained.FOLDER", folder.parent)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    place = place.replace("FOLDER", folder.name if ":" in place else str(folder))
+    code, _, complaint = command("train", "--resume", place, "--train.epochs", 1)
+    assert (code, len(complaint.splitlines())) == (2, 1)
+    assert f"start a new run from them by --init-from {folder}" in complaint
+    with pytest.raises(OnespikeError, match="holds weights that travel"):
+        onespike.train(run.recipe, place, resume=True)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -248,6 +248,17 @@ def test_a_run_without_a_checkpoint_starts_anew(small, tmp_path):
     assert run.has_checkpoint()
 
 
+@pytest.mark.parametrize("left", ["summary.json", "metrics.csv"])
+def test_what_came_out_of_checkpoints_that_are_gone_is_not_trained_over(small, tmp_path, left):
+    run = Run(tmp_path / "run")
+    run.begin(small())
+    (run.folder / left).write_text("precious")
+    before = {path: path.read_bytes() for path in run.folder.iterdir()}
+    with pytest.raises(OnespikeError, match=rf"holds {left}, and its checkpoints .* are gone: there is nothing to re"):
+        train(small(), run.folder, resume=True)
+    assert {path: path.read_bytes() for path in run.folder.iterdir()} == before
+
+
 @pytest.mark.slow
 def test_sigterm_to_the_whole_group_saves_with_workers_running(small, tmp_path):
     recipe = small(train__epochs=500, data__auto_augment="original", data__workers=1)
