@@ -75,7 +75,7 @@ class OnespikeError(Exception):
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
     """The error for the name of a `what`, such as "model", that is not known; it names the nearest, all if few."""
-    known = sorted(known)
+    known = sorted(filter(None, known))
 
     def nearness(other: str) -> tuple[float, int]:  # of several that are as near, the one with more letters in place
         ratio = difflib.SequenceMatcher(None, other, str(name)).ratio()

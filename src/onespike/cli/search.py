@@ -34,7 +34,7 @@ def search(
         energy: Search for little energy, too, by this convention of the audit: the front of both.
         storage: URL of a data base, such as postgresql://user:password@host/name; by default a file in --out.
     """
-    from onespike.search.report import PAGE, best_of, command_of, describe
+    from onespike.search.report import PAGE, best_of, command_of, describe, words_of
     from onespike.search.search import search as search_for
 
     if space is None or out is None:
@@ -48,7 +48,7 @@ def search(
     except KeyboardInterrupt:
         print(f"stopped; what is done is kept in {out}: the same command goes on", file=sys.stderr)
         return 130
-    common = ["--recipe", recipe, *(word for key, value in overrides.items() for word in (f"--{key}", value))]
+    common = words_of(recipe, overrides)
     console.print(f"\n{'the front' if energy else 'the best'}; no test image was looked at to choose:")
     for one in best_of(found):
         console.print(describe(one))

@@ -4,11 +4,12 @@ import base64
 import io
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onespike.classpath import allowed
 from onespike.durable import csv_text, save_text
 from onespike.errors import printable
 from onespike.search.study import Tried
@@ -35,8 +36,14 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def words_of(recipe: str, given: Mapping[str, Any]) -> list[str]:
+    """What the commands of all trials have in common: the modules that may be imported, the recipe, values of it."""
+    imports = [word for name in allowed() for word in ("--import", name)]
+    return [*imports, "--recipe", recipe, *(word for key, one in given.items() for word in (f"--{key}", as_text(one)))]
+
+
 def command_of(one: Tried, command: Sequence[str]) -> str:
-    """The command that trains with the values of a trial; `command` are the words that all trials have in common."""
+    """The command that trains with the values of a trial; `command` are the words that `words_of` gives."""
     own = [word for key, value in one.values.items() for word in (f"--{key}", as_text(value))]
     return shlex.join(["onespike", "train", *command, *own])
 

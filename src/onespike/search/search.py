@@ -17,10 +17,10 @@ from onespike.classpath import allowed
 from onespike.configs import plain
 from onespike.counting import CONVENTIONS
 from onespike.data.dataset import open_dataset
-from onespike.durable import expect_writable, path_of
+from onespike.durable import expect_replaceable, expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
 from onespike.search import study as studies
-from onespike.search.report import as_text, write_report
+from onespike.search.report import PAGE, as_text, words_of, write_report
 from onespike.search.space import read_space
 from onespike.search.study import Tried
 from onespike.search.worker import Job
@@ -73,6 +73,8 @@ def search(
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
     expect_writable(folder=out)
+    if not any((out / name).exists() for name in (studies.JOURNAL, studies.WORKERS)):
+        expect_replaceable(out.resolve(), [studies.LOCKED], "search")
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
     if not len(open_dataset(base.data).validation):
         raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
@@ -87,7 +89,8 @@ def search(
     options: dict[str, Any] = {"recipe": recipe, "overrides": {key: as_text(one) for key, one in given.items()}}
     options |= {"space": texts, "out": str(out), "name": study.study_name, "storage": storage, "trials": trials}
     job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
-    command = ["--recipe", recipe, *(word for key, one in given.items() for word in (f"--{key}", as_text(one)))]
+    (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # by which the folder is known, wherever the storage is
+    command = words_of(recipe, given)
 
     def report() -> list[Tried]:
         found = studies.tried(study, energy)
@@ -103,6 +106,8 @@ def search(
         raise OnespikeError(
             f"{missing} of {trials} trials are not done: {_reason(processes)}; the same command goes on"
         )
+    if not any(one.best for one in found):
+        raise OnespikeError(f"no trial has a result, the first was {found[0].outcome}; the report is {out / PAGE}")
     return found
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-#: Files below the folder of a search: the journal that is the storage by default, and a folder for each live process.
-JOURNAL, WORKERS = "study.journal", "workers"
+#: Below the folder of a search: the journal that is the storage by default, its lock, a folder for each live process.
+JOURNAL, LOCKED, WORKERS = "study.journal", ".study.journal.lock", "workers"
 #: Attributes of an attempt: its slot, if that is an earlier attempt's; its process, and when that was seen last (time
 #: in seconds); why it ended without a result; that it is one too many.
 SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outcome", "stopped", "surplus"
@@ -92,7 +92,7 @@ def open_storage(url: str | None, out: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     if url is None:
-        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / f".{JOURNAL}.lock")
+        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / LOCKED)
         try:
             out.mkdir(parents=True, exist_ok=True)
             for one in (path, lock.path):

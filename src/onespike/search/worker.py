@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import threading
 import time
@@ -169,8 +168,8 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
     if begun and (changed := differences(run.recipe, recipe)):
         raise OnespikeError(f"{run.folder} is of another search: {changed[0]}; choose another --out")
     if not run.is_complete:
-        if not begun:  # what a process left that was killed before it had begun
-            shutil.rmtree(run.folder, ignore_errors=True)
+        if not begun:
+            run.expect_free()
         watching: list[Callback] = [life] if job.energy else [life, Pruning(attempt)]
         try:
             train(recipe, run.folder, begun, callbacks=watching, quiet=True)

@@ -48,6 +48,8 @@ _SUMMARY: dict[str, Any] = {
 _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
 #: Files of a run that nothing reads; the summary has their digests.
 KEPT = ("metrics.csv", "environment.json", "curves.png")
+#: What a run that was killed before it had begun may have left.
+_BEFORE = (LOCK, ".config.yaml.new")
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
@@ -206,7 +208,7 @@ class Run:
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
         expect_writable(folder=self.folder)
-        if self.folder.exists() and any(one.name != LOCK for one in self.folder.iterdir()):
+        if self.folder.exists() and any(one.name not in _BEFORE for one in self.folder.iterdir()):
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 

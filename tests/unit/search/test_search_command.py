@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from onespike.classpath import allow_imports
+from onespike.search.report import command_of, words_of
+from onespike.search.study import Tried
 from onespike.training import Run
 from tests.unit.search.trial import TINY
 
@@ -64,7 +67,7 @@ def test_two_objectives_a_call_that_goes_on_and_the_command_that_trains_the_best
     [
         (("--trials", 0), "--trials: expected 1 to 1,000,000, got 0"),
         (("--workers", 1000), "--workers: expected 1 to 256, got 1000"),
-        (("--energy", "joule"), "--energy: unknown|unknown"),
+        (("--energy", "joule"), "unknown --energy 'joule': known: field, int8, memory"),
         (("--data.holdout", 0), "data.holdout: held-out images choose the best trial, and there are none"),
         (("--recipe", "digit"), "unknown recipe 'digit'"),
         (("--storage", "postgresql://u:geheim@127.0.0.1:1/x"), "--storage postgresql://u:***@127.0.0.1:1/x: "),
@@ -82,6 +85,33 @@ def test_bad_input_is_one_line(command, space, tmp_path, more: tuple, complaint:
     assert any(one in error for one in complaint.split("|"))
     assert error.count("\n") == 1
     assert "geheim" not in error
+
+
+def test_a_search_without_a_result_is_an_error(command, space, tmp_path):
+    space.write_text("loss.class_path: {choices: [pkg.One, pkg.Two]}\n")
+    code, printed, error = command("search", "--space", space, "--out", tmp_path / "out", *OPTIONS, "--trials", 2)
+    assert (code, error.count("\n"), "the best" in printed) == (2, 1, False)
+    assert "no trial has a result, the first was refused: loss: pkg." in error
+    assert [row["outcome"][:7] for row in rows(tmp_path / "out")] == ["refused"] * 2
+
+
+def test_the_command_of_a_trial_imports_what_the_search_did():
+    allow_imports("json.tool")
+    one = Tried(0, "trained", {"train.lr": 0.1}, 90.0, None, {}, best=True)
+    command = command_of(one, words_of("digits", {"train.track": []}))
+    expected = "onespike train --import json.tool --recipe digits --train.track '[]' --train.lr 0.1"
+    assert command == expected
+
+
+@pytest.mark.parametrize("name", ["search.csv", "trial-000/mine", "notes.txt"])
+def test_a_folder_of_somebody_elses_is_left_as_it_is(command, space, tmp_path, name):
+    file = tmp_path / "out" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("precious")
+    code, _, error = command("search", "--space", space, "--out", tmp_path / "out", *OPTIONS)
+    assert (code, error.count("\n")) == (2, 1)
+    assert f"holds {Path(name).parts[0]}, which is of no earlier search: choose another folder" in error
+    assert [path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["precious"]
 
 
 def test_without_space_or_folder_it_says_what_it_needs(command, tmp_path):

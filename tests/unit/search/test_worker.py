@@ -116,6 +116,17 @@ def test_nothing_but_refusals_ends_it(job):
         work(job(4, space=space, train__mixup=0.2))
 
 
+def test_a_folder_in_the_way_of_a_trial_is_left_as_it_is(job, tmp_path):
+    (tmp_path / "trial-000").mkdir()
+    (tmp_path / "trial-000" / ".config.yaml.new").touch()  # as a kill leaves it
+    assert work(job(1)) == 0
+    (tmp_path / "trial-001").mkdir()
+    (tmp_path / "trial-001" / "mine").write_text("precious")
+    with pytest.raises(OnespikeError, match="trial-001 is not empty"):
+        work(job(2))
+    assert (tmp_path / "trial-001" / "mine").read_text() == "precious"
+
+
 def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
