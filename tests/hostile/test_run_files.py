@@ -58,7 +58,7 @@ def arguments(command: str, run: Path, tmp_path: Path) -> list[object]:
             "--train.epochs",
             1,
         ],
-        "inspect": ["inspect", run, "--image", image, "--out", tmp_path / "out"],
+        "inspect": ["inspect", run, "--image", image, "--out", tmp_path / "out.png"],
         "convert": ["convert", run, "--out", tmp_path / "out"],
         "audit": ["audit", run, "--no-latency", "--images", 2],
         "optimise": ["optimise", run, "--out", tmp_path / "out", "--rounds", 1],
@@ -299,6 +299,27 @@ def test_rows_of_the_history(column, value, run, command, tmp_path):
 
     rewrite(run, change)
     survives_or_says(arguments("resume", run, tmp_path), command, tmp_path / "out")
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+@pytest.mark.parametrize("changed", [{"seed": 5}, {"optimizer": "adamw"}, {"ema": 0.5}, "model"], ids=str)
+def test_a_checkpoint_of_another_run(changed, which, run, refused, tmp_path):
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+
+    def change(files: dict[str, Any]) -> None:
+        if changed == "model":
+            files["model.json"]["model"]["theta"] = 0.3
+        else:
+            files["state.json"]["train"] |= changed
+
+    rewrite(other, change)
+    shutil.rmtree(run / which)
+    (other / which).rename(run / which)
+    verbs = {"best": ("evaluate", "audit", "optimise", "init-from"), "last": ("resume",)}[which]
+    name = "model" if changed == "model" else f"train.{min(changed)}"
+    for verb in verbs:
+        refused(*arguments(verb, run, tmp_path), words=("of another run, whose", f"{name} is not that of"))
+    refused("push", run, "--out", tmp_path / "out", "--checkpoint", which, words=("of another run",))
 
 
 @pytest.mark.parametrize("epochs", [[2, 1], [1, 1], [0, 1], [1], [], [1, 77]])

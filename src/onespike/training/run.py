@@ -185,14 +185,24 @@ class Run:
             return read_pretrained(self.folder)
         first, second = (self.best, self.last) if which == "best" else (self.last, self.best)
         try:
-            return Checkpoint.load(first)
+            checkpoint = Checkpoint.load(first)
         except OnespikeError as problem:
             try:
                 checkpoint = Checkpoint.load(second)
             except OnespikeError as other:
                 raise OnespikeError(f"{self.folder} has no usable checkpoint: {problem}; {other}") from None
             warn(f"{problem}; using {second} instead")
-            return checkpoint
+        self._expect_own(checkpoint)
+        return checkpoint
+
+    def _expect_own(self, checkpoint: Checkpoint) -> None:
+        """Raise an `OnespikeError` if a checkpoint is of another model or training than `config.yaml` says."""
+        pairs = {"model": (checkpoint.card.model, self.recipe.model)}
+        for key, value in checkpoint.state.get("train", {}).items():
+            pairs[f"train.{key}"] = (value, getattr(self.recipe.train, key, None))
+        if other := [name for name, (saved, own) in pairs.items() if saved != own]:
+            state = f"{self.folder} holds the checkpoint of another run, whose {other[0]} is not that of {self.config}"
+            raise OnespikeError(f"{state}: put the files of one run together again")
 
     def epochs(self) -> int:
         """Epochs that this run trained for, and those before whose weights it started from."""
