@@ -146,6 +146,12 @@ def test_weights_that_travel_with_sense(tmp_path):
     assert "50.00% of 10 test images" in (folder / "README.md").read_text()
 
 
+def test_networks_without_neurons_that_are_known_travel(tmp_path):
+    results = SOUND | {"audit": SOUND["audit"] | {"firing_rate": None}}
+    folder = onespike.save_pretrained(nn.Linear(2, 2), tmp_path / "out", card=CARD, results=results)
+    assert "no neurons that are known" in (folder / "README.md").read_text()
+
+
 def test_weights_that_are_shared_travel(tmp_path):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight

@@ -49,11 +49,11 @@ def evaluate(
 
     from onespike.durable import expect_writable, save_json
     from onespike.evaluation.evaluate import evaluate as evaluate_run
+    from onespike.training.pretrained import beside
     from onespike.training.run import Run
 
-    folder = out or Path(str(run).replace(":", "-")) / "evaluation"  # of what is no folder here, one beside us
+    opened, folder = Run.open(run), out or beside(run) / "evaluation"
     expect_writable(json, folder=folder)
-    opened = Run.open(run)
     data = opened.recipe_with(overrides).data
     how = (passes, batch_size, precision, device, time_steps)
     result = evaluate_run(opened, data, part, checkpoint, *how, flips=flips)

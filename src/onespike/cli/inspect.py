@@ -32,19 +32,23 @@ def inspect(
     from onespike.evaluation.drawing import draw_inspection, save_figure
     from onespike.evaluation.inspect import inspect_image, inspect_sample
     from onespike.evaluation.recordings import save_animation
+    from onespike.training.pretrained import beside
     from onespike.training.run import Run
 
     if (image is None) == (sample is None):
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER")
     opened = Run.open(run)
-    picture = out or run / "inspection" / f"{image.stem if image else f'sample-{sample}'}.png"
-    expect_writable(picture, json)
+    picture = out or beside(run) / "inspection" / f"{image.stem if image else f'sample-{sample}'}.png"
+    if picture.suffix.lower() != ".png":
+        raise OnespikeError(f"--out: expected the name of a PNG, such as spikes.png, got {picture}")
+    animation = picture.with_suffix(".gif")
+    expect_writable(picture, json, None if image else animation)
     if image:
         view = inspect_image(opened, image, checkpoint, seed)
     else:
         view, raw = inspect_sample(opened, sample or 0, checkpoint, seed)
         if raw.ndim == 4:
-            save_animation(raw, picture.with_suffix(".gif"))
+            save_animation(raw, animation)
     save_figure(draw_inspection(view), picture, dpi=100)
     if json:
         save_json(view.to_json(), json)

@@ -43,10 +43,11 @@ def models(name: str | None = None, /) -> int:
 def _facts(summary: dict[str, Any]) -> list[str]:
     """What is told of a trained network."""
     audit = summary["audit"]
+    rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"
     return [
         f"{summary['test_top1']:.2f}%",
         *numbers,
-        f"{audit['firing_rate']:.3f}",
+        rate,
         f"{1e6 * audit['joules']['int8']:.3g}",
     ]

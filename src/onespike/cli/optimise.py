@@ -36,11 +36,12 @@ def optimise(
     from onespike.durable import expect_writable, save_json
     from onespike.inference.optimise import optimise as make_engine
     from onespike.inference.storage import REPORT
+    from onespike.training.pretrained import beside
     from onespike.training.run import Run, environment
 
-    folder = out or run / "engine"
+    opened, folder = Run.open(run), out or beside(run) / "engine"
     expect_writable(json, folder=folder)
-    report = make_engine(Run.open(run), folder, precision, checkpoint, images, rounds)
+    report = make_engine(opened, folder, precision, checkpoint, images, rounds)
     console = person(json)
     for line in report.compared.markdown().splitlines():
         console.print(line)

@@ -43,6 +43,8 @@ def push(
 
     if (out is None) == (repo is None):
         raise OnespikeError("expected one place to write: onespike push RUN --out FOLDER, or --repo USER/NAME")
+    if private and out is not None:
+        raise OnespikeError("--private is for a repository of the Hub, --repo: leave it out, or --out")
     expect_writable(folder=out)
     opened, console = Run.open(run), person()
     data = opened.recipe_with(overrides).data

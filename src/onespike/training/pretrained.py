@@ -37,17 +37,22 @@ def located(place: str | Path) -> Path:
     return path_of(place)
 
 
+def beside(place: str | Path) -> Path:
+    """Where what is made of a network goes: its folder; of one of the package or the Hub, one of that name, here."""
+    text = str(place)
+    return Path(text.replace(":", "-")) if text.startswith((PACKAGE, HUB)) else path_of(place)
+
+
 def fetched(repository: str) -> Path:
     """Fetch a network from the Hub; a folder of its cache."""
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # the client's errors come from whichever HTTP library its version uses
         line = " ".join(str(error).split())[:200]
         expected = "expected a folder, or a repository user/name of the Hub that can be reached"
-        raise OnespikeError(f"{repository}: {expected}: {line}") from None
+        raise OnespikeError(f"{HUB + repository!r}: {expected}: {line}") from error
 
 
 def is_pretrained(folder: Path) -> bool:

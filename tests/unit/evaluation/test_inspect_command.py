@@ -72,6 +72,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, caps
         ),
         (["{run}", "--image", "{image}", "--checkpoint", "first"], "unknown --checkpoint 'first': known: best, last"),
         (["{run}", "--image", "{image}", "--out", "{tmp}/text.png/x.png"], "cannot write {tmp}/text.png/x.png"),
+        (
+            ["{run}", "--image", "{image}", "--out", "{tmp}/a.pdf"],
+            "--out: expected the name of a PNG, such as spikes.png",
+        ),
+        (["{run}", "--sample", "0", "--out", "{tmp}/a.gif"], "expected the name of a PNG"),
+        (["{run}", "--sample", "0", "--out", "{tmp}/a"], "expected the name of a PNG"),
+        (["{run}", "--sample", "0", "--out", "{tmp}/a.png", "--json", "{tmp}/a.gif"], "two things are to go there"),
         (["{run}", "another", "--image", "{image}"], "unexpected 'another': onespike inspect RUN"),
     ],
 )

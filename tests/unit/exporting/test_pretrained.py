@@ -68,6 +68,12 @@ def test_commands_list_and_run_them(
     code, printed, _ = command("evaluate", "pretrained:digits-spiking-vgg-xs", "--precision", "fp32")
     assert code == 0
     assert f"top-1 {summary['test_top1']:.2f}%" in printed
+    for words in (("inspect", "--sample", 0), ("optimise", "--images", 10, "--rounds", 1)):
+        code, _, complaint = command(*words, "pretrained:digits-spiking-vgg-xs")
+        assert code == 0, complaint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "pretrained-digits-spiking-vgg-xs"]
+    made = sorted(path.name for path in (tmp_path / "pretrained-digits-spiking-vgg-xs").iterdir())
+    assert made == ["engine", "evaluation", "inspection"]
     code, _, complaint = command("evaluate", "pretrained:digits-spiking-vgg")
     assert code == 2
     assert "did you mean 'digits-spiking-vgg-xs'?" in complaint

@@ -115,14 +115,26 @@ def test_the_hub_is_asked_for_data_alone(run: Run, tmp_path: Path, monkeypatch: 
     assert not any(pattern.endswith((".py", "*")) for _, patterns in asked for pattern in patterns)
 
 
-def test_a_repository_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(*_: Any, **__: Any) -> str:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\n\n here")
+class ConnectError(Exception):
+    """Of an HTTP library, no OSError."""
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+
+@pytest.mark.parametrize("kind", [huggingface_hub.errors.LocalEntryNotFoundError, ConnectError])
+def test_a_repository_that_cannot_be_reached_is_one_line(
+    kind: type[Exception], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise kind("no network\n\n here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", unreachable)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(OnespikeError, match=r"user/repo: expected a folder, or a repository .*: no network here"):
+    with pytest.raises(OnespikeError, match=r"'hub:user/repo': expected a folder, or a repository .*: no network here"):
         onespike.load("user/repo")
+    with pytest.raises(OnespikeError, match=r"^'hub:': expected a folder, or a repository"):
+        Run.open("hub:")
+    with pytest.raises(OnespikeError, match=r"user/repo: the Hub refuses, or cannot be reached: no network here; hf"):
+        onespike.push_to_hub(run, "user/repo")
 
 
 def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,3 +213,6 @@ def test_push_measures_what_it_writes(run: Run, tmp_path: Path, command: Callabl
     code, _, complaint = command("push", run.folder)
     assert code == 2
     assert "expected one place to write" in complaint
+    code, _, complaint = command("push", run.folder, "--out", out, "--private")
+    assert code == 2
+    assert "--private is for a repository of the Hub" in complaint
