@@ -68,6 +68,8 @@ def allow_imports(*modules: str) -> None:
 
 def _imported(module: str, refusal: str) -> ModuleType:
     """Import a module; whatever it raises is an `OnespikeError`, which begins with `refusal`, and it is not trusted."""
+    if not module or module.startswith("."):
+        raise OnespikeError(f"{refusal}: expected a module's whole name, such as pkg.nets")
     here = str(Path.cwd())  # on the path only where somebody named a module: others must not import what lies there
     if here not in sys.path:
         sys.path.append(here)

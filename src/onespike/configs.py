@@ -6,7 +6,7 @@ import re
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -41,10 +41,10 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     for key in values:
         if key not in hints:
             raise unknown("option", f"{where}.{shown(key)}", names_of(kind, where))
-    try:
-        return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
-    except TypeError as error:  # a field without a default is not there
-        raise OnespikeError(f"{where}: {str(error).partition('() ')[2]}") from None
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise OnespikeError(f"{where}: {missing[0]} is missing")
+    return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
 
 
 def check(config: Any, where: str = "", **ranges: tuple[float, float]) -> None:

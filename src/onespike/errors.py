@@ -85,3 +85,8 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
     hint = f"did you mean {best!r}?" if best and nearness(best)[0] >= 0.6 else ""
     listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
     return OnespikeError(f"unknown {what} {str(name)!r}: " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
+
+
+def unregistered(what: str, name: object, registry: Iterable[str]) -> OnespikeError:
+    """As `unknown`, of a name that somebody's module may register."""
+    return OnespikeError(f"{unknown(what, name, registry)}; if a module of yours registers it, add --import MODULE")

@@ -293,8 +293,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, parts, command, tmp_pa
 
 @pytest.mark.usefixtures("theirs")
 def test_what_cannot_be_imported_is_not_trusted_either(command):
-    for name in ("", "nowhere", "othernets..Net"):
-        with pytest.raises(OnespikeError, match=f"--import {re.escape(name)}: cannot be imported"):
+    whole = "expected a module's whole name, such as pkg.nets"
+    for name, reason in {
+        "": whole,
+        "../x": whole,
+        ".x": whole,
+        "nowhere": "No module",
+        "othernets..Net": "No mod",
+    }.items():
+        with pytest.raises(OnespikeError, match=f"--import {re.escape(name)}: cannot be imported: {reason}"):
             onespike.allow_imports(name)
     onespike.allow_imports("othernets")
     for path in ("Net", "nowhere.Net"):

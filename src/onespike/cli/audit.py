@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, unregistered
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +58,8 @@ def audit(
     others = [name for name in compare if name != subject]
     for name in others:
         Run.open(name)
+    if Path("-") in (html, csv):
+        raise OnespikeError("-: expected a file for --html and --csv; --json alone prints to the standard output")
     expect_writable(html, csv, json)
     table = EnergyTable.load(energy)
     choices = (images, table, device, latency, scaling)
@@ -106,7 +108,9 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
     if name not in model_names() and "/" in name:
         raise OnespikeError(f"{name}: no such folder; expected a run's, or a model, which onespike models lists")
     if name not in model_names():
-        raise unknown("run folder or model", name, model_names())
+        raise unregistered("run folder or model", name, model_names())
+    if "model.name" in overrides:
+        raise OnespikeError(f"--model.name {overrides['model.name']}: the model is {name}; name one of them alone")
     recipe = load_recipe("digits" if name == "conv-tiny" else "cifar10/conv12", {**overrides, "model.name": name})
     return audit_model(recipe.model, recipe.data if other else None, *choices)
 

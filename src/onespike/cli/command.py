@@ -15,7 +15,7 @@ from docstring_parser import parse as parse_docstring
 from onespike.classpath import allow_imports, trust
 from onespike.configs import Text, convert
 from onespike.data.config import DataConfig
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
 
 #: Values of a recipe by their whole names, as text: what a command function's parameter `overrides` receives.
@@ -114,8 +114,8 @@ def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tu
             rest.append(word)
             continue
         behind = value if equals else next(remaining, None)
-        if behind is None:
-            raise OnespikeError(f"{option[2:]}: expected a value behind {option}")
+        if behind is None or (behind.startswith("--") and not equals):
+            raise OnespikeError(f"{option[2:]}: expected a value behind {option}, got {shown(behind or 'nothing')}")
         if dotted:
             overrides[option[2:]] = Text(behind)
         else:

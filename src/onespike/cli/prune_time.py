@@ -25,6 +25,8 @@ def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out
 
     if out is None:
         raise OnespikeError("expected a folder for the runs: onespike prune-time --recipe RECIPE --from T --out FOLDER")
+    if given := {"model.time_steps", "data.frames"} & {*overrides}:
+        raise OnespikeError(f"--{min(given)}: the time steps go from --from {from_} down to one; leave it out")
     try:
         summaries = prune_time(load_recipe(recipe, overrides), from_, out)
     except Stopped:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, unregistered
 from onespike.functional import window_kinds
 from onespike.models.block import NORMS, Block, BlockState, behind, uniform
 from onespike.models.initialise import calm, initialise
@@ -93,7 +93,7 @@ class OnespikeConfig(ModelConfig):
         super().__post_init__()
         assert self.units  # making it checks its ranges
         if self.unit not in UNITS:
-            raise unknown("unit", self.unit, UNITS)
+            raise unregistered("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
             raise OnespikeError(f"depths, channels: expected one of each per stage, got {self.depths}, {self.channels}")
         for name, share in (("region_threshold", self.region_threshold or 0), ("dropout", self.dropout)):

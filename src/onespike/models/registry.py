@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from onespike.configs import check, make, merge
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, shown, unknown, unregistered
 
 #: What fields of these names hold in any family; what is larger would not end.
 _RANGES: dict[str, Any] = dict.fromkeys(
@@ -104,7 +104,7 @@ def model_names() -> list[str]:
 def family(name: str) -> Family:
     """Look up a model's family; raise `OnespikeError` if there is no such model."""
     if name not in tuple(MODELS):  # a YAML file may name a list, which no dictionary can look up
-        raise unknown("model", name, MODELS)
+        raise unregistered("model", name, MODELS)
     return MODELS[name]
 
 

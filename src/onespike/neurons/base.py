@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import check
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, shown, unknown, unregistered
 from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
@@ -50,7 +50,7 @@ class NeuronConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.surrogate not in SURROGATES:
-            raise unknown("surrogate", self.surrogate, SURROGATES)
+            raise unregistered("surrogate", self.surrogate, SURROGATES)
         for name in ("threshold", "surrogate_width"):
             if not 1e-6 <= getattr(self, name) <= 1e6:
                 raise OnespikeError(f"{name}: expected 1e-6 <= {name} <= 1e6, got {getattr(self, name)}")
@@ -70,7 +70,7 @@ class NeuronConfig:
         from onespike.neurons.registry import NEURONS  # which imports the neurons, and these this module
 
         if self.name not in NEURONS:
-            raise unknown("neuron", self.name, NEURONS)
+            raise unregistered("neuron", self.name, NEURONS)
         return NEURONS[self.name]
 
 

@@ -122,10 +122,12 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before, changes, resolved = plain(start.model), merge(before, changes), True
             if start.conversion is not None:
                 file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
-    if "init_args" in changes and "class_path" not in {**before, **changes}:
-        raise OnespikeError("model.init_args: arguments of which class? add --model.class_path pkg.Net")
     if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # in place of somebody's data set
         file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
+    own = {section: {**file.get(section, {}), **given.get(section, {})} for section in ("data", "loss")}
+    for section, values in {"model": {**before, **changes}, **own}.items():
+        if values.get("init_args") and not values.get("class_path"):
+            raise OnespikeError(f"{section}.init_args: arguments of what? add --{section}.class_path pkg.Class")
     if "class_path" in changes or ("class_path" in before and "name" not in changes):
         same = changes.get("class_path", before.get("class_path")) == before.get("class_path")
         model, known = make(ClassPath, merge(before if same else {}, changes), "model"), option_names()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import check
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, unregistered
 from onespike.functional import FUSIONS
 from onespike.neurons import NeuronConfig
 from onespike.neurons.base import State
@@ -34,7 +34,7 @@ class UnitConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.fusion not in FUSIONS:
-            raise unknown("fusion", self.fusion, FUSIONS)
+            raise unregistered("fusion", self.fusion, FUSIONS)
         if not 0 < self.theta <= 1:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
 

@@ -159,6 +159,12 @@ def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch)
         (["RUN", "--compare", "conv12"], "conv12 is not a run: expected a folder with config.yaml"),
         (["conv-tiny", "--compare", "nowhere"], "nowhere is not a run: expected a folder with config.yaml"),
         (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),
+        (
+            ["conv-tiny", "--model.name", "conv12"],
+            "--model.name conv12: the model is conv-tiny; name one of them alone",
+        ),
+        (["RUN", "--html", "-"], "-: expected a file for --html and --csv"),
+        (["RUN", "--csv", "-"], "-: expected a file for --html and --csv"),
         (["RUN", "--json", "/proc/nowhere/a.json"], "cannot write /proc/nowhere/a.json"),
     ],
 )

@@ -92,6 +92,10 @@ def test_help_needs_no_run(command):
         (["RUN", "--passes", "0"], "passes: expected at least 1, got 0"),
         (["RUN", "--data.holdout", "2"], "data.holdout: expected a share in [0, 1)"),
         (["RUN", "--precision", "fp16", "--device", "cpu"], "fp16 does not work on cpu"),
+        (["RUN", "--data.limit", "--out", "x"], "data.limit: expected a value behind --data.limit, got --out"),
+        (["RUN", "--data.limit"], "data.limit: expected a value behind --data.limit, got nothing"),
+        (["RUN/best"], "RUN/best is not a run: expected a folder with config.yaml"),
+        (["RUN/config.yaml"], "RUN/config.yaml is not a run that can be read (Not a directory): expected a folder"),
         (["RUN", "another"], "unexpected 'another': onespike evaluate RUN"),
         (["RUN", "--data.name", "flowers"], "unknown data set 'flowers'"),
         (["RUN", "--data.root", "nowhere"], "nowhere"),
@@ -99,12 +103,19 @@ def test_help_needs_no_run(command):
 )
 def test_bad_input(arguments, message, make_run, command):
     run = make_run()
-    code, printed, complaints = command("evaluate", *(run.folder if a == "RUN" else a for a in arguments))
+    code, printed, complaints = command("evaluate", *(a.replace("RUN", str(run.folder)) for a in arguments))
     assert (code, printed) == (2, "")
     assert complaints.startswith("error: ")
-    assert message in complaints
+    assert message in complaints.replace(str(run.folder), "RUN")
     assert complaints.count("\n") == 1
     assert not (run.folder / "evaluation").exists()
+
+
+def test_a_folder_is_taken_as_it_is_called(make_run, command):
+    run = make_run(folder="run:1")
+    assert command("evaluate", run.folder)[0] == 0
+    assert (run.folder / "evaluation" / "evaluation.json").is_file()
+    assert [path.name for path in run.folder.parent.glob("run*")] == ["run:1"]
 
 
 @pytest.mark.slow

@@ -81,6 +81,11 @@ def test_it_goes_on_after_a_change_that_does_not_matter(small, tmp_path: Path, b
     [
         (["--from", "1", "--out", "x"], "expected at least 2 time steps"),
         (["--from", "2"], "expected a folder for the runs"),
+        (
+            ["--from", "2", "--out", "x", "--model.time_steps", "3"],
+            "--model.time_steps: the time steps go from --from 2",
+        ),
+        (["--from", "2", "--out", "x", "--data.frames", "2"], "--data.frames: the time steps go from --from 2"),
     ],
 )
 def test_bad_options_are_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys):

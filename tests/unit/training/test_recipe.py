@@ -98,6 +98,10 @@ def test_a_dumped_recipe_is_the_same_recipe(tmp_path: Path):
         (["--train.epochs", "0"], ["train.epochs", "at least 1"]),
         (["--train.epochs"], ["train.epochs"]),
         (["--model.name", "conv13"], ["unknown model 'conv13'", "'conv12'"]),
+        (["--model.neuron.surrogate", "tri"], ["unknown surrogate 'tri'", "a module of yours", "--import MODULE"]),
+        (["--model.init_args.a", "1"], ["model.init_args: arguments of what? add --model.class_path"]),
+        (["--loss.init_args.a", "1"], ["loss.init_args: arguments of what? add --loss.class_path"]),
+        (["--data.init_args.a", "1"], ["data.init_args: arguments of what? add --data.class_path"]),
         (["--model.theta", "2"], ["theta", "0 < theta <= 1"]),
         (["--model.fusion", "sincoss"], ["unknown fusion 'sincoss'", "'sincos'"]),
         (["--model.depths", "[1,2]"], ["depths", "channels"]),
@@ -150,6 +154,7 @@ def test_bad_options_are_one_line_and_exit_code_2(
         ("- 1", ["sections"]),
         ("train: {epochs: [", ["YAML"]),
         ("model: {name: conv13}", ["conv13"]),
+        ("loss: {init_args: {}}", ["loss: class_path is missing"]),
         ("model: {name: [1]}", ["model.name: expected text, got [1]"]),
     ],
 )
