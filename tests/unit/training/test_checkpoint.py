@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 
 
@@ -85,6 +86,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_other_one_taken(
     name: str, damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run = Run(tmp_path / "run")
+    run.begin(Recipe(model=make().card.model))
     make(1.0).save(run.best)
     make(2.0).save(run.last)
     path = run.last / name
