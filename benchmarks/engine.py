@@ -29,7 +29,7 @@ def compare_engines(run: Run, images: int, rounds: int) -> Comparison:
     checkpoint = run.checkpoint("best")
     network, batches = opened(run, checkpoint, images)
     pictures = torch.cat([part for part, _ in batches[:WATCHED]])
-    candidates = {EAGER: Candidate(network, 0.0)}
+    candidates = {EAGER: Candidate(network)}
     if takes(network):
         engine = Engine(network, "int8")  # type: ignore[arg-type]
         blocks = compare_spikes(network, engine, [pictures])  # type: ignore[arg-type]

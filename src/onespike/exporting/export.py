@@ -16,13 +16,13 @@ from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
-from onespike.neurons.watch import copied, logits_of, reset_state
+from onespike.neurons.watch import copied, logits_of, neuron_layers, reset_state
 from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 
@@ -132,6 +132,9 @@ def export(
             chosen = ("int8" if integers else "fp32") if weights == "auto" else weights
             written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
             proofs += _written(name, network, written[name], Path(made), images, labels)
+        if not neuron_layers(network):
+            advice = "for spikes to be compared, neurons are onespike.neurons.Neuron, SpikingJelly's or snnTorch's"
+            warn(f"export: no layers of neurons are known, only logits were compared; {advice}")
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
     described = {name: one.to_json() for name, one in written.items()}

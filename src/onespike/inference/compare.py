@@ -25,7 +25,8 @@ class Candidate:
 
     Attributes:
         run: What it does: normalised images (B, C, H, W) to logits (B, K).
-        spikes_differ: Share of its spikes, and places without, that differ from PyTorch's, 0..1; None if not seen.
+        spikes_differ: Share of its spikes, and places without, that differ from PyTorch's, 0..1; None of PyTorch's own,
+            and if not seen.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -82,7 +83,7 @@ class Comparison:
         head = ["engine", "top-1 %", "same class %", "spikes that differ", *(f"batch {size}, ms" for size in sizes)]
         lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
         for one in self.engines:
-            spikes = "" if one.spikes_differ is None else f"{one.spikes_differ:.4%}"
+            spikes = "-" if one.spikes_differ is None else f"{one.spikes_differ:.4%}"
             times = [f"{one.milliseconds[size]:.2f} ({one.ratio[size]:.2f}x)" for size in sizes]
             row = [one.engine, f"{one.top1:.2f}", f"{one.same_class:.2f}", spikes, *times]
             lines.append(f"| {' | '.join(row)} |")

@@ -99,7 +99,7 @@ def optimise(
     with TemporaryDirectory() as made:
         folder = Path(made)
         others = runtimes(checkpoint.network(), checkpoint.card, weights, pictures, folder)
-        compared = compare(checkpoint.card.name, {EAGER: Candidate(network, 0.0), **others}, batches, rounds)
+        compared = compare(checkpoint.card.name, {EAGER: Candidate(network), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)
         save_runtime((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
@@ -139,7 +139,7 @@ def _ours(
         engine = load_engine(Path(place) / "engine")  # what is judged is what is written
     assert isinstance(engine, Engine)
     name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
-    candidates = {EAGER: Candidate(network, 0.0), name: Candidate(engine, flipped(blocks))}
+    candidates = {EAGER: Candidate(network), name: Candidate(engine, flipped(blocks))}
     report = Report(name, compare(card.name, candidates, batches, rounds), tuple(blocks))
     save_engine(made, card, run, out)
     return report

@@ -170,7 +170,7 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_networks_of_others_with_logits_over_time(tmp_path: Path) -> None:
+def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class OverTime(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -182,6 +182,7 @@ def test_networks_of_others_with_logits_over_time(tmp_path: Path) -> None:
     network, images = OverTime(), torch.randn(5, 3, 2, 2)
     made = export(network, tmp_path / "out", "pt2", images=images, labels=torch.arange(5) % 4, classes="abcd")
     assert made.holds
+    assert "no layers of neurons are known, only logits were compared" in capsys.readouterr().err
     answer = torch.export.load(made.folder / "model.pt2").module()(images)
     torch.testing.assert_close(answer[0], network(images).mean(0))
     assert network.training  # it is left as it was

@@ -1,6 +1,7 @@
 """`onespike optimise`, from a run to an engine on the disk."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,9 @@ def in_a_process(*arguments: object) -> None:
 def test_the_command_leaves_an_engine_and_a_report(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     out = tmp_path / "engine"
     assert command(run.folder, "--out", out, "--precision", "int16", "--rounds", 1) == 0
-    assert "the engine, onespike int16, and report.json are in" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the engine, onespike int16, and report.json are in" in printed
+    assert re.search(r"\| PyTorch fp32 \| [\d.]+ \| 100\.00 \| - \|", printed), "it is not compared with itself"
     assert sorted(path.name for path in out.iterdir()) == ["engine.json", "engine.safetensors", "report.json"]
     report = json.loads((out / "report.json").read_text())
     assert (report["images"], report["model"]) == (12, "conv-tiny")
