@@ -1,18 +1,21 @@
 """Every export of networks of every kind, each with the proof of its parity on test images."""
 
-import json
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from onespike.durable import save_json, save_text
+from onespike._version import __version__
+from onespike.configs import make, read_json
+from onespike.durable import read_whole, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.exporting import export
-from onespike.exporting.export import PARITY
+from onespike.exporting.export import PARITY, expect_free
 from onespike.exporting.onnx import expect_packages
+from onespike.exporting.parity import Parity
 from onespike.training.run import Run, environment
-from reproduce.report import Table, provenance
+from reproduce.report import Table, expect_apart, provenance
 
 #: What is written, by its folder: the format, and its weights.
 WRITTEN = {
@@ -52,7 +55,8 @@ def exports(
 ) -> str:
     """Export runs to every format, and gather the proofs of parity.
 
-    Each run leaves OUT/export-RUN.json. An export stays in WORK/RUN/FORMAT, and is not made again.
+    Each run leaves OUT/export-RUN.json. An export stays in WORK/RUN/FORMAT, and is not made again from the same network
+    and as many images.
 
     Args:
         runs: Run folders.
@@ -62,32 +66,49 @@ def exports(
     """
     if not runs:
         raise OnespikeError("exports: expected run folders: --runs RUN RUN …")
+    expect_apart(runs)
+    if images < 1:
+        raise OnespikeError(f"images: expected at least 1, got {images}")
+    opened = [Run.open(run) for run in runs]
     expect_packages()
     if not find_spec("nir"):
         raise OnespikeError("nir is missing: pip install 'onespike[export]'")
     rows, refusals = list[list[Any]](), list[str]()
-    for run in runs:
-        found = {name: _proved(run, work / run.name / name, *WRITTEN[name], images) for name in WRITTEN}
+    for run, one in zip(runs, opened, strict=True):
+        digest, count = one.checkpoint("best").digest, min(images, len(one.dataset().test))
+        made = {name: _proved(one, work / run.name / name, *WRITTEN[name], digest, count) for name in WRITTEN}
         facts = environment()
         machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
-        save_json({"run": run.name, "exports": found, "environment": machine}, str(out / f"export-{run.name}.json"))
-        rows += [row for name, one in found.items() for row in _rows(run.name, name, one)]
-        refusals += [f"- {run.name}, {name}: {one['refused']}" for name, one in found.items() if "refused" in one]
+        save_json({"run": run.name, "exports": made, "environment": machine}, str(out / f"export-{run.name}.json"))
+        rows += [row for name, found in made.items() for row in _rows(run.name, name, found)]
+        refusals += [f"- {run.name}, {name}: {found['refused']}" for name, found in made.items() if "refused" in found]
     parts = ["# Exports and their parity", HOW, Table(COLUMNS, rows).markdown()]
     parts += ["Refused, since the format cannot say the network:", "\n".join(refusals)] if refusals else []
     save_text("\n\n".join([*parts, provenance()]) + "\n", out / "export.md")
     return "export"
 
 
-def _proved(run: Path, folder: Path, to: str, weights: Any, images: int) -> dict[str, Any]:
-    """The proofs of one export, which is made if it is not there; or why it is refused."""
-    if not (folder / PARITY).is_file():
+def _proved(run: Run, folder: Path, to: str, weights: Any, network: str, images: int) -> dict[str, Any]:
+    """The proofs of one export, which is made if they are not there; or why it is refused."""
+    proof = _earlier(folder, network, images)
+    if proof is None:
+        expect_free(folder)
         try:
-            export(Run.open(run), folder, to, weights=weights, count=images)
+            export(run, folder, to, weights=weights, count=images)
         except OnespikeError as error:
             return {"refused": str(error)}
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.glob("model.*"))}
-    return json.loads((folder / PARITY).read_text(encoding="utf-8")) | {"bytes": sizes}
+        proof = read_json(read_whole(folder / PARITY), PARITY)
+    return proof | {"bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("model.*"))}}
+
+
+def _earlier(folder: Path, network: str, images: int) -> dict[str, Any] | None:
+    """The proofs of an earlier export by this version, of a network of this digest and of so many images."""
+    with suppress(OnespikeError, OSError, KeyError, TypeError):
+        proof: dict[str, Any] = read_json(read_whole(folder / PARITY), PARITY)
+        shown = {make(Parity, one, PARITY).images for one in proof["targets"]}
+        if (proof["onespike"], proof["network"], shown) == (__version__, network, {images}):
+            return proof
+    return None
 
 
 def _rows(run: str, name: str, found: dict[str, Any]) -> Iterator[list[Any]]:

@@ -2,7 +2,8 @@
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from onespike.durable import csv_text, save_text
+from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
 from onespike.training.run import environment
 
@@ -63,6 +65,13 @@ def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[
     save_figure(figure, out / f"{name}.png", DPI)
     body = [part if isinstance(part, str) else part.markdown() for part in parts]
     save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", made]) + "\n", out / f"{name}.md")
+
+
+def expect_apart(runs: Iterable[Path]) -> None:
+    """Raise an `OnespikeError` if two runs have one name: what is written of a run is called by it."""
+    (name, count), *_ = Counter(run.name for run in runs).most_common(1)
+    if count > 1:
+        raise OnespikeError(f"runs: expected a name for each, got {count} called {name}: rename their folders")
 
 
 def provenance() -> str:

@@ -102,7 +102,7 @@ def export(
         raise unknown("weights", weights, get_args(Weights))
     if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
-    folder = path_of(out)
+    folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):
         if images is None:
@@ -114,6 +114,7 @@ def export(
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint, dataset = run.checkpoint(which), run.dataset(data)
         network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
+        digest = checkpoint.digest
         if images is None:
             expect_same_images(dataset, checkpoint.card)
             if dataset.frames > 1:
@@ -139,7 +140,7 @@ def export(
     names = (*files, CONTRACT, PARITY)
     described = {name: one.to_json() for name, one in written.items()}
     kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
-    kept |= {PARITY: {"onespike": __version__, "targets": [one.to_json() for one in proofs]}}
+    kept |= {PARITY: {"onespike": __version__, "network": digest, "targets": [one.to_json() for one in proofs]}}
     texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
     try:
         write_folder(folder, files | texts)

@@ -79,12 +79,13 @@ def save_pretrained(
     if weights == "int8":
         kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
         state = in_integers(state, {f"{name}.weight" for name in kinds})
+    proofs = _proofs(run, checkpoint.digest) if run else []
     summary |= {"best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
     files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
     if weights == "fp32" and card.conversion is None and hasattr(card.model, "build"):
         files[TIMM] = _json(_timm(card))
-    files["README.md"] = _readme(card, summary, run, files.get("config.yaml", b"").decode()).encode()
+    files["README.md"] = _readme(card, summary, proofs, files.get("config.yaml", b"").decode()).encode()
     try:
         write_folder(folder, files)
     except OSError as error:
@@ -174,7 +175,7 @@ def _timm(card: ModelCard) -> dict[str, Any]:
     }
 
 
-def _readme(card: ModelCard, summary: Mapping[str, Any], run: Run | None, recipe: str) -> str:
+def _readme(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mapping[str, Any]], recipe: str) -> str:
     """The model card: what was measured, and nothing else."""
     lines = ["---", "library_name: onespike", "pipeline_tag: image-classification", "tags:"]
     lines += [
@@ -206,10 +207,10 @@ def _readme(card: ModelCard, summary: Mapping[str, Any], run: Run | None, recipe
         lines += ["no neurons that are known." if rate is None else f"firing rate {rate:.3f}."]
         lines[-1] += " Energy by the estimates of `onespike audit`, microjoules:"
         lines += [f"{', '.join(f'{key} {1e6 * value:.3g}' for key, value in audit['joules'].items())}."]
-    for title, proof in _proofs(run):
+    for proof in proofs:
         same = f"{proof['same_class']:.2f}% of {proof['images']:,} images in the same class"
         spikes = f", {proof['differing']} of {proof['spikes']:,} spikes differ" if proof["layers"] else ""
-        lines += ["", f"Exported to {title}: {same}{spikes}."]
+        lines += ["", f"Exported to {proof['target']}: {same}{spikes}."]
     if recipe:
         lines += ["", "## Recipe", "", "```yaml", recipe.strip(), "```"]
     reference = "Yao, Wu, Chen, Zhang: Training a General Spiking Neural Network with Improved Efficiency and Minimum"
@@ -225,13 +226,13 @@ def _few(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _proofs(run: Run | None) -> list[tuple[str, dict[str, Any]]]:
-    """The parity reports of exports into folders of the run."""
+def _proofs(run: Run, network: str) -> list[dict[str, Any]]:
+    """The proofs of exports into folders of the run; those of another network, by its digest, are left out."""
     found = []
-    for path in sorted(run.folder.glob("*/parity.json")) if run is not None else []:
+    for path in sorted(run.folder.glob("*/parity.json")):
         with suppress(OnespikeError, OSError, KeyError, TypeError):
-            targets = read_json(read_whole(path), path)["targets"]
-            for one in targets:
+            content = read_json(read_whole(path), path)
+            for one in content["targets"]:
                 expect_keys(one, _PROOF, str(path))
-            found += [(one["target"], one) for one in targets]
+            found += content["targets"] if content["network"] == network else []
     return found

@@ -113,6 +113,11 @@ class Checkpoint:
     training: dict[str, Tensor]  # tensors that only training needs
     state: dict[str, Any]  # everything else that training needs; must be representable in JSON
 
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the network, in hexadecimal: of how it is built, and of its weights."""
+        return hashlib.sha256(digest_of(plain(self.card)).encode() + save(to_save(self.weights))).hexdigest()
+
     def save(self, folder: Path) -> None:
         """Write the checkpoint; a reader finds the old one or this one, never a part, even if the disk is full."""
         files = {

@@ -188,6 +188,18 @@ def test_damaged_folders_are_refused(change: Callable[[Path], object], message: 
         onespike.load(folder)
 
 
+def test_the_model_card_has_proofs_of_the_network_that_it_is_of(run: Run, tmp_path: Path) -> None:
+    made = onespike.export(run, run.folder / "exported", "pt2", count=4)
+    spikes = made.parity[0].spikes
+    card = onespike.save_pretrained(run, tmp_path / "out") / "README.md"
+    assert f"Exported to pt2: 100.00% of 4 images in the same class, 0 of {spikes:,} spikes differ." in card.read_text()
+    trained = run.checkpoint("best")
+    trained.weights["head.weight"] += 1
+    trained.save(run.best)
+    onespike.save_pretrained(run, tmp_path / "out")
+    assert "Exported" not in card.read_text()
+
+
 def test_timm_builds_registered_models_and_reads_folders(run: Run, tmp_path: Path) -> None:
     import timm
 

@@ -48,7 +48,45 @@ def test_proofs_and_refusals(
     assert "cannot say" not in (out / "export.md").read_text()
 
 
-def test_runs_are_asked_for(command: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, _, complaint = command("exports", "--out", tmp_path)
+@pytest.mark.parametrize("change", ["images", "weights", "damage", "no list", "version"])
+def test_a_proof_of_something_else_is_made_anew(
+    change: str, run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("nir")
+    monkeypatch.setattr(exports, "WRITTEN", {"pt2": ("pt2", "fp32")})
+    out, work, images = tmp_path / "out", tmp_path / "work", 3
+    proof = work / "small" / "pt2" / "parity.json"
+    assert command("exports", "--runs", run.folder, "--images", images, "--out", out, "--work", work)[0] == 0
+    before = json.loads(proof.read_text())
+    if change == "images":
+        images = 4
+    elif change == "weights":
+        trained = run.checkpoint("best")
+        trained.weights["head.weight"] += 1
+        trained.save(run.best)
+    else:
+        texts = {"damage": "{", "no list": "[1]", "version": json.dumps(before | {"onespike": "0.1"})}
+        proof.write_text(texts[change])
+    assert command("exports", "--runs", run.folder, "--images", images, "--out", out, "--work", work)[0] == 0
+    found = json.loads(proof.read_text())
+    assert found["targets"][0]["images"] == images
+    assert found["onespike"] == before["onespike"]
+    assert (found["network"] == before["network"]) == (change != "weights")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "exports: expected run folders: --runs RUN RUN"),
+        (["--runs", "nowhere/x"], "nowhere/x is not a run"),
+        (["--runs", "nowhere/x", "--images", "0"], "images: expected at least 1, got 0"),
+        (["--runs", "a/x", "b/x"], "runs: expected a name for each, got 2 called x"),
+    ],
+)
+def test_what_is_no_run_is_refused(
+    arguments: list[str], message: str, command: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, _, complaint = command("exports", "--out", tmp_path, *arguments)
     assert code == 2
-    assert "exports: expected run folders: --runs RUN RUN" in complaint
+    assert message in complaint
