@@ -21,13 +21,13 @@ from benchmarks.scaling import save_scaling, scaling
 from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
-from onespike.durable import save_json, save_text
+from onespike.durable import expect_writable, save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.models import OnespikeConfig, model_config
 from onespike.models.registry import family
 from onespike.models.strict import StrictConfig
 from onespike.training.run import Run
-from reproduce.report import provenance
+from reproduce.report import expect_apart, provenance
 
 #: The largest side of a matrix product.
 MOST = 1 << 15
@@ -158,10 +158,20 @@ def _checked(
     taken = OPTIONS[task]
     for option, value in given.items():
         if value is not None and option not in taken:
-            raise OnespikeError(f"--{option}: {task} does not take it, only --{', --'.join(taken)}")
+            if option == "run":
+                raise OnespikeError(f"unexpected {value!r}: {task} times no run, engine does: benchmarks engine RUN")
+            options = ", ".join(_option(one) for one in taken if one != "run")
+            raise OnespikeError(f"{_option(option)}: {task} does not take it, only {options}")
     values = {option: taken.get(option) if value is None else value for option, value in given.items()}
-    if task == "engine" and values["run"] is None:
-        raise OnespikeError("expected a run folder: python -m benchmarks engine RUN")
+    if task == "engine":
+        if not (runs := _names(values["run"] or "")):
+            raise OnespikeError("expected a run folder: python -m benchmarks engine RUN")
+        expect_apart(map(Path, runs))
+        expect_writable(out := Path(values["out"]), *(_beside(out, run) for run in runs))
+    elif task == "scaling":
+        expect_writable(folder=Path(values["out"]))
+    else:
+        expect_writable(values["json"])
     model = values.get("model")
     if given["preset"] is None and model and values["preset"] not in family(model).presets:
         values["preset"] = ""
@@ -183,14 +193,16 @@ def _checked(
     }
     for option, number in counts.items():
         if number is not None and number < 1:
-            raise OnespikeError(f"--{option}: expected at least 1, got {number}")
+            raise OnespikeError(f"{_option(option)}: expected at least 1, got {number}")
     if threads and threads > (cores := os.cpu_count() or 1):
         raise OnespikeError(f"--threads: expected at most {cores}, the cores there are, got {threads}")
     if max(gemm) > MOST:
         raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
-    if values.get("json") not in (None, "-") and not Path(values["json"]).absolute().parent.is_dir():
-        raise OnespikeError(f"--json: there is no folder {Path(values['json']).parent}")
     return values
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _names(listed: str) -> list[str]:
@@ -200,14 +212,19 @@ def _names(listed: str) -> list[str]:
 def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
     """Compare engines on trained networks; write the table of each, and its numbers beside it."""
     out, parts, facts = Path(values["out"]), ["# Engines side by side"], describe()
-    for run in map(Path, _names(values["run"])):
+    for run in _names(values["run"]):
         found = compare_engines(Run.open(run), values["images"], rounds)
         console.print(found.markdown(), markup=False, soft_wrap=True)
-        parts.append(f"## {run.name}\n\n{found.markdown().rstrip()}")
-        save_json(found.to_json() | {"machine": facts}, str(out.with_name(f"{out.stem}-{run.name}.json")))
+        parts.append(f"## {Path(run).name}\n\n{found.markdown().rstrip()}")
+        save_json(found.to_json() | {"machine": facts}, str(_beside(out, run)))
     versions = ", ".join(f"{name} {facts[name]}" for name in ("onnxruntime", "openvino") if facts[name])
     save_text("\n\n".join([*parts, f"{provenance()}\n- {versions}"]) + "\n", out)
     return 0
+
+
+def _beside(out: Path, run: str) -> Path:
+    """The file of a run's numbers, beside the tables."""
+    return out.parent / f"{out.stem}-{Path(run).name}.json"
 
 
 def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:

@@ -8,6 +8,7 @@ and the relative L2 error of the logits on some test images. None is trained on.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from conversion_vs_spikingjelly import some
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from onespike import OnespikeError, convert
+from onespike import convert
+from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
 from onespike.training import Run, load
@@ -35,7 +37,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 BATCH = 125
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Convert in each way, compare, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -43,7 +45,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1000, help="test images")
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("results"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     run = Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)
@@ -76,6 +78,7 @@ def main() -> None:
     table, name = Table(columns, rows), f"calibration-{card.model.name}"
     title = f"Calibration of {card.model.name}, step by step"
     write_report(options.out, name, title, table, [about, table], draw(rows))
+    return 0
 
 
 @torch.no_grad()
@@ -104,7 +107,4 @@ def draw(rows: list[tuple[Any, ...]]) -> Figure:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OnespikeError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main, sys.argv[1:])

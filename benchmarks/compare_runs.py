@@ -10,10 +10,14 @@ is drawn.
 import argparse
 import csv
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from onespike.cli.main import exit_with
+from onespike.errors import OnespikeError
 from onespike.training import Run
 from reproduce.report import Table, write_report
 
@@ -44,7 +48,7 @@ COLUMNS = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Read the runs, write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
@@ -53,18 +57,21 @@ def main() -> None:
     parser.add_argument("--name", default="runs")
     parser.add_argument("--title", default="Runs")
     parser.add_argument("--note", type=Path, help="a file with paragraphs for above the table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     earlier = kept(options.add_to) if options.add_to else []
     table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
     parts = [*([options.note.read_text().strip()] if options.note else []), table, MEANING]
     write_report(options.out, options.name, options.title, table, parts, draw(options.runs, earlier))
     print(table.markdown())
+    return 0
 
 
 def row(folder: Path) -> list[object]:
     """What is told of one run, in the order of the columns."""
     run = Run.open(folder)
     recipe, summary = run.recipe, run.summary
+    if summary is None:
+        raise OnespikeError(f"{folder}: expected a finished run: onespike train --resume {folder} goes on with it")
     facts = json.loads((folder / "environment.json").read_text())
     train = recipe.train
     flip = "alternating flip" if recipe.data.alternate_flip else "flip"
@@ -128,4 +135,4 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main, sys.argv[1:])

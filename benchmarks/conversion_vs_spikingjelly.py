@@ -15,6 +15,7 @@ best setting at each T is what ours is compared with. It cannot trace resmlp12 a
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from onespike import OnespikeError, convert
+from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
@@ -46,7 +48,7 @@ OURS = {
 BATCH = 250
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Convert both ways, test, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32])
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--csv", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.manual_seed(0)
     facts, run = environment(), Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
@@ -79,6 +81,7 @@ def main() -> None:
             hits[name][steps] = right(network, images, labels, BATCH // min(steps, 8))
             print(f"{name}, T = {steps}: {time.perf_counter() - started:.0f} s", file=sys.stderr)
     report(hits, options.steps, facts, options.csv)
+    return 0
 
 
 def some(images: ImageSet, count: int, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
@@ -158,7 +161,4 @@ def percent(right: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except OnespikeError as error:
-        sys.exit(f"error: {error}")
+    exit_with(main, sys.argv[1:])

@@ -9,8 +9,10 @@ forward and backward alone, in fp32.
 
 import argparse
 import csv
+import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +22,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks.case import Case
 from benchmarks.machine import describe
 from onespike.allocator import keep_freed_memory
+from onespike.cli.main import exit_with
+from onespike.errors import OnespikeError
 from onespike.functional.kernels import Kernels
 from onespike.models import family
 
@@ -43,19 +47,21 @@ STEPS = 3
 RATES = MILLISECONDS, IMAGES = "milliseconds", "images a second"
 
 
-def main() -> None:
+def main(arguments: Sequence[str]) -> int:
     """Profile, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="MODEL:BATCH")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="CSV file for the table")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     keep_freed_memory()
     torch.set_num_threads(options.threads)
     show_kernels()
     columns = {}
     for name in options.models:
-        model, batch = name.split(":")
+        model, _, batch = name.partition(":")
+        if not batch.isdecimal():
+            raise OnespikeError(f"expected MODEL:BATCH, such as conv12:128, got {name}")
         alone = model in ("neuron", "conv-unit")
         for dtype in ("fp32",) if alone else ("fp32", "bf16"):
             preset = "" if alone or "paper" not in family(model).presets else "paper"
@@ -75,6 +81,7 @@ def main() -> None:
             for name, column in columns.items():
                 shown = [round(column[row], 2) for row in (*RATES, *KINDS, REST)]
                 writer.writerow([name, *shown, *machine.values()])
+    return 0
 
 
 def show_kernels() -> None:
@@ -110,4 +117,4 @@ def shares(case: Case) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with(main, sys.argv[1:])

@@ -264,10 +264,13 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["infer", "--vs", "recompute"], "no recompute for the task infer"),
         (["train", "--threads", "0"], "--threads: expected at least 1"),
         (["train", "--batch", "many"], "batch: expected a whole number or null, got many"),
-        (["train", "--json", "nowhere/records.json"], "--json: there is no folder nowhere"),
+        (["train", "--json", "/"], "cannot write /: it is a folder"),
+        (["scaling", "--out", __file__], f"cannot write {__file__}: {__file__} is no folder"),
         (["data", "--vs", "sequential"], "--vs: data does not take it"),
         (["train", "--time-steps", "4", "--vs", "snntorch"], "snntorch stands in at one time step only"),
         (["unit", "--precision", "bf16"], "--precision: unit does not take it"),
+        (["data", "--time-steps", "4"], "--time-steps: data does not take it"),
+        (["engine", "x", "--time-steps", "4"], "--time-steps: engine does not take it, only --images, --out"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

@@ -1,12 +1,15 @@
 """Engines side by side on a trained network."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import benchmarks
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
@@ -40,21 +43,38 @@ def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     )
 
 
-def test_a_run_is_asked_for() -> None:
-    with pytest.raises(OnespikeError, match="expected a run folder: python -m benchmarks engine RUN"):
-        bench(["engine"])
-    with pytest.raises(OnespikeError, match="--run: infer does not take it"):
-        bench(["infer", "somewhere"])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("train", "--gemm", "[99999999999]"), "--gemm: expected sides of at most"),
         (("infer", "--threads", "1000000000"), "--threads: expected at most"),
         (("infer", "--model", "resnet18"), "--model resnet18: expected a network of spiking blocks"),
+        (("engine",), "expected a run folder: python -m benchmarks engine RUN"),
+        (("engine", ","), "expected a run folder: python -m benchmarks engine RUN"),
+        (("engine", "a/x,b/y,b/x"), "expected a name for each, got 2 called x: rename their folders"),
+        (("engine", "x", "--out", "/"), "cannot write /: it is a folder"),
+        (("infer", "somewhere"), "unexpected 'somewhere': infer times no run, engine does"),
     ],
 )
 def test_what_cannot_be_timed_is_refused(arguments, message):
     with pytest.raises(OnespikeError, match=message):
         bench(arguments)
+
+
+@pytest.mark.parametrize(
+    ("script", "argument"),
+    [
+        ("calibration", "nowhere"),
+        ("compare_runs", "nowhere"),
+        ("conversion_vs_spikingjelly", "nowhere"),
+        ("profile_step", "conv12"),
+    ],
+)
+def test_scripts_refuse_in_one_line(script: str, argument: str) -> None:
+    file = Path(benchmarks.__file__).with_name(f"{script}.py")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, file, argument], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: .*{argument}.*\n", done.stderr)
