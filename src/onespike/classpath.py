@@ -48,7 +48,8 @@ class ClassPath:
         """
         if self.init_args is None:
             reason = f"was passed from Python as an object, which a file cannot build: pass it again ({where}=…)"
-            raise OnespikeError(f"{where}: {self.class_path} {reason}")
+            instead = "; to export or save it, pass what Run.model(model=…) gives" if where == "model" else ""
+            raise OnespikeError(f"{where}: {self.class_path} {reason}{instead}")
         return call(resolve(self.class_path, where), self.init_args, where, offered)
 
 

@@ -112,15 +112,18 @@ def export(
         network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)
-        checkpoint, dataset = run.checkpoint(which), run.dataset(data)
+        checkpoint = run.checkpoint(which)
         network, contract = checkpoint.network(), Contract.of(checkpoint.card, "fp32", pixels)
         digest = checkpoint.digest
         if images is None:
+            dataset = run.dataset(data)
             expect_same_images(dataset, checkpoint.card)
             if dataset.frames > 1:
                 advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
                 raise OnespikeError(f"export: its recordings have {dataset.frames} frames; expected one: {advice}")
             images, labels = some_test_images(dataset, count)
+        elif (shape := _shape_of(images, labels)) != contract.shape:
+            raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")
     if pixels and images.dtype != torch.uint8:
         raise OnespikeError(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
@@ -179,16 +182,8 @@ def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Ten
         yield images[part], None if labels is None else labels[part]
 
 
-def _contract(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor | None,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    classes: Sequence[str],
-    pixels: bool,
-) -> Contract:
-    """The contract of a network that is no run, from its test images."""
+def _shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
+    """The shape (C, H, W) of test images; what are none, and labels that are not theirs, are an `OnespikeError`."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
         raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
@@ -203,6 +198,20 @@ def _contract(
     channels, height, width = images.shape[-1:] + images.shape[1:3] if raw else images.shape[1:]
     if height != width:
         raise OnespikeError(f"images: expected square ones, got {height}x{width}")
+    return channels, height, width
+
+
+def _contract(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    classes: Sequence[str],
+    pixels: bool,
+) -> Contract:
+    """The contract of a network that is no run, from its test images."""
+    channels, height, _ = _shape_of(images, labels)
     means: tuple[float, ...] = convert([0.0] * channels if mean is None else mean, tuple[float, ...], "mean")
     stds: tuple[float, ...] = convert([1.0] * channels if std is None else std, tuple[float, ...], "std")
     if not len(means) == len(stds) == channels or min(stds) <= 0:

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 import onespike
-from onespike import create_model, export
-from onespike.data.config import DataConfig
+from onespike import create_model, export, save_pretrained
+from onespike.classpath import ClassPath
+from onespike.data.config import PASSED, DataConfig
 from onespike.errors import OnespikeError
 from onespike.exporting import FORMATS
 from onespike.models import model_config
@@ -186,6 +188,27 @@ def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest
     answer = torch.export.load(made.folder / "model.pt2").module()(images)
     torch.testing.assert_close(answer[0], network(images).mean(0))
     assert network.training  # it is left as it was
+
+
+def test_a_run_of_data_from_python_is_proved_on_images_that_are_given(run: Run, digits: Tensor, tmp_path: Path) -> None:
+    run.begin(replace(run.recipe, data=replace(run.recipe.data, name=PASSED)))
+    with pytest.raises(OnespikeError, match="images were passed from Python"):
+        export(run, tmp_path / "out", "pt2")
+    made = export(run, tmp_path / "out", "pt2", images=digits[:5])
+    assert made.parity[0].images == 5
+    with pytest.raises(OnespikeError, match=r"expected those of the network, \(1, 32, 32\), got \(1, 16, 16\)"):
+        export(run, tmp_path / "out", "pt2", images=digits[:5, ::2, ::2])
+
+
+def test_a_run_of_a_network_from_python_says_how_it_is_exported(run: Run, digits: Tensor, tmp_path: Path) -> None:
+    network, trained = run.model(), run.checkpoint("best")
+    replace(trained, card=replace(trained.card, model=ClassPath.of(network))).save(run.best)
+    for write in (export, save_pretrained):
+        with pytest.raises(OnespikeError, match=r"to export or save it, pass what Run\.model\(model=…\) gives"):
+            write(run, tmp_path / "out")
+    given = run.model(model=network)
+    assert export(given, tmp_path / "out", "pt2", images=digits[:5]).holds
+    assert save_pretrained(given, tmp_path / "saved", card=run.checkpoint("best").card).is_dir()
 
 
 @pytest.mark.parametrize(
