@@ -108,15 +108,25 @@ def as_dataset(
     if not shape:
         return decode_here(content, name, image_size).divided(holdout, limit)
     content.check(name)
-    expected = (*shape[:1], *((image_size,) * 2 if image_size else shape[-1:] * 2))
+    square = len(shape) == 3 and shape[1] == shape[2] and image_size in (None, shape[1])
     for part in parts.values():
-        if part.shape != expected or len(expected) != 3:
+        if not square or part.shape != shape:
             found = f"floats of shape {part.shape}" if part.shape else "a raw image"
-            wanted = f"expected square floats, {expected}, as in the training part"
-            raise OnespikeError(f"{part.origin(0)}: {found}; {wanted}; convert all alike, in their transform")
+            wanted = (
+                f"{shape}, as in the training part"
+                if square
+                else f"(C, H, W) with H = W{f' = {image_size}' if image_size else ''}"
+            )
+            state = f"{part.where}: item 0: {found}; expected floats, {wanted}"
+            raise OnespikeError(f"{state}; convert all alike, in their transform")
     plain = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0]}
     whole = Dataset.of(parts, name=name, classes=content.classes, note=content.note, **plain)
     return whole.divided(holdout, limit)
+
+
+def as_configured(data: Any, config: DataConfig, name: str | None = None) -> Dataset:
+    """Make a data set of somebody's own, see `as_dataset`: held out, limited and resized as a configuration says."""
+    return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
@@ -139,7 +149,7 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
         data: Any = {"train": make(train=True), "test": make(train=False)}
     else:
         data = _splits(make) if "split" in open_keys else make()
-    return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
+    return as_configured(data, config, name)
 
 
 def _splits(make: Callable[..., Any]) -> dict[str, Any]:

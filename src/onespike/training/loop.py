@@ -19,7 +19,7 @@ from torch.nn.parameter import UninitializedParameter
 from onespike.classpath import ClassPath
 from onespike.data.augment import BatchAugment
 from onespike.data.config import PASSED
-from onespike.data.dataset import as_dataset, open_dataset
+from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
 from onespike.durable import held
 from onespike.errors import OnespikeError, shown
@@ -162,7 +162,7 @@ def set_up(
         if data is None:
             images = open_dataset(recipe.data)
         else:
-            images = as_dataset(data, holdout=recipe.data.holdout, limit=recipe.data.limit)
+            images = as_configured(data, recipe.data)
             recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)

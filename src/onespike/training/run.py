@@ -28,7 +28,7 @@ from torch import nn
 from onespike._version import __version__
 from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, as_dataset, open_dataset
+from onespike.data.dataset import Dataset, as_configured, open_dataset
 from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.training.checkpoint import Checkpoint
@@ -171,7 +171,7 @@ class Run:
         """
         if data is None or isinstance(data, DataConfig):
             return open_dataset(data or self.recipe.data)
-        return as_dataset(data, holdout=self.recipe.data.holdout, limit=self.recipe.data.limit)
+        return as_configured(data, self.recipe.data)
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""

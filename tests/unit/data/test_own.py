@@ -308,8 +308,11 @@ def test_images_of_different_sizes_are_named():
     assert as_dataset(Own(images, labels()), image_size=8).image_size == 8
     oblong = [image[:6] for image in raw()]
     fails(["item 0: 8x6 pixels", "expected a square"], Own(oblong, labels()), test=Own(raw(), labels()))
-    fails(["floats of shape (3, 8, 6)", "expected square floats, (3, 6, 6)"], Own(floats()[..., :6], labels()))
-    fails(["floats of shape (3, 8, 8)", "expected square floats, (3, 4, 4)"], Own(floats(), labels()), image_size=4)
+    whole = "item 0: floats of shape {}; expected floats, (C, H, W) with H = W"  # also where a test part is split off
+    fails([whole.format("(3, 8, 6)")], Own(floats()[..., :6], labels()))
+    fails([whole.format("(24,)")], Own(floats().flatten(2)[:, 0, :24], labels()))
+    fails([whole.format("(8, 8)")], Own(floats()[:, 0], labels()))
+    fails([whole.format("(3, 8, 8)") + " = 4"], Own(floats(), labels()), image_size=4)
     fails(
         ["Own, test: item 0", "(3, 9, 9)", "(3, 8, 8), as in the training part"],
         (Own(floats(), labels()), Own(floats(4, 9), labels(4))),
@@ -322,7 +325,9 @@ def test_images_of_different_sizes_are_named():
 
 def test_raw_images_and_floats_do_not_mix():
     fails(["Own, test: item 0: an image of float32"], (Own(raw(), labels()), Own(floats(), labels())))
-    fails(["Own, test: item 0: a raw image; expected square floats"], (Own(floats(), labels()), Own(raw(), labels())))
+    fails(
+        ["Own, test: item 0: a raw image; expected floats, (3, 8, 8)"], (Own(floats(), labels()), Own(raw(), labels()))
+    )
 
 
 @pytest.mark.parametrize("image", [np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3), np.int64), "a path", None])

@@ -45,6 +45,14 @@ def test_layers_learn_from_fewer_of_large_images(side, expected, monkeypatch):
     assert seen == [(expected, 1, side, side)]
 
 
+def test_images_from_python_get_the_side_that_is_asked_for(small, tmp_path):
+    images = TensorDataset(torch.zeros(40, 1, 16, 16, dtype=torch.uint8), torch.arange(40) % 2)
+    made, run = set_up(small(data__image_size=8), data=images), Run(tmp_path / "run")
+    assert (made.data.image_size, made.card.image_size) == (8, 8)
+    run.begin(made.recipe)
+    assert run.dataset(images).image_size == 8
+
+
 def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
     recipe = small(
         **QUIET, train__precision="fp64", train__optimizer="momentum", train__lr=0.1, train__weight_decay=0.01
