@@ -26,8 +26,11 @@ from onespike.conversion.config import ConversionConfig
 from onespike.conversion.kinds import RESHAPING, WEIGHTS, activation_of, kind_of, module_of, name_of, reached_by_images
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
-from onespike.neurons.base import Neuron
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
+from onespike.neurons.watch import neuron_layers
+
+#: Functions by which a neuron that is not known fires.
+FIRING = {"gt", "ge", "heaviside"}
 
 
 class OverMeans(nn.Module):
@@ -152,8 +155,8 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     The network stays as it is; it takes images (N, C, H, W) such as these, whose values do not matter. No activation in
     it, or something that cannot be traced or converted, whose path is named, is an `OnespikeError`.
     """
-    if found := next((type(module).__name__ for module in network.modules() if isinstance(module, Neuron)), None):
-        raise OnespikeError(f"no activation to convert: the network has neurons already: {found}")
+    if found := next(iter(neuron_layers(network).values()), None):
+        raise OnespikeError(f"no activation to convert: the network has neurons already: {type(found).__name__}")
     for parameter in network.parameters():
         if parameter.dtype not in (torch.float32, torch.float64):
             raise OnespikeError(f"expected weights of float32 or float64, got {parameter.dtype}: use model.float()")
@@ -162,6 +165,9 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     real = [step for step in steps if step.kind == "real"]
     if real and not config.allow_real:
         names = ", ".join(f"{step.path} ({name_of(step.node) or type(step.function).__name__})" for step in real)
+        if FIRING & {name_of(step.node) for step in real}:
+            reason = "comparisons make spikes, as in a network that spikes already; expected an artificial one"
+            raise OnespikeError(f"cannot be converted: {names}: {reason}")
         raise OnespikeError(f"cannot be converted: {names}; --allow-real (allow_real=True) leaves these real-valued")
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:

@@ -704,10 +704,16 @@ def test_spiking_attention_has_a_binary_side_in_every_product():
         onespike.convert(create_model("vit12", activation="relu", image_size=16), images)
 
 
+class Step(nn.Module):
+    def forward(self, x):
+        return (x >= 0.5).float()
+
+
 @pytest.mark.parametrize(
     ("network", "points", "message"),
     [
         (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
+        (nn.Sequential(nn.Linear(4, 4), Step()), torch.randn(8, 4), r"1\.ge \(ge\): .* a network that spikes already"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "expected finite images"),
         (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take a batch of \(2, 5\)"),

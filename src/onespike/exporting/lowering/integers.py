@@ -41,6 +41,8 @@ class Integers(Layers):
         graph: A graph of ATen operations on float64, without effects, for one image of bytes.
     """
 
+    others = "--weights fp32 says more in float C, onnx and pt2 can"
+
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.real: list[str] = []  # layers that read real values

@@ -26,6 +26,8 @@ from onespike.exporting.lowering.values import (
 class Layers(Sums):
     """Walks over a graph; what its numbers are, a subclass says."""
 
+    others = "onnx and pt2 can"  # who says what these numbers cannot say
+
     # Constants, batch norm, products.
 
     def _add_tensors(self, a: Any, b: Any, factor: float) -> Value:

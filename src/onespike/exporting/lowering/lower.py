@@ -31,6 +31,6 @@ def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -
         logits, *spikes = lowering.run(lowering.image(torch.Size((1, *traced.contract.shape)), image))
     lowering.check(name, traced.contract.model)
     if lowering.problems or isinstance(logits, Unsaid):
-        raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; onnx and pt2 can")
+        raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
     lowering.unit = lowering.scores(logits)
     return lowering, spikes
