@@ -7,8 +7,9 @@ int main(void) {
     static const char *const names[] = MODEL_CLASS_NAMES;
     static uint8_t image[MODEL_HEIGHT * MODEL_WIDTH * MODEL_CHANNELS];
     int32_t scores[MODEL_CLASSES];
-    if (fread(image, 1, sizeof image, stdin) != sizeof image) {
-        fprintf(stderr, "expected an image of %lu bytes\n", (unsigned long)sizeof image);
+    if (fread(image, 1, sizeof image, stdin) != sizeof image || getchar() != EOF) {
+        fprintf(stderr, "expected one image, %d x %d pixels of %d bytes each, row by row: %lu bytes, no PNG or JPEG\n",
+                MODEL_HEIGHT, MODEL_WIDTH, MODEL_CHANNELS, (unsigned long)sizeof image);
         return 2;
     }
     puts(names[model_run(image, scores)]);
