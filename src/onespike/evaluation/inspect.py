@@ -14,12 +14,12 @@ from onespike.configs import convert
 from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, warn
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
 from onespike.functional import Surrogate, window_side
 from onespike.models import Network
-from onespike.neurons.watch import Fired, aside, logits_of, watch_neurons
+from onespike.neurons.watch import NO_LAYERS, Fired, aside, logits_of, watch_neurons
 from onespike.tensors import expect_weights
 from onespike.training.checkpoint import ModelCard
 from onespike.training.monitor import SUPPORT
@@ -216,6 +216,8 @@ def _inspect(
     expect_weights(network)
     images = BatchAugment(card.mean, card.std)(torch.from_numpy(raw)[None])
     logits, blocks = _watch(network, images, seed, len(card.classes))
+    if not blocks:
+        warn(f"inspect: {NO_LAYERS}: none is shown")
     if not logits.isfinite().all():
         raise OnespikeError(f"{name} answers with numbers that are not finite: its training failed")
     probabilities = logits.softmax(0)

@@ -22,7 +22,7 @@ from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
 from onespike.exporting.parity import Parity, Target, compare
-from onespike.neurons.watch import copied, logits_of, neuron_layers, reset_state
+from onespike.neurons.watch import NO_LAYERS, copied, logits_of, neuron_layers, reset_state
 from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 
@@ -137,8 +137,7 @@ def export(
             written[name] = replace(contract, weights=chosen, pixels=pixels or integers)
             proofs += _written(name, network, written[name], Path(made), images, labels)
         if not neuron_layers(network):
-            advice = "for spikes to be compared, neurons are onespike.neurons.Neuron, SpikingJelly's or snnTorch's"
-            warn(f"export: no layers of neurons are known, only logits were compared; {advice}")
+            warn(f"export: {NO_LAYERS}: only logits were compared")
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
     described = {name: one.to_json() for name, one in written.items()}

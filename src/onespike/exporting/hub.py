@@ -228,7 +228,7 @@ def _few(values: tuple[float, ...]) -> str:
 
 def _proofs(run: Run, network: str) -> list[dict[str, Any]]:
     """The proofs of exports into folders of the run; those of another network, by its digest, are left out."""
-    found = []
+    found = list[dict[str, Any]]()
     for path in sorted(run.folder.glob("*/parity.json")):
         with suppress(OnespikeError, OSError, KeyError, TypeError):
             content = read_json(read_whole(path), path)

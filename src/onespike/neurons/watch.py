@@ -18,6 +18,8 @@ from onespike.errors import OnespikeError, lacks_memory
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
+#: What is said where a network has none.
+NO_LAYERS = "no layers of neurons are known (subclasses of onespike.neurons.Neuron, SpikingJelly's and snnTorch's are)"
 _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
 

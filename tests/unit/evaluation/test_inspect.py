@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from onespike import OnespikeError, create_model
+from onespike.classpath import ClassPath
 from onespike.evaluation import inspect_image, inspect_network
 from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
@@ -39,6 +40,15 @@ def reference(run, image: Path, seed: int = 0):
         logits = network(((pixels / 255 - 0.4) / 0.3)[None, None], generator=torch.Generator().manual_seed(seed))
     count = len(list(network.blocks()))
     return network, logits.softmax(1)[0], [memories[number::count] for number in range(count)]
+
+
+def test_without_known_neurons_it_says_why_none_is_shown(image: Path, capsys: pytest.CaptureFixture):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16, 2))
+    card = ModelCard(ClassPath.of(network), ("ant", "bee"), 1, 16, (0.4,), (0.3,), "noise")
+    view = inspect_network(network, card, image)
+    assert view.blocks == ()
+    assert capsys.readouterr().err.startswith("warning: inspect: no layers of neurons are known")
+    draw_inspection(view)
 
 
 @pytest.mark.parametrize(
