@@ -25,6 +25,10 @@ def run_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return run
 
 
+def test_tables_of_options_are_the_packages_alone():
+    assert "| option |" not in (DOCS / "options.md").read_text(), "a table is made where a comment names it"
+
+
 def test_the_audit_counts_the_network_of_the_page(run_page):
     result = run_page("audit.md")["result"]
     assert result.operations.macs == 8 * 6 * 6 * 27 + 8 * 6 * 6 * 10

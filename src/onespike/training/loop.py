@@ -92,7 +92,8 @@ def train(
         resume: Go on with the run in `out`.
         init_from: A run whose best weights the network starts from.
         model: The network, in place of the recipe's: any module from images (B, C, H, W) to logits (B, K), or
-            (T, B, K). A run that is resumed takes one of the same class.
+            (T, B, K). It is trained in place, from the weights that it has, which `train.seed` does not draw. A run
+            that is resumed takes one of the same class.
         data: The images, in place of the recipe's: any data set that `onespike.data.as_dataset` takes.
         loss: Logits and labels to a number, in place of the recipe's.
         callbacks: What else happens while it trains.
