@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from onespike.errors import OnespikeError
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
-from onespike.neurons.watch import neuron_layers, reset_state
+from onespike.neurons.watch import ask, neuron_layers, reset_state
 
 #: Images that the network is traced with: two, since a batch of one is special to torch.export.
 TRACED = 2
@@ -105,8 +105,7 @@ class Traced:
     def _expect_no_draws(self, images: Tensor) -> None:
         """Raise `OnespikeError` if a forward pass moves the global generator on."""
         before = torch.get_rng_state()
-        with torch.no_grad():
-            self.module(images)
+        ask(self.module, images)
         if not torch.equal(before, torch.get_rng_state()):
             torch.set_rng_state(before)
             advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"

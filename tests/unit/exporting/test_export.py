@@ -172,6 +172,17 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+def test_a_network_that_makes_float32_of_all_is_refused_in_float64(tmp_path: Path) -> None:
+    class Step(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x > 0.5).float()
+
+    network = nn.Sequential(Step(), nn.Flatten(), nn.Linear(12, 4))
+    images = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
+    with pytest.raises(OnespikeError, match="the network does not take a batch .* Float and Double"):
+        export(network, tmp_path / "out", "c", images=images)
+
+
 def test_networks_of_others_with_logits_over_time(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class OverTime(nn.Module):
         def __init__(self) -> None:
