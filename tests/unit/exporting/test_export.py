@@ -179,7 +179,7 @@ def test_a_network_that_makes_float32_of_all_is_refused_in_float64(tmp_path: Pat
 
     network = nn.Sequential(Step(), nn.Flatten(), nn.Linear(12, 4))
     images = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
-    with pytest.raises(OnespikeError, match="the network does not take a batch .* Float and Double"):
+    with pytest.raises(OnespikeError, match=r"the network does not take a batch .* Float and Double"):
         export(network, tmp_path / "out", "c", images=images)
 
 
