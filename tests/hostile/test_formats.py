@@ -369,7 +369,7 @@ def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch)
 @pytest.mark.parametrize(
     "line",
     [
-        "inspect RUN --sample 0 --out RUN/best/model.safetensors",
+        "inspect RUN --sample 0 --out RUN/best/picture.png",
         "audit RUN --json RUN/best/new.json",
         "audit RUN --csv RUN/last/state.json",
         "audit RUN --html RUN/.lock",
@@ -377,7 +377,7 @@ def test_commands_find_that_out_before_the_work(line, refused, run, monkeypatch)
         "evaluate RUN --out RUN/last",
         "audit RUN --csv OUT --json OUT",
         "audit RUN --html OUT --csv OUT",
-        "inspect RUN --sample 0 --out OUT --json OUT",
+        "inspect RUN --sample 0 --out OUT.png --json OUT.png",
         "push RUN --out RUN/config.yaml",
     ],
 )

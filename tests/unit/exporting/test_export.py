@@ -216,6 +216,7 @@ def test_a_run_of_data_from_python_is_proved_on_images_that_are_given(run: Run, 
 def test_a_run_of_a_network_from_python_says_how_it_is_exported(run: Run, digits: Tensor, tmp_path: Path) -> None:
     network, trained = run.model(), run.checkpoint("best")
     replace(trained, card=replace(trained.card, model=ClassPath.of(network))).save(run.best)
+    run.begin(replace(run.recipe, model=ClassPath.of(network)))
     for write in (export, save_pretrained):
         with pytest.raises(OnespikeError, match=r"to export or save it, pass what Run\.model\(model=…\) gives"):
             write(run, tmp_path / "out")
