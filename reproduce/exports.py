@@ -75,8 +75,7 @@ def exports(
         raise OnespikeError("nir is missing: pip install 'onespike[export]'")
     rows, refusals = list[list[Any]](), list[str]()
     for run, one in zip(runs, opened, strict=True):
-        digest, count = one.checkpoint("best").digest, min(images, len(one.dataset().test))
-        made = {name: _proved(one, work / run.name / name, *WRITTEN[name], digest, count) for name in WRITTEN}
+        made = {name: _proved(one, work / run.name / name, *WRITTEN[name], images) for name in WRITTEN}
         facts = environment()
         machine = {name: facts[name] for name in ("processor", "onespike", "commit", "packages")}
         save_json({"run": run.name, "exports": made, "environment": machine}, str(out / f"export-{run.name}.json"))
@@ -88,9 +87,13 @@ def exports(
     return "export"
 
 
-def _proved(run: Run, folder: Path, to: str, weights: Any, network: str, images: int) -> dict[str, Any]:
+def _proved(run: Run, folder: Path, to: str, weights: Any, images: int) -> dict[str, Any]:
     """The proofs of one export, which is made if they are not there; or why it is refused."""
-    proof = _earlier(folder, network, images)
+    try:
+        images = min(images, len(run.dataset().test))
+        proof = _earlier(folder, run.checkpoint("best").digest, images)
+    except OnespikeError as error:
+        return {"refused": str(error)}
     if proof is None:
         expect_free(folder)
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, shown
 
 _ALLOWED: set[str] = set()
 _ADDED: set[str] = set()  # folders put on Python's path for them
@@ -28,6 +28,11 @@ class ClassPath:
     class_path: str  # where it is imported from, such as "pkg.Net"
     # Its arguments by name; None where an object was passed from Python, which nobody can build again.
     init_args: dict[str, Any] | None = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not _keys_are_texts(self.init_args):
+            found = shown(str(self.init_args))
+            raise OnespikeError(f"{self.class_path}: init_args: checkpoints know no keys but texts, got {found}")
 
     @classmethod
     def of(cls, thing: Any) -> "ClassPath":
@@ -51,6 +56,12 @@ class ClassPath:
             instead = "; to export or save it, pass what Run.model(model=…) gives" if where == "model" else ""
             raise OnespikeError(f"{where}: {self.class_path} {reason}{instead}")
         return call(resolve(self.class_path, where), self.init_args, where, offered)
+
+
+def _keys_are_texts(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _keys_are_texts(one) for key, one in value.items())
+    return all(map(_keys_are_texts, value)) if isinstance(value, list | tuple) else True
 
 
 def allow_imports(*modules: str) -> None:

@@ -58,7 +58,7 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
     else:
         text = f"holds: behind the stem all {len(behind)} products read spikes alone"
         text += f", {signed} of them spikes with a sign, {where}" if signed else f" {where}"
-    if silent := sum(not reading.product.rate for reading in readings):
+    if silent := sum(not reading.product.rate for reading in behind):
         text += f"; NOTHING arrived at {silent} of them, which proves little: does the network fire?"
     console.print(f"\n{text}")
     return 1 if wrong or not behind else 0

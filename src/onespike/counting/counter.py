@@ -44,7 +44,8 @@ class ProductCounter(TorchDispatchMode):
         # Where weights lie, those included that were made of others: {place: places of the originals}.
         self._weights: dict[int, tuple[int, ...]] = {place: (place,) for place in self._original}
         self._kept: list[Tensor] = []  # what was made of weights: alive, for the same reason
-        self._blank: set[int] = set()  # those of them that took a weight's shape or type alone: weight.new_zeros(...)
+        # Those of them that took a weight's shape or type alone, weight.new_zeros(...), and whether they are 0.
+        self._blank: dict[int, bool] = {}
         # What was done with nothing but weights: (module, operation, arguments, by name, result).
         self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
@@ -54,7 +55,6 @@ class ProductCounter(TorchDispatchMode):
         self._first = False  # whether the operation that is looked at reads it with no product in between
         # Activations that were multiplied by weights, by place; only once they are summed up was that a product.
         self._weighted: dict[int, _Weighted] = {}
-        self._unsummed: dict[tuple[str, str, object, bool], Tally] = {}
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -94,7 +94,7 @@ class ProductCounter(TorchDispatchMode):
             if recurrent and type(layer).forward not in _RECURRENT:
                 added = "adds to a recurrent layer's forward, and the two cannot be told apart"
                 raise OnespikeError(f"{self.here()} {added}: make it a module that holds such a layer")
-            if not path:
+            if len(self._stack) == 1:
                 self._trace((inputs, named), behind=False)
 
         # Called also where something raised, which the network may catch: then there is no output.
@@ -105,7 +105,8 @@ class ProductCounter(TorchDispatchMode):
                     self._recurrent(path, layer, inputs[0] if inputs else named["input"])
             self._stack.pop()
 
-        yield module.register_forward_pre_hook(enter, with_kwargs=True)
+        # Before the layer's own hooks: one that raises ends in `leave`.
+        yield module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
         yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
     def _trace(self, values: Any, behind: bool) -> None:
@@ -160,9 +161,11 @@ class ProductCounter(TorchDispatchMode):
                 self._release(func, args, kwargs)
             result = func(*args, **kwargs)
             self._first = behind is False
-            see = self._see_weights if of_weights else self._see
-            see(func, args, kwargs, result)
-        if behind is not None:
+            if of_weights:
+                self._see_weights(func, args, kwargs, result)
+            else:
+                multiplies = self._see(func, args, kwargs, result) or multiplies
+        if behind is not None and func.overloadpacket.__name__ not in _BLANK:  # these look at its shape alone
             places = set(map(_memory, given))  # a view lies where it did
             made = [tensor for tensor in _tensors([result]) if _memory(tensor) not in places]
             self._trace([*made, *_written(func, args, kwargs)], behind or multiplies)
@@ -174,7 +177,7 @@ class ProductCounter(TorchDispatchMode):
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not tensors or random or not all(map(self._is_weight, tensors)):
             return False
-        states = self._blank.intersection(map(_memory, tensors)) if _product_of(func) is not None else ()
+        states = self._blank.keys() & set(map(_memory, tensors)) if _product_of(func) is not None else ()
         for place in states:  # zeros that meet weights are a first state
             self._weights.pop(place, None)
         return not states
@@ -184,13 +187,14 @@ class ProductCounter(TorchDispatchMode):
         given = dict.fromkeys(map(_memory, _tensors([*args, *kwargs.values()])))
         sources = [source for place in given for source in self._weights[place]]
         if func._schema.is_mutable and len(given) > 1:  # weights are written into it
-            self._blank.difference_update(map(_memory, _written(func, args, kwargs)))
+            for place in map(_memory, _written(func, args, kwargs)):
+                self._blank.pop(place, None)
         for tensor in _tensors([result]):
             place = _memory(tensor)
             self._weights[place] = tuple(dict.fromkeys((*self._weights.get(place, ()), *sources)))
             self._kept.append(tensor)
-            if _is_blank(func.overloadpacket.__name__, [one in self._blank for one in given]):
-                self._blank.add(place)
+            if (zero := _blank_after(func, [self._blank.get(one) for one in given])) is not None:
+                self._blank[place] = zero
         self._uncounted.append((self._path, func, args, kwargs, result))
 
     def _release(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -216,7 +220,8 @@ class ProductCounter(TorchDispatchMode):
             self._see(*entry[1:])
             self._stack.pop()
 
-    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+        """Count what was done with activations; says whether it turned out to be a product."""
         tensors, path = list(_tensors([*args, *kwargs.values()])), self._path
         count = _product_of(func)
         if count is not None:
@@ -225,9 +230,9 @@ class ProductCounter(TorchDispatchMode):
                     f"{self.here()} does {func.overloadpacket} of complex numbers: it cannot be counted"
                 )
             count(self, path, args, result)
-            scales = sum(kwargs.get(name, 1) != 1 for name in ("alpha", "beta"))  # alpha * a @ b + beta * c in one
+            scales = sum(kwargs.get(name, 1) not in (0, 1) for name in ("alpha", "beta"))  # alpha * a @ b + beta * c
             self.elementwise[path] += Counter({"multiply": scales * result.numel()} if scales else {})
-            return
+            return True
         done = work(func, args, kwargs, result, of_input=self.is_behind(tensors) is not None)
         if done is None:
             remedy = "add it to onespike.counting.elementwise or .counter"
@@ -236,12 +241,15 @@ class ProductCounter(TorchDispatchMode):
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):
             raise OnespikeError(
-                f"{self.here()} multiplies out its parameters by {func.overloadpacket}, where the audit cannot "
+                f"{self.here()} spreads its parameters by {func.overloadpacket}, where the audit cannot "
                 "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
             )
-        if done and not self._adds_bias(func, path, tensors) and not self._sums_up(func, args):
+        if self._sums_up(func, args):
+            return True
+        if done and not self._adds_bias(func, path, tensors):
             self.elementwise[path] += done
         self._weigh(func, path, args, result)
+        return False
 
     def _weigh(self, func: Any, path: str, args: tuple[Any, ...], result: Any) -> None:
         """Look at activations that are multiplied by weights one by one: they may be summed up after."""
@@ -250,29 +258,28 @@ class ProductCounter(TorchDispatchMode):
         if func.overloadpacket.__name__ not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
             return
         (x, weight), place = sorted(args, key=self._is_weight), _memory(result)
-        if not self._is_weight(weight) or self._is_weight(x) or result.is_complex():
+        if not self._is_weight(weight) or self._is_weight(x) or result.is_complex() or not x.numel():
             return
-        spread = weight.expand(result.shape)
-        axes = {
-            axis for axis, (n, step) in enumerate(zip(spread.shape, spread.stride(), strict=True)) if n > 1 and step
-        }
-        if not axes:
-            return
-        key = (path, f"sums of {weight.numel()} weights", self._place(weight), self._first)
-        tally = self._unsummed.setdefault(key, Tally(key[1], weight.numel(), first=self._first))
-        tally.see_linear(x, result.numel() // x.numel())
-        self._weighted[place] = _Weighted(StorageWeakRef(result.untyped_storage()), result.shape, axes, key)
+        self._weighted = {at: one for at, one in self._weighted.items() if not one.storage.expired()}
+        sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
+        if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
+            layout = StorageWeakRef(result.untyped_storage()), result.shape, result.stride()
+            self._weighted[place] = _Weighted(*layout, axes, path, x, weight, self._first)
 
     def _sums_up(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Whether activations are summed up along an axis on which their weights differ: that makes it a product."""
         if func.overloadpacket.__name__ not in ("sum", "mean") or _memory(args[0]) not in self._weighted:
             return False
-        weighted = self._weighted[_memory(args[0])]
-        axes = args[1] if len(args) > 1 and args[1] else range(len(weighted.shape))
-        if args[0].shape != weighted.shape or weighted.axes.isdisjoint(axis % len(weighted.shape) for axis in axes):
+        one, made = self._weighted[_memory(args[0])], args[0]
+        axes = args[1] if len(args) > 1 and args[1] else range(made.dim())
+        alike = (made.shape, made.stride()) == (one.shape, one.stride)
+        if not alike or one.axes.isdisjoint(axis % made.dim() for axis in axes):
             return False
-        self.tallies[weighted.key] = self._unsummed[weighted.key]
-        self.elementwise[weighted.key[0]] -= Counter(multiply=math.prod(weighted.shape))
+        del self._weighted[_memory(made)]
+        key = one.path, f"sums of {one.weight.numel()} weights", self._place(one.weight), one.first
+        tally = self.tallies.setdefault(key, Tally(key[1], one.weight.numel(), first=one.first))
+        tally.see_linear(one.x, made.numel() // one.x.numel())
+        self.elementwise[one.path] -= Counter(multiply=made.numel())
         return True
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
@@ -342,8 +349,12 @@ class _Weighted(NamedTuple):
 
     storage: StorageWeakRef  # where they lie
     shape: torch.Size
+    stride: tuple[int, ...]
     axes: set[int]  # along which the weights differ
-    key: tuple[str, str, object, bool]  # of the tally that saw them
+    path: str  # of the module that multiplied them
+    x: Tensor
+    weight: Tensor
+    first: bool  # as in `Product`
 
 
 class _OutOfSight(TorchFunctionMode):
@@ -360,7 +371,7 @@ class _OutOfSight(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-_LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.__array__)
+_LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
 #: Recurrent layers that are counted from outside.
 _RECURRENT = tuple(kind.forward for kind in (nn.LSTM, nn.GRU, nn.RNN, cells.LSTM, cells.GRU, cells.RNN))
 #: Work of one hidden unit at one token. Input and state parts are added, gates squash, states are mixed:
@@ -371,9 +382,9 @@ _GATES = {
     "RNN_TANH": Counter(add=1, special=1),
     "RNN_RELU": Counter(add=1, compare=1),
 }
-#: Operations that take a tensor's shape or type alone, and those after which zeros are still the same for all images.
+#: Operations that take a tensor's shape or type alone; those of them that give zeros, and what leaves zeros zeros.
 _BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
-_STAY_BLANK = ("mul", "mul_", "gt", "ge", "lt", "le", "eq", "ne")
+_ZEROS, _SAME = ("new_zeros", "zeros_like", "new_empty", "empty_like"), ("clone", "_to_copy", "detach")
 #: The products among the framework's operations. Biases start an accumulator and are not counted.
 _PRODUCTS: dict[str, Callable[[ProductCounter, str, tuple[Any, ...], Any], None]] = {
     "convolution": ProductCounter._convolution,
@@ -385,9 +396,14 @@ def _product_of(func: Any) -> Callable[[ProductCounter, str, tuple[Any, ...], An
     return _PRODUCTS.get(func.overloadpacket.__name__) if func.namespace == "aten" else None
 
 
-def _is_blank(name: str, blank: Sequence[bool]) -> bool:
-    """Whether what an operation makes of weights is a first state, by which of them are: 0 everywhere, so to speak."""
-    return name in _BLANK or (bool(blank) and (all(blank) or (any(blank) and name in _STAY_BLANK)))
+def _blank_after(func: Any, given: Sequence[bool | None]) -> bool | None:
+    """Whether what an operation makes of weights is zeros; None if it is not blank. `given` says so of each weight."""
+    name = func.overloadpacket.__name__
+    if name in _BLANK:
+        return name in _ZEROS
+    if name in ("mul", "mul_") and True in given:
+        return True
+    return None if None in given or not given else all(given) and (func.is_view or name in _SAME)
 
 
 def _memory(tensor: Tensor) -> int:

@@ -82,8 +82,9 @@ def work(
         window = args[1] if len(args[1]) > 1 else list(args[1]) * (out.dim() - 2)
         return Counter({_POOLS[name]: out.numel() * math.prod(window)})
     if name in _ADAPTIVE:
-        sides = zip(tensors[0].shape[2:], result.shape[2:], strict=True)
-        return Counter(add=math.prod(result.shape[:2]) * math.prod(_covered(*pair) for pair in sides))
+        axes = 3 if name.endswith("3d") else 2
+        sides = zip(tensors[0].shape[-axes:], result.shape[-axes:], strict=True)
+        return Counter(add=math.prod(result.shape[:-axes]) * math.prod(_covered(*pair) for pair in sides))
     if name in _SORTS:
         x, axis = tensors[0], kwargs.get("dim", (*args[2 if name == "topk" else 1 :], -1)[0])
         length = x.shape[axis] if x.ndim else 1

@@ -8,7 +8,8 @@ memory   int8, and all else: exact synaptic operations, element-wise work, reads
 
 The twins: "binary", the same network over as many time steps that hands nothing on; what reads real numbers in the one
 does so in the other. "ann", the same network with ReLU, so that real numbers arrive everywhere, taken to run as often:
-over several time steps it says too much. Both are estimates until they are trained and audited themselves.
+over several time steps that says too much, and an audit leaves it out. Both are estimates until they are trained and
+audited themselves.
 """
 
 from collections.abc import Iterable

@@ -13,8 +13,8 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
     It gives whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a
-    channel of zeros, and no smaller than numbers of that type are exact: weights far below become zeros. Rounding twice
-    is rounding once: such integers times such a scale come out as the same integers.
+    channel of zeros. A scale is at least the smallest normal number of that type: a channel of far smaller weights
+    becomes zeros. Rounding twice is rounding once: such integers times such a scale come out as the same integers.
 
     Raises:
         ValueError: A weight is infinite, or no number.

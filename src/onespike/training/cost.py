@@ -68,10 +68,13 @@ class CostMeter:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
-        for (path, name, *_), tally in look(network, image).items():
-            product, layer = tally.conclude(NOISE), modules[path]
+        found = [
+            (modules[path], name, one, one.conclude(NOISE)) for (path, name, *_), one in look(network, image).items()
+        ]
+        dense = {(layer, name) for layer, name, _, product in found if product.arrives == "real"}
+        for layer, name, tally, product in found:
             self._macs += product.macs
-            if product.arrives == "real":
+            if (layer, name) in dense:  # in one of its calls: which of them a pass is cannot be told
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)

@@ -48,8 +48,8 @@ _SUMMARY: dict[str, Any] = {
 _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
 #: Files of a run that nothing reads; the summary has their digests.
 KEPT = ("metrics.csv", "environment.json", "curves.png")
-#: What a run that was killed before it had begun may have left.
-_BEFORE = (LOCK, ".config.yaml.new")
+#: What a run that was killed before it had begun may have left; without `config.yaml`, `last` is of no run.
+_BEFORE = (LOCK, ".config.yaml.new", "last")
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 

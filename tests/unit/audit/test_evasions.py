@@ -2,6 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -64,6 +65,43 @@ def test_a_layer_that_reads_the_input_and_then_something_else_is_the_stem_once()
     operations = counted(lambda self, x: self.same(self.same(x).tanh()), torch.randn(6, 8), same=nn.Linear(8, 8))
     assert behind(operations) == [False]
     assert [product.first for product in operations.products] == [True, False]
+
+
+def test_a_skip_around_a_layer_leads_behind_it():
+    def forward(self, x):
+        return self.b(x + self.a(x).tanh())
+
+    assert behind(counted(forward, torch.randn(6, 8), a=nn.Linear(8, 8), b=nn.Linear(8, 4))) == [False]
+
+
+def test_a_layer_that_is_written_out_lies_in_between_too():
+    def forward(self, x):
+        return self.b((x[:, None].expand(-1, 5, -1) * self.w).sum(-1).tanh())
+
+    assert behind(counted(forward, torch.randn(6, 4), w=torch.randn(5, 4), b=nn.Linear(5, 4))) == [False]
+
+
+def test_a_network_that_calls_itself_has_one_stem():
+    class Deep(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x, depth=0):
+            return x if depth == 3 else self(self.parts[depth](x).tanh(), depth + 1)
+
+    assert behind(count_operations(Deep(), [torch.randn(6, 8)])) == [False, False]
+
+
+def test_a_state_of_the_inputs_shape_is_not_the_input():
+    def forward(self, x):
+        state = x.new_zeros(len(x), 16)
+        for _ in range(2):
+            state = fired(self.i(x) + self.r(state))
+        return state
+
+    operations = counted(forward, torch.randn(6, 8), i=nn.Linear(8, 16), r=nn.Linear(16, 16))
+    assert [(product.first, product.macs) for product in operations.products] == [(True, 256), (False, 512)]
 
 
 def test_a_layer_that_reads_the_input_at_every_time_step_is_the_stem():
@@ -169,6 +207,42 @@ def test_a_depthwise_convolution_of_unfolded_windows_is_a_product():
     assert operations.macs == 4 * 36 * 9
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda self, x: (x * self.w).T.sum(1),  # over the images
+        lambda self, x: (x * self.w).amax(-1),
+        lambda self, x: (x * self.w).copy_(x).sum(-1),
+    ],
+)
+def test_what_is_not_summed_over_the_weights_is_no_product(function):
+    assert counted(function, torch.randn(4, 4), w=torch.randn(4)).macs == 0
+
+
+def test_of_two_uses_of_weights_the_one_that_is_summed_is_a_product_once():
+    def forward(self, x):
+        weighted = x * self.w
+        return weighted.sum(-1) + weighted.sum(-1) + (fired(x) * self.w).amax(-1)
+
+    operations = counted(forward, torch.randn(3, 4), w=torch.randn(4))
+    assert operations.macs == 4
+    assert operations.elementwise == {"multiply": 4, "add": 4 + 2, "compare": 8}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        lambda self: (self.a * torch.ones_like(self.a).tril()) @ self.b,
+        lambda self: (self.a * torch.full_like(self.a, 0.5)) @ self.b,
+        lambda self: (self.a * (self.a > torch.zeros_like(self.a))) @ self.b,
+    ],
+)
+def test_weights_that_are_masked_or_scaled_are_weights(weights):
+    x = torch.randint(0, 2, (6, 8)).float()
+    operations = counted(lambda self, x: F.linear(x, weights(self)), x, a=torch.randn(8, 8), b=torch.randn(8, 8))
+    assert [(product.arrives, product.macs) for product in operations.products] == [("binary", 64)]
+
+
 def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
     def forward(self, x):
         return (x * self.gamma.view(1, -1, 1, 1)).mean((2, 3))
@@ -190,6 +264,7 @@ def test_a_factor_of_each_channel_before_a_mean_over_the_map_is_no_product():
         (lambda _, x: x + torch.arange(8)[4:].sub(1), {"add": 4}),  # of indices alone, free
         (lambda _, x: torch.view_as_real(torch.view_as_complex(x.view(-1, 2, 2)).mul(2j)), {"multiply": 8, "add": 4}),
         (lambda _, x: torch.addmm(x, x, torch.eye(4), beta=0.5, alpha=0.1), {"multiply": 8}),
+        (lambda _, x: torch.addmm(x, x, torch.eye(4), beta=0), {}),
         (lambda _, x: x.sort(-1).values, {"compare": 8}),  # 4 values, log2(4) comparisons each
     ],
 )
@@ -198,8 +273,9 @@ def test_work_is_counted_by_hand(function, work):
 
 
 def test_windows_of_an_adaptive_pooling_overlap():
-    operations = counted(lambda self, x: self.pool(x), torch.randn(2, 1, 7, 7), pool=nn.AdaptiveAvgPool2d(5))
-    assert operations.elementwise == {"add": 11 * 11}
+    for shape, images in (((2, 1, 7, 7), 2), ((1, 7, 7), 1)):
+        operations = counted(lambda self, x: self.pool(x), torch.randn(shape), pool=nn.AdaptiveAvgPool2d(5))
+        assert operations.elementwise == {"add": 11 * 11 * shape[0] / images}
 
 
 def test_a_first_state_of_zeros_that_fires_is_counted_at_every_step():
@@ -222,6 +298,7 @@ def test_a_first_state_of_zeros_that_fires_is_counted_at_every_step():
     [
         lambda self, x: torch.from_numpy(x.numpy() @ self.w.detach().numpy()),
         lambda _, x: torch.tensor(x.tolist()),
+        lambda _, x: torch.from_numpy(np.from_dlpack(x)),
     ],
 )
 def test_values_that_leave_the_framework_are_refused(function):
@@ -256,6 +333,21 @@ def test_an_error_that_the_network_catches_does_not_end_the_counting():
 
     operations = counted(forward, torch.randn(3, 4), layer=nn.LSTM(4, 4), w=torch.randn(5, 4))
     assert (operations.macs, operations.layers[0].path) == (20, "")
+
+
+def test_nor_does_one_of_a_hook():
+    def forward(self, x):
+        try:
+            return self.layer(x)
+        except RuntimeError:
+            return F.linear(x, self.w)
+
+    def refuse(*_):
+        raise RuntimeError
+
+    layer = nn.Linear(4, 4)
+    layer.register_forward_pre_hook(refuse)
+    assert counted(forward, torch.randn(3, 4), layer=layer, w=torch.randn(5, 4)).macs == 20
 
 
 def test_a_recurrent_layer_takes_its_input_by_name():

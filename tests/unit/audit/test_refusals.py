@@ -43,7 +43,7 @@ class DynamicConvolution(nn.Module):
     [
         (Distances(), r"1 \(Distances\) does aten\._cdist_forward, which the audit cannot count"),
         (nn.Bilinear(4, 4, 2), "_trilinear"),
-        (MultipliedOut(), r"1 \(MultipliedOut\) multiplies out its parameters by aten\.mul"),
+        (MultipliedOut(), r"1 \(MultipliedOut\) spreads its parameters by aten\.mul"),
         (Spectrum(), r"1 \(Spectrum\) does aten\._fft"),
         (DynamicConvolution(), r"1 \(DynamicConvolution\): a convolution with weights that are activations"),
     ],

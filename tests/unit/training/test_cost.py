@@ -29,6 +29,20 @@ def metrics(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_layer_that_also_reads_real_numbers_is_dense_in_all_its_calls():
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same = torch.nn.Conv2d(3, 3, 3)
+
+        def forward(self, x):
+            return self.same((self.same(x) > 0).float())
+
+    meter = CostMeter(Twice(), (3, 8, 8))
+    assert not meter.reads_spikes
+    assert meter.least == pytest.approx(MULTIPLY_ACCUMULATE * 81 * (36 + 16))
+
+
 def test_one_block_by_hand():
     torch.manual_seed(0)
     network = create_model(

@@ -155,6 +155,7 @@ def test_bad_options_are_one_line_and_exit_code_2(
         ("train: {epochs: [", ["YAML"]),
         ("model: {name: conv13}", ["conv13"]),
         ("loss: {init_args: {}}", ["loss: class_path is missing"]),
+        ("model: {class_path: a.B, init_args: {c: [{1: 2}]}}", ["a.B: init_args: checkpoints know no keys but texts"]),
         ("model: {name: [1]}", ["model.name: expected text, got [1]"]),
     ],
 )

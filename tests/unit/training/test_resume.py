@@ -285,6 +285,13 @@ def test_a_folder_that_is_no_run_is_refused(small, tmp_path):
         train(small(), tmp_path, resume=True)
 
 
+def test_a_checkpoint_of_a_run_that_had_not_begun_is_in_nobodys_way(small, tmp_path):
+    train(small(), tmp_path / "run", quiet=True)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "run" / "last").rename(tmp_path / "new" / "last")  # as a kill leaves it that comes before config.yaml
+    assert train(small(), tmp_path / "new", quiet=True)["epochs"] == 2
+
+
 def test_a_folder_that_is_in_use_is_not_overwritten(small, tmp_path):
     (tmp_path / "precious").write_text("data")
     with pytest.raises(OnespikeError, match=r"not empty.*--resume"):
