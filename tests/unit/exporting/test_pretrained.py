@@ -1,5 +1,7 @@
 """The trained networks in the package are what their summaries say."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,9 +70,12 @@ def test_commands_list_and_run_them(
     code, printed, _ = command("evaluate", "pretrained:digits-spiking-vgg-xs", "--precision", "fp32")
     assert code == 0
     assert f"top-1 {summary['test_top1']:.2f}%" in printed
-    for words in (("inspect", "--sample", 0), ("optimise", "--images", 10, "--rounds", 1)):
-        code, _, complaint = command(*words, "pretrained:digits-spiking-vgg-xs")
-        assert code == 0, complaint
+    code, _, complaint = command("inspect", "--sample", 0, "pretrained:digits-spiking-vgg-xs")
+    assert code == 0, complaint
+    # In a process of its own: runtimes set up the processor for themselves.
+    words = ("-m", "onespike", "optimise", "--images", "10", "--rounds", "1", "pretrained:digits-spiking-vgg-xs")
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "pretrained-digits-spiking-vgg-xs"]
     made = sorted(path.name for path in (tmp_path / "pretrained-digits-spiking-vgg-xs").iterdir())
     assert made == ["engine", "evaluation", "inspection"]
