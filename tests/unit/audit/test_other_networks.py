@@ -104,7 +104,9 @@ def test_counted_as_its_spikes_say(make):
     rates = {neurons.path: neurons.firing_rate for neurons in operations.neurons}
     assert rates[first] == pytest.approx(spikes.mean().item())
     assert all(neurons.threshold == 1 and len(neurons.potentials) == 5 for neurons in operations.neurons)
-    assert audit(net, [images()]).energy("field").total > 0
+    found = audit(net, [images()])
+    assert found.energy("field").total > 0
+    assert (operations.steps, found.variants) == (STEPS, ("network", "binary"))
 
 
 def test_one_step_at_a_time_or_all_at_once_is_the_same_count():
