@@ -104,30 +104,38 @@ def kept(path: Path) -> list[list[object]]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     kinds = {"": str, "d": int}
-    return [[kinds.get(spec, float)(one[name]) for name, spec in COLUMNS.items()] for one in rows]
+    return [
+        [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()] for one in rows
+    ]
 
 
 def history(folder: Path) -> list[dict[str, str]]:
     """The rows of a run's `metrics.csv`."""
-    return list(csv.DictReader((folder / "metrics.csv").open()))
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def minutes(folder: Path) -> list[float]:
-    """When each epoch ended, in minutes of training at the pace of the fastest."""
-    fastest = min(float(epoch["epoch_seconds"]) for epoch in history(folder))
-    return [fastest * (number + 1) / 60 for number in range(len(history(folder)))]
+    """When each epoch ended, in minutes of training at the pace of the fastest, counted by its operations."""
+    # Images may grow: epochs do not cost the same. Where no operations were counted, they do.
+    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history(folder)]
+    seconds = [float(epoch["epoch_seconds"]) for epoch in history(folder)]
+    own = [after - before for before, after in zip([0.0, *spent], spent, strict=False)]
+    fastest = min(one / cost for one, cost in zip(seconds, own, strict=True))
+    return [fastest * cost / 60 for cost in spent]
 
 
 def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
-    """Accuracy on the held-out images over the minutes of training."""
+    """Accuracy on the held-out images over the minutes of training; a run that held out none is not drawn."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     columns = list(COLUMNS)
     for one in earlier:
-        axes.plot(one[columns.index("minutes")], one[columns.index("held out %")], marker="o", label=one[0])
+        if one[columns.index("held out %")] is not None:
+            axes.plot(one[columns.index("minutes")], one[columns.index("held out %")], marker="o", label=one[0])
     for folder in folders:
-        accuracies = [float(epoch["valid_top1"]) for epoch in history(folder)]
-        axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)
+        accuracies = [float(epoch["valid_top1"]) for epoch in history(folder) if epoch["valid_top1"]]
+        if accuracies:
+            axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)
     axes.set(xlabel="minutes of training", ylabel="held-out top-1, %", xlim=(0, None))
     axes.legend()
     axes.grid(alpha=0.3)

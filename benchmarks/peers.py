@@ -181,7 +181,13 @@ def with_plain_layers(network: Any, peer: str) -> Any:
 
     Returns:
         The same network.
+
+    Raises:
+        OnespikeError: It has windows, whose units a peer has no layers for.
     """
+    if network.config.windows != "none":
+        windows = network.config.windows
+        raise OnespikeError(f"bench: {peer} has no counterpart of windows {windows}; choose a model without windows")
     plain: dict[type, type] = {Conv3x3: nn.Conv2d, BatchNorm: nn.BatchNorm2d, MaxPool: nn.MaxPool2d}
     plain |= {Layers: nn.Sequential, Stem: nn.Sequential}
     for module in list(network.modules()):

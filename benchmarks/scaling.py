@@ -14,6 +14,7 @@ from benchmarks.memory import alone
 from onespike.durable import csv_text, save_text
 from onespike.evaluation.drawing import save_figure
 from onespike.models import model_config
+from onespike.models.strict import StrictConfig
 
 #: What is varied, and over which values; width is in channels of the first stage.
 AXES: dict[str, tuple[int, ...]] = {
@@ -88,8 +89,10 @@ def _varied(case: Case, axis: str, value: int) -> Case:
         case "image_size":
             return replace(case, image_size=value)
         case "width":
-            channels = model_config(case.model, case.preset).channels
-            wider = tuple(channel * value // channels[0] for channel in channels)
+            config = model_config(case.model, case.preset)
+            if isinstance(config, StrictConfig):
+                return replace(case, overrides={**case.overrides, "width": value})
+            wider = tuple(channel * value // config.channels[0] for channel in config.channels)
             return replace(case, overrides={**case.overrides, "channels": wider})
         case _:  # the process, not the case, has threads
             return case

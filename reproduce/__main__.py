@@ -104,7 +104,7 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
 
         Args:
             overrides: Values of the recipe.
-            epochs: Epochs of each run; a tenth of them is warm-up.
+            epochs: Epochs of each run that sets none of its own; warm-up is a tenth of them, in those runs, too.
             limit: Training images of each run; 0 takes all.
             seeds: Runs of each setting.
             channels: Channels of the stages; half the width: [24,48,96,192].

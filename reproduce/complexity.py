@@ -137,7 +137,6 @@ def complexity(out: Path = Path("results")) -> None:
             "Eq. 2": ".3f",
             "Eq. 1 : Eq. 1": ".3f",
             "counted : counted": ".3f",
-            "CNN unit : LSTM unit": ".3f",
             "with fc": ".3f",
         },
         stages,
@@ -171,15 +170,14 @@ def _share(layer: Layer) -> float | None:
     return layer.counted / layer.equation if layer.equation else None
 
 
-def _compare(channels: int) -> tuple[float, float, float, float, float]:
-    """Eq. 2; the ratio of Eq. 1's two lines; of counted layers; of whole units; of these with the layer behind them."""
+def _compare(channels: int) -> tuple[float, float, float, float]:
+    """Eq. 2; the ratio of Eq. 1's two lines; of counted layers; of whole units with the layer behind them."""
     conv, lstm = count_convolution(channels, channels, 3), count_cell(nn.LSTM, channels, channels)
     fc = [count_linear(width * channels, channels) for width in (1, 2)]
     return (
         ratio(channels, channels, 3),
         scnn(channels, channels, 3) / lsnn(channels, channels),
         conv / lstm,
-        2 * conv / (2 * lstm),
         (2 * conv + fc[0]) / (2 * lstm + fc[1]),
     )
 

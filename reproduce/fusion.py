@@ -94,11 +94,19 @@ class Firing:
         top1: Accuracy on them, in percent.
         rates: Firing rate of each block's last layer of neurons, 0..1: the one whose potentials are fused. (A
             convolutional block's first layer takes its potential from the window before, and fuses nothing.)
+        neurons: Number of neurons in each of these layers.
     """
 
     images: int
     top1: float
     rates: list[float]
+    neurons: list[int]
+
+    @property
+    def rate(self) -> float:
+        """Firing rate of all these neurons together: blocks on large maps have more of them."""
+        fired = sum(rate * neurons for rate, neurons in zip(self.rates, self.neurons, strict=True))
+        return fired / sum(self.neurons)
 
 
 def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
@@ -134,7 +142,13 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
         monitor = SpikeMonitor(network)
         with monitor.watch():
             scores = score(network, batches, len(card.classes), accelerator)
-        found[kind] = Firing(scores.images, scores.top1, [block.layers[-1] for block in monitor.summary()])
+        rates = [block.layers[-1] for block in monitor.summary()]
+        windows = [block.draw_shape(1) for block in network.blocks()]  # (V, 1, C, M, M); dilated ones overlap
+        neurons = [
+            count * side**2 * block.unit.out_channels
+            for (count, *_, side), block in zip(windows, network.blocks(), strict=True)
+        ]
+        found[kind] = Firing(scores.images, scores.top1, rates, neurons)
     return found
 
 
@@ -156,7 +170,7 @@ def fusion(
     neuron = config.neuron
     surfaces = {kind: measure(kind, config.theta, neuron.threshold) for kind in FUSIONS}
     firing = fire(trained, checkpoint, images)
-    means = {kind: sum(one.rates) / len(one.rates) for kind, one in firing.items()}
+    means = {kind: one.rate for kind, one in firing.items()}
     blocks = range(len(firing["sum"].rates))
 
     shape = {
@@ -192,7 +206,8 @@ def fusion(
         Table(shape, rows),
         f"Firing rates are those of {describe(checkpoint)}, trained with `{config.fusion}`: its weights are kept, the "
         f"fusion alone is swapped, on {firing[config.fusion].images:,} test images; with `none` no potential at all is "
-        "handed on. Counted are the neurons whose potentials are fused, the last layer of each block. By block:",
+        "handed on. Counted are the neurons whose potentials are fused, the last layer of each block: each once, so "
+        "that blocks on large maps weigh more. By block:",
         per_block,
         _remark(surfaces, means),
     ]

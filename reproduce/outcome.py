@@ -1,6 +1,6 @@
 """What a sweep has found so far: the table, from whatever rows are there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -195,18 +195,25 @@ def _row(outcome: Outcome, published: bool, diverged: bool, priced: bool) -> lis
 
 def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) -> str:
     """The table's head: what each run was given."""
-    first = trainings[0].recipe
-    spent = budget(trainings[0])
-    epochs = sorted({one.recipe.train.epochs for one in trainings})
+    recipes, spent = [one.recipe for one in trainings], [budget(one) for one in trainings]
+    epochs = sorted({one.train.epochs for one in recipes})
     span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]
-    images = f"{first.data.limit:,} training images" if first.data.limit else "all training images"
+    channels = {one["channels"] for one in spent}
     return (
-        f"**Budget** of each run: {images}, of which {first.data.holdout:.0%} are held out to choose the epoch, "
-        f"{span} epochs, batches of {spent['batch_size']}, channels {spent['channels']}, "
-        f"{spent['precision']}, {first.train.optimizer} at {first.train.lr:g} with {first.train.warmup_epochs:g} "
-        f"epochs of warm-up; seeds 0 to {seeds - 1}. Accuracies are of all test images, in percent."
+        f"**Budget** of each run: {_each(f'{one.data.limit:,}' if one.data.limit else 'all' for one in recipes)} "
+        f"training images, of which {_each(f'{one.data.holdout:.0%}' for one in recipes)} are held out to choose the "
+        f"epoch, {span} epochs, batches of {_each(one['batch_size'] for one in spent)}, "
+        f"{f'channels {channels.pop()}, ' if len(channels) == 1 else ''}{_each(one['precision'] for one in spent)}, "
+        f"{_each(f'{one.train.optimizer} at {one.train.lr:g}' for one in recipes)} with "
+        f"{_each(f'{one.train.warmup_epochs:g}' for one in recipes)} epochs of warm-up; seeds 0 to {seeds - 1}. "
+        "Accuracies are of all test images, in percent."
         + (" The published numbers are of 300 epochs on all images at full width." if published else "")
     )
+
+
+def _each(values: Iterable[str]) -> str:
+    """Name each value once."""
+    return " or ".join(dict.fromkeys(values))
 
 
 def _state(

@@ -63,7 +63,7 @@ def write_over_time(
 def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[Any]:
     spent = [row["pflop"] for row in outcome.rows if row.get("pflop")]
     return [
-        *(outcome.setting.group, outcome.setting.label, recipe.model.time_steps, len(outcome.rows)),
+        *(outcome.setting.group, outcome.setting.label, recipe.model.time_steps, len(outcome.accuracies)),
         outcome.estimate.mean if outcome.estimate else None,
         outcome.estimate.std if outcome.estimate else None,
         sum(spent) / len(spent) if spent else None,

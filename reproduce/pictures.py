@@ -230,8 +230,9 @@ def accuracy_energy(results: Path) -> Figure:
     figure, axis = plain_figure(9, 4.8)
     for number, table in enumerate(tables):
         points = read_points(table, "µJ, field", "top-1 %")
+        real = {name for name, steps, _ in read_points(table, "T", "top-1 %") if steps == 0}  # it has no time steps
         name, colour = table.stem.removeprefix("conversion-").removesuffix("-cifar10"), f"C{number}"
-        artificial = [one for one in points if one[0].startswith("artificial")]
+        artificial = [one for one in points if one[0] in real]
         spiking = [one for one in points if one not in artificial]
         axis.scatter([x for _, x, _ in artificial], [y for *_, y in artificial], s=52, marker="s", color=colour)
         axis.scatter([x for _, x, _ in spiking], [y for *_, y in spiking], s=22, color=colour, label=name)

@@ -104,8 +104,10 @@ class OverTimeNetwork(nn.Module, ABC):
 
 
 def _over_time_again(segment: Layers, x: Tensor, carry: Carry) -> Tensor:
+    given = carry.rest()  # looked up once: when the segment runs again, in the backward pass, `carry` has gone on
+
     def run(x: Tensor) -> tuple[Tensor, list[Any]]:
-        own = carry.rest()
+        own = given.rest()
         return over_time(segment, x, own), own.after
 
     x, after = run_again_later(segment, run)(x)

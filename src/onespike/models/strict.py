@@ -54,6 +54,7 @@ class StrictConfig(ModelConfig):
         depth: 3x3 convolutions in each stage.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: where their thresholds start.
+            Ternary neurons also fire below the negative threshold, which it does not count.
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
             and their negatives; not trained), or "none".
@@ -216,7 +217,7 @@ class Firing(nn.Sequential):
         if carry is None:
             if fused and has_kernels(currents):
                 return norm_fire(currents, shift, norm, threshold, neuron.surrogate)
-            return super().forward(currents)
+            return neuron(neuron.driven(thresholds(currents), None))  # as at a first time step
         alone = carry.ends and carry.before() is None and neuron.raw_decay is None
         if fused and alone and has_kernels_over_time(currents):
             carry.after.append(None)

@@ -113,6 +113,7 @@ class Neuron(nn.Module):
 
     spiking = True  # whether this kind of neuron gives spikes, and not real numbers
     signed = False  # whether its spikes have a sign
+    grouped = False  # whether there is always an axis before the images: windows or a population
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()

@@ -58,6 +58,7 @@ class IntegrateFire(nn.Module):
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
         config = NeuronConfig(threshold=1.0, surrogate=surrogate, surrogate_width=surrogate_width)
         self.firing = LIF(1, config, integrates=False)
+        self.firing.grouped = True
 
     @property
     def threshold(self) -> Tensor:

@@ -18,7 +18,8 @@ from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels
 class PLIF(Neuron):
     """LIF neurons with a learned decay for each layer, or, by `learnable_decay`, for each channel.
 
-    Arguments and shapes are `Neuron`'s. Where nothing is handed on there is no decay: the current stays as it is.
+    Arguments and shapes are `Neuron`'s. 1 - alpha weighs the current at each time step, the only one as well. Called by
+    themselves they take potentials, and only fire.
     """
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:

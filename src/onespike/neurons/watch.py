@@ -173,7 +173,8 @@ def _watch(
             potential = args[0] if own else _joined(caught, spikes, steps)
         caught.clear()
         # Windows, a population or time come before the images.
-        ahead = steps or (own and spikes.ndim == 5) or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
+        ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
+        ahead = ahead or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
         with torch.no_grad():  # a block that is run again in the backward pass is not watched there
             threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:

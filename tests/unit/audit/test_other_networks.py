@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import onespike
 from onespike.audit import audit
 from onespike.counting.operations import count_operations
+from onespike.neurons import IntegrateFire
 from onespike.neurons.watch import Fired, neuron_layers, reset_state, watch_neurons
 from onespike.training.cost import MULTIPLY_ACCUMULATE, CostMeter
 from onespike.training.monitor import SpikeMonitor
@@ -266,3 +267,12 @@ def test_the_meter_counts_spikes_of_each_channels_own_size():
     with meter.watch(), torch.no_grad():
         net(noise)
     assert meter.read(64).operations.item() == pytest.approx(audited.operations.synaptic_operations, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_population_lies_before_the_images_however_many_they_are(count: int):
+    network = nn.Sequential(IntegrateFire(None, 1, 1, "rectangle", population=4))
+    seen: list[Fired] = []
+    with watch_neurons(network, seen.append):
+        network(torch.rand(count, 5))
+    assert seen[0].batch_axis == 1

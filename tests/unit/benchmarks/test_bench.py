@@ -15,11 +15,12 @@ import onespike
 from benchmarks.__main__ import main
 from benchmarks.case import Case, count_macs
 from benchmarks.compare import cases, record
+from benchmarks.compare_runs import minutes
 from benchmarks.data import compare_data
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
 from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
-from benchmarks.scaling import save_scaling, scaling
+from benchmarks.scaling import _varied, save_scaling, scaling
 from onespike.clock import interleaved
 from onespike.errors import OnespikeError
 from onespike.models import create_model
@@ -292,3 +293,23 @@ def test_a_strict_network_of_other_layers_computes_the_same(family, peer, steps)
     plain = with_plain_layers(copy.deepcopy(network), peer)
     assert not any(isinstance(module, Firing | Conv3x3 | BatchNorm | MaxPool | Layers) for module in plain.modules())
     torch.testing.assert_close(plain(images), network(images), rtol=1e-9, atol=1e-9)
+
+
+def test_windows_have_no_counterpart_among_a_peers_layers() -> None:
+    network = create_model("spiking-vgg-xs", preset="windows")
+    with pytest.raises(OnespikeError, match="snntorch has no counterpart of windows alternating"):
+        with_plain_layers(network, "snntorch")
+
+
+def test_a_strict_network_is_scaled_by_its_width() -> None:
+    base = Case("train", "onespike", "fp32", 2, "spiking-vgg-xs", "")
+    assert _varied(base, "width", 8).overrides == {"width": 8}
+    assert _varied(replace(base, model="conv-tiny", preset="paper"), "width", 8).overrides == {"channels": (8, 16, 32)}
+
+
+def test_epochs_on_small_images_take_fewer_minutes(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.csv"
+    metrics.write_text("epoch,pflop,epoch_seconds\n1,1,10\n2,2,9\n3,6,60\n")
+    assert minutes(tmp_path) == pytest.approx([9 / 60, 18 / 60, 54 / 60])
+    metrics.write_text("epoch,pflop,epoch_seconds\n1,,10\n2,,9\n")
+    assert minutes(tmp_path) == pytest.approx([9 / 60, 18 / 60])

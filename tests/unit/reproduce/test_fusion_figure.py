@@ -8,7 +8,7 @@ from tiny import SMALL
 from onespike.functional import FUSIONS
 from onespike.training import load_recipe, train
 from reproduce import fusion as module
-from reproduce.fusion import measure
+from reproduce.fusion import Firing, measure
 from reproduce.table1 import volume
 
 
@@ -80,3 +80,7 @@ def test_bad_input(command, tmp_path: Path):
     assert "trained with fusion none" in complaints
     code, _, complaints = command("fusion", "--run", tmp_path / "run", "--images", 0)
     assert (code, "images: expected at least 1" in complaints) == (2, True)
+
+
+def test_every_neuron_counts_once():
+    assert Firing(1, 0.0, [0.5, 0.1], [10, 30]).rate == pytest.approx((5 + 3) / 40)

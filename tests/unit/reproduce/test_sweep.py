@@ -19,7 +19,7 @@ from reproduce.ablation import ABLATION
 from reproduce.accuracy import ACCURACY
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger
-from reproduce.outcome import outcomes, write_outcomes
+from reproduce.outcome import describe_budget, outcomes, write_outcomes
 from reproduce.plan import Setting, Sweep, digest, plan, resolve
 from reproduce.report import portable
 from reproduce.sweep import run_sweep
@@ -239,6 +239,16 @@ def test_seeds_that_diverged_are_counted_apart_and_named(sweep: Sweep, tmp_path:
     assert "| 1 | 1 | 1 | 90.00 | - | - | - |" in text
     assert "| diverged in 1 of 2 | +40.00 | - |" in text
     assert "diverged with some seed: theta 0.3." in text
+
+
+def test_a_budget_names_what_its_runs_do_not_share(sweep: Sweep):
+    trainings = plan(sweep, resolve(sweep, SMALL), 1)
+    text = describe_budget(trainings, 1, published=False)
+    assert "60 training images, of which 10% are held out to choose the epoch, 1 epochs, batches of 16," in text
+    recipe = replace(trainings[0].recipe, train=replace(trainings[0].recipe.train, optimizer="muon", batch_size=7))
+    text = describe_budget([*trainings, replace(trainings[0], recipe=recipe)], 1, published=False)
+    assert "or 7, " in text
+    assert " or muon at " in text
 
 
 @pytest.mark.parametrize("sweep", [TABLE2, FIGURE1], ids=lambda sweep: sweep.name)
