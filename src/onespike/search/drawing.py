@@ -55,7 +55,7 @@ def draw_front(found: Sequence[Tried], energy: str) -> Figure:
 
 
 def draw_slices(found: Sequence[Tried], study: "optuna.Study", energy: str) -> Figure:
-    """Draw what each trial came to by the value of each option, a panel for each; dark are late trials."""
+    """Draw each trial's result over the value of each option, a panel for each option; late trials are dark."""
     trained = _trained(found)
     names = list(dict.fromkeys(name for one in trained for name in one.values))
     distributions = {key: one for trial in study.get_trials(deepcopy=False) for key, one in trial.distributions.items()}
