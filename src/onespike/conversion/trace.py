@@ -27,7 +27,7 @@ from onespike.units.layers import Conv3x3
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
 FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
 FOLDING |= {Conv2dSame, Conv3x3}
-#: Packages whose subclasses of known layers are what their names say. Others are looked into.
+#: A subclass of a known layer is taken for that layer if it is from one of these packages; others are traced.
 PACKAGES = ("torch", "torchvision", "timm", "onespike")
 
 

@@ -21,7 +21,7 @@ from onespike.neurons.watch import Fired, ask, batch_of, kept_states, resetter, 
 from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
 
-#: Potentials sampled in each layer and batch, evenly spread; the most that are kept: beyond, every second one goes.
+#: Potentials sampled in each layer and batch, evenly spread; most that are kept: if more, every second one is dropped.
 _SAMPLE, _KEPT = 4096, 2**20
 #: The shares of potentials below which the quantiles lie.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -117,7 +117,7 @@ def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def plain_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many inches with one pair of axes, a faint grid, and no frame above and on the right."""
+    """A figure of width x height inches with one pair of axes, a faint grid, and no frame above and on the right."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     axis.grid(alpha=0.25)

@@ -111,7 +111,7 @@ class Int8Weights(Callback):
 
 
 class Monitor(Callback):
-    """Watches the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`."""
+    """Watches the spikes in one of `every` steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`."""
 
     COLUMNS = ("firing_rate", "dead", "always_firing", "in_support")
 

@@ -109,7 +109,7 @@ def _scene(digit: np.ndarray) -> np.ndarray:
 
 
 def _seen(scenes: np.ndarray, saccade: float) -> np.ndarray:
-    """Logarithm of the brightness that the pixels see after so many saccades, linear between the scenes' pixels."""
+    """Logarithm of the brightness that the pixels see after `saccade` saccades, linear between the scenes' pixels."""
     number = min(int(saccade), len(_CORNERS) - 2)
     share = saccade - number
     right, down = int(_REACH) + _REACH * ((1 - share) * _CORNERS[number] + share * _CORNERS[number + 1])
