@@ -68,7 +68,7 @@ def batch_of(images: Tensor) -> int:
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:
-    """Return a function that resets other packages' neurons, gradients included; the library's keep no state."""
+    """Return a function that resets other packages' neurons, cutting gradients too; the library's keep no state."""
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
     resets: list[Any] = [module.reset for module in model.modules() if isinstance(module, spikingjelly)]
     resets += [m.reset_mem for m in model.modules() if isinstance(m, snntorch) and hasattr(m, "reset_mem")]
