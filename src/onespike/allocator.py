@@ -11,10 +11,10 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for what it allocates next.
 
-    glibc gives every large block back to the system, and the next one's pages have to be mapped and zeroed anew: of the
-    time of a layer of neurons that is more than half. In turn the process keeps the most it ever needed. Other C
-    libraries are left alone, and so is a glibc that the user's environment sets up (`MALLOC_…_`, `GLIBC_TUNABLES`).
-    Gives whether the C library was told.
+    glibc returns every large block to the system, and the next one's pages have to be mapped and zeroed again: that is
+    more than half of the time of a layer of neurons. In return the process keeps the most memory that it ever needed.
+    Other C libraries are left alone, and so is a glibc that the user's environment sets up (`MALLOC_…_`,
+    `GLIBC_TUNABLES`). Returns whether the C library took the settings.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return False

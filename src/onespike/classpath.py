@@ -1,7 +1,7 @@
-"""Other people's classes by their import path, and whose modules may be imported.
+"""Users' classes by their import path, and the modules that may be imported.
 
-A file never decides what is imported: a class path in a recipe or a run folder is followed only into modules that
-whoever opens it has named, by `--import MODULE`, by a class path on the command line, or by `allow_imports`.
+A file never decides what is imported. A class path in a recipe or a run folder is followed only into modules that
+whoever opens it has named: by `--import MODULE`, by a class path on the command line, or by `allow_imports`.
 """
 
 import inspect
@@ -23,10 +23,10 @@ _ADDED: set[str] = set()  # folders put on Python's path for them
 
 @dataclass(frozen=True)
 class ClassPath:
-    """A class (or function) of somebody else's, and what it is called with."""
+    """A user's class (or function), and its arguments."""
 
-    class_path: str  # where it is imported from, such as "pkg.Net"
-    # Its arguments by name; None where an object was passed from Python, which nobody can build again.
+    class_path: str  # its import path, such as "pkg.Net"
+    # Its arguments by name; None for an object that was passed from Python, which nobody can build again.
     init_args: dict[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -36,20 +36,20 @@ class ClassPath:
 
     @classmethod
     def of(cls, thing: Any) -> "ClassPath":
-        """Where an object's class (or a function) is from; how it was built is not known."""
+        """The path of an object's class (or of a function); how it was built is not known."""
         kind = thing if inspect.isfunction(thing) or inspect.isclass(thing) else type(thing)
         return cls(f"{kind.__module__}.{kind.__qualname__}", None)
 
     @property
     def name(self) -> str:
-        """What to call it: the last part of its path."""
+        """Its short name: the last part of its path."""
         return self.class_path.rpartition(".")[2]
 
     def make(self, where: str, **offered: Any) -> Any:
-        """Call it, and give what it gives; messages call it `where`, such as "model".
+        """Call it and return the result; messages call it `where`, such as "model".
 
-        Arguments are `offered` where it has parameters of these names and `init_args` does not set them. A module that
-        may not be imported, a class that does not exist and arguments that do not fit are an `OnespikeError`.
+        Parameters that `init_args` does not set take values of the same names from `offered`. It is an `OnespikeError`
+        if the module may not be imported, the class does not exist, or the arguments do not fit.
         """
         if self.init_args is None:
             reason = f"was passed from Python as an object, which a file cannot build: pass it again ({where}=…)"
@@ -65,21 +65,21 @@ def _keys_are_texts(value: Any) -> bool:
 
 
 def allow_imports(*modules: str) -> None:
-    """Import modules, and allow class paths in recipes and runs to lead into them and what is below them.
+    """Import modules, and allow class paths in recipes and runs to lead into them and their submodules.
 
     Args:
-        *modules: Such as "pkg" or "pkg.nets"; looked for in the current folder as well.
+        *modules: Such as "pkg" or "pkg.nets"; the current folder is searched, too.
 
     Raises:
         OnespikeError: There is no such module.
     """
     for name in modules:
         _imported(name, f"--import {name}: cannot be imported")
-        trust(name)  # only now: a worker process imports all that are allowed, and must not meet one that fails
+        trust(name)  # only now: a worker process imports all allowed modules, and must not meet one that fails
 
 
 def _imported(module: str, refusal: str) -> ModuleType:
-    """Import a module; whatever it raises is an `OnespikeError`, which begins with `refusal`, and it is not trusted."""
+    """Import a module; if it raises, it is no longer allowed, and the `OnespikeError` begins with `refusal`."""
     if not module or module.startswith("."):
         raise OnespikeError(f"{refusal}: expected a module's whole name, such as pkg.nets")
     here = str(Path.cwd())  # on the path only where somebody named a module: others must not import what lies there
@@ -103,7 +103,7 @@ def trust(*modules: str) -> None:
 
 @contextmanager
 def installed_only() -> Iterator[None]:
-    """Keep the current folder off Python's path: libraries look for modules by names that are found in data."""
+    """Keep the current folder off Python's path: libraries import modules by names that are found in data."""
     before, here = sys.path[:], {"", str(Path.cwd()), *_ADDED}
     sys.path[:] = [folder for folder in before if folder not in here]
     try:
@@ -113,12 +113,12 @@ def installed_only() -> Iterator[None]:
 
 
 def allowed() -> list[str]:
-    """The modules that class paths may lead into, for another process that is to allow the same."""
+    """The modules that class paths may lead into, for another process that must allow the same."""
     return sorted(_ALLOWED)
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Find what a class path leads to; messages call it `where`. Not allowed, or not there, is an `OnespikeError`."""
+    """Return what a class path leads to; an `OnespikeError`, which names `where`, if it is not allowed or not there."""
     module, _, name = class_path.rpartition(".")
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")

@@ -1,4 +1,4 @@
-"""The one way to time: functions in turns, after a warm-up; and how busy the machine was meanwhile."""
+"""The one way to time functions: in turns, after a warm-up; and how busy the machine was meanwhile."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-#: A function is called so often before the clock is read, unless that takes so many seconds.
+#: Calls of a function before the clock is read, unless they take this many seconds.
 CALLS, WARM_UP = 3, 1.0
-#: Cores that others may use before a machine counts as busy; share of one core that a process gets on an idle one.
+#: Cores that others may use before the machine counts as busy; share of a core that a process gets on an idle one.
 OTHERS, OWN = 0.3, 0.8
-#: How psutil calls the time that a core is at work; "user" holds its guests', too.
+#: psutil's names for the time that a core is at work; "user" includes that of its guests.
 AT_WORK = ("user", "nice", "system", "irq", "softirq", "steal")
 
 
@@ -23,11 +23,11 @@ class Machine:
     cpu: float = 0.0  # processor seconds of this process in each second, all its threads together
     others: float = 0.0  # of all other processes
     threads: int = 1  # threads that this process computes with
-    waits: bool = False  # whether an accelerator computes, so that this process may well wait
+    waits: bool = False  # whether an accelerator computes, so that this process may have to wait
 
     @property
     def busy(self) -> str | None:
-        """Why a time taken meanwhile is not to be trusted; None if it is."""
+        """Why a time taken meanwhile cannot be trusted; None if it can."""
         if self.others > OTHERS:
             return f"others used {self.others:.1f} cores"
         # Below one core for one thread. More threads wait for each other on small batches, busy machine or not.
@@ -38,7 +38,7 @@ class Machine:
 
 @contextmanager
 def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
-    """Watch the machine while something is timed on a device; what is yielded is filled in at the end."""
+    """Watch the machine while something is timed on a device; the yielded object is filled in at the end."""
     machine = Machine(threads=torch.get_num_threads(), waits=torch.device(device).type != "cpu")
     began, spent, by_all = time.perf_counter(), time.process_time(), _processors_seconds()
     yield machine
@@ -48,7 +48,7 @@ def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
 
 
 def _processors_seconds() -> float:
-    """Seconds that all cores have been at work since the machine was started, for whomever."""
+    """Seconds that all cores have been at work since the machine was started, for any process."""
     times = psutil.cpu_times()
     return sum(getattr(times, kind, 0.0) for kind in AT_WORK)
 
@@ -56,10 +56,10 @@ def _processors_seconds() -> float:
 def interleaved(
     functions: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0, warm_up: float = WARM_UP
 ) -> dict[str, list[float]]:
-    """Time functions in turns, A, B, A, B, …, so that whatever else the machine does meets all of them.
+    """Time functions in turns, A, B, A, B, …, so that anything else on the machine affects all of them.
 
-    Each is timed so many rounds, and so many seconds in all, at least. Before the clock starts it is called up to three
-    times, as long as that takes less than the seconds of the warm-up. Gives the seconds of each call.
+    Each is timed at least `rounds` times, and at least `seconds` in all. Before the clock starts, it is called up to
+    three times, as long as that takes less than the seconds of the warm-up. Returns the seconds of each call.
     """
     for function in functions.values():
         started = time.perf_counter()
@@ -84,6 +84,6 @@ def timed(function: Callable[[], object], rounds: int = 10, seconds: float = 2.0
 
 
 def _wait() -> None:
-    """Wait until an accelerator, where there is one, has done what it was asked to do."""
+    """Wait until the accelerator, if there is one, has done its work."""
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()

@@ -1,4 +1,4 @@
-"""Configs: dataclasses made of plain values (YAML, JSON, the command line), and checked field by field."""
+"""Configs: dataclasses made from plain values (YAML, JSON, the command line) and checked field by field."""
 
 import json
 import math
@@ -17,23 +17,23 @@ from typing_extensions import override
 from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, shown, unknown
 
-#: What a value of each type is called in messages.
+#: Names of types in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
 _WORDS |= {tuple: "a list such as [1, 2]", list: "a list such as [1, 2]", dict: "keys and values"}
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError)
-#: Bytes of the largest file of YAML, and whole numbers that 64 bits hold.
+#: Largest file of YAML, in bytes; the integers that 64 bits hold.
 _MOST_YAML, _WHOLE = 1 << 20, range(-(2**63), 2**63)
 
 
 class Text(str):
-    """A value as it was typed, which is read as YAML where the type of what it stands for does not say."""
+    """A value as it was typed; it is read as YAML where the field's type does not tell what it is."""
 
 
 def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    """Make a dataclass of plain values by the names of its fields; the others keep their defaults.
+    """Make a dataclass from plain values by the names of its fields; the others keep their defaults.
 
-    Text is read as YAML where the field holds something else. In messages names begin with `where`, such as "train". A
-    field that does not exist, a value of the wrong type or out of its range is an `OnespikeError`.
+    Text is read as YAML where the field holds something else. In messages, names begin with `where`, such as "train".
+    An unknown field, or a value of the wrong type or out of its range, is an `OnespikeError`.
     """
     hints = get_type_hints(kind)
     if not isinstance(values, Mapping):
@@ -48,7 +48,7 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
 
 
 def check(config: Any, where: str = "", **ranges: tuple[float, float]) -> None:
-    """Check a dataclass that anybody may have made: give its fields their types, as `make` does, and see to its ranges.
+    """Check a dataclass that anybody may have made: give its fields their types, as `make` does, and check ranges.
 
     Lists, and the numbers in them, are checked one by one. Both ends of a range are allowed; None always is.
     """
@@ -64,10 +64,10 @@ def check(config: Any, where: str = "", **ranges: tuple[float, float]) -> None:
 
 
 def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
-    """Turn text, or what YAML or Python made of it, into a value of a type; another type is an `OnespikeError`.
+    """Convert text, or what YAML or Python made of it, to a type; a value of another type is an `OnespikeError`.
 
-    The type is as annotated, of unions those with None alone; lists become tuples, mappings dataclasses, where these
-    are asked for. Messages call the value `where`, and say that `or_null` was expected too.
+    The type is as annotated; of unions, only those with None are known. Lists become tuples, and mappings dataclasses,
+    where these are asked for. Messages call the value `where`, and say that `or_null` was expected too.
     """
     kind: Any = get_origin(hint) or hint
     arguments = get_args(hint)
@@ -119,7 +119,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
 
 
 def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
-    """Raise an `OnespikeError` unless values, in a mapping that may have more of them, are there and of their types."""
+    """Raise an `OnespikeError` unless a mapping has these keys, with values of these types; it may have more keys."""
     if not isinstance(content, Mapping):
         raise OnespikeError(f"{where}: expected keys and values, got {shown(content)}")
     for key, kind in kinds.items():
@@ -131,7 +131,7 @@ def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay changes over values; mappings inside are merged, and a name alone starts a nested config anew."""
+    """Merge changes into values; nested mappings are merged, too, and a name alone starts a nested config anew."""
     merged = dict(base)
     for key, value in changes.items():
         before = merged.get(key)
@@ -169,7 +169,7 @@ def names_of(kind: type, prefix: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a file of YAML: plain values, no key twice, no aliases; what is none is an `OnespikeError`."""
+    """Read a YAML file of plain values, no key twice, no aliases; anything else is an `OnespikeError`."""
     try:
         return yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain)
     except (OSError, *_NOT_YAML) as error:
@@ -177,7 +177,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def read_json(content: bytes, where: object) -> Any:
-    """Read JSON, whose numbers are finite; what is none is an `OnespikeError`."""
+    """Read JSON with finite numbers; anything else is an `OnespikeError`."""
     try:
         return json.loads(content, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
@@ -185,7 +185,7 @@ def read_json(content: bytes, where: object) -> Any:
 
 
 class _Plain(yaml.SafeLoader):
-    """Reads what JSON has too: a few bytes of aliases make gigabytes, and of a key that is there twice one is lost."""
+    """Reads only what JSON has, too: a few bytes of aliases make gigabytes, and a duplicate key loses a value."""
 
     @override
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -210,7 +210,7 @@ def _is_text(value: Any) -> bool:
 def _number(
     read: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any],
 ) -> Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]:
-    """YAML 1.1 takes 1:2:3 for 3,723 seconds, 1_0 for 10, and 010 for 8; to us they are text."""
+    """YAML 1.1 reads 1:2:3 as 3,723 seconds, 1_0 as 10, and 010 as 8; here they stay text."""
     return lambda loader, node: node.value if _is_text(node.value) else read(loader, node)
 
 

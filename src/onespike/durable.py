@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and that survive the machine's next crash; what is read ends."""
+"""Files that are complete or absent, and survive the machine's next crash; reading always ends."""
 
 import csv
 import errno
@@ -19,19 +19,19 @@ from typing import IO, Any
 
 from onespike.errors import OnespikeError, printable, shown
 
-#: Bytes of the largest file that is read whole.
+#: Largest file that is read whole, in bytes.
 MOST = 1 << 28
-#: The file in a folder by which its only writer holds it, and folders that this process holds.
+#: The lock file by which a folder's only writer holds it, and the folders that this process holds.
 LOCK = ".lock"
 _HELD: set[Path] = set()
-#: Files of a run, which what is said about it must not replace.
+#: Files of a run, which other output must not replace.
 _OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 
 def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
-    """A path, where somebody may have given anything; what no file system takes is an `OnespikeError`."""
+    """Return a path, whatever a user may have given; one that no file system takes is an `OnespikeError`."""
     if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes) or not os.fspath(place):
         raise OnespikeError(f"expected the path of a {what}, got {shown(repr(place))}")
     try:
@@ -59,7 +59,7 @@ def open_regular(path: Path) -> io.BufferedReader:
 
 
 def read_whole(path: Path, most: int = MOST) -> bytes:
-    """Content of a regular file; one of more than `most` bytes is an OSError, as what `open_regular` refuses."""
+    """The content of a regular file; an OSError if it has more than `most` bytes, or if `open_regular` refuses it."""
     with open_regular(path) as file:
         if (size := os.fstat(file.fileno()).st_size) > most:
             raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
@@ -78,7 +78,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     try:
-        _remove(new)  # what a stranger's run has there may be a link to a file of yours, or a FIFO
+        _remove(new)  # a stranger's run may have a link to a file of yours there, or a FIFO
         new.write_bytes(data)
         flush(new)
         new.replace(path)
@@ -98,10 +98,10 @@ def _is_written_into(path: Path) -> bool:
 
 
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
-    """Raise an `OnespikeError` now where files ("-" and None are none), or those in a folder, cannot be written later.
+    """Raise an `OnespikeError` now if files ("-" and None are none), or those in a folder, cannot be written later.
 
-    It makes a temporary file there: permissions alone say nothing of /proc, or of what is mounted read-only. What a run
-    needs is not replaced, and no two files have one name.
+    A temporary file is made there: permissions alone say nothing of /proc, or of a read-only mount. Files that a run
+    needs are not replaced, and no two files may have one path.
     """
     paths = [Path(file) for file in files if file not in (None, "-")]
     paths += [folder] if folder else []
@@ -130,9 +130,9 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
 
 
 def expect_replaceable(folder: Path, earlier: Iterable[str], what: str) -> None:
-    """Raise an `OnespikeError` now where `write_folder` cannot write later, or would remove other files.
+    """Raise an `OnespikeError` now if `write_folder` could not write later, or would remove other files.
 
-    `earlier` are the names of those that an earlier `what`, such as "export", left there.
+    `earlier` are the names of the files that an earlier `what`, such as "export", left there.
     """
     expect_writable(folder=folder)
     if folder.name in ("", ".."):
@@ -147,7 +147,7 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether a path leads somewhere; a name too long, or a file among its folders, is an OSError."""
+    """Whether a path exists; a name that is too long, or a file among its folders, is an OSError."""
     with suppress(FileNotFoundError):
         path.lstat()
         return True
@@ -156,14 +156,14 @@ def _is_there(path: Path) -> bool:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, as its only writer; to anybody else it is an `OnespikeError` that names us.
+    """Hold a folder, made if need be, as its only writer; for anybody else it is an `OnespikeError` that names us.
 
     The lock is the system's: it ends with this process, however that ends; child processes do not hold it.
     """
     path, folder = folder / LOCK, folder.absolute()
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        if folder in _HELD:  # to this process the system gives its own lock again, and takes it away
+        if folder in _HELD:  # the system would grant this process its own lock again, and then drop it
             raise BlockingIOError
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
@@ -183,13 +183,13 @@ def held(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             path.unlink()
         file.close()
-        with suppress(OSError):  # what was refused leaves no folder
+        with suppress(OSError):  # a refused run leaves no folder
             for one in made:
                 one.rmdir()
 
 
 def _lock(path: Path) -> IO[str]:
-    """Open a lock file and lock it; held by another process it is a BlockingIOError."""
+    """Open a lock file and lock it; a BlockingIOError if another process holds it."""
     import fcntl  # not everywhere
 
     while True:
@@ -198,7 +198,7 @@ def _lock(path: Path) -> IO[str]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        except FileNotFoundError:  # its owner has just taken it away
+        except FileNotFoundError:  # its owner has just removed it
             pass
         except OSError as error:
             file.close()
@@ -216,10 +216,11 @@ def flush(path: Path) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder, all that is in it, by files: a reader finds the old ones or the new ones, never some of each.
+    """Replace a folder, with all that is in it, by files: a reader finds the old ones or the new ones, never a mixture.
 
     The new folder is written beside the old one, flushed to the disk, and renamed. Between the two renames the old one
-    is called `.NAME.old`: read through `whole_folder`. What cannot be written is an OSError; the old folder stays.
+    is called `.NAME.old`: read through `whole_folder`. If it cannot be written, it is an OSError, and the old folder
+    stays.
     """
     if folder.name in ("", ".."):
         raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
@@ -243,7 +244,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove what was a folder, or should have been one: to open a FIFO would wait for ever."""
+    """Remove a folder, or what is in its place: opening a FIFO would wait for ever."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -251,13 +252,13 @@ def _remove(path: Path) -> None:
 
 
 def whole_folder(folder: Path) -> Path:
-    """Where the content of a folder is that `write_folder` wrote, even if a crash came between its two renames."""
+    """Where the content of a folder by `write_folder` is, even if a crash came between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     return old if old.exists() and not folder.exists() else folder
 
 
 def save_text(text: str | bytes, path: Path) -> None:
-    """Write a file, whole; its folder is made if need be. What cannot be written is an `OnespikeError`."""
+    """Write a file as a whole, and make its folder if need be; an `OnespikeError` if that fails."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -266,7 +267,7 @@ def save_text(text: str | bytes, path: Path) -> None:
 
 
 def save_json(content: dict[str, Any], target: str) -> None:
-    """Write JSON to a path, or to the standard output, "-"; what cannot be written is an `OnespikeError`."""
+    """Write JSON to a path, or to the standard output, "-"; an `OnespikeError` if that fails."""
     text = json.dumps(content, indent=2, allow_nan=False)
     if target == "-":
         print(text)
@@ -275,23 +276,23 @@ def save_json(content: dict[str, Any], target: str) -> None:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of what JSON has of a mapping, whatever the order of its keys."""
+    """SHA-256, in hexadecimal, of a mapping's JSON, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(content: Mapping[str, Any], file: bytes) -> dict[str, Any]:
-    """What is said of a file, with a SHA-256 of both."""
+    """A file's description, with a SHA-256 of both, the file and the description."""
     said = {key: value for key, value in content.items() if key != "sha256"}
     return {**said, "sha256": hashlib.sha256(file + digest_of(said).encode()).hexdigest()}
 
 
 def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:
-    """Whether `json.dumps` with an indent of 2 wrote a text: a last digit that changes no float is damage as well."""
+    """Whether `json.dumps` with an indent of 2 wrote a text: a changed digit is damage, even if it changes no float."""
     return json.dumps(content, indent=2).encode() == text
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Write rows as CSV, with plain line ends; an apostrophe keeps a spreadsheet from taking a name for a formula."""
+    """Rows as CSV, with plain line ends; an apostrophe keeps a spreadsheet from taking a name for a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in (header, *rows):

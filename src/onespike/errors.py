@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend."""
+"""Errors that a user can fix."""
 
 import difflib
 import re
@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-#: Characters of a message, and of a value in it, above which the middle is left out.
+#: Longest message, and longest value in it, in characters: beyond, the middle is left out.
 LINE, VALUE = 1000, 80
-#: What PyTorch says where memory is short.
+#: PyTorch's words for too little memory.
 _NO_MEMORY = re.compile("can't allocate memory|not enough memory|out of memory")
 
 
 def printable(text: object, most: int = LINE) -> str:
-    """Text from outside for a person's terminal: one line, in which nothing but letters acts, its middle cut out."""
+    """Text from outside, for a terminal: one line, control characters escaped, its middle cut out if it is long."""
     line = str(text)
     if len(line) > most:
         line = f"{line[: most // 2]} … {line[-most // 2 :]}"
@@ -43,7 +43,7 @@ def lacks_memory(error: BaseException) -> bool:
 
 @contextmanager
 def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
-    """Turn whatever a library raises on damaged bytes, which is nearly anything, into an `OnespikeError`."""
+    """Turn anything that a library raises on damaged bytes, which is nearly anything, into an `OnespikeError`."""
     try:
         yield
     except OnespikeError:
@@ -58,7 +58,7 @@ def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
 
 
 def warn(text: str) -> None:
-    """Tell a person of something that does not stop the work."""
+    """Print a warning of something that does not stop the work."""
     print(f"warning: {printable(text)}", file=sys.stderr)
 
 
@@ -74,10 +74,10 @@ class OnespikeError(Exception):
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
-    """The error for the name of a `what`, such as "model", that is not known; it names the nearest, all if few."""
+    """The error for an unknown name of a `what`, such as "model"; it names the nearest known one, and all if few."""
     known = sorted(filter(None, known))
 
-    def nearness(other: str) -> tuple[float, int]:  # of several that are as near, the one with more letters in place
+    def nearness(other: str) -> tuple[float, int]:  # of equally near names, the one with more letters in place
         ratio = difflib.SequenceMatcher(None, other, str(name)).ratio()
         return ratio, sum(a == b for a, b in zip(other, str(name), strict=False))
 
@@ -88,5 +88,5 @@ def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
 
 
 def unregistered(what: str, name: object, registry: Iterable[str]) -> OnespikeError:
-    """As `unknown`, of a name that somebody's module may register."""
+    """As `unknown`, for a name that a user's module may register."""
     return OnespikeError(f"{unknown(what, name, registry)}; if a module of yours registers it, add --import MODULE")

@@ -1,4 +1,4 @@
-"""What this processor cannot do well."""
+"""Limits of this processor."""
 
 import torch
 

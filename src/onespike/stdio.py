@@ -1,13 +1,14 @@
-"""The standard streams, whose reader may go away."""
+"""The standard streams, whose readers may go away."""
 
 import os
 from typing import Any
 
 
 class Stream:
-    """A standard stream that keeps no work from being done: after its first `error` it writes to nowhere.
+    """A standard stream that never stops the work: after its first `error` it writes to nowhere.
 
-    The reader of a pipe may have seen enough, a disk may be full, a terminal gone. What it cannot encode it escapes.
+    The reader of a pipe may have seen enough, a disk may be full, a terminal gone. Characters that cannot be encoded
+    are escaped.
     """
 
     def __init__(self, stream: Any) -> None:

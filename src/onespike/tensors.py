@@ -1,4 +1,4 @@
-"""Tensors from outside: read without pickle, and compared with those that they stand for, before anything computes."""
+"""Tensors from outside: read without pickle, and compared with the expected ones before anything computes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,17 +11,17 @@ from torch.nn.parameter import is_lazy
 
 from onespike.errors import OnespikeError, listed, shown
 
-#: Types of weights; there are smaller floats, which nothing computes with.
+#: Dtypes of weights; there are smaller floats, which nothing computes with.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-#: What batch norm has learnt of its inputs.
+#: Batch norm's running statistics.
 _STATISTICS = ("running_mean", "running_var")
 
 
 def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
-    """Read a file of safetensors, on the CPU; one that is damaged, or has types of no tensor, is an `OnespikeError`."""
+    """Read a file of safetensors, on the CPU; an `OnespikeError` if it is damaged, or has types that PyTorch lacks."""
     try:
         return load(content)
-    except KeyError as error:  # a type that safetensors has, and PyTorch has not
+    except KeyError as error:  # safetensors has this type, PyTorch has not
         raise OnespikeError(f"{where} is damaged: tensors of type {shown(error.args[0])}") from None
     except (SafetensorError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise OnespikeError(f"{where} is damaged: {' '.join(str(error).split())}") from error
@@ -30,7 +30,7 @@ def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
 def to_save(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
     """Copies on the CPU: safetensors knows no strides (channels-last) and no shared memory.
 
-    What is no tensor, such as a module's extra state, is an `OnespikeError`.
+    Anything but a tensor, such as a module's extra state, is an `OnespikeError`.
     """
     for name, one in tensors.items():
         if not isinstance(one, Tensor):
@@ -39,7 +39,7 @@ def to_save(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complaint: str) -> None:
-    """Raise an `OnespikeError` unless tensors have the names, shapes and types of others; all floats are alike."""
+    """Raise an `OnespikeError` unless tensors have the expected names, shapes and dtypes; all floats are alike."""
     theirs, ours = (
         {name: f"{tuple(one.shape)}{'' if one.dtype in _FLOATS else f' {one.dtype}'}" for name, one in state.items()}
         for state in (saved, own)
@@ -51,7 +51,7 @@ def expect_alike(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], complai
 
 
 def expect_weights(network: nn.Module) -> None:
-    """Raise an `OnespikeError` unless somebody's network is one, of weights that are there and dense."""
+    """Raise an `OnespikeError` unless a user's network is a module whose weights have values and are dense."""
     if not isinstance(network, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(network).__name__}")
     for name, part in network.named_modules():
@@ -65,7 +65,7 @@ def expect_weights(network: nn.Module) -> None:
 
 
 def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
-    """Name a weight, or statistic, that is no finite number, or a buffer that is none at all; "" if there is none."""
+    """Name a weight, or statistic, that is not finite, or a buffer that is NaN; "" if there is none."""
     weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for name, one in tensors.items():
         kind = name.rpartition(".")[2]
@@ -76,6 +76,6 @@ def not_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> str:
 
 
 def expect_finite(tensors: Mapping[str, Tensor], network: nn.Module) -> None:
-    """Raise an `OnespikeError` if a weight, or statistic, of a network to be written is no finite number."""
+    """Raise an `OnespikeError` if a weight, or statistic, of a network to be written is not finite."""
     if name := not_finite(tensors, network):
         raise OnespikeError(f"the weights {name} are not finite numbers: expected those of a network that was trained")

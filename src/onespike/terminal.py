@@ -1,4 +1,4 @@
-"""What a person reads: terminals on which names from outside do nothing."""
+"""Output for people: terminals on which names from outside do nothing."""
 
 from typing import Any
 

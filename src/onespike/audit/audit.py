@@ -27,7 +27,7 @@ from onespike.training.run import Run, channels_last
 
 #: Images in a batch while counting, and in the large batch of the latency.
 _BATCH = 64
-#: Where there are no images, noise is shown: of this side and so many classes, in colour but for `_GREY`.
+#: Without images the network is shown noise: its side, its number of classes, models that take grey, its name.
 _SIDE, _CLASSES, _GREY, NOISE = 32, 10, ("conv-tiny",), "noise"
 _MOST_NOISE = 10**5
 #: Batches of images on a device.
@@ -48,9 +48,9 @@ def audit(
     Args:
         model: The model, trained, on the device of the images.
         batches: Batches of real images as the model takes them, (B, ...).
-        name: What to call it; its class by default.
+        name: Name of the model; its class by default.
         table: The constants of energy; the package's own by default.
-        accuracy: Top-1 on the test images in percent, if it is known: without it no energy is compared.
+        accuracy: Top-1 on the test images in percent, if it is known; without it, no energies are compared.
         seed: Seed of the draws of a Bernoulli encoding.
         batch_axis: The axis of the images in a batch, as for `count_operations`.
 
@@ -91,7 +91,7 @@ def audit_run(
         device: "auto" takes the accelerator if there is one.
         latency: Whether to measure time, memory and joules.
         scale: Whether to count and time the network in other sizes as well.
-        model: As for `Run.model`, where the network is of somebody else's class.
+        model: As for `Run.model`, if the network is of a user's class.
 
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or the network cannot be counted.
@@ -108,7 +108,7 @@ def audit_run(
         )
     batches = _test_images(dataset, card.mean, card.std, images)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
-    same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else what training found says nothing of them
+    same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else training's accuracy is of other images
     accuracy = _accuracy(run, card.data) if same else None
     return replace(result, name=str(run.folder), data=dataset.name, accuracy=accuracy)
 
@@ -124,8 +124,8 @@ def audit_model(
 ) -> Audit:
     """Audit a registered model with fresh weights: its firing rates mean little, its dense counts are exact.
 
-    The arguments are those of `audit_run`, but for the config of the architecture. Without `data` it looks at noise of
-    32x32 pixels, the same each time, and the result's `data` is "noise".
+    The arguments are those of `audit_run`, but for the config of the architecture. Without `data` the network sees
+    noise of 32x32 pixels, the same each time, and the result's `data` is "noise".
 
     Raises:
         OnespikeError: The data cannot be read, or do not suit the model.
@@ -190,7 +190,7 @@ def _audit(
 
 
 def _accuracy(run: Run, data: str) -> float | None:
-    """Top-1 on the test images, as training found it, or else an evaluation of the best weights on these images."""
+    """Top-1 on the test images: from training, or else from an evaluation of the best weights on these images."""
     if run.summary:
         return float(run.summary["test_top1"])
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.clock import timed, watch_machine
 from onespike.neurons.watch import batch_of, resetter
 
-#: Passes that are timed, and seconds that all take together, at least.
+#: Fewest passes that are timed, and fewest seconds that all take together.
 _RUNS, _SECONDS = 10, 2.0
 #: Linux's counters of this process's memory.
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -34,7 +34,7 @@ class Latency:
     threads: int  # threads of the CPU
     cpu: float  # processor seconds of this process in each second meanwhile
     others: float  # of all other processes
-    busy: str | None  # why the time is not to be trusted: what else the machine did; None if it is
+    busy: str | None  # why the time cannot be trusted: what else the machine did; None if it can
 
     @property
     def images_per_second(self) -> float:
@@ -62,7 +62,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     if on_gpu := images.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
-        with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole run
+        with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process
             _RESET.write_text("5")
     with watch_machine(images.device) as machine:
         seconds = timed(_afresh(model, images), _RUNS, _SECONDS)
@@ -112,7 +112,7 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
 
 
 def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
-    """A forward pass of neurons that know nothing of the pass before."""
+    """Return a function that runs one forward pass, with the neurons' states reset before it."""
     reset = resetter(model)
 
     def step() -> None:
@@ -123,7 +123,7 @@ def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
 
 
 def _peak_memory() -> int | None:
-    """The most memory of this process in use since the last reset, in bytes; None where the system does not tell."""
+    """The peak memory of this process since the last reset, in bytes; None where the system does not tell."""
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:

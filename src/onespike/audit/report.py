@@ -1,6 +1,6 @@
-"""Networks side by side, and the report: one HTML file that needs nothing else, neither a server nor a network.
+"""Networks side by side, and the report: one HTML file that needs nothing else, neither a server nor the internet.
 
-An energy without the accuracy it buys says nothing: no ratio is given without both.
+An energy says nothing without the accuracy that it buys: no ratio is given without both.
 """
 
 import json
@@ -20,14 +20,14 @@ TEMPLATE = Path(__file__).with_name("report.html")
 class Comparison:
     """The energy of one network over that of another, and both accuracies."""
 
-    first: str  # name of the network that is judged
-    second: str  # name of the network it is held against
+    first: str  # name of the network that is compared
+    second: str  # name of the network that it is compared with
     accuracies: tuple[float, float]  # top-1 of the two, in percent
-    ratios: dict[Convention, float]  # energy of the second over that of the first: how often less the first needs
+    ratios: dict[Convention, float]  # energy of the second over that of the first: how many times less the first needs
 
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
-    """Hold the first network against each of the others; of each pair that cannot be, say why and what to do."""
+    """Compare the first network with each of the others; for a pair that cannot be compared, say why and what to do."""
     if not audits or not all(isinstance(one, Audit) for one in audits):
         raise OnespikeError(f"audits: expected a list of Audit, one or more, got {shown(repr(audits))}")
     first, *others = audits
@@ -53,7 +53,7 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
 
 
 def save_report(audits: Sequence[Audit], path: str | Path) -> None:
-    """Write the report of one or more audits, the first held against the others.
+    """Write the report of one or more audits; the first is compared with the others.
 
     Raises:
         OnespikeError: It cannot be written, or would replace a file of a run.

@@ -1,4 +1,4 @@
-"""What an audit finds, and the files it leaves; what it says of each product: whether spikes alone arrived there."""
+"""The result of an audit and its files; and, for each product, whether it reads spikes alone."""
 
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
@@ -14,22 +14,22 @@ from onespike.durable import csv_text
 
 @dataclass(frozen=True)
 class Audit:
-    """What a network costs."""
+    """The cost of a network."""
 
     name: str  # the run, or the model
-    operations: Operations  # what it does for one image
+    operations: Operations  # its operations for one image
     table: EnergyTable  # the constants that energy is computed from
-    preset: str = ""  # the preset it was built with; empty for a model of another make
+    preset: str = ""  # the preset it was built with; empty for a user's model
     trained: bool = True  # whether its weights were trained: those of a fresh network fire at rates that mean little
     data: str = ""  # name of the data set that the images are from; "noise" if none are; empty if it has no name
     accuracy: float | None = None  # top-1 on the test images, in percent; None if it is not known
     latency: tuple[Latency, ...] = ()  # measurements, by batch size; empty if none were made
     scaling: tuple[Scaling, ...] = ()  # how the cost grows; empty if it was not asked for
-    joules: Joules = UNMEASURED  # what a meter said
+    joules: Joules = UNMEASURED  # joules by a meter
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The network and the twins that can be estimated: over time steps an artificial twin would run once."""
+        """The network and the twins that can be estimated; over time steps there is no "ann", which would run once."""
         return tuple(one for one in VARIANTS if one != "ann" or self.operations.steps == 1)
 
     def energy(self, convention: Convention, variant: Variant = "network") -> Energy:
@@ -86,10 +86,10 @@ class Audit:
 
 
 class Reading(NamedTuple):
-    """What one product of the layer at `path` read.
+    """The input of one product of the layer at `path`.
 
-    The stem is what reads the network's input with no product in between, and whatever is in a module of the name
-    `stem`.
+    The stem is every product that reads the network's input with no product in between, and whatever is in a module
+    named `stem`.
     """
 
     path: str
@@ -98,16 +98,16 @@ class Reading(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether spikes of one size arrived, with or without a sign, nothing else; of the stem nothing is asked."""
+        """Whether it reads spikes of one size alone, with or without a sign; the stem may read anything."""
         return self.stem or self.arrives in ("binary", "signed")
 
     @property
     def arrives(self) -> Kind:
-        """What arrived; of two activations the less simple side."""
+        """The kind of its input; for a product of two activations, the less simple kind."""
         return self.product.beside or self.product.arrives
 
 
 def read_spikes(operations: Operations) -> list[Reading]:
-    """Say of every weight layer, and of every product of two activations, what arrived there, in network order."""
+    """Tell what every weight layer, and every product of two activations, reads, in network order."""
     products = [(layer.path, product) for layer in operations.layers for product in layer.products]
     return [Reading(path, product, product.first or "stem" in path.split(".")) for path, product in products]

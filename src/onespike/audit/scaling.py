@@ -38,7 +38,7 @@ class Scaling:
 
 
 def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
-    """Fit cost = a * value^k by least squares of the logarithms; gives k."""
+    """Fit cost = a * value^k by least squares of the logarithms; returns k."""
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 

@@ -31,14 +31,14 @@ def audit(
     csv: Path | None = None,
     json: str | None = None,
 ) -> int:
-    """What a network costs: operations by what arrives at each layer, energy by several conventions, latency, memory.
+    """Audit what a network costs: operations by the kind of each layer's inputs, energy, latency, memory.
 
     Args:
-        subject: A run folder, which brings its images along, or a registered model with fresh weights, whose images are
-            chosen by --data.* (noise without them) and its architecture by --model.*
+        subject: A run folder, audited on its own images; or a registered model with fresh weights, on the images of
+            --data.* (noise without them) and with the architecture of --model.*
         overrides: Other images; of a model the architecture.
         images: How many test images, evenly spread.
-        compare: Run folders beside it.
+        compare: Other run folders to compare it with.
         energy: YAML file with the constants of energy.
         latency: Measure time, memory, joules.
         scaling: Count and time other sizes as well.
@@ -92,7 +92,7 @@ def audit(
 
 
 def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, Device, bool, bool]") -> "Audit":
-    """Audit a run or a model; a model without images of its own, where none are chosen, on noise."""
+    """Audit a run, or a model, which is shown noise unless images are chosen."""
     from onespike.audit import audit_model, audit_run
     from onespike.models import model_names
     from onespike.training.pretrained import HUB, PACKAGE

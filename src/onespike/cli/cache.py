@@ -10,7 +10,8 @@ from onespike.errors import OnespikeError
 def cache(action: Literal["verify"], cache: Path | None = None) -> int:
     """Compare the decoded images in the cache, byte for byte, with what was written; damaged ones are an error.
 
-    Whoever opens a damaged entry decodes it anew. Images in large files are compared one by one when they are fetched.
+    A damaged entry is decoded anew when it is opened. Images in large files are compared one by one when they are
+    fetched.
 
     Args:
         action: verify.

@@ -11,14 +11,14 @@ from onespike.errors import OnespikeError
 def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Literal["auto", "cpu"] = "auto") -> int:
     """Prove on test images, layer by layer, that behind the stem every weight layer reads spikes alone.
 
-    The stem is what reads the image with no weight layer in between, and whatever is in a module of the name stem.
-    Spikes are 0 and one other value, which folds into the weights, or that with a sign. Exit code 1 where that does not
-    hold, or where nothing is behind the stem. The images are the run's own; --data.* choose others.
+    The stem is every layer that reads the image with no weight layer in between, and whatever is in a module named
+    stem. Spikes are 0 and one other value, which folds into the weights, perhaps with a sign. The exit code is 1 if
+    that does not hold, or if nothing is behind the stem. The images are the run's own; --data.* choose others.
 
     Args:
         run: Run folder.
         overrides: Other images.
-        images: How many test images, evenly spread, at least 2: of one, real numbers look like spikes.
+        images: How many test images, evenly spread, at least 2: in a single one, real numbers look like spikes.
         device: auto takes the accelerator if there is one, cpu never.
     """
     from onespike.audit.audit import audit_run

@@ -1,6 +1,6 @@
 """From a function to a command: its parameters become options, its docstring their help.
 
-Values of a recipe, such as `--train.epochs 3`, are passed on as they stand; only the recipe knows what they may be.
+Values of a recipe, such as `--train.epochs 3`, are passed on as they are typed; only the recipe knows what is valid.
 """
 
 import argparse
@@ -23,12 +23,12 @@ Overrides = dict[str, Text]
 
 
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
-    """Call a command's function with the command line behind the command's name; gives the exit code it returns.
+    """Call a command's function with the arguments after the command's name; returns its exit code.
 
-    Parameters without a default are positional, positional-only ones too, the others options. A parameter `overrides`
-    receives the values of a recipe in `sections`; one that is annotated with a config has an option for each of its
-    fields, and receives those that are given. The usage is such as "onespike evaluate RUN". An option that does not
-    exist, has no value or one of the wrong type, or something that is missing, is an `OnespikeError`.
+    Parameters without a default, and positional-only ones, are positional; the others are options. A parameter
+    `overrides` receives a recipe's values in `sections`. A parameter that is annotated with a config has an option for
+    each field, and receives those that are given. The usage is such as "onespike evaluate RUN". An unknown option, a
+    missing value or one of the wrong type, and a missing argument are an `OnespikeError`.
     """
     parameters, hints = dict(inspect.signature(function).parameters), get_type_hints(function)
     takes_overrides = parameters.pop("overrides", None) is not None
@@ -73,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _documented(described: Any) -> tuple[str, dict[str, str]]:
-    """What a docstring says in general, and of each argument; per cent signs are doubled, as argparse wants them."""
+    """A docstring's description, and its text for each argument; per cent signs are doubled for argparse."""
     docstring = parse_docstring((inspect.getdoc(described) or "").replace("%", "%%"))
     texts = {one.arg_name: " ".join((one.description or "").split()) for one in docstring.params}
     return " ".join(filter(None, [docstring.short_description, docstring.long_description])), texts
@@ -88,7 +88,7 @@ def _add_options(parser: Any, config: Any, prefix: str = "") -> None:
 
 
 def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
-    """Add one option, which is absent from what is parsed unless it is given."""
+    """Add one option, which is absent from the parsed values unless it is given."""
     option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
     shown = f"{text} (default: {default})" if default is not False and default not in (None, [], "") else text
     common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": shown}
@@ -102,7 +102,7 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
 
 
 def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:
-    """Part a command line's words into values of a recipe, modules to import, and what is the command's own."""
+    """Split a command line's words into values of a recipe, modules to import, and the command's own arguments."""
     overrides, modules, rest = Overrides(), list[str](), list[str]()
     remaining = iter(words)
     for word in remaining:
@@ -124,7 +124,7 @@ def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tu
 
 
 def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
-    """All options that there are, for an error that names the nearest."""
+    """All options that exist, for an error that names the nearest."""
     own = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
     if not sections:
         return own
@@ -134,7 +134,7 @@ def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
 
 
 def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
-    """Add the recipe's options to the help; those of the models need torch, and have a command of their own."""
+    """Add the recipe's options to the help; those of models need torch, and `onespike models` lists them."""
     for section, kind in (("data", DataConfig), ("train", TrainConfig)):
         if section in sections:
             _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")

@@ -21,15 +21,16 @@ def convert(
 ) -> int:
     """Turn the artificial network of a run into a spiking one: integrate-and-fire neurons in place of activations.
 
-    Thresholds are calibrated on training images: the run's own; --data.* changes them, as --data.root FOLDER does where
-    they have moved. The options --train.* are for --finetune, those of --calibration.* say how thresholds are found.
+    Thresholds are calibrated on training images: the run's own; --data.* choose others, or say where they are now, such
+    as --data.root FOLDER. The options --train.* are for --finetune, those of --calibration.* say how thresholds are
+    found.
 
     Args:
         run: Run folder of an artificial network.
         overrides: Other images, another training, another calibration.
-        conversion: How.
+        conversion: How to convert.
         out: Run folder of the spiking network, new or empty.
-        images: How many training images calibrate.
+        images: How many training images to calibrate on.
         finetune: Then fine-tune at one time step, into the run folder OUT-finetuned; batch norm is kept for that.
     """
     from onespike.configs import make

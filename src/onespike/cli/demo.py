@@ -32,11 +32,11 @@ def demo(
     time, ONNX Runtime for browsers (33 MB) is fetched from the npm registry into the cache.
 
     Args:
-        run: Run folder; by default the network of the digits that the package brings along.
+        run: Run folder; by default the package's network of the digits.
         overrides: Other test images.
-        model: The same.
-        out: Folder for the page, to be kept; by default it goes when the command ends.
-        serve: Serve the page; without, write it to --out alone.
+        model: The run folder, as an option.
+        out: Folder for the page, to be kept; by default it is removed when the command ends.
+        serve: Serve the page; --no-serve only writes it to --out.
         open_: Open a browser.
         port: Port; 0 takes a free one.
         images: On how many test images the network is proved and its mean cost is counted.

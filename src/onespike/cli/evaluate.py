@@ -9,7 +9,7 @@ from onespike.cli.tables import person, plain_table
 if TYPE_CHECKING:
     from onespike.evaluation.evaluate import Spread
 
-#: Up to so many classes all are printed, of more only the worst ten; and so many confusions.
+#: Most classes that are all printed; else this many of the worst; and this many confusions.
 CLASSES, WORST, CONFUSIONS = 20, 10, 5
 
 
@@ -29,7 +29,7 @@ def evaluate(
 ) -> int:
     """Accuracy of a run's network, by class, and which classes it takes for which.
 
-    The images are the run's own; other ones with the options --data.*, such as --data.name folder --data.root FOLDER.
+    The images are the run's own; --data.* choose others, such as --data.name folder --data.root FOLDER.
 
     Args:
         run: Run folder.

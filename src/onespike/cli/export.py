@@ -19,10 +19,10 @@ def export(
     checkpoint: Literal["best", "last"] = "best",
     json: str | None = None,
 ) -> int:
-    """Write a run's network for other runtimes and devices, and prove on test images that they compute what it does.
+    """Write a run's network for other runtimes and devices, and prove on test images that they compute the same.
 
-    The proof is printed and written, parity.json; exit code 1 where it does not hold. The images are the run's own;
-    --data.* choose others.
+    The proof is printed, and written to parity.json; the exit code is 1 if it does not hold. The images are the run's
+    own; --data.* choose others.
 
     Args:
         run: Run folder.

@@ -16,13 +16,13 @@ def inspect(
     checkpoint: Literal["best", "last"] = "best",
     seed: int = 0,
 ) -> int:
-    """Draw what a run's network makes of one image: spikes and potentials of every block or layer, windows, the answer.
+    """Draw what a run's network does with one image: spikes and potentials of each block or layer, windows, the answer.
 
     Args:
         run: Run folder.
         image: The image file; made to fit the network's size and channels.
-        sample: In its place a test sample of the run's data, by its number from 0. Events are drawn as frames; several
-            frames also become a GIF beside the picture.
+        sample: Instead of an image, a test sample of the run's data, by its number from 0. Events are drawn as frames;
+            several frames also become a GIF beside the picture.
         out: The PNG to write; by default RUN/inspection/IMAGE.png.
         json: A file for the same as numbers; - prints them.
         checkpoint: Which weights of the run: best or last.

@@ -20,8 +20,8 @@ class Command(NamedTuple):
     """A command: a function of the same name in a module of the same name, imported only when it is called."""
 
     about: str
-    arguments: str  # as its usage says
-    sections: tuple[str, ...] = ()  # of a recipe, whose values it takes
+    arguments: str  # its arguments, as in the usage
+    sections: tuple[str, ...] = ()  # sections of a recipe whose values it takes
 
 
 COMMANDS = {
@@ -60,7 +60,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 2 the user's to mend, 130 interrupted; a bug of ours keeps its traceback."""
+    """Run a command and exit: 0 done, 2 an error that the user can fix, 130 interrupted; bugs keep their traceback."""
     exit_with(dispatch, sys.argv[1:] if arguments is None else arguments)
 
 
@@ -71,9 +71,9 @@ class _Ended(BaseException):
 def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> NoReturn:
     """Call a command line's function and exit as `main` does.
 
-    What the system refuses is the user's to mend, too. A reader of our output who goes away stops nothing.
+    An error of the system is one that the user can fix, too. If the reader of our output goes away, nothing stops.
     """
-    backend = os.environ.pop("MPLBACKEND", None)  # commands draw into files; a name it does not know stops matplotlib
+    backend = os.environ.pop("MPLBACKEND", None)  # commands draw into files; an unknown name stops matplotlib
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
@@ -114,13 +114,13 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP, unless they are ignored, end a command as Ctrl-C does: what was half done is cleared."""
+    """Let SIGTERM and SIGHUP, unless they are ignored, end a command as Ctrl-C does, with half-done work cleaned up."""
 
     def end(number: int, _: object) -> NoReturn:
         raise _Ended(number)
 
     def again(ignored: Any) -> None:
-        # What is raised in a destructor or a callback Python ignores: such a signal is sent once more, after that.
+        # Python ignores what is raised in a destructor or a callback: such a signal is sent once more, after that.
         error = ignored.exc_value
         if not isinstance(error, _Ended | KeyboardInterrupt):
             hook(ignored)
@@ -146,7 +146,7 @@ def _signals() -> Iterator[None]:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run the command that a command line names; gives its exit code."""
+    """Run the command that a command line names; returns its exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: onespike COMMAND [options]\n\ncommands:")
         for name, command in COMMANDS.items():

@@ -41,7 +41,7 @@ def models(name: str | None = None, /) -> int:
 
 
 def _facts(summary: dict[str, Any]) -> list[str]:
-    """What is told of a trained network."""
+    """The columns of a trained network in the list."""
     audit = summary["audit"]
     rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"

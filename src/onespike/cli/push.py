@@ -24,7 +24,7 @@ def push(
 ) -> int:
     """Write a run's weights with all that is needed to use them and a model card, into a folder or to the Hub.
 
-    The very weights that are written are evaluated on all test images, and audited; the card says what came out.
+    The weights are evaluated as they are written, on all test images, and audited; the card has the results.
     onespike.load reads them, and so do all commands that do not train.
 
     Args:
@@ -35,7 +35,7 @@ def push(
         weights: fp32; or int8, rounded to 8 bits, a quarter of the size.
         checkpoint: Which weights of the run: best or last.
         images: How many test images the audit sees, evenly spread.
-        private: Whether a repository that is made is private.
+        private: Whether a new repository is private.
     """
     from onespike.durable import expect_writable
     from onespike.exporting.hub import push_to_hub, save_pretrained

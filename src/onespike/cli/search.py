@@ -22,16 +22,16 @@ def search(
     """Search for the values of a recipe's options with the best accuracy on the held-out images.
 
     Trials are run folders in --out; search.html there has the pictures, and the command that trains the best. The same
-    command goes on where it was stopped, and on several machines that share a --storage it works together.
+    command goes on where it was stopped; on several machines that share a --storage, it shares the work.
 
     Args:
         overrides: Values of the recipe that all trials have.
         recipe: A YAML file, or a recipe of the package, that each trial changes.
         space: A YAML file with the options to choose, and what each may be.
         out: Folder of the search, new or that of the same search.
-        trials: How many are to be trained, pruned ones included.
+        trials: Number of trials to train, pruned ones included.
         workers: Processes that train at the same time.
-        energy: Search for little energy, too, by this convention of the audit: the front of both.
+        energy: Search for low energy, too, by this convention of the audit: the result is the front of both.
         storage: URL of a data base, such as postgresql://user:password@host/name; by default a file in --out.
     """
     from onespike.search.report import PAGE, best_of, command_of, describe, words_of

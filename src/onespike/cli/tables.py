@@ -1,4 +1,4 @@
-"""What commands print for a person."""
+"""Printing for people."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def person(json: str | None = None) -> "Console":
-    """Where a person reads: the standard error if the standard output is for JSON. Lines are printed as they are."""
+    """The console for people: the standard error if the standard output is for JSON. Lines are printed as they are."""
     from onespike.terminal import Terminal
 
     console = Terminal(stderr=json == "-", soft_wrap=True)

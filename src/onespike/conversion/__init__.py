@@ -1,6 +1,6 @@
 """Conversion of trained artificial networks into spiking ones: any `nn.Module` in, an `nn.Module` out.
 
-What can be chosen is here, and needs no torch; `onespike.convert` and `onespike.load_converted` do the work.
+The options are here, and need no torch; `onespike.convert` and `onespike.load_converted` do the work.
 """
 
 from onespike.conversion.config import Calibration, ConversionConfig

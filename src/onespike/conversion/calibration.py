@@ -1,4 +1,4 @@
-"""Calibration: find thresholds and correct weight layers, layer after layer, on training images.
+"""Calibration: find thresholds and correct weight layers, layer by layer, on training images.
 
 The artificial and the spiking network run through the same graph side by side. When a layer's turn comes, all layers
 before it already spike, so that each layer also corrects, as far as it can, the errors of those before.
@@ -22,7 +22,7 @@ from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 
 #: Thresholds that are tried, as shares of the percentile.
 SHARES = torch.cat([torch.linspace(0.05, 1.0, 39), torch.tensor([1.15, 1.3, 1.5])])
-SAMPLES = 4096  # values of each channel that the search looks at
+SAMPLES = 4096  # values sampled of each channel for the search
 CACHED = 2**17  # values that neurons and the search take at once, to stay in the processor's cache (3 times as fast)
 
 
@@ -31,7 +31,7 @@ class LayerError:
     """The error of one layer of neurons on the calibration images."""
 
     layer: str  # its path
-    activation: str  # that the neurons replace
+    activation: str  # the activation that the neurons replace
     thresholds: int  # how many there are: one for each channel, or one for all
     threshold: float  # their mean
     relative_l2: float  # norm of the difference of mean output and activation, over that of the activation
@@ -41,10 +41,10 @@ class LayerError:
 
 @torch.no_grad()
 def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -> list[LayerError]:
-    """Find a network's thresholds and correct its weight layers, in place; gives the error of each layer of neurons.
+    """Find a network's thresholds and correct its weight layers, in place; returns the error of each layer of neurons.
 
-    Neurons that replace a QCFS have their thresholds already. Where time steps times neurons are the levels of every
-    QCFS, the expected error is 0, and nothing is corrected. A value that is not finite is an `OnespikeError`.
+    Neurons that replace a QCFS already have their thresholds. If time steps times neurons are the levels of every QCFS,
+    the expected error is 0, and nothing is corrected. A value that is not finite is an `OnespikeError`.
     """
     reference, steps, errors = network.analog(), network.time_steps, []
     analog, spiking = fx.Interpreter(reference), fx.Interpreter(network.body)
@@ -86,9 +86,9 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
 
 
 def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor, options: Calibration) -> None:
-    """Find a layer's thresholds: of its currents, (T, N, …), and what its mean output should be, (N, …)."""
+    """Find a layer's thresholds, from its currents, (T, N, …), and the mean output that it should have, (N, …)."""
     every = _rows(neurons, activations)
-    # Places drawn by chance: every n-th one would be the same columns of each map.
+    # Random places: every n-th one would be in the same columns of each map.
     chosen = torch.randperm(every[0].numel(), generator=torch.Generator().manual_seed(0))[:SAMPLES].sort().values
     places: Any = (slice(None), *torch.unravel_index(chosen.to(every.device), every.shape[1:]))
     current = torch.stack([_rows(neurons, current)[places] for current in currents]).float()  # (T, C, samples)
@@ -107,7 +107,7 @@ def set_thresholds(neurons: IntegrateFire, currents: Tensor, activations: Tensor
 
 
 def _rows(neurons: IntegrateFire, x: Tensor) -> Tensor:
-    """View (N, …) with what has a threshold of its own in front: (C, N, …), or (1, N, …)."""
+    """View (N, …) with the axis of the thresholds in front: (C, N, …), or (1, N, …)."""
     return x.movedim(neurons.axis, 0) if neurons.raw_threshold.ndim else x.unsqueeze(0)
 
 
@@ -124,7 +124,7 @@ def _with_least_error(currents: Tensor, target: Tensor, scale: Tensor, populatio
             spikes += fired
         error = spikes * size / len(currents) - target
         if options.correct != "none":
-            error -= error.mean(1, keepdim=True)  # which a bias takes back
+            error -= error.mean(1, keepdim=True)  # a bias corrects it
         errors.append(error.square().mean(1))
     return scale * SHARES.to(scale)[torch.stack(errors).argmin(0)]
 

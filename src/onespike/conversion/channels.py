@@ -1,8 +1,9 @@
-"""Where a layer of neurons may have a threshold for each channel: where thresholds fold into the weights behind.
+"""Whether a layer of neurons may have a threshold for each channel: only if these fold into the next weights.
 
 A neuron's output is its threshold or 0. It counts as a spike if the threshold can become a factor of the weights that
-read it: if each of these belongs to one channel. Convolutions and linear layers sum over one axis; the graph is
-followed from the neurons to them, through pooling, flattening, additions and means. Axes are counted from the last, -1.
+read it, that is, if each of these belongs to one channel. Convolutions and linear layers sum over one axis. The graph
+is followed from the neurons to these layers, through pooling, flattening, additions and means. Axes are counted from
+the last, -1.
 """
 
 import re
@@ -20,7 +21,7 @@ PARTS = ("chunk", "split")  # functions that cut a tensor into a tuple of parts
 def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
     """Number and axis of an activation's channels that may have a threshold each; None if there can be only one."""
     shape = node.meta["shape"]
-    # Of the weight layer that the currents come from or, where that does not do, of one that reads the spikes.
+    # Channels of the weight layer that makes the currents or, if these do not do, of one that reads the spikes.
     for number, axis in filter(None, (_made(graph, node), _read(graph, node))):
         there = len(shape) >= -axis and shape[axis] == number  # an addition may broadcast one to several
         if there and _folds(graph, node, axis):
@@ -76,7 +77,7 @@ def _folds(graph: fx.GraphModule, node: fx.Node, axis: int) -> bool:
         for user in node.users:
             module, name = module_of(graph, user), name_of(user)
             if user.op == "output" or name in kinds.SHAPES or kinds.activation_of(module, user) is not None:
-                continue  # what stands behind an activation reads the spikes of that one
+                continue  # layers after an activation read the spikes of that one
             if isinstance(module, WEIGHTS):
                 if _axis(module) != axis:
                     return False
@@ -91,22 +92,22 @@ def _folds(graph: fx.GraphModule, node: fx.Node, axis: int) -> bool:
 
 
 def _behind(graph: fx.GraphModule, node: fx.Node, axis: int) -> int | None:
-    """Where the channels are behind an operation; None where it mixes them, or that cannot be told."""
+    """The axis of the channels after an operation; None where it mixes them, or that is unknown."""
     module, name = module_of(graph, node), name_of(node)
     before, shape = node.all_input_nodes[0], node.meta.get("shape", ())
-    axes = len(before.meta.get("shape", shape))  # of parts in a tuple those that they have together
+    axes = len(before.meta.get("shape", shape))  # a tuple has no shape: its parts' is taken
     if _pooled(graph, node) >= -axis:
         return None
     if name in ("contiguous", "clone", *PARTS) or (name == "getitem" and name_of(before) in PARTS):
         return axis
     if isinstance(module, nn.Flatten) or name in ("flatten", "view", "reshape"):
-        # Each image in a row: every column belongs to one channel.
+        # One row for each image: every column belongs to one channel.
         return -1 if len(shape) == 2 and shape[0] == before.meta["shape"][0] else None
     if name in ("roll", "mean", "sum", "cat", "concat"):
         dims = _dims(node, 2 if name == "roll" else 1, axes)
         if dims is None or (axis in dims) != (name in ("cat", "concat")):
             return None
-        return axis + sum(dim > axis for dim in dims if len(shape) < axes)  # of those that are lost
+        return axis + sum(dim > axis for dim in dims if len(shape) < axes)  # axes behind it that are lost
     moved = isinstance(module, nn.Unflatten | nn.PixelShuffle | nn.PixelUnshuffle) or name in kinds.RESHAPING
     several = name in kinds.PRODUCTS and sum(isinstance(one, fx.Node) for one in node.args) > 1
     return None if moved or several else axis
@@ -120,7 +121,7 @@ def _keeps(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _pooled(graph: fx.GraphModule, node: fx.Node) -> int:
-    """Over how many of the last axes a node pools."""
+    """The number of last axes over which a node pools."""
     name = name_of(node) or type(module_of(graph, node)).__name__
     found = re.search(r"pool_?(\d)d", name.lower())
     return int(found[1]) if found else 0

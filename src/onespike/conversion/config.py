@@ -1,4 +1,4 @@
-"""What can be chosen about a conversion."""
+"""Options of a conversion."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,16 +12,16 @@ class ConversionConfig:
     """How neurons replace activations.
 
     Attributes:
-        time_steps: T, how often the spiking network runs on one image; logits are averaged.
-        neurons: A threshold for each "layer" or, where it folds into the weights behind, for each "channel".
-        shortcuts: What residual additions read: "spikes", or, where the same activation is also weighed, its "real"
-            value (membrane shortcuts, Hu et al. 2024); only what is weighed spikes then.
+        time_steps: T, the time steps of the spiking network for one image; logits are averaged.
+        neurons: A threshold for each "layer" or, where it folds into the next weights, for each "channel".
+        shortcuts: What residual additions read: "spikes", or, where weight layers also read the same activation, its
+            "real" value (membrane shortcuts, Hu et al. 2024); then only the weight layers read spikes.
         batch_norm: Whether batch norm is "folded" into the layers before it, or "kept", to be fine-tuned.
         population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
             step only.
-        allow_real: Leave real-valued what cannot be converted, rather than refuse it.
+        allow_real: Leave what cannot be converted real-valued, rather than refuse it.
         surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian".
-        surrogate_width: How wide it is, > 0, in units of one spike.
+        surrogate_width: Width of the surrogate, > 0, in units of one spike.
     """
 
     time_steps: int = 1
@@ -44,7 +44,7 @@ class ConversionConfig:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How thresholds are found and errors taken back; the defaults are measured in `docs/conversion.md`.
+    """How thresholds are found and errors corrected; the defaults are measured in `docs/conversion.md`.
 
     Attributes:
         thresholds: "maximum" of the activations, "percentile" of them, or "error": the share of the percentile with the

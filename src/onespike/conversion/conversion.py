@@ -31,12 +31,12 @@ from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 
-CHECKED = 2  # how many of the images the network is traced and checked with
+CHECKED = 2  # number of images that the network is traced and checked with
 TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
-MIXED = 0.05  # relative difference from which on rows belong to other images; rounding may move a QCFS by a step
-SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # what a saved conversion consists of
+MIXED = 0.05  # relative difference from which on rows count as other images'; rounding may move a QCFS by a step
+SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # the files of a saved conversion
 
-#: What the latter holds, among other things, and how many numbers the images may have that a network is traced with.
+#: Keys of the latter, among others; most numbers in the images that a network is traced with.
 _CARD: dict[str, Any] = {"config": dict[str, Any], "layers": list[Any], "traced": tuple[int, ...], "graph": list[str]}
 _CARD |= {"calibration_images": int, "sha256": str}
 _MOST = 1 << 26
@@ -44,11 +44,11 @@ _MOST = 1 << 26
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and the errors that converting brought."""
+    """A converted network, and the errors of its layers."""
 
     network: ConvertedNetwork  # in evaluation mode: images (B, C, H, W) to logits (B, K)
     layers: tuple[LayerError, ...]  # the error of each layer of neurons
-    images: int  # how many calibrated
+    images: int  # number of calibration images
     traced: tuple[int, ...]  # shape of those that the network was traced with, (N, C, H, W)
 
     @property
@@ -57,7 +57,7 @@ class Conversion:
         return self.network.real
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers."""
+        """The numbers, for JSON."""
         how = {"time_steps": self.network.time_steps, "population": self.network.population}
         layers = [asdict(layer) for layer in self.layers]
         return {**how, "calibration_images": self.images, "layers": layers, "real_valued": list(self.real)}
@@ -66,8 +66,9 @@ class Conversion:
         """Save the converted network without pickle; `load_converted` reads it.
 
         Writes `model.safetensors` (weights and thresholds) and `conversion.json` (the `ConversionConfig`, the layers of
-        the graph, each layer's error) to a new or empty folder, or over an earlier conversion; all else there, or what
-        cannot be written, is an `OnespikeError`. An interrupted save leaves the earlier conversion, or nothing.
+        the graph, each layer's error) to a new or empty folder, or over an earlier conversion. It is an `OnespikeError`
+        if the folder holds anything else, or cannot be written. An interrupted save leaves the earlier conversion, or
+        nothing.
         """
         folder = path_of(folder)
         expect_replaceable(folder, SAVED, "conversion")
@@ -104,7 +105,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
     some, expected = images[:CHECKED], _answers(model, images)
     network = spiking(model, config, some)
-    # A QCFS turns rounding, as by folding, into whole spikes: its graph is compared before anything is folded.
+    # With a QCFS, rounding, as by folding, becomes whole spikes: its graph is compared before anything is folded.
     rounds = any(isinstance(module, QCFS) for module in model.modules())
     _expect_same(trace(model, some, fold=False) if rounds else network.analog(), some, expected)
     _expect_images_first(network, some)
@@ -116,7 +117,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     """Load what `Conversion.save` wrote; the network gives the same logits, to the bit, on the device of `model`.
 
     Args:
-        folder: Where it was saved.
+        folder: The folder where it was saved.
         model: An artificial network of the architecture that was converted, such as `torchvision.models.vgg11_bn()`.
             The spiking one is built from it; its weights do not matter, and it stays as it is.
 
@@ -158,7 +159,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
 
 @torch.no_grad()
 def _answers(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's logits for some of the images, in evaluation mode; it stays as it is."""
+    """The network's logits for the first images, in evaluation mode; the network stays as it is."""
     if not len(images):
         raise OnespikeError("calibration: expected at least one image, got none")
     if images.is_meta or images.layout != torch.strided:
@@ -174,7 +175,7 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> None:
-    """Make sure that a graph, with activations in it, computes what the network does."""
+    """Raise `OnespikeError` unless a graph, with activations in it, computes the same as the network."""
     answer = graph(images)
     if answer.shape != expected.shape:
         raise OnespikeError("the network's graph by torch.fx gives another shape: expected the same at every call")
@@ -186,7 +187,7 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
 
 @torch.no_grad()
 def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
-    """Make sure that images lie along the first axis of what every layer gives: time steps are stacked along it."""
+    """Raise `OnespikeError` unless images are along the first axis of each layer's output: time is stacked there."""
     graph = network.analog()
     reached = reached_by_images(graph)
     alone, among = (fx.Interpreter(graph, garbage_collect_values=False) for _ in range(2))

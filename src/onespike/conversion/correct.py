@@ -1,4 +1,4 @@
-"""Correcting a weight layer for what spikes get wrong: its weights by least squares with ridge, its bias.
+"""Correct a weight layer for the errors of spikes: its weights by ridge regression, and its bias.
 
 With X the layer's centred inputs (one row for each sample, one column for each weight of an output), Y the centred
 outputs that it should give and V its old weights, the new weights W minimise |X W - Y|^2 + pull |W - V|^2. Two forms
@@ -22,20 +22,21 @@ from onespike.units.layers import Conv3x3
 
 CHUNK = 2**25  # values of inputs or columns that are in memory at once
 SAMPLES = 2**17  # samples that weights are fitted to; of large maps those of some images are enough
-#: Convolutions whose padded maps are at most so many times their outputs have shifted views multiplied, not columns.
+#: Shifted views are multiplied in place of columns where padded maps are at most this many times the outputs.
 PADDED = 1.5
 
 
 def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor, ridge: float | None) -> None:
     """Change a weight layer, in place, so that its mean output comes closest to a target.
 
-    `mean` is its input averaged over time, (N, …); `ridge` the pull of the weights towards the old ones, in units of
-    the inputs' mean square, None for the bias alone. A pull that is too weak for these images is an `OnespikeError`.
+    `mean` is its input averaged over time, (N, …). `ridge` is the pull of the weights towards the old ones, in units of
+    the inputs' mean square; None corrects the bias alone. A pull that is too weak for these images is an
+    `OnespikeError`.
     """
     axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
     target = target.movedim(axis, -1)  # (N, …, C_out)
     assert layer.bias is not None  # `spiking` gives every weight layer one
-    # A subclass may do something to its weights, or pad in a way of its own, before it multiplies.
+    # A subclass may change its weights, or pad in its own way, before it multiplies.
     if ridge is None or type(layer) not in (nn.Linear, ChannelLinear, nn.Conv1d, nn.Conv2d, Conv3x3):
         layer.bias += _average(target - layer(mean).movedim(axis, -1)).to(layer.bias)
         return
@@ -53,7 +54,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
 
 
 def _average(x: Tensor) -> Tensor:
-    """Mean over all but the last axis, in double precision, on the CPU: not every device has it."""
+    """Mean over all but the last axis, on the CPU, since not every device has double precision."""
     each = x.mean(tuple(range(1, x.ndim - 1))) if x.ndim > 2 else x
     return each.cpu().double().mean(0)
 
@@ -109,9 +110,9 @@ def _moments(layer: _ConvNd | nn.Linear, mean: Tensor, target: Tensor) -> tuple[
 def _moments_of_maps(layer: _ConvNd, mean: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same as `_moments`, where columns are shifted views of one another.
 
-    Padded maps lie one behind the other in a row for each channel, between zeros. Summed over all places of that row,
-    the product of two columns depends on the distance of their shifts alone: a 3x3 kernel has 13 of these, but 45 pairs
-    of shifts. Places that are no sample's are counted too, and are then taken off.
+    Each channel's padded maps lie one behind the other in a row, between zeros. Summed over all places of that row, the
+    product of two columns depends only on the distance of their shifts: a 3x3 kernel has 13 distances, but 45 pairs of
+    shifts. Places that belong to no sample are counted too, and then subtracted.
     """
     kernel, dilation, _ = _geometry(layer)
     origin = mean.mean((0, *range(2, mean.ndim))).view(1, -1, 1, 1)
@@ -156,7 +157,7 @@ def _matrix(weight: Tensor, groups: int = 1) -> Tensor:
 
 
 def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:
-    """What weight matrices multiply, (groups, samples, columns)."""
+    """The columns that weight matrices multiply, (groups, samples, columns)."""
     if isinstance(layer, nn.Linear):
         return (mean.movedim(1, -1) if isinstance(layer, ChannelLinear) else mean).flatten(0, -2)[None]
     kernel, dilation, stride = _geometry(layer)
@@ -165,12 +166,12 @@ def _columns(layer: _ConvNd | nn.Linear, mean: Tensor) -> Tensor:
 
 
 def _padded(layer: _ConvNd, mean: Tensor) -> Tensor:
-    """A convolution's input, padded, (N, C, H, W); one dimension is a map of one row."""
+    """A convolution's input, padded, (N, C, H, W); a one-dimensional one is a map of one row."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     padded = F.pad(mean, layer._reversed_padding_repeated_twice, mode)
     return padded.unsqueeze(2) if isinstance(layer, nn.Conv1d) else padded
 
 
 def _geometry(layer: _ConvNd) -> tuple[tuple[int, ...], ...]:
-    """Kernel size, dilation and stride of a convolution, (y, x) each; one dimension is a map of one row."""
+    """Kernel size, dilation and stride of a convolution, (y, x) each; a one-dimensional one is on a map of one row."""
     return tuple(((1,) * (2 - len(one)) + one) for one in (layer.kernel_size, layer.dilation, layer.stride))

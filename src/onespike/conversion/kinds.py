@@ -23,7 +23,7 @@ Kind = Literal["linear", "activation", "pooling", "product", "real"]
 WEIGHTS = (_ConvNd, nn.Linear)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, QCFS)
 MAX_POOLS = (_MaxPoolNd, _AdaptiveMaxPoolNd)
-#: Linear modules that keep channels where they are: a neuron behind them belongs to a channel of the layer before.
+#: Linear modules that keep channels where they are: a neuron after them belongs to a channel of the layer before.
 PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, _AvgPoolNd)
 LINEAR = (
     *(*WEIGHTS, *PASSING, _AdaptiveAvgPoolNd, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle),
@@ -80,9 +80,9 @@ def reached_by_images(graph: fx.GraphModule) -> set[fx.Node]:
 
 
 def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, ...], spikes: bool) -> Kind:
-    """Classify a node, of whose arguments those at some positions and names vary with the images, some as spikes."""
+    """Classify a node: `varying` are its arguments that depend on the images, `spikes` says whether some are spikes."""
     name = name_of(node)
-    if isinstance(module, _BatchNorm) and module.running_mean is None:  # it looks at the batch even at test time
+    if isinstance(module, _BatchNorm) and module.running_mean is None:  # it takes batch statistics even at test time
         return "real"
     if activation_of(module, node) is not None:
         return "activation"

@@ -9,7 +9,7 @@ torch.fx traces the network into a graph of modules and functions. Each node tha
     product      of two tensors, at least one of spikes: becomes `OverMeans`, a product of spike counts
     real         all else: refused, its path is named; or, with `allow_real`, left real-valued inside `OverMeans`
 
-Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
+The batch axis holds time: a tensor (T*B, …) is T time steps of B images, one step after the other.
 """
 
 import copy
@@ -29,7 +29,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.watch import neuron_layers
 
-#: Functions by which a neuron that is not known fires.
+#: Functions by which an unknown neuron fires.
 FIRING = {"gt", "ge", "heaviside"}
 
 
@@ -40,7 +40,7 @@ class OverMeans(nn.Module):
 
     The mean of the outputs is then f of the mean of the inputs. If f is homogeneous of degree d, F(t) is computed from
     sums, as t^(1-d) f(t m(t)): a product of two spike trains then multiplies spike counts. At one time step it is f.
-    Arguments vary over time at the positions and names that are `varying`; the others are passed on.
+    `varying` are the positions and names of the arguments that vary over time; the others are passed on.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PoolSpikes(nn.Module):
 
         out(t) = f(S(t))  where f(n(t)) > f(n(t-1)), else 0          n(t): spikes of each neuron up to step t
 
-    The output rate is exactly the largest rate in the window, f max pooling over neurons of one threshold.
+    Here f is max pooling over neurons of one threshold. The output rate is exactly the largest rate in the window.
     """
 
     def __init__(self, function: Callable[..., Tensor], time_steps: int) -> None:
@@ -112,7 +112,7 @@ class ConvertedNetwork(nn.Module):
         super().__init__()
         self.body, self.real, self.config = body, real, config
         self.time_steps, self.population = config.time_steps, config.population
-        self._activations = (activations,)  # in a tuple: they are no part of this network
+        self._activations = (activations,)  # in a tuple, so that they are not submodules
 
     @property
     def neurons(self) -> dict[str, IntegrateFire]:
@@ -120,7 +120,7 @@ class ConvertedNetwork(nn.Module):
         return {path: self.body.get_submodule(path) for path in self._activations[0]}  # type: ignore[misc]
 
     def neuron_groups(self) -> dict[str, list[nn.Module]]:
-        """What a monitor of firing watches, by the path of each layer of neurons."""
+        """The neurons that a monitor watches, by the path of each layer."""
         return {path: [neurons.firing] for path, neurons in self.neurons.items()}
 
     def forward(self, images: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class ConvertedNetwork(nn.Module):
         return graph
 
     def outline(self) -> list[str]:
-        """One line for each node of the graph, with all that the weights do not say: which network it is."""
+        """One line for each node of the graph, with all that the weights do not tell, to identify the network."""
         lines = []
         for node in self.body.graph.nodes:
             module = self._activations[0].get(str(node.target)) or module_of(self.body, node)
@@ -152,8 +152,8 @@ class ConvertedNetwork(nn.Module):
 def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> ConvertedNetwork:
     """Replace a network's activations by integrate-and-fire neurons, whose thresholds `calibrate` finds afterwards.
 
-    The network stays as it is; it takes images (N, C, H, W) such as these, whose values do not matter. No activation in
-    it, or something that cannot be traced or converted, whose path is named, is an `OnespikeError`.
+    The network stays as it is; it takes images (N, C, H, W) such as these, whose values do not matter. It is an
+    `OnespikeError` if it has no activation, or if something cannot be traced or converted; its path is named.
     """
     if found := next(iter(neuron_layers(network).values()), None):
         raise OnespikeError(f"no activation to convert: the network has neurons already: {type(found).__name__}")
@@ -185,7 +185,7 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     graph.delete_all_unused_submodules()
     graph.recompile()
     for layer in graph.modules():
-        if isinstance(layer, WEIGHTS) and layer.bias is None:  # what calibration corrects
+        if isinstance(layer, WEIGHTS) and layer.bias is None:  # for calibration to correct
             rows = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
             layer.bias = nn.Parameter(layer.weight.new_zeros(rows))
     return ConvertedNetwork(graph, activations, tuple(step.path for step in real), config).eval()
@@ -197,13 +197,13 @@ class _Step(NamedTuple):
     node: fx.Node
     kind: str
     function: Any  # what it computes
-    path: str  # of what replaces it
+    path: str  # of its replacement
     channels: tuple[int | None, int]  # number and axis of those with a threshold each
     varying: tuple[int | str, ...]  # arguments that depend on the images
 
 
 def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
-    """Say what each node is that depends on the images and is not linear."""
+    """Plan what replaces each node that depends on the images and is not linear."""
     reached, spikes = reached_by_images(graph), set[fx.Node]()
     alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
     taken, planned = {path for path, _ in graph.named_modules()}, set[str]()
@@ -240,7 +240,7 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
 
 
 def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
-    """What computes a step over time."""
+    """Make the module that computes a step over time."""
     if step.kind == "activation":
         surrogate, width = config.surrogate, config.surrogate_width
         neurons = IntegrateFire(*step.channels, config.time_steps, surrogate, config.population, width)
@@ -253,7 +253,7 @@ def _over_time(step: _Step, config: ConversionConfig) -> nn.Module:
 
 
 def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, options: bool) -> fx.Node:
-    """Call a module behind a node, with its first input, or with all and the options."""
+    """Call a module after a node, with its first input, or with all and the options."""
     graph.add_submodule(path, module)
     arguments = (node.args, node.kwargs) if options else ((node.all_input_nodes[0],),)
     with graph.graph.inserting_after(node):
@@ -261,7 +261,7 @@ def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, op
 
 
 def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
-    """Let the additions behind an activation read its real value; whether there are any, and others that weigh it."""
+    """Let the additions after an activation read its real value; returns whether it has any, beside other readers."""
     additions = [user for user in step.node.users if name_of(user) in ("add", "add_")]
     if step.kind != "activation" or not 0 < len(additions) < len(step.node.users):
         return False

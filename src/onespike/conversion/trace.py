@@ -27,16 +27,16 @@ from onespike.units.layers import Conv3x3
 #: Convolutions that use their weights as they are. Another subclass may standardise or mask them first.
 FOLDING = {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d}
 FOLDING |= {Conv2dSame, Conv3x3}
-#: Packages whose subclasses of known layers are what their names say. Others are looked into.
+#: A subclass of a known layer is taken for that layer if it is from one of these packages; others are traced.
 PACKAGES = ("torch", "torchvision", "timm", "onespike")
 
 
 def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     """Trace a network by torch.fx, in evaluation mode; it is left as it is.
 
-    The graph has weights of its own, and a copy of a weight layer for each call of it. For some images (N, C, H, W), it
-    notes the shape of each tensor as `node.meta["shape"]`. With `fold` batch norm goes into the layers before it. What
-    cannot be copied or traced, or does not take the images, is an `OnespikeError`.
+    The graph has weights of its own, and a copy of a weight layer for each call of it. The shape of each tensor, for
+    images (N, C, H, W), is in `node.meta["shape"]`. With `fold`, batch norm is folded into the layers before it. It is
+    an `OnespikeError` if the network cannot be copied or traced, or does not take the images.
     """
     root = copied(network)
     for path, module in list(root.named_modules()):
@@ -59,7 +59,7 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     try:
         with torch.no_grad():
             interpreter.run(images)
-    except Exception as error:  # as where it asks an argument of the forward pass that is None
+    except Exception as error:  # for one, if it uses an argument that is None
         raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
     for node, value in interpreter.env.items():
         if isinstance(value, Tensor):
@@ -78,7 +78,7 @@ def free_path(path: str, taken: set[str]) -> str:
 
 
 class AtLeast(nn.AdaptiveAvgPool2d):
-    """Average pooling that stretches a map which is smaller than the kernel behind it, as timm's VGG does."""
+    """Average pooling that stretches a map that is smaller than the next layer's kernel, as timm's VGG does."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to sides of at least `output_size`."""
@@ -101,7 +101,7 @@ def _compute_weights(module: nn.Module) -> None:
     """Turn weights that are computed before each use, as by weight norm, into plain parameters."""
     if parametrize.is_parametrized(module):
         weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
-        # The library's own way changes the class, which the copy shares with the network itself.
+        # PyTorch's own removal changes the class, which the copy shares with the original.
         module.__class__ = parametrize.type_before_parametrizations(module)
         del module.parametrizations
         for name, weight in weights.items():
@@ -114,7 +114,7 @@ def _compute_weights(module: nn.Module) -> None:
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:
-    """Compute operations out of place; all nodes behind one read its result."""
+    """Take operations out of place; all later nodes that read the changed tensor read the result instead."""
     order = {node: number for number, node in enumerate(graph.graph.nodes)}
     for node in graph.graph.nodes:
         method = node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__")

@@ -1,4 +1,4 @@
-"""Counting what a network does while it looks at images, and what that would cost: one counter for all who ask."""
+"""Count what a network does with images, and what that costs: one counter for audit, penalty, benchmarks, tables."""
 
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Energy, EnergyTable
 from onespike.counting.operations import Layer, Neurons, Operations, count_operations

@@ -1,15 +1,15 @@
-"""What arrives at a layer: spikes, small multiples of a spike, or real numbers. Values decide, not the layer's name.
+"""The kind of a layer's inputs: spikes, small multiples of a spike, or real numbers. The values decide, not a name.
 
-binary   {0, c} for one c over all batches, or for a c of each channel's own where every channel has its own weights: c
-         folds into the weights, an arriving value costs one accumulate
-signed   {-c, 0, c}, as a ternary neuron fires, c as above: a spike with a sign is added or subtracted, one accumulate
-graded   {n * c} for whole n, |n| <= 16, as pooled or averaged spikes are, or those of several neurons together; c may
-         again be each channel's own, of no more than 16 values beside 0: n accumulates
+binary   {0, c} for one c over all batches, or for one c per channel if every channel has its own weights: c folds into
+         the weights, and a spike costs one accumulate
+signed   {-c, 0, c}, as from a ternary neuron, c as above: a spike with a sign is added or subtracted, one accumulate
+graded   {n * c} for whole n, |n| <= 16, as from pooled or averaged spikes, or from several neurons together: n
+         accumulates; each channel may have its own c, with at most 16 values other than 0
 real     everything else: a multiply-accumulate
 
-c is the largest number of which all values seen are multiples: spikes that only ever came in pairs count as one of
-twice the size. Spikes are alike to the last bit; multiples of c may differ by rounding. A few images may not show what
-many do, and of one image a real number looks like a spike of its channel's own size.
+c is the largest number of which all values are multiples: spikes that only ever came in pairs count as one of twice the
+size. Spikes are equal to the last bit; multiples of c may differ by rounding. A few images may not show what many do,
+and in a single image a real number looks like a spike of its channel's own size.
 """
 
 import math
@@ -23,23 +23,23 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: The largest n of a graded value; more accumulates than that would cost more than the multiplication they replace.
 LEVELS = 16
-#: So many values, and so many of each channel, are looked at before all are: real numbers are found out by these.
+#: Values, and values of each channel, to sample before all are read: the sample finds out real numbers.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
-#: Relative difference below which two multiples are one, unless the values' own rounding is coarser (bfloat16's is
+#: Relative difference below which two multiples count as one, unless the values' own rounding is coarser (bfloat16's is
 #: 0.8%; neighbouring levels differ by 6%).
 _TOLERANCE = 1e-5
 
 
 class Arrival(NamedTuple):
-    """What arrives."""
+    """The kind of a layer's inputs."""
 
     kind: Kind  # one of `KINDS`
-    step: float | None  # c; None for real values, where only zeros came, and where each channel has its own
+    step: float | None  # c; None for real values, if all are zeros, and if each channel has its own
     levels: int  # the largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real
 
 
 class Arrivals:
-    """Watches the values that arrive in one place; `channels`, an axis, have weights into which a size could fold."""
+    """Watches the values of one input; along the axis `channels`, weights of their own could take in a size."""
 
     def __init__(self, channels: int | None = None) -> None:
         self._values: set[float] | None = set()  # distinct nonzero values; None once they are too many
@@ -53,12 +53,12 @@ class Arrivals:
 
     @property
     def channels(self) -> int | None:
-        """The axis of channels that may have sizes of their own; None if they have none, or none that is possible."""
+        """The axis of channels that may have sizes of their own; None if there is none, or that is ruled out."""
         return None if self._channels is None or self._channels.are_real else self._channels.axis
 
     @property
     def sizes(self) -> Tensor | None:
-        """The c of each channel, (C,), where it is the channel's own; None if there is one c for all, or none."""
+        """The c of each channel, (C,), if channels have their own; None if there is one c for all, or none."""
         if self._channels is None or self.conclude().step is not None:
             return None
         return found[0] if (found := self._channels.conclude(self._tolerance)) else None
@@ -69,7 +69,7 @@ class Arrivals:
         return self._values is None
 
     def see(self, x: Tensor, nonzero: int) -> None:
-        """Look at the values of a batch, of which so many are not 0."""
+        """Read the values of a batch, of which `nonzero` are not 0."""
         if nonzero == 0:
             return
         if x.is_floating_point():
@@ -85,7 +85,7 @@ class Arrivals:
             self._add(flat)
 
     def assume_real(self) -> None:
-        """Take it for certain that real numbers arrive."""
+        """Record that the values are known to be real."""
         self._values = self._channels = None
 
     def _add(self, flat: Tensor) -> None:
@@ -94,10 +94,10 @@ class Arrivals:
         self._values = values if few and all(map(math.isfinite, values)) else None
 
     def conclude(self) -> Arrival:
-        """Say what arrived in all batches together."""
+        """Conclude the kind of the values in all batches together."""
         found = self._one_for_all()
         own = None if self._channels is None or found.kind == "binary" else self._channels.conclude(self._tolerance)
-        # Of two readings the simpler one: `KINDS` go from simple to not.
+        # Of two interpretations the simpler one: `KINDS` are ordered from simple to complex.
         return own[1] if own is not None and KINDS.index(own[1].kind) < KINDS.index(found.kind) else found
 
     def _one_for_all(self) -> Arrival:
@@ -111,18 +111,18 @@ class Arrivals:
                 values.append(value)
         found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
         if found is None or (found[1] == 1 and len({abs(value) for value in self._values}) > 1):
-            return Arrival("real", None, 0)  # of numbers that are nearly alike the difference may tell something
+            return Arrival("real", None, 0)  # where numbers nearly agree, the difference may mean something
         return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1])
 
 
 class _Channels:
-    """Watches which values each channel, along an axis, has beside 0."""
+    """Watches the distinct values other than 0 of each channel along an axis."""
 
     def __init__(self, axis: int) -> None:
-        self.axis, self.count = axis, 0  # values that are not 0
-        self._values = torch.zeros(0, 0)  # distinct ones of each channel, (C, n), with infinity where it has fewer
+        self.axis, self.count = axis, 0  # number of values that are not 0
+        self._values = torch.zeros(0, 0)  # distinct ones of each channel, (C, n), filled up with infinity
         self.are_real = False  # whether some channel has too many
-        self._alike = True  # whether all that were taken for one value are one to the last bit
+        self._alike = True  # whether values that were merged are equal to the last bit
 
     def see(self, x: Tensor, nonzero: int) -> None:
         if self.are_real:
@@ -141,13 +141,13 @@ class _Channels:
         self._values = self._values if found is None else found
 
     def conclude(self, tolerance: float) -> tuple[Tensor, Arrival] | None:
-        """Find the size of a spike of each channel, (C,), and say what arrived; None if these are real values."""
+        """Find the spike size of each channel, (C,), and the kind of the values; None if they are real."""
         values = self._values.cpu()
         there = values.isfinite()
-        # Real numbers that came once to each channel are no proof of a size.
+        # Values that each channel has only once are no proof of a size: they may be real numbers.
         if self.are_real or not values.numel() or self.count < 2 * int(there.sum()):
             return None
-        # With coarser rounding than 1e-3 every two numbers are nearly whole multiples of a third.
+        # With rounding coarser than 1e-3, any two numbers are nearly whole multiples of a third.
         found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
         if found is None:
             return None
@@ -159,7 +159,7 @@ class _Channels:
 
 
 def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:
-    """The largest number of which all values of a row, but infinity, are multiples, (C,); and the largest multiple."""
+    """The largest number, (C,), of which all finite values of a row are multiples; and the largest multiple."""
     smallest = values.abs().amin(1)
     smallest = smallest.where(smallest.isfinite(), 1)
     sizes, levels = torch.zeros_like(smallest), torch.zeros_like(smallest)
@@ -172,16 +172,16 @@ def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int
 
 
 def _same_sizes(values: Tensor) -> bool:
-    """Whether what each row has beside infinity is, but for signs, the same number to the last bit."""
+    """Whether the finite values of each row are, but for signs, the same number to the last bit."""
     there = values.isfinite()
     sizes = values.abs()
     return bool((sizes.where(there, 0).amax(1) == sizes.amin(1))[there.any(1)].all())
 
 
 def _distinct(rows: Tensor) -> tuple[Tensor | None, bool]:
-    """The distinct values of each row beside 0, rounding aside, (C, n), ascending; None if more than `LEVELS`.
+    """The distinct values of each row other than 0, up to rounding, (C, n), ascending; None if more than `LEVELS`.
 
-    The second result is whether rounding had no part in it.
+    The second result is whether no values had to be merged for rounding.
     """
     rows, found, alike = rows.masked_fill(rows == 0, torch.inf), list[Tensor](), True
     while bool((least := rows.amin(1, keepdim=True)).isfinite().any()):
@@ -195,6 +195,6 @@ def _distinct(rows: Tensor) -> tuple[Tensor | None, bool]:
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """Flatten a tensor without a copy if that can be: in the order in which it lies in memory."""
+    """Flatten a tensor in the order in which it lies in memory, which needs no copy where that is possible."""
     order = sorted(range(x.dim()), key=x.stride().__getitem__, reverse=True)
     return x.permute(order).reshape(-1)

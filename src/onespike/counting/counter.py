@@ -1,8 +1,8 @@
-"""Counting what a network does while it runs: every operation of the framework passes by and is counted, or named.
+"""Count what a network does while it runs: each operation of PyTorch's is counted, or an error names it.
 
-Hooks on the modules say where the program is. A dispatch mode below them sees every operation, whatever called it: a
-module, a function, autocast, inference mode. One that it does not know stops the audit; so does what would take values
-out of its sight.
+Hooks on the modules tell which one is running. A dispatch mode below them sees every operation, whatever called it: a
+module, a function, autocast, inference mode. An operation that it does not know stops the audit; so does one that takes
+values out of PyTorch.
 """
 
 import math
@@ -31,25 +31,26 @@ class ProductCounter(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        # By path of their module, name, weights, and whether they read the network's input.
+        # The keys: path of the module, name, weights, and whether the product reads the network's input.
         self.tallies: dict[tuple[str, str, object, bool], Tally] = {}
         self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
         self._modules = dict(model.named_modules())
         self._stack: list[str] = []  # paths of the modules that are running
         self._inside_recurrent = 0
         self._input, self._weights = Input(), Weights(model)
-        # What was done with nothing but weights: (module, operation, arguments, by name, result).
+        # Operations on weights alone: (module, operation, arguments, by name, result).
         self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
-        self._first = False  # whether the operation that is looked at reads it with no product in between
-        # Activations that were multiplied by weights, by place; only once they are summed up was that a product.
+        self._first = False  # whether the current operation reads the input with no product in between
+        # Activations that were multiplied by weights, by place in memory: if they are summed up later, it was a
+        # product.
         self._weighted: dict[int, _Weighted] = {}
         self._thread = threading.get_ident()
 
     @contextmanager
     def watch(self) -> Iterator[None]:
         """Count during the forward passes inside this context."""
-        torch.clear_autocast_cache()  # weights cast before we looked could not be told from activations
+        torch.clear_autocast_cache()  # weights that were cast earlier could not be told from activations
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)
         with ExitStack() as stack:
@@ -84,7 +85,7 @@ class ProductCounter(TorchDispatchMode):
             if len(self._stack) == 1:
                 self._input.trace((inputs, named), behind=False)
 
-        # Called also where something raised, which the network may catch: then there is no output.
+        # Also called after an exception, which the network may catch: then there is no output.
         def leave(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
             if isinstance(layer, nn.RNNBase):
                 self._inside_recurrent -= 1
@@ -97,8 +98,8 @@ class ProductCounter(TorchDispatchMode):
         yield module.register_forward_hook(leave, with_kwargs=True, always_call=True)
 
     def _recurrent(self, path: str, layer: nn.RNNBase, x: Any) -> None:
-        # From outside, and dense: fused, it is one opaque operation, or many, by the device. At its input spikes may
-        # arrive; its own state is a real number, at the first token 0.
+        # Counted from outside, and dense: on some devices the layer is one opaque operation, on others many. Its input
+        # may be spikes; its own state is real, and 0 at the first token.
         if not isinstance(x, Tensor):
             raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
         tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
@@ -118,10 +119,10 @@ class ProductCounter(TorchDispatchMode):
         self.elementwise[path] += Counter({kind: n * tokens * hidden for kind, n in _GATES[layer.mode].items()})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """See one operation of the framework."""
+        """Count one operation of PyTorch's."""
         kwargs = kwargs or {}
         if func not in self._whole:
-            with self:  # in inference mode composed operations arrive whole: look at what they consist of
+            with self:  # in inference mode composite operations arrive whole: count their parts
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
@@ -140,14 +141,14 @@ class ProductCounter(TorchDispatchMode):
             result = func(*args, **kwargs)
             self._first = behind is False
             is_product = self._see(func, args, kwargs, result)
-        if behind is not None and func.overloadpacket.__name__ not in BLANK:  # these look at its shape alone
-            places = set(map(memory, given))  # a view lies where it did
+        if behind is not None and func.overloadpacket.__name__ not in BLANK:  # these read its shape alone
+            places = set(map(memory, given))  # a view shares its base's place
             made = [tensor for tensor in tensors_in(result) if memory(tensor) not in places]
             self._input.trace([*made, *written(func, args, kwargs)], behind or is_product)
         return result
 
     def _count_as_state(self, places: set[int]) -> None:
-        """Take buffers for what they are, state kept from image to image, and count what was done with them so far."""
+        """Treat buffers as state kept from image to image, not as weights, and count the operations on them so far."""
         if not places:
             return
         self._weights.drop(places)
@@ -162,7 +163,7 @@ class ProductCounter(TorchDispatchMode):
             self._stack.pop()
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
-        """Count what was done with activations; says whether it turned out to be a product."""
+        """Count an operation on activations; returns whether it was a product."""
         tensors, path = list(tensors_in([args, kwargs])), self._path
         count = _product_of(func)
         if count is not None:
@@ -193,7 +194,7 @@ class ProductCounter(TorchDispatchMode):
         return False
 
     def _weigh(self, func: Any, path: str, args: tuple[Any, ...], result: Any) -> None:
-        """Look at activations that are multiplied by weights one by one: they may be summed up after."""
+        """Remember activations that are multiplied by weights one by one: they may be summed up later."""
         for tensor in written(func, args, {}):
             self._weighted.pop(memory(tensor), None)
         if func.overloadpacket.__name__ not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
@@ -208,7 +209,7 @@ class ProductCounter(TorchDispatchMode):
             self._weighted[place] = _Weighted(*layout, axes, path, x, weight, self._first)
 
     def _sums_up(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Whether activations are summed up along an axis on which their weights differ: that makes it a product."""
+        """If weighted activations are summed along an axis on which their weights differ, count that as a product."""
         if func.overloadpacket.__name__ not in ("sum", "mean") or memory(args[0]) not in self._weighted:
             return False
         one, made = self._weighted[memory(args[0])], args[0]
@@ -224,7 +225,7 @@ class ProductCounter(TorchDispatchMode):
         return True
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
-        """Whether this is a linear layer's bias, which the framework adds apart at times; it starts the sum."""
+        """Whether this adds the bias of a linear layer, as PyTorch does separately at times; a bias starts the sum."""
         module, adds = self._modules[path], func.overloadpacket.__name__ in ("add", "add_")
         if not (adds and isinstance(module, nn.Linear) and module.bias is not None):
             return False
@@ -257,7 +258,7 @@ class ProductCounter(TorchDispatchMode):
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two vectors, matrices or stacks of them; either may be the weights."""
-        a, b = args[-2:]  # before them, what is added
+        a, b = args[-2:]  # before them comes a term to add
         a, b = a if a.dim() > 1 else a[None], b if b.dim() > 1 else b[:, None]
         if b in self._weights:
             self._linear(path, a, b, b.shape[-1], channels=-1)
@@ -281,7 +282,7 @@ class ProductCounter(TorchDispatchMode):
 class _Weighted(NamedTuple):
     """Activations times weights."""
 
-    storage: StorageWeakRef  # where they lie
+    storage: StorageWeakRef  # where they are in memory
     shape: torch.Size
     stride: tuple[int, ...]
     axes: set[int]  # along which the weights differ
@@ -301,7 +302,7 @@ _GATES = {
     "RNN_TANH": Counter(add=1, special=1),
     "RNN_RELU": Counter(add=1, compare=1),
 }
-#: The products among the framework's operations. Biases start an accumulator and are not counted.
+#: The products among PyTorch's operations. Biases start an accumulator and are not counted.
 _PRODUCTS: dict[str, Callable[[ProductCounter, str, tuple[Any, ...], Any], None]] = {
     "convolution": ProductCounter._convolution,
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "addmm", "addmv", "baddbmm"), ProductCounter._matrices),

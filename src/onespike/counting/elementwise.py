@@ -1,7 +1,7 @@
-"""Work that is done value by value: which operation of the framework costs what.
+"""Element-wise work: what each operation of PyTorch's costs.
 
-Everything that a network does is in one of the tables below, moves data, or is a product (`products`). An operation in
-none of them is unknown, and the audit stops there rather than take it for nothing.
+Every operation of a network is in one of the tables below, moves data, or is a product (`products`). Any other
+operation is unknown, and the audit stops there rather than count it as nothing.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: Operations on each value of their result. A pointwise operation that is not here counts as "special", the dearest.
+#: Work for each value of the result. A pointwise operation that is not here counts as "special", the most costly.
 _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("add", "sub", "rsub", "neg", "abs"), ("add",)),
     **dict.fromkeys(("mul", "div", "square"), ("multiply",)),
@@ -25,7 +25,7 @@ _POINTWISE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("__lshift__", "__rshift__", "bitwise_left_shift", "bitwise_right_shift"), ("add",)),
     **dict.fromkeys(("leaky_relu", "prelu", "_prelu_kernel"), ("compare", "multiply")),
 }
-#: Operations on each value of their first argument.
+#: Work for each value of the first argument.
 _REDUCTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("sum", "mean", "cumsum"), ("add",)),
     **dict.fromkeys(("amax", "amin", "max", "min", "argmax", "argmin", "any", "all"), ("compare",)),
@@ -36,14 +36,14 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
     "_native_batch_norm_legit_no_training": ("multiply", "add"),
     **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
 }
-#: Operations on each value of a pooling window; the window is the second argument.
+#: Work for each value of a pooling window; the window is the second argument.
 _POOLS = {
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d"), "add"),
     **dict.fromkeys(("max_pool2d_with_indices", "max_pool3d_with_indices"), "compare"),
 }
-#: Pooling to a size that the second argument names; comparisons of each value with log2(n) others.
+#: Pooling to a size that the second argument gives; operations that compare each value with log2(n) others.
 _ADAPTIVE, _SORTS = ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"), ("sort", "topk")
-#: What an operation on real numbers comes to on complex ones.
+#: The operations on real numbers that make up one on complex numbers.
 _COMPLEX = {"add": ("add",) * 2, "multiply": ("multiply",) * 4 + ("add",) * 2}
 _RANDOM = ("rand", "rand_like", "randn", "randn_like", "uniform", "normal", "bernoulli")
 #: Operations that move, copy, make or convert values and compute none.
@@ -62,9 +62,9 @@ _MOVES = frozenset(
 def work(
     func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any, of_input: bool = True
 ) -> Counter[str] | None:
-    """Say what an operation of the framework does value by value; empty if it only moves data, None if unknown.
+    """Return the element-wise work of an operation, by kind; empty if it only moves data, None if it is unknown.
 
-    Arithmetic on whole numbers that does not look at the network's `of_input` values is that of indices, and free.
+    Arithmetic on integers that do not depend on the network's input (`of_input`) is that of indices, and free.
     """
     # Additions or subtractions ("add"), multiplications or divisions ("multiply"), comparisons or choices ("compare"),
     # functions such as sine, exponential or GELU ("special"), and random numbers ("random").
@@ -89,7 +89,7 @@ def work(
         x, axis = tensors[0], kwargs.get("dim", (*args[2 if name == "topk" else 1 :], -1)[0])
         length = x.shape[axis] if x.ndim else 1
         return Counter(compare=x.numel() * max(1, math.ceil(math.log2(max(length, 1)))))
-    # Of an operation that works in place, the one that does not may be known to work value by value.
+    # Of an in-place operation, only the out-of-place one may be tagged as pointwise.
     twin = getattr(getattr(torch.ops.aten, name, None), func._overloadname, func)
     if name in _REDUCTIONS:
         kinds, values = _REDUCTIONS[name], tensors[0].numel()
@@ -106,5 +106,5 @@ def work(
 
 
 def _covered(size: int, out: int) -> int:
-    """How many values the windows of an adaptive pooling cover along one axis; they overlap where out is no divisor."""
+    """Count the values that adaptive pooling's windows cover along one axis; they overlap if `out` is no divisor."""
     return sum(-(-(i + 1) * size // out) - i * size // out for i in range(out))

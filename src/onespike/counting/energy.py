@@ -1,15 +1,15 @@
 """Energy: what the counted operations would cost, under three conventions, for the network and for two twins of it.
 
 field    what most papers print: 4.6 pJ per multiply-accumulate, 0.9 pJ per accumulate (or what the energy file says),
-         accumulates = rate * MACs; strict: a product is priced by what arrives at it
+         accumulates = rate * MACs; strict: a product is priced by the kind of its inputs
 int8     the same, with the 8-bit arithmetic that deployed networks use
 memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
          of potentials that are handed on
 
-The twins: "binary", the same network over as many time steps that hands nothing on; what reads real numbers in the one
-does so in the other. "ann", the same network with ReLU, so that real numbers arrive everywhere, taken to run as often:
-over several time steps that says too much, and an audit leaves it out. Both are estimates until they are trained and
-audited themselves.
+The twins: "binary" is the same network over as many time steps, with nothing handed on; a layer that reads real numbers
+still does. "ann" is the same network with ReLU, so that all layers read real numbers, and runs as often: over several
+time steps that is too much, and an audit leaves it out. Both are estimates until they are trained and audited
+themselves.
 """
 
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 _MOST = 1e18  # of any constant
 
-#: For a reader who has not read this file; `EnergyTable.titles` adds the prices.
+#: Titles for readers of a report; `EnergyTable.titles` adds the prices.
 _TITLES = {
     "field": "the field's convention: {fp32}; accumulates are the firing rate times the dense count, padding included",
     "int8": "the same with 8-bit arithmetic: {int8}",
@@ -48,10 +48,10 @@ class Energy:
 
     real: float = 0.0  # multiply-accumulates
     spikes: float = 0.0  # accumulates
-    elementwise: float = 0.0  # work value by value
-    storage: float = 0.0  # reading all weights once, from where all of them lie
+    elementwise: float = 0.0  # element-wise work
+    storage: float = 0.0  # reading all weights once, from the memory that holds all of them
     weights: float = 0.0  # reading one weight for each operation, from the nearest memory
-    activations: float = 0.0  # writing and reading what arrives at the layers
+    activations: float = 0.0  # writing and reading the inputs of the layers
     potentials: float = 0.0  # writing and reading potentials that are handed on
 
     @property
@@ -79,7 +79,7 @@ class EnergyTable:
     levels: tuple[tuple[str, int | None, float], ...]  # name, bytes (None: any), energy of an access; small to large
     bits: dict[str, float]  # width of a "weight", a "real" activation, a "potential"
     sources: dict[str, str]  # where each section comes from
-    file: str  # where they were read
+    file: str  # the file they are from
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> "EnergyTable":
@@ -117,12 +117,12 @@ class EnergyTable:
         return {name: text.format(**prices) for name, text in _TITLES.items()}
 
     def transfer(self, values: float, bits: float, held: float) -> float:
-        """Picojoule to move values of so many bits from or to the smallest memory that holds `held` bytes."""
+        """Picojoule to move values of `bits` bits each from or to the smallest memory that holds `held` bytes."""
         access = next(energy for _, size, energy in self.levels if size is None or size >= held)
         return values * bits / self.width * access
 
     def layer(self, layer: Layer, network: Operations, convention: Convention, variant: Variant) -> Energy:
-        """Energy of one layer for one image; how many weights its network has decides which memory they lie in."""
+        """Energy of one layer for one image; the number of weights in its network decides which memory they are in."""
         if layer.handing and variant != "network":
             return Energy()
         parts = [self._product(product, network, convention, variant) for product in layer.products]
@@ -147,7 +147,7 @@ class EnergyTable:
             weight = self.bits["weight"]
             spent["storage"] = _PICO * self.transfer(product.weights, weight, network.weights * weight / 8)
             spent["weights"] = _PICO * self.transfer(times, weight, held=0)
-            # Of two activations the wider decides: at least one of the two may be real.
+            # Of two activations the wider one decides: one of them may be real.
             spikes = product.levels.bit_length() + (product.arrives == "signed")  # a sign is one bit more
             bits = self.bits["real"] if real or not product.weights else float(spikes)
             spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, product.inputs * bits / 8)

@@ -1,4 +1,4 @@
-"""Operations: what a network does for one image, layer by layer, counted while it looks at real ones."""
+"""Operations of a network for one image, layer by layer, counted on real images."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ from onespike.neurons.watch import Fired, ask, batch_of, kept_states, resetter, 
 from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
 
-#: Potentials looked at in each layer and batch, evenly spread; the most kept over all: above, every second one goes.
+#: Potentials sampled in each layer and batch, evenly spread; most that are kept: if more, every second one is dropped.
 _SAMPLE, _KEPT = 4096, 2**20
 #: The shares of potentials below which the quantiles lie.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -29,22 +29,22 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Neurons:
-    """A layer of neurons."""
+    """Activity of a layer of neurons."""
 
     path: str  # the module
     firing_rate: float  # spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0
     threshold: float | None  # the threshold; the mean, if each channel has its own; None where it is not known
-    potentials: tuple[float, ...]  # below which 5, 25, 50, 75 and 95% of all lie; empty where none were seen
+    potentials: tuple[float, ...]  # below which 5, 25, 50, 75 and 95% of them lie; empty where none were seen
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one module does for one image, the modules inside it left out."""
+    """Operations of one module for one image, without those of the modules inside it."""
 
     path: str  # where the module is; empty for the model itself
     type: str  # name of its class
     products: tuple[Product, ...]  # products, in the order in which they are first computed
-    elementwise: dict[str, float]  # work value by value, by kind: "add", "multiply", "compare", "special", "random"
+    elementwise: dict[str, float]  # element-wise work, by kind: "add", "multiply", "compare", "special", "random"
     potentials: Traffic  # potentials that are handed on, read and written
     handing: bool  # whether all of this is done to hand potentials on: charging and fusing them, merging their maps
 
@@ -57,10 +57,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Operations:
-    """What a network does for one image."""
+    """Operations of a network for one image."""
 
-    images: int  # how many were looked at
-    layers: tuple[Layer, ...]  # the modules that do something, in the network's order
+    images: int  # number of images that were counted on
+    layers: tuple[Layer, ...]  # the modules that compute something, in the network's order
     neurons: tuple[Neurons, ...]  # the layers of neurons, in that order
     weights: int  # parameters of the model
     steps: int = 1  # time steps for one image, of a network over time
@@ -76,7 +76,7 @@ class Operations:
         return sum(product.macs for product in self.products)
 
     def macs_of(self, kind: str) -> float:
-        """Dense multiply-accumulates of the products at which "binary", "signed", "graded" or "real" values arrive."""
+        """Dense multiply-accumulates of the products whose inputs are "binary", "signed", "graded" or "real"."""
         return sum(product.macs for product in self.products if product.arrives == kind)
 
     @property
@@ -108,15 +108,16 @@ def count_operations(
     before: Callable[[int], object] | None = None,
     batch_axis: int | None = None,
 ) -> Operations:
-    """Count what a model does for one image, mean over all.
+    """Count the operations of a model for one image, the mean over all images.
 
     Args:
-        model: Any model of the framework. It runs in evaluation mode; one that was compiled runs as it was written.
-            Neurons of other packages forget before each batch what they kept.
-        batches: Batches of inputs, (B, ...) or frames (T, B, C, H, W); real ones, since what arrives at a layer is
-            judged by its values.
+        model: Any PyTorch model. It runs in evaluation mode, and uncompiled if it was compiled. Neurons of other
+            packages are reset before each batch.
+        batches: Batches of inputs, (B, ...) or frames (T, B, C, H, W); real ones, since the kind of a layer's inputs is
+            judged by their values.
         before: Called with the number of each batch before it runs, to seed the draws of an encoding, say.
-        batch_axis: The axis of the images in a batch; None finds it by the answer: logits (B, K) say which it is.
+        batch_axis: The axis of the images in a batch; None finds it from the output, by the first side of logits (B,
+            K).
 
     Raises:
         OnespikeError: The model does something that cannot be counted, which is named; or there are no images.
@@ -126,7 +127,7 @@ def count_operations(
     counter, watch = ProductCounter(model), _NeuronWatch()
     reset, images, steps = resetter(model), 0, 1
     with ExitStack() as stack:
-        for module in model.modules():  # parts may be frozen, in a mode of their own
+        for module in model.modules():  # frozen parts may have another mode
             stack.callback(setattr, module, "training", module.training)
         model.eval()
         stack.enter_context(watch_neurons(model, watch.see))
@@ -166,14 +167,14 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
 
 
 def _steps_of(model: nn.Module, batch: Tensor, images: int) -> int:
-    """How many time steps a network of ours takes for an image, or gets of it."""
+    """Time steps that a network of the library takes for an image, or frames that it is given."""
     own = getattr(getattr(model, "config", None), "time_steps", 1)
     frames = len(batch) if batch.ndim == 5 and images == batch.shape[1] and hasattr(model, "over_time") else 1
     return max(own if isinstance(own, int) else 1, frames)
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
-    """Make the hook that counts what a unit hands on, or what a neuron keeps by itself; None for other modules."""
+    """Make the hook that counts what a unit hands on or neurons keep for the next step; None for other modules."""
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
@@ -208,8 +209,8 @@ class _NeuronWatch:
             self._last[fired.path] = kept
 
     def end_batch(self) -> int:
-        """Conclude a batch; gives the time steps that every layer of another package's neurons took, at least 1."""
-        # What was written at the last step nobody reads, and at the first there was nothing to read.
+        """Conclude a batch; returns the time steps that every layer of another package's neurons took, at least 1."""
+        # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
         steps = min(self._steps.values(), default=1)
@@ -224,11 +225,11 @@ class NeuronTally:
     def __init__(self) -> None:
         self._fired = self._values = 0
         self._samples: list[Tensor] = []
-        self._seen, self._every = 0, 1  # potentials looked at, of which every such one is kept
+        self._seen, self._every = 0, 1  # potentials sampled; every how many of these one is kept
         self._threshold: float | None = None
 
     def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
-        """Look at a batch."""
+        """Add a batch."""
         self._fired, self._values = self._fired + int(spikes.count_nonzero()), self._values + spikes.numel()
         self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
         if potential is None:
@@ -241,7 +242,7 @@ class NeuronTally:
             self._samples, self._every = [torch.cat(self._samples)[::2]], 2 * self._every
 
     def conclude(self, path: str) -> Neurons:
-        """Sum up."""
+        """Summarise."""
         quantiles = torch.cat(self._samples).quantile(torch.tensor(QUANTILES)).tolist() if self._samples else ()
         return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 

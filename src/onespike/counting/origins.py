@@ -1,7 +1,7 @@
-"""Where the values that an operation meets come from: from the weights, or from the network's input.
+"""Where the values of an operation come from: from the weights, or from the network's input.
 
-Tensors are told apart by where they lie in memory: views, and what is written in place, lie where they did. What is
-remembered is kept alive, or its place reserved, so that no other tensor comes to lie there.
+Tensors are told apart by their place in memory, which views and in-place results share. A remembered tensor is kept
+alive, or its storage reserved, so that no other tensor takes its place.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,27 +16,27 @@ from torch.utils._pytree import tree_leaves
 
 from onespike.errors import OnespikeError
 
-#: Operations that take a tensor's shape or type alone; those of them that give zeros, and what leaves zeros zeros.
+#: Operations that use only a tensor's shape or dtype; those of them that give zeros; and those that keep zeros zeros.
 BLANK = ("new_zeros", "new_ones", "new_full", "new_empty", "zeros_like", "ones_like", "full_like", "empty_like")
 _ZEROS, _SAME = ("new_zeros", "zeros_like", "new_empty", "empty_like"), ("clone", "_to_copy", "detach")
-#: What takes values out of the framework.
+#: Functions that take values out of PyTorch.
 _LEAVING = (Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__)
 
 
 class Input:
-    """What comes from the network's input in one forward pass, and whether a product is in between."""
+    """Tensors that depend on the network's input in one forward pass, and whether a product lies in between."""
 
     def __init__(self) -> None:
         self._behind: dict[int, tuple[StorageWeakRef, bool]] = {}
 
     def trace(self, values: Any, behind: bool) -> None:
-        """Remember of all tensors in `values` that they come from the input, and whether they are behind a product."""
+        """Record that all tensors in `values` come from the input, and whether a product lies in between (`behind`)."""
         for tensor in tensors_in(values):
             storage = tensor.untyped_storage()
             self._behind[storage._cdata] = (StorageWeakRef(storage), behind)
 
     def is_behind(self, tensors: Iterable[Tensor]) -> bool | None:
-        """Whether some values are behind a product; None if none come from the network's input at all."""
+        """Whether a product lies between the input and any of the tensors; None if none come from the input at all."""
         found = [self._behind[place][1] for place in map(memory, tensors) if place in self._behind]
         return any(found) if found else None
 
@@ -46,40 +46,40 @@ class Input:
 
 
 class Weights:
-    """The parameters and buffers of a model, and what is made of them alone: cast, transposed, or multiplied."""
+    """The parameters and buffers of a model, and tensors made of them alone: cast, transposed, or multiplied."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._original = {memory(tensor): tensor.detach() for tensor in chain(model.parameters(), model.buffers())}
         # {place: places of the originals that it was made of}
         self._sources: dict[int, tuple[int, ...]] = {place: (place,) for place in self._original}
-        self._kept: list[Tensor] = []  # what was made of weights
-        # Those of them that took a weight's shape or type alone, weight.new_zeros(...), and whether they are 0.
+        self._kept: list[Tensor] = []  # tensors made of weights
+        # Those of them with a weight's shape or dtype alone, such as weight.new_zeros(...), and whether they are 0.
         self._blank: dict[int, bool] = {}
 
     def __contains__(self, tensor: Tensor) -> bool:
         return memory(tensor) in self._sources
 
     def place(self, weight: Tensor) -> tuple[int, int]:
-        """Tell weights apart: attention projects queries, keys and values by three parts of one parameter."""
+        """Identify a weight: attention projects queries, keys and values by three parts of one parameter."""
         return self._sources[memory(weight)][0], int(weight.storage_offset())
 
     def is_made_of(self, tensor: Tensor, weight: Tensor) -> bool:
-        """Whether a parameter is in a tensor."""
+        """Whether a parameter went into a tensor."""
         return memory(weight) in self._sources.get(memory(tensor), ())
 
     def makes_one(self, func: Any, given: Sequence[Tensor], is_product: bool) -> bool:
-        """Whether an operation makes a weight: all that goes in are weights, and no chance is in it."""
+        """Whether an operation makes a weight: all its inputs are weights, and it draws no random numbers."""
         random = torch.Tag.nondeterministic_seeded in func.tags
         if not given or random or not all(tensor in self for tensor in given):
             return False
         states = self._blank.keys() & set(map(memory, given)) if is_product else ()
-        for place in states:  # zeros that meet weights are a first state
+        for place in states:  # zeros that meet weights are an initial state
             self._sources.pop(place, None)
         return not states
 
     def add(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
-        """Remember what an operation made of weights alone."""
+        """Remember the result of an operation on weights alone."""
         given = dict.fromkeys(map(memory, tensors_in([args, kwargs])))
         sources = [source for place in given for source in self._sources[place]]
         if func._schema.is_mutable and len(given) > 1:  # weights are written into it
@@ -95,7 +95,7 @@ class Weights:
     def release(
         self, func: Any, args: Sequence[Any], kwargs: dict[str, Any], as_state: Callable[[set[int]], None]
     ) -> None:
-        """Before activations are written where a weight lies, it is none any more; `as_state` is told of originals."""
+        """Forget weights that activations are about to overwrite; `as_state` gets the model's own among them."""
         if func._schema.is_mutable:
             places = set(map(memory, written(func, args, kwargs))) & self._sources.keys()
             as_state(places & self._original.keys())
@@ -103,12 +103,12 @@ class Weights:
                 self._sources.pop(place, None)
 
     def replaced(self) -> set[int]:
-        """Buffers that the model has assigned anew since, self.v = self.v + x: they were a state."""
+        """Buffers that the model has reassigned since, as in self.v = self.v + x: they are a state."""
         now = set(map(memory, chain(self._model.parameters(), self._model.buffers())))
         return (self._original.keys() - now) & self._sources.keys()
 
     def drop(self, places: set[int]) -> None:
-        """Take originals, and all that was made of them, for weights no more."""
+        """Forget some of the model's weights, and all that was made of them."""
         self._sources = {place: sources for place, sources in self._sources.items() if places.isdisjoint(sources)}
 
     def clear(self) -> None:
@@ -120,7 +120,7 @@ class Weights:
 
 
 class OutOfSight(TorchFunctionMode):
-    """Stops where a network takes what comes from its input out of the framework: nobody could count what follows."""
+    """Raises where a network takes values that depend on its input out of PyTorch: nothing could be counted then."""
 
     def __init__(self, origins: Input, here: Callable[[], str]) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class OutOfSight(TorchFunctionMode):
 
 
 def _blank_after(func: Any, given: Sequence[bool | None]) -> bool | None:
-    """Whether what an operation makes of weights is zeros; None if it is not blank. `given` says so of each weight."""
+    """Whether an operation on weights gives zeros; None if its result is not blank. `given` tells it of each weight."""
     name = func.overloadpacket.__name__
     if name in BLANK:
         return name in _ZEROS
@@ -144,7 +144,7 @@ def _blank_after(func: Any, given: Sequence[bool | None]) -> bool | None:
 
 
 def memory(tensor: Tensor) -> int:
-    """Where a tensor lies."""
+    """A tensor's place in memory."""
     return tensor.untyped_storage()._cdata
 
 

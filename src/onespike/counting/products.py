@@ -1,6 +1,6 @@
-"""Products: where arriving values meet weights, or each other. Counted exactly, padding and all.
+"""Products of inputs with weights, or with each other, counted exactly: zeros of the padding are left out.
 
-For each arriving value its fan-out is known: how many weights it meets. At the border of a map it meets fewer, with a
+Each input value has a fan-out: the number of weights that it meets. At the border of a map it meets fewer; with a
 stride some meet none. A value that is not 0 causes that many synaptic operations.
 """
 
@@ -19,22 +19,22 @@ class Product:
     """Multiplications of one kind in one layer, per image."""
 
     name: str  # such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), a recurrent layer's "state"
-    arrives: Kind  # what arrives at it: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`
-    step: float | None  # size c of one spike; None for real values, where none came, or each channel has its own
+    arrives: Kind  # kind of its inputs: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`
+    step: float | None  # size c of one spike; None for real values, if all were zeros, or if each channel has its own
     levels: int  # the largest number of spikes in one value; 0 for real values
-    rate: float  # spikes per arriving value; of real values, the share that is not 0
+    rate: float  # spikes per input value; of real values, the share that is not 0
     macs: float  # dense multiply-accumulates, as frameworks count them: zeros of the padding included
     reached: float  # those that a value of the input reaches: zeros of the padding left out
     nonzero: float  # those that a value other than 0 reaches: what is left if zeros are skipped
     operations: float  # accumulates, one for each spike and weight that it meets; of real values, `reached` MACs
-    inputs: float  # arriving values
+    inputs: float  # number of input values
     weights: int  # weights, 0 in a product of two activations
-    beside: Kind | None  # what arrives on the other side of a product of two activations, the less simple of the two
-    first: bool  # whether what arrives comes from the network's input with no product in between, as in a stem
+    beside: Kind | None  # for a product of two activations, the less simple of their two kinds; else None
+    first: bool  # whether its input comes from the network's input with no product in between, as in a stem
 
 
 class Operand:
-    """One side of a product: the values that arrive there and what they reach. Sums over all batches."""
+    """One side of a product: its values, and the weights that they meet, summed over all batches."""
 
     def __init__(self, channels: int | None = None) -> None:
         self.arrivals = Arrivals(channels)
@@ -43,7 +43,7 @@ class Operand:
         self._by_channel = torch.zeros(())  # the same for each channel, (2, C), while it may have a size of its own
 
     def see(self, x: Tensor, fan_out: Tensor | int) -> None:
-        """Look at a batch; `fan_out` is what each value meets: one number, or a map for x of (N, C, *map)."""
+        """Add a batch; `fan_out` is how many weights each value meets: one number, or a map for x of (N, C, *map)."""
         counts = _sums(x != 0, fan_out, self.arrivals.channels)
         active, nonzero = (round(number) for number in counts.sum(1).tolist())
         self.arrivals.see(x, active)
@@ -61,7 +61,7 @@ class Operand:
         self.magnitude += sums[1].sum().item()
 
     def counted(self, arrival: Arrival) -> tuple[float, float]:
-        """How many spikes (of real values: not 0) arrived, and how many for each weight that they meet."""
+        """Number of spikes (of real values: of those that are not 0), and of the weights that all of them meet."""
         if arrival.kind != "graded":
             return self.active, self.nonzero
         if arrival.step is not None:
@@ -81,7 +81,7 @@ class Tally:
         self.left, self.right = Operand(channels), Operand()
 
     def conclude(self, images: int) -> Product:
-        """Sum up, per image."""
+        """Summarise, per image."""
         left = self.left.arrivals.conclude()
         operand, arrival, nonzero, beside = self.left, left, self.left.nonzero, None
         operations = self.left.counted(left)[1]
@@ -109,7 +109,7 @@ class Tally:
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
-        """Count values that are hidden inside a layer and known to be real; none of them is taken for 0."""
+        """Count values that are hidden inside a layer and known to be real; all of them count as not 0."""
         self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.arrivals.assume_real()
         self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
@@ -132,7 +132,7 @@ class Tally:
     ) -> None:
         """Count a convolution of (N, C, *map) to `out`; stride, padding and dilation are the `steps`."""
         kernel, size = weight.shape[2:], x.shape[2:]
-        # A weight is (out, in / groups, ...), of a transposed convolution (in, out / groups, ...).
+        # A weight is (out, in / groups, ...); in a transposed convolution it is (in, out / groups, ...).
         per_input = weight.shape[1] if transposed else weight.shape[0] // groups
         positions = math.prod(size if transposed else out[2:])
         self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input

@@ -17,8 +17,9 @@ from onespike.errors import OnespikeError
 class BatchAugment:
     """Turn a batch of raw images into what a network reads: crop, flip and normalise.
 
-    Mean and standard deviation of each channel are in units of the full range 0..1; `padding` is in pixels on each side
-    before the random crop (0 does not crop), which are black, or reflect the image; `flip` is a probability.
+    `mean` and `std` of each channel are in units of the full range, 0..1. `padding` is the number of pixels added on
+    each side before the random crop (0 does not crop): black ones or, with `reflect`, a reflection of the image. `flip`
+    is a probability.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class BatchAugment:
 
         Frames of events, (B, H, W, T, C), become (T, B, C, H, W); all frames are cropped and flipped alike.
 
-        Floats, (B, C, H, W), are taken as they are; without what `draw` returned (evaluation) the rest is normalised.
+        Floats, (B, C, H, W), are taken as they are. Without `draws`, as in evaluation, images are only normalised.
         """
         if images.is_floating_point():
             floats = images.to(self._scale.dtype, memory_format=torch.channels_last)  # some devices know no float64
@@ -90,8 +91,8 @@ def mirror(images: Tensor, which: Tensor) -> Tensor:
 def cut_out(images: Tensor, centres: Tensor, side: int) -> Tensor:
     """Set a square of each normalised image, (B, C, H, W), to the mean, 0, in place (DeVries & Taylor 2017).
 
-    It has `side` pixels, from `side // 2` before its centre on; what lies outside the image is left out. `centres` are
-    (B, 2) integers, down and right.
+    The square has `side` pixels a side and begins `side // 2` before its centre; what lies outside the image is left
+    out. `centres` are (B, 2) integers, down and right.
     """
     first = centres - side // 2
     axes = zip(first[:, :, None].unbind(1), images.shape[-2:], strict=True)
@@ -109,7 +110,7 @@ class PolicyAugment:
         self.images, self.splits = images, max(1, config.augmix_splits)
         fill = {"zero": "constant", "reflect": "reflect"}[config.crop_fill]
         crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None, padding_mode=fill)
-        # Flips that alternate know the epoch, which nobody tells here: the loader does them.
+        # Alternating flips depend on the epoch, which is not known here: the loader does them.
         self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
         self.policy = _policy(config, mean)
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
@@ -122,7 +123,7 @@ class PolicyAugment:
         seed_everything(seed)
         raw, label = self.images[position]
         cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
-        clean = [cropped] if self.splits > 1 else []  # of AugMix: the anchor of the Jensen-Shannon loss
+        clean = [cropped] if self.splits > 1 else []  # with AugMix: the anchor of the Jensen-Shannon loss
         changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
         if self.erase:

@@ -1,8 +1,8 @@
 """The decoded images of a source, kept on disk as plain numpy files that are read through a memory map.
 
-A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy, <part>-sums.npy and meta.json. It
-appears by the renaming of a finished folder: it is whole or not there, whatever happens to the process that makes it.
-Files are verified when they are opened; images in a file that is too large for that one by one, when they are fetched.
+A cache entry is a folder, <name>-<key>, with <part>-images.npy, <part>-labels.npy, <part>-sums.npy and meta.json. A
+finished folder is renamed to it, so it is whole or not there, whatever happens to the process that makes it. Files are
+verified when they are opened. If a file of images is too large for that, each image is verified when it is fetched.
 """
 
 import errno
@@ -29,7 +29,7 @@ from onespike.data.sources.image import fit
 from onespike.durable import digest_of, flush, open_regular, read_whole
 from onespike.errors import OnespikeError, shown, warn
 
-#: Raise it whenever the same source would give other files: older entries are then made anew.
+#: Increase it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 4
 _META: dict[str, Any] = {"entry": str, "name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
@@ -58,7 +58,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
                 return _read(entry)
             except OnespikeError as error:
                 warn(f"{error}: decoding the images again")
-                damaged = entry.with_name(f".building-{uuid.uuid4().hex}")  # swept away if this process is killed
+                damaged = entry.with_name(f".building-{uuid.uuid4().hex}")  # deleted later if this process is killed
                 entry.rename(damaged)
                 shutil.rmtree(damaged)
         _build(source, entry, image_size)
@@ -70,7 +70,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
 
 
 def verify_cache(directory: Path) -> dict[Path, str]:
-    """Compare all entries of a cache, byte for byte, with what was written: what is wrong with each, "" if nothing."""
+    """Compare all entries of a cache, byte for byte, with what was written; returns what is wrong with each, or ""."""
     found = {}
     for entry in sorted({path.parent for path in directory.glob("[!.]*/*-images.npy")}):
         with suppress(OSError, OnespikeError, AttributeError):
@@ -159,7 +159,7 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
 
 
 def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -> None:
-    """Write <part>-events.npy and <part>-bounds.npy: all recordings one behind the other, and where they begin."""
+    """Write <part>-events.npy and <part>-bounds.npy: all recordings one after the other, and where they begin."""
     bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
     with path.with_name(f"{path.name}-events.npy").open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
@@ -175,7 +175,7 @@ def _digest(path: Path) -> str:
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
-    """Make what decodes a part: resized, all images square and as large as the first, in grey if all are, or colour."""
+    """Make a decoder of a part: images resized, square, as large as the first, in grey if all are, else in colour."""
     from rich.console import Console
     from rich.progress import track
 
@@ -210,7 +210,7 @@ def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[s
 
 
 def _read(entry: Path, cheap: bool = True) -> Dataset:
-    """Open an entry, verified; a damaged one is an OnespikeError. What takes long is left to later, if `cheap`."""
+    """Open and verify an entry; a damaged one is an OnespikeError. With `cheap`, slow checks are left for later."""
     try:
         meta = read_json(read_whole(entry / "meta.json"), "meta.json")
         expect_keys(meta, _META, "meta.json")
@@ -247,11 +247,11 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
 
 
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
-    """The entry that was made last from a source's origin, whatever its key."""
+    """The newest entry of a source's origin, whatever its key."""
     wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
     found = []
     for path in directory.glob(f"{source.name}-*/meta.json"):
-        with suppress(OSError, OnespikeError, AttributeError):  # a damaged entry is none
+        with suppress(OSError, OnespikeError, AttributeError):  # damaged entries do not count
             if wanted.items() <= read_json(read_whole(path), path).items():
                 found.append(path)
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None

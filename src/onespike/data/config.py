@@ -1,4 +1,4 @@
-"""What a user may choose about the images: where they come from, how they are split and how they are augmented."""
+"""Options of the data: where images come from, how they are split and how they are augmented."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,14 +7,14 @@ from typing import Any, Literal
 from onespike.configs import check
 from onespike.errors import OnespikeError, shown
 
-#: The name of a data set that was passed from Python, which cannot be opened by it.
+#: The name of a data set that was passed from Python, and cannot be opened by name.
 PASSED = "passed-from-python"
-#: What is said of events alone.
+#: Options for events alone.
 OF_EVENTS = (
     *("frames", "frames_by", "representation", "sensor", "denoise"),
     *("spatial_jitter", "temporal_jitter", "drop_events"),
 )
-#: AutoAugment policies in timm's notation; timm itself leaves out without a word what it does not know of one.
+#: AutoAugment policies in timm's notation; timm itself silently leaves out what it does not know.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
 _POLICY = re.compile(
     rf"|(original|originalr|v0|v0r|3a)(-mstd{_NUMBER})?"
@@ -56,18 +56,18 @@ class DataConfig:
         workers: Processes that augment images, 0 or more; 0 does it in the main process.
         frames: Of events: the frames T that a recording becomes, 1 to 1000. One holds all events; several are time
             steps, batches (T, B, C, H, W), and the model's `time_steps` is then T.
-        frames_by: What frames have the same of: "time", or "count" (events).
-        representation: What a frame says of each pixel and polarity: "histogram" (how many events), "binary" (whether
+        frames_by: What is the same for all frames: their "time", or their "count" of events.
+        representation: What a frame holds for each pixel and polarity: "histogram" (how many events), "binary" (whether
             there was one), "voxel" (events shared by the two frames nearest in time), or "timesurface" (how long ago
             the last one was). See `onespike.data.events.frames`.
         sensor: Of `events-folder`: width and height of the camera in pixels, such as [346, 260].
-        denoise: Leave out events without another one beside them within so many microseconds; 0 is off.
+        denoise: Leave out events without a neighbouring event within this many microseconds; 0 is off.
         spatial_jitter: Of events to train on: the standard deviation, in pixels, by which each is moved; 0 is off.
         temporal_jitter: Likewise in time, in microseconds.
         drop_events: Probability, in [0, 1), that an event to train on is left out.
-        class_path: Somebody's data set in place of `name`, such as "pkg.Data": a class or function, see
+        class_path: A data set of your own in place of `name`, such as "pkg.Data": a class or function, see
             `onespike.data.dataset.from_class`.
-        init_args: What it is called with.
+        init_args: Its arguments, by name.
     """
 
     name: str = "digits"

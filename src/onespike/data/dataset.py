@@ -1,4 +1,4 @@
-"""A data set ready for use: training, validation and test images, opened by name or made of somebody's own."""
+"""A data set ready for use: training, validation and test images, opened by name or made from a user's own."""
 
 import inspect
 import os
@@ -68,27 +68,27 @@ def as_dataset(
     limit: int = 0,
     image_size: int | None = None,
 ) -> Dataset:
-    """Make a data set of somebody's own; the same arguments give the same split every time.
+    """Make a data set from a user's own; the same arguments give the same split every time.
 
-    Images that are raw (Pillow's, or uint8) are decoded into memory, and from there on treated as those of any data set
-    that is opened by name: the loaders normalise and augment them. Images that are float tensors (C, H, W) are taken as
-    they are, already transformed by their owner: mean 0, deviation 1, none of our augmentation. They are made when a
-    batch needs them; their owner's random transforms draw, through the global generators, from a seed of their own for
-    each (seed, epoch, image), so that a resumed run sees the same bits.
+    Raw images (Pillow's, or uint8) are decoded into memory, and then treated as those of any data set that is opened by
+    name: the loaders normalise and augment them. Images that are float tensors (C, H, W) are taken as they are, already
+    transformed: mean 0, deviation 1, none of our augmentation. They are made when a batch needs them. Their random
+    transforms draw from the global generators, seeded for each (seed, epoch, image), so that a resumed run sees the
+    same bits.
 
     Args:
-        data: A `Dataset` of ours, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs (image,
-            label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or several of
-            these: (train, test), (train, validation, test), or a mapping from "train", "validation" and "test", such as
-            a `datasets.DatasetDict`. Without a test part the validation part takes its place; without either, a fixed
-            fifth of the images (stratified, seed 0) does, and `note` says so.
+        data: A `Dataset` of the library, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs
+            (image, label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or
+            several of these: (train, test), (train, validation, test), or a mapping from "train", "validation" and
+            "test", such as a `datasets.DatasetDict`. Without a test part, the validation part takes its place; without
+            either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
-        name: What to call the data set; the name of its class, or on the Hub, if None.
+        name: Name of the data set; if None, that of its class, or on the Hub.
         classes: Class names, each once; without any, those that the data set knows, or else "0", "1", ...
-        holdout: As in `DataConfig`, like `limit` and (for raw images alone) `image_size`.
-        limit: See there.
-        image_size: See there.
+        holdout: As in `DataConfig`.
+        limit: As in `DataConfig`.
+        image_size: As in `DataConfig`, for raw images alone.
 
     Raises:
         OnespikeError: It is no such data set, a label is missing or out of range, parts have other classes, or the
@@ -125,14 +125,14 @@ def as_dataset(
 
 
 def as_configured(data: Any, config: DataConfig, name: str | None = None) -> Dataset:
-    """Make a data set of somebody's own, see `as_dataset`: held out, limited and resized as a configuration says."""
+    """Make a data set from a user's own, see `as_dataset`: held out, limited and resized as a configuration says."""
     return as_dataset(data, name=name, holdout=config.holdout, limit=config.limit, image_size=config.image_size)
 
 
 def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config: DataConfig) -> Dataset:
-    """Make a data set of a class, or of a function, that is not ours, and name it after that; see `as_dataset`.
+    """Make a data set from a user's class or function, and name it after that; see `as_dataset`.
 
-    Where it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
+    If it takes `train` (True or False) or `split` ("train", "test", and "val" or "validation" if it knows that), as
     torchvision's do, and the arguments do not set it, it is called once for each part; else once.
     """
     name, signature = getattr(factory, "__name__", type(factory).__name__), inspect.signature(factory)
@@ -153,12 +153,12 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
 
 
 def _splits(make: Callable[..., Any]) -> dict[str, Any]:
-    """The splits that a factory knows; one that takes any word is not asked for more than "train" and "test"."""
+    """The splits that a factory knows; one that takes any name is asked for "train" and "test" alone."""
     found = {"train": make(split="train")}
 
     def ask(*names: str) -> Any:
         for name in names:
-            with suppress(ValueError, KeyError, AssertionError, OSError):  # what unknown splits are refused with
+            with suppress(ValueError, KeyError, AssertionError, OSError):  # how unknown splits are refused
                 return make(split=name)
         return None
 

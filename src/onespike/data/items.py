@@ -1,4 +1,4 @@
-"""Images as others hold them: a map-style data set of PyTorch, or a table of Hugging Face `datasets`."""
+"""Images in a user's data set: a map-style data set of PyTorch, or a table of Hugging Face `datasets`."""
 
 import operator
 import random
@@ -23,18 +23,18 @@ from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, damage_named, shown
 
-#: What a part may be called, here and on the Hub, the usual name first.
+#: Names of each part, here and on the Hub, the usual name first.
 _NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ItemSet(ImageSet):
-    """Images of somebody's map-style data set, `images`, of pairs (image, label), made when they are asked for.
+    """Images of a user's map-style data set, `images`, of pairs (image, label), made when they are needed.
 
-    They are batched if they are floats, which their owner has transformed for a network; raw ones are decoded first.
+    Floats, which are already transformed for a network, are batched; raw images are decoded first.
     """
 
-    where: str  # what errors call the data set
+    where: str  # name of the data set in errors
     floats: tuple[int, ...]  # the shape of the first image if it is of floats, as then all are; empty for raw ones
 
     @property
@@ -43,7 +43,7 @@ class ItemSet(ImageSet):
         return self.floats
 
     def origin(self, position: int) -> str:
-        """Name an item for a person."""
+        """Name an item, for an error."""
         return f"{self.where}: item {self.indices[position]}"
 
     def pixels(self, position: int) -> np.ndarray:
@@ -55,7 +55,7 @@ class ItemSet(ImageSet):
         return self.drawn(position)
 
     def drawn(self, position: int, seed: int | None = None) -> tuple[Tensor, int]:
-        """Fetch floats, (C, H, W), drawn by a seed (None: always the same), and label; changed ones: OnespikeError."""
+        """Fetch floats, (C, H, W), drawn by a seed (None: always the same), and label; OnespikeError if changed."""
         index = int(self.indices[position])
         image, label = _fetch(self.images, index, self.where, seed)
         tensor = _as_floats(image)
@@ -76,7 +76,7 @@ class ItemSet(ImageSet):
 
 
 def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> dict[str, ItemSet]:
-    """Take a data set apart, part -> its images; arguments, errors and what is the test part are as of `as_dataset`."""
+    """Split a data set into its parts; arguments, errors and the choice of the test part are as in `as_dataset`."""
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
         given |= {part: data[name] for part, names in _NAMES.items() for name in reversed(names) if name in data}
@@ -102,7 +102,7 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
 
 
 def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Content:
-    """Describe parts to what decodes them; classes: those given, else known to the training part, else its numbers."""
+    """Describe parts for decoding; classes are those given, else those that the training part knows, else numbers."""
     train = parts["train"]
     if (largest := int(train.labels.max())) >= MOST_CLASSES:
         expected = f"expected 0 to {MOST_CLASSES - 1:,}"
@@ -154,7 +154,7 @@ def _as_floats(image: Any) -> Tensor | None:
 
 @contextmanager
 def _drawing(seed: int) -> Iterator[None]:
-    """Let the global generators of Python, numpy and PyTorch (on the CPU) draw from a seed, then as if nothing was."""
+    """Seed the global generators of Python, numpy and PyTorch (on the CPU), and restore their states afterwards."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from it
     with torch.random.fork_rng(devices=()):
         try:
@@ -184,7 +184,7 @@ def _part(source: Any, where: str) -> ItemSet:
 
 
 def _known_labels(source: Any) -> np.ndarray | None:
-    """The labels of a data set without loading its images, where it is known for sure how; else None."""
+    """The labels of a data set without loading its images, where the way is known for sure; else None."""
     if isinstance(source, Subset):
         known = _known_labels(source.dataset)
         return None if known is None else known[np.asarray(source.indices, np.int64)]
@@ -219,7 +219,7 @@ class _Rows:
         self.classes = getattr(features[self.label], "names", None)
 
     def _only(self, found: list[str], usual: tuple[str, ...], what: str, features: Any) -> str:
-        """The column that is meant: the only one, or the one with a usual name."""
+        """Choose a column: the only one, or the one with a usual name."""
         chosen = found if len(found) == 1 else [name for name in found if name in usual]
         if len(chosen) == 1:
             return chosen[0]

@@ -1,8 +1,8 @@
 """Batches: which images, in which order, with which draws.
 
-Nothing here has a state. The order of an epoch and every draw follow from (seed, epoch, position), so that a run that
-was interrupted goes on exactly where it stopped, and so that any number of processes, each of which takes its share of
-every batch, see together what a single process would.
+Nothing here has a state. The order of an epoch and every draw follow from (seed, epoch, position). So a run that was
+interrupted goes on exactly where it stopped, and several processes, each with its share of every batch, together see
+what a single process would.
 """
 
 import multiprocessing
@@ -29,7 +29,7 @@ Maker = Callable[[int, int], tuple[Tensor, int]]
 
 @dataclass(frozen=True)
 class Share:
-    """What of each batch this process, number `rank` of `world`, takes, and in what form."""
+    """The part of each batch for this process, number `rank` of `world`, and its device and dtype."""
 
     device: torch.device | str = "cpu"
     dtype: torch.dtype = torch.float32
@@ -45,9 +45,9 @@ def derive_seed(*numbers: int) -> int:
 class TrainLoader:
     """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
-    The batch size is over all processes together; the seed is of order and draws. An OnespikeError says where it does
-    not fit the data set or the processes, AugMix the images, which are floats, or a reflected border or Cutout's square
-    their size.
+    The batch size is over all processes together; the seed determines order and draws. It is an `OnespikeError` if the
+    batch size does not fit the data set or the processes, if AugMix is asked of float images, or if a reflected border
+    or Cutout's square does not fit the images.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
@@ -64,7 +64,7 @@ class TrainLoader:
         self.cutout, self.side = config.cutout, data.image_size
         self.mirrored: Tensor | None = None  # (N,) bool: which images alternating flips mirror in the first epoch
         if config.alternate_flip:
-            # Seeded by four numbers: no order and no batch has as many.
+            # Seeded by four numbers: the seeds of orders and batches have fewer.
             generator = torch.Generator().manual_seed(derive_seed(seed, 0, 0, 1))
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
@@ -89,7 +89,7 @@ class TrainLoader:
         return len(self.images) // self.batch_size
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Go through an epoch, counted from 0, but for the first batches, those done before an interruption.
+        """Iterate over an epoch, counted from 0, without its first `start` batches, done before an interruption.
 
         Images are (B, C, H, W), normalised, channels-last, and labels (B,); B is this process's share. With AugMix the
         images are (splits * B, C, H, W), the clean ones first; several frames of events are (T, B, C, H, W).
@@ -147,12 +147,12 @@ class TrainLoader:
             raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
         finally:
             del batches  # asks its workers to end, and waits a while
-            for worker in workers:  # they do not hear SIGTERM
+            for worker in workers:  # they ignore SIGTERM
                 worker.kill()
 
 
 def _expect_fitting(config: DataConfig, data: Dataset) -> None:
-    """Raise an `OnespikeError` for what is larger than raw images are."""
+    """Raise an `OnespikeError` if a crop's border or Cutout's square is larger than raw images allow."""
     if isinstance(data.train, ItemSet):
         return
     limits = {"cutout": data.image_size}
@@ -174,7 +174,7 @@ def _together(make: Maker, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.
     """
     try:
         images, labels = zip(*(make(*key) for key in keys), strict=True)
-    except OnespikeError as error:  # as it is: raised in a worker, it would come with that one's traceback
+    except OnespikeError as error:  # returned: raised in a worker, it would come with the worker's traceback
         return error
     splits = [image.reshape(-1, *image.shape[-3:]) for image in images]
     return torch.stack(splits, 1).flatten(0, 1).numpy(), np.array(labels)

@@ -1,4 +1,4 @@
-"""Sets of images, and the data sets that they make up."""
+"""Sets of images, and the data sets made of them."""
 
 import zlib
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class ImageSet:
         return len(self.indices)
 
     def __repr__(self) -> str:
-        """Say how many there are; the pixels would fill the screen."""
+        """Say how many images there are; the pixels would fill the screen."""
         return f"{type(self).__name__}({len(self):,} images, {self.shape})"
 
     @property
@@ -81,7 +81,7 @@ class ImageSet:
         return torch.from_numpy(self._whole(self.images[where], where)), torch.from_numpy(self.labels[where])
 
     def _whole(self, images: Any, indices: np.ndarray) -> Any:
-        """Images, unless one of them is not what was written: that is an `OnespikeError`."""
+        """Return the images; an `OnespikeError` if one of them is not what was written."""
         if self.sums is not None:
             for image, index, expected in zip(images, np.atleast_1d(indices), self.sums[indices].flat, strict=True):
                 if zlib.crc32(image) != expected:
@@ -106,7 +106,7 @@ def _rebuilt(kind: type[ImageSet], values: dict[str, Any], mapped: tuple[str, ..
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RecordingSet(ImageSet):
-    """Recordings of events: beside the frames, `images`, the events, of which frames are made anew at each epoch."""
+    """Recordings of events: their frames, `images`, and the events, of which new frames are made at each epoch."""
 
     events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
     bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
@@ -132,7 +132,7 @@ class Dataset:
     # images that are not raw
     mean: tuple[float, ...]
     std: tuple[float, ...]  # channel-wise standard deviation, likewise; 1 for images that are not raw or never differ
-    note: str = ""  # what was decided for the user and matters to who compares results; often empty
+    note: str = ""  # what was decided for the user and matters when results are compared; often empty
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
@@ -161,7 +161,7 @@ class Dataset:
         return self.train.frames
 
     def blank(self, count: int, side: int | None = None, **options: Any) -> Tensor:
-        """Zeros as a batch of so many images: (B, C, H, W), or of several frames (T, B, C, H, W)."""
+        """Zeros as a batch of `count` images: (B, C, H, W), or of several frames (T, B, C, H, W)."""
         side = side or self.image_size
         shape = (count, self.in_channels, side, side)
         return torch.zeros((self.frames, *shape) if self.frames > 1 else shape, **options)

@@ -1,4 +1,4 @@
-"""From a run to the folder of the page: the network as ONNX, proved; what it costs; the runtime; the page itself."""
+"""Build the folder of the page from a run: the network as ONNX, proved; its cost; the runtime; the page itself."""
 
 import base64
 import copy
@@ -30,7 +30,7 @@ PAGE = Path(__file__).parent / "page"
 DESCRIPTION = "demo.json"
 #: Test images that the page offers, and those that the network is audited and proved on.
 OFFERED, SHOWN = 24, 200
-#: Drawings are made as rough as the images were before they were enlarged: cells a side, by data set.
+#: Cells a side of drawings, by data set: they are as coarse as the images were before they were enlarged.
 CELLS = {"digits": 8}
 
 
@@ -55,15 +55,15 @@ def build(
 
     Args:
         run: The run.
-        out: A new folder, or one that was written so before, which it replaces.
+        out: A new folder, or that of an earlier page, which it replaces.
         which: Which checkpoint: "best" or "last".
-        data: Other test images than the run's own, as for `Run.dataset`; raw ones.
+        data: Other test images than the run's own, as for `Run.dataset`; they must be raw.
         images: On how many of them the network is proved and its mean cost is counted.
         energy: The constants of energy; the package's own by default.
 
     Raises:
-        OnespikeError: The network cannot be said in ONNX; the images are floats; a package or the runtime is missing;
-            the folder is something else. Nothing is written then.
+        OnespikeError: The network cannot be expressed in ONNX; the images are floats; a package or the runtime is
+            missing; the folder holds something else. Nothing is written then.
     """
     expect_free(out)
     expect_packages()
@@ -125,7 +125,7 @@ def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
 def _proved(
     network: nn.Module, contract: Contract, counted: Counted, calls: int, images: Tensor, labels: Tensor
 ) -> tuple[bytes, dict[str, list[str]], Parity]:
-    """The network as ONNX that gives spikes, and what arrives at layers; the outputs of each of these; the proof."""
+    """The network as ONNX, with spikes and layers' inputs as outputs; the names of the latter by layer; the proof."""
     spikes = [f"spikes{number}" for number in range(calls)]
     arriving = [f"arriving{number}" for number in range(len(counted.calls))]
     outputs = defaultdict[str, list[str]](list)

@@ -1,7 +1,7 @@
-"""What the page counts for an image of its own: the audit's products, in a form in which only the spikes are missing.
+"""Counts for images of the page's own: the audit's products, in a form in which only the spikes are missing.
 
-An energy is a constant, and a price for each spike that arrives and for each accumulate that it causes: the audit's
-equations are linear in these two, so the prices are read off them.
+The energy of a product is a constant, plus a price for each input spike and for each accumulate. The audit's equations
+are linear in these two, so the prices are read off them.
 """
 
 from collections import Counter
@@ -19,9 +19,9 @@ from onespike.units import Traffic
 
 
 class Counted:
-    """The layers that the page counts itself: convolutions over two axes and linear layers at which spikes arrive.
+    """The layers that the page counts itself: two-dimensional convolutions and linear layers that read spikes.
 
-    What other layers do is in the page with the audit's mean. `images` are a batch that shows what is called when.
+    For other layers the page has the audit's mean. `images` are a batch that shows which layer is called when.
     """
 
     def __init__(self, network: nn.Module, operations: Operations, images: Tensor) -> None:
@@ -30,7 +30,7 @@ class Counted:
             for layer in operations.layers
             if len(layer.products) == 1 and _can_count(network.get_submodule(layer.path), layer.products[0])
         }
-        self.calls: list[str] = []  # their paths, as often as they are called, in that order
+        self.calls: list[str] = []  # the paths of their calls, in order
         self._modules = {path: network.get_submodule(path) for path in self.products}
         self._sides, values = dict[str, tuple[int, ...]](), Counter[str]()
 
@@ -44,13 +44,13 @@ class Counted:
                 hook = module.register_forward_pre_hook(lambda _, args, path=path: see(path, args[0]))
                 stack.callback(hook.remove)
             network(images)
-        # A layer of somebody's own class may read something else than what it passes on to the product.
+        # A layer of a user's class may read something else than its product does.
         strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}
         self.products = {path: one for path, one in self.products.items() if path not in strange}
         self.calls = [path for path in self.calls if path not in strange]
 
     def fan_out(self, path: str) -> dict[str, Any]:
-        """How many weights a value meets: `each`; of a map, times the taps that meet its row and its column."""
+        """How many weights a value meets: `each`, and on a map times the taps that meet its row and its column."""
         layer = self._modules[path]
         if isinstance(layer, nn.Linear):
             return {"each": layer.out_features}
@@ -74,7 +74,7 @@ def _can_count(layer: nn.Module, product: Product) -> bool:
 def described(
     operations: Operations, table: EnergyTable, counted: Counted, outputs: Mapping[str, Iterable[str]]
 ) -> dict[str, Any]:
-    """Say it all for the page; `outputs` are the graph's that hold what arrives at the layers that are counted."""
+    """Describe everything for the page; `outputs` are the graph's outputs that hold the inputs of counted layers."""
     products = []
     for layer in operations.layers:
         for product in layer.products:
@@ -95,7 +95,7 @@ def described(
 
 
 def _energy(layer: Layer, product: Product, network: Operations, table: EnergyTable) -> dict[str, dict[str, float]]:
-    """What the product costs, in joule, by convention: `constant`, and for each `spike` and each `operation` more."""
+    """Energy of a product, in joule, by convention: `constant`, plus that of each `spike` and of each `operation`."""
 
     def total(convention: Any, spikes: float, operations: float) -> float:
         changed = replace(product, rate=spikes / max(product.inputs, 1), operations=operations)

@@ -16,7 +16,7 @@ FILE = f"{PACKAGE}-{VERSION}.tgz"
 URL = f"https://registry.npmjs.org/{PACKAGE}/-/{FILE}"
 #: The package's SHA-512 in base 64, as npm has it.
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-#: What the page needs of it: the script, and its WebAssembly for one thread.
+#: The files of it that the page needs: the script, and its WebAssembly for one thread.
 NEEDED = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _SECONDS = 60  # to wait for an answer
 

@@ -1,4 +1,4 @@
-"""Serving the page on this machine alone; it is static, so any other server does as well."""
+"""Serve the page on this machine alone; it is static, so any other web server will do."""
 
 import webbrowser
 from functools import partial
@@ -22,16 +22,16 @@ class _Quiet(SimpleHTTPRequestHandler):
     }
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def end_headers(self) -> None:
-        """Let nobody keep what the next build replaces."""
+        """Keep browsers from caching what the next build replaces."""
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
 
 def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
-    """Make a server of a folder on 127.0.0.1, on a free port if that is 0; `serve_forever` runs it.
+    """Make a server for a folder on 127.0.0.1, on a free port if `port` is 0; `serve_forever` runs it.
 
     Raises:
         OnespikeError: The port is taken, or may not be used.
@@ -47,7 +47,7 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 
 
 def address(server: ThreadingHTTPServer) -> str:
-    """Where a browser finds it."""
+    """The address for a browser."""
     return f"http://{HOST}:{server.server_port}/"
 
 

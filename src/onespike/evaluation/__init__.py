@@ -1,4 +1,4 @@
-"""Looking at a trained network: how good it is, and what it makes of one image. Pictures are in `drawing`."""
+"""Evaluation of a trained network: its accuracy, and what it does with one image. Pictures are in `drawing`."""
 
 from onespike.evaluation.evaluate import Evaluation, evaluate
 from onespike.evaluation.inspect import Inspection, inspect_image, inspect_network

@@ -36,10 +36,10 @@ def convert_run(
     Args:
         source: The run of an artificial network; it stays as it is.
         out: The new run folder, new or empty.
-        data: Whose training images calibrate, and which the new run is of; those of the run if None.
-        images: How many training images calibrate.
+        data: The data set of the new run, whose training images calibrate; the run's own if None.
+        images: How many training images to calibrate on.
         calibration: How thresholds are found.
-        model: As for `Run.model`, where the network is of somebody else's class.
+        model: As for `Run.model`, if the network is of a user's class.
         options: As for `convert`.
 
     Raises:
@@ -59,7 +59,7 @@ def convert_run(
     conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
     run.begin(replace(recipe, conversion=config))
     weights = conversion.network.state_dict()
-    for which, folder in (("best", run.best), ("last", run.last)):  # with the epochs of either
+    for which, folder in (("best", run.best), ("last", run.last)):  # each with its own epochs
         state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
         Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
     save_json(conversion.to_json(), str(run.folder / "conversion.json"))
@@ -73,7 +73,7 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
     expect_same_images(data, card)
-    # Which ones depends on their number alone: conversions stay comparable.
+    # The choice depends on the numbers of images alone, so conversions stay comparable.
     chosen = data.train.select(np.sort(np.random.default_rng(0).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:
         remedy = "expected several: use more of them, or another data set"

@@ -1,6 +1,6 @@
-"""What an evaluation and an inspection look like. The only place that imports matplotlib: import it where it is drawn.
+"""Drawings of evaluations and inspections. This module imports matplotlib: import it only where something is drawn.
 
-An inspection is one picture: the image, its windows, the answer; below, spikes and potentials of all that fires.
+An inspection is one picture: the image, its windows, the answer; below, the spikes and potentials of each block.
 """
 
 import io
@@ -25,9 +25,9 @@ from onespike.errors import printable
 from onespike.evaluation.inspect import Inspection, View
 from onespike.training.monitor import SUPPORT
 
-#: Up to so many classes numbers fit into the cells, and names beside them; letters of the longest name printed whole.
+#: Most classes with numbers in the cells, and with names beside them; most letters of a name printed whole.
 NUMBERS, NAMES, LETTERS = 20, 250, 20
-#: Percent of a class taken for another that have the darkest red, where no confusion is worse.
+#: Percent of a class taken for another that get the darkest red, unless a confusion is worse.
 DEEP = 20.0
 
 
@@ -35,8 +35,8 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     """Draw which classes are taken for which, from images by true class (row) and guess (column), (K, K).
 
     Colours are shares of a row, that is of the images of one class. Right guesses and confusions have a scale each, so
-    that a confusion of two percent can be seen beside a diagonal of ninety; that of confusions ends at `DEEP` percent
-    at least, so that a single mistake is not painted as a disaster.
+    that a confusion of two percent can be seen beside a diagonal of ninety. The scale of confusions reaches `DEEP`
+    percent at least, so that a single mistake is not painted as a disaster.
     """
     counts = confusion.numpy().astype(float)
     totals = counts.sum(1, keepdims=True)
@@ -44,7 +44,7 @@ def draw_confusion(confusion: Tensor, classes: Sequence[str], title: str) -> Fig
     diagonal = np.eye(len(classes), dtype=bool)
     wrong = np.ma.masked_where(diagonal | (counts == 0), shares)
     worst = max(DEEP, float(wrong.max())) if wrong.count() else 100.0
-    # All lengths are in inches: cells, and letters as large as the cells admit.
+    # All lengths are in inches. Letters are as large as the cells allow.
     side = max(2.5, 0.5 * len(classes)) if len(classes) <= NUMBERS else min(24, 6 + 0.09 * len(classes))
     size = min(10.0, 72 * 0.65 * side / len(classes))
     names = [name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…" for name in map(printable, classes)]
@@ -88,7 +88,7 @@ SPIKES: dict[str, Any] = {"cmap": "magma", "norm": PowerNorm(0.5, 0, 1)}
 
 
 def draw_inspection(view: Inspection) -> Figure:
-    """Draw what a network makes of one image."""
+    """Draw what a network does with one image."""
     columns = max(3, math.ceil(math.sqrt(len(view.blocks))))
     rows = math.ceil(len(view.blocks) / columns)
     cell = MAP + 0.15 + HISTOGRAM
@@ -121,7 +121,7 @@ def draw_inspection(view: Inspection) -> Figure:
 
 
 def _remarks(view: Inspection) -> str:
-    """What must be known to read the picture."""
+    """Notes that a reader of the picture needs."""
     remarks = [f"the image was {view.note}"] if view.note else []
     if view.encoding:
         remarks.append(f"one draw of the {view.encoding} encoding, seed {view.seed}")
@@ -139,7 +139,7 @@ def _image(axis: Axes, pixels: np.ndarray, title: str, extent: tuple[float, floa
 
 
 def _windows(axis: Axes, pixels: np.ndarray, block: View) -> None:
-    """Pull the four windows apart; dashed lines in them border what they share with their neighbours."""
+    """Draw the four windows apart; dashed lines mark where they overlap."""
     size = pixels.shape[0]
     (_, _, side, _), (far, _, _, _), *_ = block.windows  # the second window begins at `far`, the first ends at `side`
     apart = side - far + 0.08 * size
@@ -214,7 +214,7 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
 
 
 def save_figure(figure: Figure, path: Path, dpi: int) -> None:
-    """Draw a figure into a PNG, cut to what is drawn; make its folder, or raise `OnespikeError` where that fails."""
+    """Save a figure as a PNG, cut to what is drawn, and make its folder; an `OnespikeError` if that fails."""
     picture = io.BytesIO()
     with warnings.catch_warnings():
         # A class name in a script that matplotlib's font lacks is drawn as boxes; the names are in the other files.

@@ -1,4 +1,4 @@
-"""How good a trained network is: one part of a data set, seen once or several times; what was found, and its files."""
+"""Evaluation: scores of a trained network on a part of a data set, over one or several passes, and their files."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _SCORES = ("loss", "top1", "top5")
 
 
 class Spread(NamedTuple):
-    """Mean and sample standard deviation over the passes; the latter None if there was one alone."""
+    """Mean and sample standard deviation over the passes; the latter is None for a single pass."""
 
     mean: float
     std: float | None
@@ -65,7 +65,7 @@ class Flips(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """How a network did on a part of a data set."""
+    """Scores of a network on a part of a data set."""
 
     data: str  # name of the data set
     part: str  # which part of it
@@ -74,13 +74,13 @@ class Evaluation:
     classes: tuple[str, ...]  # class names
     images: int  # images in the part
     passes: int  # how often the network saw all of them
-    deterministic: bool  # whether the network answers the same at each pass: one is then all there is to see
+    deterministic: bool  # whether the network gives the same answer at each pass, so that one pass is enough
     loss: Spread  # mean cross-entropy
     top1: Spread  # share of images whose first guess is right, in percent
     top5: Spread  # share of images with the right class among the first five guesses, in percent
     confusion: Tensor  # images by true class (row) and first guess (column), (K, K), summed over the passes
-    # Loss, top1 and top5 with test-time flips, if these were asked for: an image is looked at twice, so that they are
-    # never what the network is known by
+    # Loss, top1 and top5 with test-time flips, if asked for. Each image is seen twice, so these are never reported as
+    # the network's accuracy
     with_flips: Mapping[str, Spread] = field(default_factory=dict)
 
     @cached_property
@@ -98,7 +98,7 @@ class Evaluation:
         return [Confusion(self.classes[i], self.classes[j], n, 100 * n / totals[i]) for i, j, n in pairs if n]
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers but the confusion matrix, which is a table by nature."""
+        """All numbers but the confusion matrix, which is saved as a table."""
         found = {key: value for key, value in vars(self).items() if key not in ("classes", "confusion", "per_class")}
         found |= _plain({name: getattr(self, name) for name in _SCORES})
         found["with_flips"] = _plain(self.with_flips) or None
@@ -136,23 +136,23 @@ def evaluate(
     model: nn.Module | None = None,
     flips: bool = False,
 ) -> Evaluation:
-    """Evaluate the network of a run; under a launcher such as torchrun by all processes together, with one result.
+    """Evaluate the network of a run; under a launcher such as torchrun, all processes work together on one result.
 
-    With the run's own data, batch size and precision, the first pass draws what the test at the end of training drew,
-    and finds what that found.
+    With the run's own data, batch size and precision, the first pass makes the same draws as the test at the end of
+    training, and gives the same scores.
 
     Args:
         run: The run, or its folder.
         data: The images, as for `Run.dataset`; those of the run if None.
         part: Which part of them.
         which: Which checkpoint; the other one if it is damaged.
-        passes: How often to show the images to a network whose encoding draws; a deterministic one sees them once.
+        passes: How often to show the images to a network whose encoding draws; a deterministic network sees them once.
         batch_size: Images in a batch, over all processes together; that of training if None.
         precision: Arithmetic, as in `TrainConfig`; "trained" takes that of training.
         device: "auto" takes the accelerator if there is one, "cpu" never.
-        time_steps: How often a network runs on one image; its own number if None.
-        model: As for `Run.model`, where the network is of somebody else's class.
-        flips: Whether to score it with test-time flips as well, beside the plain scores (see `Flips`).
+        time_steps: Time steps for one image; the network's own number if None.
+        model: As for `Run.model`, if the network is of a user's class.
+        flips: Whether to compute scores with test-time flips as well (see `Flips`).
 
     Raises:
         OnespikeError: The run or the data cannot be read, do not suit each other, or an argument is out of its range.

@@ -1,4 +1,4 @@
-"""What a trained network makes of one image: the spikes and potentials of its neurons, its windows, and the answer."""
+"""What a trained network does with one image: the spikes and potentials of its neurons, its windows, and the answer."""
 
 from collections import defaultdict
 from contextlib import ExitStack
@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """What one layer of neurons did; None stands for what is not known. The first axis of its tensors is time."""
+    """Activity of one layer of neurons; None stands for what is not known. The first axis of its tensors is time."""
 
     name: str  # where it is in its block, such as "unit.neuron1", or in the network
     # At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no map
@@ -52,7 +52,7 @@ class LayerView:
         return self.spikes.abs().mean().item()
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers."""
+        """The numbers, for JSON."""
         distances, surrogate = self.distances, self.surrogate
         inside = None if distances is None or surrogate is None else surrogate.of_peak(distances) > SUPPORT
         potential = None
@@ -73,7 +73,7 @@ class LayerView:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What one block did; in a network without such blocks, one layer of neurons."""
+    """Activity of one block; in a network without blocks, of one layer of neurons."""
 
     number: int  # position in the network, from 1
     name: str  # what it is called: "block 1", or where the layer of neurons is
@@ -82,7 +82,7 @@ class View:
     spike_map: Tensor
     layers: tuple[LayerView, ...]  # its layers of neurons, in the order in which they are registered
     window_kind: str = ""  # "average" or "dilated"; empty where there are no windows
-    windows: tuple[Box, ...] = ()  # its four windows in the pixels of the image; none where there are none
+    windows: tuple[Box, ...] = ()  # its four windows in the pixels of the image; empty if there are none
 
     @property
     def unit_layers(self) -> tuple[LayerView, ...]:
@@ -100,7 +100,7 @@ class View:
         return "x".join(map(str, self.spike_map.shape))
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers."""
+        """The numbers, for JSON."""
         boxes = [dict(zip(("left", "top", "right", "bottom"), box, strict=True)) for box in self.windows]
         return {
             "block": self.number,
@@ -114,7 +114,7 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a network makes of one image."""
+    """What a network does with one image."""
 
     path: Path  # the image file
     original: tuple[int, int]  # width and height in the file
@@ -122,13 +122,13 @@ class Inspection:
     classes: tuple[str, ...]  # class names
     probabilities: Tensor  # of each class, (K,)
     blocks: tuple[View, ...]  # all blocks, in order; in a network without such blocks, all layers of neurons
-    time_steps: int  # over so many time steps spikes and potentials are pooled
+    time_steps: int  # time steps over which spikes and potentials are pooled
     encoding: str  # the network's encoding, if it draws; otherwise empty
     seed: int  # seed of the draws of a Bernoulli encoding
 
     @property
     def note(self) -> str | None:
-        """What was done to the image to make it fit, if anything."""
+        """How the image was changed to fit, if it was."""
         (width, height), side = self.original, self.pixels.shape[0]
         return None if width == height == side else f"resized from {width}x{height} to {side}x{side}, the centre kept"
 
@@ -157,10 +157,10 @@ def inspect_image(
 
     Args:
         run: The run.
-        path: The image file, in any format that Pillow reads; made to fit the network's size and channels.
+        path: The image file, in any format that Pillow reads; it is made to fit the network's size and channels.
         which: "best" or "last", the checkpoint; the other one if it is damaged.
         seed: Seed of the draws of a Bernoulli encoding.
-        model: As for `Run.model`, where the network is of somebody else's class.
+        model: As for `Run.model`, if the network is of a user's class.
 
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
@@ -174,7 +174,7 @@ def inspect_sample(
 ) -> tuple[Inspection, np.ndarray]:
     """Show a test sample of the run's own data, counted from 0, to its network; arguments as for `inspect_image`.
 
-    Gives the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
+    Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
     """
     checkpoint, dataset = run.checkpoint(which), run.dataset()
     expect_same_images(dataset, checkpoint.card)
@@ -228,7 +228,7 @@ def _inspect(
 
 @torch.no_grad()
 def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[Tensor, tuple[View, ...]]:
-    """Run a network on one image (1, C, H, W), once: its logits (K,), and what its neurons saw and did."""
+    """Run a network on one image (1, C, H, W), once; returns its logits (K,) and the activity of its neurons."""
     seen: dict[str, list[Fired]] = defaultdict(list)
     received: dict[nn.Module, list[Tensor]] = defaultdict(list)
     blocks = network.blocks() if isinstance(network, Network) else []
@@ -258,12 +258,12 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
 
 
 def _layer(name: str, calls: list[Fired]) -> LayerView:
-    """Put the time steps of a layer of neurons one behind the other; the batch, of one image, goes."""
+    """Join the calls of a layer of neurons along time; the batch axis, of one image, is dropped."""
 
     def over_time(tensors: list[Tensor]) -> Tensor:
         steps = []
         for call, x in zip(calls, tensors, strict=True):
-            whole = call.steps > 1 or x.shape[call.batch_axis] > 1  # time is an axis of it
+            whole = call.steps > 1 or x.shape[call.batch_axis] > 1  # x has an axis of time
             steps.append(x.squeeze(call.batch_axis) if whole else x.squeeze(call.batch_axis)[None])
         return torch.cat(steps)
 
@@ -275,7 +275,7 @@ def _layer(name: str, calls: list[Fired]) -> LayerView:
 
 
 def _window_pixels(size: int, kind: str, image_size: int) -> tuple[Box, ...]:
-    """Find what the windows of a map cover of the image; an odd map is padded, and a window may reach into that."""
+    """Find the pixels of the image that each window covers; the padding of an odd map is left out."""
     side, scale = window_side(size, kind), image_size // size
     far = size + size % 2 - side
     corners = ((0, 0), (far, 0), (0, far), (far, far))

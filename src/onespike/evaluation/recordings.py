@@ -1,4 +1,4 @@
-"""Frames of events as pictures: where it became brighter is red, where darker blue."""
+"""Frames of events as pictures: red where it became brighter, blue where it became darker."""
 
 import io
 from pathlib import Path
@@ -13,9 +13,9 @@ _SIDE, _SHOWN = 256, 200
 
 
 def picture(raw: np.ndarray) -> np.ndarray:
-    """Make pixels (H, W, 1 or 3) uint8 of a raw image (H, W, C), which may be one, or of frames (H, W, T, C).
+    """Make pixels (H, W, 1 or 3), uint8, of a raw image (H, W, C), if it is one, or of frames (H, W, T, C).
 
-    Events of all frames are added up. Without a map, as of a cochlea, channels run down and frames to the right.
+    Events of all frames are added up. Without a map, as from a cochlea, channels run down and frames to the right.
     """
     if raw.ndim == 3 and raw.shape[2] in (1, 3):
         return raw

@@ -1,4 +1,4 @@
-"""What leaves: networks for other runtimes and for devices, each with a proof that it computes the same."""
+"""Export: networks for other runtimes and for devices, each with a proof that it computes the same."""
 
 from onespike.exporting.contract import Contract
 from onespike.exporting.export import FORMATS, Export, export

@@ -1,4 +1,4 @@
-"""The input contract: what a network reads and what its answers mean. It travels with every format."""
+"""The input contract: what a network reads and what its answers mean. It is written with every format."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from onespike.training.checkpoint import ModelCard
 class Contract:
     """What a network reads, and what its logits mean."""
 
-    model: str  # what the network is called
+    model: str  # name of the network
     data: str  # the data set that it was trained on; "" if that is not known
     classes: tuple[str, ...]  # names, in the order of the logits
     in_channels: int  # channels of the images
@@ -34,7 +34,7 @@ class Contract:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of an image: C, H, W."""
+        """The shape of an image: C, H, W."""
         return self.in_channels, self.image_size, self.image_size
 
     def normalise(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -43,11 +43,11 @@ class Contract:
 
     @property
     def reads(self) -> str:
-        """What the network reads, in words."""
+        """The network's input, in words."""
         return "uint8 (B, C, H, W)" if self.pixels else "float32 (B, C, H, W), (pixel / 255 - mean) / std"
 
     def to_json(self) -> dict[str, Any]:
-        """Write it down, to travel with the weights."""
+        """The contract for JSON, to be kept with the weights."""
         return {"onespike": __version__, "input": self.reads, **asdict(self)}
 
 

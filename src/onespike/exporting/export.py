@@ -1,4 +1,4 @@
-"""From a network to the files of one or several targets, in one folder, with the proof beside them."""
+"""Write a network as the files of one or several targets, in one folder, with the proof beside them."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,8 @@ from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run
 
 Weights = Literal["auto", "fp32", "int8"]
-#: What writes each format into a folder and gives the targets that read it, by name. To add one, add an entry.
+#: Writers of the formats: each writes into a folder and returns the targets that read it, by name. To add one, add an
+#: entry.
 FORMATS: dict[str, Callable[[Traced, Path], dict[str, Target]]] = {
     "onnx": onnx.write,
     "pt2": pt2.write,
@@ -41,7 +42,7 @@ CONTRACT, PARITY = "contract.json", "parity.json"
 
 @dataclass(frozen=True)
 class Export:
-    """What was written, and the proofs, one for each target."""
+    """The files that were written, and the proofs, one for each target."""
 
     folder: Path
     files: tuple[str, ...]
@@ -49,7 +50,7 @@ class Export:
 
     @property
     def holds(self) -> bool:
-        """Whether all targets compute what the network does."""
+        """Whether all targets compute the same as the network."""
         return all(one.holds for one in self.parity)
 
 
@@ -69,27 +70,27 @@ def export(
     which: str = "best",
     data: Any = None,
 ) -> Export:
-    """Write a network for other runtimes and devices, and prove on test images that they compute what it does.
+    """Write a network for other runtimes and devices, and prove on test images that they compute the same.
 
     Args:
         model: A run, its folder, or any network, images (B, C, H, W) to logits (B, K), which stays as it is.
-        out: A new folder, or that of an earlier export, which it replaces; whole or not there.
+        out: A new folder, or that of an earlier export, which it replaces; written as a whole or not at all.
         to: Formats: "onnx", "pt2", "nir", "c".
         images: Test images to prove it on: raw, uint8 (N, H, W, C), or normalised floats (N, C, H, W). Those of the run
             if None.
         labels: Their classes (N,), for accuracies.
-        mean: Channel-wise mean of raw images, 0..1; of a network that is no run. By default 0.
+        mean: Channel-wise mean of raw images, 0..1, for a network that is no run. By default 0.
         std: Channel-wise standard deviation, likewise; by default 1.
-        classes: Class names, of a network that is no run; by default "0", "1", …
+        classes: Class names, for a network that is no run; by default "0", "1", …
         weights: "fp32"; "int8", rounded to 8 bits as `train.int8_weights` rounds them; or "auto", int8 for C and fp32
             for all else.
         pixels: Whether ONNX and pt2 read uint8 pixels (B, C, H, W), and normalise them in the graph. C always does.
-        count: At most so many test images.
+        count: Most test images.
         which: Which checkpoint of the run: "best" or "last".
         data: Other test images of a run, as for `Run.dataset`.
 
     Raises:
-        OnespikeError: A format cannot say a layer, which is named; a package is missing; the folder is no earlier
+        OnespikeError: A format cannot express a layer, which is named; a package is missing; the folder is no earlier
             export. Nothing is written then.
     """
     formats = to.split(",") if isinstance(to, str) else list(convert(to, list[str], "to"))
@@ -163,26 +164,26 @@ def expect_free(folder: Path) -> None:
 def _written(
     name: str, network: nn.Module, contract: Contract, folder: Path, images: Tensor, labels: Tensor | None
 ) -> list[Parity]:
-    """Write one format, and prove it by each target that reads it."""
+    """Write one format, and prove it with each target that reads it."""
     network = copied(network)
     if contract.weights == "int8":
         network = rounded(network, torch.float64 if name == "c" else torch.float32)
     proofs = []
     for label, target in FORMATS[name](Traced(Exported(network, contract)), folder).items():
-        resolution = getattr(target, "resolution", None)  # of an exact one
+        resolution = getattr(target, "resolution", None)  # only an exact target has one
         proofs.append(compare(label, network, target, contract, batches(images, labels), resolution))
     return proofs
 
 
 def batches(images: Tensor, labels: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Images and their labels, some at once."""
+    """Images and their labels, in batches."""
     for start in range(0, len(images), BATCH):
         part = slice(start, start + BATCH)
         yield images[part], None if labels is None else labels[part]
 
 
 def _shape_of(images: Any, labels: Any) -> tuple[int, int, int]:
-    """The shape (C, H, W) of test images; what are none, and labels that are not theirs, are an `OnespikeError`."""
+    """The shape (C, H, W) of test images; an `OnespikeError` if they are no images, or labels do not fit them."""
     found = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
     if not isinstance(images, Tensor) or images.ndim != 4 or not len(images):
         raise OnespikeError(f"images: expected (N, C, H, W), or uint8 (N, H, W, C), got {found}")
@@ -217,7 +218,7 @@ def _contract(
         raise OnespikeError(f"mean and std: expected {channels} finite numbers each, std above 0, got {means}, {stds}")
     contract = Contract(type(network).__name__, "", (), channels, height, means, stds, "fp32", pixels)
     some = contract.normalise(images[:2])
-    probe = copied(network)  # which may keep something of what it sees
+    probe = copied(network)  # a copy, since it may keep a state
     reset_state(probe)
     answers = logits_of(probe, some)
     if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):

@@ -1,4 +1,4 @@
-"""Weights that travel: into a folder, and from there to the Hub, with a model card that says what was measured."""
+"""Pretrained networks: saved in a folder, and from there on the Hub, with a model card of what was measured."""
 
 import json
 import math
@@ -23,11 +23,11 @@ from onespike.training.pretrained import FILES
 from onespike.training.recipe import dump
 from onespike.training.run import Run, load
 
-#: How timm reads it: `timm.create_model("hf-hub:user/repo")`.
+#: timm's description, for `timm.create_model("hf-hub:user/repo")`.
 TIMM = "config.json"
-#: What the card takes of a proof.
+#: What the card shows of a proof.
 _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
-#: Of 95% of a normal distribution.
+#: Standard deviations on either side of the mean that hold 95% of a normal distribution.
 Z = 1.96
 
 
@@ -47,10 +47,10 @@ def save_pretrained(
     Args:
         model: A run, its folder, or a network, with its `card`.
         folder: A new folder, or that of an earlier call, which it replaces.
-        card: How a network that is no run is built, its classes, its images and their normalisation.
+        card: For a network that is no run: how it is built, its classes, its images and their normalisation.
         weights: "fp32"; or "int8", those of convolutions and linear layers rounded to 8 bits: a quarter of the size.
         which: Which checkpoint of the run: "best" or "last".
-        results: What was measured of these very weights, in place of the run's own summary, or beside it.
+        results: Measurements of exactly these weights, in place of the run's own summary, or beside it.
 
     Raises:
         OnespikeError: The folder holds something else; a network has no card.
@@ -94,7 +94,7 @@ def save_pretrained(
 
 
 def _expect_sound(summary: Mapping[str, Any]) -> None:
-    """Raise an `OnespikeError` unless what the card shows is there, and in its range, as JSON has it."""
+    """Raise an `OnespikeError` unless what the card shows is there, in its range, and valid JSON."""
     try:
         json.dumps(summary, allow_nan=False)
     except (ValueError, TypeError) as error:
@@ -117,17 +117,17 @@ def _expect_numbers(content: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 def from_pretrained(place: str | Path) -> nn.Module:
-    """Load a network that `save_pretrained` or `push_to_hub` wrote: of a folder, or of the Hub, "user/repo"."""
+    """Load a network that `save_pretrained` or `push_to_hub` wrote: from a folder, or from the Hub, "user/repo"."""
     return load(place)
 
 
 def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private: bool = False, **how: Any) -> str:
-    """Upload a network to the Hub, as `save_pretrained` writes it, by the token that `hf auth login` keeps.
+    """Upload a network to the Hub, as `save_pretrained` writes it, with the token that `hf auth login` keeps.
 
     Args:
         model: As for `save_pretrained`, or a folder that it wrote.
         repository: "user/name"; it is made if it does not exist.
-        private: Whether a repository that is made is private.
+        private: Whether a new repository is private.
         **how: Further arguments of `save_pretrained`.
 
     Returns:
@@ -151,7 +151,7 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
 
 
 def interval(percent: float, images: int) -> tuple[float, float]:
-    """The interval of Wilson around an accuracy, both in percent, in which the true one lies with 95%."""
+    """The 95% interval of Wilson around an accuracy, both in percent."""
     share, spread = percent / 100, Z**2 / images
     middle = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / images + spread / images / 4) / (1 + spread)

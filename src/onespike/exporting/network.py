@@ -1,4 +1,4 @@
-"""The network that is exported: it answers with its logits and, for the proof, with the spikes of every layer."""
+"""The network that is exported: its outputs are logits and, for the proof, the spikes of every layer."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ TRACED = 2
 class Exported(nn.Module):
     """A network in evaluation mode: images to logits (B, K), and to the spikes of its layers, call by call.
 
-    With `contract.pixels` it reads uint8 (B, C, H, W). Behind the spikes come the inputs of the layers at the paths of
+    With `contract.pixels` it reads uint8 (B, C, H, W). After the spikes come the inputs of the layers at the paths of
     `arrivals`, call by call.
     """
 
@@ -32,7 +32,7 @@ class Exported(nn.Module):
         self.scale, self.shift = nn.Buffer((1 / (255 * std)).to(like)), nn.Buffer((-mean / std).to(like))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Answer, with the means of logits over time."""
+        """Return logits, averaged over time, then spikes, then inputs of layers."""
         if self.contract.pixels:
             images = images.to(self.scale.dtype) * self.scale + self.shift
         reset_state(self.network)
@@ -56,7 +56,7 @@ class Exported(nn.Module):
 
 @dataclass
 class Traced:
-    """A network and its graph by torch.export; the graph is made when it is asked for."""
+    """A network and its graph by torch.export; the graph is made when it is first needed."""
 
     module: Exported
     _programs: dict[bool, torch.export.ExportedProgram] = field(default_factory=dict)
@@ -67,14 +67,14 @@ class Traced:
         return self.module.contract
 
     def reads(self, images: Tensor) -> Tensor:
-        """What the graph reads, of raw images (B, H, W, C) or of normalised floats."""
+        """The graph's input, from raw images (B, H, W, C) or from normalised floats."""
         if self.contract.pixels:
             expect_pixels(images, "export")
             return images.movedim(-1, 1).contiguous()
         return self.contract.normalise(images)
 
     def calls(self) -> int:
-        """How many calls of layers of neurons the graph gives the spikes of."""
+        """Number of calls of layers of neurons whose spikes the graph returns."""
         return len(self.program().graph_signature.user_outputs) - 1
 
     def program(self, dynamic: bool = True) -> torch.export.ExportedProgram:
@@ -103,7 +103,7 @@ class Traced:
         return program
 
     def _expect_no_draws(self, images: Tensor) -> None:
-        """Raise `OnespikeError` if a forward pass moves the global generator on."""
+        """Raise `OnespikeError` if a forward pass draws from the global generator."""
         before = torch.get_rng_state()
         ask(self.module, images)
         if not torch.equal(before, torch.get_rng_state()):

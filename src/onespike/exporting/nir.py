@@ -1,9 +1,9 @@
 """NIR, the neuromorphic intermediate representation: convolutions, means and integrate-and-fire neurons, for one step.
 
-At one time step a neuron starts from 0, so that no leak shows: V = r * I, and a spike where V > v_threshold. That is
-nir.IF with r = 1, for a step of dt = 1. What stands in front of a threshold, batch norm, shifts and populations, is
-folded into weights and biases. The maximum of a window in front of a threshold, or of spikes, is neurons in front of
-a mean: whether any of them fired. Two edges into a node are an addition.
+At one time step a neuron starts at 0, so a leak has no effect: V = r * I, and a spike where V > v_threshold. That is
+nir.IF with r = 1, for a step of dt = 1. Batch norm, shifts and populations before a threshold are folded into weights
+and biases. Max pooling before a threshold, or of spikes, becomes neurons, a mean over the window, and neurons that fire
+if any of the first did. Two edges into a node are an addition.
 
 There is no nir.Flatten, since readers disagree whether it counts the axis of the batch: a linear layer on a whole map
 is a convolution as large as the map, and logits are (K, 1, 1).
@@ -45,7 +45,7 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """Write `model.nir`. The graph that is read back, computed for one step, is the target.
 
     Raises:
-        OnespikeError: NIR cannot say a layer, which is named; the package is missing.
+        OnespikeError: NIR cannot express a layer, which is named; the package is missing.
     """
     try:
         import nir
@@ -68,7 +68,7 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
 
 
 def run_once(graph: Any, images: Tensor) -> dict[str, Tensor]:
-    """Compute one step of a graph, from potentials of 0, on images (B, C, H, W); what each node gives, by its name."""
+    """Compute one step of a graph, from potentials of 0, on images (B, C, H, W); each node's output, by its name."""
     arriving: dict[str, list[str]] = {name: [] for name in graph.nodes}
     for start, end in graph.edges:
         arriving[end].append(start)
@@ -108,8 +108,8 @@ class _Writer:
         self.edges: list[tuple[str, str]] = []
         self.fired: dict[Map, str] = {}  # the neurons of each map of spikes
         self._names: dict[Map, str] = {}
-        self._counts: dict[Map, int] = {}  # of sums that are NIR's means: of how many elements
-        self._sides: dict[str, tuple[int, int]] = {}  # of what each node gives
+        self._counts: dict[Map, int] = {}  # number of elements, of sums that are means in NIR
+        self._sides: dict[str, tuple[int, int]] = {}  # of each node's output
         self._readers = Counter(read.map for one in needed(maps) for read in one.reads())
 
     def write(self, path: Path) -> None:
@@ -152,7 +152,7 @@ class _Writer:
         return [self._conv2d(f"{of.layer}.scale", [name], weight, constant, Geometry((1, 1)), self._sides[name])]
 
     def _added(self, of: Map, chosen: Tensor, gain: Tensor, constant: Tensor) -> list[str]:
-        """A sum, or channels side by side, whose terms go on to where it is read."""
+        """The nodes of a sum, or of channels side by side; its terms go directly to where it is read."""
         terms = []
         if isinstance(of, Sum):
             if of.rectified:
@@ -179,7 +179,7 @@ class _Writer:
         return names
 
     def _name(self, of: Map) -> str:
-        """The node that gives a map, made when it is first asked for."""
+        """The node that computes a map, made when it is first needed."""
         if of not in self._names:
             self._names[of] = self._made(of)
         return self._names[of]

@@ -44,13 +44,13 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     if importlib.util.find_spec("openvino"):
         try:
             targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
-        except RuntimeError as error:  # of 2026.4 with some linear layers of 8-bit weights
+        except RuntimeError as error:  # 2026.4, for some linear layers of 8-bit weights
             warn(f"OpenVINO does not take {FILE}, and proves nothing of it: {' '.join(str(error).split())[-200:]}")
     return targets
 
 
 def expect_packages() -> None:
-    """Raise `OnespikeError` where a package is missing that ONNX is written or proved with."""
+    """Raise `OnespikeError` if a package is missing that ONNX is written or proved with."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -60,7 +60,7 @@ def expect_packages() -> None:
 
 
 def graph(traced: Traced, names: Sequence[str]) -> Any:
-    """Say a traced network as an `onnx.ModelProto`, which gives all that it gives, by these names."""
+    """Convert a traced network to an `onnx.ModelProto` with all its outputs, by these names."""
     try:
         with _quiet():
             made = torch.onnx.export(
@@ -79,12 +79,12 @@ def graph(traced: Traced, names: Sequence[str]) -> Any:
     return model
 
 
-#: A file that is loaded: names of outputs and images to these.
+#: A loaded file: maps names of outputs, and images, to these outputs.
 Loaded = Callable[[list[str], Any], list[Any]]
 
 
 def session(model: Path | bytes) -> Loaded:
-    """Load a graph by ONNX Runtime, on as many threads as PyTorch has."""
+    """Load a graph with ONNX Runtime, on as many threads as PyTorch has."""
     import onnx
     import onnxruntime
 
@@ -92,15 +92,15 @@ def session(model: Path | bytes) -> Loaded:
     options.intra_op_num_threads = torch.get_num_threads()
     source = model.read_bytes() if isinstance(model, Path) else model
     if any(node.op_type == "Conv" for node in onnx.load_from_string(source).graph.node):
-        # It has no convolution of bytes whose sums stay sums: it computes in floats, and turns weights into these once
-        # instead of at every call.
+        # ONNX Runtime has no convolution of bytes that returns plain sums: it computes in floats. With this option it
+        # converts weights to floats once, instead of at every call.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     made = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     return lambda outputs, images: made.run(outputs, {"images": images})
 
 
 def openvino_model(model: Path | bytes) -> Loaded:
-    """Load a graph by OpenVINO, in float32 where it is not in integers; by itself it rounds real inputs as well."""
+    """Load a graph with OpenVINO, in float32 where it is not in integers; by default it rounds real inputs, too."""
     import openvino
 
     core = openvino.Core()
@@ -116,7 +116,7 @@ def openvino_model(model: Path | bytes) -> Loaded:
 
 
 def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) -> Target:
-    """A target that answers by the file itself, and shows its spikes by the same graph with more outputs."""
+    """A target with the logits of the file itself, and the spikes of the same graph with more outputs."""
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
         inputs = traced.reads(images).numpy()
@@ -128,7 +128,7 @@ def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave out what torch.onnx says on the way: its progress, and that it moves to opset 18."""
+    """Silence torch.onnx: its progress, and that it converts to opset 18."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

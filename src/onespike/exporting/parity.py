@@ -1,4 +1,4 @@
-"""The proof that an export computes what the network does: on real images, through the target itself."""
+"""The proof that an export computes the same as the network: on real images, through the target itself."""
 
 import sys
 from collections.abc import Callable, Iterable
@@ -12,19 +12,19 @@ from onespike.errors import OnespikeError
 from onespike.exporting.contract import Contract
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
 
-#: What a target answers for raw or normalised images: logits (B, K), and spikes, call by call of the layers of neurons;
-#: no spikes where it cannot show them.
+#: A target maps raw or normalised images to logits (B, K), and to spikes, call by call of the layers of neurons; to no
+#: spikes where it cannot show them.
 Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-#: How far a potential may lie from its threshold where float arithmetic decides the other way, and how far logits may
-#: differ that come from the same spikes, in units of the largest.
+#: Largest distance from its threshold of a potential about which float arithmetic may decide otherwise; largest
+#: difference of logits from the same spikes, in units of the largest logit.
 NEAR, CLOSE = 1e-4, 1e-4
-#: A distance that is not known.
+#: Stands for a distance that is not known.
 FAR = 1e9
 
 
 @dataclass(frozen=True)
 class Parity:
-    """A target beside the network that it was made of."""
+    """A target compared with the network that it was made from."""
 
     target: str
     images: int  # test images that both saw
@@ -34,12 +34,12 @@ class Parity:
     logit_error: float  # the largest difference of two logits
     largest_logit: float  # of the network, with either sign
     layers: int  # calls of layers of neurons whose spikes were compared; 0 where the target cannot show them
-    spikes: int  # spikes, and places without, that were compared
-    differing: int  # of these that differ, in the first layer where any do; behind it all may
+    spikes: int  # outputs of neurons, spike or none, that were compared
+    differing: int  # those of them that differ, in the first layer where any do; after it all may differ
     first: str | None  # that layer
-    distance: float | None  # how far its potentials that decide otherwise lie from the threshold, at most
+    distance: float | None  # largest distance from the threshold of its potentials that decide otherwise
     exact: bool  # whether nothing at all may differ but the rounding of logits
-    holds: bool  # whether the target computes what the network does
+    holds: bool  # whether the target computes the same as the network
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -57,9 +57,9 @@ def compare(
 ) -> Parity:
     """Compare a target with a network on batches of images and labels.
 
-    It holds where the same spikes give close logits and where spikes only differ, in the first layer that does, at
-    potentials that lie at the threshold up to the rounding of floats. With a `resolution` of its logits the target is
-    exact: no spike may differ, no class, and no logit by more.
+    Parity holds if the same spikes give close logits, and if spikes differ, in the first layer where any do, only at
+    potentials that equal the threshold up to the rounding of floats. With a `resolution` of its logits the target is
+    exact: no spike and no class may differ, and no logit by more than that.
 
     Raises:
         OnespikeError: There are no images.
@@ -133,7 +133,7 @@ def compare(
 
 
 def _distance(call: Fired, wrong: Tensor, images: Tensor) -> float:
-    """How far potentials whose spikes differ lie from the threshold, at most; `FAR` where that is not known."""
+    """Largest distance from the threshold of potentials whose spikes differ; `FAR` where that is not known."""
     if call.potential is None or call.threshold is None:
         return FAR
     threshold = torch.as_tensor(call.threshold).detach()

@@ -13,7 +13,7 @@ FILE = "model.pt2"
 
 
 def write(traced: Traced, folder: Path) -> dict[str, Target]:
-    """Write `model.pt2`, whose answer is a tuple: the logits, and the spikes of each layer. Read it back as the target.
+    """Write `model.pt2`, whose output is a tuple: logits, and the spikes of each layer. Read back, it is the target.
 
     Raises:
         OnespikeError: The network cannot be traced.

@@ -1,11 +1,11 @@
-"""What is rewritten in an ONNX graph so that runtimes are fast, with the same spikes.
+"""Rewrites of an ONNX graph that make runtimes fast, with the same spikes.
 
-Thresholds take the batch norm in front of them, and neurons that share a current read it as it is:
+Batch norm is folded into the thresholds after it, and neurons that share a current read it as it is:
 
     gain * x + offset + shift > threshold    is    x > (threshold - shift - offset) / gain        (gain > 0)
 
 Where weights have 8 bits, layers are written in the QDQ form that integer runtimes read: weights as int8 with a scale
-for each output channel, and in front of a layer that reads spikes a quantisation that is exact.
+for each output channel and, before a layer that reads spikes, a quantisation that is exact.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 
 from onespike.functional import to_integers
 
-#: Operations that move or choose elements: of spikes they make spikes.
+#: Operations that move or choose elements: spikes stay spikes.
 PASSING = {
     *("Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Identity", "MaxPool", "ReduceMax", "Slice", "Gather"),
     *("Expand", "Tile", "Concat", "GlobalMaxPool", "Split", "Pad"),
@@ -36,12 +36,12 @@ class Graph:
         self.graph = model.graph
         self.stored = {one.name: one for one in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output}
-        self.steps: dict[str, Steps | None] = {}  # of tensors that were looked at
+        self.steps: dict[str, Steps | None] = {}  # of tensors seen so far
         self._array = numpy_helper.to_array
         self._tensor = numpy_helper.from_array
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's value; None of what is computed."""
+        """A constant's value; None for a computed tensor."""
         return self._array(self.stored[name]) if name in self.stored else None
 
     def store(self, name: str, value: Any) -> str:
@@ -56,7 +56,7 @@ class Graph:
         return node if node is not None and node.op_type == kind else None
 
     def replace(self, nodes: Iterable[Any]) -> None:
-        """Take these nodes, in their order, and keep of them and of the constants what outputs need."""
+        """Replace all nodes by these, in this order; keep only the nodes and constants that outputs need."""
         used, kept = {one.name for one in self.graph.output}, list[Any]()
         for node in reversed(list(nodes)):
             if used.intersection(node.output):
@@ -68,7 +68,7 @@ class Graph:
 
 
 def fold_thresholds(model: Any) -> None:
-    """Fold batch norm, copies for a population and shifts into the thresholds behind them."""
+    """Fold batch norm, copies for a population and shifts into the thresholds after them."""
     from onnx import helper
 
     graph, nodes = Graph(model), list[Any]()
@@ -87,7 +87,7 @@ def fold_thresholds(model: Any) -> None:
 
 
 def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
-    """The current behind a comparison, and its thresholds (P, C); None where there is no batch norm to fold."""
+    """The current of a comparison, and its thresholds (P, C); None where there is no batch norm to fold."""
     threshold, name, shift, population = graph.constant(node.input[1]), node.input[0], np.zeros(1), 1
     if (add := graph.before(name, "Add")) is not None and (stored := graph.constant(add.input[1])) is not None:
         shift, name = stored, add.input[0]
@@ -118,7 +118,7 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
 
 
 def quantise(model: Any) -> None:
-    """Put weights of 8 bits, and spikes in front of them, into QDQ form."""
+    """Put 8-bit weights, and the spikes that they meet, into QDQ form."""
     from onnx import helper
 
     graph, nodes = Graph(model), list[Any]()
@@ -159,7 +159,7 @@ def quantise(model: Any) -> None:
 
 
 class Steps(NamedTuple):
-    """Of what values are whole multiples, and the largest of them."""
+    """The number of which all values are whole multiples, and the largest value."""
 
     step: Fraction
     most: Fraction
@@ -170,9 +170,9 @@ class Steps(NamedTuple):
 
 
 def exact_step(name: str, graph: Graph) -> float | None:
-    """The step of which a tensor's values are 0 to 255 multiples, a power of two, so that bytes say them exactly.
+    """The step, a power of two, of which a tensor's values are 0 to 255 multiples, so that bytes are exact.
 
-    Spikes are multiples of 1, their sums too, means of two and four spikes of 1/2 and 1/4; None of all else.
+    Spikes and their sums are multiples of 1, means of two and of four spikes of 1/2 and 1/4; None for all else.
     """
     found = _steps(name, graph)
     if found is None or found.most / found.step > BYTE or not math.log2(found.step).is_integer():
@@ -181,7 +181,7 @@ def exact_step(name: str, graph: Graph) -> float | None:
 
 
 def _steps(name: str, graph: Graph) -> Steps | None:
-    """Of what a tensor's values are multiples, as far as its operations tell."""
+    """The step of a tensor's values, as far as its operations tell."""
     if name not in graph.steps:
         graph.steps[name] = _steps_of(graph.producers[name], graph) if name in graph.producers else None
     return graph.steps[name]
@@ -212,7 +212,7 @@ def _steps_of(node: Any, graph: Graph) -> Steps | None:
 
 
 def _together(names: Sequence[str], graph: Graph) -> Steps | None:
-    """Of what the values of several tensors are multiples."""
+    """The step of the values of several tensors."""
     found = [one for name in names if (one := _steps(name, graph))]
     step = min((one.step for one in found), default=Fraction(1))
     if len(found) < len(names) or any((one.step / step).denominator > 1 for one in found):

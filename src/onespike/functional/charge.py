@@ -1,8 +1,9 @@
-"""Charging and firing: potentials that pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
+"""Charging and firing: potentials pass from window to window, V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
 
-Where gradients are enabled, on a CPU with a C compiler, the paper's fusion is one pass over memory (charge_kernels.c),
-with the surrogates that the kernels know. Else PyTorch's functions compute the same window after window, up to
-rounding: in bf16 the kernels round once, PyTorch after each operation. Whoever counts operations sees PyTorch's.
+Where gradients are enabled, on a CPU with a C compiler, a kernel (charge_kernels.c) computes the paper's fusion in one
+pass over memory, for the surrogates that it knows. Elsewhere PyTorch's functions compute the same, window by window.
+The two agree up to rounding: in bf16 the kernel rounds once, PyTorch after each operation. Operation counters see
+PyTorch's functions.
 """
 
 import math
@@ -17,14 +18,14 @@ from onespike.functional.kernels import Kernels, is_plain, kernels_for
 from onespike.functional.norm_fire import KINDS
 from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, expect_threshold, spike_backward
 
-#: The surrogates that the kernels know, as they are defined here: one may be replaced by another of its name.
+#: The surrogates that the kernels compute, as they are defined here: a user may replace one under the same name.
 _KNOWN = {name: SURROGATES[name] for name in KINDS}
 
 
 class _ChargeAndFire(torch.autograd.Function):
-    """All windows in one function, which saves the potentials once and X, and differentiates the fusion again.
+    """Charge all windows in one autograd function, which saves only V and X and recomputes the fusion's derivative.
 
-    If it is to fire, a window does so as soon as it is charged, while its potentials are in the cache.
+    If the neurons fire, each window fires as soon as it is charged, while its potentials are in the cache.
     """
 
     @staticmethod
@@ -44,7 +45,7 @@ class _ChargeAndFire(torch.autograd.Function):
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         expect_fusion(*fusion)
         _expect_windows(currents, beside)
-        # To C a number of another type would be an address, or another argument's.
+        # C would read a number of another type as an address, or as another argument.
         decay, behind, fusion = float(decay), int(behind), (fusion[0], float(fusion[1]))
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
@@ -80,8 +81,8 @@ class _ChargeAndFire(torch.autograd.Function):
             ctx.kernels("charge_backward", *arguments, width, v, *gradients, currents, besides)
             return currents, None, None, besides, None, None, None
         if besides is not None and ctx.behind:
-            besides[-1:].zero_()  # no window meets the last X
-        back: Tensor | None = None  # what the next window sends back, to be multiplied by `share`
+            besides[-1:].zero_()  # no window uses the last X
+        back: Tensor | None = None  # gradient from the next window, to be multiplied by `share`
         share = ctx.decay if beside is None else 1
         for window in range(len(v) - 1, -1, -1):
             here = currents[window]
@@ -104,7 +105,7 @@ class _ChargeAndFire(torch.autograd.Function):
 
 
 def _expect_windows(currents: Tensor, beside: Tensor | None) -> None:
-    """Raise a ValueError unless there are windows, each with its X: a result would take the shape of the larger one."""
+    """Raise a ValueError unless there are windows and X has their shape: broadcasting would hide the mistake."""
     if not currents.dim() or not currents.is_floating_point():
         found = f"{currents.dtype} of shape {tuple(currents.shape)}"
         raise ValueError(f"currents: expected real numbers (V, B, C, M, M), got {found}")
@@ -122,7 +123,7 @@ def _kernels(
     firing: tuple[float, Surrogate] | None,
     fusion: tuple[str, float],
 ) -> Kernels | None:
-    """The kernels, if they take these: all lie alike, window behind window."""
+    """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
     if beside is None or not is_sincos(fusion[0]) or torch.compiler.is_compiling():
         return None
     if firing is not None and SURROGATES[firing[1].name] is not _KNOWN.get(firing[1].name):
@@ -137,7 +138,7 @@ def _kernels(
 
 
 def _arguments(ctx: Any, v: Tensor, beside: Tensor | None, threshold: float) -> tuple[Tensor | int | float, ...]:
-    """What both kernels take first."""
+    """The leading arguments of both kernels."""
     assert beside is not None
     kind, angle = KINDS[ctx.firing[1].name] if ctx.firing else 0, ctx.fusion[1] * math.pi / 2
     return beside, len(v), v[0].numel(), ctx.behind, ctx.decay, angle, threshold, kind
@@ -149,20 +150,20 @@ def _given(tensor: Tensor | None) -> Tensor | int:
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A tensor that lies in memory as another does."""
+    """The tensor, or a copy of it, in the dtype and memory layout of another."""
     fits = tensor.dtype == other.dtype and tensor.stride() == other.stride() and is_plain(tensor)
     return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
 def _pair(beside: Tensor | None, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
-    """The two potentials that meet in a window; None if no two do."""
+    """The two potentials that are fused for a window; None if nothing is fused."""
     if beside is None or window < behind:
         return None
     return beside[window - behind], v[window - 1] if window else beside[neighbour(beside)]
 
 
 def neighbour(beside: Tensor) -> int:
-    """The window whose X the first window meets, since none is before it: the second, if there is one."""
+    """The window whose X stands in for the first window's missing predecessor: the second, if there is one."""
     return min(1, len(beside) - 1)
 
 
@@ -176,11 +177,11 @@ def charge(
 ) -> Tensor:
     """Charge the windows one after the other: V[v] = I[v] + alpha Omega(X[v - behind], V[v-1]).
 
-    The first window has no predecessor. Where X is its own (`behind` is 0), it meets X of the second window; else
-    nothing comes in.
+    The first window has no predecessor. If X is given and `behind` is 0, X of the second window takes the place of
+    V[v-1]; otherwise the first window receives its current alone.
 
     Args:
-        currents: I, (V, B, C, M, M), as V, which can be differentiated once.
+        currents: I, (V, B, C, M, M). V has the same shape and can be differentiated once.
         decay: alpha, 0..1.
         beside: X, of the same shape; without it Omega is V[v-1] alone.
         behind: How many windows X lies behind, 0 or 1.
@@ -188,8 +189,8 @@ def charge(
         theta: The fusion's radian factor.
 
     Raises:
-        ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, the fusion does not exist, or X is
-            not of the shape of I.
+        ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, the fusion does not exist, or X has
+            another shape than I.
     """
     return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
@@ -204,13 +205,13 @@ def charge_and_fire(
     fusion: str = "sincos",
     theta: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """Charge the windows (`charge`), and fire where they exceed the threshold (`spike`), in fewer passes over memory.
+    """Charge the windows (`charge`) and fire where V exceeds the threshold (`spike`), in fewer passes over memory.
 
-    It gives V, and the spikes S = 1 where V > threshold, else 0; (V, B, C, M, M) each, to be differentiated once.
-    `surrogate` is a name in `SURROGATES`, or a `Surrogate`; the other arguments are those of `charge`.
+    Returns V and the spikes, S = 1 where V > threshold, else 0. Both are (V, B, C, M, M) and can be differentiated
+    once. `surrogate` is a name in `SURROGATES` or a `Surrogate`; the other arguments are those of `charge`.
 
     Raises:
-        ValueError: The surrogate does not exist, the threshold is no number, or as for `charge`.
+        ValueError: The surrogate does not exist, the threshold is NaN, or as for `charge`.
     """
     expect_threshold(threshold)
     firing = threshold, as_surrogate(surrogate)

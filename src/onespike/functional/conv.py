@@ -1,4 +1,4 @@
-"""A 3x3 convolution whose weights' gradient is one product for each tap, where the processor has matrix tiles."""
+"""A 3x3 convolution: where the processor has matrix tiles, its weights' gradient is one matrix product for each tap."""
 
 from functools import cache
 from typing import Any
@@ -11,19 +11,19 @@ from torch.nn.functional import conv2d
 from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
 from onespike.functional.pool import largest, max_pool, to_largest
 
-#: Maps of up to so many pixels a side: above, PyTorch's own gradient is as fast.
+#: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
 MOST = 16
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:
-    """Convolve (B, C, H, W) by weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does, and pool.
+    """Convolve (B, C, H, W) with weights (O, C, 3, 3), stride 1, padding 1, as `conv2d` does; pool if asked to.
 
-    With `pool` the largest of each 2x2 pixels is given. Where the gradient is our own, spikes are kept for it as
-    bits, and weights in their own type; and the gradient before the pooling, four times as large as that behind, is
-    never there for all images at once.
+    `pool` takes the maximum of each 2x2 pixels. Where the gradient is our own, spikes are saved as bits and weights in
+    their own dtype. The gradient before pooling, four times as large as the one after it, never exists for all images
+    at once.
 
     Raises:
-        ValueError: The weights do not fit.
+        ValueError: The weights do not fit x.
     """
     if weight.shape[1:] != (*x.shape[-3:-2], 3, 3):
         raise ValueError(f"weight: expected (O, C, 3, 3) for x {tuple(x.shape)}, got {tuple(weight.shape)}")

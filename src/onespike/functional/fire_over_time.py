@@ -1,9 +1,9 @@
-"""Batch norm and firing over time as one operation: neither what is normalised nor potentials are written.
+"""Batch norm and firing over time as one operation: it writes neither the normalised currents nor the potentials.
 
     V[t] = (I[t] - mean) / deviation + shift + decay * V[t-1] * (1 - S[t-1])          S[t] = 1 where V[t] > threshold
 
-from V[-1] = 0, with the mean and deviation of each channel over all steps. It keeps the currents, and computes the
-potentials again in the backward pass, pixel by pixel.
+starting from V[-1] = 0, with each channel's mean and deviation over all time steps. The operation saves the currents
+and recomputes the potentials in the backward pass, pixel by pixel.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate
 
-#: Potentials of one pixel, steps times channels, that are on a thread's stack at most.
+#: Most potentials of one pixel (time steps times channels), which are on a thread's stack.
 _MOST = 2**15
 _SOURCE = "over_time_kernels.c"
 
 
 def has_kernels_over_time(currents: Tensor) -> bool:
-    """Say whether `fire_over_time` takes these currents, (T, B, C, H, W): on the CPU, channels last; with a compiler.
+    """Whether `fire_over_time` takes these currents, (T, B, C, H, W): channels last, on a CPU with a C compiler.
 
-    Steps lie one behind the other, or are one and the same, expanded.
+    The time steps lie one behind the other in memory, or are a single step, expanded.
     """
     if currents.device.type != "cpu" or currents.dim() != 5 or not currents.numel() or torch.compiler.is_compiling():
         return False
@@ -38,15 +38,15 @@ def has_kernels_over_time(currents: Tensor) -> bool:
 def fire_over_time(
     currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, decay: float, surrogate: Surrogate
 ) -> Tensor:
-    """Normalise by the batch, charge and fire, in training, from potentials of 0.
+    """Normalise by the batch's statistics, charge and fire over time, in training; potentials start at 0.
 
     Args:
-        currents: I, (T, B, C, H, W), for which `has_kernels_over_time`.
-        shift: Of each neuron, (P*C,); neuron k of channel c is k*C + c.
-        norm: The batch norm, without weights: its epsilon, and its running mean and variance, which are updated.
+        currents: I, (T, B, C, H, W); `has_kernels_over_time` must hold for them.
+        shift: One value for each neuron, (P*C,); neuron k of channel c has the index k*C + c.
+        norm: The batch norm: its epsilon is used, its running mean and variance are updated, weights are ignored.
         threshold: Potential above which a neuron fires, > 0.
         decay: Share of its potential that a neuron which did not fire keeps, 0..1.
-        surrogate: The stand-in for firing's derivative, one of `KINDS`.
+        surrogate: The surrogate derivative; its name is in `KINDS`.
 
     Returns:
         The spikes, (T, B, P*C, H, W).
@@ -57,7 +57,7 @@ def fire_over_time(
         raise ValueError(f"threshold: expected a number above 0, got {threshold}")
     if not 0 <= decay <= 1:
         raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
-    # A whole number would reach C as one, and be read as an address.
+    # An int would be passed to C as one, and be read as an address.
     return _FireOverTime.apply(currents, shift, norm, float(threshold), float(decay), surrogate)
 
 
@@ -99,13 +99,13 @@ def _kernels(currents: Tensor) -> Kernels:
 
 
 def _sized(currents: Tensor, neurons: int) -> tuple[Tensor, int, int, int, int, int]:
-    """Currents, steps, from one step to the next, pixels of one, channels, neurons of each."""
+    """The kernels' leading arguments: currents, steps, stride and pixels of a step, channels, neurons of a channel."""
     steps, _, channels = currents.shape[:3]
     return currents, steps, _stride(currents), currents[0].numel() // channels, channels, neurons // channels
 
 
 def _stride(currents: Tensor) -> int:
-    """From a step's first number to the next step's; 0 where all are the same, the whole step where there is one."""
+    """Numbers from one time step to the next: 0 if a single step is expanded, a whole step if there is only one."""
     return currents.stride(0) if len(currents) > 1 else currents.numel()
 
 

@@ -1,8 +1,8 @@
-"""Fusion: the bounded projection Omega that merges the two potentials which meet at a neuron.
+"""Fusion: the bounded projection Omega merges the two potentials that meet at a neuron.
 
-The plain sum X + Y drives a neuron above its threshold wherever either potential is high (over-activation). Over the
-range [th, 2 th], where that happens, Omega's volume is smaller than the plane's; the radian factor theta says by how
-much. Section 4.2 and Eq. 6 of the supplement.
+The plain sum X + Y drives a neuron above its threshold wherever either potential is high (over-activation). That
+happens over the range [th, 2 th], where Omega's volume is smaller than the plane's; the radian factor theta sets by how
+much. Reference: section 4.2 and Eq. 6 of the supplement.
 """
 
 import math
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def _sincos_backward(x: Tensor, y: Tensor, gradient: Tensor, angle: float) -> tuple[Tensor, Tensor]:
-    # 2 cos(aX) cos(aY) and -2 sin(aX) sin(aY) are the sum and the difference of two cosines, not four functions.
+    # 2 cos(aX) cos(aY) and -2 sin(aX) sin(aY) are the sum and difference of two cosines: two functions, not four.
     x, gradient = x * angle, gradient * angle
     plus, minus = torch.add(x, y, alpha=angle).cos_(), x.sub_(y, alpha=angle).cos_()
     return (plus + minus).mul_(gradient), plus.sub_(minus).mul_(gradient)
 
 
 class _SinCos(torch.autograd.Function):
-    """2 sin(a X) cos(a Y); of all that the derivatives need it saves X and Y alone."""
+    """2 sin(a X) cos(a Y); it saves only X and Y for the backward pass."""
 
     @staticmethod
     def forward(x: Tensor, y: Tensor, angle: float) -> Tensor:
@@ -58,7 +58,7 @@ def fuse(x: Tensor, y: Tensor, kind: str = "sincos", theta: float = 0.5) -> Tens
         y: Potential from the window before; a shape that broadcasts against `x`.
         kind: A name in `FUSIONS`: "sincos" 2 sin(theta pi/2 X) cos(theta pi/2 Y), the default reading of the paper;
             "sinsum" sin(theta pi/2 (X + Y)), with the same integral but symmetric; "nested"
-            2 sin(theta pi/2 X cos(theta pi/2 Y)), the released code's; "mean" (X + Y) / 2; "sum" X + Y, the linear
+            2 sin(theta pi/2 X cos(theta pi/2 Y)), as in the released code; "mean" (X + Y) / 2; "sum" X + Y, the linear
             plane; "none" 0: nothing is handed on.
         theta: The radian factor, 0 < theta <= 1.
 
@@ -83,13 +83,13 @@ def is_sincos(kind: str) -> bool:
 
 
 def fuse_backward(x: Tensor, y: Tensor, gradient: Tensor, kind: str, theta: float) -> tuple[Tensor, Tensor]:
-    """Differentiate `fuse`, from its inputs alone: the gradients of X and Y, given that of the fused potential."""
-    if is_sincos(kind):  # written out, which is cheaper
+    """Differentiate `fuse` from its inputs alone: the gradients of X and Y, given that of the fused potential."""
+    if is_sincos(kind):  # the closed form is cheaper than autograd
         return _sincos_backward(x, y, gradient, theta * math.pi / 2)
     x, y = x.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():
         fused = fuse(x, y, kind, theta)
-    if not fused.requires_grad:  # it depends on neither
+    if not fused.requires_grad:  # the fusion depends on neither
         return torch.zeros_like(x), torch.zeros_like(y)
     to_x, to_y = torch.autograd.grad(fused, (x, y), gradient, materialize_grads=True)  # it may leave out one of the two
     return to_x, to_y

@@ -5,19 +5,20 @@ from torch import Tensor
 
 #: The largest whole number that a weight can be. -128 is left out, so that both signs reach as far.
 LARGEST = 127
-#: How far from whole numbers times a scale weights may be, of the largest of them, to count as such.
+#: Largest distance from whole numbers times a scale, relative to the largest weight, that still counts as exact.
 _WHOLE = 1e-9
 
 
 def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Round weights to 8 bits: integers = round(w / scale), scale = max |w| / 127 over an output channel.
 
-    It gives whole numbers of the shape (C_out, ...) and type of `weight`, and the scales, (C_out, 1, ...), 1 for a
-    channel of zeros. A scale is at least the smallest normal number of that type: a channel of far smaller weights
-    becomes zeros. Rounding twice is rounding once: such integers times such a scale come out as the same integers.
+    Returns the integers, in the shape (C_out, ...) and dtype of `weight`, and the scales, (C_out, 1, ...). A channel of
+    zeros has the scale 1. A scale is at least the smallest normal number of the dtype, so a channel of far smaller
+    weights becomes zeros. Rounding twice equals rounding once: integers times their scale come out as the same
+    integers.
 
     Raises:
-        ValueError: A weight is infinite, or no number.
+        ValueError: A weight is infinite or NaN.
     """
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     if not largest.is_meta and not largest.isfinite().all():
@@ -28,10 +29,10 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def find_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the integers and scales that weights of 8 bits are, where they may be a part of a layer's, such as a tap.
+    """Recover the integers and scales of 8-bit weights, even from a part of a layer's weights, such as one tap.
 
-    The largest weight of a channel is then any of 1..127 times the scale. It gives both in double precision; where no
-    scale makes a channel whole, their product is not the weight.
+    In a part, the largest weight of a channel may be any of 1..127 times the scale. Returns both in double precision.
+    Where no scale makes a channel's weights whole, integers times scale is not the weight.
     """
     weight = weight.double()
     integers, scale = to_integers(weight)

@@ -1,6 +1,6 @@
 """Loops in C for tensors on a CPU, compiled once for this machine by its own C compiler, and kept in the cache.
 
-Where there is no compiler, or $ONESPIKE_KERNELS is 0, there are no kernels, and whoever asks takes PyTorch's functions.
+Without a compiler, or where $ONESPIKE_KERNELS is 0, there are no kernels, and callers use PyTorch's functions.
 """
 
 import ctypes
@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-#: What a file is compiled with: the first that the compiler takes. Apple's has no OpenMP.
+#: Compiler flags, tried in this order until one set works. Apple's compiler has no OpenMP.
 FLAGS: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512", "-fopenmp"],
     ["-march=native", "-fopenmp"],
     ["-mcpu=native"],
     [],
 )
-#: The types of tensors there are kernels for, and their definition in C.
+#: Dtypes that have kernels, and the compiler's option that selects each.
 TYPES = {torch.bfloat16: "-DBF16", torch.float32: "-DREAL=float", torch.float64: "-DREAL=double"}
 
 
@@ -33,33 +33,33 @@ class Kernels:
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         self._library = ctypes.CDLL(str(library))
-        #: The type that is computed in, and that a channel's values have.
+        #: The dtype of the arithmetic, and of per-channel values.
         self.real = torch.float64 if dtype == torch.float64 else torch.float32
 
     def ask(self, name: str, *arguments: Tensor | int | float) -> int:
-        """Call a function for its number; tensors are passed by their first element."""
+        """Call a function and return its integer; tensors are passed as pointers to their first element."""
         return int(getattr(self._library, name)(*map(_in_c, arguments)))
 
     def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
-        """Call a function that writes into a tensor."""
+        """Call a function that writes into a tensor; MemoryError if the function lacks memory."""
         if self.ask(name, *arguments):
             raise MemoryError(name)
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether what lies in the memory of a tensor's device is what it stands for: kernels read nothing else."""
+    """Whether memory holds a tensor's values as they are (no subclass, no lazy negation): kernels read nothing else."""
     dense = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided
     return dense and not tensor.is_neg() and not tensor._is_zerotensor()
 
 
 def plain(tensor: Tensor) -> Tensor:
-    """A tensor for kernels: itself, or a copy that lies in memory likewise."""
+    """The tensor itself if `is_plain`, else a plain copy of the same memory layout."""
     return tensor if is_plain(tensor) else torch.empty_like(tensor).copy_(tensor)
 
 
 def _in_c(value: Tensor | int | float) -> object:
     if isinstance(value, Tensor):
-        if value.device.type != "cpu" or not is_plain(value):  # its address would be of nothing
+        if value.device.type != "cpu" or not is_plain(value):  # C could do nothing with its address
             found = f"{type(value).__name__} on {value.device}"
             raise ValueError(f"kernels: expected tensors whose numbers lie in this machine's memory, got {found}")
         return ctypes.c_void_p(value.data_ptr())
@@ -68,7 +68,7 @@ def _in_c(value: Tensor | int | float) -> object:
 
 @cache
 def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None:
-    """Compile a file of kernels for a type of tensor, or take them from the cache; None where that cannot be done."""
+    """Compile a file of kernels for a dtype, or load them from the cache; None where neither works."""
     compiler = shutil.which(os.environ.get("CC") or "cc")
     if dtype not in TYPES or os.environ.get("ONESPIKE_KERNELS") == "0" or compiler is None:
         return None
@@ -79,12 +79,12 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
     try:
         folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # no such home
+    except (OSError, RuntimeError):  # no home folder, or not writable
         folder = Path(os.devnull)
     own = folder.is_dir() and _is_own(folder)
     for kept in folder.glob(f"{name}-*.so") if own else ():
         with suppress(OSError):
-            if kept.is_file() and _is_own(kept) and kept.name == _named(name, kept):  # else damaged: it is made anew
+            if kept.is_file() and _is_own(kept) and kept.name == _named(name, kept):  # else damaged: compile again
                 return Kernels(kept, dtype)
     try:
         with tempfile.TemporaryDirectory(dir=folder if own else None) as building:
@@ -101,12 +101,12 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
 
 
 def _named(name: str, file: Path) -> str:
-    """What a compiled file is called: a flipped byte of a library that is loaded could do anything."""
+    """A compiled file's name, with a checksum: a library with a flipped byte, once loaded, could do anything."""
     return f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.so"
 
 
 def _is_own(path: Path) -> bool:
-    """Whether nobody else can have written it: what lies in a cache that others write is not run."""
+    """Whether nobody else can have written the file: nothing is run from a cache that others can write to."""
     try:
         found = path.stat()
     except OSError:
@@ -121,7 +121,7 @@ def _compile(compiler: str, arguments: list[str]) -> bool:
 
 
 def _processor() -> str:
-    """What the compiler's `native` depends on: a cache may be shared by machines."""
+    """What `-march=native` depends on: several machines may share a cache."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

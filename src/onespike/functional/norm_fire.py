@@ -1,9 +1,9 @@
-"""Batch norm and firing as one operation: what is normalised is never written.
+"""Batch norm and firing as one operation: the normalised currents are never written.
 
     V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
 
-is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. Backwards the surrogate's derivative and
-the gradient of the batch norm are computed together, from I, mean and deviation alone.
+is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. The backward pass computes the
+surrogate's derivative and the batch norm's gradient together, from I, mean and deviation alone.
 """
 
 import math
@@ -19,14 +19,14 @@ from onespike.errors import warn
 from onespike.functional.kernels import is_plain, kernels_for, plain
 from onespike.functional.spike import Surrogate
 
-#: The derivatives that the kernels know, by their number there: 0 is that of a batch norm without neurons.
+#: The surrogates that the kernels compute, by their number there; 0 is a batch norm without neurons.
 KINDS = {"rectangle": 1, "triangle": 2}
-#: Channels at most, and neurons of a pixel: kernels keep sums of each on a thread's stack.
+#: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
 
 
 class Moments(NamedTuple):
-    """Of each channel, over all pixels of a batch: mean, variance, and 1 / sqrt(variance + epsilon)."""
+    """Mean, variance and 1 / sqrt(variance + epsilon) of each channel, over all pixels of a batch."""
 
     mean: Tensor
     variance: Tensor
@@ -34,18 +34,18 @@ class Moments(NamedTuple):
 
 
 class Kernels(Protocol):
-    """The loops over pixels, by their names in kernels.c: `kernels("fire", x, rows, …)`."""
+    """The kernels, called by their names in kernels.c: `kernels("fire", x, rows, …)`."""
 
-    real: torch.dtype  # that is computed in, and that a channel's values have
+    real: torch.dtype  # dtype of the arithmetic, and of per-channel values
 
     def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
         """Call a kernel that writes into its last argument."""
 
 
 def has_kernels(currents: Tensor) -> bool:
-    """Say whether the functions here take these currents: (B, C, H, W), channels last, where there are kernels.
+    """Whether the functions here take these currents: (B, C, H, W), channels last, on a device with kernels.
 
-    On a CPU these need a C compiler, on a GPU they need Triton, and $ONESPIKE_KERNELS = 1.
+    A CPU needs a C compiler; a GPU needs Triton, and $ONESPIKE_KERNELS = 1.
     """
     if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or torch.compiler.is_compiling():
         return False
@@ -55,14 +55,14 @@ def has_kernels(currents: Tensor) -> bool:
 
 
 def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
-    """Normalise by the batch, and fire, in training.
+    """Normalise by the batch's statistics and fire, in training.
 
     Args:
-        currents: I, (B, C, H, W), for which `has_kernels`.
-        shift: Of each neuron, (P*C,); neuron k of channel c is k*C + c.
-        norm: The batch norm, without weights: its epsilon, and its running mean and variance, which are updated.
+        currents: I, (B, C, H, W); `has_kernels` must hold for them.
+        shift: One value for each neuron, (P*C,); neuron k of channel c has the index k*C + c.
+        norm: The batch norm: its epsilon is used, its running mean and variance are updated, weights are ignored.
         threshold: Potential above which a neuron fires.
-        surrogate: Its stand-in for the derivative, one of `KINDS`.
+        surrogate: The surrogate derivative; its name is in `KINDS`.
 
     Returns:
         The spikes, (B, P*C, H, W).
@@ -73,7 +73,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-    """Normalise by the batch, in training, as `norm` does: (B, C, H, W), for which `has_kernels`, to the same shape."""
+    """Normalise (B, C, H, W) by the batch's statistics, as `norm` does in training; `has_kernels` must hold for it."""
     expect_kernels(has_kernels(currents), currents, norm)
     ones, zeros = currents.new_ones(norm.num_features), currents.new_zeros(norm.num_features)
     weights = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
@@ -81,7 +81,7 @@ def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
 
 
 def expect_kernels(fit: bool, currents: Tensor, norm: nn.BatchNorm2d) -> None:
-    """Raise a ValueError unless the currents fit, and the norm fits them: kernels read what they are given."""
+    """Raise a ValueError unless the currents `fit` and the norm has their channels and device: no kernel checks it."""
     if not fit or norm.num_features != currents.shape[-3]:
         strides = currents.stride() if currents.layout == torch.strided else currents.layout
         found = f"{currents.dtype} of shape {tuple(currents.shape)}, strides {strides}"
@@ -92,7 +92,7 @@ def expect_kernels(fit: bool, currents: Tensor, norm: nn.BatchNorm2d) -> None:
 
 
 def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate: Surrogate) -> None:
-    """Raise a ValueError unless there are as many shifts for each channel, and the kernels know the surrogate."""
+    """Raise a ValueError unless each channel has equally many shifts and the kernels compute the surrogate."""
     channels = currents.shape[-3]
     if shift.dim() != 1 or not 0 < len(shift) <= NEURONS or len(shift) % channels:
         raise ValueError(f"shift: expected (P*{channels},), at most {NEURONS}, got {tuple(shift.shape)}")
@@ -148,7 +148,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
-    """Give the sums of dx and dx * x of each neuron, (2, P, C), and what turns factors into the currents' gradient."""
+    """Return each neuron's sums of dx and dx * x, (2, P, C), and a function from factors to the currents' gradient."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = plain(gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last))
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
@@ -178,7 +178,7 @@ def _find(currents: Tensor) -> Kernels | None:
 
 @cache
 def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
-    """Triton's kernels, if they are asked for and work on this GPU: Triton wants a C compiler, and no old card."""
+    """Triton's kernels, if asked for and if they work on this GPU: Triton needs a C compiler and a recent card."""
     if os.environ.get("ONESPIKE_KERNELS") != "1":  # nobody has measured yet whether they are faster
         return None
     try:
@@ -189,7 +189,7 @@ def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
     one = torch.ones(1, 1, 1, 1, dtype=dtype, device=device)
     try:
         kernels("affine", one, 1, 1, *torch.ones(2, 1, dtype=kernels.real, device=device), torch.empty_like(one))
-    except Exception as error:  # whatever its compiler, the system's or the driver raises
+    except Exception as error:  # whatever Triton's compiler, the system's or the driver raises
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         warn(f"{device} takes PyTorch's functions for norm and fire: Triton's kernels failed there ({reason})")
         return None
@@ -197,11 +197,11 @@ def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
 
 
 def moments_of(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> Moments:
-    """Mean and variance of each channel, of pixels that are there so many times; the norm's running ones follow."""
+    """Return each channel's moments, every pixel counted `times` times, and update the norm's running statistics."""
     rows, channels = _rows(currents), currents.shape[1]
     sums = torch.empty(2, channels, dtype=torch.float64, device=currents.device)
     kernels("moments", currents, rows, channels, sums)
-    offset, square = sums / rows  # from the first pixel: mean of squares less square of the mean would lose digits
+    offset, square = sums / rows  # less the first pixel: mean of squares less square of the mean would lose digits
     mean, variance = currents[0, :, 0, 0] + offset, square - offset**2
     with torch.no_grad():
         if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:

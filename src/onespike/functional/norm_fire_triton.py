@@ -1,7 +1,8 @@
-"""The loops of norm and fire for GPUs, in Triton: those of `kernels.c`, by the same names, with the same arguments.
+"""The kernels of norm and fire for GPUs, in Triton: those of `kernels.c`, with the same names and arguments.
 
-A program takes a tile of rows (pixels) and channels or, where it sums, the tiles of `CHUNK` rows one after the other.
-Each writes sums of its own, which are added in double and in their order: the same input gives the same bits.
+A program computes one tile of rows (pixels) and channels; where it sums, it takes the tiles of `CHUNK` rows one after
+the other. Each program writes its own sums. They are added in double precision and in a fixed order, so the same input
+gives the same bits.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from onespike.functional.norm_fire import KINDS
 
-#: Rows whose sums are taken in `real`; values of a tile, and its channels, at most.
+#: Rows that a program sums in `real`; most values of a tile; most channels of a tile.
 CHUNK, VALUES, WIDEST = 256, 2048, 64
 #: a * b + c is rounded once, as compilers of C do; Triton's default depends on its version.
 OPTIONS = {"enable_fp_fusion": True}
@@ -24,7 +25,7 @@ class TritonKernels:
     """Kernels for one type of tensor, called as those in C are: `kernels("fire", x, rows, …)`."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        #: The type that is computed in, and that a channel's values have.
+        #: The dtype of the arithmetic, and of per-channel values.
         self.real = torch.float64 if dtype == torch.float64 else torch.float32
 
     def __call__(self, name: str, *arguments: Any) -> None:
@@ -33,14 +34,14 @@ class TritonKernels:
         *given, out = arguments[len(kind) :]
         x = given[0]
         rows, channels = x.numel() // x.shape[1], x.shape[1]
-        # A number would be passed as float32, in whatever it is computed with.
+        # Triton would pass a Python float as float32, whatever the kernel computes in.
         given = [
             torch.full((), one, dtype=self.real, device=x.device) if isinstance(one, float) else one for one in given
         ]
         wide = min(triton.next_power_of_2(channels), WIDEST)
         columns = triton.cdiv(channels, wide)
         tile = min(triton.next_power_of_2(rows), VALUES // wide)
-        with torch.cuda.device_of(x):  # it may be another one than the current
+        with torch.cuda.device_of(x):  # x may be on another device than the current one
             if name in SUMS:
                 partial = torch.empty(triton.cdiv(rows, CHUNK), *out.shape, dtype=self.real, device=x.device)
                 grid, constants = (len(partial), columns), (*kind, CHUNK, min(tile, CHUNK), wide)
@@ -52,27 +53,27 @@ class TritonKernels:
 
 @triton.jit
 def derivative(distance, kind: tl.constexpr):
-    """The surrogate's: h(d)."""
+    """The surrogate derivative h(d)."""
     if kind == RECTANGLE:
         h = tl.where(tl.abs(distance) < 0.5, 1.0, 0.0)
     elif kind == TRIANGLE:
         slant = 1 - tl.abs(distance)
         h = tl.where(slant > 0, slant, 0.0)
-    else:  # that of a batch norm alone
+    else:  # a batch norm without neurons
         h = tl.full(distance.shape, 1.0, distance.dtype)
     return h.to(distance.dtype)
 
 
 @triton.jit
 def columns_of(channels, wide: tl.constexpr):
-    """This program's channels, (1, wide), and which of them there are."""
+    """This program's channels, (1, wide), and a mask of those that exist."""
     c = (tl.program_id(1) * wide + tl.arange(0, wide))[None, :]
     return c, c < channels
 
 
 @triton.jit
 def rows_from(start, rows, tile: tl.constexpr):
-    """Rows of a tile, (tile, 1), and which of them there are."""
+    """Rows of a tile, (tile, 1), and a mask of those that exist."""
     row = (start + tl.arange(0, tile))[:, None]
     return row, row < rows
 

@@ -1,4 +1,4 @@
-"""Max pooling over 2x2 pixels that keeps a byte for each window, where PyTorch keeps the input and eight."""
+"""Max pooling over 2x2 pixels that saves one byte for each window, where PyTorch saves the input and eight bytes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ class _MaxPool(torch.autograd.Function):
 
 
 def largest(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of 2x2 pixels, and which of the four it is: (B, C, H, W) to two of (B, C, H // 2, W // 2)."""
+    """Each 2x2 pixels' maximum, and its index among the four: (B, C, H, W) to two of (B, C, H // 2, W // 2)."""
     images, channels, *sides = x.shape
     kernels = kernels_for(x.dtype)
     assert kernels  # see has_kernels
@@ -45,12 +45,12 @@ def largest(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def to_largest(gradient: Tensor, which: Tensor, sides: Sequence[int]) -> Tensor:
-    """The gradient of the pixels, (B, C, H, W) for the sides H, W: that of the largest of four, else 0."""
+    """Gradient of the input, (B, C, H, W) for the sides H, W: the output's at each window's maximum, else 0."""
     kernels, (images, channels) = kernels_for(gradient.dtype), gradient.shape[:2]
     assert kernels
     shape = images, channels, *sides
     dx = torch.empty(shape, dtype=gradient.dtype, device=gradient.device, memory_format=torch.channels_last)
-    if any(side % 2 for side in sides):  # no window reaches the last row, or column
+    if any(side % 2 for side in sides):  # no window covers the last row, or column
         dx.zero_()
     kernels("pool_backward", gradient, which, images, *sides, channels, dx)
     return dx

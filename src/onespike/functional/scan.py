@@ -1,10 +1,10 @@
 """Recurrent layers over the tokens of many sequences, written by hand for the CPU.
 
-The framework runs a GRU or a plain recurrent layer as some ten small operations for each token, which autograd takes
-back one by one, with a gradient of the weights for each. Here a token costs five or fewer operations, which write where
-their result belongs, and three or fewer on the way back. What does not depend on the state is computed for a chunk of
-tokens at once: the input's products, the gates' derivatives, the gradients of input and weights. A chunk is small
-enough to stay in the cache, and where it is laid out differently from the sequences, so are the copies.
+PyTorch runs a GRU or a plain recurrent layer as about ten small operations for each token, and autograd differentiates
+them one by one, with a gradient of the weights for each. Here a token takes at most five operations, which write their
+results straight into place, and at most three in the backward pass. What does not depend on the state is computed for a
+chunk of tokens at once: the products with the input, the gates' derivatives, the gradients of input and weights. A
+chunk is small enough to stay in the cache, and so are the copies where its layout differs from that of the sequences.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-#: Tokens of all sequences in a chunk, together; measured.
+#: Tokens in a chunk, those of all sequences together; measured.
 _CHUNK = 8192
 
 _sigmoid_backward = torch.ops.aten.sigmoid_backward.grad_input
@@ -21,7 +21,7 @@ _tanh_backward = torch.ops.aten.tanh_backward.grad_input
 
 
 class _Rnn(torch.autograd.Function):
-    """A chunk is a matrix (tokens * N, C): a token's sequences lie together, and the next token's behind them."""
+    """A chunk is a matrix (tokens * N, C): the rows of a token, one for each sequence, lie together."""
 
     @staticmethod
     def forward(ctx, x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool) -> Tensor:  # type: ignore[no-untyped-def]
@@ -33,7 +33,7 @@ class _Rnn(torch.autograd.Function):
         states = []
         for chunk in _chunks(count, tokens, backwards):
             rows = _rows(x, chunk, backwards)
-            h = x.new_empty(count + len(rows), channels)  # the state before the chunk, and each token's
+            h = x.new_empty(count + len(rows), channels)  # the state before the chunk, then after each token
             h[:count] = last
             torch.addmm(bias, rows, w_in, out=h[count:])
             each = h.split(count)
@@ -53,7 +53,7 @@ class _Rnn(torch.autograd.Function):
         count, tokens, _ = x.shape
         w_in, w_state = w_ih.to(x.dtype), w_hh.to(x.dtype)
         to_x, to_ih, to_hh, to_bias = torch.empty_like(x), *map(torch.zeros_like, (w_ih, w_hh, b_ih))
-        carry = x.new_zeros(count, len(w_hh))  # what the first token of a chunk sends to the one before
+        carry = x.new_zeros(count, len(w_hh))  # gradient from a chunk's first token to the token before
         for chunk, h in zip(reversed(_chunks(count, tokens, ctx.backwards)), reversed(states), strict=True):
             d = _rows(gradient, chunk, ctx.backwards)
             each = d.split(count)
@@ -70,10 +70,10 @@ class _Rnn(torch.autograd.Function):
 
 
 class _Gru(torch.autograd.Function):
-    """A chunk is a matrix with a column for each token and sequence, and the rows of four gates on top of each other.
+    """A chunk is a matrix: a column for each token and sequence, and the rows of four gates on top of each other.
 
-    These are U_n h, r, z and n: the state's products go into the first three, the input's into the last three. With
-    gates side by side, as in the framework's weights, an operation on one of them would run over short pieces.
+    The gates are U_n h, r, z and n: the state's products go into the first three, the input's into the last three. With
+    gates side by side, as in PyTorch's weights, an operation on one of them would run over short pieces.
     """
 
     @staticmethod
@@ -91,7 +91,7 @@ class _Gru(torch.autograd.Function):
             gates = x.new_empty(4 * channels, len(rows))
             gates[:channels] = bias[:channels]
             torch.addmm(bias[channels:], w_in, rows.t(), out=gates[channels:])
-            h = x.new_empty(channels, count + len(rows))  # the state before the chunk, and each token's
+            h = x.new_empty(channels, count + len(rows))  # the state before the chunk, then after each token
             h[:, :count] = last
             each = h.split(count, 1)
             by_state, r_and_z = gates[: 3 * channels], gates[channels : 3 * channels]
@@ -117,9 +117,9 @@ class _Gru(torch.autograd.Function):
         w_in, w_state = w_ih.to(x.dtype), w_hh.roll(channels, 0).to(x.dtype).t().contiguous()
         to_x, to_ih, to_hh = torch.empty_like(x), torch.zeros_like(w_ih), torch.zeros_like(w_hh)
         to_bias = torch.cat((b_hh[2 * channels :], b_ih)).zero_()
-        carry = x.new_zeros(channels, count)  # what the first token of a chunk sends to the one before
+        carry = x.new_zeros(channels, count)  # gradient from a chunk's first token to the token before
         one = x.new_ones(())
-        # Fresh memory for each chunk would cost more than what is computed in it.
+        # Allocating for each chunk would cost more than computing it.
         room = x.new_empty(5 * channels * max((gates.shape[1] for gates in kept[::2]), default=0))
         chunks = reversed(_chunks(count, tokens, ctx.backwards))
         for chunk, gates, h in zip(chunks, kept[-2::-2], kept[::-2], strict=True):
@@ -150,7 +150,7 @@ class _Gru(torch.autograd.Function):
 
 
 def _chunks(count: int, tokens: int, backwards: bool) -> list[slice]:
-    """The chunks of the tokens of `count` sequences, in the order of the scan; none of no sequences."""
+    """The chunks of the tokens of `count` sequences, in the order of the scan; empty without sequences."""
     if not count:
         return []
     size = max(1, _CHUNK // count)
@@ -165,13 +165,13 @@ def _rows(x: Tensor, chunk: slice, backwards: bool) -> Tensor:
 
 
 def _put(out: Tensor, chunk: slice, backwards: bool, rows: Tensor) -> None:
-    """Write rows as `_rows` gives them into a chunk of (N, T, C)."""
+    """Write rows, as `_rows` returns them, into a chunk of (N, T, C)."""
     by_token = rows.view(-1, len(out), out.shape[2])
     out[:, chunk] = (by_token.flip(0) if backwards else by_token).transpose(0, 1)
 
 
 def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
-    """Raise a ValueError unless weights and biases are those of so many gates: a result would take another's shape."""
+    """Raise a ValueError unless weights and biases fit this many gates: broadcasting would hide the mistake."""
     if x.dim() != 3:
         raise ValueError(f"x: expected (N, T, C_in), got {tuple(x.shape)}")
     rows = gates * weights["w_hh"].shape[-1] if weights["w_hh"].dim() else 0
@@ -183,7 +183,7 @@ def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
 
 
 def _in_its_precision(x: Tensor) -> Tensor:
-    """Cast to what autocast asks for; like the framework's, the layers keep their state in it."""
+    """Cast to autocast's dtype, where it is enabled; as in PyTorch's layers, the state has that dtype, too."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 

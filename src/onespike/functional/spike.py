@@ -1,4 +1,4 @@
-"""Spikes: the firing of a neuron, the encoding of real values, each with the gradient that stands in for its own.
+"""Spikes: firing of neurons and encoding of real values, each with a surrogate for its gradient.
 
 Fire:      S = 1 where V > threshold, else 0.
 Surrogate: dS/dV is replaced by a bump around the threshold, a function of the distance d = V - threshold alone:
@@ -17,8 +17,8 @@ def _rectangle(d: Tensor) -> Tensor:
     return d.abs().lt_(0.5)
 
 
-#: Surrogate derivatives h of width 1, functions of the distance d = V - threshold. Each has its peak 1 at d = 0 and
-#: integral 1, as the derivative of any step from 0 to 1 must. To add one, add an entry.
+#: Surrogate derivatives h of width 1, functions of the distance d = V - threshold. Each has a peak of 1 at d = 0 and,
+#: like the derivative of any step from 0 to 1, an integral of 1. To add one, add an entry.
 SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
     "rectangle": _rectangle,
     "triangle": lambda d: (1 - d.abs()).clamp(min=0),
@@ -35,7 +35,7 @@ class Surrogate(NamedTuple):
     width: float = 1.0
 
     def of_peak(self, distance: Tensor) -> Tensor:
-        """Give the derivative at distances V - threshold, as a share of its peak: h(d / width)."""
+        """Return the derivative at distances V - threshold, as a share of its peak: h(d / width)."""
         return SURROGATES[self.name](distance if self.width == 1 else distance / self.width)
 
 
@@ -45,9 +45,9 @@ ENCODINGS = ("bernoulli", "bernoulli-detached", "threshold", "direct")
 
 def exceeds(x: Tensor, limit: float | Tensor) -> Tensor:
     """Compare: 1 where x > limit, else 0, in the shape and type of x. No gradient passes."""
-    if torch.compiler.is_compiling():  # it refuses `out` in other layouts than the default one
+    if torch.compiler.is_compiling():  # the compiler takes an `out` in the default memory layout only
         return (x > limit).to(x.dtype)
-    return torch.gt(x, limit, out=torch.empty_like(x))  # ten times as fast on a CPU as booleans that become numbers
+    return torch.gt(x, limit, out=torch.empty_like(x))  # on a CPU ten times as fast as a cast of booleans
 
 
 class _Fire(torch.autograd.Function):
@@ -75,7 +75,7 @@ def spike_backward(
     width = surrogate.width
     if SURROGATES[surrogate.name] is not _rectangle:
         product = torch.mul(surrogate.of_peak(v - threshold), gradient, out=out)
-    else:  # as a clamp's derivative it is one pass instead of four
+    else:  # the derivative of a clamp: one pass instead of four
         ends = threshold - width / 2, threshold + width / 2
         if out is None:
             product = torch.ops.aten.hardtanh_backward(gradient, v, *ends)
@@ -85,7 +85,7 @@ def spike_backward(
 
 
 def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
-    """Make a `Surrogate` of a name, with width 1; `ValueError` if there is none of that name or width."""
+    """Return a `Surrogate`, of width 1 if given by name; `ValueError` if its name or width is not valid."""
     name, width = surrogate = Surrogate(surrogate) if isinstance(surrogate, str) else surrogate
     if name not in SURROGATES:
         raise ValueError(f"surrogate: expected one of {', '.join(SURROGATES)}, got {name!r}")
@@ -105,11 +105,11 @@ def spike(v: Tensor, threshold: float | Tensor = 0.5, surrogate: str | Surrogate
 
     Args:
         v: Potentials of any shape; the spikes have their dtype (that of `v - threshold`, if the threshold is a tensor).
-        threshold: A number, or a tensor that broadcasts against `v`; it receives a gradient if it wants one.
+        threshold: A number, or a tensor that broadcasts against `v` and receives a gradient if it requires one.
         surrogate: The derivative used in the backward pass: a name in `SURROGATES`, or a `Surrogate` of any width.
 
     Raises:
-        ValueError: The surrogate does not exist, or the threshold is no number.
+        ValueError: The surrogate does not exist, or the threshold is NaN.
     """
     surrogate = as_surrogate(surrogate)
     if isinstance(threshold, Tensor):
@@ -127,7 +127,7 @@ class _Bernoulli(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]  # noqa: ARG004
-        ctx.save_for_backward((inputs[0] - 0.5).abs_().lt_(1).to(torch.int8))  # a quarter of x
+        ctx.save_for_backward((inputs[0] - 0.5).abs_().lt_(1).to(torch.int8))  # a quarter of the memory of x
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
@@ -156,12 +156,12 @@ def encode(
         x: Values of any shape.
         kind: "bernoulli" (x > draws, straight-through gradient), "bernoulli-detached" (the same, no gradient),
             "threshold" (`spike`, deterministic) or "direct" (x unchanged: an analog input).
-        draws: Draws from U(0, 1) of the shape of `x`; needed by the Bernoulli encodings alone.
+        draws: Draws from U(0, 1) of the shape of `x`; only the Bernoulli encodings need them.
         threshold: For "threshold".
         surrogate: For "threshold".
 
     Raises:
-        ValueError: The kind does not exist, or a Bernoulli encoding came without draws.
+        ValueError: The kind does not exist, or a Bernoulli encoding got no draws.
     """
     if kind not in ENCODINGS:
         raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
@@ -177,7 +177,7 @@ def encode(
 def constant_mask(u: Tensor, probability: float) -> Tensor:
     """Make a dropout mask for all windows and time steps of a forward pass (Srivastava et al. 2014, held constant).
 
-    It is 0 where u < p, as if that neuron were dead, else 1 / (1 - p), 0 <= p < 1: the expected value of an input does
-    not change. u are draws from U(0, 1), (B, C, M, M).
+    The mask is 0 where u < p, as if that neuron were dead, else 1 / (1 - p), with 0 <= p < 1: the expected value of an
+    input does not change. u are draws from U(0, 1), (B, C, M, M).
     """
     return (u >= probability).to(u.dtype) / (1 - probability)

@@ -4,7 +4,7 @@ The windows are the four corners of the map, in the order top-left, top-right, b
 
     average   side M = L/2:   the windows tile the map
     dilated   side M = 3L/4:  they overlap in the middle by w_o = 2M - L = L/2 rows and columns
-    whole     side M = L:     one window, the map itself; what the paper's ablation is measured against
+    whole     side M = L:     one window, the map itself: the baseline of the paper's ablation
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ WINDOW_KINDS = ("average", "dilated", "whole")
 
 
 def window_kinds(windows: str) -> Iterator[str]:
-    """The kinds of windows of one block after the other: two in turn, the map itself, or the one kind that is named."""
+    """The window kind of each block in turn: average and dilated by turns, the map itself, or the one that is named."""
     return cycle({"alternating": ("average", "dilated"), "none": ("whole",)}.get(windows, (windows,)))
 
 
@@ -30,10 +30,10 @@ def window_count(kind: str) -> int:
 
 
 def window_side(size: int, kind: str) -> int:
-    """Side M of the windows of a map of side L: L/2, 3L/4 or L. An odd side that is cut is padded to the next even one.
+    """Side M of the windows of a map of side L: L/2, 3L/4 or L. For average windows an odd L counts as L + 1.
 
     Raises:
-        ValueError: The kind does not exist, or dilated windows were asked of a side that is no multiple of 4.
+        ValueError: The kind does not exist, or the kind is "dilated" and the side is no multiple of 4.
     """
     if kind not in WINDOW_KINDS:
         raise ValueError(f"window kind: expected one of {', '.join(WINDOW_KINDS)}, got {kind!r}")
@@ -60,7 +60,7 @@ def _add_corners(windows: Tensor, size: int) -> Tensor:
     return whole
 
 
-# Left to itself, the gradient of slicing or joining fills a map with zeros for each part, in another memory layout.
+# Autograd's own gradient of slicing or joining fills a map of zeros for each part, in another memory layout.
 class _Corners(torch.autograd.Function):
     """The four corners of a map, (B, C, L, L) to (V, B, C, M, M)."""
 
@@ -84,7 +84,7 @@ def partition(x: Tensor, kind: str) -> Tensor:
     below, to L + 1.
 
     Raises:
-        ValueError: The map is not square, or it cannot be cut in that way.
+        ValueError: The map is not square, or its side does not allow this kind of window.
     """
     height, width = x.shape[-2:]
     if height != width:
@@ -98,11 +98,11 @@ def partition(x: Tensor, kind: str) -> Tensor:
 
 
 def recompose(windows: Tensor, size: int, kind: str) -> Tensor:
-    """Put four windows back into one map; where they overlap, their mean counts ("weighted condense").
+    """Put the windows back into one map; where they overlap, it holds their mean ("weighted condense").
 
-    Left and right windows are condensed first, their overlap weighted 1/2; then top and bottom in the same way, which
-    makes 1/4 in the centre: the sum of all windows in place, divided by how many cover each pixel.
-    `windows` are (V, B, C, M, M), as `partition` gives them; the map is (B, C, L, L) with L = `size`, cropped from
+    Left and right windows are joined first, their overlap weighted 1/2; then top and bottom in the same way, which
+    makes 1/4 in the centre. This is the sum of all windows in place, divided by the number of windows that cover each
+    pixel. `windows` are (V, B, C, M, M), as from `partition`; the map is (B, C, L, L) with L = `size`, cropped from
     L + 1 if it is odd. `recompose(partition(x, kind), L, kind)` is `x`.
 
     Raises:
@@ -123,7 +123,7 @@ class _Recompose(torch.autograd.Function):
     @staticmethod
     def forward(windows: Tensor, size: int) -> Tensor:
         overlap = 2 * windows.shape[-1] - size
-        if not overlap and not torch.compiler.is_compiling():  # a graph would scatter, index by index
+        if not overlap and not torch.compiler.is_compiling():  # a compiled graph would scatter index by index
             return _add_corners(windows, size)
         pairs = windows[:2], windows[2:]
         upper, lower = (_condense(left, right, overlap, dim=-1) for left, right in pairs)  # (B, C, M, L)
@@ -155,7 +155,7 @@ class _Saturate(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, threshold: float) -> Tensor:
-        if torch.compiler.is_compiling():  # it cannot give `lerp` the memory layout that it wants
+        if torch.compiler.is_compiling():  # the compiler cannot give `lerp` the memory layout it needs
             return torch.where(x > threshold, 1.0, x)
         return torch.lerp(x, x.new_ones(()), exceeds(x, threshold))
 
@@ -169,11 +169,11 @@ class _Saturate(torch.autograd.Function):
 
 
 def region_threshold(x: Tensor, threshold: float, signed: bool = False) -> Tensor:
-    """Make whole spikes of the fractions that a dilated recompose leaves: every value above the threshold becomes 1.
+    """Turn the fractions that a dilated recompose leaves into spikes: every value above the threshold becomes 1.
 
-    In the overlap values are multiples of 1/4: below the threshold 0.25, one spike of four windows is enough. It is
-    less than 1. Where spikes are `signed`, every value below minus the threshold becomes -1. The gradient passes
-    straight through.
+    In the overlap, values are multiples of 1/4: with a threshold below 0.25, one spike of four windows is enough. The
+    threshold is less than 1. If spikes are `signed`, every value below minus the threshold becomes -1. The gradient
+    passes straight through.
     """
     whole: Tensor = _Saturate.apply(x, threshold)
     return -_Saturate.apply(-whole, threshold) if signed else whole

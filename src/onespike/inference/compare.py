@@ -24,9 +24,9 @@ class Candidate:
     """An engine.
 
     Attributes:
-        run: What it does: normalised images (B, C, H, W) to logits (B, K).
-        spikes_differ: Share of its spikes, and places without, that differ from PyTorch's, 0..1; None of PyTorch's own,
-            and if not seen.
+        run: Maps normalised images (B, C, H, W) to logits (B, K).
+        spikes_differ: Share of outputs of neurons, spike or none, that differ from PyTorch's, 0..1; None for PyTorch
+            itself, and if unknown.
     """
 
     run: Callable[[Tensor], Tensor]
@@ -35,14 +35,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one engine.
+    """The measurements of one engine.
 
     Attributes:
-        engine: Which, and in which arithmetic.
+        engine: Its name, and its arithmetic.
         top1: Accuracy on the test images, in percent.
         same_class: Share of them in the class that PyTorch puts them into in float32, in percent.
-        spikes_differ: As of `Candidate`.
-        milliseconds: For a batch, by its size: median over the rounds.
+        spikes_differ: As in `Candidate`.
+        milliseconds: Time of a batch, by its size: median over the rounds.
         ratio: The same, in units of PyTorch's time.
     """
 
@@ -62,12 +62,12 @@ class Comparison:
     images: int
     rounds: int
     threads: int
-    busy: str | None  # why the times are not to be trusted, if they are not
+    busy: str | None  # why the times cannot be trusted; None if they can
     engines: tuple[Measured, ...]
 
     @property
     def fastest(self) -> str:
-        """The engine, PyTorch apart, whose times are least: by the product of its ratios over all batches."""
+        """The fastest engine other than PyTorch, by the product of its ratios over all batch sizes."""
         return min(self.engines[1:], key=lambda one: prod(one.ratio.values())).engine
 
     def to_json(self) -> dict[str, Any]:
@@ -101,8 +101,8 @@ def compare(
     """Compare engines on one network.
 
     Args:
-        model: What the network is called.
-        candidates: The engines by name; the first is what the others are measured by.
+        model: Name of the network.
+        candidates: The engines by name; the others are compared with the first.
         batches: Normalised test images (B, C, H, W) and their classes (B,).
         rounds: Timings of each engine and batch, in turns.
         sizes: Sizes of the batches that are timed.
@@ -138,7 +138,7 @@ def compare(
 
 
 def _timed(candidates: Mapping[str, Candidate], images: Tensor, size: int, rounds: int) -> Mapping[str, list[float]]:
-    """Time all engines on one batch, in turns; images are repeated if they are too few."""
+    """Time all engines on one batch, in turns; images are repeated if there are too few."""
     batch = images.repeat(-(-size // len(images)), 1, 1, 1)[:size]
     plain, last = batch.contiguous(), batch.contiguous(memory_format=torch.channels_last)
 

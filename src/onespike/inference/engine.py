@@ -1,4 +1,4 @@
-"""The network as the engine runs it: the walk of `onespike.models.Network` on bytes; one time step, no gradients."""
+"""The engine's network: the forward pass of `onespike.models.Network` on bytes; one time step, no gradients."""
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +19,7 @@ PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torc
 
 
 def check_supported(config: OnespikeConfig) -> None:
-    """Raise `OnespikeError` for a network whose units read real values, or which sees an image more than once."""
+    """Raise `OnespikeError` for a network that the engine does not run, such as one over several time steps."""
     if config.neuron.name != "lif" or config.encoding == "direct":
         got = f"neuron {config.neuron.name} and encoding {config.encoding}"
         raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
@@ -54,7 +54,7 @@ class Engine(nn.Module):
         OnespikeError: The engine cannot run this architecture.
     """
 
-    #: The model that it was made of, with class names and normalisation; of an engine that was loaded.
+    #: The card of its model, with class names and normalisation; only an engine that was loaded has one.
     card: ModelCard | None = None
 
     def __init__(self, network: Network, precision: str = "int8") -> None:
@@ -77,18 +77,18 @@ class Engine(nn.Module):
         self.eval()
 
     def blocks(self) -> "list[EngineBlock]":
-        """All blocks, in the order in which a batch meets them."""
+        """All blocks, in the order in which they run."""
         return [layer for layer in self.layers if isinstance(layer, EngineBlock)]
 
     @torch.inference_mode()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator`: of a Bernoulli encoding."""
+        """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator` is for a Bernoulli encoding."""
         channels, side = self.in_channels, self.image_size
         if images.shape[1:] != (channels, side, side):
             raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
         images = images.contiguous(memory_format=torch.channels_last)
         stride = self.stem_weight.shape[-1]
-        # Of images with one channel the convolution does not make channels-last maps; the layers add to x in place.
+        # With one channel, the convolution's maps are not channels-last; the layers add to x in place.
         x = F.conv2d(images, self.stem_weight, self.stem_bias, stride).movedim(1, -1).contiguous()  # (B, L, L, C)
         potential = None
         for layer in self.layers:
@@ -97,7 +97,7 @@ class Engine(nn.Module):
 
 
 class EngineBlock(nn.Module):
-    """What takes over a block: windows of bytes, unit, recompose, residual; then the channel MLP, residual."""
+    """A block of the engine: windows of bytes, unit, recompose, residual; then the channel MLP, residual."""
 
     def __init__(self, block: Block, config: OnespikeConfig, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class EngineBlock(nn.Module):
 
 
 class EngineMerging(nn.Module):
-    """What takes over a patch merging, of the features and of the travelling potentials."""
+    """A patch merging of the engine, of the features and of the travelling potentials."""
 
     def __init__(self, merging: Merging, arithmetic: Arithmetic) -> None:
         super().__init__()

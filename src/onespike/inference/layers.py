@@ -1,13 +1,13 @@
 """Layers of the inference engine: integer weights where the input is spikes, floating-point ones where it is real.
 
-Maps lie as (B, H, W, C), spikes are bytes. A weight becomes `round(w / s)`, 8 bits, with a scale s for each output
-channel; with 16 bits, what that rounding left over becomes 8 bits more, with a scale of their own:
+Maps are (B, H, W, C), spikes are bytes. A weight becomes `round(w / s)`, 8 bits, with a scale s for each output
+channel; with 16 bits, the remainder of that rounding becomes 8 bits more, with a scale of their own:
 
     layer(spikes) = s_1 * (integers_1 applied to spikes) + s_2 * (integers_2 applied to spikes) + bias
 
-The sums of integers are exact: bytes times bytes, added up in 32 bits. The processor's 8-bit instructions are reached
-through the kernels of oneDNN that PyTorch brings along; nothing is compiled. Where PyTorch was built without them, the
-same numbers come out of ordinary, slower arithmetic.
+The sums of integers are exact: bytes times bytes, added up in 32 bits. PyTorch's kernels of oneDNN use the processor's
+8-bit instructions; nothing is compiled. If PyTorch was built without them, ordinary, slower arithmetic gives the same
+numbers.
 """
 
 from abc import ABC, abstractmethod
@@ -25,12 +25,12 @@ _KERNELS = torch.ops.onednn
 HAS_KERNELS = torch.backends.mkldnn.is_available() and hasattr(_KERNELS, "qconv2d_pointwise")
 #: Scale and zero point that an 8-bit output would have, and the type that it has instead.
 _FLOAT = (1.0, 0, torch.float32)
-#: How a kernel adds to what is there: its scale and zero point, the operation, a factor.
+#: How a kernel adds to an existing output: its scale and zero point, the operation, a factor.
 _ADD = (1.0, 0, "sum", 1.0)
 
 
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Fold the `BatchNorm2d` behind a layer, or the identity, into its weight and bias (C_out,)."""
+    """Fold the `BatchNorm2d` after a layer, or the identity, into its weight and bias (C_out,)."""
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
     if not isinstance(norm, nn.BatchNorm2d):
@@ -49,7 +49,7 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class IntegerLayer(nn.Module, ABC):
-    """What takes over a layer and its norm: `terms` of 8-bit weights with a scale per output channel, and a bias."""
+    """A layer of the engine, norm included: `terms` of 8-bit weights with a scale per output channel, and a bias."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, norm: nn.Module, terms: int) -> None:
         super().__init__()
@@ -67,17 +67,17 @@ class IntegerLayer(nn.Module, ABC):
         self._packed: list[Tensor] = []
 
     def packed(self) -> list[Tensor]:
-        """The weights of each term as the kernel wants them; laid out at the first call."""
+        """The weights of each term in the kernel's layout, which is made at the first call."""
         if not self._packed:
             self._packed = [self._pack(*term) for term in zip(self.weight, self.scale, strict=True)]
         return self._packed
 
     def dequantised(self) -> Tensor:
-        """What the weights stand for, float32."""
+        """The values of the weights, float32."""
         return (self.weight * self.scale.view(*self.scale.shape, *[1] * (self.weight.ndim - 2))).sum(0)
 
     def _needed(self, weight: Tensor) -> Tensor:
-        """The part of the rounded weights that is computed with."""
+        """The part of the rounded weights that is used."""
         return weight
 
     @abstractmethod
@@ -111,7 +111,7 @@ class IntegerLinear(IntegerLayer):
         return _KERNELS.qlinear_prepack(weight, [4096, weight.shape[1]])
 
     def forward(self, spikes: Tensor, unit: float = 1.0, onto: Tensor | None = None) -> Tensor:
-        """Map bytes (..., C), of which one counts `unit` (1, or 1/4 of a spike), to real values (..., C'), float32.
+        """Map bytes (..., C), in units of `unit` (1, or 1/4 of a spike), to real values (..., C'), float32.
 
         The result is added to `onto`, (..., C') and contiguous, in place, if that is given.
         """
@@ -131,14 +131,14 @@ class IntegerLinear(IntegerLayer):
 
 
 class IntegerTap(IntegerLinear):
-    """A 3x3 convolution with padding 1 on maps of one pixel, where all taps but the centre see nothing but padding."""
+    """A 3x3 convolution with padding 1 on maps of one pixel, where all taps but the centre see only padding."""
 
     def _needed(self, weight: Tensor) -> Tensor:
         return weight[:, :, 1, 1]
 
 
 class RealLinear(nn.Module):
-    """What takes over a linear layer on real values and its norm; it computes in a dtype of its own."""
+    """A linear layer of the engine on real values, norm included; it computes in a dtype of its own."""
 
     def __init__(self, layer: nn.Linear, norm: nn.Module, dtype: torch.dtype) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ class RealLinear(nn.Module):
 
 
 class Fire(nn.Module):
-    """What takes over a layer of neurons: spikes as bytes, 1 where a value exceeds the threshold, else 0."""
+    """A layer of neurons of the engine: spikes as bytes, 1 where a value exceeds the threshold, else 0."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class Fire(nn.Module):
 
 
 class LeakyFire(Fire):
-    """What takes over leaky integrate-and-fire neurons."""
+    """Leaky integrate-and-fire neurons of the engine."""
 
     def __init__(self, neuron: Neuron) -> None:
         super().__init__(neuron)
@@ -180,7 +180,7 @@ class LeakyFire(Fire):
         current.addcmul_(handed, self.decay)
 
     def handed_on(self, v: Tensor) -> Tensor:
-        """What of a potential is handed on, after the reset."""
+        """The potential that is handed on, after the reset."""
         if self.reset == "none":
             return v
         return torch.where(v > self.threshold, 0 if self.reset == "zero" else v - self.threshold, v)

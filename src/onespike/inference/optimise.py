@@ -1,4 +1,4 @@
-"""From a run to an engine, and what the change costs and brings: accuracy, spikes, latency.
+"""Make an engine from a run, and compare the two: accuracy, spikes, latency.
 
 The paper's networks are run by our own engine, all others by ONNX Runtime or OpenVINO, whichever is faster: each is the
 fastest there is for its networks (docs/speed.md).
@@ -31,11 +31,11 @@ from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run, channels_last
 
 Precision = Literal["auto", "int8", "int16", "fp32"]
-#: What ONNX is written in.
+#: Weights of ONNX files.
 WEIGHTS = ("int8", "fp32")
-#: Images in a batch while accuracies are compared, and batches in which every spike is.
+#: Images in a batch when accuracies are compared; batches in which every spike is compared.
 BATCH, WATCHED = 100, 2
-#: What all are measured by.
+#: The engine that the others are compared with.
 EAGER = "PyTorch fp32"
 
 
@@ -50,7 +50,7 @@ class BlockSpikes:
 
 @dataclass(frozen=True)
 class Report:
-    """An engine beside the network that it was made of."""
+    """An engine compared with the network that it was made from."""
 
     engine: str  # which, as it is called in `compared`
     compared: Comparison
@@ -73,7 +73,7 @@ def optimise(
         precision: "int8" or "int16" of the paper's networks, "int8" or "fp32" of others; "auto" takes int8 for the
             paper's and wherever all layers behind the stem read spikes, and fp32 elsewhere.
         which: Which checkpoint, "best" or "last".
-        images: Compare at most so many images; 0 takes all.
+        images: Most images to compare on; 0 takes all.
         rounds: Timings of each batch size.
 
     Raises:
@@ -107,7 +107,7 @@ def optimise(
 
 
 def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
-    """A run's network, and at most so many of its test images (0: all), evenly spread, normalised, with their classes.
+    """A run's network, and at most `images` of its test images (0: all), evenly spread, normalised, with their classes.
 
     Raises:
         OnespikeError: There are no test images, or they are not the network's.
@@ -136,7 +136,7 @@ def _ours(
     made = Engine(network, bits)
     with TemporaryDirectory() as place:
         save_engine(made, card, run, Path(place) / "engine")
-        engine = load_engine(Path(place) / "engine")  # what is judged is what is written
+        engine = load_engine(Path(place) / "engine")  # the engine is judged as it is written
     assert isinstance(engine, Engine)
     name, blocks = f"onespike {bits}", compare_spikes(network, engine, [part for part, _ in batches[:WATCHED]])
     candidates = {EAGER: Candidate(network), name: Candidate(engine, flipped(blocks))}
@@ -146,7 +146,7 @@ def _ours(
 
 
 def flipped(blocks: list[BlockSpikes]) -> float:
-    """The share of all blocks' spikes that come or go, 0..1."""
+    """The share of the spikes of all blocks that come or go, 0..1."""
     return sum(one.flipped for one in blocks) / len(blocks)
 
 
@@ -172,7 +172,7 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
 
 @contextmanager
 def _recording(layers: list[nn.Module]) -> Iterator[dict[nn.Module, Tensor]]:
-    """Keep what layers give in the forward pass inside this context."""
+    """Record the outputs of layers in the forward pass inside this context."""
     seen: dict[nn.Module, Tensor] = {}
     with ExitStack() as stack:
         for layer in layers:

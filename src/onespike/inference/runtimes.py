@@ -17,7 +17,7 @@ from onespike.inference.compare import Candidate
 from onespike.neurons.watch import Fired, reset_state, watch_neurons
 from onespike.training.checkpoint import ModelCard
 
-#: How to load an ONNX file by each.
+#: How each runtime loads an ONNX file.
 RUNTIMES: dict[str, Callable[[Path | bytes], Loaded]] = {"ONNX Runtime": session, "OpenVINO": openvino_model}
 #: Images in a batch while spikes are compared.
 WATCHED = 50
@@ -27,7 +27,7 @@ class Runtime:
     """An ONNX file, run by one of `RUNTIMES`.
 
     Attributes:
-        card: The model that it was made of, with class names and normalisation; of an engine that was loaded.
+        card: The card of its model, with class names and normalisation; only an engine that was loaded has one.
     """
 
     card: ModelCard | None = None
@@ -46,17 +46,17 @@ def reads_spikes(network: nn.Module, images: Tensor) -> bool:
 
 
 def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, folder: Path) -> dict[str, Candidate]:
-    """Write a network as `model.onnx` into a folder, and give the engines at hand that run it.
+    """Write a network as `model.onnx` into a folder, and return the installed engines that run it.
 
     Args:
         network: The network; it is changed where weights have 8 bits.
-        card: The model that it is.
+        card: The network's card.
         weights: "fp32", or "int8".
         images: Normalised images (B, C, H, W), whose spikes are compared with PyTorch's in float32.
         folder: An empty folder.
 
     Raises:
-        OnespikeError: A package is missing, or the network cannot be said.
+        OnespikeError: A package is missing, or the network cannot be expressed in ONNX.
     """
     expected = [_spikes(network, part) for part in images.split(WATCHED)]
     network = rounded(network, torch.float32) if weights == "int8" else network
@@ -71,7 +71,7 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
 
 @torch.no_grad()
 def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
-    """What each layer of neurons gives, call by call; None where that is no spikes."""
+    """The output of each layer of neurons, call by call; None where it is not spikes."""
     calls: list[Fired] = []
     reset_state(network)
     with watch_neurons(network, calls.append, foreign_potentials=False):
@@ -80,7 +80,7 @@ def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
 
 
 def _differing(target: Target, images: Tensor, expected: list[list[Tensor | None]]) -> float | None:
-    """The share of a target's spikes, and places without, that are not as expected."""
+    """The share of a target's outputs of neurons, spike or none, that are not as expected; None if there are none."""
     wrong = total = 0
     for part, calls in zip(images.split(WATCHED), expected, strict=True):
         for spikes, found in zip(calls, target(part)[1], strict=True):

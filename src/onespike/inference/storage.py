@@ -1,4 +1,4 @@
-"""The engine on the disk: a folder with `engine.json`, and `engine.safetensors` or `model.onnx`; never a pickle."""
+"""The engine on disk: a folder with `engine.json`, and `engine.safetensors` or `model.onnx`; never a pickle."""
 
 import json
 from pathlib import Path
@@ -18,12 +18,12 @@ from onespike.tensors import expect_alike, not_finite, read_tensors
 from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION, REPORT = "engine.safetensors", "engine.json", "report.json"
-#: What the description calls our own engine.
+#: The name of our own engine in the description.
 OURS = "onespike"
 
 
 def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None:
-    """Write our engine into a folder: the model that it was made of, the run that the weights come from, and these.
+    """Write our engine into a folder: its model, the run that its weights come from, and the weights.
 
     Raises:
         OnespikeError: It cannot be written.
@@ -33,7 +33,7 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
 
 
 def save_runtime(model: bytes, runtime: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
-    """Write an ONNX file, and which of `RUNTIMES` is to run it, likewise."""
+    """Write an ONNX file, and the name of the runtime that is to run it, likewise."""
     _save(model, FILE, runtime, precision, card, run, folder)
 
 

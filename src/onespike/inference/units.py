@@ -15,14 +15,14 @@ from onespike.units.tokens import Recurrent, TravellingUnit
 
 
 class Arithmetic(NamedTuple):
-    """In what an engine computes; stem, head, recurrent cells and the merging of potentials stay in float32."""
+    """The arithmetic of an engine; stem, head, recurrent cells and the merging of potentials stay in float32."""
 
-    terms: int  # of 8 bits, of weights that meet spikes
-    real: torch.dtype  # of linear layers that read real values: GELU MLPs and patch mergings
+    terms: int  # terms of 8 bits for weights that meet spikes
+    real: torch.dtype  # dtype of linear layers that read real values: GELU MLPs and patch mergings
 
 
 class EngineConvUnit(nn.Module):
-    """Two convolutions on spikes, each followed by neurons. On windows of side 1 their centre taps alone are left."""
+    """Two convolutions on spikes, each followed by neurons. On windows of side 1 only their centre taps are left."""
 
     def __init__(self, unit: ConvUnit, side: int, arithmetic: Arithmetic) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class EngineTravellingUnit(nn.Module):
 
 
 class EngineCell(nn.Module):
-    """A recurrent layer in float32, and the normalisation behind it as a gain and a shift."""
+    """A recurrent layer in float32, and the normalisation after it as a gain and a shift."""
 
     def __init__(self, layer: Recurrent, norm: nn.Module) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class Windows:
         return joined[:, : self.size, : self.size]
 
     def quarters(self, windows: Tensor) -> Tensor:
-        """Put windows into one map; where they overlap, their mean counts: four times that mean, exact on bytes."""
+        """Put windows into one map of four times their values; overlaps get four times the mean, exact on bytes."""
         total = windows.new_zeros(windows.shape[1], self.padded, self.padded, windows.shape[-1])
         for corner, window in zip(self._corners(total), windows.unbind(), strict=True):
             corner += window
@@ -137,10 +137,10 @@ class Windows:
 
 
 def linear(layer: nn.Linear, norm: nn.Module, reads_spikes: bool, arithmetic: Arithmetic) -> nn.Module:
-    """Take over a linear layer and the normalisation behind it: on bytes where it reads spikes, else on real values."""
+    """Make the engine's layer for a linear layer and its norm: on bytes if it reads spikes, else on real values."""
     return IntegerLinear(layer, norm, arithmetic.terms) if reads_spikes else RealLinear(layer, norm, arithmetic.real)
 
 
 def between(layer: nn.Module) -> nn.Module:
-    """Take over what stands between two linear layers: firing, or GELU."""
+    """Make the engine's layer between two linear layers: firing, or GELU."""
     return nn.GELU() if isinstance(layer, nn.GELU) else Fire(layer)  # type: ignore[arg-type]

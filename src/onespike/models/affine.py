@@ -21,10 +21,10 @@ class Affine(nn.Module):
 
     @classmethod
     def of(cls, norm: _BatchNorm) -> "Affine":
-        """What a batch norm with running statistics does in evaluation mode."""
-        affine = cls(norm.num_features).to(norm.running_mean)  # as exact, and on that device
+        """Build the affine map that a batch norm with running statistics computes in evaluation mode."""
+        affine = cls(norm.num_features).to(norm.running_mean)  # in its dtype, on its device
         with torch.no_grad():
-            # Batch norm on the points 0 and 1 tells both: (B, C) = (2, C).
+            # Batch norm of the points 0 and 1 gives both; (B, C) = (2, C).
             points = torch.stack([affine.shift, affine.scale])
             zero, one = F.batch_norm(points, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
             affine.scale.copy_(one - zero)

@@ -16,7 +16,7 @@ from onespike.models.registry import ModelConfig, expect_multiple, register_mode
 from onespike.neurons import QCFS
 from onespike.units.channel import ChannelLinear
 
-#: Activations by name: what makes one out of the number of levels.
+#: Activations by name: functions from the number of levels to a module.
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "relu": lambda _: nn.ReLU(),
     "relu6": lambda _: nn.ReLU6(),
@@ -26,18 +26,18 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 #: The supplement's ResMLP and its vision transformer: a number is a layer of that width that mixes pixels, F one that
-#: mixes channels, PM patch merging. The PM before 384 is not in the supplement, which needs one to get there; its
-#: MLP-96 in the transformer's third stage we read as a slip for MLP-192.
+#: mixes channels, PM patch merging. The supplement leaves out the PM before 384, but the width needs it. We read MLP-96
+#: in the transformer's third stage as a slip for MLP-192.
 LAYERS = ("48", "F-48", "48", "PM", "96", "F-96", "96", "PM", *("192", "F-192") * 3, "PM", "384", "F-384", "384")
-#: Channels of one attention head; the side of a window, which is the whole map where that is no larger.
+#: Channels of one attention head; largest side of a window: a map that is no larger is one window.
 HEAD, WINDOW = 24, 4
-#: What the learnable factors at the end of each residual branch start from: ResMLP's LayerScale for up to 18 layers.
+#: Initial value of the learned factors at the end of residual branches: ResMLP's LayerScale for up to 18 layers.
 SCALE = 0.1
 
 
 @dataclass(frozen=True)
 class ArtificialConfig(ModelConfig):
-    """What can be chosen about any artificial network.
+    """Options of every artificial network.
 
     Attributes:
         activation: "relu", "relu6", "gelu", "silu", or "qcfs", a clipped staircase with a learned threshold.
@@ -54,7 +54,7 @@ class ArtificialConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class BranchedConfig(ArtificialConfig):
-    """What can be chosen about an artificial network of residual branches.
+    """Options of artificial networks with residual branches.
 
     Attributes:
         branches: What the layers of a block read: "real", the residual stream, or "spiking", an activation of it, so
@@ -74,18 +74,18 @@ class ResNetConfig(ArtificialConfig):
 @register_model(ResNetConfig, {"resnet18": {}})
 def resnet18(config: ResNetConfig, num_classes: int, in_channels: int, image_size: int) -> nn.Module:  # noqa: ARG001
     """Build timm's ResNet-18 (He et al. 2016) for small images of any size, without max pooling."""
-    import timm  # half a second
+    import timm  # the import takes half a second
 
     make = config.make_activation
     network = timm.create_model("resnet18", num_classes=num_classes, in_chans=in_channels, act_layer=make)
-    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)  # without stride it costs four times
+    network.conv1 = nn.Conv2d(in_channels, 64, 3, stride=2, padding=1, bias=False)  # four times the cost without stride
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     network.maxpool = nn.Identity()
     return network
 
 
 class TokenMixing(nn.Module):
-    """A linear layer over the pixels of a map, the same for every channel, with a shortcut; `before` comes first."""
+    """A linear layer over the pixels of a map, the same for every channel, with a shortcut; `before` runs first."""
 
     def __init__(self, channels: int, side: int, before: nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class TokenMixing(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, activation, linear over the channels of each pixel, with a shortcut; `before` comes first."""
+    """Linear, activation, linear over the channels of each pixel, with a shortcut; `before` runs first."""
 
     def __init__(self, channels: int, activation: Callable[[], nn.Module], before: nn.Module, ratio: int = 3) -> None:
         super().__init__()
@@ -114,8 +114,8 @@ class FeedForward(nn.Module):
 class Stages(nn.Module):
     """Patch embedding, `LAYERS`, mean over the map, classifier.
 
-    `mixing` makes a layer that mixes pixels, out of channels and side of the map; `feed_forward` one that mixes
-    channels, out of their number. `sizes` are the number of classes, channels and side of the images.
+    `mixing` makes a layer that mixes pixels, given the channels and the side of the map; `feed_forward` one that mixes
+    channels, given their number. `sizes` are the number of classes, and the channels and the side of the images.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class ResMLPConfig(BranchedConfig):
 
 @register_model(ResMLPConfig, {"resmlp12": {}})
 def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
-    """Build it, for images whose side is a multiple of 16."""
+    """Build a ResMLP, for images whose side is a multiple of 16."""
     make = config.make_activation
 
     def before(channels: int) -> nn.Module:
@@ -167,12 +167,15 @@ class WindowAttention(nn.Module):
     """Multi-head attention inside windows of a map, with a shortcut; a learned bias for each relative position.
 
         real:     softmax(q k^T / sqrt(d) + bias) v
-        spiking:  a((a(q) a(k)^T / (M^2 sqrt(d)) + bias) a(v)), a the activation, through which q, k, v see their
-                  input too; M^2, the pixels of a window, as nothing else keeps a sum over them from growing
+        spiking:  a((a(q) a(k)^T / (M^2 sqrt(d)) + bias) a(v))
 
-    Windows are laid from the corner, or shifted by half their side around the edges: two layers together see across
-    the borders of both. (Swin masks what meets around the edge; here it may attend.) A map of one window is never
-    shifted. Channels are a multiple of `HEAD`; `activation` makes the spiking kind's, None stands for the real one.
+    In the spiking kind, a is the activation, and q, k and v read their input through it, too. M^2 is the number of
+    pixels of a window: without it, nothing would keep a sum over them from growing.
+
+    Windows start at the corner, or are shifted by half their side and wrap around the edges: two layers in a row see
+    across each other's borders. (Swin masks pairs across the edge; here they may attend.) A map of one window is never
+    shifted. Channels are a multiple of `HEAD`. `activation` makes the activation of the spiking kind; None stands for
+    the real kind.
     """
 
     def __init__(
@@ -231,7 +234,7 @@ class ViTConfig(BranchedConfig):
 
 @register_model(ViTConfig, {"vit12": {}})
 def vit(config: ViTConfig, *sizes: int) -> Stages:
-    """Build it, for images whose side is a multiple of 16."""
+    """Build a vision transformer, for images whose side is a multiple of 16."""
     make, number, spiking = config.make_activation, itertools.count(), config.branches == "spiking"
 
     def mixing(channels: int, side: int) -> nn.Module:

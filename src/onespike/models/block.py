@@ -14,7 +14,7 @@ from onespike.units.registry import UNITS
 if TYPE_CHECKING:
     from onespike.models.onespike import OnespikeConfig
 
-#: Normalisations by name: what makes one for a number of channels inside a branch, where it ends, and where it begins.
+#: Normalisations by name: functions of the number of channels, for the inside, the end and the start of a branch.
 NORMS: dict[str, tuple[Norm, Norm, Norm]] = {
     "none": (nn.Identity, nn.Identity, nn.Identity),
     "batch": (nn.BatchNorm2d, nn.BatchNorm2d, nn.Identity),
@@ -23,7 +23,7 @@ NORMS: dict[str, tuple[Norm, Norm, Norm]] = {
 
 
 class BlockState(NamedTuple):
-    """What a block hands to itself at the next time step: the unit's memory and the dropout mask, if there is one."""
+    """State of a block between time steps: the unit's memory, and the dropout mask if there is one."""
 
     memory: Memory
     mask: Tensor | None
@@ -32,7 +32,7 @@ class BlockState(NamedTuple):
 class Block(nn.Module):
     """A spiking unit inside windows and a channel MLP, each with a residual connection, on maps of side `size`.
 
-    `window_kind` is a name in `WINDOW_KINDS`; a side that is no multiple of 4 has average windows instead of dilated.
+    `window_kind` is a name in `WINDOW_KINDS`; on a side that is no multiple of 4, dilated windows become average ones.
     """
 
     def __init__(self, channels: int, size: int, window_kind: str, config: "OnespikeConfig") -> None:
@@ -67,14 +67,14 @@ class Block(nn.Module):
         draws: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor | None, BlockState]:
-        """Run the block for one time step: to the next residual stream, potential map (if any), and its next state.
+        """Run the block for one time step; returns the residual stream, the potential map (if any) and the next state.
 
         Args:
             x: The residual stream, (B, C, L, L).
-            potential: The travelling potential map of the block before, (B, C, L, L), if the unit has one.
-            state: What this block returned at the time step before; None at the first.
+            potential: The travelling potential map of the previous block, (B, C, L, L), if the unit has one.
+            state: This block's state after the previous time step; None at the first.
             draws: Uniform draws for the Bernoulli encoding, (V, B, C, M, M); drawn here if None.
-            generator: Where to draw from; the global generator if None.
+            generator: Source of all draws; the global generator if None.
         """
         windows = partition(self.norm(x), self.window_kind)  # (V, B, C, M, M)
         spikes = self._encode(windows, draws, generator)
@@ -105,7 +105,7 @@ class Block(nn.Module):
 
 
 def behind(norm: nn.Module, neuron: nn.Module | None) -> nn.Module:
-    """Put neurons behind a normalisation; either may be missing, and is then not there."""
+    """Put neurons after a normalisation; an identity, or neurons that are None, are left out."""
     if neuron is None:
         return norm
     return neuron if isinstance(norm, nn.Identity) else nn.Sequential(norm, neuron)
@@ -120,7 +120,7 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 
 
 class ChannelMlp(nn.Sequential):
-    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. `norms` are one of `NORMS`."""
+    """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. `norms` is one of `NORMS`."""
 
     def __init__(
         self, channels: int, ratio: int, norms: tuple[Norm, Norm, Norm], neuron: NeuronConfig | None = None
@@ -142,13 +142,14 @@ class ChannelMlp(nn.Sequential):
         after = between(before)
         if not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
             return norm2(linear2(after))
-        # For its gradient the second linear layer needs `after`, which is wide: made again of `before`, kept anyway.
+        # The gradient of the second linear layer needs `after`, which is wide: it is recomputed from `before`, which is
+        # kept anyway.
         with _recomputed(after, before, between):
             return norm2(linear2(after))
 
 
 def _recomputed(output: Tensor, source: Tensor, function: nn.GELU) -> torch.autograd.graph.saved_tensors_hooks:
-    """While it is open, autograd keeps `source` wherever it would keep `output` = function(source), or a view of it."""
+    """Make autograd recompute `output` = function(source), or a view of it, from `source` instead of saving it."""
     place = output.data_ptr()
 
     def pack(saved: Tensor) -> Tensor | tuple[torch.Size, tuple[int, ...]]:

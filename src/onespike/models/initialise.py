@@ -1,4 +1,4 @@
-"""Where weights start: the released code's initialisation."""
+"""Initial weights, as in the released code."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ PAPERS_DEPTH = 12
 
 def initialise(network: nn.Module) -> None:
     """Set the weights: convolutions LeCun normal, linear layers Xavier uniform, biases and the layer `head` 0."""
-    from timm.layers import lecun_normal_  # half a second
+    from timm.layers import lecun_normal_  # the import takes half a second
 
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
@@ -28,7 +28,7 @@ def calm(branch_ends: Sequence[nn.Linear], depth: int) -> None:
     """Scale the last layer of each residual branch by sqrt(12 / depth) in a network of more than 12 blocks.
 
     Each branch adds about 0.4 of the residual stream's variance, so without normalisation the stream grows
-    exponentially: to a deviation of 13 in 12 blocks, of 480 in 36. Scaled, it grows as in 12.
+    exponentially: to a standard deviation of 13 in 12 blocks, of 480 in 36. Scaled, it grows as in 12 blocks.
     """
     for layer in branch_ends if depth > PAPERS_DEPTH else ():
         layer.weight.mul_(math.sqrt(PAPERS_DEPTH / depth))

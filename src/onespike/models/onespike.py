@@ -45,16 +45,16 @@ class OnespikeConfig(ModelConfig):
             (deterministic) or "direct" (no spikes: an analog input).
         windows: Windows of the blocks: "alternating" (average, dilated, average, …), one kind throughout, or "none"
             (the whole map is one window). A map that cannot be dilated uses average windows.
-        region_threshold: Fractions of a spike above it become whole after a dilated recompose, 0..1; None leaves
-            the fractions.
-        norm: Normalisation: "none"; "batch", behind each weight layer but the head (statistics over windows, batch and
-            map together); or "before", before whatever fires, before the branches and the head, and none where branches
-            end.
+        region_threshold: Threshold, 0..1, above which fractions of a spike become whole spikes after a dilated
+            recompose; None leaves the fractions.
+        norm: Normalisation: "none"; "batch", after each weight layer but the head (statistics over windows, batch and
+            map together); or "before", in front of all neurons, the branches and the head, but not at the end of
+            branches.
         stem: How the image becomes a map: "patch", patches of 2x2 or 4x4 pixels, each mapped by itself; or "conv", two
             3x3 convolutions with batch norm and ReLU between them, and max pooling.
-        readout: What patch merging and the head read: "real", the residual stream, or "spiking", what of it exceeds a
-            threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel from block
-            to block start from 0 in each stage, since the layer that merges them would read real values.
+        readout: What patch merging and the head read: "real", the residual stream, or "spiking", spikes where it
+            exceeds a threshold (the head: linear, then the mean over the map). With "spiking", potentials that travel
+            from block to block start at 0 in each stage, since the layer that merges them would read real values.
         mlp_ratio: Hidden width of the channel MLP, in channels.
         dropout: Share of a unit's input spikes that a constant mask drops in training, 0..1.
         time_steps: How often the network runs on one image; logits are averaged.
@@ -86,12 +86,12 @@ class OnespikeConfig(ModelConfig):
 
     @property
     def units(self) -> UnitConfig:
-        """What of it a unit needs."""
+        """The options that a unit needs."""
         return UnitConfig(self.neuron, self.fusion, self.theta, self.mlp_activation)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        assert self.units  # making it checks its ranges
+        assert self.units  # building it checks its ranges
         if self.unit not in UNITS:
             raise unregistered("unit", self.unit, UNITS)
         if len(self.depths) != len(self.channels) or not self.depths:
@@ -116,16 +116,16 @@ class OnespikeConfig(ModelConfig):
 
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
-#: What makes a network deterministic.
+#: Options that make a network deterministic.
 NO_DRAWS: dict[str, Any] = {"encoding": "threshold", "dropout": 0.0}
 
-#: Registered models: what each sets apart from `OnespikeConfig`'s defaults, which are the paper's.
+#: Registered models: the options in which each differs from `OnespikeConfig`'s defaults, which are the paper's.
 VARIANTS: dict[str, dict[str, Any]] = {
     f"{unit}{depth}": {"unit": unit, "depths": depths} for unit in UNITS for depth, depths in DEPTHS.items()
 }
 VARIANTS["conv-tiny"] = NO_DRAWS | {"depths": (2, 2, 2), "channels": (16, 32, 64), "norm": "batch"}
 
-#: Presets: what each changes about any model. They come after the model's own values; single options come last.
+#: Presets: the options that each changes in any model. A preset overrides the model's values, a single option both.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {},
     "released-cifar10": {"encoding": "bernoulli-detached", "fusion": "nested", "region_threshold": None},
@@ -147,9 +147,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Network(nn.Module):
     """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1)."""
 
-    #: Whether training keeps only what passes between blocks, and runs each block once more in the backward pass
-    #: (activation checkpointing): less memory, more time, the same numbers. Draws must then come from the global
-    #: generator or beforehand.
+    #: Whether training saves only what passes between blocks and runs each block again in the backward pass (activation
+    #: checkpointing): less memory, more time, the same numbers. Draws must then come from the global generator, or be
+    #: passed in.
     recompute = False
 
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -170,7 +170,7 @@ class Network(nn.Module):
         def behind_norm(channels: int) -> nn.Module:
             return behind(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
 
-        self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as a batch meets them
+        self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as they run
         kinds = window_kinds(config.windows)
         for stage, (depth, channels) in enumerate(zip(config.depths, config.channels, strict=True)):
             size = image_size // (stride * 2**stage)
@@ -189,11 +189,11 @@ class Network(nn.Module):
         calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
 
     def blocks(self) -> list[Block]:
-        """All blocks, in the order in which a batch meets them."""
+        """All blocks, in the order in which they run."""
         return [layer for layer in self.layers if isinstance(layer, Block)]
 
     def segments(self) -> list[Block]:
-        """What runs again in the backward pass where `recompute`."""
+        """The parts that run again in the backward pass if `recompute` is set."""
         return self.blocks()
 
     def neuron_groups(self) -> dict[str, list[nn.Module]]:
@@ -202,7 +202,7 @@ class Network(nn.Module):
         return {label: [one for one in unit.modules() if isinstance(one, Neuron)] for label, unit in units.items()}
 
     def draw(self, batch: int, generator: torch.Generator | None = None) -> list[Tensor]:
-        """Draw beforehand what one forward pass encodes with: for each time step and block U(0, 1), (V, B, C, M, M)."""
+        """Draw the encodings' random numbers for one forward pass: U(0, 1), (V, B, C, M, M), per step and block."""
         shapes = [torch.Size(block.draw_shape(batch)) for block in self.blocks()] * self.config.time_steps
         return [uniform(self.head.weight, shape, generator) for shape in shapes]
 
@@ -213,7 +213,7 @@ class Network(nn.Module):
 
         Args:
             images: H = W = `image_size`. Frames (T, B, C, H, W) give logits (T, B, K).
-            draws: What `draw` returns, or your own; drawn on the way if None.
+            draws: Draws as from `draw`, or your own; drawn during the pass if None.
             generator: Source of all draws (encoding and dropout); the global generator if None.
         """
         if images.ndim == 5:
@@ -228,7 +228,7 @@ class Network(nn.Module):
         draws: Sequence[Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, list[BlockState]]:
-        """Map frames (T, B, C, H, W) to logits (T, B, K), and to the state to go on from; None starts anew."""
+        """Map frames (T, B, C, H, W) to logits (T, B, K) and the state to go on from; without `state`, start anew."""
         return self._run([self._embed(frame) for frame in frames.unbind()], state, draws, generator)
 
     def _embed(self, images: Tensor) -> Tensor:
@@ -273,14 +273,14 @@ class Network(nn.Module):
         return torch.stack(logits), list(states.values())
 
     def _classify(self, x: Tensor) -> Tensor:
-        """The head: mean over the map, linear; on spikes linear first, since their mean is no spike."""
+        """The head: mean over the map, linear; on spikes linear first, since a mean of spikes is no spike."""
         if self.readout is None:
             return self.head(self.norm(x).mean((-2, -1)))
         return self.head(self.readout(x).movedim(1, -1)).mean((1, 2))
 
 
 def expect_blocks(network: nn.Module, name: str) -> Network:
-    """Raise `OnespikeError` for a network of another kind than spiking blocks, for what only these can answer."""
+    """Return the network, if it is made of spiking blocks; otherwise raise an `OnespikeError` that calls it `name`."""
     if not isinstance(network, Network):
         raise OnespikeError(f"{name} has no spiking blocks: expected a run of a model such as conv12")
     return network

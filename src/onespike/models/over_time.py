@@ -1,7 +1,7 @@
-"""Networks over time: frames (T, B, C, H, W) to logits (T, B, K), layer after layer, all steps of a layer together.
+"""Networks over time: frames (T, B, C, H, W) to logits (T, B, K), layer by layer, all time steps of a layer together.
 
-What a layer keeps from one step to the next is returned, and given again to go on: a network has no state of its own.
-Layers that keep something say so, `carries = True`, and take it by a `Carry`.
+A network has no state of its own: what its layers keep from one step to the next is returned, and passed in to go on.
+Layers that keep something set `carries = True` and exchange it through a `Carry`.
 """
 
 from abc import ABC, abstractmethod
@@ -30,10 +30,10 @@ def over_time(layer: nn.Module, x: Tensor, carry: Carry) -> Tensor:
 
 
 def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
-    """Apply layers that keep nothing: in training to all steps as one batch, whose statistics batch norms take.
+    """Apply layers without state: in training to all steps as one batch, over which batch norms take their statistics.
 
-    In evaluation to each step by itself: libraries round by the size of a batch, and a stream of frames is to give the
-    very bits that all frames together give.
+    In evaluation they run on each step by itself: libraries round differently for another batch size, and a stream of
+    frames must give the same bits as all frames together.
     """
     if any(layer.training for layer in layers):
         return as_one_batch(x, *layers)
@@ -46,26 +46,26 @@ def each_step(x: Tensor, *layers: nn.Module) -> Tensor:
 
 
 class OverTimeNetwork(nn.Module, ABC):
-    """A network whose parts run one behind the other, at one time step or at several.
+    """A network whose parts run one after the other, at one time step or at several.
 
     An image that is shown several times, `config.time_steps`, passes the `encoder` once.
     """
 
     config: Any
-    #: Whether in training each of the `segments` keeps its input alone, and runs again in the backward pass.
+    #: Whether in training each of the `segments` saves only its input, and runs again in the backward pass.
     recompute = False
 
     @property
     def encoder(self) -> nn.Module | None:
-        """What reads an image and keeps nothing, if there is such a part."""
+        """The part that reads an image and keeps no state, if there is one."""
         return None
 
     @abstractmethod
     def parts(self) -> Iterable[nn.Module]:
-        """The parts behind the encoder, to logits (B, K)."""
+        """The parts after the encoder, up to logits (B, K)."""
 
     def segments(self) -> list[Layers]:
-        """The layers behind the encoder, in pieces that end with neurons, or with what else keeps something."""
+        """The layers after the encoder, in pieces that each end with a layer that keeps state, such as neurons."""
         pieces: list[list[nn.Module]] = [[]]
         for part in self.parts():
             for layer in part.children() if type(part) in (nn.Sequential, Layers) else [part]:
@@ -86,7 +86,7 @@ class OverTimeNetwork(nn.Module, ABC):
         return self._behind(x.expand(self.config.time_steps, *x.shape), carry).mean(0)
 
     def over_time(self, frames: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
-        """Map frames (T, B, C, H, W) to logits (T, B, K), and to the state to go on from; None starts anew."""
+        """Map frames (T, B, C, H, W) to logits (T, B, K) and the state to go on from; without `state`, start anew."""
         carry = Carry(state)
         return self._all(frames, carry), carry.after
 

@@ -1,4 +1,4 @@
-"""Between images and maps, and between maps and maps: patch embedding and patch merging."""
+"""Patch embedding, from images to maps, and patch merging, from maps to smaller ones."""
 
 from torch import Tensor, nn
 
@@ -27,10 +27,11 @@ class PatchMerging(nn.Module):
 
 
 class Merging(nn.Module):
-    """Between two stages: patch merging of the features and, by a layer of its own, of the travelling potential map.
+    """Between two stages: patch merging of the features and, with a layer of its own, of the travelling potential map.
 
-    `before` and `behind` are the stages' channels, `potentials` those of the map, if there is one; `norm` makes the
-    normalisation behind the features' merging; `firing`, if given, turns them into spikes before they are merged.
+    `before` and `behind` are the channels of the two stages, `potentials` those of the potential map, if there is one.
+    `norm` makes the normalisation after the merging of the features; `firing`, if given, turns features into spikes
+    before they are merged.
     """
 
     def __init__(

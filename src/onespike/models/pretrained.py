@@ -1,4 +1,4 @@
-"""Trained networks in the package: their folders, and tensors of 8 bits."""
+"""Trained networks in the package: their folders, and their 8-bit tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from onespike.tensors import read_tensors
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 FOLDER = Path(__file__).parents[1] / "pretrained"
-#: Behind the name of a tensor of 8 bits: its scales.
+#: Suffix for the name of an 8-bit tensor's scales.
 SCALE = ".scale"
 _MOST = 1 << 36
 
@@ -34,7 +34,7 @@ def pretrained_folder(name: str) -> Path:
 
 
 def pretrained_summary(name: str) -> dict[str, Any]:
-    """What came out of the training of a network in the package, as in `summary.json`."""
+    """The result of training a network of the package, as in `summary.json`."""
     path = pretrained_folder(name) / "summary.json"
     return dict(read_json(read_whole(path), path))
 
@@ -53,7 +53,7 @@ def create_pretrained(name: str, data: str, **sizes: int | None) -> nn.Module:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read weights that travel; those of 8 bits become float32. What is damaged is an `OnespikeError`."""
+    """Read saved weights; those of 8 bits become float32. A damaged file is an `OnespikeError`."""
     tensors = read_tensors(read_whole(path, _MOST), path)
     found: dict[str, Tensor] = {}
     for name, one in tensors.items():
@@ -69,7 +69,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def in_integers(weights: Mapping[str, Tensor], layers: set[str]) -> dict[str, Tensor]:
-    """Round the tensors of layers to 8 bits, each with its scales, as `train.int8_weights` does."""
+    """Round the weights named in `layers` to 8 bits, each with its scales, as `train.int8_weights` does."""
     found: dict[str, Any] = {}
     for name, weight in weights.items():
         found[name] = weight

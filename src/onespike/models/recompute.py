@@ -1,4 +1,4 @@
-"""Activation checkpointing: a module keeps its inputs alone for the backward pass, and runs again there."""
+"""Activation checkpointing: a module saves only its inputs for the backward pass, and runs again there."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,14 +10,14 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run_again_later(module: nn.Module, function: Callable[..., Any] | None = None) -> Callable[..., Any]:
-    """A module, or a function that calls it, that runs again in the backward pass, with the same draws."""
+    """Wrap a module, or a function that calls it, so that it runs again in the backward pass, with the same draws."""
     contexts = lambda: (nullcontext(), _statistics_kept(module))  # noqa: E731
     return partial(checkpoint, function or module, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager
 def _statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While it is open, batch norm does not take a batch into its running statistics: it saw this one before."""
+    """Keep batch norms from updating their running statistics: they have seen this batch before."""
     norms = [one for one in module.modules() if isinstance(one, nn.BatchNorm1d | nn.BatchNorm2d)]
     momenta, counts = [norm.momentum for norm in norms], [norm.num_batches_tracked for norm in norms]
     kept = [None if count is None else count.clone() for count in counts]

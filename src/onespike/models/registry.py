@@ -1,4 +1,4 @@
-"""Models by name: a family is a config dataclass, what builds a network of it, and the names it is known by."""
+"""Models by name: a family is a config dataclass, a builder of its networks, and the names of its models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from torch import nn
 from onespike.configs import check, make, merge
 from onespike.errors import OnespikeError, shown, unknown, unregistered
 
-#: What fields of these names hold in any family; what is larger would not end.
+#: Ranges of the fields of these names, in any family; with larger values a network would never be built.
 _RANGES: dict[str, Any] = dict.fromkeys(
     ("depths", "depth", "stages", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
 )
 _RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
-#: Classes, channels and side of the images, where nothing is said of them.
+#: Default number of classes, channels and side of the images.
 SIZES = (10, 3, 32)
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
@@ -25,11 +25,11 @@ Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What can be chosen about a network; each family extends it.
+    """Options of a network; each family extends them.
 
     Attributes:
         name: The registered model that these values started from.
-        preset: The preset that changed them, if the family has any: a label.
+        preset: The preset that changed them, if the family has presets: a label.
     """
 
     name: str = ""
@@ -50,7 +50,7 @@ class ModelConfig:
         return False
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
-        """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot take that size."""
+        """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot have that size."""
         sizes, builder = (num_classes, in_channels, image_size), family(self.name).builder
         for what, size in zip(("num_classes", "in_channels", "image_size"), sizes, strict=True):
             most = 1 << 20 if what == "num_classes" else 8192
@@ -81,12 +81,12 @@ MODELS: dict[str, Family] = {}
 def register_model(
     config: type[ModelConfig], variants: dict[str, dict[str, Any]], presets: dict[str, dict[str, Any]] | None = None
 ) -> Callable[[Builder], Builder]:
-    """Register what builds a family's networks, a class or function of (config, num_classes, in_channels, image_size).
+    """Register a family's builder: a class or function of (config, num_classes, in_channels, image_size).
 
     Args:
         config: The family's dataclass.
-        variants: Its models by name, and what each sets apart from the dataclass's defaults.
-        presets: Its presets by name, and what each changes about any of its models.
+        variants: Its models by name, with the fields in which each differs from the dataclass's defaults.
+        presets: Its presets by name, with the fields that each changes in any of its models.
     """
 
     def register(builder: Builder) -> Builder:
@@ -109,7 +109,7 @@ def family(name: str) -> Family:
 
 
 def preset_changes(name: str, preset: str) -> dict[str, Any]:
-    """Look up what a preset changes about a model (nothing if it is ""); raise `OnespikeError` if there is none."""
+    """Look up the fields that a preset changes (none for ""); raise `OnespikeError` if there is no such preset."""
     presets = family(name).presets
     if not preset:
         return {}
@@ -163,7 +163,7 @@ def create_model(
         OnespikeError: The model or a field does not exist, or the image size does not suit the network.
     """
     if pretrained:
-        from onespike.models.pretrained import create_pretrained  # which needs this module
+        from onespike.models.pretrained import create_pretrained  # it imports this module
 
         if overrides:
             raise OnespikeError(f"{next(iter(overrides))}: weights that are trained have their own; leave it out")
@@ -177,7 +177,7 @@ def create_model(
 
 
 def expect_multiple(name: str, image_size: int, side: int) -> None:
-    """Raise `OnespikeError` for images that a network cannot take: their size is no multiple of `side`."""
+    """Raise `OnespikeError` unless the image size is a multiple of `side`; the message calls the network `name`."""
     if image_size < side or image_size % side:
         needs = f"{name} needs a multiple of {side} pixels"
         raise OnespikeError(f"image_size: {needs}, got {image_size}; resize with --data.image_size")

@@ -1,4 +1,4 @@
-"""Standard spiking networks, VGG-11 and ResNet-19, which run over several time steps; each sees the image itself."""
+"""Standard spiking networks, VGG-11 and ResNet-19, over several time steps; each step sees the image itself."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
 
 @dataclass(frozen=True)
 class OverTimeConfig(ModelConfig):
-    """What can be chosen about a standard spiking network.
+    """Options of a standard spiking network.
 
     Attributes:
         width: Channels of the first stage.
@@ -106,7 +106,7 @@ class MapMean(nn.Module):
     """The mean over the map, (B, C, L, L) to (B, C)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average."""
+        """Average over the map."""
         return x.mean((-2, -1))
 
 

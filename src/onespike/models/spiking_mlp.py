@@ -1,4 +1,4 @@
-"""A plain spiking network without convolutions, over time: linear, batch norm, neurons; for channels without a map."""
+"""A spiking network of linear layers, over time: linear, batch norm, neurons; for channels without a map."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class SpikingMLPConfig(OverTimeConfig):
     Attributes:
         width: Neurons of each hidden layer.
         depth: Hidden layers.
-        unit: What delivers the neurons' currents: each linear layer itself ("linear"), or behind it a recurrent layer
-            over the time steps: "rnn", "gru" or "lstm", whose own state is real-valued. Then comes a batch norm.
+        unit: The source of the neurons' currents: each linear layer itself ("linear"), or a recurrent layer after it,
+            over the time steps: "rnn", "gru" or "lstm", whose own state is real-valued. A batch norm follows.
         time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
     """
 
@@ -46,7 +46,7 @@ class RecurrentOverTime(nn.Module):
         self.cell = CELLS[kind](channels, channels, batch_first=True)
 
     def forward(self, x: Tensor, carry: Carry) -> Tensor:
-        """Run it; in evaluation step by step, as a stream of frames does."""
+        """Run the layer; in evaluation step by step, as for a stream of frames."""
         before, found = carry.before(), []
         state = tuple(before) if isinstance(before, list | tuple) else before
         for part in (x,) if self.training else x.split(1):
@@ -58,7 +58,7 @@ class RecurrentOverTime(nn.Module):
 
 @register_model(SpikingMLPConfig, {"spiking-mlp": {}})
 class SpikingMLP(OverTimeNetwork):
-    """Linear, batch norm, neurons, `depth` times; then linear. Channels and pixels are all alike to it."""
+    """Linear, batch norm, neurons, `depth` times; then linear. Channels and pixels are flattened first."""
 
     def __init__(self, config: SpikingMLPConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class StrictResNetConfig(StrictConfig):
     """A strictly spiking ResNet.
 
     Attributes:
-        stream: What the real-valued stream passes behind each addition: "plain", nothing; or "rprelu", a PReLU with
+        stream: What follows each addition to the real-valued stream: "plain", nothing; or "rprelu", a PReLU with
             learned shifts of each channel (Liu et al. 2020, ReActNet).
     """
 
@@ -43,7 +43,7 @@ class StrictResNetConfig(StrictConfig):
 
 
 class RPReLU(nn.Module):
-    """PReLU with a shift before and behind, per channel: f(x) = PReLU(x + a) + b."""
+    """PReLU with a shift before and after it, per channel: f(x) = PReLU(x + a) + b."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,8 +58,8 @@ class RPReLU(nn.Module):
 class Residual(nn.Module):
     """A branch beside a shortcut without weights: (B, C, L, L) to (B, C', L', L').
 
-    Where the branch halves the map the shortcut takes means of 2x2 pixels; where it has more channels the shortcut's
-    repeat, the last time as many of them as there is room for.
+    If the branch halves the map, the shortcut takes means of 2x2 pixels. If the branch has more channels, those of the
+    shortcut are repeated, up to the branch's number.
     """
 
     carries = True
@@ -70,9 +70,9 @@ class Residual(nn.Module):
         self.halves = any(isinstance(layer, MaxPool) for layer in branch)
 
     def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
-        """Add; with a `carry`, x is (T, B, C, L, L)."""
+        """Add branch and shortcut; with a `carry`, x is (T, B, C, L, L)."""
         if carry is None:
-            shortcut = self._shortcut(x)  # before the branch: backwards it comes last, and no large gradient waits
+            shortcut = self._shortcut(x)  # first: so it comes last in the backward pass, and no large gradient waits
             return self._add(shortcut, self.branch(x))
         branch = over_time(self.branch, x, carry)
         return self._add(self._shortcut(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
@@ -114,5 +114,5 @@ class SpikingResNet(StrictNetwork):
         self.head = Head(config.population * channels, num_classes, config.head)
 
     def parts(self) -> Iterable[nn.Module]:
-        """The layers behind."""
+        """The layers after the stem."""
         return self.blocks, self.fire, self.head

@@ -23,7 +23,7 @@ class StrictVGGConfig(StrictConfig):
 class SpikingVGG(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
 
-    The stem's convolution is the first stage's first. Max pooling stands between convolution and batch norm.
+    The stem's convolution is the first one of the first stage. Max pooling comes between convolution and batch norm.
     """
 
     def __init__(self, config: StrictVGGConfig, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -44,5 +44,5 @@ class SpikingVGG(StrictNetwork):
         self.layers, self.head = Layers(*layers), Head(channels, num_classes, config.head)
 
     def parts(self) -> Iterable[nn.Module]:
-        """The layers behind."""
+        """The layers after the stem."""
         return self.layers, self.head

@@ -7,16 +7,16 @@ from onespike.errors import OnespikeError
 from onespike.models.strict import StrictConfig
 from onespike.units.layers import BatchNorm, Conv3x3, Layers, MaxPool, through
 
-#: What is added to the variance of patches before it is divided by.
+#: Added to the variance of patches before they are divided by its root.
 _WHITENING_EPSILON = 5e-4
-#: Values of all patches that are in memory at a time: 2 GB.
+#: Most values of patches in memory at a time: 2 GB.
 _AT_ONCE = 250_000_000
 
 
 class Whitening(nn.Conv2d):
-    """Patches of the image, uncorrelated and of variance 1, and their negatives: (B, C, H, W) to (B, 2*C*side^2, …).
+    """Whitened patches (uncorrelated, of variance 1) and their negatives: (B, C, H, W) to (B, 2*C*side^2, …).
 
-    The weights are not trained: training begins with `learn_from`, as in Keller Jordan's airbench94.
+    The weights are not trained: `learn_from` sets them before training, as in Keller Jordan's airbench94.
     """
 
     def __init__(self, in_channels: int, side: int, stride: int) -> None:
@@ -38,7 +38,7 @@ class Whitening(nn.Conv2d):
 
 
 class Stem(Layers):
-    """The layers that read real values. What whitening gives is not kept for the gradient, but computed again."""
+    """The layers that read real values. The output of whitening is not saved for the gradient, but recomputed."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to currents."""
@@ -49,7 +49,7 @@ class Stem(Layers):
             return super().forward(images)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
         white, weight, version = first(images), first.weight, images._version
-        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it
+        place = white.data_ptr(), white.shape  # hooks that held the tensor itself would keep it alive
 
         def unless_white(kept: Tensor) -> Tensor | None:
             return None if (kept.data_ptr(), kept.shape) == place else kept
@@ -69,9 +69,9 @@ class Stem(Layers):
 def make_stem(config: StrictConfig, in_channels: int, image_size: int) -> Stem:
     """The layers that read real values: images (B, C, H, W) to currents (B, width, L, L).
 
-    The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 on. Behind the first 3x3 convolution the
-    map is halved; before each further one stand a batch norm and a ReLU. An `OnespikeError` says so if the stages
-    behind, each of which halves the map again, would run out of pixels.
+    The first layer has a stride of 1, of 2 from 64 pixels on, of 4 from 128 pixels on. The map is halved after the
+    first 3x3 convolution; a batch norm and a ReLU come before each further one. It is an `OnespikeError` if the later
+    stages, each of which halves the map again, would run out of pixels.
     """
     stride = 1 if image_size < 64 else 2 if image_size < 128 else 4
     layers: list[nn.Module] = []

@@ -17,11 +17,11 @@ _LAYOUT = "layout"
 
 
 def stream(model: nn.Module) -> "FrameStream":
-    """Begin a stream of frames: call what it gives with one frame after the other.
+    """Begin a stream of frames: call the result with one frame after the other.
 
     Args:
         model: A network over time, as onespike's spiking models are: it has a method `over_time`. It is set to
-            evaluation mode. Any number of streams may run on one network, for it keeps no state.
+            evaluation mode. Any number of streams may run on one network, since it keeps no state.
 
     Raises:
         OnespikeError: The model does not run over time.
@@ -33,20 +33,20 @@ def stream(model: nn.Module) -> "FrameStream":
 
 
 class FrameStream:
-    """A stream of frames through a network; a new one starts from nothing."""
+    """A stream of frames through a network; a new stream starts without a state."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.state: list[Any] | None = None  # what the network handed on; None before the first frame
-        self.frames = 0  # how many it has seen
-        self.shape: tuple[int, ...] | None = None  # of each of them
+        self.state: list[Any] | None = None  # the network's state; None before the first frame
+        self.frames = 0  # number of frames so far
+        self.shape: tuple[int, ...] | None = None  # of each frame
 
     @torch.no_grad()
     def __call__(self, frame: Tensor) -> Tensor:
-        """Take a frame (B, C, H, W), normalised; give its logits (B, K), those of this step alone, to the bit.
+        """Take a normalised frame (B, C, H, W) and return the logits of this step alone, (B, K).
 
-        The network's answer so far is the mean of the logits of all steps. A state of another network, or of another
-        batch, is an `OnespikeError`.
+        The logits equal, to the bit, those of a pass over all frames. The network's answer so far is the mean of the
+        logits of all steps. A state of another network, or of another batch, is an `OnespikeError`.
         """
         if not isinstance(frame, Tensor) or frame.ndim != 4:
             found = tuple(frame.shape) if isinstance(frame, Tensor) else type(frame).__name__
@@ -73,9 +73,9 @@ class FrameStream:
         save_text(save(tensors, {_LAYOUT: layout}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
-        """Go on from a state that was saved; a file that is none is an `OnespikeError`."""
+        """Go on from a saved state; any other file is an `OnespikeError`."""
         try:
-            open_regular(Path(path)).close()  # to open a FIFO would wait for ever
+            open_regular(Path(path)).close()  # opening a FIFO would wait for ever
             with safe_open(path, "pt") as file:
                 content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

@@ -1,11 +1,11 @@
-"""What strictly spiking networks share: their config, and neurons behind a batch norm.
+"""What strictly spiking networks share: their config, and neurons after a batch norm.
 
-Behind the stem every weight layer reads zeros and ones. A batch norm stands directly before each threshold:
+After the stem, every weight layer reads zeros and ones. A batch norm stands directly before each threshold:
 
     V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
 
-P neurons of a channel, a population, share its current I and differ in their learned shift, which is to say in their
-threshold. Each has weights of its own in the layer behind.
+The P neurons of a channel, its population, share its current I and differ in their learned shift, that is, in their
+threshold. Each has its own weights in the next layer.
 """
 
 from collections.abc import Iterator
@@ -37,13 +37,13 @@ from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import BatchNorm, Conv3x3, is_watched
 
-#: The most neurons of a channel.
+#: Most neurons of a channel.
 MOST = 16
 
 
 @dataclass(frozen=True)
 class StrictConfig(ModelConfig):
-    """What can be chosen about a strictly spiking network.
+    """Options of a strictly spiking network.
 
     Attributes:
         name: The registered model these values started from.
@@ -53,25 +53,25 @@ class StrictConfig(ModelConfig):
         stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
-        firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: where their thresholds start.
-            Ternary neurons also fire below the negative threshold, which it does not count.
+        firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
+            thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
         neuron: The neurons.
         stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
             and their negatives; not trained), or "none".
-        stem_layers: 3x3 convolutions that read real values, behind the first layer; at least 1.
+        stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
         head: What the head reads of the last map: "or" (whether a neuron fired anywhere), or "mean" (all of it: linear,
             then the mean over the map).
-        attention: Channel attention: hidden neurons for every so many channels, such as 8; 0 is off.
-        windows: Where two convolutions follow each other at one width, they see the map as a whole ("none"), or cut
-            into windows, from one to the next of which potentials are handed: "average", "dilated", or "alternating".
+        attention: Channel attention: one hidden neuron for this many channels, such as 8; 0 is off.
+        windows: How two convolutions in a row, at one width, see the map: as a whole ("none"), or cut into windows with
+            potentials handed from one to the next: "average", "dilated", or "alternating".
         fusion: How the two potentials that meet at a neuron are merged: a name in `onespike.functional.FUSIONS`, or
             "none", which hands nothing on. Without windows nothing is handed on.
         theta: Radian factor of the fusion, 0 < theta <= 1.
-        region_threshold: Fractions of a spike above it become whole where dilated windows overlap, 0..1; null leaves
-            the fractions.
+        region_threshold: Threshold, 0..1, above which fractions of a spike become whole spikes where dilated windows
+            overlap; null leaves the fractions.
         time_steps: Time steps T for which an image is shown; logits are averaged. Frames of events bring their own.
-            From one step to the next a neuron that fired starts from 0, another keeps `decay` of its potential.
-        strict: Refuse what would make a layer behind the stem read anything but zeros and ones (and, of ternary
+            From one step to the next, a neuron that fired starts at 0; any other keeps `decay` of its potential.
+        strict: Refuse options by which a layer after the stem would read anything but zeros and ones (or, from ternary
             neurons, minus ones).
     """
 
@@ -107,7 +107,7 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 1e-6 <= self.firing_rate <= 0.5:
             raise OnespikeError(f"firing_rate: expected 1e-6 <= firing_rate <= 0.5, got {self.firing_rate}")
-        assert self.units  # making it checks its ranges
+        assert self.units  # building it checks its ranges
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
         if self.windows != "none" and self.depth % 2 == 0:
@@ -117,7 +117,7 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
 
     def breaks_strictness(self) -> Iterator[str]:
-        """Name the options by which a layer behind the stem reads more than zeros and ones, where that is refused."""
+        """Name the options by which a layer after the stem would read more than zeros and ones, if `strict`."""
         if not self.strict:
             return
         if not self.neuron.neuron.spiking:
@@ -127,7 +127,7 @@ class StrictConfig(ModelConfig):
 
     @property
     def units(self) -> UnitConfig:
-        """What of it a unit in windows needs."""
+        """The options that a unit in windows needs."""
         return UnitConfig(self.neuron, self.fusion, self.theta)
 
 
@@ -140,7 +140,7 @@ SIZES: dict[str, dict[str, int]] = {
     "xl": {"width": 96, "depth": 3},
 }
 
-#: What each preset changes about any of the models.
+#: The fields that each preset changes in any of the models.
 PRESETS: dict[str, dict[str, Any]] = {
     "ann": {"neuron": {"name": "relu"}, "strict": False},
     "windows": {"windows": "alternating", "depth": 3, "stem": "none", "population": 1},
@@ -148,13 +148,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class StrictNetwork(OverTimeNetwork):
-    """A stem, and parts behind it; at one time step they take maps (B, C, H, W) without an axis of time."""
+    """A stem, and parts after it; at one time step, these take maps (B, C, H, W) without a time axis."""
 
     stem: nn.Module
 
     @property
     def encoder(self) -> nn.Module:
-        """What reads the image."""
+        """The stem."""
         return self.stem
 
     def forward(self, images: Tensor) -> Tensor:
@@ -170,8 +170,8 @@ class StrictNetwork(OverTimeNetwork):
 class Thresholds(nn.Module):
     """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
 
-    The shifts start where, of a normal distribution, the P neurons fire for the shares 2r/(P+1), …, 2rP/(P+1), whose
-    mean is r = `config.firing_rate`. Neuron k of channel c is channel k*C + c.
+    With initial shifts, and normally distributed currents, the P neurons fire at the rates 2r/(P+1), …, 2rP/(P+1),
+    whose mean is r = `config.firing_rate`. Neuron k of channel c is channel k*C + c.
     """
 
     def __init__(self, channels: int, config: StrictConfig) -> None:
@@ -205,8 +205,8 @@ class Firing(nn.Sequential):
     def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Fire; with a `carry`, currents are (T, B, C, H, W).
 
-        In training it is one operation where that can be done, and nobody looks in between: at one time step, or over
-        time from nothing to the end.
+        In training this is one fused operation where possible, unless a hook looks in between: at one time step, or
+        over time if no state comes in and none goes out.
         """
         thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
         known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
@@ -225,12 +225,12 @@ class Firing(nn.Sequential):
         return neuron.over_time(each_step(currents, thresholds), carry)
 
     def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials that are kept from step to step: those of all steps but the last."""
+        """Count the potentials kept from step to step: those of all steps but the last."""
         return self.population * currents[1:].numel() if currents.ndim == 5 else 0
 
 
 class Windows(nn.Module):
-    """Two convolutions inside windows, potentials handed from one to the next: spikes (B, P*C, L, L) to spikes."""
+    """Two convolutions in windows, potentials handed from window to window: spikes (B, P*C, L, L) to spikes."""
 
     carries = True
 
@@ -241,7 +241,7 @@ class Windows(nn.Module):
         self.unit = ConvUnit(channels, config.units, partial(Thresholds, config=config), config.population)
 
     def forward(self, spikes: Tensor, carry: Carry | None = None) -> Tensor:
-        """Cut into windows, run the unit, put together; with a `carry` step by step, (T, B, P*C, L, L)."""
+        """Cut into windows, run the unit, recompose; with a `carry` step by step, (T, B, P*C, L, L)."""
         if carry is None:
             return self._step(spikes, None)[0]
         memory, steps = carry.before(), []
@@ -252,7 +252,7 @@ class Windows(nn.Module):
         return stacked(steps)
 
     def _step(self, spikes: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        """One time step; a side that cannot be dilated has average windows."""
+        """One time step; a side that does not allow dilated windows has average ones."""
         size = spikes.shape[-1]
         kind = "average" if self.kind == "dilated" and size % 4 else self.kind
         found = self.unit(partition(spikes, kind), None, memory)
@@ -263,7 +263,7 @@ class Windows(nn.Module):
 
 
 class Head(nn.Linear):
-    """Linear, from the spikes of the last map to logits: of whether they fired anywhere, or the mean of all places."""
+    """Linear, from spikes of the last map to logits: on whether they fired anywhere, or averaged over all pixels."""
 
     def __init__(self, channels: int, num_classes: int, kind: str) -> None:
         super().__init__(channels, num_classes)
@@ -277,11 +277,11 @@ class Head(nn.Linear):
 
 
 class Attended(nn.Module):
-    """A convolution whose currents are scaled, channel by channel, by what its spikes say of the whole map.
+    """A convolution whose currents are scaled, channel by channel, by gains that depend on the spikes of the whole map.
 
         gain = 2 sigmoid(W2 fire(norm(mean over the map of W1 S)))          I = gain * conv(S)
 
-    It is squeeze and excitation (Hu et al. 2018) that stays spiking: both layers read zeros and ones.
+    This is squeeze and excitation (Hu et al. 2018) that stays spiking: both layers read zeros and ones.
     """
 
     carries = True
@@ -306,6 +306,6 @@ class Attended(nn.Module):
 
 
 def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
-    """A 3x3 convolution that reads spikes, with attention if there is any."""
+    """A 3x3 convolution that reads spikes, with attention if the config asks for it."""
     conv = Conv3x3(in_channels, out_channels)
     return Attended(conv, config) if config.attention else conv

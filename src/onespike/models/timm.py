@@ -1,4 +1,4 @@
-"""Registered models for timm: `timm.create_model("onespike_spiking_resnet_m", num_classes=10, img_size=32)`."""
+"""Register models with timm: `timm.create_model("onespike_spiking_resnet_m", num_classes=10, img_size=32)`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,12 +9,12 @@ from onespike.models.registry import create_model, model_config, model_names
 
 
 def timm_name(name: str) -> str:
-    """What timm calls a model: its names have no hyphens."""
+    """A model's name in timm, where names have no hyphens."""
     return "onespike_" + name.replace("-", "_")
 
 
 def register_timm() -> list[str]:
-    """Register every model with timm; gives the names. Calling it again does nothing more.
+    """Register every model with timm and return the names; calling it again changes nothing.
 
     A network of timm.create_model takes `num_classes`, `in_chans`, `img_size`, and fields of the model's config. With
     `pretrained=True` its weights are those of `pretrained_cfg`, as for "hf-hub:user/repo" and "local-dir:FOLDER".

@@ -3,8 +3,8 @@
     V = alpha * P + I          S = 1 where V > threshold + a, else 0
     a = rho * a' + beta * S'
 
-a' and S' are those of the window before, where potentials are handed on, and of the time step before; where there are
-both, they add up. beta is `adaptation`, rho `adaptation_decay`. a starts at 0.
+a' and S' come from the previous window, where potentials are handed on, and from the previous time step; if there are
+both, their contributions add up. beta is `adaptation`, rho `adaptation_decay`. a starts at 0.
 """
 
 import math
@@ -22,7 +22,7 @@ class AdaptiveLIF(Neuron):
     """LIF neurons whose threshold rises after a spike and decays again. Shapes are `Neuron`'s.
 
     Their own options are `adaptation`, beta >= 0, and `adaptation_decay`, rho, 0..1. A hook sees V, not V - a. The
-    reset "subtract" takes away the threshold without its rise a.
+    reset "subtract" subtracts the threshold without its rise a.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class AdaptiveLIF(Neuron):
                 raise OnespikeError(f"{name}: expected 0 <= {name}{limit}, got {config.options[name]}")
 
     def fire(self, potential: Tensor, rise: Tensor | None = None) -> Tensor:
-        """S = 1 where V - a > threshold, else 0; without a neuron's past a is 0."""
+        """S = 1 where V - a > threshold, else 0; without `rise`, a is 0."""
         return step(potential if rise is None else potential - rise, self.threshold, self.surrogate)
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
-        """Charge and fire window after window; returns V, S and a."""
+        """Charge and fire window by window; returns V, S and a."""
         currents = self.driven(currents, before)
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
         if incoming is None:

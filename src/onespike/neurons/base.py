@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError, shown, unknown, unregistered
 from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
 from onespike.functional.charge import neighbour
 
-#: What neurons keep from one time step to the next: V, S and what else their kind keeps, of the shape of the currents.
+#: The state of neurons between time steps: V, S and any values of their kind, in the shape of the currents.
 State = tuple[Tensor, ...]
 
 
@@ -29,12 +29,13 @@ class NeuronConfig:
         decay: Share alpha of a potential that survives being handed on, 0..1.
         surrogate: Stand-in for the derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian"
             (see `onespike.functional.SURROGATES`).
-        surrogate_width: How wide it is, > 0: h(d) becomes h(d / width) / width, at a distance d from the threshold.
+        surrogate_width: Width of the surrogate, > 0: h(d) becomes h(d / width) / width, at a distance d from the
+            threshold.
         reset: What firing does to the potential that is handed on to the next window: "none" (it stays), "zero" (it is
             lost), "subtract" (it loses one threshold). From one time step to the next, firing always sets it to zero.
         learnable_threshold: The threshold is a constant ("none"), or a parameter for each "layer" or "channel".
         learnable_decay: The decay is a constant ("none"), or a parameter for each "layer" or "channel".
-        options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` of "adaptive".
+        options: Values that only this kind of neuron has, such as `{"adaptation": 0.2}` for "adaptive".
     """
 
     name: str = "lif"
@@ -67,7 +68,7 @@ class NeuronConfig:
     @property
     def neuron(self) -> type["Neuron"]:
         """The class that `name` stands for."""
-        from onespike.neurons.registry import NEURONS  # which imports the neurons, and these this module
+        from onespike.neurons.registry import NEURONS  # not at the top: the neurons import this module
 
         if self.name not in NEURONS:
             raise unregistered("neuron", self.name, NEURONS)
@@ -76,10 +77,10 @@ class NeuronConfig:
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
-    """What comes into a window's neurons: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
+    """The potential that a window's neurons receive: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
 
-    X is `beside`, (V, B, C, M, M) or None; the fields are arguments of `onespike.functional.charge`, which also says
-    what comes into the first window.
+    X is `beside`, (V, B, C, M, M) or None. The fields are arguments of `onespike.functional.charge`, which also says
+    what the first window receives.
     """
 
     beside: Tensor | None = None
@@ -88,7 +89,7 @@ class Incoming:
     theta: float = 0.5
 
     def arriving(self, window: int, handed: Tensor | None) -> Tensor | None:
-        """P of a window, given what the window before hands on (None at the first); None if nothing arrives."""
+        """P of a window, from what the previous one hands on (None at the first); None if there is no potential."""
         if self.beside is None:
             return handed
         if handed is None and self.behind == 0:
@@ -97,21 +98,21 @@ class Incoming:
 
 
 class Neuron(nn.Module):
-    """The contract of a layer of neurons: potentials in, spikes out; in anybody's network `spikes = neuron(currents)`.
+    """Base class of a layer of neurons: potentials in, spikes out; in any network `spikes = neuron(currents)`.
 
-    A neuron says how it fires (`fire`) and charges where it differs from a leaky one. The module keeps no state: what a
-    neuron keeps from one time step to the next it returns, and is given again. A forward hook sees potentials and
-    spikes: that is how the library itself watches a network.
+    A subclass says how it fires (`fire`), and how it charges if it is not a plain leaky neuron. The module keeps no
+    state: it returns what its neurons keep from one time step to the next, and receives it at the next. A forward hook
+    sees potentials and spikes; the library itself watches a network in this way.
 
     Potentials are (B, C), (B, C, H, W) or (V, B, C, M, M); parameters (), one for the layer, or (C, 1, 1).
 
     Args:
         channels: Number of channels C, for parameters per channel.
-        config: Constants, or where learnable parameters start; by default the paper's.
-        integrates: Whether potentials are ever handed on to these neurons: else they have no decay to learn.
+        config: Constants, and initial values of learnable parameters; by default the paper's.
+        integrates: Whether these neurons ever receive potentials; if not, they have no decay to learn.
     """
 
-    spiking = True  # whether this kind of neuron gives spikes, and not real numbers
+    spiking = True  # whether its output is spikes, not real numbers
     signed = False  # whether its spikes have a sign
     grouped = False  # whether there is always an axis before the images: windows or a population
 
@@ -122,7 +123,7 @@ class Neuron(nn.Module):
         config = config or NeuronConfig()
         self.surrogate, self.reset = Surrogate(config.surrogate, config.surrogate_width), config.reset
         self.constant_threshold, self.constant_decay = config.threshold, config.decay
-        # The threshold is learned as its logarithm, the decay as its logit: they cannot leave their ranges.
+        # The threshold is learned as its logarithm, the decay as its logit, so they cannot leave their ranges.
         self.raw_threshold = _parameter(math.log(config.threshold), config.learnable_threshold, channels)
         learnable = config.learnable_decay if integrates else "none"
         logit = math.log(config.decay / (1 - config.decay)) if learnable != "none" else 0.0
@@ -134,7 +135,7 @@ class Neuron(nn.Module):
 
     @property
     def threshold(self) -> float | Tensor:
-        """The threshold: a plain number, which is exact in every dtype, or learned, () or (C, 1, 1)."""
+        """The threshold: a Python number, which is exact in every dtype, or a learned tensor, () or (C, 1, 1)."""
         return self.constant_threshold if self.raw_threshold is None else self.raw_threshold.exp()
 
     @property
@@ -147,10 +148,10 @@ class Neuron(nn.Module):
         return step(potential, self.threshold, self.surrogate)
 
     def forward(self, potential: Tensor, *, spikes: Tensor | None = None) -> Tensor:
-        """Fire: map potentials (currents, if nothing is handed on) to spikes; hooks also see `spikes` that are known.
+        """Map potentials (currents, if nothing is handed on) to spikes, or pass `spikes` on, for hooks to see.
 
         Raises:
-            ValueError: There is a parameter for each channel, and the shape does not say where the channels are.
+            ValueError: A parameter is per channel, and the potentials have no axis of channels.
         """
         return self.fire(potential) if spikes is None else spikes
 
@@ -163,7 +164,7 @@ class Neuron(nn.Module):
         return potential * (1 - self.fired(spikes))
 
     def handed_on(self, potential: Tensor, spikes: Tensor | None = None) -> Tensor:
-        """What of a potential the next window receives, after the reset by its spikes."""
+        """The potential that the next window receives: V after the reset by its spikes."""
         if self.reset == "none":
             return potential
         spikes = self.fire(potential) if spikes is None else spikes
@@ -196,17 +197,17 @@ class Neuron(nn.Module):
         """Charge the windows, and fire: V(t) = alpha * P(t) + alpha * V(t-1) * (1 - S(t-1)) + I(t).
 
         Args:
-            currents: I, what the weight layer delivers, (V, B, C, M, M); of any shape where nothing is handed on.
-            incoming: What is handed on, to whom; None if nothing ever is.
-            before: What this method returned at the time step before; None at the first.
+            currents: I, the output of the weight layer, (V, B, C, M, M); of any shape where nothing is handed on.
+            incoming: Which potentials are handed on, and where; None if none ever are.
+            before: What this method returned at the previous time step; None at the first.
         """
         potential = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential)
 
     def over_time(self, currents: Tensor, carry: "Carry | None" = None) -> Tensor:
-        """Run over time steps, currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees step after step.
+        """Run over time steps: currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees one step at a time.
 
-        They start from 0, or from the state that `carry` brings, which then takes what they end with.
+        Potentials start at 0, or at the state in `carry`, which then receives their final state.
 
         Raises:
             ValueError: There is no time step.
@@ -220,17 +221,17 @@ class Neuron(nn.Module):
         return stacked(spikes)
 
     def _in_one_function(self) -> bool:
-        """Whether `onespike.functional.charge` can do it, and nobody compiles the loop."""
+        """Whether `onespike.functional.charge` computes the same, and no compiler is tracing the loop."""
         return self.reset == "none" and self.raw_decay is None and not torch.compiler.is_compiling()
 
 
 class Carry:
-    """The state of a network over time while it passes: each layer that keeps any takes its own, and leaves the next.
+    """The state of a network over time, during one pass: each layer with a state takes its own and leaves the next.
 
-    Layers do so in the order in which a batch meets them. `state` is what an earlier pass left in `after`; None starts
-    anew. A module keeps nothing.
+    Layers do so in the order in which a batch reaches them. `state` is what an earlier pass left in `after`; None
+    starts anew. The modules themselves keep nothing.
 
-    With `ends` nobody goes on: what a layer leaves does not matter, and it need not compute it.
+    With `ends`, no pass follows: the final states do not matter, and layers need not compute them.
     """
 
     def __init__(self, state: Sequence[Any] | None = None, ends: bool = False) -> None:
@@ -238,7 +239,7 @@ class Carry:
         self.after: list[Any] = []
 
     def before(self) -> Any:
-        """What the next layer in the order was left with; None at the start."""
+        """The state of the next layer in the order; None at the start."""
         if self._given is None:
             return None
         if len(self.after) >= len(self._given):
@@ -246,7 +247,7 @@ class Carry:
         return self._given[len(self.after)]
 
     def rest(self) -> "Carry":
-        """What the layers that are still to come take and leave."""
+        """A `Carry` for the layers that are still to come."""
         return Carry(None if self._given is None else self._given[len(self.after) :], self.ends)
 
 
@@ -264,7 +265,7 @@ class OverTime(nn.Module):
         return self.neuron.over_time(currents, carry)
 
     def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials that are kept: written at all steps but the last, and read again."""
+        """Count the potentials kept between steps: written at all steps but the last, and read again."""
         return currents.numel() // len(currents) * (len(currents) - 1)
 
 
@@ -272,11 +273,11 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
     """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""
     if not steps:
         raise ValueError("time steps: expected one at least, (T, B, ...) with T > 0, got none")
-    return torch.cat(tuple(steps)).unflatten(0, (len(steps), steps[0].shape[0]))  # `len` is no symbol
+    return torch.cat(tuple(steps)).unflatten(0, (len(steps), steps[0].shape[0]))  # len() is an int in a trace
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
-    """Shape a constant, (), or (C, 1, 1) so that it broadcasts along the channels of potentials."""
+    """Shape a number, or a tensor () or (C, 1, 1), so that it broadcasts along the channels of potentials."""
     if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
         return value
     if like.ndim != 2:

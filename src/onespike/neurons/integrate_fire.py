@@ -1,6 +1,6 @@
 """Integrate-and-fire neurons of converted networks, and the activation that is trained for them.
 
-Time lies in the batch: a tensor (T*B, …) holds T time steps of B images, step after step.
+The batch axis holds time: a tensor (T*B, …) is T time steps of B images, one step after the other.
 """
 
 import math
@@ -12,7 +12,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.base import NeuronConfig
 from onespike.neurons.lif import LIF
 
-#: The most neurons for one activation: what sums of more spikes cost is no less than real numbers.
+#: Most neurons for one activation: adding up more spikes costs no less than computing with real numbers.
 MOST = 16
 
 
@@ -29,17 +29,18 @@ class IntegrateFire(nn.Module):
         size = threshold / P                 V = size / 2 + I
         S_k = 1 where V > k * size, else 0   out = size * (S_1 + … + S_P)
 
-    The output's factor belongs into the weights behind; kept here, it leaves these comparable with the artificial
-    network's. Potentials are in units of one spike's size. At each step a forward hook on `firing` sees the potentials
-    (P, B, …), of each neuron less what its threshold lies above the first one's, and the spikes.
+    The factor in `out` belongs to the weights of the next layer; kept here, it leaves these comparable with the
+    artificial network's. Potentials are in units of one spike's size. At each step a forward hook on `firing` sees the
+    spikes and the potentials, (P, B, …). Each neuron's potential is shifted so that all compare with the first neuron's
+    threshold.
 
     Args:
         channels: Number of channels, for a threshold per channel; None for one of the whole layer.
-        axis: Where the channels are, if there is one for each.
+        axis: Axis of the channels, for a threshold per channel.
         time_steps: T.
         surrogate: Stand-in for the derivative of firing, over the potential in units of one spike.
-        population: P, 1..16; 1 where there are several time steps.
-        surrogate_width: How wide the surrogate is, in the same units.
+        population: P, 1..16; 1 if there are several time steps.
+        surrogate_width: Width of the surrogate, in the same units.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class IntegrateFire(nn.Module):
         super().__init__()
         expect_neurons(time_steps, population)
         self.axis, self.time_steps, self.population = axis, time_steps, population
-        # Learned as its logarithm: it cannot leave its range.
+        # Learned as its logarithm, so it cannot leave its range.
         self.raw_threshold = nn.Parameter(torch.zeros(() if channels is None else (channels,)))
         config = NeuronConfig(threshold=1.0, surrogate=surrogate, surrogate_width=surrogate_width)
         self.firing = LIF(1, config, integrates=False)
@@ -68,7 +69,7 @@ class IntegrateFire(nn.Module):
     def forward(self, currents: Tensor) -> Tensor:
         """Map currents (T*B, …) to the number of spikes times the size of one, of the same shape."""
         size = spread(self.threshold / self.population, self.axis, currents)
-        # Potentials are never coarser than the thresholds, whatever autocast makes of the currents.
+        # Potentials are at least as precise as the thresholds, whatever dtype autocast gives the currents.
         charges = currents.to(torch.promote_types(currents.dtype, size.dtype)) / size
         left: Tensor | float = 0.5
         spikes: list[Tensor] = []
@@ -83,17 +84,17 @@ class IntegrateFire(nn.Module):
         return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
     def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials that are kept: written at all steps but the last, and read again."""
+        """Count the potentials kept between steps: written at all steps but the last, and read again."""
         return currents.numel() // self.time_steps * (self.time_steps - 1)
 
 
 class QCFS(nn.Module):
-    """A clipped staircase of L = `levels` steps (Bu et al. 2022, "QCFS"): what a neuron's firing rate can be.
+    """A clipped staircase of L = `levels` steps (Bu et al. 2022, "QCFS"): the firing rates that a neuron can have.
 
         n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
 
-    It is what a population of L integrate-and-fire neurons does in one time step, to the bit, and what one neuron does
-    in L, if its input is the same at each. The threshold is learned; the gradient of rounding is 1.
+    A population of L integrate-and-fire neurons computes the same in one time step, to the bit; one neuron computes the
+    same in L time steps, if its input is constant. The threshold is learned; the gradient of rounding is 1.
     """
 
     def __init__(self, levels: int, threshold: float = 2.0) -> None:
@@ -105,13 +106,13 @@ class QCFS(nn.Module):
         size = self.raw_threshold.exp() / self.levels
         charge = x.to(torch.promote_types(x.dtype, size.dtype)) / size
         clipped = charge.clamp(0, self.levels)
-        # The order of operations is the neuron's, so that both round alike. The gradient is that of `clipped`.
+        # The operations have the neuron's order, so that both round alike. The gradient is that of `clipped`.
         steps = ((charge + 0.5) - 1).ceil().clamp(0, self.levels)
         return (clipped + (steps - clipped).detach()) * size
 
 
 def expect_neurons(time_steps: int, population: int) -> None:
-    """Raise `OnespikeError` unless so many neurons can stand for an activation over so many time steps."""
+    """Raise `OnespikeError` unless this many neurons can stand for one activation over this many time steps."""
     for name, number in (("time_steps", time_steps), ("population", population)):
         if not isinstance(number, int):
             raise OnespikeError(f"{name}: expected a whole number, got {number}")

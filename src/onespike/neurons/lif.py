@@ -2,8 +2,8 @@
 
     V = alpha * P + I          S = 1 where V > threshold, else 0
 
-P is what is handed on to them: the potential of the window before (`Incoming`), and over time their own,
-V(t-1) * (1 - S(t-1)).
+P is the potential that the neurons receive: that of the previous window (`Incoming`) and, over time, their own, V(t-1)
+* (1 - S(t-1)).
 """
 
 from typing import final
@@ -20,7 +20,7 @@ class LIF(Neuron):
     """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s."""
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
-        """Charge and fire as every neuron does; in one function where that is possible and gradients are wanted."""
+        """Charge and fire as every neuron does; in one autograd function where possible and gradients are enabled."""
         trained = torch.is_grad_enabled() and self.raw_threshold is None
         if incoming is None or not trained or not self._in_one_function():
             return super().charge_and_fire(currents, incoming, before)

@@ -3,7 +3,7 @@
     V = alpha * P + (1 - alpha) * I          S = 1 where V > threshold, else 0          alpha = sigmoid(w)
 
 1 - alpha is the 1 / tau of "Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking Neural
-Networks". (A learned decay that leaves the current as it is has every neuron: `learnable_decay`.)
+Networks". (Every neuron has a learned decay that leaves the current unscaled: `learnable_decay`.)
 """
 
 from dataclasses import replace
@@ -18,8 +18,8 @@ from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels
 class PLIF(Neuron):
     """LIF neurons with a learned decay for each layer, or, by `learnable_decay`, for each channel.
 
-    Arguments and shapes are `Neuron`'s. 1 - alpha weighs the current at each time step, the only one as well. Called by
-    themselves they take potentials, and only fire.
+    Arguments and shapes are `Neuron`'s. 1 - alpha weighs the current at each time step, even at a single one. Called
+    directly, these neurons take potentials and only fire.
     """
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:

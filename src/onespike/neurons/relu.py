@@ -1,4 +1,4 @@
-"""The artificial twin of a spiking neuron: it gives its potential where that is positive.
+"""The artificial twin of a spiking neuron: its output is its potential where that is positive, else 0.
 
 V = alpha * P + I          out = max(V, 0)
 """
@@ -19,12 +19,12 @@ class ReLU(Neuron):
 
     @classmethod
     def check(cls, config: NeuronConfig) -> None:
-        """Refuse a threshold to learn, and a reset."""
+        """Refuse a learnable threshold, and a reset."""
         if config.learnable_threshold != "none" or config.reset != "none":
             raise OnespikeError("neuron relu: it has no threshold to learn and nothing to reset")
 
     def fire(self, potential: Tensor) -> Tensor:
-        """Give max(V, 0)."""
+        """Return max(V, 0)."""
         return potential.relu()
 
     def kept(self, potential: Tensor, spikes: Tensor) -> Tensor:  # noqa: ARG002

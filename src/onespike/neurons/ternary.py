@@ -2,7 +2,7 @@
 
     V = alpha * P + I          S = 1 where V > threshold, -1 where V < -threshold, else 0
 
-The surrogate stands around both thresholds.
+The surrogate acts around both thresholds.
 """
 
 from typing import final

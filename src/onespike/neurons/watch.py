@@ -1,4 +1,4 @@
-"""Watching the neurons of any network, each call as potentials and spikes: the library's, SpikingJelly's, snnTorch's.
+"""Watch the neurons of any network, the library's, SpikingJelly's or snnTorch's: potentials and spikes of each call.
 
 The other packages are never imported here: a network can only hold their neurons where they are imported already.
 """
@@ -18,7 +18,7 @@ from onespike.errors import OnespikeError, lacks_memory
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
-#: What is said where a network has none.
+#: The message for a network without neurons that the library knows.
 NO_LAYERS = "no layers of neurons are known (subclasses of onespike.neurons.Neuron, SpikingJelly's and snnTorch's are)"
 _SPIKINGJELLY, _SNNTORCH = "spikingjelly.activation_based", "snntorch"
 
@@ -29,7 +29,7 @@ class Fired(NamedTuple):
     path: str
     neuron: nn.Module
     potential: Tensor | None  # at the moment of firing, of the shape of the spikes; None where it cannot be seen
-    spikes: Tensor  # what came out: zeros and ones, or -1, 0 and 1, or real values of a ReLU
+    spikes: Tensor  # the output: zeros and ones, or -1, 0 and 1, or real values of a ReLU
     threshold: float | Tensor | None  # one number, or one for each channel in a shape that broadcasts to the potentials
     surrogate: Surrogate | None  # None where it is not known
     steps: int  # time steps in this call, along the first axis of the spikes; 1 if they have no axis of time
@@ -37,7 +37,7 @@ class Fired(NamedTuple):
 
 
 def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Find the layers of neurons of a network: by path, in the order in which they are registered."""
+    """Find the layers of neurons of a network, by path, in the order of registration."""
     kinds: Any = (Neuron, *_snntorch(), *_loaded(f"{_SPIKINGJELLY}.neuron", "BaseNode", "SimpleBaseNode"))
     return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
 
@@ -46,8 +46,8 @@ def neuron_layers(model: nn.Module) -> dict[str, nn.Module]:
 def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potentials: bool = True) -> Iterator[None]:
     """Call `see` after each call of a layer of neurons of any network, or of a part of it, inside this context.
 
-    With `foreign_potentials`, those of other packages' neurons are seen as well: they then compute step by step, in
-    plain torch, which may round otherwise than their fused operations do.
+    With `foreign_potentials`, `see` also gets the potentials of other packages' neurons. These then compute step by
+    step in plain PyTorch, which may round differently from their fused operations.
     """
     images = 0
 
@@ -63,12 +63,12 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
 
 def batch_of(images: Tensor) -> int:
-    """How many images there are in a batch: B of (B, ...), or of frames over time (T, B, C, H, W)."""
+    """The number of images in a batch: B of (B, ...), or of frames over time (T, B, C, H, W)."""
     return images.shape[1] if images.ndim == 5 else len(images)
 
 
 def resetter(model: nn.Module) -> Callable[[], None]:
-    """Make a function that sets states of other packages' neurons back, without a gradient; the library's keep none."""
+    """Return a function that resets other packages' neurons, cutting gradients too; the library's keep no state."""
     spikingjelly, snntorch = _loaded(f"{_SPIKINGJELLY}.base", "MemoryModule"), _snntorch()
     resets: list[Any] = [module.reset for module in model.modules() if isinstance(module, spikingjelly)]
     resets += [m.reset_mem for m in model.modules() if isinstance(m, snntorch) and hasattr(m, "reset_mem")]
@@ -81,16 +81,16 @@ def resetter(model: nn.Module) -> Callable[[], None]:
 
 
 def reset_state(model: nn.Module) -> None:
-    """Forget what the neurons of other packages kept of the batch before."""
+    """Reset what the neurons of other packages kept of the previous batch."""
     resetter(model)()
 
 
 @contextmanager
 def aside(model: nn.Module) -> Iterator[None]:
-    """Ask a network something that leaves no trace: in evaluation mode, with states and draws of its own."""
+    """Run a network without a trace: in evaluation mode, on states and random numbers of its own."""
     device = next(model.parameters(), torch.empty(())).device
     with ExitStack() as stack, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for module in model.modules():  # parts may be frozen, in a mode of their own
+        for module in model.modules():  # frozen parts may have another mode
             stack.callback(setattr, module, "training", module.training)
         reset_state(model)
         stack.callback(reset_state, model)
@@ -100,7 +100,7 @@ def aside(model: nn.Module) -> Iterator[None]:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of somebody's network in evaluation mode, with which anything may be done."""
+    """A deep copy of a user's network, in evaluation mode; an `OnespikeError` if it cannot be copied."""
     try:
         return copy.deepcopy(model).eval()
     except Exception as error:  # whatever its own `__deepcopy__` does
@@ -111,9 +111,10 @@ def copied(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def ask(model: nn.Module, inputs: Any) -> Any:
-    """What somebody's network answers to a batch; an `OnespikeError` where it does not take it.
+    """The output of a user's network for a batch, without gradients; an `OnespikeError` if it does not take the batch.
 
-    Whatever its own code raises comes with the shape of the batch, but for a lack of memory, and for a bug of ours.
+    An error from the network's own code is reported with the shape of the batch. A lack of memory, and a bug of this
+    library, pass through.
     """
     try:
         return model(inputs)
@@ -130,7 +131,7 @@ def ask(model: nn.Module, inputs: Any) -> Any:
 
 
 def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> Tensor:
-    """What somebody's network answers to images, (B, K) or (T, B, K); an `OnespikeError` where that is no logits."""
+    """The logits of a user's network for images, (B, K) or (T, B, K); an `OnespikeError` if its output is no logits."""
     answer = ask(model, images)
     floats = isinstance(answer, Tensor) and answer.is_floating_point() and answer.ndim in (2, 3)
     if floats and answer.shape[-2] == batch_of(images) and answer.numel() and classes in (None, answer.shape[-1]):
@@ -142,7 +143,7 @@ def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> T
 
 
 def kept_states(neuron: nn.Module, like: Tensor) -> int:
-    """Count the values, all states of the shape of `like`, that another package's neuron keeps until the next step."""
+    """Count the values that another package's neuron keeps until the next step: its states of the shape of `like`."""
     if isinstance(neuron, Neuron):
         return 0  # the library's own keeps none
     memories = getattr(neuron, "_memories", None)  # SpikingJelly's
@@ -151,7 +152,7 @@ def kept_states(neuron: nn.Module, like: Tensor) -> int:
 
 
 def _loaded(module: str, *names: str) -> tuple[type[nn.Module], ...]:
-    """Classes of another package, where that is imported."""
+    """Classes of another package, if it is imported."""
     found = (getattr(sys.modules.get(module), name, None) for name in names)
     return tuple(one for one in found if isinstance(one, type))
 
@@ -172,20 +173,21 @@ def _watch(
         with _disable_current_modes():
             potential = args[0] if own else _joined(caught, spikes, steps)
         caught.clear()
-        # Windows, a population or time come before the images.
+        # The axis of windows, of a population or of time comes before that of the images.
         ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
         ahead = ahead or (spikes.ndim > 2 and spikes.shape[1] == images() != len(spikes))
-        with torch.no_grad():  # a block that is run again in the backward pass is not watched there
+        with torch.no_grad():  # nothing may be saved for a backward pass: a recomputed block is not watched
             threshold = neuron.v_threshold if hasattr(neuron, "v_threshold") else neuron.threshold  # SpikingJelly's
         if isinstance(threshold, Tensor) and threshold.ndim == 3 > spikes.ndim:
-            threshold = threshold.flatten()  # (C, 1, 1) of a map's channels, where there is no map
+            threshold = threshold.flatten()  # (C, 1, 1) is for maps, and here is none
         surrogate = neuron.surrogate if own else None
         see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
 
     with ExitStack() as stack:
         stack.callback(neuron.register_forward_hook(leave).remove)
         if foreign_potentials and not own:
-            # Potentials of other packages are caught where they meet the threshold: in the surrogate, or in `fire`.
+            # Potentials of other packages are caught where they are compared with the threshold: in the surrogate, or
+            # in `fire`.
             surrogate = getattr(neuron, "surrogate_function", None)
             if isinstance(surrogate, nn.Module):
                 neuron.surrogate_function = _Catching(surrogate, caught, neuron.v_threshold)
@@ -198,7 +200,7 @@ def _watch(
 
 
 class _Catching(nn.Module):
-    """A surrogate of SpikingJelly, called as before; what comes in is the potential less the threshold."""
+    """A surrogate of SpikingJelly that records potentials; its input is the potential less the threshold."""
 
     def __init__(self, surrogate: nn.Module, caught: list[Tensor], threshold: float) -> None:
         super().__init__()
@@ -207,7 +209,7 @@ class _Catching(nn.Module):
     def forward(self, distance: Tensor) -> Any:
         with _disable_current_modes():
             self.caught.append(distance.detach() + self.threshold)
-        return self.surrogate.forward(distance)  # not as a module of its own: what it does, the neuron does
+        return self.surrogate.forward(distance)  # not called as a module: its operations are the neuron's
 
 
 def _catching(fire: Callable[..., Any], caught: list[Tensor]) -> Callable[..., Any]:
@@ -219,7 +221,7 @@ def _catching(fire: Callable[..., Any], caught: list[Tensor]) -> Callable[..., A
 
 
 def _joined(caught: list[Tensor], spikes: Tensor, steps: int | None) -> Tensor | None:
-    """Potentials of all steps; a neuron with two thresholds looks at each potential twice."""
+    """Join the potentials of all steps; a neuron with two thresholds compares each potential twice."""
     if not caught or len(caught) % (steps or 1):
         return None
     first = caught[:: len(caught) // (steps or 1)]

@@ -1,4 +1,4 @@
-"""Searching for good values of a recipe's options: trials are run folders, Optuna chooses what is tried next."""
+"""Search for good values of a recipe's options: trials are run folders, Optuna chooses what is tried next."""
 
 from onespike.search.search import search
 from onespike.search.study import Tried

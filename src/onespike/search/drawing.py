@@ -55,7 +55,7 @@ def draw_front(found: Sequence[Tried], energy: str) -> Figure:
 
 
 def draw_slices(found: Sequence[Tried], study: "optuna.Study", energy: str) -> Figure:
-    """Draw what each trial came to by the value of each option, a panel for each; dark are late trials."""
+    """Draw each trial's result over the value of each option, a panel for each option; late trials are dark."""
     trained = _trained(found)
     names = list(dict.fromkeys(name for one in trained for name in one.values))
     distributions = {key: one for trial in study.get_trials(deepcopy=False) for key, one in trial.distributions.items()}
@@ -117,7 +117,7 @@ def draw_importances(shares: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 def plain_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of so many inches with one pair of axes, a faint grid, and no frame above and on the right."""
+    """A figure of width x height inches with one pair of axes, a faint grid, and no frame above and on the right."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.subplots()
     axis.grid(alpha=0.25)

@@ -37,13 +37,13 @@ def as_text(value: Any) -> str:
 
 
 def words_of(recipe: str, given: Mapping[str, Any]) -> list[str]:
-    """What the commands of all trials have in common: the modules that may be imported, the recipe, values of it."""
+    """The words that the commands of all trials share: modules that may be imported, the recipe, values of it."""
     imports = [word for name in allowed() for word in ("--import", name)]
     return [*imports, "--recipe", recipe, *(word for key, one in given.items() for word in (f"--{key}", as_text(one)))]
 
 
 def command_of(one: Tried, command: Sequence[str]) -> str:
-    """The command that trains with the values of a trial; `command` are the words that `words_of` gives."""
+    """The command that trains with the values of a trial; `command` are the words from `words_of`."""
     own = [word for key, value in one.values.items() for word in (f"--{key}", as_text(value))]
     return shlex.join(["onespike", "train", *command, *own])
 
@@ -54,7 +54,7 @@ def best_of(found: Sequence[Tried]) -> list[Tried]:
 
 
 def write_report(out: Path, found: Sequence[Tried], command: Sequence[str], energy: str, study: "optuna.Study") -> None:
-    """Write page and table of what was tried so far into the folder of a search."""
+    """Write page and table of the trials so far into the folder of a search."""
     names = list(dict.fromkeys(name for one in found for name in one.values))
     columns = ["trial", "outcome", "held out %", *(["µJ"] if energy else []), "best", *names, "epoch", "seconds", "run"]
     rows = [_row(one, names, energy) for one in found]

@@ -29,7 +29,7 @@ from onespike.training.recipe import NO_MATTER, load_recipe, values_of
 if TYPE_CHECKING:
     import optuna
 
-#: Seconds between two looks at the trials, and between two reports at least; most processes.
+#: Seconds between two looks at the trials; fewest seconds between two reports; most processes.
 LOOK, REPORT, MOST = 1.0, 60.0, 256
 
 
@@ -47,16 +47,16 @@ def search(
 ) -> list[Tried]:
     """Search for the values of a recipe's options with the best accuracy on the held-out images.
 
-    Called again, it goes on: with trials that were interrupted, and with new ones up to `trials`.
+    Called again, it goes on with trials that were interrupted, and with new ones up to `trials`.
 
     Args:
         recipe: Name or path of the recipe that each trial changes.
         space: A YAML file, see `onespike.search.space`.
         out: Folder of the search: a run folder for each trial, the storage, the report.
         overrides: Values of the recipe that all trials have, as for `load_recipe`.
-        trials: How many are to be trained, pruned ones included.
+        trials: Number of trials to train, pruned ones included.
         workers: Processes that train at the same time.
-        energy: A convention of the audit: search for little energy, too, counted on held-out images.
+        energy: A convention of the audit: search for low energy, too, counted on held-out images.
         storage: URL of a data base that several machines share; a file in `out` if None.
         say: Called with each trial that is done.
 
@@ -65,7 +65,7 @@ def search(
 
     Raises:
         OnespikeError: Something outside the program is wrong; the message says what. What is done is kept.
-        KeyboardInterrupt: Somebody stopped it; what is done is kept.
+        KeyboardInterrupt: It was stopped; what is done is kept.
     """
     studies.need_optuna()
     out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
@@ -89,7 +89,7 @@ def search(
     options: dict[str, Any] = {"recipe": recipe, "overrides": {key: as_text(one) for key, one in given.items()}}
     options |= {"space": texts, "out": str(out), "name": study.study_name, "storage": storage, "trials": trials}
     job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
-    (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # by which the folder is known, wherever the storage is
+    (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # marks the folder as one of a search
     command = words_of(recipe, given)
 
     def report() -> list[Tried]:
@@ -118,7 +118,7 @@ def _expect_numbers(trials: int, workers: int) -> None:
 
 
 class _Process:
-    """A process of the search, and what it writes to its standard error."""
+    """A process of the search, and its standard error."""
 
     def __init__(self, job: Job, environment: Mapping[str, str]) -> None:
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the process has ended
@@ -136,7 +136,7 @@ class _Process:
             pipe.write(job.to_json().encode())
 
     def complaint(self) -> str:
-        """The last line that it wrote."""
+        """The last line of its standard error."""
         self.errors.seek(0)
         lines = self.errors.read().decode(errors="replace").strip().splitlines()
         return lines[-1].removeprefix("error: ") if lines else ""
@@ -144,7 +144,7 @@ class _Process:
 
 @contextmanager
 def _processes(job: Job, count: int) -> Iterator[list[_Process]]:
-    """Start processes; at the end, however it comes, ask those that are left to stop, and wait until they have."""
+    """Start processes; at the end, whatever ends it, ask those still running to stop, and wait until they have."""
     processes: list[_Process] = []
     try:
         for number in range(count):
@@ -160,7 +160,7 @@ def _processes(job: Job, count: int) -> Iterator[list[_Process]]:
 
 
 def _environment(number: int, count: int) -> dict[str, str]:
-    """Share the machine: threads of the processor, accelerators in turns. Both can be chosen from outside."""
+    """The environment of one process: they share the threads, and take accelerators in turns, unless set outside."""
     environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     if count > 1:
         environment["OMP_NUM_THREADS"] = os.environ.get(
@@ -180,7 +180,7 @@ def _watch(
     say: Callable[[Tried], object],
     report: Callable[[], object],
 ) -> None:
-    """Say what is done, and report now and then, until all processes have ended; an error of one ends the others."""
+    """Announce finished trials and report at times until all processes have ended; an error of one ends the others."""
     known, reported = {one.number for one in studies.tried(study, energy) if one.done}, time.monotonic()
     running = True
     while running:
@@ -202,6 +202,6 @@ def _watch(
 
 
 def _reason(processes: Sequence[_Process]) -> str:
-    """Why processes ended before their work did."""
+    """Why processes ended before all trials were done."""
     signals = {-code for one in processes if (code := one.process.returncode) is not None and code < 0}
     return f"processes were ended by signal {', '.join(map(str, sorted(signals)))}" if signals else "processes ended"

@@ -1,4 +1,4 @@
-"""What a search may choose: a YAML file of a recipe's options, and what each may be.
+"""The space of a search: a YAML file of a recipe's options, and the values that each may have.
 
 model.channels: {choices: [[8, 16], [16, 32]]}      # one of these values
 train.batch_size: {low: 16, high: 64, step: 16}     # whole numbers: 16, 32, 48, 64
@@ -19,9 +19,9 @@ from onespike.configs import make, read_yaml
 from onespike.errors import OnespikeError, shown
 from onespike.training.recipe import load_recipe
 
-#: Steps in a range, at most.
+#: Most steps in a range.
 STEPS = 10**6
-#: An option's form in messages; draws of the other options that are tried to see whether a value is possible.
+#: The form of an option, for messages; draws of the other options to try before a value counts as impossible.
 EXPECTED, DRAWS = "expected [low, high], {low: …, high: …, log: true} or {choices: […]}", 20
 
 
@@ -39,7 +39,7 @@ class _Choices:
 
 
 def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Read a space for a recipe of which some values are changed; gives Optuna's distributions by option.
+    """Read a space for a recipe with some values changed; returns Optuna's distribution of each option.
 
     Raises:
         OnespikeError: It cannot be read; an option does not exist, is set by `overrides` as well, or has an empty
@@ -94,7 +94,7 @@ def _plain(choice: Any) -> Any:
 def _expect_possible(
     forms: Mapping[str, _Range | _Choices], path: Path, recipe: str, overrides: Mapping[str, Any]
 ) -> None:
-    """Raise an `OnespikeError` unless a recipe can be made with each end of each option, and some of the others."""
+    """Raise an `OnespikeError` unless each end of each option, with some values of the others, makes a recipe."""
     draws = random.Random(0)
     for name, form in forms.items():
         for end in _ends(form):
@@ -111,7 +111,7 @@ def _expect_possible(
 
 
 def _is_whole(name: str, form: _Range | _Choices, recipe: str, overrides: Mapping[str, Any]) -> bool:
-    """Whether an option takes whole numbers alone; of somebody's class nobody knows but who wrote the space."""
+    """Whether an option takes whole numbers alone; for a user's class, the space decides."""
     if isinstance(form, _Choices) or not (isinstance(form.low, int) and isinstance(form.high, int)):
         return False
     try:
@@ -122,7 +122,7 @@ def _is_whole(name: str, form: _Range | _Choices, recipe: str, overrides: Mappin
 
 
 def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:
-    """Optuna's distribution of a form, for an option that takes whole numbers alone or not."""
+    """Optuna's distribution for a form; `whole` says that the option takes whole numbers alone."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(form, _Choices):

@@ -1,8 +1,8 @@
-"""The study of a search: what was tried, in a storage that many processes on many machines share.
+"""The study of a search: its trials, in a storage that many processes on many machines share.
 
-A slot is one set of values. It is attempted until an attempt trains it to its end, is pruned, or finds out that it
-cannot be trained; an attempt that a dead process left is marked as failed, and its slot is attempted again. What is to
-be done next follows from what the storage holds, so that a process may die anywhere and nothing is lost with it.
+A slot is one set of values. It is attempted until an attempt is trained to its end, is pruned, or turns out to be
+impossible to train. If a process dies, its attempt is marked as failed, and the slot is attempted again. What to do
+next follows from the storage alone, so a process may die anywhere, and nothing is lost.
 """
 
 import itertools
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-#: Below the folder of a search: the journal that is the storage by default, its lock, a folder for each live process.
+#: In the folder of a search: the journal that is the storage by default, its lock, a folder for each live process.
 JOURNAL, LOCKED, WORKERS = "study.journal", ".study.journal.lock", "workers"
 #: Attributes of an attempt: its slot, if that is an earlier attempt's; its process, and when that was seen last (time
-#: in seconds); why it ended without a result; that it is one too many.
+#: in seconds); why it can have no result; why it was stopped before it had one; that it is one too many.
 SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outcome", "stopped", "surplus"
-#: Seconds between two signs of life; after which a process that is not on this machine counts as dead.
+#: Seconds between two signs of life; seconds without one after which a process on another machine counts as dead.
 BEAT, GRACE = 10.0, 90.0
-#: Attempts of which the process died after which a slot is given up.
+#: A slot is given up after this many attempts whose process died.
 DEATHS = 5
-#: What Optuna's journal has for its steps.
+#: The codes of steps in Optuna's journal.
 STEPS = range(10)
-#: Draws of new values in a row that may repeat earlier ones; then there are hardly any others.
+#: Draws in a row that are discarded because they repeat earlier values; then hardly any other values are left.
 REPEATS = 20
 IDENTITY = "search"
 
 
 def need_optuna() -> Any:
-    """The module, made to keep quiet; an `OnespikeError` where it is not installed."""
+    """Import Optuna, and silence it; an `OnespikeError` where it is not installed."""
     try:
         import optuna
     except ModuleNotFoundError as error:
@@ -50,7 +50,7 @@ def need_optuna() -> Any:
 
 @dataclass(frozen=True)
 class Tried:
-    """What became of one set of values."""
+    """The outcome of one set of values."""
 
     number: int  # of the trial, from 0
     outcome: str  # "trained", "pruned", "running", "waiting", or why it has no result
@@ -58,16 +58,16 @@ class Tried:
     accuracy: float | None  # top-1 on the held-out images, percent; of a pruned one after its last epoch
     energy: float | None  # of one image, in microjoule, if it is searched for
     facts: Mapping[str, Any]  # "folder", "seconds", "epoch", "parameters", as far as they are known
-    best: bool  # whether no other is better in all that is searched for
+    best: bool  # whether no other is better in all objectives
 
     @property
     def done(self) -> bool:
-        """Whether there is nothing left to do about it."""
+        """Whether it is finished."""
         return self.outcome not in ("running", "waiting")
 
 
 class _Lock:
-    """The lock around the journal: the system's, so that it ends with the process that held it."""
+    """The lock of the journal: it is the system's, so it ends with the process that holds it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -86,7 +86,7 @@ class _Lock:
 
 
 def open_storage(url: str | None, out: Path) -> Any:
-    """Open the storage at a URL, by default the journal in the folder of a search; `OnespikeError` if it cannot be."""
+    """Open the storage at a URL, by default the journal in the folder of a search; an `OnespikeError` if that fails."""
     optuna = need_optuna()
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
@@ -130,7 +130,7 @@ def open_storage(url: str | None, out: Path) -> Any:
 
 
 def _mend(path: Path) -> None:
-    """Cut off half a line that a full disk left at the end of a journal: nothing could be written behind it.
+    """Cut off the half line that a full disk may leave at the end of a journal: nothing could be written after it.
 
     A whole line that is no step of a search is an `OnespikeError`.
     """
@@ -154,14 +154,15 @@ def _public(url: str) -> str:
 
     with suppress(sqlalchemy.exc.ArgumentError):
         return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    return "…"  # what cannot be parsed may hold one anywhere
+    return "…"  # a URL that cannot be parsed may hold the password anywhere
 
 
 def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -> "optuna.Study":
-    """Open a study, which is made if need be.
+    """Open a study, or create it.
 
-    One objective is searched by the tree-structured Parzen estimator (Bergstra et al. 2011), and a trial is pruned
-    whose accuracy is below the median of the others' after as many epochs; two by NSGA-II (Deb et al. 2002).
+    For one objective, the tree-structured Parzen estimator (Bergstra et al. 2011) chooses values, and a trial is pruned
+    if its accuracy is below the median of the others' after as many epochs. For two objectives, NSGA-II (Deb et al.
+    2002) chooses values, and nothing is pruned.
     """
     optuna = need_optuna()
     if energy:
@@ -169,7 +170,7 @@ def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -
         sampler: Any = optuna.samplers.NSGAIISampler(population_size=population)
         directions, pruner = ["maximize", "minimize"], optuna.pruners.NopPruner()
     else:
-        # What others are trying counts as bad, so that processes do not try the same.
+        # What other processes are trying counts as bad, so that they do not try the same.
         sampler = optuna.samplers.TPESampler(constant_liar=True)
         directions, pruner = ["maximize"], optuna.pruners.MedianPruner(n_warmup_steps=max(1, epochs // 4))
     options = {"directions": directions, "sampler": sampler, "pruner": pruner}
@@ -177,7 +178,7 @@ def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -
 
 
 def expect_same_search(study: "optuna.Study", identity: Mapping[str, Any], where: str) -> None:
-    """Raise an `OnespikeError` if a study is of another search, by the values that make it; a new one takes these."""
+    """Raise an `OnespikeError` if a study has another `identity`, that is, other values; a new study takes it."""
     known = study.user_attrs.get(IDENTITY)
     if known is None:
         study.set_user_attr(IDENTITY, dict(identity))
@@ -209,7 +210,7 @@ def result_of(attempts: Sequence["FrozenTrial"]) -> "FrozenTrial | None":
 
 
 def is_alive(attempt: "FrozenTrial", out: Path) -> bool:
-    """Whether a process is still at an attempt that is running; exact where that process writes into `out`."""
+    """Whether the process of a running attempt is alive; exact where that process writes into `out`."""
     process = out / WORKERS / str(attempt.user_attrs.get(WORKER, "none"))
     if process.is_dir() and not is_held(process):
         return False
@@ -231,9 +232,9 @@ def is_held(folder: Path) -> bool:
 def claim(
     study: "optuna.Study", space: Mapping[str, Any], trials: int, out: Path, worker: str
 ) -> "Trial | Literal['wait', 'done']":
-    """Take the next attempt: of a slot whose process died, or else of a new one as long as there are fewer than asked.
+    """Claim the next attempt: at a slot whose process died, or else at a new one while there are fewer than `trials`.
 
-    Where all slots are being attempted by others, "wait": one of them may die yet.
+    Returns "wait" while others attempt all remaining slots, since one of them may die yet; "done" once all are done.
     """
     from optuna.trial import TrialState
 
@@ -267,12 +268,12 @@ def _is_lost(attempts: Sequence["FrozenTrial"], out: Path) -> bool:
 
 
 def _take_up(study: "optuna.Study", slot: int) -> None:
-    """Mark what dead processes left of a slot as failed, and let it be attempted again unless too many have died."""
+    """Mark the attempts that dead processes left at a slot as failed, and queue it again unless too many have died."""
     from optuna.trial import TrialState
 
     for one in slots_of(study.get_trials(deepcopy=False))[slot]:
         if one.state.name == "RUNNING":
-            with suppress(ValueError, RuntimeError):  # somebody else has told it
+            with suppress(ValueError, RuntimeError):  # another process has told it
                 study.tell(one.number, state=TrialState.FAIL)
     attempts = slots_of(study.get_trials(deepcopy=False))[slot]
     if result_of(attempts) is None:
@@ -289,7 +290,7 @@ def _suggest(attempt: "Trial", name: str, distribution: Any) -> None:
 
 
 def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path, repeats: bool) -> bool:
-    """Whether somebody was faster, at the same slot or at the last one asked for; or a new slot repeats another."""
+    """Whether another process was faster, at this slot or at the last one needed; or a new slot repeats another."""
     slots = slots_of(study.get_trials(deepcopy=False))
     own = attempt.user_attrs.get(SLOT, attempt.number)
     earlier = [one for one in slots[own] if one.number < attempt.number]
@@ -300,7 +301,7 @@ def _is_surplus(attempt: "Trial", study: "optuna.Study", trials: int, out: Path,
 
 
 def tried(study: "optuna.Study", energy: str) -> list[Tried]:
-    """What became of each slot, in their order."""
+    """The outcome of each slot, in order."""
     trials = study.get_trials(deepcopy=False)
     best = {one.number for one in study.best_trials} if any(one.state.name == "COMPLETE" for one in trials) else set()
     found = []

@@ -1,4 +1,4 @@
-"""One process of a search: takes an attempt, trains it into a run folder, tells the storage what came out."""
+"""One process of a search: it takes an attempt, trains it into a run folder, and tells the storage the result."""
 
 import json
 import os
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
     from onespike.training.trainer import Trainer
 
-#: Held-out images that energy is counted on, at most, and in a batch; how many first trials, all refused, end it.
+#: Most held-out images to count energy on; images in a batch; first trials that end the search if all are refused.
 IMAGES, BATCH, REFUSALS = 512, 64, 3
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a process of a search has to know: as JSON on its standard input, where nobody else reads a password."""
+    """The task of a process, as JSON on its standard input, where nobody else can read a password."""
 
     recipe: str
     overrides: dict[str, Any]
@@ -58,7 +58,7 @@ class Job:
 
 
 class Life(Callback):
-    """Signs of life for the storage while an attempt is made, and the end of it where nobody waits for it any more."""
+    """Sends signs of life to the storage during an attempt, and stops it if nobody waits for it any more."""
 
     def __init__(self, attempt: "Trial", parent: int) -> None:
         self.lost, self._attempt, self._parent, self._end = False, attempt, parent, threading.Event()
@@ -76,18 +76,18 @@ class Life(Callback):
         while not self._end.wait(studies.BEAT):
             try:
                 self._attempt.set_user_attr(studies.SEEN, time.time())
-            except RuntimeError:  # we seemed dead, asleep perhaps, and somebody else has taken over
+            except RuntimeError:  # we seemed dead, perhaps asleep, and another process has taken over
                 self.lost = True
                 return
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
-        """Stop, with a checkpoint, if somebody else has taken over or the process that started us is gone."""
+        """Stop, with a checkpoint, if another process has taken over or the process that started us is gone."""
         if self.lost or os.getppid() != self._parent:
             trainer.stop = True
 
 
 def work(job: Job) -> int:
-    """Make attempts until all trials are done; gives an exit code, that of Ctrl-C if somebody stopped it."""
+    """Make attempts until all trials are done; returns the exit code, that of Ctrl-C if it was stopped."""
     storage, out = studies.open_storage(job.storage, Path(job.out)), Path(job.out)
     study = studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
     from optuna.distributions import json_to_distribution
@@ -107,12 +107,12 @@ def work(job: Job) -> int:
 
 
 def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
-    """Make an attempt and tell what came out; whether to go on with another."""
+    """Make an attempt and tell its result; returns whether to go on with another."""
     from optuna import TrialPruned
     from optuna.trial import TrialState
 
     def tell(*arguments: Any, **options: Any) -> None:
-        with suppress(ValueError, RuntimeError):  # somebody else has told it
+        with suppress(ValueError, RuntimeError):  # another process has told it
             study.tell(attempt, *arguments, **options)
 
     life = Life(attempt, job.parent)
@@ -145,13 +145,13 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
 
 
 class _Refused(OnespikeError):  # noqa: N818 - named for what happened
-    """These values do not make a training."""
+    """These values do not make a valid training."""
 
 
 def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> list[float]:
-    """Train, or go on with what an earlier attempt left; gives the objectives' values."""
+    """Train, or go on with what an earlier attempt left; returns the objectives' values."""
     number = attempt.user_attrs.get(studies.SLOT, attempt.number)
-    if same := _twin_of(study, attempt):  # training is exact: it would come to the same
+    if same := _twin_of(study, attempt):  # training is exact: the result would be the same
         for key, value in same.user_attrs.items():
             if key not in (studies.SLOT, studies.WORKER, studies.SEEN):
                 attempt.set_user_attr(key, value)
@@ -206,7 +206,7 @@ def count_energy(run: Run) -> dict[str, float]:
 
 
 def main(text: str) -> int:
-    """Do a job; gives the exit code. What is the user's to mend is one line for the process that started this one."""
+    """Do a job; returns the exit code. An error that the user can fix is one line for the parent process."""
     job = Job(**json.loads(text))
     try:
         allow_imports(*job.imports)

@@ -1,7 +1,7 @@
-"""Callbacks: what else happens while a network trains, behind one small interface.
+"""Callbacks: everything else that happens during training, behind one small interface.
 
-The trainer calls all callbacks at the same places, in the order of its list; what one of them keeps from step to step
-goes into the checkpoint, so that an interrupted run resumes to the bit.
+The trainer calls all callbacks at the same places, in the order of its list. Their state goes into the checkpoint, so
+that an interrupted run resumes to the bit.
 """
 
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -21,54 +21,54 @@ if TYPE_CHECKING:
 class Step(NamedTuple):
     """One step of the optimiser, over the images of all processes."""
 
-    number: int  # steps that were done before it, over all epochs
+    number: int  # steps before it, over all epochs
     loss: float  # mean loss
     images: int  # images in the batch
     lr: float  # learning rate
 
 
 class Callback:
-    """Something that happens while a network trains. Every method does nothing unless a subclass says otherwise."""
+    """Base class of callbacks; every method does nothing unless a subclass overrides it."""
 
     def start(self, trainer: "Trainer") -> None:
-        """Before the first step of a run, and of each of its sittings; `trainer.run` is its folder."""
+        """Called before the first step of a run, and each time it is resumed; `trainer.run` is its folder."""
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
-        """Before step `number`, counted over all epochs."""
+        """Called before step `number`, counted over all epochs."""
 
     def weights(self) -> AbstractContextManager[None]:
-        """While this is open, the network has the weights to compute with; open wherever it computes or is saved."""
+        """Context in which the network has the weights to compute with; entered to compute and to save."""
         return nullcontext()
 
     def forward(self) -> AbstractContextManager[None]:
-        """Open around the forward passes of training."""
+        """Context around the forward passes of training."""
         return nullcontext()
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
-        """What is added to the loss of the forward pass before, of so many images."""
+        """Return what is added to the loss of the last forward pass, which was over `images` images."""
         return 0.0
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """After a step. Setting `trainer.stop` ends the sitting here, with a checkpoint."""
+        """Called after a step. Setting `trainer.stop` stops training here, with a checkpoint."""
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """At the end of an epoch: add columns to `row`, its line of `metrics.csv`."""
+        """Called at the end of an epoch, to add columns to `row`, its line of `metrics.csv`."""
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """After an epoch, which `trainer.progress` counts as complete."""
+        """Called after an epoch, which `trainer.progress` counts as complete by now."""
 
     def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
-        """After the test at the end."""
+        """Called after the test at the end."""
 
     def close(self) -> None:
-        """At the end of a sitting, whatever ended it."""
+        """Called when training ends, whatever ended it."""
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: tensors, numbers, text, and lists and dictionaries of these."""
+        """Return what a resumed run needs: tensors, numbers, text, and lists and dictionaries of these."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Restore what `state` returned."""
 
 
 class MovingAverage(Callback):
@@ -78,16 +78,16 @@ class MovingAverage(Callback):
         self.ema = ModelEmaV3(network, decay=decay, use_warmup=True)
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """Move the average."""
+        """Update the average."""
         self.ema.update(trainer.network, step=step.number + 1)
 
 
 class Int8Weights(Callback):
     """Quantization-aware training (Jacob et al. 2018): the network computes with weights of 8 bits.
 
-    The optimiser moves exact ones, which are too fine to be seen until they have moved to the next whole number; the
-    gradient of rounding is 1. An engine with integer weights then computes what was trained. Recurrent cells keep exact
-    weights, as they do in the engine.
+    The optimiser updates exact weights. A rounded weight changes once the exact one has moved to the next whole number;
+    the gradient of rounding is 1. An engine with integer weights then computes what was trained. Recurrent cells keep
+    exact weights, as they do in the engine.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -101,7 +101,7 @@ class Int8Weights(Callback):
     def __enter__(self) -> None:
         self._exact = [weight.data for weight in self._weights]
         for weight in self._weights:
-            with suppress(ValueError):  # not finite: the loss will be no number, and says so
+            with suppress(ValueError):  # not finite: the loss becomes NaN, which is reported
                 integers, scale = to_integers(weight.data)
                 weight.data = integers.mul_(scale)
 
@@ -111,51 +111,51 @@ class Int8Weights(Callback):
 
 
 class Monitor(Callback):
-    """Looks at the spikes every so many steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`."""
+    """Watches the spikes in one of `every` steps, for the columns `…_firing_rate`, `…_dead`, … of `metrics.csv`."""
 
     COLUMNS = ("firing_rate", "dead", "always_firing", "in_support")
 
     def __init__(self, network: nn.Module, every: int) -> None:
         self._monitor, self._every, self._epoch = SpikeMonitor(network), every, -1
-        # Names of the groups of neurons; whether this step is looked at; what each group did so far in this epoch.
+        # Labels of the groups of neurons; whether this step is watched; each group's activity in this epoch so far.
         self.labels, self.due, self.groups = self._monitor.labels, False, self._monitor.summary()
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
-        """Look at this step if it is its turn, and at the first of an epoch."""
+        """Watch this step if it is due; the first one of an epoch always is."""
         self.due = trainer.progress.epoch != self._epoch or number % self._every == 0
         if trainer.progress.epoch != self._epoch:
             self._monitor.clear()
             self._epoch = trainer.progress.epoch
 
     def forward(self) -> AbstractContextManager[None]:
-        """Count spikes if it is this step's turn."""
+        """Count spikes if this step is due."""
         return self._monitor.watch() if self.due else nullcontext()
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
-        """Sum up."""
+        """Summarise the activity."""
         if self.due:
             self.groups = self._monitor.summary()
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """Add the columns; empty ones where nothing of the epoch was left to look at."""
+        """Add the columns; they are empty if no step of the epoch was watched."""
         self.groups = self._monitor.summary() if trainer.progress.epoch == self._epoch else []
-        self._monitor.clear()  # the epoch is over: nothing of it belongs into a checkpoint
+        self._monitor.clear()  # the epoch is over: its counts do not belong in a checkpoint
         for number, label in enumerate(self.labels):
             group = self.groups[number] if self.groups else None
             row |= {f"{label}_{key}": getattr(group, key, None) for key in self.COLUMNS}
 
     def state(self) -> dict[str, Any]:
-        """What was counted in this epoch, so that a resumed run writes the same row."""
+        """The counts of this epoch, so that a resumed run writes the same row."""
         return {"epoch": self._epoch, "layers": self._monitor.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore them."""
         self._epoch = int(state["epoch"])
         self._monitor.load_state(state["layers"])
 
 
 class Pruning(Callback):
-    """Reports each epoch to an Optuna trial, and ends a training that Optuna gives up (`optuna.TrialPruned`).
+    """Reports each epoch to an Optuna trial, and raises `optuna.TrialPruned` if Optuna gives the trial up.
 
     Args:
         trial: The `optuna.Trial`.
@@ -166,7 +166,7 @@ class Pruning(Callback):
         self.trial, self.metric = trial, metric
 
     def start(self, trainer: "Trainer") -> None:
-        """Report the epochs before, of a run that another trial began."""
+        """Report the earlier epochs of a run that another trial began."""
         for row in trainer.progress.history:
             self._report(row)
 
@@ -178,7 +178,7 @@ class Pruning(Callback):
         return float(value)
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
-        """Report."""
+        """Report the epoch."""
         value = self._report(row)
         if self.trial.should_prune():
             from optuna import TrialPruned

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, never unpickled.
+"""Checkpoints: complete or absent, and never unpickled.
 
 A checkpoint is a folder:
 
@@ -33,18 +33,18 @@ from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
-#: Bytes of the largest file of a checkpoint, and how often it is read anew while somebody replaces it.
+#: Largest file of a checkpoint, in bytes; attempts to read a checkpoint while somebody replaces it.
 _MOST, _ATTEMPTS = 1 << 36, 20
-#: What each row of a run's history has, finite numbers like all else in it.
+#: Columns that each row of a run's history has: finite numbers, like all other columns.
 _COLUMNS: dict[str, Any] = {"epoch": int, "lr": float, "train_loss": float, "train_top1": float}
 _COLUMNS |= {"valid_loss": float | None, "valid_top1": float | None, "epoch_seconds": float, "images_per_second": float}
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to use a model, beside its weights: what `model.json` holds."""
+    """All that is needed to use a model, besides its weights: the content of `model.json`."""
 
-    model: Any  # the architecture: a family's config, or somebody's class
+    model: Any  # the architecture: a family's config, or a user's class
     classes: tuple[str, ...]  # names of the classes
     in_channels: int  # channels of the images
     image_size: int  # side of the images, in pixels
@@ -67,7 +67,7 @@ class ModelCard:
 
     @property
     def name(self) -> str:
-        """What to call the model."""
+        """Name of the model."""
         return str(self.model.name)
 
     @property
@@ -84,7 +84,7 @@ class ModelCard:
         return replace(self, **changed)
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
-        """Build the network, (B, C, H, W) to (B, K) or (T, B, K), of fresh weights or of `model`, not yet converted."""
+        """Build the network, (B, C, H, W) to (B, K) or (T, B, K), with fresh weights or from an unconverted `model`."""
         if model is None:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
             foreign = isinstance(self.model, ClassPath)
@@ -106,7 +106,7 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is saved, in memory."""
+    """A checkpoint in memory."""
 
     card: ModelCard  # how to build the model
     weights: dict[str, Tensor]  # the weights to use
@@ -164,9 +164,10 @@ class Checkpoint:
         return network.eval()
 
     def put_into(self, network: nn.Module, complaint: str, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Load the weights, or others, into a network; if they do not fit, the complaint lists what differs.
+        """Load these weights, or `weights`, into a network.
 
-        Weights that are not finite numbers are an `OnespikeError`, too.
+        Weights that do not fit are an `OnespikeError` that begins with `complaint` and lists the differences. So are
+        weights that are not finite.
         """
         weights = self.weights if weights is None else weights
         expect_alike(weights, network.state_dict(), complaint)
@@ -176,12 +177,12 @@ class Checkpoint:
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Move tensors from nested containers into `tensors`; `{"tensor": "prefix.…"}` in place of each leaves JSON."""
+    """Move tensors from nested containers into `tensors`; each leaves `{"tensor": "prefix.…"}`, which JSON can hold."""
     if isinstance(tree, Tensor):
         tensors[prefix] = tree
         return {"tensor": prefix}
     if isinstance(tree, dict):
-        # JSON turns whole numbers that are keys into strings; pairs keep them.
+        # JSON turns integer keys into strings; pairs keep them.
         return {"pairs": [[key, split_tensors(value, f"{prefix}.{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
         return [split_tensors(value, f"{prefix}.{number}", tensors) for number, value in enumerate(tree)]
@@ -199,13 +200,13 @@ def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 @dataclass
 class _State:
-    """What `state.json` holds."""
+    """The content of `state.json`."""
 
     sha256: dict[str, str]  # of each file, and of the rest of this one
     progress: Progress  # how far the run has come
     train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
     images: int = 0  # training images
-    random: dict[str, int] = field(default_factory=dict)  # what all draws follow from
+    random: dict[str, int] = field(default_factory=dict)  # seed and position, from which all draws follow
     optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
     callbacks: Any = None
     scaler: dict[str, Any] | None = None
@@ -213,7 +214,7 @@ class _State:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """The files of one checkpoint, even while it is replaced: what is in a folder that `write_folder` made stays."""
+    """Read the files of one checkpoint, even while it is replaced: a folder by `write_folder` is swapped as a whole."""
     for attempt in range(_ATTEMPTS):
         try:
             place = whole_folder(folder)
@@ -229,7 +230,7 @@ def _read(folder: Path) -> dict[str, bytes]:
 
 
 def read_state(content: Any) -> dict[str, Any]:
-    """Check what `state.json` holds; what only an optimiser or a callback understands they check themselves."""
+    """Check the content of `state.json`; optimiser and callbacks check their own parts themselves."""
     if not isinstance(content, dict):
         raise OnespikeError(f"state.json: expected keys and values, got {shown(content)}")
     known = {key: value for key, value in content.items() if key in _State.__annotations__}

@@ -1,4 +1,4 @@
-"""Everything that can be chosen about a training."""
+"""Options of a training run."""
 
 import math
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ class TrainConfig:
         epochs: Passes over the training images.
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
-        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's,
-            "muon" takes orthogonal steps for all weights but the head's, whose and whose biases' steps are AdamW's, at
-            the same learning rate, such as 0.002. "lookahead_sgd", and so of any other: every 6 steps the
-            weights go back half the way to where they were (Zhang et al. 2019).
+        optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
+            "muon" takes orthogonal steps for all weights but the head's; the head and all that is exempt from weight
+            decay take AdamW's steps, at the same learning rate, such as 0.002. "lookahead_sgd", or "lookahead_" before
+            any other: every 6 steps the weights go back half the way to where they were (Zhang et al. 2019).
         lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
-        norm_lr_factor: Learning rate of what is exempt from weight decay, as a multiple of that of the weights, > 0.
+        norm_lr_factor: Learning rate of parameters exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
         warmup_lr: Learning rate at the very start.
-        noise_range: Learning-rate noise from this to that share of training, such as [0.4, 0.9]; none by default.
+        noise_range: Shares of training between which the learning rate is noisy, such as [0.4, 0.9]; none by default.
         noise_limit: Largest relative change by that noise.
         momentum: Momentum, where the optimiser has one.
         weight_decay: Weight decay; biases, norms and learnable thresholds and decays are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
-        loss: Where the logits of several time steps come, (T, B, K): the cross-entropy of their "mean", or "tet", the
-            mean of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
+        loss: Loss of logits over several time steps, (T, B, K): the cross-entropy of their "mean", or "tet", the mean
+            of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
         label_smoothing: Label smoothing, 0..1.
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is
@@ -41,8 +41,8 @@ class TrainConfig:
         energy_budget: Energy that one image may take, in microjoule by the field's convention (4.6 pJ a
             multiply-accumulate, 0.9 pJ an accumulate): during training the penalty's weight is raised until the network
             keeps it, and epochs that do are preferred as the best; 0 is off.
-        surrogate_width_end: Width of the surrogates at the last step; from the neurons' own, their `surrogate_width`,
-            it moves there geometrically; 0 leaves it.
+        surrogate_width_end: Width of the surrogates at the last step; it moves there geometrically from the neurons'
+            `surrogate_width`; 0 leaves it as it is.
         ema: Decay of an exponential moving average of the weights, which is then what is evaluated and saved as the
             model; 0 is off.
         int8_weights: Quantization-aware training: compute with the weights of convolutions and linear layers rounded to
@@ -52,23 +52,23 @@ class TrainConfig:
             or "timm:NAME" with their pretrained weights; or "twin", the same model with ReLUs, trained first by the
             same recipe, into the folder `teacher` of the run. Empty for none.
         teacher_weight: Share of the teacher's answers in the loss, 0..1; the rest is the loss of the labels.
-        teacher_temperature: What both networks' logits are divided by to compare them.
+        teacher_temperature: Temperature by which both networks' logits are divided before they are compared.
         teacher_features: Weight in the loss of the squared distance between the student's and the teacher's features:
-            what layers of neurons of the same name and shape fire, divided by its norm; 0 is off.
-        recompute: Keep only what passes between blocks, or layers of neurons, and run each once more in the backward
-            pass (activation checkpointing): less memory, more time, the same numbers. For spiking networks of the
-            library; not together with `rate_penalty` or `energy_budget`.
+            the outputs of layers of neurons of the same name and shape, divided by their norm; 0 is off.
+        recompute: Save only what passes between blocks, or layers of neurons, and run each again in the backward pass
+            (activation checkpointing): less memory, more time, the same numbers. For spiking networks of the library;
+            not together with `rate_penalty` or `energy_budget`.
         precision: Arithmetic: "fp32", "bf16" or "fp16" (autocast; fp16 needs an accelerator), "fp64".
         device: "auto" takes the accelerator if there is one, "cpu" never.
         start_size: Side in pixels of the images when training begins (progressive resizing): it grows linearly over the
             first three quarters of the steps to that of the data. Sizes are the multiples of the greatest common
             divisor of both: of 32 pixels, 24 gives 24 and 32, and 20 gives 20, 24, 28 and 32. 0 is off. For networks
             that take images of several sizes, such as resnet18; not together with `rate_penalty` or `energy_budget`,
-            which are of an image at its full size.
+            which count an image at its full size.
         seed: Seed of weights, order, augmentation, dropout and encoding.
-        monitor_every: Steps between two looks at the spikes.
-        track: Where curves are written as well: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever
-            else accelerate knows; an empty list for nowhere.
+        monitor_every: Steps between two counts of the spikes.
+        track: Trackers that also get the curves: "tensorboard" (into the run folder), "wandb", "mlflow" and whatever
+            else accelerate knows; an empty list for none.
         save_minutes: Minutes between two checkpoints within an epoch; each epoch ends with one anyway.
     """
 

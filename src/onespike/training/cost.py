@@ -1,9 +1,9 @@
-"""What a forward pass costs, so that it can be trained for: synaptic operations and energy, with a gradient.
+"""The cost of a forward pass, with a gradient to train for it: synaptic operations and energy.
 
-Each weight layer that reads spikes is asked for the spikes that arrive, wherever they were made: in a neuron, in a
-Bernoulli encoding, in overlapping windows. Their sum, each times the weights that it meets, is what `onespike audit`
-counts as synaptic operations; its gradient reaches the network through the surrogates. Which layers read spikes, how
-large one is and what a layer costs counted dense, the audit's counter says.
+For each weight layer that reads spikes, the spikes that it reads are counted, whatever made them: a neuron, a Bernoulli
+encoding, overlapping windows. Their sum, each times the number of weights that it meets, is what `onespike audit`
+counts as synaptic operations; its gradient reaches the network through the surrogates. The audit's counter tells which
+layers read spikes, how large a spike is, and what a layer costs counted dense.
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ ACCUMULATE = 1e-12 * _PRICES["add"]
 MULTIPLY_ACCUMULATE = 1e-12 * (_PRICES["multiply"] + _PRICES["add"])
 #: What a whole training adds to the penalty's weight if the spikes take twice what the energy budget leaves for them.
 ASCENT = 20.0
-#: Images of noise that the network is shown; what rounding may make of a whole number.
+#: Images of noise that the network is run on; how far rounding may move a whole number.
 NOISE, _WHOLE = 4, 1e-3
 
 
 class Cost(NamedTuple):
-    """Cost of one image, mean over a batch: synaptic operations, their share of all dense MACs, energy (field's)."""
+    """Mean cost of a batch's images: synaptic operations, their share of all dense MACs, energy (field's)."""
 
     operations: Tensor
     share: Tensor
@@ -43,20 +43,20 @@ class Cost(NamedTuple):
 class _Reader(NamedTuple):
     """A weight layer that reads spikes."""
 
-    size: float | Tensor  # size of one spike, or of each channel's own, in a shape that broadcasts to what arrives
+    size: float | Tensor  # size of one spike, or one for each channel, in a shape that broadcasts to the input
     signed: bool  # whether spikes have a sign
-    axis: int | None  # of channels whose own, maybe learned sizes are looked up in what arrives; None: `size` holds
-    macs: float  # dense multiply-accumulates for each arriving value
+    axis: int | None  # of channels whose sizes, maybe learned, are read from the input; None: `size` holds
+    macs: float  # dense multiply-accumulates for each input value
 
 
 class CostMeter:
-    """Counts what the forward passes inside `watch()` cost.
+    """Counts the cost of the forward passes inside `watch()`.
 
-    Convolutions, linear and recurrent layers that read spikes are counted anew at each pass. Everything else is taken
-    as it was found: real values as their dense count, products of two activations that are spikes as nothing.
+    Convolutions, linear and recurrent layers that read spikes are counted at each pass. Everything else keeps the cost
+    found at the start: layers that read real values their dense count, products of two spiking activations none.
 
     Args:
-        network: Any network, on its device. It is shown noise once, to see which layers read spikes, and of what size.
+        network: Any network, on its device. It is run on noise once, to see which layers read spikes, and of what size.
         image: Shape of an image, (C, H, W), or of frames, (T, C, H, W); by default the network's own `in_channels` and
             `image_size`.
     """
@@ -74,15 +74,15 @@ class CostMeter:
         dense = {(layer, name) for layer, name, _, product in found if product.arrives == "real"}
         for layer, name, tally, product in found:
             self._macs += product.macs
-            if (layer, name) in dense:  # in one of its calls: which of them a pass is cannot be told
+            if (layer, name) in dense:  # real in one of its calls: a pass cannot tell which call it is
                 real += product.macs
             elif isinstance(layer, _ConvNd | nn.Linear) or (isinstance(layer, nn.RNNBase) and name == "input"):
                 self._readers[layer] = _reader(layer, tally, product)
-        self.least = MULTIPLY_ACCUMULATE * real  # joule for one image, however little the network fires
+        self.least = MULTIPLY_ACCUMULATE * real  # joule for one image, even if no neuron fires
 
     @property
     def reads_spikes(self) -> bool:
-        """Whether any layer reads spikes, so that there is something to save."""
+        """Whether any layer reads spikes; if none does, there is nothing to save."""
         return bool(self._readers)
 
     @contextmanager
@@ -95,7 +95,7 @@ class CostMeter:
             yield
 
     def read(self, images: int) -> Cost:
-        """The mean cost of the images that passed in the last `watch()`."""
+        """Mean cost of an image, over the `images` that passed in the last `watch()`."""
         none = [torch.zeros(())]
         operations, accumulates = (torch.stack(found or none).sum() for found in (self._operations, self._accumulates))
         joules = ACCUMULATE * accumulates / images + self.least
@@ -111,14 +111,14 @@ class CostMeter:
                 size = torch.where(peak > 0, peak, size)
             spikes = x.to(torch.promote_types(x.dtype, torch.float32)) / size
             spikes = spikes.abs() if reader.signed else spikes
-            if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # what is repeated there arrives as well
+            if isinstance(layer, _ConvNd) and layer.padding_mode != "zeros":  # padding repeats spikes
                 spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))
             self._accumulates.append(spikes.sum() * reader.macs)
 
 
 def expect_within_reach(meter: CostMeter, budget: float) -> None:
-    """Raise `OnespikeError` if an energy budget, in microjoule an image, cannot be kept by firing less; 0 is none."""
+    """Raise `OnespikeError` if firing less cannot keep an energy budget, in microjoule an image; 0 is no budget."""
     if 0 < budget <= 1e6 * meter.least:
         raise OnespikeError(
             f"train.energy_budget: the layers that read real values take {1e6 * meter.least:.4g} µJ an image, however "
@@ -128,7 +128,7 @@ def expect_within_reach(meter: CostMeter, budget: float) -> None:
 
 @torch.no_grad()
 def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, object, bool], Tally]:
-    """Show a network `NOISE` images of noise and count; the run's own draws stay as they are."""
+    """Run a network on `NOISE` images of noise and count; the run's random state stays as it is."""
     like, counter = next(network.parameters()), ProductCounter(network)
     with aside(network):
         torch.manual_seed(0)
@@ -140,7 +140,7 @@ def look(network: nn.Module, image: tuple[int, ...]) -> dict[tuple[str, str, obj
 
 
 def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
-    """What was found about a layer that reads spikes."""
+    """Describe a layer that reads spikes, as it was found."""
     behind = len(layer.kernel_size) if isinstance(layer, _ConvNd) else 2 * isinstance(layer, ChannelLinear)
     sizes, step = tally.left.arrivals.sizes, product.step
     size: float | Tensor = step if step is not None else 1.0
@@ -153,7 +153,7 @@ def _reader(layer: nn.Module, tally: Tally, product: Product) -> _Reader:
 
 
 def _met(layer: nn.Module, spikes: Tensor) -> Tensor:
-    """How many weights all spikes meet together; at the border of a map they meet fewer."""
+    """Number of weights that all spikes meet together; at the border of a map they meet fewer."""
     if isinstance(layer, nn.RNNBase):
         return spikes.sum() * (len(layer.get_parameter("weight_ih_l0")) * (1 + layer.bidirectional))
     if isinstance(layer, _ConvNd):

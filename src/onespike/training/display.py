@@ -1,4 +1,4 @@
-"""What a person sees while a network trains: a progress bar with the spikes of each block below it, or plain lines."""
+"""What is shown during training: a progress bar with the spikes of each block below it, or plain lines."""
 
 import sys
 from contextlib import ExitStack
@@ -33,7 +33,7 @@ class Display(Callback):
         self.live = Live(get_renderable=lambda: Group(self.bar, self.table), **shown)
 
     def start(self, trainer: "Trainer") -> None:
-        """Say what is about to be trained on what, and show the bar."""
+        """Print the network and the data set, and show the bar."""
         self.machine = self.watching.enter_context(watch_machine(trainer.accelerator.device))
         data, config, progress = trainer.data, trainer.config, trainer.progress
         parameters = sum(parameter.numel() for parameter in trainer.network.parameters())
@@ -55,7 +55,7 @@ class Display(Callback):
             self.live.start()
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
-        """Show the running means of the current epoch, and the spikes if they were looked at."""
+        """Show the running means of the current epoch, and the neurons' activity if this step was watched."""
         progress = trainer.progress
         loss, top1 = progress.loss / progress.images, 100 * progress.hits / progress.images
         epoch, rate = f"{progress.epoch + 1}/{trainer.config.epochs}", progress.images / progress.epoch_seconds
@@ -79,7 +79,7 @@ class Display(Callback):
             self._say(f"warning: {', '.join(silent)}: {reason}. {advice}", style="yellow")
 
     def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
-        """Print what came out; and whether the machine was busy, unless it was busy with our own workers."""
+        """Print the results; and whether the machine was busy, unless it was busy with our own workers."""
         self.watching.close()
         if self.machine.busy and not trainer.batches.singly:
             self._say(f"NOT TO BE TRUSTED, the machine was busy: seconds, images/s ({self.machine.busy})", style="dim")
@@ -92,7 +92,7 @@ class Display(Callback):
         self._say(f"the run is in {folder}: see curves.png, then: {then}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self.live.stop()
 
     def _say(self, text: str, style: str | None = None) -> None:
@@ -100,7 +100,7 @@ class Display(Callback):
 
 
 def _table(trainer: "Trainer") -> Table:
-    """What the neurons do, a line for each group."""
+    """The activity of the neurons, a line for each group."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("neurons", "firing rate", "", "dead", "always", "in support"):
         table.add_column(column, justify="left" if column in ("neurons", "") else "right")

@@ -1,9 +1,9 @@
 """FLOPs: what a training costs, whatever machine it runs on.
 
-A dense multiply-accumulate is two operations, in a forward pass once and in a backward pass twice: for the gradients of
-the layer's input and of its weights. So a training costs 6 x multiply-accumulates x images, 2 more for what runs
-forward once again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts; element-wise work,
-evaluation and the optimiser are left out, as the field does.
+A dense multiply-accumulate is two operations. It takes place once in a forward pass and twice in a backward pass: for
+the gradients of the layer's input and of its weights. So training costs 6 x multiply-accumulates x images, 2 more for
+layers that run forward again, and 2 for a teacher's. Multiply-accumulates are what `onespike audit` counts;
+element-wise work, evaluation and the optimiser are left out, as is usual.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from onespike.training.cost import NOISE, look
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
 
-#: Operations for each multiply-accumulate of a forward pass, and of the backward pass behind it.
+#: Operations for each multiply-accumulate of a forward pass, and of the backward pass after it.
 FORWARD, BACKWARD = 2, 4
 
 
 class Flops(Callback):
-    """Adds to `trainer.progress.flops` what each step costs, by the shapes of the images that the network is given."""
+    """Adds the cost of each step to `trainer.progress.flops`, from the shapes of the network's input images."""
 
     def __init__(self, network: nn.Module, teacher: nn.Module | None = None) -> None:
         self.network, self.teacher, self.problem = network, teacher, ""  # why they are not counted
@@ -31,7 +31,7 @@ class Flops(Callback):
         self._costs: dict[tuple[int, ...], int] = {}  # of training on one image, by its shape
 
     def start(self, trainer: "Trainer") -> None:
-        """See whether this network can be counted."""
+        """Find out whether this network can be counted."""
         progress, data = trainer.progress, trainer.data
         if progress.epoch == progress.step == 0:
             progress.flops = 0
@@ -39,7 +39,7 @@ class Flops(Callback):
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Note the shape of the images."""
+        """Record the shape of the images."""
 
         def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
             images = inputs[0].transpose(0, 1) if inputs[0].ndim == 5 else inputs[0]
@@ -49,14 +49,14 @@ class Flops(Callback):
             yield
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
-        """Book the step; each process takes as many images as this one."""
+        """Add the step's cost; each process takes as many images as this one."""
         cost = sum(images * self._cost(trainer, tuple(image)) for images, *image in self._step)
         self._step.clear()
         if trainer.progress.flops is not None:
             trainer.progress.flops += cost * trainer.accelerator.num_processes
 
     def _cost(self, trainer: "Trainer", image: tuple[int, ...]) -> int:
-        """FLOPs of training on an image (C, H, W), or frames (T, C, H, W); nothing is counted from where not known."""
+        """FLOPs of training on an image (C, H, W), or frames (T, C, H, W); if unknown, counting ends."""
         if image not in self._costs:
             self._costs[image] = 0
             try:
@@ -78,5 +78,5 @@ class Flops(Callback):
 
 
 def peta(flops: int | None) -> float | None:
-    """FLOPs in PFLOP, 10^15 of them; None stays None."""
+    """Convert FLOPs to PFLOP (10^15); None stays None."""
     return None if flops is None else flops / 1e15

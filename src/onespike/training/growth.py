@@ -14,10 +14,11 @@ GROWTH = 0.75
 
 
 def sizes(config: TrainConfig, image_size: int) -> list[int]:
-    """All sizes of a training, in pixels a side, in their order; the last is `image_size`, that of the data.
+    """All image sizes of a training, in pixels a side, in order; the last is `image_size`, the data's own.
 
-    They are multiples of the greatest common divisor of the first and the last. So a network that takes the multiples
-    of some number, these two among them, takes them all. A first that is not below the last is an `OnespikeError`.
+    They are multiples of the greatest common divisor of the first and the last size. So a network that takes multiples
+    of some number, and these two among them, takes all of them. A first size that is not below the last is an
+    `OnespikeError`.
     """
     if config.start_size >= image_size:
         expected = f"expected less than the {image_size} pixels of the images, or 0"
@@ -29,7 +30,7 @@ def sizes(config: TrainConfig, image_size: int) -> list[int]:
 def size_at(config: TrainConfig, image_size: int, number: int, steps: int) -> int:
     """Side in pixels of the images of step `number` of `steps`, over all epochs, counted from 0.
 
-    Each size but the last has the same part of the steps that belong to the growth.
+    The sizes before the last share the steps of the growth equally.
     """
     each = sizes(config, image_size)
     return each[min(int(number * (len(each) - 1) / (GROWTH * steps)), len(each) - 1)]

@@ -39,25 +39,25 @@ from onespike.training.trackers import Trackers
 from onespike.training.trainer import Diverged as Diverged
 from onespike.training.trainer import Trainer
 
-#: Training images that layers are set by before training.
+#: Number of training images from which layers such as whitening are set before training.
 LEARNT_FROM = 5000
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
-    """Somebody stopped the run by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
+    """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
 class Interrupt:
-    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; a second one does at once, saving nothing."""
+    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; a second stops it at once and saves nothing."""
 
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python admits no handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             numbers = [signal.SIGINT, signal.SIGTERM]
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores SIGHUP
                 numbers.append(signal.SIGHUP)
             self._before = {one: signal.signal(one, self._handle) for one in numbers}
         return self
@@ -88,15 +88,15 @@ def train(
 
     Args:
         recipe: Data, model and training, or a recipe's name.
-        out: The run folder, new or empty; with `resume` one that holds a run.
+        out: The run folder, new or empty; with `resume`, one that holds a run.
         resume: Go on with the run in `out`.
         init_from: A run whose best weights the network starts from.
-        model: The network, in place of the recipe's: any module from images (B, C, H, W) to logits (B, K), or
-            (T, B, K). It is trained in place, from the weights that it has, which `train.seed` does not draw. A run
-            that is resumed takes one of the same class.
+        model: The network, in place of the recipe's: any module from images (B, C, H, W) to logits (B, K), or (T, B,
+            K). It is trained in place, from the weights that it has; `train.seed` does not affect these. A resumed run
+            takes a network of the same class.
         data: The images, in place of the recipe's: any data set that `onespike.data.as_dataset` takes.
-        loss: Logits and labels to a number, in place of the recipe's.
-        callbacks: What else happens while it trains.
+        loss: A function from logits and labels to a number, in place of the recipe's.
+        callbacks: Callbacks that run after the recipe's own.
         quiet: Print nothing.
 
     Returns:
@@ -104,7 +104,7 @@ def train(
 
     Raises:
         OnespikeError: Something outside the program is wrong; the message says what.
-        Stopped: Somebody stopped the run; a checkpoint was saved first.
+        Stopped: The run was stopped; a checkpoint was saved first.
     """
     recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
@@ -126,7 +126,7 @@ def train(
             elif init_from or model is not None:
                 if init_from:
                     trainer.start_from(Run.open(init_from))
-                if main:  # before there is a run: one that is killed early goes on from these weights
+                if main:  # before the run begins: if it is killed early, it goes on from these weights
                     trainer.checkpoint().save(run.last)
             accelerator.wait_for_everyone()
             if main:
@@ -149,7 +149,7 @@ def set_up(
     loss: Loss | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Trainer:
-    """Make a trainer of a recipe, and of what is passed in place of its parts, as `train` does."""
+    """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
     if model is not None and not isinstance(model, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
@@ -175,7 +175,7 @@ def set_up(
 
 
 def learn_from(network: nn.Module, data: Dataset) -> None:
-    """Show training images, normalised, to the layers that are set by them once, before training: `learn_from`."""
+    """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training."""
     learners: list[Any] = [module for module in network.modules() if hasattr(module, "learn_from")]
     if learners:
         most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
@@ -187,7 +187,7 @@ def learn_from(network: nn.Module, data: Dataset) -> None:
 
 
 def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """Train to the end of the last epoch, from wherever the trainer stands; then test. Gives the summary."""
+    """Train from the trainer's position to the end of the last epoch, then test; returns the summary."""
     trainer.run = run
     trainer.progress.start_clock()
     try:
@@ -209,7 +209,7 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
-    """Do what is left of the current epoch; `Diverged` if the loss is no longer a number, `Stopped` if asked to."""
+    """Train the rest of the current epoch; raises `Diverged` if the loss is not finite, `Stopped` if asked to stop."""
     progress, steps = trainer.progress, len(trainer.batches)
     trainer.network.train()
     progress.tick()
@@ -234,7 +234,7 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
 
 
 def finish_epoch(trainer: Trainer) -> dict[str, Any]:
-    """Evaluate on the held-out images, and put the epoch into the history. Gives its row of `metrics.csv`."""
+    """Evaluate on the held-out images and add the epoch to the history; returns its row of `metrics.csv`."""
     progress = trainer.progress
     valid = trainer.evaluate(trainer.held_out) if len(trainer.data.validation) else None
     if valid and not math.isfinite(valid.loss):
@@ -257,7 +257,7 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
 
 
 def test(trainer: Trainer, run: Run) -> dict[str, Any]:
-    """Test the best weights, once, and write the summary, which is given back."""
+    """Test the best weights, once; write the summary and return it."""
     trainer.accelerator.wait_for_everyone()
     run.checkpoint("best").put_into(trainer.evaluated, f"{run.folder} holds the weights of another network")
     scores, progress = trainer.evaluate(trainer.test), trainer.progress

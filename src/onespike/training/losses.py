@@ -1,4 +1,4 @@
-"""Losses: what is compared with the labels where logits come over time, (T, B, K)."""
+"""Losses, also of logits over time, (T, B, K)."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ def each_step(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
     return sum((loss(step, targets) for step in steps), start=steps.new_zeros(())) / len(steps)
 
 
-#: What becomes of a loss of logits (B, K) over time, by name. To add one, add an entry.
+#: How a loss of logits (B, K) is applied to logits over time, by name. To add one, add an entry.
 LOSSES: dict[str, Callable[[Loss, Tensor, Tensor], Tensor]] = {
     "mean": lambda loss, logits, targets: loss(over_time(logits), targets),
     "tet": each_step,

@@ -1,4 +1,4 @@
-"""Watching the spikes of a network while it trains: who fires, who never does, who can still learn."""
+"""Watch the spikes of a network in training: which neurons fire, which never do, which can still learn."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ SUPPORT = 0.01
 
 @dataclass(frozen=True)
 class Activity:
-    """What a group of neurons did, over the batches that were watched. All values are shares, 0..1."""
+    """Activity of a group of neurons, over the batches that were watched. All values are shares, 0..1."""
 
     firing_rate: float  # spikes per neuron, image and time step
     dead: float  # neurons that fired for no image
@@ -83,7 +83,7 @@ class SpikeMonitor:
         ]
 
     def load_state(self, state: list[dict[str, Any]]) -> None:
-        """Take back what `state` gave; counts that cannot be are a ValueError."""
+        """Restore what `state` returned; impossible counts are a ValueError."""
         self.clear()
         layers = [layer for layers in self._groups.values() for layer in layers]
         for layer, kept in zip(layers, state if state else [None] * len(layers), strict=True):
@@ -109,7 +109,7 @@ class SpikeMonitor:
             return
         counts, spikes = self._counts.setdefault(call.neuron, _Counts()), (call.spikes != 0).float()
         spikes = spikes.movedim(call.batch_axis, 0)  # (B, …), or (B, T, …) of several time steps
-        fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # by how many images each neuron fired
+        fired = spikes.sum((0, 1) if call.batch_axis and call.steps > 1 else 0)  # how often each neuron fired
         counts.fired[fired.shape] = counts.fired.get(fired.shape, 0) + fired
         counts.seen[fired.shape] = counts.seen.get(fired.shape, 0) + len(spikes) * call.steps
         if call.potential is not None and call.surrogate is not None and call.threshold is not None:

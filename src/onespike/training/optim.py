@@ -14,7 +14,7 @@ from torch import nn
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
 
-#: What PyTorch does in one kernel for each weight, on CPU, CUDA and MPS (timm's names); on a CPU 2 to 4 times as fast.
+#: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
 FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
 
 
@@ -29,7 +29,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         fused = {"fused": True} if name in FUSED else {}
         groups = parameter_groups(config, model)
         optimizer = create_optimizer_v2(groups, config.optimizer, config.lr, momentum=config.momentum, **fused)
-    except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it wants a package, a device, an argument
+    except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it needs a package, a device, an argument
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
@@ -39,9 +39,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
 def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, Any]]:
     """Split the parameters into those exempt from weight decay, which may learn at another rate, and the weights.
 
-    Exempt are those along a single axis, in whatever shape (biases, norms, thresholds), and what the model itself names
-    in `no_weight_decay`. Muon makes the steps of weights orthogonal, but not those of the head, the last weight, which
-    are AdamW's (Jordan et al. 2024), as are those of everything exempt.
+    Exempt are parameters along a single axis, in whatever shape (biases, norms, thresholds), and those that the model
+    names in `no_weight_decay`. Muon makes the steps of weights orthogonal. The head, which is the last weight, and all
+    exempt parameters take AdamW's steps (Jordan et al. 2024).
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
@@ -83,6 +83,6 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     try:
         return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
-    except ValueError as error:  # it reads variables of the environment
+    except ValueError as error:  # accelerate reads environment variables
         given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_"))
         raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error

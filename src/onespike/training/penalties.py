@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class EnergyBudget(Callback):
     """Trains for few synaptic operations: a penalty in the loss, raised until an energy budget is kept (dual ascent).
 
-    `image` is a shape (C, H, W), `weight` the penalty's, as a share of the dense multiply-accumulates, `budget` the
-    energy of an image in microjoule, 0 for none. A network of which no layer reads spikes, or a budget out of its
-    reach, is an `OnespikeError`.
+    `image` is a shape (C, H, W). The penalty is `weight` times the synaptic operations, as a share of the dense
+    multiply-accumulates. `budget` is the energy of an image in microjoule, 0 for none. It is an `OnespikeError` if no
+    layer of the network reads spikes, or if the budget is out of reach.
     """
 
     def __init__(self, network: nn.Module, image: tuple[int, ...], weight: float, budget: float) -> None:
@@ -34,15 +34,15 @@ class EnergyBudget(Callback):
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0]
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
-        """Begin to count."""
+        """Reset the counts of the step."""
         self._step = [0.0, 0.0]
 
     def forward(self) -> AbstractContextManager[None]:
-        """Count."""
+        """Count the cost of the forward passes."""
         return self.meter.watch()
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor:
-        """The weight, raised as far as the budget demanded so far, times the share of synaptic operations."""
+        """The weight, raised as far as the budget has required, times the share of synaptic operations."""
         cost = self.meter.read(images)
         # Of AugMix's splits, each image counts once.
         size = trainer.config.batch_size / trainer.accelerator.num_processes / trainer.config.accumulate
@@ -50,7 +50,7 @@ class EnergyBudget(Callback):
         return (self.weight + self.raised) * cost.share
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """Book what the step cost, and move the penalty's weight towards the budget."""
+        """Add up the step's cost, and move the penalty's weight towards the budget."""
         operations, joules = trainer.add_up(self._step)
         self._epoch = [self._epoch[0] + operations, self._epoch[1] + joules]
         if self.budget:
@@ -72,20 +72,21 @@ class EnergyBudget(Callback):
         return {"raised": self.raised, "epoch": self._epoch}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take them back."""
+        """Restore them."""
         self.raised, self._epoch = state["raised"], state["epoch"]
 
 
 class Hoyer(Callback):
-    """Hoyer regularisation (Datta et al. 2022): a penalty that makes potentials few and large, or none.
+    """Hoyer regularisation (Datta et al. 2022): a penalty that makes potentials few and large, or zero.
 
         penalty = weight * sum over layers of the mean over images of (sum |z|)^2 / sum z^2
 
-    z are potentials clipped to [0, threshold], of signed neurons their absolute values; the sums run over the neurons
-    of a layer for one image. Their ratio is 1 if a single z is above 0, the number of neurons if all z are the same.
-    Where neurons are called several times, as over time steps, each call counts. The authors' released code also sums
-    over a whole batch of B images, with a weight of 1e-8: about B * 1e-8 here. Their threshold, the Hoyer extremum, is
-    not part of it: neurons keep theirs. A network without spiking neurons of the library is an `OnespikeError`.
+    z are potentials clipped to [0, threshold]; for signed neurons, their absolute values. The sums run over the neurons
+    of a layer for one image. Their ratio is 1 if a single z is above 0, and the number of neurons if all z are the
+    same. Where neurons are called several times, as over time steps, each call counts. The authors' released code also
+    sums over a whole batch of B images, with a weight of 1e-8: about B * 1e-8 here. Their threshold, the Hoyer
+    extremum, is not used: neurons keep their own. A network without spiking neurons of the library is an
+    `OnespikeError`.
     """
 
     #: Below this sum of squares, potentials are as good as 0.
@@ -96,12 +97,12 @@ class Hoyer(Callback):
         self.network, self.weight, self._calls = network, weight, list[Fired]()
 
     def forward(self) -> AbstractContextManager[None]:
-        """Look at the potentials."""
+        """Record the potentials."""
         self._calls.clear()
         return watch_neurons(self.network, self._calls.append, foreign_potentials=False)
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor | float:  # noqa: ARG002
-        """The equation, in float32 at least."""
+        """Compute the penalty, in float32 at least."""
         with torch.autocast(trainer.accelerator.device.type, enabled=False):
             own = [call for call in self._calls if isinstance(call.neuron, Neuron) and call.neuron.spiking]
             return self.weight * sum(self._of(call) for call in own)
@@ -120,7 +121,7 @@ class Hoyer(Callback):
 class SurrogateWidth(Callback):
     """Moves the width of surrogates geometrically, from the neurons' own, w, at the first step to `end` at the last.
 
-    At a share t of the training it is w^(1 - t) * end^t. It follows from the step's number alone. A network without
+    At a share t of the training it is w^(1 - t) * end^t: it depends on the step's number alone. A network without
     spiking neurons of the library is an `OnespikeError`.
     """
 
@@ -135,7 +136,7 @@ class SurrogateWidth(Callback):
             neuron.surrogate = own._replace(width=own.width ** (1 - t) * self.end**t)
 
     def close(self) -> None:
-        """Give the neurons their own back."""
+        """Restore the neurons' own widths."""
         for neuron, own in self._own.items():
             neuron.surrogate = own
 

@@ -1,9 +1,9 @@
-"""Weights that travel: a run without what only training needs, in a folder, on the Hub, or in the package.
+"""Pretrained networks: runs without what only training needs, in a folder, on the Hub, or in the package.
 
 model.safetensors   the weights: float32, or 8 bits (int8) with a scale for each output channel, NAME.scale
 model.json          how to build the network around them, class names, normalisation
 config.yaml         the recipe
-summary.json        what came out
+summary.json        the results
 README.md           the model card
 
 Such a folder is a run to every command that does not train: evaluate, audit, export, inspect, check-spikes.
@@ -17,14 +17,14 @@ from onespike.errors import OnespikeError
 from onespike.models.pretrained import CARD, WEIGHTS, pretrained_folder, read_weights
 from onespike.training.checkpoint import Checkpoint, ModelCard
 
-#: By which a name says that it is of the package, or of the Hub: "pretrained:digits-spiking-vgg-xs", "hub:user/repo".
+#: Prefixes of networks in the package, and on the Hub: "pretrained:digits-spiking-vgg-xs", "hub:user/repo".
 PACKAGE, HUB = "pretrained:", "hub:"
 #: What such a folder holds: data, never code.
 FILES = (WEIGHTS, CARD, "config.yaml", "summary.json", "README.md")
 
 
 def located(place: str | Path) -> Path:
-    """The folder of "pretrained:NAME", "hub:user/repo", which is fetched, or of a path.
+    """The folder of "pretrained:NAME", of "hub:user/repo", which is fetched first, or of a path.
 
     Raises:
         OnespikeError: There is no such network; the Hub cannot be reached, or has no such repository.
@@ -38,13 +38,13 @@ def located(place: str | Path) -> Path:
 
 
 def beside(place: str | Path) -> Path:
-    """Where what is made of a network goes: its folder; of one of the package or the Hub, one of that name, here."""
+    """Where to put files made from a network: its folder, or here, by its name, if it is of the package or the Hub."""
     text = str(place)
     return Path(text.replace(":", "-")) if text.startswith((PACKAGE, HUB)) else path_of(place)
 
 
 def fetched(repository: str) -> Path:
-    """Fetch a network from the Hub; a folder of its cache."""
+    """Fetch a network from the Hub, and return its folder in the Hub's cache."""
     import huggingface_hub
 
     try:
@@ -56,12 +56,12 @@ def fetched(repository: str) -> Path:
 
 
 def is_pretrained(folder: Path) -> bool:
-    """Whether a folder holds weights that travel."""
+    """Whether a folder holds a pretrained network, and not a checkpoint."""
     return (folder / WEIGHTS).is_file() and (folder / CARD).is_file() and not (folder / "state.json").exists()
 
 
 def read_pretrained(folder: Path) -> Checkpoint:
-    """Read weights that travel, as a checkpoint that cannot be trained further; 8 bits become float32.
+    """Read a pretrained network, as a checkpoint that cannot be trained further; 8-bit weights become float32.
 
     Raises:
         OnespikeError: A file is missing or damaged.

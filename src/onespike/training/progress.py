@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-#: An epoch keeps the energy budget if its mean is at most so many times the budget; the weight's ascent hovers there.
+#: An epoch keeps the energy budget up to this multiple of it: the ascent of the penalty's weight hovers around it.
 WITHIN = 1.03
 
 
@@ -15,20 +15,20 @@ class Progress:
 
     epoch: int = 0  # epochs that are complete
     epochs_before: int = 0  # epochs that the weights it started from had been trained for, in other runs
-    flops: int | None = None  # FLOPs spent on training, over all sittings; None where they are not counted
+    flops: int | None = None  # FLOPs spent on training, over all sessions; None where they are not counted
     flops_before: int | None = 0  # likewise, on the weights it started from, in other runs
     step: int = 0  # steps of the current epoch that are complete
     loss: float = 0.0  # sum of the loss over the images of the current epoch so far
     hits: float = 0.0  # of these images, how many were classified correctly
     images: int = 0  # number of these images
     epoch_seconds: float = 0.0  # time spent on them
-    seconds: float = 0.0  # time spent on the run, over all its sittings
+    seconds: float = 0.0  # time spent on the run, over all its sessions
     best: float = -1.0  # highest quality so far: accuracy on the held-out images or, without any, the epoch
     is_best: bool = False  # whether the weights of the last complete epoch are the best so far
     history: list[dict[str, Any]] = field(default_factory=list)  # a row for each complete epoch
 
     def start_clock(self) -> None:
-        """Begin a sitting."""
+        """Begin a session."""
         self._looked = time.monotonic()
 
     def tick(self) -> float:
@@ -39,7 +39,7 @@ class Progress:
         return passed
 
     def finish_epoch(self, row: dict[str, Any], quality: float) -> None:
-        """Put an epoch's row into the history and begin the next; of equals the later is best: small sets tie often."""
+        """Add an epoch's row to the history and begin the next; of equals, common on small sets, the later is best."""
         self.is_best, self.best = quality >= self.best, max(self.best, quality)
         self.history.append(row)
         self.epoch += 1
@@ -49,7 +49,7 @@ class Progress:
 
 
 def quality(row: dict[str, Any]) -> float:
-    """What the best checkpoint has the most of: accuracy on the held-out images; without any, epochs."""
+    """Quality by which the best checkpoint is chosen: accuracy on the held-out images; without any, the epoch."""
     energy = row.get("energy_of_budget") or 0.0
     if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1

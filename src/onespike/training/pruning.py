@@ -17,17 +17,17 @@ from onespike.training.run import Run
 
 
 def at(recipe: Recipe, time_steps: int) -> Recipe:
-    """The recipe at another number of time steps: its model's, and of a data set of events that many frames."""
+    """The recipe with another number of time steps for its model, and of frames for a data set of events."""
     data = replace(recipe.data, frames=time_steps) if recipe.data.name in EVENTS else recipe.data
     return replace(recipe, data=data, model=replace(recipe.model, time_steps=time_steps))
 
 
 def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[str, Any]]:
-    """Train at `first` time steps, then at one less from the best weights, … down to one. Called again, it goes on.
+    """Train at `first` time steps, then at one less from the best weights, … down to one. Called again, it resumes.
 
-    The recipe's own number of time steps does not matter. Run folders are T4, T3, … in `out`; gives the summary of each
-    by its time steps. `first` below 2, or the run of another recipe in a folder, is an `OnespikeError`; if somebody
-    stops it, it is `Stopped`, with a checkpoint saved.
+    The recipe's own number of time steps does not matter. Run folders are T4, T3, … in `out`; returns each run's
+    summary by its time steps. `first` below 2, or a folder with the run of another recipe, is an `OnespikeError`. If it
+    is stopped, it raises `Stopped`, with a checkpoint saved.
     """
     if first < 2:
         raise OnespikeError(f"from: expected at least 2 time steps to prune, got {first}")

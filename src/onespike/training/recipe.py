@@ -23,11 +23,11 @@ from onespike.models.registry import family, model_config
 from onespike.training.config import TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-#: The parts of a recipe. The last two need not be there.
+#: The parts of a recipe. The last two are optional.
 SECTIONS = ("data", "model", "train", "loss", "conversion")
 #: The key by which a recipe says that every value is in it, and which version wrote it: a run's `config.yaml`.
 RESOLVED = "resolved_by"
-#: Values that say where and how comfortably a run is trained, or name others, and do not change what comes out.
+#: Values that do not change the result: they say where and how a run is trained, shown and saved, or name others.
 NO_MATTER = {"data.root", "data.cache", "data.workers", "model.preset"}
 NO_MATTER |= {"train.device", "train.monitor_every", "train.save_minutes", "train.track"}
 
@@ -37,10 +37,10 @@ class Recipe:
     """A whole training run: what `config.yaml` in a run folder holds."""
 
     data: DataConfig = field(default_factory=DataConfig)  # the data set and its augmentation
-    # The architecture: the config of a registered family, or somebody's class
+    # The architecture: the config of a registered family, or a user's class
     model: Any = field(default_factory=lambda: model_config("conv12"))
     train: TrainConfig = field(default_factory=TrainConfig)  # the training
-    loss: ClassPath | None = None  # somebody's loss, in place of `train.loss`
+    loss: ClassPath | None = None  # a user's loss, in place of `train.loss`
     conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
 
     def __post_init__(self) -> None:
@@ -63,8 +63,8 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, st
     Args:
         name: A recipe's name, or the path of a YAML file.
         overrides: Values to change by their whole names, such as `{"train.epochs": 5}`; text is read as YAML.
-        start: A recipe whose model (and conversion) is taken, and changed, where neither `name` nor `overrides` names
-            one, and whose data are taken where `name` has none.
+        start: A recipe that supplies the model (and conversion), to be changed, if neither `name` nor `overrides` names
+            a model, and the data if `name` has none.
 
     Raises:
         OnespikeError: There is no such recipe or key, or a value has the wrong type or is out of its range.
@@ -90,14 +90,14 @@ def values_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def differences(before: Recipe, now: Recipe) -> list[str]:
-    """Say which values differ that change what comes out of a training, such as "train.lr was 0.1, now 0.2"."""
+    """List the values that differ and change the result of a training, such as "train.lr was 0.1, now 0.2"."""
     was, will = values_of(before), values_of(now)
     keys = [key for key in dict.fromkeys([*was, *will]) if key not in NO_MATTER]
     return [f"{key} was {was.get(key)}, now {will.get(key)}" for key in keys if was.get(key) != will.get(key)]
 
 
 def model_from(values: Any) -> Any:
-    """Make a model's config of all its values, as a run stores them."""
+    """Make a model's config from all its values, as a run stores them."""
     if not isinstance(values, Mapping):
         raise OnespikeError(f"model: expected keys and values, got {shown(values)}")
     if "class_path" in values:
@@ -122,7 +122,7 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before, changes, resolved = plain(start.model), merge(before, changes), True
             if start.conversion is not None:
                 file["conversion"] = merge(plain(start.conversion), file.get("conversion", {}))
-    if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # in place of somebody's data set
+    if "name" in given.get("data", {}) and "class_path" not in given["data"]:  # replaces a user's data set
         file["data"] = {key: one for key, one in file.get("data", {}).items() if key not in ("class_path", "init_args")}
     own = {section: {**file.get(section, {}), **given.get(section, {})} for section in ("data", "loss")}
     for section, values in {"model": {**before, **changes}, **own}.items():
@@ -148,7 +148,7 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
 
 
 def _model(name: str, before: Mapping[str, Any], changes: Mapping[str, Any], resolved: bool) -> Any:
-    """A registered model of a file's values and what is changed of them."""
+    """Make a registered model's config from a file's values and the changes to them."""
     anew = any(changes[key] != before.get(key) for key in ("name", "preset") if key in changes)
     if resolved and anew:  # what is listed belongs to the old name and preset
         before = {"preset": before.get("preset")}

@@ -1,4 +1,4 @@
-"""Going on with a run: what its folder says is checked against the training that is there, then taken over."""
+"""Resuming a run: what its folder holds is checked against the current training, then restored."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -20,12 +20,12 @@ from onespike.training.run import Run
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
 
-#: What of the training a resumed run cannot change: what its saved tensors and its position belong to.
+#: Options that a resumed run cannot change: its saved tensors and its position depend on them.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
 
 def restore(trainer: "Trainer", run: Run) -> None:
-    """Go on where a run stopped; an `OnespikeError` if it is another, or complete, or cannot be read."""
+    """Go on where a run stopped; an `OnespikeError` if it is another run, or complete, or cannot be read."""
     saved = run.checkpoint("last")
     if "optimizer" not in saved.state:
         raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
@@ -49,19 +49,19 @@ def restore(trainer: "Trainer", run: Run) -> None:
 
 
 def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
-    """Take over position, optimiser and callbacks; what does not suit them is one of several errors."""
+    """Restore position, optimiser and callbacks; a saved state that does not fit raises one of several errors."""
     progress, optimizer = trainer.progress, join_tensors(saved.state["optimizer"], saved.training)
     if len(progress.history) != progress.epoch or progress.step > len(trainer.batches):
         raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
     if bool(progress.step) != bool(progress.images):
         raise OnespikeError(f"{progress.images} images in {progress.step} steps")
     moving = expect_optimizer(optimizer, trainer.optimizer.state_dict(), trainer.config, trainer.network)
-    # What no step changes follows from the recipe; a file could say that the loss is to be maximised.
+    # Values that no step changes come from the recipe: a file could say that the loss is to be maximised.
     chosen = [{k: v for k, v in group.items() if k not in moving} for group in trainer.optimizer.param_groups]
     trainer.optimizer.load_state_dict(optimizer)
     for group, values in zip(trainer.optimizer.param_groups, chosen, strict=True):
         group.update(values)
-    # Lookahead's state is that of the optimiser in it.
+    # Lookahead's state is that of its inner optimiser.
     inner = getattr(trainer.optimizer.optimizer, "_base_optimizer", trainer.optimizer)
     for parameter, state in inner.state.items():  # fused optimisers look at memory, not at strides
         for name, value in state.items():
@@ -77,7 +77,7 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
 
 
 def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
-    """Name what a checkpoint and this training disagree about, as "model.theta was 0.5, now 0.3"."""
+    """List the differences between a checkpoint and this training, such as "model.theta was 0.5, now 0.3"."""
 
     def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
         values = values_of(Recipe(model=card.model, conversion=card.conversion))
@@ -92,12 +92,12 @@ def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
 
 
 def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> set[str]:
-    """Raise an `OnespikeError` unless what was saved of an optimiser is what it would hold of a network.
+    """Raise an `OnespikeError` unless an optimiser's saved state is one that it could have for a network.
 
-    Gives the names of its groups' values that steps change, the learning rate and the weights among them.
+    Returns the names of the group values that steps change, among them the learning rate and the weights.
 
-    Its kernels trust it: a tensor smaller than the weight that it belongs to is read beyond its end. What an optimiser
-    holds shows in a twin's after one step; `own` is of the fresh one.
+    The optimiser's kernels trust its state: they would read beyond the end of a tensor that is smaller than its weight.
+    What state an optimiser has is seen from a twin after one step; `own` is the fresh optimiser's.
     """
     twin = deepcopy(network)
     weights = [one for one in twin.parameters() if one.requires_grad]
@@ -123,7 +123,7 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
                 if value.is_floating_point() and not value.double().isfinite().all():
                     raise OnespikeError(f"{name}: expected finite numbers: its training failed")
                 found[name] = value
-                # What comes later than in the first step is as large as the weight.
+                # A tensor that only a later step makes is as large as the weight.
                 expected[name] = pattern if isinstance(pattern, Tensor) else shapes[number]
             else:
                 expect_same(value, pattern, name)
@@ -133,9 +133,9 @@ def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, netwo
 
 
 def expect_same(saved: Any, own: Any, where: str) -> None:
-    """Raise an `OnespikeError` unless a tree has the form of another: the same keys, numbers for numbers.
+    """Raise an `OnespikeError` unless a tree has the structure of another: the same keys, a number for a number.
 
-    What is empty or None in `own` may hold anything.
+    Where `own` is empty or None, `saved` may hold anything.
     """
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (saved, own))
     if own is None or (isinstance(own, dict | list | tuple) and not own and isinstance(saved, dict | list)):

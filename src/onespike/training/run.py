@@ -6,7 +6,7 @@ metrics.csv         one row for each epoch
 tensorboard/        the same and more, for TensorBoard
 curves.png          the same, drawn
 best/ last/         checkpoints
-summary.json        what came out; written at the end, so that its presence means that the run is complete
+summary.json        the results; written at the end: if it is there, the run is complete
 """
 
 import json
@@ -35,9 +35,9 @@ from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
 
-#: What comes before the digest of the lines above, at the end of `config.yaml`.
+#: Precedes the digest of the lines above it, at the end of `config.yaml`.
 _DIGEST = "# sha256: "
-#: What is in `summary.json`, among other things.
+#: Keys of `summary.json`, among others.
 _SUMMARY: dict[str, Any] = {
     "test_top1": float,
     "test_top5": float,
@@ -46,16 +46,16 @@ _SUMMARY: dict[str, Any] = {
     "epochs": int,
 }
 _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "parameters": int}
-#: Files of a run that nothing reads; the summary has their digests.
+#: Files of a run that no command reads; the summary has their digests.
 KEPT = ("metrics.csv", "environment.json", "curves.png")
-#: What a run that was killed before it had begun may have left; without `config.yaml`, `last` is of no run.
+#: Files that a run killed before its beginning may have left; without `config.yaml`, `last` belongs to no run.
 _BEFORE = (LOCK, ".config.yaml.new", "last")
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
 
 class Run:
-    """A run folder, which is there or will be."""
+    """A run folder, existing or to be made."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = path_of(folder)
@@ -63,10 +63,10 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
-        """Open a run, or a network that travels: a folder, "pretrained:NAME" of the package, "hub:user/repo".
+        """Open a run or a pretrained network: a folder, "pretrained:NAME" of the package, or "hub:user/repo".
 
         Raises:
-            OnespikeError: There is none, or it is of a version that cannot be read.
+            OnespikeError: There is no run, or it is of a version that cannot be read.
         """
         run = cls(located(folder))
         try:
@@ -91,7 +91,7 @@ class Run:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """What the run was made of, every value resolved."""
+        """The run's recipe, every value resolved."""
         return load_recipe(self.config)
 
     def recipe_with(self, overrides: Mapping[str, Any]) -> Recipe:
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """What came out, as in `summary.json`; None until the run is complete."""
+        """The results, as in `summary.json`; None until the run is complete."""
         content = self._finished()
         return content and {key: value for key, value in content.items() if key not in ("files", "sha256")}
 
@@ -126,7 +126,7 @@ class Run:
         return whole
 
     def _changed(self) -> list[Path]:
-        """Files that are not what they were when the summary was written; an `OnespikeError` if that is damaged."""
+        """Files that changed after the summary was written; an `OnespikeError` if the summary itself is damaged."""
         digests = convert((self._finished() or {}).get("files", {}), dict[str, str], "summary.json: files")
         return [self.folder / name for name in KEPT if name in digests and self._digest(name) != digests[name]]
 
@@ -137,7 +137,7 @@ class Run:
             return ""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`, with digests of what nobody reads."""
+        """Write `summary.json`, with digests of the files that no command reads."""
         content = {**summary, "files": {name: digest for name in KEPT if (digest := self._digest(name))}}
         write_whole(self.folder / "summary.json", json.dumps(content | {"sha256": digest_of(content)}, indent=2))
 
@@ -151,9 +151,9 @@ class Run:
 
         Args:
             which: "best" or "last".
-            model: A network like the one that was trained, where it is of somebody else's class; its weights are
-                replaced. Not needed for registered models, nor where `allow_imports` names the class's module.
-            time_steps: How often it runs on one image, if another number than in training.
+            model: A network like the trained one, if that is of a user's class; its weights are replaced. Not needed
+                for registered models, nor where `allow_imports` names the class's module.
+            time_steps: Time steps for one image, if another number than in training.
 
         Raises:
             OnespikeError: Both checkpoints are damaged, or the network cannot be built, or is another one.
@@ -161,13 +161,14 @@ class Run:
         return self.checkpoint(which).network(model, time_steps)
 
     def dataset(self, data: Any = None) -> Dataset:
-        """Open the images.
+        """Open the run's data set.
 
         Args:
             data: Other images than the run's own: a `DataConfig`, or a data set that `as_dataset` takes.
 
         Raises:
-            OnespikeError: They are not there; or they were passed to the training from Python, and are not passed now.
+            OnespikeError: The images are not there; or they were passed to the training from Python, and are not passed
+                now.
         """
         if data is None or isinstance(data, DataConfig):
             return open_dataset(data or self.recipe.data)
@@ -205,12 +206,12 @@ class Run:
             raise OnespikeError(f"{state}: put the files of one run together again")
 
     def epochs(self) -> int:
-        """Epochs that this run trained for, and those before whose weights it started from."""
+        """Epochs of this run, and of the earlier runs whose weights it started from."""
         progress = self.checkpoint("last").state["progress"]
         return int(progress["epoch"]) + int(progress.get("epochs_before", 0))
 
     def flops(self) -> int | None:
-        """FLOPs that this run and those before whose weights it started from were trained with; None if not counted."""
+        """Training FLOPs of this run, and of the earlier runs whose weights it started from; None if not counted."""
         progress = self.checkpoint("last").state["progress"]
         spent = progress.get("flops"), progress.get("flops_before")
         return None if None in spent else sum(spent)
@@ -223,7 +224,7 @@ class Run:
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
     def expect_resumable(self) -> None:
-        """Raise an `OnespikeError` if to go on would train anew over what came out: the weights are all, or gone."""
+        """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""
         if is_pretrained(self.folder):
             state = f"{self.folder} holds weights that travel, without what a training goes on from"
             raise OnespikeError(f"{state}: start a new run from them by --init-from {self.folder}")
@@ -233,7 +234,7 @@ class Run:
             raise OnespikeError(f"{state}: there is nothing to resume; train it anew with another --out")
 
     def begin(self, recipe: Recipe) -> None:
-        """Write what is known before the first step; a run that is resumed, perhaps with other values, says so anew."""
+        """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -253,9 +254,10 @@ class Run:
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network: of a run folder, or a checkpoint in one; see `Run.model`; or of weights that travel.
+    """Load a trained network: from a run folder (see `Run.model`), a checkpoint in one, or a pretrained network.
 
-    These are in a folder, in the package ("pretrained:digits-spiking-vgg-xs"), or on the Hub ("user/repo").
+    A pretrained network is in a folder, in the package ("pretrained:digits-spiking-vgg-xs"), or on the Hub
+    ("user/repo").
     """
     place = located(folder)
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
@@ -268,7 +270,7 @@ def load(folder: str | Path, which: str = "best", model: nn.Module | None = None
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """Lay the weights of two-dimensional convolutions channels-last; three-dimensional ones know no such order."""
+    """Lay two-dimensional convolutions' weights channels-last; a network with three-dimensional ones stays as it is."""
     if any(parameter.ndim == 5 for parameter in network.parameters()):
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -292,7 +294,7 @@ def environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """Name of the processor; only Linux has to be asked in a way of its own."""
+    """Name of the processor; on Linux it is in /proc/cpuinfo."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

@@ -18,13 +18,13 @@ REDRAW = 30.0
 
 
 class Saving(Callback):
-    """Saves the last checkpoint every few minutes, at a stop and after each epoch, and the best; only where `main`."""
+    """Saves the last checkpoint every few minutes, at a stop and after each epoch, and the best; only if `main`."""
 
     def __init__(self, main: bool) -> None:
         self.main, self._saved, self._drawn = main, time.monotonic(), -math.inf
 
     def start(self, trainer: "Trainer") -> None:  # noqa: ARG002
-        """Let the minutes begin."""
+        """Start counting the minutes."""
         self._saved = time.monotonic()
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
@@ -52,8 +52,8 @@ class Saving(Callback):
 def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
-    Accuracy is drawn over the FLOPs spent, where they are counted: so runs of different machines can be compared. The
-    two losses have an axis each: that of training is of augmented images, smoothed labels and penalties.
+    Accuracy is drawn over the FLOPs spent, if they are counted, so that runs on different machines can be compared. The
+    two losses have an axis each: the training loss is of augmented images and smoothed labels.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from onespike.training.losses import over_time
 
 @dataclass(frozen=True)
 class Scores:
-    """How a network did on a set of images."""
+    """Scores of a network on a set of images."""
 
     loss: float  # mean cross-entropy
     top1: float  # share of images whose first guess is right, in percent
@@ -31,11 +31,11 @@ class Scores:
 
 @torch.no_grad()
 def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator: Accelerator, seed: int = 0) -> Scores:
-    """Evaluate a network on the images of all processes; it comes back in the mode it was in.
+    """Evaluate a network on the images of all processes, and restore the mode it was in.
 
-    It makes of images (B, C, H, W), or frames (T, B, C, H, W), logits (B, K), or (T, B, K), of which the mean counts.
-    `batches` are this process's share; a share of a batch may be empty. The same seed of a Bernoulli encoding's draws
-    gives the same scores.
+    The network maps images (B, C, H, W), or frames (T, B, C, H, W), to logits (B, K), or (T, B, K), which are averaged
+    over time. `batches` are this process's share; its share of a batch may be empty. With a Bernoulli encoding, the
+    same `seed` gives the same scores.
     """
     was_training = model.training
     model.eval()
@@ -56,7 +56,7 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
         confusion += (labels * classes + best[:, 0]).bincount(minlength=classes * classes).cpu()
     reset()
     model.train(was_training)
-    # One sum over all processes; what is counted is whole, so nothing is lost by adding it up as floating point.
+    # One sum over all processes; counts are whole numbers, so adding them up in floating point loses nothing.
     totals = torch.cat([confusion, torch.tensor([loss, hits], dtype=confusion.dtype)]).to(device)
     totals = accelerator.reduce(totals, "sum").cpu()
     table = totals[:-2].view(classes, classes)

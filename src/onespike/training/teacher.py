@@ -1,11 +1,11 @@
-"""Distillation: a student learns from a teacher's answers (Hinton et al. 2015), and from its features if it likes.
+"""Distillation: a student learns from a teacher's answers (Hinton et al. 2015), and from its features if asked to.
 
     loss = (1 - w) own + w T^2 KL(softmax(teacher / T) || softmax(student / T))
            + f mean_l |n(student_l) - n(teacher_l)|^2
 
-w, T and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l goes over layers of neurons.
-Features are what they fire, or what ReLUs let through; n divides those of an image by their norm. Logits over time
-count by their mean.
+w, T and f are `train.teacher_weight`, `teacher_temperature` and `teacher_features`; l runs over layers of neurons.
+Features are the layers' spikes, or the outputs of ReLUs; n divides those of an image by their norm. Logits over time
+are averaged.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,32 +33,32 @@ from onespike.training.run import Run, channels_last
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
 
-#: The teacher that is the student's artificial twin, and the folder of the student's run that it is trained in.
+#: The teacher that is the student's artificial twin, and its folder in the student's run.
 TWIN, FOLDER = "twin", "teacher"
-#: What a twin is not trained for: it fires no spikes.
+#: Options that are switched off for a twin: it fires no spikes.
 SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "hoyer": 0.0, "surrogate_width_end": 0.0}
 
 
 @dataclass
 class Found:
-    """A teacher as it was found: a network, and what is known of its images."""
+    """A teacher: its network, and what is known of its images."""
 
     network: nn.Module
-    mean: tuple[float, ...]  # of each channel, 0..1, by which its images were normalised
+    mean: tuple[float, ...]  # of each channel, 0..1, by which its images are normalised
     std: tuple[float, ...]
     size: int  # side of its images, in pixels
-    classes: tuple[str, ...] | None = None  # None: whatever its logits are taken for
-    flops: int | None = None  # what its training cost; None where that is not known
+    classes: tuple[str, ...] | None = None  # None: not known, taken to be the data's
+    flops: int | None = None  # FLOPs of its training; None where that is not known
 
 
 class Teacher(Callback):
-    """Adds to the loss how far the student is from a teacher, which sees the same augmented images.
+    """Adds to the loss how far the student is from a teacher that sees the same augmented images.
 
     Args:
         student: The network that is trained.
         recipe: Its recipe; `train.teacher` is not empty.
         data: Its images.
-        share: The device and the floats to compute with.
+        share: The device and the dtype to compute with.
 
     Raises:
         OnespikeError: There is no such teacher, or it does not suit the data, or has no features in common.
@@ -86,7 +86,7 @@ class Teacher(Callback):
 
     @contextmanager
     def forward(self) -> Iterator[None]:
-        """Note the student's images, logits and features."""
+        """Record the student's images, logits and features."""
         with _features(self.student, self.layers) as features:
 
             def see(_: nn.Module, inputs: tuple[Any, ...], logits: Tensor) -> None:
@@ -96,7 +96,7 @@ class Teacher(Callback):
                 yield
 
     def penalty(self, trainer: "Trainer", images: int) -> Tensor:  # noqa: ARG002
-        """All of the loss but the student's own."""
+        """The terms of the loss that come from the teacher."""
         assert self._seen, "the student was asked before"
         (seen, logits, features), self._seen = self._seen, None
         with torch.no_grad(), trainer.accelerator.autocast(), _features(self.network, self.layers) as its:
@@ -167,7 +167,7 @@ def twin_of(recipe: Recipe) -> Recipe:
 
 
 def find_teacher(recipe: Recipe, data: Dataset) -> Found:
-    """Find the teacher that a recipe names; a twin has fresh weights yet. Raises `OnespikeError` if there is none."""
+    """Find the teacher that a recipe names; a twin still has fresh weights. Raises `OnespikeError` if there is none."""
     teacher = recipe.train.teacher
     if teacher == TWIN:
         return _of_card(ModelCard.of(twin_of(recipe), data))
@@ -216,13 +216,13 @@ def _timm(name: str) -> Found:
     return Found(network, tuple(images["mean"]), tuple(images["std"]), images["input_size"][-1])
 
 
-#: Where pretrained teachers come from, by what stands before their name.
+#: Sources of pretrained teachers, by the prefix of their names.
 SOURCES: dict[str, Callable[[str], Found]] = {"torchvision": _torchvision, "timm": _timm}
 
 
 @contextmanager
 def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[dict[str, Tensor]]:
-    """What layers of neurons, all or those at some paths, fire on each image, (B, N), summed over several calls."""
+    """Collect what layers of neurons, all or those in `layers`, fire on each image, (B, N), summed over calls."""
     features: dict[str, Tensor] = {}
 
     def see(fired: Fired) -> None:
@@ -238,7 +238,7 @@ def _features(network: nn.Module, layers: set[str] | None = None) -> Iterator[di
 
 
 def _unit(features: Tensor) -> Tensor:
-    """Divide each row by its norm; below 1, that of a single spike, by 1: nothing is as far from it as a unit."""
+    """Divide each row by its norm, or by 1 if its norm is below that of a single spike; zeros stay zeros."""
     return F.normalize(_wide(features), dim=1, eps=1.0)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Trackers(Callback):
-    """Writes what a watched step and an epoch showed, through accelerate's trackers; only the first process does so."""
+    """Writes the values of watched steps and of epochs, by accelerate's trackers; only the first process writes."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names, self._accelerator = names, None
@@ -25,7 +25,7 @@ class Trackers(Callback):
                 raise OnespikeError(f"train.track: {name} is not installed: pip install {name}")
 
     def start(self, trainer: "Trainer") -> None:
-        """Open the trackers; later events of an interrupted run are hidden from here on."""
+        """Open the trackers; TensorBoard hides what an interrupted run wrote after this point."""
         if not self.names or trainer.run is None:
             return
         folder, done = str(trainer.run.folder), trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
@@ -39,7 +39,7 @@ class Trackers(Callback):
                 tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
-        """Write what a watched step showed."""
+        """Write the values of a watched step."""
         monitor = trainer.monitor
         if monitor.due:
             values: dict[str, Any] = {"train/loss": step.loss, "train/lr": step.lr}

@@ -1,6 +1,6 @@
 """A network and everything that trains it: one step, one evaluation, one checkpoint.
 
-All randomness of a step follows from (seed, step): a run that was interrupted and resumed computes the very numbers
+All randomness of a step follows from (seed, step): a run that was interrupted and resumed computes exactly the numbers
 that it would have computed without the interruption.
 """
 
@@ -41,9 +41,9 @@ class Diverged(OnespikeError):  # noqa: N818 - named for what happened
 class Trainer:
     """A network and everything that trains it; an `OnespikeError` if it does not suit the data or the recipe.
 
-    It takes the network on the CPU, images (B, C, H, W) to logits (B, K) or (T, B, K), and a loss, logits and targets
-    to a number. The recipe's model is what a checkpoint says of the network. What `callbacks` do comes after what the
-    recipe asks for itself.
+    The network comes on the CPU and maps images (B, C, H, W) to logits (B, K) or (T, B, K); the loss maps logits and
+    targets to a number. A checkpoint describes the network by the recipe's model. `callbacks` run after those that the
+    recipe asks for.
     """
 
     network: nn.Module  # the one that is trained
@@ -122,13 +122,13 @@ class Trainer:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
-        """Take one step of the optimiser, `number` of them done before; gives the mean loss and the number of hits."""
+        """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
         seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
         if self.config.start_size:
             steps = self.config.epochs * len(self.batches)
             images = resize(images, size_at(self.config, self.data.image_size, number, steps))
-        if images.ndim == 5:  # (T, B, …): what mixes and cuts batches wants B first
+        if images.ndim == 5:  # (T, B, …): Mixup and chunks need B first
             images = images.transpose(0, 1)
         images, targets = self.mixup(images, labels) if self.mixup else (images, labels)
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
@@ -155,7 +155,7 @@ class Trainer:
         return total_loss, hits
 
     def _over_time(self, images: Tensor) -> Tensor:
-        """Frames with time ahead, (T, B, C, H, W); images for a loss of each step as frames, shown again and again."""
+        """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""
         if images.ndim == 5:
             return images.transpose(0, 1)
         steps = getattr(self.network, "config", None)
@@ -169,7 +169,7 @@ class Trainer:
             callback.after_step(self, step)
 
     def weights(self) -> AbstractContextManager[None]:
-        """While this is open, the network has the weights that it computes with, such as rounded ones."""
+        """Context in which the network has the weights that it computes with, such as rounded ones."""
         return _together(callback.weights() for callback in self.callbacks)
 
     def evaluate(self, batches: EvalLoader) -> Scores:
@@ -245,15 +245,15 @@ def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
-    """Raise an `OnespikeError` that names the shapes unless a network takes a data set's images; gives its logits.
+    """Return a network's logits for blank images of a data set; an `OnespikeError` names the shapes if it refuses them.
 
-    `side` is that of images which are resized first.
+    `side` is the side of the images after resizing, if they are resized first.
     """
     count, classes, side = 2, data.num_classes, side or data.image_size
     try:
         with aside(network), torch.no_grad():
             logits = network(data.blank(count, side, device=share.device, dtype=share.dtype))
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last is how timm's refuse a size
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last: timm's networks, for a size
         reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
         raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -265,7 +265,7 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
 
 
 def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> None:
-    """Raise an `OnespikeError` unless a network takes a data set's images when they are resized to a side in pixels."""
+    """Raise an `OnespikeError` unless a network takes a data set's images resized to `side` pixels a side."""
     try:
         expect_logits(network, data, share, side)
     except OnespikeError as error:
@@ -274,7 +274,7 @@ def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> N
 
 
 def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
-    """Raise an `OnespikeError` unless somebody's loss takes these logits and labels, or `soft` ones, to one number."""
+    """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number."""
     labels = torch.zeros(logits.shape[-2], dtype=torch.long, device=logits.device)
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"

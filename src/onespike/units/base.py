@@ -39,19 +39,19 @@ class UnitConfig:
             raise OnespikeError(f"theta: expected 0 < theta <= 1, got {self.theta}")
 
 
-#: What a unit's neurons keep from one time step to the next, layer by layer.
+#: The state of a unit's neurons between time steps, layer by layer.
 Memory = tuple[State, ...]
 
 
 class Traffic(NamedTuple):
-    """Values that are handed on, in the whole batch: read, written."""
+    """The number of potentials that are handed on, over the whole batch: read, written."""
 
     reads: float
     writes: float
 
 
 class UnitOutput(NamedTuple):
-    """What comes out of a unit, (V, B, C, M, M) each."""
+    """The output of a unit, (V, B, C, M, M) each."""
 
     spikes: Tensor
     potential: Tensor | None  # for the next block, if it hands any on
@@ -59,10 +59,10 @@ class UnitOutput(NamedTuple):
 
 
 class Unit(nn.Module, ABC):
-    """The contract of a spiking unit: four windows of spikes in, four windows of spikes out, potentials beside them.
+    """Base class of a spiking unit: windows of spikes in, windows of spikes out, and potentials beside them.
 
-    The four windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`); only
-    potentials, which pass from window to window, are computed one after the other (`Neuron.charge_and_fire`).
+    The windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`). Only potentials,
+    which pass from window to window, are computed one window after the other (`Neuron.charge_and_fire`).
     """
 
     out_channels: int  # of the output spikes, and of the potentials that are handed to the next block
@@ -72,23 +72,23 @@ class Unit(nn.Module, ABC):
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
         """Run the unit on the windows (V, B, C, M, M) of one time step.
 
-        `potential` is that of the block before, if it hands any on; `memory` that of the time step before, if any.
+        `potential` is that of the previous block, if it hands any on; `memory` that of the previous time step, if any.
         """
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:  # noqa: ARG002
-        """Count what it hands on to windows, blocks and time steps, for the audit; `out` is what `forward` returned."""
+        """Count the potentials that it hands on to windows, blocks and time steps; `out` is the result of `forward`."""
         name, missing = type(self).__name__, "the audit does not know which potentials this unit hands on"
         raise OnespikeError(f"{name}: {missing}: define {name}.potential_traffic")
 
 
 def chained(out: UnitOutput) -> int:
-    """Values of one layer that one window hands to the next: those of all windows but the last."""
+    """The number of values of one layer that windows hand on: all windows but the last do."""
     v = out.memory[0][0]
     return v.numel() * (len(v) - 1) // len(v)
 
 
 def kept_over_time(out: UnitOutput, memory: Memory | None, written: int) -> Traffic:
-    """What a unit's neurons keep for the next time step; `written` values of each layer are written anyway."""
+    """The traffic of the state kept for the next time step; `written` values of each layer are not written again."""
     if memory is None:
         return Traffic(0, 0)
     values, layers = out.memory[0][0].numel(), sum(len(layer) - 1 for layer in out.memory)
@@ -104,5 +104,5 @@ def as_one_batch(x: Tensor, *layers: nn.Module) -> Tensor:
 
 
 def one_batch(x: Tensor) -> Tensor:
-    """Lay windows, or time steps, one behind the other: (V, B, C, …) to (V*B, C, …); channels last stay so."""
-    return x.flatten(0, 1) if x.stride(0) else torch.cat(x.unbind())  # flattened, what is expanded would lose it
+    """Join windows, or time steps, into one batch: (V, B, C, …) to (V*B, C, …); channels-last stays channels-last."""
+    return x.flatten(0, 1) if x.stride(0) else torch.cat(x.unbind())  # flattening what is expanded loses channels-last

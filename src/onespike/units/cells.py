@@ -1,4 +1,4 @@
-"""The framework's recurrent layers, made cheaper: our own scan to train on a CPU, and a short cut for single tokens."""
+"""PyTorch's recurrent layers, made cheaper: our own scan for training on a CPU, and a shortcut for single tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,60 +10,60 @@ from torch import Tensor, nn
 from onespike.functional import scan_gru, scan_rnn
 from onespike.processor import emulates_bf16
 
-#: Tokens from which the scan is faster than the framework; measured.
+#: Number of tokens from which the scan is faster than PyTorch; measured.
 _LONG = 16
 
 
 class LSTM(nn.LSTM):
-    """`nn.LSTM`, with the same arguments, parameters and results; faster where there is a single token."""
+    """`nn.LSTM`, with the same arguments, parameters and results; faster for a single token."""
 
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
-        """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states h and c."""
+        """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states h and c."""
         if _is_single(self, x, hx):
             h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
             return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
         if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
-            with torch.autocast("cpu", enabled=False):  # there is no LSTM in bf16 on such a processor
+            with torch.autocast("cpu", enabled=False):  # such a processor has no LSTM in bf16
                 return super().forward(x.float(), hx)
         return super().forward(x, hx)
 
 
 class GRU(nn.GRU):
-    """`nn.GRU`, with the same arguments, parameters and results; on a CPU it is trained by our scan."""
+    """`nn.GRU`, with the same arguments, parameters and results; our scan trains it on a CPU."""
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
+        """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states."""
         return _ours(self, x, hx, _gru_token, scan_gru) or super().forward(x, hx)
 
 
 class RNN(nn.RNN):
-    """`nn.RNN`, with the same arguments, parameters and results; on a CPU it is trained by our scan."""
+    """`nn.RNN`, with the same arguments, parameters and results; our scan trains it on a CPU."""
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Tokens (N, T, C_in) to states (N, T, C), both directions' side by side, and the last states."""
+        """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states."""
         return _ours(self, x, hx, _rnn_token, scan_rnn) or super().forward(x, hx)
 
 
 def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
-    """Whether it is a kind of layer that this module knows, and starts from 0."""
+    """Whether this module handles such a layer and such an input, and the state starts at 0."""
     known = cell.num_layers == 1 and cell.batch_first and cell.bias and not cell.proj_size and cell.mode != "RNN_RELU"
     return known and hx is None and isinstance(x, Tensor) and x.dim() == 3  # no packed sequence
 
 
 def _is_single(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
-    """Whether there is one token, and so no state for the state's weights to multiply: half of the layer's work."""
+    """Whether there is a single token: its state is 0, so the products with the state's weights can be left out."""
     return _is_plain(cell, x, hx) and x.shape[1] == 1
 
 
 def _ours(
     cell: nn.RNNBase, x: Tensor, hx: Tensor | None, token: Callable[..., Tensor], scan: Callable[..., Tensor]
 ) -> tuple[Tensor, Tensor] | None:
-    """States and last states, by what one token becomes or by the scan; None where neither can do it, or faster."""
+    """States and last states, by `token` for a single token or by `scan`; None where neither applies or is faster."""
     directions: list[list[Any]] = cell.all_weights
     if _is_single(cell, x, hx):
         states = [token(x, *weights) for weights in directions]
         return torch.cat(states, -1), torch.stack(states).squeeze(2)
-    # cuDNN and compilers do better than the scan, and inference has nothing to gain.
+    # cuDNN and compilers are faster than the scan, and inference has nothing to gain.
     faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if not (faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG):
         return None
@@ -73,14 +73,14 @@ def _ours(
 
 
 def _lstm_token(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
-    """State behind the first token, h and c: c = sigmoid(i) tanh(g), h = sigmoid(o) tanh(c)."""
+    """State after the first token, h and c: c = sigmoid(i) tanh(g), h = sigmoid(o) tanh(c)."""
     i, _, g, o = F.linear(x, w_ih, b_ih + b_hh).chunk(4, -1)
     c = i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh() + _nothing(w_hh, c), c
 
 
 def _gru_token(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-    """State behind the first token: h = (1 - z) tanh(n + r c_n)."""
+    """State after the first token: h = (1 - z) tanh(n + r c_n)."""
     *_, c_n = b_hh.chunk(3)
     r, z, n = F.linear(x, w_ih, b_ih + torch.cat((b_hh[: -len(c_n)], torch.zeros_like(c_n)))).chunk(3, -1)
     n = torch.tanh(n + r.sigmoid() * c_n.to(n.dtype))
@@ -88,11 +88,11 @@ def _gru_token(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 
 
 def _rnn_token(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
-    """State behind the first token: h = tanh(W x + b)."""
+    """State after the first token: h = tanh(W x + b)."""
     h = F.linear(x, w_ih, b_ih + b_hh).tanh()
     return h + _nothing(w_hh, h)
 
 
 def _nothing(weights: Tensor, like: Tensor) -> Tensor:
-    """0, of which these weights get a gradient of 0: without any, optimisers and other processes would miss them."""
+    """Return 0, so that these weights get a gradient of 0: optimisers and other processes expect one."""
     return weights[:0].sum().to(like.dtype)

@@ -3,7 +3,7 @@
     layer 1   V1[v] = alpha * V1[v-1] + conv1(s[v])                          S1 = fire(V1)
     layer 2   V2[v] = alpha * Omega(V1[v-1], V2[v-1]) + conv2(S1[v])         S2 = fire(V2)
 
-v = 1..4 counts the windows; potentials start at 0 in every block; S2 goes out.
+v = 1..4 counts the windows; potentials start at 0 in every block; the output is S2.
 """
 
 from typing import final
@@ -22,7 +22,7 @@ class WindowConv(Conv3x3):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, M, M) to (N, C', M, M)."""
-        # The other taps see nothing but padding there; to convolve nevertheless takes seven times as long.
+        # The other taps see only padding there; to convolve all the same takes seven times as long.
         if x.shape[-2:] != (1, 1):
             return super().forward(x)
         return F.linear(x.flatten(1), self.weight[:, :, 1, 1], self.bias)[:, :, None, None]
@@ -32,8 +32,8 @@ class WindowConv(Conv3x3):
 class ConvUnit(Unit):
     """Two convolutional spiking layers whose potentials pass from window to window.
 
-    `norm` makes the normalisation behind each convolution; its statistics span windows, batch and map. It may give
-    each channel a `population` of neurons: then spikes have so many times the channels of the currents.
+    `norm` makes the normalisation after each convolution; its statistics cover windows, batch and map. It may turn each
+    channel into a `population` of neurons: spikes then have `population` times as many channels as the convolutions.
     """
 
     def __init__(
@@ -61,5 +61,5 @@ class ConvUnit(Unit):
         """Layer 1 reads its own potentials, layer 2 those of both layers."""
         passed = chained(out) if self.fusion != "none" else 0
         kept = kept_over_time(out, memory, passed)
-        more = sum(len(layer) - 2 for layer in out.memory)  # such as risen thresholds
+        more = sum(len(layer) - 2 for layer in out.memory)  # such as the rise of adaptive thresholds
         return Traffic((3 + more) * passed + kept.reads, (2 + more) * passed + kept.writes)

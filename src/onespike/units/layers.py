@@ -1,4 +1,4 @@
-"""PyTorch's layers that are trained faster, or in less memory, here. They compute the same."""
+"""PyTorch's layers with the same results, faster or with less memory in training."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ class Conv3x3(nn.Conv2d):
 
     @property
     def fits(self) -> bool:
-        """Whether `conv3x3` is what it computes, and wanted."""
+        """Whether `conv3x3` computes this layer, and the layer is in training."""
         return self.training and self.stride == (1, 1)
 
 
@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class MaxPool(nn.MaxPool2d):
-    """Max pooling over 2x2 pixels; in training it keeps a byte for each window, where that can be done."""
+    """Max pooling over 2x2 pixels; in training it saves one byte for each window, where possible."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -46,15 +46,15 @@ class MaxPool(nn.MaxPool2d):
 
 
 class Layers(nn.Sequential):
-    """Layers one behind the other, see `through`."""
+    """Layers in sequence, see `through`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply all of them."""
+        """Apply all layers."""
         return through(self, x)
 
 
 def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
-    """Apply layers; in training a 3x3 convolution and the max pooling behind it are one, if nobody looks in between."""
+    """Apply layers; in training, fuse a 3x3 convolution with the max pooling after it unless they are watched."""
     left = deque(layers)
     while left:
         layer = left.popleft()
@@ -68,6 +68,6 @@ def through(layers: Iterable[nn.Module], x: Tensor) -> Tensor:
 
 
 def is_watched(*layers: nn.Module) -> bool:
-    """Whether hooks look at what one of the layers takes, or gives, or at the gradients of that."""
+    """Whether a layer has hooks on its inputs, its outputs, or their gradients."""
     kinds = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
     return any(getattr(layer, kind) for layer in layers for kind in kinds)

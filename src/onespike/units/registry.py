@@ -25,10 +25,10 @@ def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
     return TravellingUnit(layer, channels, config, norm)
 
 
-#: Units whose cell keeps a real-valued state of its own: they can never be strictly spiking.
+#: Units whose cell keeps a real-valued state: they can never be strictly spiking.
 RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
 
-#: What builds a unit out of its channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
+#: Builders of units, from channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
     "lstm": _recurrent(LSTM, bidirectional=True),

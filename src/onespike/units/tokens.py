@@ -15,7 +15,7 @@ from onespike.neurons import Incoming, make_neuron
 from onespike.units.base import Memory, Traffic, Unit, UnitConfig, UnitOutput, as_one_batch, chained, kept_over_time
 from onespike.units.channel import Norm
 
-#: The framework's recurrent layers.
+#: PyTorch's recurrent layers.
 Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
 
 
@@ -23,7 +23,7 @@ Cell = type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]
 class TravellingUnit(Unit):
     """A layer over the tokens of a window, and neurons that merge the potentials of two directions.
 
-    `layer` maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`; `norm` makes its norm.
+    `layer` maps windows (N, C, M, M) to (N, `out_channels`, M, M), such as `Recurrent`; `norm` makes the norm after it.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TravellingUnit(Unit):
         self.neuron = make_neuron(out_channels, config.neuron)
 
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:
-        """Run the layer on the four windows; `potential` is that of the block before, None (0) at the first."""
+        """Run the layer on the windows; `potential` is that of the previous block, None (0) at the first."""
         currents = as_one_batch(spikes, self.layer, self.norm)
         if self.travels and potential is None:
             potential = torch.zeros_like(currents)
@@ -45,10 +45,10 @@ class TravellingUnit(Unit):
         return UnitOutput(state[1], self.neuron.handed_on(*state[:2]) if self.travels else None, (state,))
 
     def potential_traffic(self, potential: Tensor | None, memory: Memory | None, out: UnitOutput) -> Traffic:
-        """All windows go to the next block; the first reads a second window of the block before."""
+        """All windows go to the next block; the first window also reads the second one of the block before."""
         v, reads, writes = out.memory[0][0], 0.0, 0.0
         if self.travels:
-            more = chained(out) * (len(out.memory[0]) - 2)  # such as risen thresholds
+            more = chained(out) * (len(out.memory[0]) - 2)  # such as the rise of adaptive thresholds
             reads, writes = chained(out) + more, v.numel() + more
             if potential is not None:
                 reads += v.numel() + v.numel() // len(v)
@@ -57,7 +57,7 @@ class TravellingUnit(Unit):
 
 
 class Recurrent(nn.Module):
-    """A recurrent layer over the pixels of a map as tokens, in row-major order; it starts from 0 at the first."""
+    """A recurrent layer over the pixels of a map as tokens, in row-major order; its state starts at 0."""
 
     def __init__(self, cell: Cell, channels: int, bidirectional: bool) -> None:
         super().__init__()

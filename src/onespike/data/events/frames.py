@@ -1,8 +1,8 @@
-"""From events to frames of bytes: T of them, which share the events by time or by count.
+"""From events to frames of bytes: T frames share the events by time or by count.
 
 With t from 0 at the first event to 1 at the last, an event belongs to frame floor(t T), the last to frame T - 1; by
 count, event n of N to frame floor(n T / N). So every event is in exactly one frame. (tonic's slices leave out the last
-events, whichever do not fill a slice.)
+events if they do not fill a slice.)
 
     histogram     events of each pixel and channel, at most 255
     binary        255 where there was one
@@ -21,7 +21,7 @@ from onespike.data.config import DataConfig
 from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
-#: Parts of an event that a voxel is counted in.
+#: A voxel is counted in these parts of an event.
 _PARTS = 16
 
 
@@ -58,11 +58,11 @@ class Framing:
         return self.image_size or self.sensor.width
 
     def key(self) -> str:
-        """What the frames depend on, beside the recordings."""
+        """A hash of all that the frames depend on, besides the recordings."""
         return hashlib.sha256(repr(self).encode()).hexdigest()
 
     def fitted(self, events: np.ndarray) -> np.ndarray:
-        """Denoise, keep the centre square and shrink it; pixels that become one share their events."""
+        """Denoise, keep the centre square and shrink it; pixels that are merged pool their events."""
         if self.denoise:
             events = _denoised(events, self.denoise)
         (width, height, _), size = self.sensor, self.side
@@ -78,7 +78,7 @@ class Framing:
         return events
 
     def make(self, events: np.ndarray) -> np.ndarray:
-        """Make the frames of fitted events, uint8; none give empty frames."""
+        """Make the frames of fitted events, uint8; without events they are empty."""
         shape = (self.frames, self.side, self.side, self.sensor.channels)
         made = _frames(events, shape, self.frames_by, self.representation)
         made = made.transpose(1, 2, 0, 3)
@@ -141,7 +141,7 @@ class EventAugment:
     std: tuple[float, ...]
 
     def __call__(self, events: np.ndarray, seed: int) -> np.ndarray:
-        """Fitted events to float32 (C, H, W), or (T, C, H, W), by draws from a seed."""
+        """Map fitted events to float32 (C, H, W), or (T, C, H, W), by draws from a seed."""
         changed = jittered(events, self.framing.side, self.config, np.random.default_rng(seed))
         frames = self.framing.make(changed) / np.float32(255)
         floats = (frames - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
@@ -149,10 +149,10 @@ class EventAugment:
 
 
 def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random.Generator) -> np.ndarray:
-    """Drop events, move and mirror all together, each by itself, in space (those that leave the map are lost), in time.
+    """Drop events, move and mirror all together, then jitter each in space (some leave the map and are lost) and time.
 
-    The result is in order again. All is moved by up to `crop_padding` pixels; with `alternate_flip` who makes batches
-    mirrors.
+    The result is sorted by time again. All events are moved by up to `crop_padding` pixels. With `alternate_flip`, the
+    loader mirrors.
     """
     if config.drop_events:
         events = events[draws.random(len(events)) >= config.drop_events]

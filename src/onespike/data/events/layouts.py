@@ -1,4 +1,4 @@
-"""Data sets of recordings on the disk, in their official layouts and in those that tonic downloads."""
+"""Data sets of recordings on disk, in their official layouts and in those that tonic downloads."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,11 +41,11 @@ _GESTURES = [
     "other gestures",
 ]
 _OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-#: Seconds that no recording takes.
+#: More seconds than any recording takes.
 _LONG = 1e9
 #: Makes the recording of a sample.
 Read = Callable[[int], np.ndarray]
-#: A part's labels, what each sample is called in errors, and what reads it.
+#: A part's labels, the names of its samples in errors, and the function that reads one.
 Samples = tuple[Sequence[int], Sequence[str], Read]
 
 

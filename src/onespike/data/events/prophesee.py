@@ -1,7 +1,7 @@
-"""From the bytes of a Prophesee camera to a recording: `.raw` in EVT 2 or EVT 3, and HDF5.
+"""Read recordings of Prophesee cameras: `.raw` in EVT 2 or EVT 3, and HDF5.
 
-The formats are those of the Metavision SDK's documentation. The package that reads `.raw` elsewhere, expelliarmus,
-never returns from a file that is cut off; tests compare with it on whole ones.
+The formats are those of the Metavision SDK's documentation. Another reader of `.raw`, the package expelliarmus, never
+returns from a file that is cut off; tests compare with it on whole ones.
 """
 
 import io
@@ -80,7 +80,7 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
 
 
 def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
-    """Times, x, y and polarities: words of 4 bits of kind; an event has 6 bits of time, 11 of x, 11 of y."""
+    """Times, x, y and polarities: 4 bits of a word are its kind; an event has 6 bits of time, 11 of x, 11 of y."""
     kinds = words >> 28
     _expect_known(kinds, (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), origin)
     high = _last(words & 0x0FFFFFFF, kinds == 0x8)
@@ -90,7 +90,7 @@ def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
 
 
 def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
-    """Times, x, y and polarities: words of 4 bits of kind; time, row and base stay until the next word sets them."""
+    """Times, x, y and polarities: 4 bits of a word are its kind; time, row and base hold until they are set again."""
     kinds, values = words >> 12, words & 0xFFF
     _expect_known(kinds, (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF), origin)
     y, base = _last(values & 0x7FF, kinds == 0x0), _last(values, kinds == 0x3)
@@ -100,7 +100,7 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
     turns = np.cumsum(np.diff(highs, prepend=highs[:1]) < 0)  # 24 bits of microseconds are 16.8 s
     high, low = np.zeros_like(ticks), np.where(is_high, 0, ticks)  # a new high begins at a low of 0
     high[is_high] = (turns << 24) + (highs << 12)
-    carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low turns over
+    carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low wraps around
     times = _last(high - (carried << 12), is_high) + (carried << 12) + low
     t = np.zeros_like(words)
     t[clock] = times
@@ -122,7 +122,7 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
 
 
 def _last(values: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """At each place the value of the last place so far that is in `where`; 0 before the first."""
+    """For each place the value at the last place so far that is in `where`; 0 before the first."""
     place = np.maximum.accumulate(np.where(where, np.arange(len(values)), -1)) if len(values) else values
     return np.where(place >= 0, values[place], 0)
 

@@ -1,6 +1,6 @@
-"""From a file's bytes to a recording: tonic's readers, behind a look at the bytes; nothing is ever unpickled.
+"""Read recordings from files by tonic's readers, after a check of the bytes; nothing is ever unpickled.
 
-tonic's readers take what they are given: half an event, a packet cut off, a file of another sensor all become events.
+tonic's readers check nothing: half an event, a packet cut off, a file of another sensor all become events.
 """
 
 import io
@@ -23,9 +23,9 @@ from onespike.errors import OnespikeError, damage_named
 
 #: Bytes of an event of N-MNIST; of one, and of a packet's header, of AEDAT.
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
-#: Bits of an address of DVS128 that mean something; the 16th marks what comes from outside.
+#: Bits of a DVS128 address that are used; the 16th marks external events.
 _DVS128 = 0xFFFF
-#: Milliseconds that no recording takes.
+#: More milliseconds than any recording takes.
 _LARGE = 2.0**50
 
 
@@ -91,7 +91,7 @@ def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 
 
 def read_aedat(files: Files, name: str, sensor: Sensor) -> np.ndarray:
-    """Read AEDAT of whichever of these two versions."""
+    """Read AEDAT 2 or 3.1, whichever it is."""
     return (read_dvs128 if _aedat(files, name)[0] < 3 else read_ibm)(files, name, sensor)
 
 
@@ -122,7 +122,7 @@ def read_arrays(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 
 
 def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
-    """Read what tonic downloads of DVS128 Gesture: `.npy` of rows x, y, p, milliseconds."""
+    """Read DVS128 Gesture as tonic downloads it: `.npy` of rows x, y, p, milliseconds."""
     origin = files.where(name)
     rows = load_arrays(files.read(name), origin)
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
@@ -157,7 +157,7 @@ def truncated(origin: str, found: str, expected: str) -> OnespikeError:
     return OnespikeError(f"{origin}: truncated, {found}; expected {expected}; download it again")
 
 
-#: What reads a file, by the end of its name.
+#: Readers of files, by the ending of the name.
 READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
     ".npy": read_arrays,
     ".npz": read_arrays,
@@ -171,7 +171,7 @@ READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
 
 
 def _aedat(files: Files, name: str) -> tuple[float, bytes]:
-    """The version that AEDAT says, and what follows its comments, as tonic's reader finds it."""
+    """AEDAT's version, and the bytes after its comments, as tonic's reader finds them."""
     data, origin, at = files.read(name), files.where(name), 0
     version = ""
     while data[at : at + 1] == b"#":
@@ -187,7 +187,7 @@ def _aedat(files: Files, name: str) -> tuple[float, bytes]:
 
 @contextmanager
 def _on_disk(files: Files, name: str) -> Iterator[str]:
-    """A file's path; tonic's readers of AEDAT take nothing else."""
+    """A file's path, which is all that tonic's readers of AEDAT take."""
     if files.members is None:
         yield files.where(name)
         return

@@ -3,9 +3,9 @@
 A digit, 8x8 pixels of 17 greys, is enlarged to 24x24 and lies in the middle of a black 32x32 field of view. As for
 N-MNIST (Orchard et al. 2015), the camera makes three saccades of 100 ms along the sides of a triangle, 4 pixels wide.
 Every 4 ms each pixel compares the logarithm of its brightness, ln(0.1 + I) with I in 0..1 and linear between pixels,
-with the one at its last event: for each threshold that lies between, it gives an event of the polarity of the change,
-at the time at which the brightness, linear between the steps, crossed it. Thresholds are drawn once for each pixel of
-each sample, N(0.4, 0.04); noise adds an event for each pixel every 3 seconds, in the mean. All draws of sample i are
+with that at its last event. For each threshold in between it gives an event, with the polarity of the change, at the
+time when the brightness, linear between the steps, crossed that threshold. Thresholds are drawn once for each pixel of
+each sample, N(0.4, 0.04). Noise adds an event for each pixel every 3 seconds, on average. All draws of sample i are
 from seed i.
 """
 
@@ -25,7 +25,7 @@ from onespike.data.sources import Content, Part, Source
 from onespike.errors import OnespikeError
 
 SENSOR = Sensor(32, 32)
-#: Raise it whenever the same digits would give other events.
+#: Increase it whenever the same digits would give other events.
 _VERSION = 1
 _DIGIT, _REACH, _SACCADE, _STEP = 24, 4.0, 100_000, 4_000  # pixels, pixels, microseconds, microseconds
 _THRESHOLD, _MISMATCH, _DARK, _NOISE = 0.4, 0.04, 0.1, 1 / 3  # log brightness, its deviation, brightness, events/s
@@ -67,7 +67,7 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
 
 def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:
-    """Make the events of digits (N, 8, 8), 0..16; the same for the same seed, whatever is beside it."""
+    """Make the events of digits (N, 8, 8), 0..16; the same for the same seed, whatever other digits there are."""
     generators = [np.random.default_rng(seed) for seed in seeds]
     height, width, duration = SENSOR.height, SENSOR.width, 3 * _SACCADE
     scenes = np.stack([_scene(digit) for digit in digits])
@@ -109,7 +109,7 @@ def _scene(digit: np.ndarray) -> np.ndarray:
 
 
 def _seen(scenes: np.ndarray, saccade: float) -> np.ndarray:
-    """Logarithm of the brightness that the pixels see after so many saccades, linear between the scenes' pixels."""
+    """Logarithm of the brightness that the pixels see after `saccade` saccades, linear between the scenes' pixels."""
     number = min(int(saccade), len(_CORNERS) - 2)
     share = saccade - number
     right, down = int(_REACH) + _REACH * ((1 - share) * _CORNERS[number] + share * _CORNERS[number + 1])

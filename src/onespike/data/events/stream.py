@@ -1,4 +1,4 @@
-"""One recording: what happened at which pixel when, and what a recording must be to be one."""
+"""One recording: its events, and the checks that a recording must pass."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -7,12 +7,12 @@ import numpy as np
 
 from onespike.errors import OnespikeError
 
-#: An event: when, in microseconds; where; and in which channel, of a camera its polarity, 0 (darker) or 1 (brighter).
+#: An event: time, in microseconds; place; and channel, for a camera the polarity, 0 (darker) or 1 (brighter).
 EVENT = np.dtype([("t", np.int64), ("x", np.int16), ("y", np.int16), ("p", np.int16)])
 
 
 class Sensor(NamedTuple):
-    """What recorded: a camera has 2 channels, darker and brighter; a cochlea one pixel, a channel for each nerve."""
+    """A sensor: a camera has 2 channels, darker and brighter; a cochlea has one pixel, and a channel for each nerve."""
 
     width: int
     height: int

@@ -33,7 +33,7 @@ EVENTS = {
 }
 #: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
 PARTS = ("train", "validation", "test")
-#: The most classes: the table of which are taken for which has the square of it.
+#: Most classes: the confusion matrix has the square of it.
 MOST_CLASSES = 1 << 15
 
 
@@ -48,14 +48,14 @@ class Part(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What is in a source."""
+    """The content of a source."""
 
     classes: tuple[str, ...]  # a label is an index into them
     parts: Mapping[str, Part]  # by names out of `PARTS`
-    note: str = ""  # what was decided about it and matters to who compares results
+    note: str = ""  # what was decided about it and matters when results are compared
 
     def check(self, name: str) -> None:
-        """Raise an OnespikeError if a class has no proper name, or a label is out of range, which names the image."""
+        """Raise an OnespikeError if a class has no proper name, or for an image whose label is out of range."""
         expect_class_names(self.classes, name)
         for part in self.parts.values():
             for wrong in np.flatnonzero((part.labels < 0) | (part.labels >= len(self.classes)))[:1].tolist():
@@ -64,7 +64,7 @@ class Content(NamedTuple):
 
 
 def expect_class_names(names: Sequence[Any], where: str) -> None:
-    """Expect names by which a person can tell classes apart: text that is no control, each once."""
+    """Expect names by which a person can tell classes apart: text without control characters, each once."""
     if not 0 < len(names) <= MOST_CLASSES:
         raise OnespikeError(f"{where}: {len(names):,} class names; expected 1 to {MOST_CLASSES:,}; correct them")
     seen = set[str]()

@@ -127,7 +127,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 class _Bytes(np.ndarray):
-    """An array of bytes: an official file holds no other. numpy's own, of a stranger's making, may read anywhere."""
+    """An array of bytes, the only kind in an official file; numpy's own, in a stranger's pickle, may read anywhere."""
 
     def __setstate__(self, state: Any, /) -> None:
         _, shape, kind, by_columns, data = state
@@ -139,7 +139,7 @@ class _Bytes(np.ndarray):
 
 
 class _Kind:
-    """What an array's numbers are: bytes, unsigned; numpy's own takes offsets from a stranger's state."""
+    """The dtype of an array: unsigned bytes; numpy's own would take offsets from a stranger's pickle."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         if name not in ("u1", b"u1"):
@@ -176,7 +176,7 @@ def load_pickle(data: bytes, origin: str) -> Any:
             return _ADMITTED[module_name, global_name]
 
     with damage_named(origin, "truncated or damaged pickle", "a whole one"):
-        for code, place, _ in pickletools.genops(data):  # the list of what is remembered grows to the largest place
+        for code, place, _ in pickletools.genops(data):  # the unpickler's memo grows to the largest place
             if code.name in _PUTS and (place or 0) > len(data):
                 raise pickle.UnpicklingError(f"place {place:,} in a file of {len(data):,} bytes")
         return Unpickler(io.BytesIO(data), encoding="bytes").load()

@@ -1,4 +1,4 @@
-"""Named files below one root, the same for a folder and for an archive, which is never unpacked to where names say."""
+"""Files by name below one root, alike for a folder and for an archive, which is never unpacked to its own paths."""
 
 import errno
 import gzip
@@ -18,7 +18,7 @@ from typing import IO, NamedTuple
 from onespike.durable import MOST, open_regular, read_whole
 from onespike.errors import OnespikeError
 
-#: How deep folders may be linked from elsewhere, and how many bytes come out of one of a .tar.gz of images.
+#: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
 _LINKED, _RATIO = 2, 100
 #: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
 #: behind a password or with a compression that is unknown here.
@@ -47,7 +47,7 @@ class Files(NamedTuple):
             return sorted(path.relative_to(root).as_posix() for path in _below(root))
 
     def expect_listed(self, listed: Iterable[str], names: Iterable[str]) -> None:
-        """Expect of what is listed somewhere, such as in a file, that each is one of our `names`, and there once."""
+        """Raise an OnespikeError unless each listed file is one of `names`, and listed once."""
         known, seen = set(names), set[str]()
         for name in listed:
             if name not in known or name in seen:
@@ -78,24 +78,24 @@ class Files(NamedTuple):
             return self.members[self.prefix + name]()
 
     def where(self, name: str) -> str:
-        """Name a file for a person: its path, or archive and member."""
+        """Name a file, for an error: its path, or archive and member."""
         return str(self.root / self.prefix / name) if self.members is None else f"{self.root}: {self.prefix}{name}"
 
     def key(self, names: Iterable[str]) -> str:
         """Sha256, in hexadecimal, over names and content of these files; for an archive, over all of it.
 
-        Of a folder, a link out of it, or one file by two names, is an OnespikeError.
+        In a folder, a link out of it, or one file under two names, is an OnespikeError.
         """
         if self.members is not None:
             return _digest(self.root)[0]
-        lines, paths = list[str](), dict[object, Path]()  # the paths of files by what they are
+        lines, paths = list[str](), dict[object, Path]()  # the path of each file, by its identity
         for name in names:
             path = Path(self.where(name))
             if path.is_symlink():
                 real = path.resolve()
                 if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
                     raise _led_out(path, real, self.root)
-            # A digest per file: the files' borders count, not only their bytes one after the other.
+            # A digest per file: a byte that moves from one file to the next changes the key.
             digest, identity = _digest(path)
             if (other := paths.setdefault(identity or path.resolve(), path)) != path:
                 raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
@@ -127,7 +127,7 @@ class Files(NamedTuple):
 
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
-    """Open a folder, a .zip, a .tar or a .tar.gz for reading; what is none or damaged is an OnespikeError."""
+    """Open a folder, a .zip, a .tar or a .tar.gz for reading; anything else, or a damaged one, is an OnespikeError."""
     with _errors_named(str(root)):
         if not root.exists():
             raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
@@ -158,9 +158,9 @@ def open_files(root: Path) -> Iterator[Files]:
 
 
 def _below(root: Path) -> Iterator[Path]:
-    """All files below a folder, each once, read where they are; other ones are an OnespikeError that names the link.
+    """All files below a folder, each once; a link out of it, or to what is there already, is an OnespikeError.
 
-    A folder that is linked as a part, or as a class, may lie elsewhere.
+    A folder of a part, or of a class, may be a link to elsewhere.
     """
     inside, seen, waiting = [root.resolve()], set[Path](), [(root, 0)]
 
@@ -205,14 +205,14 @@ def _by_name(root: Path, members: Iterable[tuple[str, Callable[[], bytes]]]) -> 
 
 
 def _member(size: int, read: Callable[[], bytes]) -> bytes:
-    """Read a member of an archive, whose header says its size: a few bytes of it could be gigabytes."""
+    """Read a member of an archive unless its header gives too large a size: a few bytes can become gigabytes."""
     if size > MOST:
         raise OSError(errno.EFBIG, f"{size:,} bytes, more than {MOST:,}")
     return read()
 
 
 def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
-    """Without random access a .tar.gz would be read anew for each member."""
+    """Decompress a .tar.gz into `plain`: without random access it would be read anew for each member."""
     most = max(MOST, _RATIO * path.stat().st_size)
     try:
         with open_regular(path) as file, gzip.open(file) as packed:
@@ -248,7 +248,7 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
 
 
 def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
-    """Sha256 of a file; and of one that has several names its device and number, which tell it from any other."""
+    """SHA-256 of a file; and, if it has several names, its device and inode number, which identify it."""
     with _errors_named(str(path)), open_regular(path) as file:
         status = os.fstat(file.fileno())
         identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else ()

@@ -41,7 +41,7 @@ def open_folder(root: Path | None) -> Iterator[Source]:
             if not listing:
                 where, endings = files.where(folder), " ".join(EXTENSIONS)
                 raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
-        classes = classes_of(files, listings, "images")  # now: what is decoded already is not decoded again
+        classes = classes_of(files, listings, "images")  # here: `content` is not called for images in the cache
         names = [name for listing in listings.values() for name, _ in listing]
         others = {one for one in every if one.split("/")[0] in places and not is_hidden(one)}.difference(names)
 
@@ -63,7 +63,7 @@ def _images(names: Sequence[str], part: str) -> Listing:
 
 
 def classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> list[str]:
-    """The names of the class folders, sorted: the same in each part, and none without such as `what`, "images"."""
+    """The names of the class folders, sorted; the same in each part, and none may lack `what`, such as "images"."""
     train = {name for _, name in listings["train"]}
     for folder, listing in listings.items():
         for odd in sorted(train ^ {name for _, name in listing}):

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, and its formats on the disk: any data set by its name, and Parquet files as they are."""
+"""The Hugging Face Hub, and its formats on disk: any data set by its name, and Parquet files as they are."""
 
 import errno
 import hashlib
@@ -43,7 +43,7 @@ def open_hub(root: Path | None) -> Iterator[Source]:
         raise OnespikeError("hub: no data set given; expected its name, such as owner/name; pass --data.root")
     if root.is_dir():
         files = Files(root.resolve())
-        # What `datasets` writes is needed until the images are decoded, and not again.
+        # What `datasets` writes is needed only until the images are decoded.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
 
             @cache
@@ -94,10 +94,10 @@ def _quiet(library: Any) -> Iterator[None]:
 def open_hosted(
     data: Hosted, root: Path | None, official: Mapping[str, tuple[str, Callable[[Files], Source]]]
 ) -> Iterator[Source]:
-    """Open a data set that is known by name: the Hub's, or in whichever form it lies at a root or one folder down.
+    """Open a data set that is known by name: the Hub's, or any of its forms at a root or one folder down.
 
-    The root is a folder or archive, None the Hub; a folder with the Hub's Parquet files will do, too. `official`: a
-    file that marks an official form -> what that is called, and what reads the files beside it.
+    The root is a folder or archive, None the Hub; a folder with the Hub's Parquet files will do, too. `official` maps
+    the file that marks an official form to the name of that form and the function that reads it.
     """
     if root is None:
         yield _on_hub(data.name, data.repository, data.repository, lambda revision: _snapshot(data, revision))
@@ -179,7 +179,7 @@ def _parquet_folder(root: Path) -> Path | None:
 
 
 def _parquet_source(data: Hosted, folder: Path) -> Source:
-    """Files of one row an image, read without the copy that `datasets` would make."""
+    """Parquet files with a row for each image, read without the copy that `datasets` would make."""
 
     def key() -> str:
         return Files(folder).key(path.name for paths in _shards(folder).values() for path in paths)
@@ -206,7 +206,7 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
 
 
 def _shards(folder: Path) -> dict[str, list[Path]]:
-    """Part -> its files."""
+    """The files of each part."""
     starts = {"train": "train", "validation": "val", "test": "test"}
     found = {part: sorted(folder.glob(f"{start}*.parquet")) for part, start in starts.items()}
     for files in found.values():

@@ -14,7 +14,7 @@ from onespike.errors import OnespikeError
 #: The formats that are read, most common first. Pillow knows more, but tries all of them on each image, and some of
 #: those (PostScript, for one) start other programs.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-#: What the names of their files end in.
+#: The endings of their file names.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 #: Of an interlaced PNG's seven passes: the first pixel across and down, and the steps.
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -68,7 +68,7 @@ def _expect_whole_png(data: bytes) -> None:
 
 
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
-    """Take a raw image as somebody's data set gives it: Pillow's, or uint8 (H, W), (H, W, C) or (C, H, W).
+    """Take a raw image from a user's data set: Pillow's, or uint8 (H, W), (H, W, C) or (C, H, W).
 
     Where both the first and the last axis could be channels, a tensor's are first and an array's are last. Anything
     else is an OnespikeError, which names the origin.
@@ -94,7 +94,7 @@ def fit(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _is_deep(tile: Any) -> bool:
-    """Whether Pillow would cut the pixels of a part of a file to 8 bits without a word."""
+    """Whether Pillow would silently cut the pixels of a part of a file to 8 bits."""
     codec, arguments = tile[0], tile[3]
     if isinstance(arguments, tuple) and codec.startswith("ppm") and isinstance(arguments[-1], int):
         return arguments[-1] > 255

@@ -1,7 +1,7 @@
 """A local folder of images, Parquet files or .tar archives, which Hugging Face `datasets` reads.
 
-Which files it reads is decided here, by their names. Left alone, it follows what a README says out of the folder and to
-other machines, and reads any kind of file, for which it imports and unpickles.
+Which files it reads is decided here, by their names. Left alone, it would follow a README out of the folder and to
+other machines, and read any kind of file, importing and unpickling for it.
 """
 
 import errno
@@ -21,12 +21,12 @@ from onespike.data.sources.parquet import RATIO, expect_whole, features_of, open
 from onespike.errors import OnespikeError, damage_named, listed, warn
 
 _EXPECTED = "images, Parquet files, or plain .tar archives of images and text"
-#: What of `datasets` reads files -> their endings; of several kinds in a folder the first is read.
+#: Readers of `datasets`, and the endings of their files; of several kinds in a folder, the first is read.
 _KINDS = {"Parquet": (".parquet",), "WebDataset": (".tar",), "ImageFolder": EXTENSIONS}
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images: their labels
 _MEMBERS = (*EXTENSIONS, ".cls", ".txt", ".json")  # other members are decoded by whatever module knows their ending
 _UNREAD = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # tables of other kinds
-_BESIDE = ("README.md", "LICENSE", "dataset_infos.json")  # what says nothing here, and nobody misses
+_BESIDE = ("README.md", "LICENSE", "dataset_infos.json")  # files that say nothing here, left out without a warning
 _WORDS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval|evaluation"}
 _NAMED = "|".join(f"(?P<{part}>{words})" for part, words in _WORDS.items())
 #: Which part a folder or file belongs to, by a word in its name, as `datasets` has it.
@@ -35,7 +35,7 @@ _PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)")
 
 @installed_only()
 def read_folder(files: Files, called: str, cache: str) -> Content:
-    """Read a folder with an absolute root; `cache` is where `datasets` may write. What it cannot read is one error."""
+    """Read a folder with an absolute root; `cache` is where `datasets` may write. Any failure is one error."""
     kind, parts = _chosen(files)
     for paths in parts.values():
         _expect_readable(kind, paths, files.root)
@@ -50,7 +50,7 @@ def read_folder(files: Files, called: str, cache: str) -> Content:
         from datasets.data_files import DataFilesDict, DataFilesList
         from datasets.exceptions import DatasetGenerationError
 
-        # Not by `load_dataset`, which would take signs in names for patterns, and tells a server what is loaded.
+        # Not by `load_dataset`, which takes some characters in names for patterns, and tells a server what is loaded.
         builder = getattr(import_module(f"datasets.packaged_modules.{kind.lower()}.{kind.lower()}"), kind)
         given = DataFilesDict({part: DataFilesList(list(map(str, paths)), []) for part, paths in parts.items()})
         made = builder(cache_dir=cache, data_files=given)
@@ -67,7 +67,7 @@ def read_folder(files: Files, called: str, cache: str) -> Content:
 
 
 def content_within(tables: Any, called: str, *roots: Path) -> Content:
-    """Take tables of `datasets` apart, in which images by their path lie below one of the roots, and are there once."""
+    """Split tables of `datasets` into parts; images given by path must lie below one of the roots, each once."""
     parts, seen = parts_of(tables, called), set[Path]()
     for rows in dict.fromkeys(part.images for part in parts.values()):
         for path in (Path(one).expanduser().absolute() for one in rows.files()):
@@ -80,7 +80,7 @@ def content_within(tables: Any, called: str, *roots: Path) -> Content:
 
 
 def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
-    """The files that are read: of which kind, and those of each part; what is left out, and could be meant, is said."""
+    """The kind of the files to read, and those of each part; it warns of files left out that could be meant."""
     names = [name for name in files.names() if not is_hidden(name)]
     for name in names:
         _expect_unpacked(Path(files.where(name)))
@@ -126,7 +126,7 @@ def _expect_readable(kind: str, paths: list[Path], root: Path) -> None:
 
 
 def _expect_unpacked(path: Path) -> None:
-    """What is packed could be a bomb, and if it were left out, the data set would lack something."""
+    """Raise an OnespikeError for a packed file: it could be a bomb, and its images must not go missing."""
     from datasets.utils.extract import Extractor
 
     kind, size = Extractor.infer_extractor_format(path) or path.suffix.lower().removeprefix("."), path.stat().st_size

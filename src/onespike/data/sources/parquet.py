@@ -1,4 +1,4 @@
-"""Parquet files from others: opened, weighed before their rows are kept, whole in number, and alike."""
+"""Parquet files from outside: opened, checked for size before their rows are kept, complete, and alike."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,13 +9,13 @@ from typing import Any
 from onespike.configs import read_json
 from onespike.errors import OnespikeError, damage_named
 
-RATIO = 100  # a file may hold so many times its own size
-_SAID = 1 << 22  # bytes that may describe its columns
+RATIO = 100  # a file may expand to this many times its size
+_SAID = 1 << 22  # most bytes that describe its columns
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """Open a file as pyarrow does; whatever that raises inside of `with`, too, is an OnespikeError that names it."""
+    """Open a file as pyarrow does; any error, also inside of `with`, is an OnespikeError that names the file."""
     import pyarrow.parquet as pq
 
     damage = damage_named(str(path), "truncated or damaged Parquet", "a whole one; download it again")
@@ -24,7 +24,7 @@ def opened(path: Path) -> Iterator[Any]:
 
 
 def weighed(file: Any, path: Path) -> Iterator[Any]:
-    """The rows in batches, weighed as they come: a value that is stored once may be that of every row."""
+    """The rows in batches, their size checked as they come: a value that is stored once may be that of every row."""
     size = path.stat().st_size
     room, most = RATIO * size, f"one row, and {RATIO} bytes inside, for each byte of the file"
     too_large = OnespikeError(f"{path}: far larger inside than its {size:,} bytes; expected at most {most}; not read")
@@ -39,10 +39,10 @@ def weighed(file: Any, path: Path) -> Iterator[Any]:
 
 
 def features_of(paths: Iterable[Path]) -> Any:
-    """What is said of the columns, class names too; None where that is nothing, or makes no sense.
+    """The description of the columns, with class names; None if there is none, or if it makes no sense.
 
-    Labels are numbers: where another file has other names, or the same in another order, they would be other classes.
-    So files whose columns are not alike are an OnespikeError.
+    Labels are numbers: if another file had other names, or the same in another order, they would be other classes. So
+    files whose columns differ are an OnespikeError.
     """
     first: Any = None
     for path in paths:
@@ -52,7 +52,7 @@ def features_of(paths: Iterable[Path]) -> Any:
                 expected = f"expected at most {_SAID:,}, in its metadata"
                 raise OnespikeError(f"{path}: {len(said):,} bytes say what its columns are; {expected}; write it anew")
             features = None
-            with suppress(OnespikeError, KeyError, TypeError):  # what others write there is theirs
+            with suppress(OnespikeError, KeyError, TypeError):  # others may write anything there
                 features = read_json(said, path)["info"]["features"]
             first = first or (path, file.schema_arrow, features)
             if (file.schema_arrow, features) != first[1:]:
@@ -62,7 +62,7 @@ def features_of(paths: Iterable[Path]) -> Any:
 
 
 def expect_whole(paths: Sequence[Path]) -> None:
-    """Expect all files of a part that was cut in several: each says its number in its name, and how many there are."""
+    """Raise an OnespikeError unless all shards of a part are there: their names have number and count."""
     cut = {path: (int(found[1]), int(found[2])) for path in paths if (found := re.search(r"(\d+)-of-(\d+)", path.name))}
     first = min(cut.values(), default=(0, 0))[0]
     if cut and (first > 1 or sorted(cut.values()) != [(first + number, len(paths)) for number in range(len(paths))]):

@@ -25,7 +25,7 @@ from onespike.exporting.lowering.maps import (
     Wave,
 )
 
-#: Parts of a map that is put together, above which each element has its own place in a table.
+#: A map of more parts than this has a table, with a place for each element.
 FEW = 16
 #: Functions of <math.h> by name; others are kernels.
 MATH = {name: f"{name}f" for name in ("sin", "cos", "exp", "tanh", "ceil", "floor")}
@@ -218,7 +218,7 @@ class Bodies(Memory):
         return [*fetch, f"fire_{kind}(v, {', '.join(tables)}, {one.channels}, out);"]
 
     def _gather(self, one: Collect, of: Map) -> list[str]:
-        """Fetch each element of a map from its own place in another, such as of one that is turned."""
+        """Fetch each element of a map from its own place in another, such as a transposed one."""
         bits = one.kind == "bits"
         table = torch.zeros(one.pixels, one.channels, dtype=torch.int64)  # 0 is none
         for part in one.parts:
@@ -237,7 +237,7 @@ class Bodies(Memory):
         if len(one.parts) > FEW and len({part.map for part in one.parts}) == 1:
             return [*lines, *self._gather(one, one.parts[0].map)]
         for part in one.parts:
-            # Of a pixel that is not in this part the table says 0, of others one more than its number.
+            # The table has 0 for a pixel that is not in this part, else one more than its number.
             table = torch.zeros(one.pixels, dtype=torch.int64)
             table[part.to_pixels] = part.pixels + 1
             whole = torch.equal(part.to_channels, torch.arange(one.channels)) and part.map.channels == one.channels

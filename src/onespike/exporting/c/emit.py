@@ -1,7 +1,7 @@
 """From maps of numbers to C99: one static array of memory, constant tables, one function for each map.
 
-A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. What is
-stored shares memory with what is not needed any more.
+A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. Stored maps
+share memory with maps that are not needed any more.
 """
 
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ from onespike.exporting.lowering.maps import (
 
 #: The type of the class scores, by the kind of the last map.
 SCORES = {"i64": "int32_t", "f32": "float"}
-#: Products of two numbers in a sine.
+#: Multiplications in a sine.
 SINE = 21
 
 
 @dataclass(frozen=True)
 class Program:
-    """C, and what it takes."""
+    """A C program, and what it needs."""
 
     code: str  # model.c
     flash: int  # bytes of constants
     ram: int  # bytes of static memory
     stack: int  # bytes of local arrays, at most
-    additions: int  # of weights where spikes are; so many at most, if all neurons fired
+    additions: int  # of weights, at spikes; this many if all neurons fired
     products: int  # multiplications of whole numbers: first layers, fixed-point sums
     spikes: dict[int, Map]  # the maps of bits, by the number that the program calls them by
 
 
 class Writer(Bodies):
-    """Writes a program; `maps` in the order in which they follow, the last one the class scores."""
+    """Writes a program; `maps` are in the order of computation, the last one is the class scores."""
 
     def program(self) -> Program:
         """Write it."""
@@ -84,7 +84,7 @@ class Writer(Bodies):
     # Functions.
 
     def _function(self, one: Map) -> str:
-        """What computes a pixel of a map; and, if it is stored, all pixels."""
+        """The function that computes a pixel of a map; and, if it is stored, the one that fills it."""
         body = self._body(one)
         kind = TYPES[one.kind]
         unused = "" if any("image" in line for line in body) else "    (void)image;\n"

@@ -1,4 +1,4 @@
-"""Where maps lie in memory, and constants in tables."""
+"""Places of maps in memory, and of constants in tables."""
 
 from torch import Tensor
 
@@ -7,7 +7,7 @@ from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmu
 
 
 class Memory:
-    """Maps in the order in which they follow, the last one the class scores, and what of them is stored where."""
+    """Maps in the order of computation, the last one the class scores; which of them are stored, and where."""
 
     def __init__(self, maps: list[Map]) -> None:
         self._maps = needed(maps)
@@ -33,7 +33,7 @@ class Memory:
         return one.kind == "bits" or len(readers) > 1 or windows
 
     def _placed(self) -> tuple[dict[Map, int], int]:
-        """Where each stored map lies, in bytes, and how many there are: the largest first, where nothing else lives."""
+        """The place of each stored map, in bytes, and the total: the largest first, each where no other map lives."""
         step = {one: number for number, one in enumerate(self._stored)}
         ends = dict(step)
         for one in [*self._stored, self._maps[-1]]:
@@ -77,7 +77,7 @@ class Memory:
     # Tables.
 
     def _table(self, values: Tensor, kind: str | None = None) -> str:
-        """The name of a constant array; equal ones are one."""
+        """The name of a constant array; equal arrays are stored once."""
         values = values.flatten()
         if kind is None:
             kind = "uint16_t" if int(values.max()) < 2**16 else "uint32_t"

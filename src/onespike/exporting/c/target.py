@@ -1,7 +1,7 @@
 """C: `model.c` and `model.h`, C99.
 
-With weights of 8 bits, of strictly spiking networks: integers only. With weights in float32, of any network: floats,
-and spikes as bits, too.
+With 8-bit weights, for strictly spiking networks: integers only. With float32 weights, for any network: floats, and
+spikes as bits, too.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ from onespike.exporting.parity import Target
 if TYPE_CHECKING:
     from onespike.exporting.lowering.layers import Layers
 
-#: What a compiler is told; warnings are errors.
+#: The compiler's options; warnings are errors.
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
 
@@ -38,7 +38,7 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """Write `model.c` and `model.h`. The program, compiled here, is the target.
 
     Raises:
-        OnespikeError: The network is not strict, or whole numbers cannot say an operation; there is no compiler.
+        OnespikeError: The network is not strict, or an operation cannot be expressed in integers; there is no compiler.
     """
     contract = traced.contract
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -98,8 +98,8 @@ class _Compiled:
         self.library, self.contract, self.spikes, self.unit, self.maps = library, contract, spikes, unit, maps
         exact = contract.weights == "int8"
         self.dtype = torch.int32 if exact else torch.float32
-        self.resolution = 2 * unit if exact else None  # of logits: what rounding to it may change
-        # What is no spike, such as a ReLU's answer, stays 0: it is not compared.
+        self.resolution = 2 * unit if exact else None  # error of logits that rounding to the unit may cause
+        # Outputs that are no spikes, such as a ReLU's, stay 0: they are not compared.
         ends = [one.offset + one.size for one in self.maps.values()]
         self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes)], default=0))
         self.raised: BaseException | None = None

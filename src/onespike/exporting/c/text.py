@@ -7,7 +7,7 @@ from importlib.resources import files
 TYPES = {"u8": "uint8_t", "bits": "uint32_t", "i32": "int32_t", "i64": "int64_t", "f32": "float"}
 #: Bytes of a number in a table.
 SIZES = {"int8_t": 1, "uint8_t": 1, "uint16_t": 2, "int32_t": 4, "uint32_t": 4, "int64_t": 8, "float": 4}
-#: What a kernel needs.
+#: The kernels that a kernel needs.
 NEEDS = {
     **dict.fromkeys(("conv_i32", "conv_i64", "conv_f32", "conv_pixels"), ("window", "tap")),
     **dict.fromkeys(("conv_bits", "conv_bits_f32"), ("window", "lowest", "tap")),
@@ -15,7 +15,7 @@ NEEDS = {
     "scaled": ("times",),
     "sine": ("times",),
 }
-#: Kernels that are one text for several types: which text, the type of weights, and that of sums.
+#: Kernels that one text defines for several types: the text, the type of weights, and that of sums.
 VARIANTS = {
     "conv_bits": ("conv_bits", "int8_t", "int32_t"),
     "conv_bits_f32": ("conv_bits", "float", "float"),
@@ -43,7 +43,7 @@ def kernel_texts(used: set[str]) -> list[str]:
 
 
 def literal(value: float, kind: str) -> str:
-    """A constant of a type of C."""
+    """A value as a C constant of a type."""
     if kind == "float":
         text = f"{value:.9g}"
         return f"{text}f" if "." in text or "e" in text else f"{text}.0f"

@@ -1,1 +1,1 @@
-"""From an exported program to maps of numbers, which C, and NIR, are written of."""
+"""Lower an exported program to maps of numbers, from which C and NIR are written."""

@@ -1,6 +1,6 @@
-"""Whole numbers: what strictly spiking networks with weights of 8 bits are, exactly.
+"""Integers: strictly spiking networks with 8-bit weights, exactly.
 
-Sums of weights are whole, real-valued streams are fixed-point numbers, and a threshold is an integer one:
+Sums of weights are integers, real-valued streams are fixed-point numbers, and a threshold is an integer:
 
     q > (threshold - shift) / gain    is    q > floor((threshold - shift) / gain)
 """
@@ -30,7 +30,7 @@ from onespike.exporting.lowering.maps import (
 from onespike.exporting.lowering.values import CannotSayError, Unsaid, Value
 from onespike.functional import find_integers
 
-#: Bits behind the point of fixed-point numbers, at most, and the bits that a number has.
+#: Most fractional bits of fixed-point numbers, and the bits of a number.
 FRACTION, BITS = 52, 61
 
 
@@ -46,7 +46,7 @@ class Integers(Layers):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.real: list[str] = []  # layers that read real values
-        self.first: list[str] = []  # layers of the stem: they read the image, or what is made of it without a spike
+        self.first: list[str] = []  # layers of the stem: they read the image, or what is made from it without spikes
 
     def check(self, name: str, model: str) -> None:
         """Raise `OnespikeError` unless every layer behind the stem reads spikes."""
@@ -58,7 +58,7 @@ class Integers(Layers):
             )
 
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
-        """What follows from real values: a layer that reads them is named, a threshold gives spikes again."""
+        """The result of an operation on real values: layers that read them are named, thresholds give spikes again."""
         if name in ("conv2d", "linear") and isinstance(args[0], Unsaid):
             self._reads_real()
         if name in ("gt", "ge"):
@@ -121,9 +121,9 @@ class Integers(Layers):
         return Value(index, gain, torch.zeros_like(gain))
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
-        """Convolve a value (N, C, H, W) that is all of one map, with real weights (C_out, C, kh, kw)."""
+        """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
         if self._maps(x.index)[0].image and self._maps(x.index)[0].kind != "u8" and not _alike(x):
-            x = self._summed([x])  # what the first layers hand on to each other, on one scale
+            x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
         assert read is not None
         of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
@@ -160,7 +160,7 @@ class Integers(Layers):
             return self._value(new, factor * gain[0] * scale, constant)
         if of.kind != "u8":
             raise CannotSayError(f"spikes of several sizes, or with a constant, in front of {self._layer}")
-        # The image: the weights of each deviation are added up on their own.
+        # The image: channels with the same deviation are added up on their own.
         groups = [torch.nonzero(gain == one).flatten() for one in gain.unique()]
         taps = torch.einsum("oikl,i->klo", weight, shift).flatten(0, 1)
         largest = (weight.abs() * (255 * gain.abs() + shift.abs())[:, None, None]).sum((1, 2, 3)).max().item()
@@ -179,7 +179,7 @@ class Integers(Layers):
         return self._value(new, 2.0**-fraction, bias if bias is not None else 0.0)
 
     def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:
-        """A map of which sums of up to `largest` fit into 64 bits: with fewer bits, by a factor, if need be."""
+        """The map, or one with fewer bits and a factor, such that sums of `largest` weights fit into 64 bits."""
         drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(max(largest, 1))) - BITS
         if drop <= 0 or of.kind != "i64":
             return of, 1.0
@@ -232,7 +232,7 @@ def _alike(x: Value) -> bool:
 
 
 def _levels(of: Map) -> set[int]:
-    """The whole numbers that a map can hold, where they are few: spikes and sums of spikes; else nothing."""
+    """The integers that a map can hold, where they are few, as those of spikes and sums of spikes; else nothing."""
     if of.kind == "bits":
         return {0, 1}
     if not isinstance(of, Sum) or of.constant.any() or of.drop or len(of.terms) > 4:
@@ -248,7 +248,7 @@ def _levels(of: Map) -> set[int]:
 
 
 def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:
-    """Gains as whole numbers and a power of two to divide by; for `wide` values they have 60 bits, unless fewer do."""
+    """Gains as integers, and an exponent of 2 to divide by; for `wide` values 60 bits, unless fewer are exact."""
     if not wide:
         return whole(gain), 0
     drop = 60 - math.ceil(math.log2(gain.abs().max().item()))

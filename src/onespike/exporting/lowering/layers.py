@@ -1,4 +1,4 @@
-"""What layers do to values, in whatever numbers: constants, batch norm, weights, thresholds, pooling, sums.
+"""What layers do to values, in any kind of numbers: constants, batch norm, weights, thresholds, pooling, sums.
 
 Where a value meets a threshold, gain, shift and threshold become one threshold of a map:
 
@@ -24,9 +24,9 @@ from onespike.exporting.lowering.values import (
 
 
 class Layers(Sums):
-    """Walks over a graph; what its numbers are, a subclass says."""
+    """Walks over a graph; a subclass defines the kind of numbers."""
 
-    others = "onnx and pt2 can"  # who says what these numbers cannot say
+    others = "onnx and pt2 can"  # for errors: which formats can express more
 
     # Constants, batch norm, products.
 
@@ -79,7 +79,7 @@ class Layers(Sums):
         return self._laid(new, rest, axis, gain * other * size)
 
     def _laid(self, of: Map, rest: list[int], axis: int, gain: Tensor) -> Value:
-        """All of a map, whose pixels lie in axes `rest` and whose channels in another, with a gain (C,)."""
+        """A whole map as a value, its pixels along the axes `rest`, its channels along another, with a gain (C,)."""
         index = (torch.arange(of.size) + of.offset).view(*rest, -1).movedim(-1, axis)
         shape = [1] * index.ndim
         shape[axis] = -1
@@ -145,7 +145,7 @@ class Layers(Sums):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
         axis = x.index.ndim - 1
         read = self._single(x, axis)
-        if read is None and x.index.numel() == x.shape[-1]:  # a map that is flattened: the kernel is the whole map
+        if read is None and x.index.numel() == x.shape[-1]:  # a flattened map: the kernel is the whole map
             maps = self._maps(x.index)
             if len(maps) == 1 and not (x.index < 0).any():
                 of, places = maps[0], x.index.flatten() - maps[0].offset
@@ -166,9 +166,9 @@ class Layers(Sums):
     # Activations, thresholds.
 
     def _channels(self, of: Map, place: Tensor, *keys: Tensor) -> tuple[Tensor, Tensor]:
-        """The channels that a map of as many pixels needs, one for each channel of this one and each set of keys.
+        """The channels that a new map of as many pixels needs: one for each channel of this map and each set of keys.
 
-        Gives them as rows of channel and keys, in the order of the elements at `place`, and the row of each element.
+        Returns them as rows of channel and keys, in the order of the elements at `place`, and the row of each element.
         """
         rows = torch.stack([(place % of.channels).double(), *keys], 1)
         unique, which = torch.unique(rows, dim=0, return_inverse=True)
@@ -203,7 +203,7 @@ class Layers(Sums):
         return self._fired(x, threshold, strictly=False)
 
     def _fired(self, x: Any, threshold: Any, strictly: bool) -> Value:
-        """Spikes: in each map that fires, one channel for every channel and threshold that there are."""
+        """Fire: each map that fires has one channel for every pair of a channel and a threshold."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
             raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
         x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
@@ -222,7 +222,7 @@ class Layers(Sums):
                 out[here] = index[here]  # spikes that fire again
                 continue
             place = index[here] - of.offset
-            most = of.bound + 1  # what lies beyond the largest value is never, or always, exceeded
+            most = of.bound + 1  # limits beyond the largest value are never, or always, exceeded
             limits = limit[here] if of.kind == "f32" else limit[here].clamp(-most, most)
             unique, which = self._channels(of, place, limits, inverted[here].double())
             new = Fire(

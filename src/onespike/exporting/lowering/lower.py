@@ -1,4 +1,4 @@
-"""A network as maps of numbers, or the names of what cannot be said."""
+"""A network as maps of numbers, or the names of operations that cannot be expressed."""
 
 import warnings
 from typing import Any
@@ -12,16 +12,16 @@ from onespike.exporting.network import Traced
 
 
 def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value]]:
-    """Turn a network into maps of some kind of numbers, of which the last is the class scores; and give its spikes.
+    """Lower a network to maps of one kind of numbers, the last of them the class scores; returns its spikes, too.
 
     Args:
         traced: The network.
         numbers: `Integers` or `Reals`.
         name: The format, for messages.
-        image: The kind of numbers that an image has.
+        image: The kind of numbers of an image.
 
     Raises:
-        OnespikeError: What cannot be said is named.
+        OnespikeError: Operations cannot be expressed; they are named.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PyTorch's own

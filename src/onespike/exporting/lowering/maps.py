@@ -1,4 +1,4 @@
-"""What a network is in numbers: maps of N x H x W pixels and C channels, and how one follows from others.
+"""A network in numbers: maps of N x H x W pixels and C channels, and how each is computed from others.
 
     Pixels       the image, bytes
     Conv         sums of weights
@@ -10,7 +10,7 @@
     Fire         bits: 1 where a number exceeds a threshold
     Collect      pixels and channels of other maps, put together
 
-in whole numbers: weights of 8 bits, fixed-point numbers of 64; or in real ones (`kind` f32), which have beside them
+in integers: weights of 8 bits, fixed-point numbers of 64; or in real numbers (`kind` f32), which also have
 
     Function     a function of one number
     Matmul       products of matrices
@@ -34,7 +34,7 @@ class Map:
 
     shape: tuple[int, int, int, int]  # N, H, W, C
     kind: str
-    bound: int  # no value is larger, with either sign; 0 of real numbers
+    bound: int  # no value is larger, with either sign; 0 for real numbers
     layer: str = ""  # the path of the module that makes it
     image: bool = False  # linear in the image: the first layers may read it
     offset: int = 0  # number of its first element
@@ -61,11 +61,11 @@ class Map:
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes in memory."""
         return 4 * self.words * self.pixels if self.kind == "bits" else KINDS[self.kind] // 8 * self.size
 
     def reads(self) -> "list[Read]":
-        """What it is computed of."""
+        """The maps that it is computed from."""
         return []
 
 
@@ -85,7 +85,7 @@ class Pixels(Map):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a window lies: (kernel, stride, padding, dilation), rows and columns each."""
+    """Where windows are: (kernel, stride, padding, dilation), rows and columns each."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
@@ -93,7 +93,7 @@ class Geometry:
     dilation: tuple[int, int] = (1, 1)
 
     def side(self, axis: int, size: int) -> int:
-        """Rows or columns that come out of so many."""
+        """Number of rows or columns of the output, for an input of `size`."""
         reach = self.dilation[axis] * (self.kernel[axis] - 1) + 1
         return (size + 2 * self.padding[axis] - reach) // self.stride[axis] + 1
 
@@ -105,10 +105,10 @@ class Geometry:
 
 @dataclass(eq=False, kw_only=True)
 class Conv(Map):
-    """Sums of the weights (kh, kw, C_in, C_out) where a bit is set; of numbers, their products."""
+    """Sums of the weights (kh, kw, C_in, C_out) where a bit is set; for numbers, sums of products."""
 
     source: Map
-    sides: tuple[int, int, int]  # N, H, W of what it reads
+    sides: tuple[int, int, int]  # N, H, W of its input
     weight: Tensor
     geometry: Geometry
 
@@ -123,7 +123,7 @@ class PixelConv(Conv):
 
         sum over groups g of factor[g] * (weights * pixels of g)  +  sum over the taps inside the image of taps
 
-    Channels of one deviation are one group; the taps, (kh * kw, C_out), carry the mean, which padding does not have.
+    Channels of the same deviation are a group. The taps, (kh * kw, C_out), carry the mean, which padding does not have.
     """
 
     groups: list[Tensor]  # channels of each
@@ -147,7 +147,7 @@ class Pool(Map):
 
 @dataclass(eq=False)
 class Term:
-    """What a map adds to a sum: values times factors (C,), divided by 2^drop, towards 0."""
+    """A term of a sum: values times factors (C,), divided by 2^drop, towards 0."""
 
     read: Read
     factors: Tensor
@@ -170,7 +170,7 @@ class Sum(Map):
 
 @dataclass(eq=False, kw_only=True)
 class Wave(Map):
-    """Sines of a map of turns, of which so many bits are behind the point; or cosines. 2^60 is 1."""
+    """Sines, or cosines, of a map of turns with `fraction` fractional bits; 2^60 stands for 1."""
 
     source: Map
     fraction: int
@@ -200,7 +200,7 @@ class Function(Map):
     name: str
 
     def reads(self) -> list[Read]:
-        """What it is a function of."""
+        """Its argument."""
         return [Read(self.source)]
 
 
@@ -226,7 +226,7 @@ class Fire(Map):
     inverted: Tensor
 
     def reads(self) -> list[Read]:
-        """What fires."""
+        """The map that fires."""
         return [Read(self.source)]
 
 
@@ -253,7 +253,7 @@ class Collect(Map):
 
 
 def needed(maps: list[Map]) -> list[Map]:
-    """The maps that the last one is computed of, itself included; all are listed in the order in which they follow."""
+    """The maps that the last one needs, itself included, in the order of computation."""
     found = {maps[-1]}
     for one in reversed(maps):
         if one in found:

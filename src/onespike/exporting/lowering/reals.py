@@ -1,4 +1,4 @@
-"""Real numbers: what any network is, in float32. The functions are those of C's <math.h>."""
+"""Real numbers: any network, in float32, with the functions of C's <math.h>."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class Reals(Layers):
         return Sum(shape=(1, 1, 1, len(constant)), kind="f32", bound=0, terms=added, constant=constant), 1.0
 
     def _plain(self, value: Value, anew: bool = False) -> Value:
-        """A value as elements of maps of floats, without gain and shift; of new sums, if these are asked for."""
+        """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
         index = torch.full_like(value.index, -1)
         for of in self._maps(value.index):
             here = (value.index >= of.offset) & (value.index < of.offset + of.size)
@@ -50,7 +50,7 @@ class Reals(Layers):
         return value if self._single(value, axis) is not None else self._gathered(value, axis)
 
     def _gathered(self, value: Value, axis: int) -> Value:
-        """A value that is all of one map of spikes, or of floats."""
+        """A value that covers one whole map of spikes, or of floats."""
         spikes = {of.kind for of in self._maps(value.index)} == {"bits"} and bool((value.gain == 1).all())
         plain = value if spikes and not value.shift.any() else self._plain(value)
         return plain if self._single(plain, axis) is not None else self._collected(plain, axis)
@@ -62,7 +62,7 @@ class Reals(Layers):
             return super()._collected(self._plain(value), axis)
 
     def _together(self, values: list[Value]) -> list[Value]:
-        """Values of one shape, each of them all of one map, with the channels of all in one place."""
+        """Values of one shape, each covering one whole map, with all channels along one axis."""
         shape = torch.broadcast_shapes(*(one.shape for one in values))
         wide = (self._move(torch.broadcast_to, (one, shape), {}) for one in values)
         return [self._gathered(one, -min(3, len(shape))) for one in wide]

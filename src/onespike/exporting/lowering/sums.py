@@ -1,4 +1,4 @@
-"""Additions and pooling of values, and what a kind of numbers has to say of itself."""
+"""Additions and pooling of values, and what a kind of numbers has to define."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,27 +14,27 @@ from onespike.exporting.lowering.walk import Walk
 
 
 class Sums(Walk, ABC):
-    """Walks over a graph; what its numbers are, a subclass says."""
+    """Walks over a graph; a subclass defines the kind of numbers."""
 
-    # What a subclass says of its numbers.
+    # What a subclass defines.
 
     @abstractmethod
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
-        """Convolve a value (N, C, H, W) that is all of one map, with real weights (C_out, C, kh, kw)."""
+        """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
 
     @abstractmethod
     def _sum(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
-        """A map of sums of values times gains (C,), and of a constant (C,), and the gain of its elements."""
+        """A map of sums of values times gains (C,) and of a constant (C,), and the gain of its elements."""
 
     def _scored(self, terms: list[tuple[Read, Tensor]], constant: Tensor) -> tuple[Sum, float]:
-        """The same of class scores."""
+        """The same for class scores."""
         return self._sum(terms, constant)
 
     @abstractmethod
     def _limits(self, edge: Tensor, strictly: bool) -> tuple[Tensor, Tensor]:
-        """The t for which q > t says that q is above an edge, and that for which it says that q is not below it.
+        """Two limits t: for the first, q > t means q > edge; for the second, q > t means q >= edge.
 
-        Not `strictly`: at the edge or above it, and not below or at it.
+        If not `strictly`, it is the other way round.
         """
 
     @abstractmethod
@@ -59,7 +59,7 @@ class Sums(Walk, ABC):
         return self._pooled(x, geometry, largest=True)
 
     def _op_max_pool2d_with_indices(self, *args: Any) -> list[Value]:
-        """Max pooling, whose indices nobody reads."""
+        """Max pooling; its indices are never read."""
         return [self._op_max_pool2d(*args)]
 
     def _op_avg_pool2d(
@@ -160,7 +160,7 @@ class Sums(Walk, ABC):
     # Sums.
 
     def _summed(self, values: list[Value]) -> Value:
-        """Add values of one shape: fixed-point numbers; one map for all pixels that read the same maps."""
+        """Add values of one shape; there is one map for all pixels that read the same maps."""
         shape = values[0].shape
         for axis in dict.fromkeys(one % len(shape) for one in (1, -1, 0, -min(3, len(shape)))):
             rows = [in_rows(value, axis) for value in values]
@@ -185,7 +185,7 @@ class Sums(Walk, ABC):
         return Value(*(part.view(*rest, -1).movedim(-1, axis) for part in (out.index, out.gain, out.shift)))
 
     def scores(self, logits: Value) -> float:
-        """Add the last map, class scores; gives what one of them is worth."""
+        """Add the last map, the class scores; returns the logit that a score of 1 stands for."""
         terms = self._decoded(logits, logits.index.ndim - 1)
         if terms is None:
             raise OnespikeError("c: expected logits (B, K), class by class from one map")

@@ -1,4 +1,4 @@
-"""What a tensor of the network is to a program: each of its elements is gain * q + shift, q an element of a map."""
+"""Tensors of a network in a lowered program: each element is gain * q + shift, with q an element of a map."""
 
 import math
 from collections.abc import Callable
@@ -27,13 +27,13 @@ class Value:
 
 @dataclass(frozen=True)
 class Unsaid:
-    """A tensor that cannot be said."""
+    """A tensor that cannot be expressed."""
 
     shape: torch.Size
 
 
 class CannotSayError(Exception):
-    """An operation that cannot be said."""
+    """An operation that cannot be expressed."""
 
 
 def as_value(constant: Tensor) -> Value:
@@ -72,15 +72,15 @@ def columns_of(read: Read) -> Tensor:
 
 
 def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
-    """The shape of a map whose pixels lie in axes `rest`."""
+    """The shape of a map with its pixels along the axes `rest`."""
     height, width = (rest[-2], rest[-1]) if len(rest) >= 2 else (1, rest[-1] if rest else 1)
     return math.prod(rest) // (height * width), height, width, channels
 
 
 def read_bits(value: Value, bits: Tensor) -> Tensor:
-    """A value of one image for several, whose bits (B, …) are numbered as the elements of maps are.
+    """A value, lowered for one image, of several images, from their bits (B, …), numbered as elements of maps.
 
-    Images lie where the network has them: first, or behind windows and time steps.
+    The axis of the images is that of the network: the first, or the one after windows or time steps.
     """
     spikes = torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
     axis = int(value.index.ndim == 5)

@@ -1,7 +1,7 @@
-"""From a graph to maps: an interpreter of exported programs, and what it says of elements that are only moved.
+"""From a graph to maps: an interpreter of exported programs, and how it handles elements that are only moved.
 
-Whatever moves elements (views, slices, concatenation, repetition) moves index, gain and shift of a `Value`; constants
-and scales go into gain and shift. What makes new maps is said elsewhere: `layers`, `integers`, `reals`.
+Operations that move elements (views, slices, concatenation, repetition) move index, gain and shift of a `Value`;
+constants and scales change gain and shift. Operations that make new maps are elsewhere: `layers`, `integers`, `reals`.
 """
 
 import math
@@ -35,7 +35,7 @@ SAME |= {"feature_dropout", "double"}
 
 
 class Walk(fx.Interpreter):
-    """Walks over a graph and makes `maps`, in the order in which they follow; `problems` lists what cannot be said.
+    """Walks over a graph and makes `maps`, in the order of computation; `problems` lists what cannot be expressed.
 
     Args:
         graph: A graph of ATen operations on float64, without effects, for one image.
@@ -44,8 +44,8 @@ class Walk(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule) -> None:
         super().__init__(graph)
         self.maps: list[Map] = []
-        self.problems: list[str] = []  # operations that cannot be said
-        self.unit = 1.0  # what one of the class scores is worth
+        self.problems: list[str] = []  # operations that cannot be expressed
+        self.unit = 1.0  # the logit that a class score of 1 stands for
         self._layer, self._shape = "", torch.Size()
 
     def image(self, shape: torch.Size, kind: str = "u8") -> Value:
@@ -55,7 +55,7 @@ class Walk(fx.Interpreter):
         return self._value(pixels)
 
     def check(self, name: str, model: str) -> None:
-        """Raise `OnespikeError` if a network is of a kind that these numbers cannot say."""
+        """Raise `OnespikeError` if these numbers cannot express this kind of network."""
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one operation; remember which layer it belongs to."""
@@ -74,11 +74,11 @@ class Walk(fx.Interpreter):
         """Leave out the guards, which look at shapes: an exported graph has no other modules."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Compute constants; lower what depends on the image."""
+        """Compute constants; lower operations that depend on the image."""
         leaves = pytree.tree_leaves((args, kwargs))
         name = target._schema.name.split("::")[1] if hasattr(target, "_schema") else target.__name__
         name = name.rstrip("_") if not name.startswith("_") else name
-        if name == "_assert_tensor_metadata":  # of types that are others here
+        if name == "_assert_tensor_metadata":  # types differ here
             return None
         if not any(isinstance(leaf, Value | Unsaid) for leaf in leaves):
             return super().call_function(target, args, kwargs)
@@ -100,14 +100,14 @@ class Walk(fx.Interpreter):
             return self._refuse(str(reason))
         return self._refuse(f"{name} of {self._layer}")
 
-    # What cannot be said.
+    # What cannot be expressed.
 
     def _refuse(self, reason: str) -> Unsaid:
         self.problems.append(reason)
         return Unsaid(self._shape)
 
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
-        """What follows from a tensor that cannot be said."""
+        """The result of an operation on a tensor that cannot be expressed."""
         del name, args
         return Unsaid(self._shape)
 
@@ -119,7 +119,7 @@ class Walk(fx.Interpreter):
         self.maps.append(new)
 
     def _value(self, of: Map, gain: Tensor | float = 1.0, shift: Tensor | float = 0.0) -> Value:
-        """All of a map as (N, C, H, W), with a gain and a shift, () or (C,)."""
+        """A whole map as (N, C, H, W), with a gain and a shift, () or (C,)."""
         index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
         shaped = [torch.as_tensor(one, dtype=torch.float64).view(-1, 1, 1).expand(index.shape) for one in (gain, shift)]
         return Value(index, *shaped)
@@ -152,7 +152,7 @@ class Walk(fx.Interpreter):
     # Which maps a value reads.
 
     def _owners(self, index: Tensor) -> Tensor:
-        """The number of the map of each element; that before the first for constants."""
+        """The number of the map of each element; -1 for constants."""
         starts = torch.tensor([one.offset for one in self.maps])
         return torch.searchsorted(starts, index.contiguous(), right=True) - 1
 
@@ -161,7 +161,7 @@ class Walk(fx.Interpreter):
         return [self.maps[place] for place in torch.unique(self._owners(index)).tolist() if place >= 0]
 
     def _decoded(self, value: Value, axis: int) -> list[tuple[Read, Tensor]] | None:
-        """What a value reads, as pixels and channels of maps, and the gain of each channel; None if it is not so."""
+        """A value as pixels and channels of maps, and the gain of each channel; None if it has no such form."""
         index, gain, shift = (
             one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
         )
@@ -185,7 +185,7 @@ class Walk(fx.Interpreter):
         return found
 
     def _single(self, value: Value, axis: int) -> Read | None:
-        """The one map that a value reads, all its pixels in order; None if it is not so."""
+        """The one map that a value reads, all its pixels in order; None if it has no such form."""
         decoded = self._decoded(value, axis)
         if decoded is None or len(decoded) != 1 or decoded[0][0].pixels is not None:
             return None
@@ -195,11 +195,11 @@ class Walk(fx.Interpreter):
         return read if fits else None
 
     def _contiguous(self, value: Value, axis: int) -> Value:
-        """A value that is all of one map."""
+        """A value that covers one whole map."""
         return value if self._single(value, axis) is not None else self._collected(value, axis)
 
     def _collected(self, value: Value, axis: int) -> Value:
-        """Put a value together in a map of its own."""
+        """Collect a value in a map of its own."""
         index, gain, shift = (
             one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
         )
