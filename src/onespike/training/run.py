@@ -226,7 +226,7 @@ class Run:
     def expect_resumable(self) -> None:
         """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""
         if is_pretrained(self.folder):
-            state = f"{self.folder} holds weights that travel, without what a training goes on from"
+            state = f"{self.folder} holds a pretrained network, without the state that a training resumes from"
             raise OnespikeError(f"{state}: start a new run from them by --init-from {self.folder}")
         results = [name for name in ("summary.json", "metrics.csv") if (self.folder / name).exists()]
         if results and not self.has_checkpoint():

@@ -1,4 +1,4 @@
-"""Weights that travel: folders, the Hub (faked), timm."""
+"""Pretrained networks: folders, the Hub (faked), timm."""
 
 import json
 from collections.abc import Callable
@@ -167,7 +167,7 @@ def test_what_travels_is_not_trained_over(
     code, _, complaint = command("train", "--resume", place, "--train.epochs", 1)
     assert (code, len(complaint.splitlines())) == (2, 1)
     assert f"start a new run from them by --init-from {folder}" in complaint
-    with pytest.raises(OnespikeError, match="holds weights that travel"):
+    with pytest.raises(OnespikeError, match="holds a pretrained network"):
         onespike.train(run.recipe, place, resume=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
