@@ -185,11 +185,11 @@ def _part(source: Any, where: str) -> ItemSet:
 
 def _known_labels(source: Any) -> np.ndarray | None:
     """The labels of a data set without loading its images, where it is known for sure how; else None."""
-    if isinstance(source, Subset):
+    if type(source) is Subset:  # a subclass may change labels
         known = _known_labels(source.dataset)
         return None if known is None else known[np.asarray(source.indices, np.int64)]
     found: Any = ()
-    if isinstance(source, TensorDataset) and len(source.tensors) == 2:
+    if type(source) is TensorDataset and len(source.tensors) == 2:
         found = source.tensors[1]
     elif isinstance(source, _Rows):
         found = list(source.table.select_columns(source.label)[:][source.label])
