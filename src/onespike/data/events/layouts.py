@@ -61,7 +61,7 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
         parts = {"train": part("Train"), "test": part("Test")}
         yield _source(
-            config, NMNIST, files, [n for n in files.names() if n.endswith(".bin")], list("0123456789"), parts
+            config, NMNIST, files, [n for n in files.names() if n.lower().endswith(".bin")], list("0123456789"), parts
         )
 
 
@@ -86,7 +86,7 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
             every = [trial for listed in trials.values() for trial in listed]
             files.expect_listed([*every, *map(_gesture_table, every)], files.names())
             parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
-        names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
+        names = [name for name in files.names() if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
         yield _source(config, DVS128, files, names, _GESTURES, parts)
 
 
