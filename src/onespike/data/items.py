@@ -18,13 +18,10 @@ from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
-from onespike.data.sources import MOST_CLASSES, PARTS, Content, Part
+from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, damage_named, shown
-
-#: What a part may be called, here and on the Hub, the usual name first.
-_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +76,7 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     """Take a data set apart, part -> its images; arguments, errors and what is the test part are as of `as_dataset`."""
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
-        given |= {part: data[name] for part, names in _NAMES.items() for name in reversed(names) if name in data}
+        given |= {part: data[name] for part, names in NAMES.items() for name in reversed(names) if name in data}
     elif isinstance(data, tuple):
         if len(data) not in (2, 3):
             raise OnespikeError(f"{name}: {len(data)} data sets; expected (train, test), or (train, validation, test)")

@@ -123,6 +123,27 @@ def test_a_folder_of_ones_own(tmp_path, ending):
     assert all(np.array_equal(one, made[n % 3]) for n, (_, one) in enumerate(found))
 
 
+def test_recordings_of_other_names_are_left_out_with_a_warning(tmp_path, capsys):
+    root = tmp_path / "data"
+    folder_of(root, [events(30, 24)])
+    (root / "train").joinpath("a", "1.dat").write_bytes(b"x")
+    (root / "test").rename(root / "valid")
+    data = open_dataset(DataConfig("events-folder", str(root), str(tmp_path / "c"), sensor=(24, 24), holdout=0))
+    assert (len(data.train), len(data.test)) == (2, 2)
+    assert "a/1.dat: no recording of a class by its name; 1 such file is left out" in capsys.readouterr().err
+
+
+def test_the_cache_knows_recordings_whose_names_end_in_capitals(tmp_path):
+    keys = set()
+    for seed in (1, 2):
+        write_nmnist(tmp_path / str(seed), [events(seed=seed)] * 4)
+        for path in tmp_path.rglob("*.bin"):
+            path.rename(path.with_suffix(".BIN"))
+        with open_events(DataConfig(name="nmnist"), tmp_path / str(seed)) as source:
+            keys.add(source.key())
+    assert len(keys) == 2
+
+
 # Frames
 
 
