@@ -52,7 +52,7 @@ class Callback:
         """After a step. Setting `trainer.stop` ends the sitting here, with a checkpoint."""
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """At the end of an epoch: add columns to `row`, its line of `metrics.csv`: finite numbers, True, False, None."""
+        """At the end of an epoch: add columns to `row`, its line of `metrics.csv`: finite numbers, or True or None."""
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """After an epoch, which `trainer.progress` counts as complete."""

@@ -140,6 +140,8 @@ def train(
             raise
         advice = "its checkpoints are whole: make room, then go on with --resume"
         raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
+    finally:  # the network computes in its own precision again, also where it is somebody else's
+        accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def set_up(

@@ -95,6 +95,13 @@ def test_accumulating_in_parts_is_the_same_step(small, hoyer):
     assert all(torch.allclose(whole[name], parts[name], rtol=0, atol=1e-12) for name in whole)
 
 
+def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tmp_path: Path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
+    images = torch.randn(4, 1, 32, 32)
+    assert torch.equal(network(images), F.linear(images.flatten(1), network[1].weight, network[1].bias))
+
+
 def test_a_callbacks_columns_are_read_again_whoever_made_their_numbers(small, tmp_path: Path):
     class Mine(Callback):
         def measure(self, trainer, row):  # noqa: ARG002
