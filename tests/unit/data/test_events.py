@@ -163,6 +163,15 @@ def test_every_event_is_in_exactly_one_frame():
     assert by_count.max() - by_count.min() <= 1
 
 
+@pytest.mark.parametrize(("count", "frames"), [(10, 4), (7, 5), (50, 49)])
+def test_borders_of_frames_are_exact(count, frames):
+    made = np.zeros(count, EVENT)
+    made["t"], made["x"] = np.arange(count), np.arange(count)
+    for by, span in (("count", count), ("time", count - 1)):
+        found = framed(made, count, frames=frames, frames_by=by)[0, :, :, 0].argmax(1)
+        assert found.tolist() == [min(n * frames // span, frames - 1) for n in range(count)], by
+
+
 def test_a_histogram_is_tonics_where_that_leaves_nothing_out():
     pytest.importorskip("tonic")
     from tonic.functional import to_frame_numpy

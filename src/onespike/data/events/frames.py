@@ -91,11 +91,13 @@ def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation:
     size = height * width * channels
     if not len(events):
         return np.zeros(shape, np.uint8)
-    elapsed = (events["t"] - events["t"][0]).astype(np.float64)
+    elapsed = events["t"] - events["t"][0]
+    span = int(elapsed[-1]) or 1
     if by == "count":
-        elapsed = np.arange(len(events), dtype=np.float64)
-    when = elapsed / (elapsed[-1] or 1.0)  # 0..1
-    frame = np.minimum((when * frames).astype(np.int64), frames - 1)
+        elapsed, span = np.arange(len(events)), len(events)
+    when = elapsed / span  # 0..1
+    borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
+    frame = np.searchsorted(borders, elapsed, side="right")
     if representation == "voxel":
         position = when * (frames - 1)
         first = np.minimum(position.astype(np.int64), frames - 1)
