@@ -224,6 +224,9 @@ def test_denoising_leaves_out_what_is_alone():
     made = np.zeros(3, EVENT)
     made["t"], made["x"], made["y"] = [1000, 1010, 1020], [1, 2, 6], [1, 1, 6]
     assert framed(made, denoise=100.0).sum() == 1
+    made["t"] -= 1000  # nothing was there before time 0
+    assert framed(made, denoise=100.0).sum() == 1
+    assert made["t"].tolist() == [0, 10, 20]
 
 
 def test_changed_events_are_in_order_and_the_same_for_a_seed():

@@ -12,6 +12,7 @@ events, whichever do not fill a slice.)
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
@@ -130,7 +131,13 @@ def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
     tonic_io()
     from tonic.functional import denoise_numpy
 
-    return denoise_numpy(events, filter_time=microseconds)
+    # The filter takes every pixel for one that had an event at time 0: let the recording begin when that is over.
+    shift = math.ceil(microseconds) - events["t"][0]
+    moved = events.copy()
+    moved["t"] += shift
+    kept = denoise_numpy(moved, filter_time=microseconds)
+    kept["t"] -= shift
+    return kept
 
 
 @dataclass(frozen=True)
