@@ -327,6 +327,13 @@ def test_damaged_aedat(tmp_path, read, content, message):
         read(*files(tmp_path, content(events(40, 128)), "a.aedat"), DVS128)
 
 
+def test_what_comes_from_outside_a_dvs128_is_no_event(tmp_path):
+    made = events(40, 128)
+    content = aedat2_bytes(made[:20]) + bytes([0, 0, 0x80, 0]) + aedat2_bytes(made[19:20], b"")[4:]
+    found = read_dvs128(*files(tmp_path, content + aedat2_bytes(made[20:], b""), "a.aedat"), DVS128)
+    assert np.array_equal(found, made)
+
+
 def arrays(**changes):
     made = {name: events(20, 16)[name] for name in "xytp"}
     return made | {name: change(made[name]) for name, change in changes.items()}
