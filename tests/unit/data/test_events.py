@@ -388,13 +388,26 @@ def test_a_command_says_it_in_one_line(tmp_path, command):
 @pytest.mark.parametrize("name", ["nmnist", "dvs-gesture", "cifar10-dvs", "shd", "events-folder"])
 def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     (tmp_path / "other").mkdir()
-    config = DataConfig(name=name, root=str(tmp_path), sensor=(8, 8), cache=str(tmp_path / "c"))
+    sensor = {"sensor": (8, 8)} if name == "events-folder" else {}
+    config = DataConfig(name=name, root=str(tmp_path), cache=str(tmp_path / "c"), **sensor)
     with pytest.raises(OnespikeError, match=f"not recognised as {name}"):
         open_dataset(config)
     with pytest.raises(OnespikeError, match="no root given"):
-        open_dataset(DataConfig(name=name, sensor=(8, 8)))
+        open_dataset(DataConfig(name=name, **sensor))
 
 
-def test_images_have_no_frames():
-    with pytest.raises(OnespikeError, match=r"data\.frames: digits has images"):
-        open_dataset(DataConfig(name="digits", frames=2))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 2}, "data.frames: digits has images, no events; expected 1, got 2"),
+        ({"class_path": "pkg.Data", "denoise": 9.0}, "data.denoise: pkg.Data has images, no events; expected 0.0, got"),
+        ({"name": "nmnist", "sensor": (8, 8)}, "data.sensor: nmnist says itself what recorded it; expected None, got"),
+        (
+            {"name": "nmnist", "drop_events": 0.1, "crop_fill": "reflect"},
+            "data.crop_fill: nmnist loses changed events that leave the frame; expected zero, got reflect",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored(options, message):
+    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}"):
+        open_dataset(DataConfig(**options))
