@@ -169,7 +169,8 @@ def _splits(make: Callable[..., Any]) -> dict[str, Any]:
 
     def ask(*names: str) -> Any:
         for name in names:
-            with suppress(ValueError, KeyError, AssertionError, OSError):  # what unknown splits are refused with
+            # What unknown splits are refused with.
+            with suppress(ValueError, KeyError, AssertionError, OSError, RuntimeError):
                 return make(split=name)
         return None
 
