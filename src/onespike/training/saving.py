@@ -53,7 +53,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
     Accuracy is drawn over the FLOPs spent, where they are counted: so runs of different machines can be compared. The
-    two losses have an axis each: that of training is of augmented images, smoothed labels and penalties.
+    two losses have an axis each: that of training is of augmented images and smoothed labels; penalties are left out.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
