@@ -140,7 +140,8 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
 
 def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, offered: Mapping[str, Any]) -> Any:
     """Call `target` with arguments by name and, where it takes them, those offered; a refusal is an `OnespikeError`."""
-    signature, label = inspect.signature(target), f"{target.__module__}.{target.__qualname__}"
+    name = getattr(target, "__qualname__", type(target).__qualname__)  # functools.partial has none
+    signature, label = inspect.signature(target), f"{target.__module__}.{name}"
     takes = {name for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
     given = {name: value for name, value in offered.items() if name in takes} | dict(arguments)
     try:

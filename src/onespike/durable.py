@@ -23,7 +23,7 @@ from onespike.errors import OnespikeError, printable, shown
 MOST = 1 << 28
 #: The lock file by which a folder's only writer holds it, and the folders that this process holds.
 LOCK = ".lock"
-_HELD: set[Path] = set()
+_HELD: set[str] = set()
 #: Files of a run, which other output must not replace.
 _OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
@@ -160,10 +160,10 @@ def held(folder: Path) -> Iterator[None]:
 
     The lock is the system's: it ends with this process, however that ends; child processes do not hold it.
     """
-    path, folder = folder / LOCK, folder.absolute()
+    path, folder, held_as = folder / LOCK, folder.absolute(), os.path.realpath(folder)
     made = [one for one in (folder, *folder.parents) if not one.exists()]
     try:
-        if folder in _HELD:  # the system would grant this process its own lock again, and then drop it
+        if held_as in _HELD:  # the system would grant this process its own lock again, and then drop it
             raise BlockingIOError
         folder.mkdir(parents=True, exist_ok=True)
         file = _lock(path)
@@ -171,15 +171,16 @@ def held(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
     except BlockingIOError:
-        owner = printable(path.read_text(errors="replace"), 200) or "another process"
+        ours = f"process {os.getpid()}, this one" if held_as in _HELD else ""  # who closes the file gives the lock away
+        owner = ours or printable(path.read_text(errors="replace"), 200) or "another process"
         raise OnespikeError(f"{folder} is being written by {owner}: wait for it, or stop it") from None
     except OSError as error:
         raise OnespikeError(f"cannot write the folder {folder}: {error.strerror or error}") from error
-    _HELD.add(folder)
+    _HELD.add(held_as)
     try:
         yield
     finally:
-        _HELD.discard(folder)
+        _HELD.discard(held_as)
         with suppress(OSError):
             path.unlink()
         file.close()

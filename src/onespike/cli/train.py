@@ -22,7 +22,8 @@ def train(
 
     Args:
         overrides: Values of the recipe.
-        recipe: A YAML file, or a recipe of the package such as digits (the default) or cifar10/conv12.
+        recipe: A YAML file, or a recipe of the package such as digits or cifar10/conv12; by default that of the run to
+            start from, or else digits.
         out: Run folder, new or empty; by default runs/RECIPE-TIME.
         resume: Run folder of an interrupted run, to go on with it.
         init_from: Run folder whose best weights the network starts from.
@@ -37,9 +38,10 @@ def train(
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
             if value is not None:
                 raise OnespikeError(f"--resume goes on with a run as it is: leave out --{option}")
-    base = Run.open(resume).config if resume else "digits" if recipe is None else recipe
+    own = resume or (init_from if recipe is None else None)  # a run whose recipe is the one to go by
+    base = Run.open(own).config if own else "digits" if recipe is None else recipe
     start = Run.open(init_from).recipe if init_from else None
-    folder = resume or out or _folder(str(base))
+    folder = resume or out or _folder(own.resolve().name if own else str(base))
     try:
         train_network(load_recipe(base, overrides, start), folder, resume is not None, init_from, quiet=quiet)
     except Stopped:

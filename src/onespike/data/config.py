@@ -110,7 +110,7 @@ class DataConfig:
             ("workers", 0 <= self.workers <= 256, "0 to 256 processes"),
             ("frames", 1 <= self.frames <= 1000, "1 to 1000"),
             ("sensor", self.sensor is None or all(1 <= side <= 8192 for side in self.sensor), "sides of 1 to 8192"),
-            ("denoise", self.denoise >= 0, "0 (off) or microseconds"),
+            ("denoise", 0 <= self.denoise <= 1e12, "0 (off) or microseconds"),
             ("spatial_jitter", 0 <= self.spatial_jitter <= 8192, "0 (off) or pixels"),
             ("temporal_jitter", 0 <= self.temporal_jitter <= 1e12, "0 (off) or microseconds"),
             ("drop_events", 0 <= self.drop_events < 1, "a probability in [0, 1)"),

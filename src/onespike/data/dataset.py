@@ -14,7 +14,7 @@ from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, PASSED, DataConfig
 from onespike.data.events import open_events
-from onespike.data.events.frames import EventAugment
+from onespike.data.events.frames import EventAugment, augments
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
@@ -31,10 +31,11 @@ def open_dataset(config: DataConfig) -> Dataset:
     Raises:
         OnespikeError: The data set is unknown, missing or damaged, or the cache cannot be written.
     """
+    if config.class_path is None and config.name == PASSED:
+        raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
+    _expect_used(config)
     if config.class_path is not None:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
-    if config.name == PASSED:
-        raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
     root = path_of(config.root) if config.root is not None else None
     cache = cache_folder(config.cache)
     if config.name in EVENTS:
@@ -44,12 +45,22 @@ def open_dataset(config: DataConfig) -> Dataset:
             augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
             decoded = replace(decoded, train=replace(decoded.train, augment=augment))
     else:
-        for key in OF_EVENTS:
-            if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
-                raise OnespikeError(f"data.{key}: {config.name} has images, no events; expected {usual}, got {given}")
         with open_source(config.name, root) as source:
             decoded = open_cache(source, cache, config.image_size)
     return replace(decoded, name=source.name).divided(config.holdout, config.limit)
+
+
+def _expect_used(config: DataConfig) -> None:
+    """Raise an `OnespikeError` for a choice that this data set would ignore."""
+    name, has_events = config.class_path or config.name, config.class_path is None and config.name in EVENTS
+    ignored = {} if has_events else dict.fromkeys(OF_EVENTS, "has images, no events")
+    if has_events and name != "events-folder":
+        ignored["sensor"] = "says itself what recorded it"
+    if has_events and augments(config):
+        ignored["crop_fill"] = "loses changed events that leave the frame"
+    for key, why in ignored.items():
+        if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
+            raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}")
 
 
 def cache_folder(given: str | None = None) -> Path:
@@ -158,7 +169,8 @@ def _splits(make: Callable[..., Any]) -> dict[str, Any]:
 
     def ask(*names: str) -> Any:
         for name in names:
-            with suppress(ValueError, KeyError, AssertionError, OSError):  # how unknown splits are refused
+            # How unknown splits are refused.
+            with suppress(ValueError, KeyError, AssertionError, OSError, RuntimeError):
                 return make(split=name)
         return None
 

@@ -18,13 +18,10 @@ from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.sets import Batch, ImageSet, split
-from onespike.data.sources import MOST_CLASSES, PARTS, Content, Part
+from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, damage_named, shown
-
-#: Names of each part, here and on the Hub, the usual name first.
-_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +76,7 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     """Split a data set into its parts; arguments, errors and the choice of the test part are as in `as_dataset`."""
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
-        given |= {part: data[name] for part, names in _NAMES.items() for name in reversed(names) if name in data}
+        given |= {part: data[name] for part, names in NAMES.items() for name in reversed(names) if name in data}
     elif isinstance(data, tuple):
         if len(data) not in (2, 3):
             raise OnespikeError(f"{name}: {len(data)} data sets; expected (train, test), or (train, validation, test)")
@@ -185,11 +182,11 @@ def _part(source: Any, where: str) -> ItemSet:
 
 def _known_labels(source: Any) -> np.ndarray | None:
     """The labels of a data set without loading its images, where the way is known for sure; else None."""
-    if isinstance(source, Subset):
+    if type(source) is Subset:  # a subclass may change labels
         known = _known_labels(source.dataset)
         return None if known is None else known[np.asarray(source.indices, np.int64)]
     found: Any = ()
-    if isinstance(source, TensorDataset) and len(source.tensors) == 2:
+    if type(source) is TensorDataset and len(source.tensors) == 2:
         found = source.tensors[1]
     elif isinstance(source, _Rows):
         found = list(source.table.select_columns(source.label)[:][source.label])

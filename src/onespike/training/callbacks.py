@@ -52,7 +52,10 @@ class Callback:
         """Called after a step. Setting `trainer.stop` stops training here, with a checkpoint."""
 
     def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """Called at the end of an epoch, to add columns to `row`, its line of `metrics.csv`."""
+        """Called at the end of an epoch, to add columns to `row`, its line of `metrics.csv`.
+
+        Each is a finite number, True, False or None.
+        """
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Called after an epoch, which `trainer.progress` counts as complete by now."""

@@ -20,7 +20,8 @@ class TrainConfig:
             "muon" takes orthogonal steps for all weights but the head's; the head and all that is exempt from weight
             decay take AdamW's steps, at the same learning rate, such as 0.002. "lookahead_sgd", or "lookahead_" before
             any other: every 6 steps the weights go back half the way to where they were (Zhang et al. 2019).
-        lr: Learning rate at the end of the warm-up; it then falls to `min_lr` along a cosine.
+        lr: Learning rate at the top of a cosine over all epochs, which falls to `min_lr`. During the warm-up it rises
+            towards `lr` in a line instead, and then goes on where the cosine has come to.
         norm_lr_factor: Learning rate of parameters exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.

@@ -140,6 +140,8 @@ def train(
             raise
         advice = "its checkpoints are whole: make room, then go on with --resume"
         raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
+    finally:  # the network computes in its own precision again, also where it is somebody else's
+        accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
 
 
 def set_up(
@@ -252,8 +254,19 @@ def finish_epoch(trainer: Trainer) -> dict[str, Any]:
     }
     for callback in trainer.callbacks:
         callback.measure(trainer, row)
+        expect_numbers(row, type(callback).__name__)
     progress.finish_epoch(row, quality(row))
     return row
+
+
+def expect_numbers(row: dict[str, Any], callback: str) -> None:
+    """Make plain numbers of NumPy's and tensors; an `OnespikeError` for what no checkpoint could be read with."""
+    for name, value in row.items():
+        if isinstance(value, np.generic) or (isinstance(value, torch.Tensor) and value.numel() == 1):
+            row[name] = value = value.item()
+        if not (value is None or (isinstance(value, int | float) and -math.inf < value < math.inf)):
+            expected = "expected a finite number, True, False or None; mend its measure"
+            raise OnespikeError(f"{callback}: its column {shown(name)} is {shown(value)}; {expected}")
 
 
 def test(trainer: Trainer, run: Run) -> dict[str, Any]:

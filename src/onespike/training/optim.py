@@ -23,13 +23,14 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     name = config.optimizer.removeprefix("lookahead_")
     if name not in list_optimizers():
         raise unknown("train.optimizer", name, list_optimizers())
-    if next(model.parameters(), None) is None:
-        raise OnespikeError("model: it has no weights; expected some to train; choose another, or evaluate it as it is")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        expected = "expected some that require a gradient; choose another, or evaluate it as it is"
+        raise OnespikeError(f"model: it has no weights to train; {expected}")
     try:
         fused = {"fused": True} if name in FUSED else {}
         groups = parameter_groups(config, model)
         optimizer = create_optimizer_v2(groups, config.optimizer, config.lr, momentum=config.momentum, **fused)
-    except (AssertionError, ImportError, TypeError, RuntimeError) as error:  # it needs a package, a device, an argument
+    except (AssertionError, ImportError, TypeError, ValueError, RuntimeError) as error:  # it needs a package, a device
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
@@ -82,7 +83,11 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     try:
-        return Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
+        accelerator = Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
     except ValueError as error:  # accelerate reads environment variables
         given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_"))
         raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error
+    if accelerator.gradient_accumulation_steps != 1:
+        reason = "would divide every gradient; remove it, and set --train.accumulate"
+        raise OnespikeError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment {reason}")
+    return accelerator

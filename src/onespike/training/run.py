@@ -18,7 +18,7 @@ import sys
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
-from importlib.metadata import distributions
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "p
 #: Files of a run that no command reads; the summary has their digests.
 KEPT = ("metrics.csv", "environment.json", "curves.png")
 #: Files that a run killed before its beginning may have left; without `config.yaml`, `last` belongs to no run.
-_BEFORE = (LOCK, ".config.yaml.new", "last")
+_BEFORE = (LOCK, ".config.yaml.new", "last", ".last.new")
 #: Packages whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
@@ -278,7 +278,6 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 def environment() -> dict[str, Any]:
     """Describe machine, versions and command."""
-    installed = {d.metadata["Name"].lower(): d.version for d in distributions()}
     return {
         "command": sys.argv,
         "onespike": __version__,
@@ -289,8 +288,16 @@ def environment() -> dict[str, Any]:
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "packages": {name: installed.get(name) for name in WATCHED},
+        "packages": {name: _version(name) for name in WATCHED},
     }
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -302,9 +309,11 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Commit of the source tree this package runs from, if it is a git checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    """Commit of the source tree this package runs from, if it is a git checkout: a `.venv` may lie in a stranger's."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-    except OSError:
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
         return None

@@ -53,7 +53,7 @@ def draw_curves(history: list[dict[str, Any]], path: Path) -> None:
     """Draw the history of a run, as in `metrics.csv`: loss, accuracy, learning rate, firing rates of all neurons.
 
     Accuracy is drawn over the FLOPs spent, if they are counted, so that runs on different machines can be compared. The
-    two losses have an axis each: the training loss is of augmented images and smoothed labels.
+    two losses have an axis each: the training loss is of augmented images and smoothed labels, without penalties.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

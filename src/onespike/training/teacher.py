@@ -158,6 +158,9 @@ def twin_of(recipe: Recipe) -> Recipe:
     if not hasattr(model, "neuron"):
         expected = "expected a model that has one, such as conv12, or another teacher"
         raise OnespikeError(f"train.teacher: {model.name} has no option neuron to make a twin by: {expected}")
+    if recipe.data.frames > 1:
+        expected = f"expected data.frames 1, got {recipe.data.frames}, or another teacher"
+        raise OnespikeError(f"train.teacher: a twin runs at one time step: {expected}")
     values, preset = plain(model), family(model.name).presets.get("ann")
     # The neuron's options start anew: those of spikes have no meaning.
     changes = {"neuron": "relu", "preset": "", **({"preset": "ann", **preset} if preset else {})}

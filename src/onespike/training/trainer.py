@@ -274,7 +274,14 @@ def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> N
 
 
 def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
-    """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number."""
+    """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
+
+    The optimiser moves the network's weights alone, so a loss may have none that need a gradient.
+    """
+    weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+    if learned := [name for name, one in weights if one.requires_grad]:
+        advice = "put it into the model, or freeze it by requires_grad_(False)"
+        raise OnespikeError(f"loss: its weight {learned[0]} would not be trained: {advice}")
     labels = torch.zeros(logits.shape[-2], dtype=torch.long, device=logits.device)
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"

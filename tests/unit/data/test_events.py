@@ -123,6 +123,27 @@ def test_a_folder_of_ones_own(tmp_path, ending):
     assert all(np.array_equal(one, made[n % 3]) for n, (_, one) in enumerate(found))
 
 
+def test_recordings_of_other_names_are_left_out_with_a_warning(tmp_path, capsys):
+    root = tmp_path / "data"
+    folder_of(root, [events(30, 24)])
+    (root / "train").joinpath("a", "1.dat").write_bytes(b"x")
+    (root / "test").rename(root / "valid")
+    data = open_dataset(DataConfig("events-folder", str(root), str(tmp_path / "c"), sensor=(24, 24), holdout=0))
+    assert (len(data.train), len(data.test)) == (2, 2)
+    assert "a/1.dat: no recording of a class by its name; 1 such file is left out" in capsys.readouterr().err
+
+
+def test_the_cache_knows_recordings_whose_names_end_in_capitals(tmp_path):
+    keys = set()
+    for seed in (1, 2):
+        write_nmnist(tmp_path / str(seed), [events(seed=seed)] * 4)
+        for path in tmp_path.rglob("*.bin"):
+            path.rename(path.with_suffix(".BIN"))
+        with open_events(DataConfig(name="nmnist"), tmp_path / str(seed)) as source:
+            keys.add(source.key())
+    assert len(keys) == 2
+
+
 # Frames
 
 
@@ -140,6 +161,15 @@ def test_every_event_is_in_exactly_one_frame():
             assert counts.shape == ((8, 8, 2) if frames == 1 else (8, 8, frames, 2))
     by_count = framed(made, frames=7, frames_by="count").sum((0, 1, 3))
     assert by_count.max() - by_count.min() <= 1
+
+
+@pytest.mark.parametrize(("count", "frames"), [(10, 4), (7, 5), (50, 49)])
+def test_borders_of_frames_are_exact(count, frames):
+    made = np.zeros(count, EVENT)
+    made["t"], made["x"] = np.arange(count), np.arange(count)
+    for by, span in (("count", count), ("time", count - 1)):
+        found = framed(made, count, frames=frames, frames_by=by)[0, :, :, 0].argmax(1)
+        assert found.tolist() == [min(n * frames // span, frames - 1) for n in range(count)], by
 
 
 def test_a_histogram_is_tonics_where_that_leaves_nothing_out():
@@ -194,6 +224,9 @@ def test_denoising_leaves_out_what_is_alone():
     made = np.zeros(3, EVENT)
     made["t"], made["x"], made["y"] = [1000, 1010, 1020], [1, 2, 6], [1, 1, 6]
     assert framed(made, denoise=100.0).sum() == 1
+    made["t"] -= 1000  # nothing was there before time 0
+    assert framed(made, denoise=100.0).sum() == 1
+    assert made["t"].tolist() == [0, 10, 20]
 
 
 def test_changed_events_are_in_order_and_the_same_for_a_seed():
@@ -294,6 +327,13 @@ def test_damaged_aedat(tmp_path, read, content, message):
         read(*files(tmp_path, content(events(40, 128)), "a.aedat"), DVS128)
 
 
+def test_what_comes_from_outside_a_dvs128_is_no_event(tmp_path):
+    made = events(40, 128)
+    content = aedat2_bytes(made[:20]) + bytes([0, 0, 0x80, 0]) + aedat2_bytes(made[19:20], b"")[4:]
+    found = read_dvs128(*files(tmp_path, content + aedat2_bytes(made[20:], b""), "a.aedat"), DVS128)
+    assert np.array_equal(found, made)
+
+
 def arrays(**changes):
     made = {name: events(20, 16)[name] for name in "xytp"}
     return made | {name: change(made[name]) for name, change in changes.items()}
@@ -348,13 +388,26 @@ def test_a_command_says_it_in_one_line(tmp_path, command):
 @pytest.mark.parametrize("name", ["nmnist", "dvs-gesture", "cifar10-dvs", "shd", "events-folder"])
 def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     (tmp_path / "other").mkdir()
-    config = DataConfig(name=name, root=str(tmp_path), sensor=(8, 8), cache=str(tmp_path / "c"))
+    sensor = {"sensor": (8, 8)} if name == "events-folder" else {}
+    config = DataConfig(name=name, root=str(tmp_path), cache=str(tmp_path / "c"), **sensor)
     with pytest.raises(OnespikeError, match=f"not recognised as {name}"):
         open_dataset(config)
     with pytest.raises(OnespikeError, match="no root given"):
-        open_dataset(DataConfig(name=name, sensor=(8, 8)))
+        open_dataset(DataConfig(name=name, **sensor))
 
 
-def test_images_have_no_frames():
-    with pytest.raises(OnespikeError, match=r"data\.frames: digits has images"):
-        open_dataset(DataConfig(name="digits", frames=2))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frames": 2}, "data.frames: digits has images, no events; expected 1, got 2"),
+        ({"class_path": "pkg.Data", "denoise": 9.0}, "data.denoise: pkg.Data has images, no events; expected 0.0, got"),
+        ({"name": "nmnist", "sensor": (8, 8)}, "data.sensor: nmnist says itself what recorded it; expected None, got"),
+        (
+            {"name": "nmnist", "drop_events": 0.1, "crop_fill": "reflect"},
+            "data.crop_fill: nmnist loses changed events that leave the frame; expected zero, got reflect",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored(options, message):
+    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}"):
+        open_dataset(DataConfig(**options))

@@ -22,11 +22,11 @@ class ByTrain(Own):
 
 
 class BySplit(Own):
-    known = ("train", "val", "test")
+    known, refusal = ("train", "val", "test"), ValueError
 
     def __init__(self, split="train", side=8):
         if split not in self.known:
-            raise ValueError(f"unknown split {split}")
+            raise self.refusal(f"unknown split {split}")
         super().__init__(floats(20 + len(split), side), labels(20 + len(split)))
 
 
@@ -53,6 +53,11 @@ def test_a_class_that_takes_split_is_asked_for_those_it_knows(known, sizes):
     data = from_class(type("Mine", (BySplit,), {"known": known}), {"side": 4}, PLAIN)
     assert (len(data.train), len(data.validation), len(data.test)) == sizes
     assert data.image_size == 4
+
+
+def test_a_class_may_refuse_a_split_by_a_runtime_error():
+    data = from_class(type("Mine", (BySplit,), {"known": ("train", "test"), "refusal": RuntimeError}), {}, PLAIN)
+    assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
 
 
 def test_a_class_that_looks_for_a_folder_of_the_splits_name(tmp_path):

@@ -34,6 +34,20 @@ def test_val_alone_is_the_test_set_and_with_test_it_is_the_validation_set(tree):
     assert data.validation.images is not data.train.images
 
 
+@pytest.mark.parametrize("name", ["validation", "valid", "dev"])
+def test_the_validation_part_may_be_called_otherwise(tree, name):
+    shutil.copytree(tree / "test", tree / name)
+    data = open_dataset(DataConfig("folder", str(tree), holdout=0.2))
+    assert [len(data.train), len(data.validation), len(data.test)] == [10, 4, 4]
+
+
+def test_a_folder_that_is_no_part_is_left_out_with_a_warning(tree, capsys):
+    shutil.copytree(tree / "test", tree / "extra")
+    (tree / "README.md").write_text("of no folder")
+    open_dataset(DataConfig("folder", str(tree)))
+    assert "extra/cat/0.png: no image of a class by its name; 4 such files are left out" in capsys.readouterr().err
+
+
 def test_linked_folders_and_archives_will_do(tree, tmp_path):
     direct = open_dataset(DataConfig("folder", str(tree)))
     linked = tmp_path / "linked"

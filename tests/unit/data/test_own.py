@@ -169,6 +169,29 @@ def test_labels_that_are_known_are_not_looked_for_in_the_images():
     assert part.train.labels.tolist() == [1, 2, 1, 2, 3]
 
 
+@pytest.mark.parametrize("kind", [Subset, TensorDataset])
+def test_labels_that_a_subclass_changes_are_those_of_its_items(kind):
+    class Halved(kind):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return image, int(label) // 2
+
+        def __getitems__(self, indices):
+            return [self[index] for index in indices]
+
+    whole = TensorDataset(floats(), torch.tensor(labels()))
+    source = Halved(whole, range(20)) if kind is Subset else Halved(*whole.tensors)
+    assert as_dataset((source, source), holdout=0).train.labels.tolist() == [label // 2 for label in labels()]
+
+
+def test_a_pillow_image_whose_owner_has_turned_it_is_not_turned_again():
+    upright = raw(1)[0]
+    image = Image.fromarray(upright)
+    image.getexif()[0x0112] = 6
+    data = as_dataset((Own([image] * 4, labels(4)),) * 2, holdout=0)
+    np.testing.assert_array_equal(pixels_of(data, "train")[0], upright)
+
+
 # floats
 
 

@@ -44,6 +44,11 @@ def test_vectors_fill_a_row_from_their_base(tmp_path):
     assert set(found["t"]) == {4101}
 
 
+def test_the_version_may_be_in_the_line_of_the_format(tmp_path):
+    found = raw(tmp_path, [0x8000, 0x6001, 0x0003, 0x2002], b"% format EVT3;height=720;width=1280\n% end\n")
+    assert found.tolist() == [(1, 2, 3, 0)]
+
+
 def test_a_new_high_begins_at_a_low_of_0(tmp_path):
     words = [0x8000, 0x6FFF, 0x0001, 0x2001, 0x8001, 0x2001, 0x6002, 0x2001, 0x8FFF, 0x2001, 0x8000, 0x6001, 0x2001]
     assert raw(tmp_path, words)["t"].tolist() == [4095, 4096, 4098, 0xFFF000, 0x1000001]

@@ -3,6 +3,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,8 +15,9 @@ from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import train
+from onespike.training.callbacks import Callback
 from onespike.training.display import Display
-from onespike.training.loop import learn_from, set_up
+from onespike.training.loop import expect_numbers, learn_from, set_up
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.scores import score
@@ -91,6 +93,29 @@ def test_accumulating_in_parts_is_the_same_step(small, hoyer):
     whole = some_steps(small(**QUIET, train__precision="fp64", train__hoyer=hoyer), 2)
     parts = some_steps(small(**QUIET, train__precision="fp64", train__hoyer=hoyer, train__accumulate=4), 2)
     assert all(torch.allclose(whole[name], parts[name], rtol=0, atol=1e-12) for name in whole)
+
+
+def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tmp_path: Path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
+    images = torch.randn(4, 1, 32, 32)
+    assert torch.equal(network(images), F.linear(images.flatten(1), network[1].weight, network[1].bias))
+
+
+def test_a_callbacks_columns_are_read_again_whoever_made_their_numbers(small, tmp_path: Path):
+    class Mine(Callback):
+        def measure(self, trainer, row):  # noqa: ARG002
+            row |= {"a": np.float32(1.5), "b": torch.tensor(2), "c": np.True_, "d": None}
+
+    train(small(train__epochs=1), tmp_path / "run", callbacks=[Mine()], quiet=True)
+    (row,) = Run.open(tmp_path / "run").checkpoint().state["progress"]["history"]
+    assert [row[name] for name in "abcd"] == [1.5, 2, True, None]
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float32("inf"), "text", torch.zeros(2), [1.0]], ids=str)
+def test_a_column_that_no_checkpoint_could_be_read_with_is_named(value):
+    with pytest.raises(OnespikeError, match=r"^Mine: its column loss is .*; expected a finite number, .* its measure$"):
+        expect_numbers({"epoch": 1, "loss": value}, "Mine")
 
 
 def test_bf16_trains_and_keeps_weights_in_fp32(small, tmp_path: Path):

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from onespike.errors import OnespikeError
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
-from onespike.training.optim import FUSED, make_optimizer, make_scheduler
+from onespike.training.optim import FUSED, make_accelerator, make_optimizer, make_scheduler
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -30,6 +31,19 @@ def test_fused_optimisers_step_as_the_others_do(name: str) -> None:
             optimizer.step()
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one, two)
+
+
+def test_what_an_optimiser_refuses_is_one_line() -> None:
+    with pytest.raises(OnespikeError, match=r"^train.optimizer: sgd cannot be used here: Nesterov momentum requires"):
+        make_optimizer(TrainConfig(optimizer="sgd", momentum=0.0), nn.Linear(3, 3))
+    with pytest.raises(OnespikeError, match=r"^model: it has no weights to train; expected some that require"):
+        make_optimizer(TrainConfig(), nn.Linear(3, 3).requires_grad_(False))
+
+
+def test_an_environment_that_divides_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    with pytest.raises(OnespikeError, match=r"^ACCELERATE_GRADIENT_ACCUMULATION_STEPS .* set --train.accumulate$"):
+        make_accelerator(TrainConfig(device="cpu"))
 
 
 class Small(nn.Module):

@@ -4,11 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 import onespike
 from onespike import OnespikeError
+
+
+class Scaled(nn.Module):
+    """A loss with a weight of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits * self.scale, labels)
 
 
 def plain() -> nn.Module:
@@ -29,6 +41,7 @@ def plain() -> nn.Module:
             {"model": plain(), "loss": lambda logits, labels: F.cross_entropy(logits[:1], labels)},
             r"loss: it does not take logits \(2, 10\) and labels \(2,\)",
         ),
+        ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
     ],
 )
 def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: Path):

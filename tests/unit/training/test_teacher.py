@@ -16,7 +16,7 @@ from torchvision import models
 from onespike.errors import OnespikeError
 from onespike.models import model_config
 from onespike.neurons import Neuron
-from onespike.training import Run, Stopped, TrainConfig, teacher, train
+from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.loop import set_up
 from onespike.training.teacher import Found, twin_of
@@ -214,6 +214,12 @@ def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
     assert (twin.name, twin.neuron.name, twin.neuron.learnable_threshold) == (name, "relu", "none")
     assert getattr(twin, "time_steps", 1) == 1
     assert twin.build(10, 1, 32)(torch.randn(2, 1, 32, 32)).shape == (2, 10)
+
+
+def test_events_of_several_frames_have_no_twin():
+    recipe = load_recipe("events/digits", {"data.frames": 4, "train.teacher": "twin"})
+    with pytest.raises(OnespikeError, match=r"^train.teacher: a twin runs at .*: expected data.frames 1, got 4, or"):
+        twin_of(recipe)
 
 
 def test_a_teacher_of_timm_and_one_of_torchvision(small, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ events if they do not fill a slice.)
 """
 
 import hashlib
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, Self
 
@@ -91,11 +92,13 @@ def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation:
     size = height * width * channels
     if not len(events):
         return np.zeros(shape, np.uint8)
-    elapsed = (events["t"] - events["t"][0]).astype(np.float64)
+    elapsed = events["t"] - events["t"][0]
+    span = int(elapsed[-1]) or 1
     if by == "count":
-        elapsed = np.arange(len(events), dtype=np.float64)
-    when = elapsed / (elapsed[-1] or 1.0)  # 0..1
-    frame = np.minimum((when * frames).astype(np.int64), frames - 1)
+        elapsed, span = np.arange(len(events)), len(events)
+    when = elapsed / span  # 0..1
+    borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
+    frame = np.searchsorted(borders, elapsed, side="right")
     if representation == "voxel":
         position = when * (frames - 1)
         first = np.minimum(position.astype(np.int64), frames - 1)
@@ -128,7 +131,13 @@ def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
     tonic_io()
     from tonic.functional import denoise_numpy
 
-    return denoise_numpy(events, filter_time=microseconds)
+    # The filter takes every pixel for one that had an event at time 0: let the recording begin when that is over.
+    shift = math.ceil(microseconds) - events["t"][0]
+    moved = events.copy()
+    moved["t"] += shift
+    kept = denoise_numpy(moved, filter_time=microseconds)
+    kept["t"] -= shift
+    return kept
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from onespike.data.events.readers import (
     read_mnist,
 )
 from onespike.data.events.stream import Sensor, recording
-from onespike.data.sources import PARTS, Content, Part, Source
+from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files, is_hidden, open_files
-from onespike.data.sources.folders import classes_of
+from onespike.data.sources.folders import Listing, in_class_folders
 from onespike.data.sources.hub import not_recognised
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, warn
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
 _GESTURES = [
@@ -61,7 +61,7 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
         parts = {"train": part("Train"), "test": part("Test")}
         yield _source(
-            config, NMNIST, files, [n for n in files.names() if n.endswith(".bin")], list("0123456789"), parts
+            config, NMNIST, files, [n for n in files.names() if n.lower().endswith(".bin")], list("0123456789"), parts
         )
 
 
@@ -86,7 +86,7 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
             every = [trial for listed in trials.values() for trial in listed]
             files.expect_listed([*every, *map(_gesture_table, every)], files.names())
             parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
-        names = [name for name in files.names() if name.endswith((".aedat", ".csv", ".txt", ".npy"))]
+        names = [name for name in files.names() if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
         yield _source(config, DVS128, files, names, _GESTURES, parts)
 
 
@@ -196,22 +196,16 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
     sensor, endings = Sensor(*config.sensor), tuple(READERS)
     with open_files(_given(root, "events-folder", "")) as opened:
         files = _find(opened, "events-folder", {"train/": "beside test/ or val/, each <class>/<recording>"})
-        held_out = [folder for folder in ("val", "test") if "" in files.holders(f"{folder}/")]
-        listings = {folder: _below(files, folder, endings) for folder in ("train", *held_out)}
-        if not held_out:
-            raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
-        named = {part: [(name, name.split("/")[1]) for name in names] for part, names in listings.items()}
-        classes = classes_of(files, named, "recordings")
+        classes, listings, others = in_class_folders(files, endings, "recording")
 
-        def part(names: list[str]) -> Samples:
-            labels = [classes.index(name.split("/")[1]) for name in names]
+        def part(listing: Listing) -> Samples:
+            names, labels = [name for name, _ in listing], [classes.index(folder) for _, folder in listing]
             read: Read = lambda i: READERS[Path(names[i]).suffix.lower()](files, names[i], sensor)  # noqa: E731
             return labels, list(map(files.where, names)), read
 
-        called = PARTS if len(listings) == 3 else ("train", "test")
-        parts = dict(zip(called, map(part, listings.values()), strict=True))
-        names = [name for listing in listings.values() for name in listing]
-        yield _source(config, sensor, files, names, classes, parts)
+        parts = {name: part(listing) for name, listing in listings.items()}
+        names = [name for listing in listings.values() for name, _ in listing]
+        yield _source(config, sensor, files, names, classes, parts, others=others)
 
 
 def _given(root: Path | None, name: str, tonic: str) -> Path:
@@ -267,6 +261,7 @@ def _source(
     classes: Sequence[str],
     parts: Mapping[str, Samples],
     note: str = "",
+    others: str = "",
 ) -> Source:
     framing, keeps = Framing.of(config, sensor), augments(config)
 
@@ -278,4 +273,10 @@ def _source(
 
     made: Any = {name: part(name, samples) for name, samples in parts.items()}
     key = lambda: f"{files.key(names)} {framing.key()} {keeps}"  # noqa: E731
-    return Source(config.name, str(files.root), key, lambda: Content(tuple(classes), made, note), framing)
+
+    def content() -> Content:
+        if others:
+            warn(others)
+        return Content(tuple(classes), made, note)
+
+    return Source(config.name, str(files.root), key, content, framing)

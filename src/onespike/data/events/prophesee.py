@@ -31,10 +31,10 @@ def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         if line == b"% end\n":
             break
     version = _VERSION.search(data[:at])
-    if not version or version[1] not in (b"2.0", b"3.0"):
+    if not version or version[1] not in (b"2", b"2.0", b"3", b"3.0"):
         found = f"EVT {version[1].decode()}" if version else "no version in its header"
         raise OnespikeError(f"{origin}: {found}; expected EVT 2.0 or 3.0, of a Prophesee camera; convert it")
-    kind, decode = (np.dtype("<u4"), _evt2) if version[1] == b"2.0" else (np.dtype("<u2"), _evt3)
+    kind, decode = (np.dtype("<u4"), _evt2) if version[1][:1] == b"2" else (np.dtype("<u2"), _evt3)
     if (len(data) - at) % kind.itemsize:
         what = f"truncated, {len(data) - at:,} bytes of events; expected words of {kind.itemsize} bytes"
         raise OnespikeError(f"{origin}: {what}; download it again")

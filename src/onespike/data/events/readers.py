@@ -23,8 +23,8 @@ from onespike.errors import OnespikeError, damage_named
 
 #: Bytes of an event of N-MNIST; of one, and of a packet's header, of AEDAT.
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
-#: Bits of a DVS128 address that are used; the 16th marks external events.
-_DVS128 = 0xFFFF
+#: Bits of a DVS128 address that are used; the 16th marks external events, which are no pixel's.
+_DVS128, _OUTSIDE = 0xFFFF, 0x8000
 #: More milliseconds than any recording takes.
 _LARGE = 2.0**50
 
@@ -64,6 +64,7 @@ def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         found = f"event {wrong[0]:,} has the address {addresses[wrong[0]]:#x}"
         raise OnespikeError(f"{origin}: {found}; expected 16 bits, of a DVS128; is it a file of another sensor?")
     address, t = _addresses(files, name, version, len(body))
+    address, t = address[inside := address < _OUTSIDE], t[inside]
     return recording((t, address >> 8 & 0x7F, address >> 1 & 0x7F, address & 1), sensor, origin)
 
 

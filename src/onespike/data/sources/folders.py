@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onespike.data.sources import PARTS, Content, Part, Source
+from onespike.data.sources import NAMES, PARTS, Content, Part, Source
 from onespike.data.sources.files import Files, is_hidden, open_files
 from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
 from onespike.data.sources.image import EXTENSIONS, decode
@@ -23,8 +23,8 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     """Open folders train/<class>/, and val/<class>/ or test/<class>/ or both; images may lie deeper than that.
 
     They may lie in a folder or archive, or one folder down. With both, val/ is the validation part; with one, it is the
-    test part. Classes are numbered in the order of their names, images sorted by name; other files are left out, with a
-    warning unless they are hidden.
+    test part. val/ may be called validation/, valid/ or dev/. Classes are numbered in the order of their names, images
+    sorted by name; other files in folders are left out, with a warning unless they are hidden.
     """
     if root is None:
         raise OnespikeError("folder: no root given; expected a folder with train/ and val/ or test/; pass --data.root")
@@ -32,37 +32,47 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         files = opened.find("train/")
         if files is None:
             raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/"])
-        held_out = [folder for folder in ("test", "val") if "" in files.holders(f"{folder}/")]
-        if not held_out:
-            raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
-        every, places = files.names(), ["train", *reversed(held_out)]
-        listings = {folder: _images(every, folder) for folder in places}
-        for folder, listing in listings.items():
-            if not listing:
-                where, endings = files.where(folder), " ".join(EXTENSIONS)
-                raise OnespikeError(f"{where}: no images; expected <class>/<image>, ending in one of {endings}")
-        classes = classes_of(files, listings, "images")  # here: `content` is not called for images in the cache
-        names = [name for listing in listings.values() for name, _ in listing]
-        others = {one for one in every if one.split("/")[0] in places and not is_hidden(one)}.difference(names)
+        classes, parts, others = in_class_folders(files, EXTENSIONS, "image")
 
         def content() -> Content:
             if others:
-                state = f"{files.where(min(others))}: no image of a class by its name"
-                warn(f"{state}; {len(others)} such file{'s are' if len(others) > 1 else ' is'} left out")
-            parts = PARTS if len(listings) == 3 else ("train", "test")
-            return _content(files, classes, classes, dict(zip(parts, listings.values(), strict=True)))
+                warn(others)
+            return _content(files, classes, classes, parts)
 
+        names = [name for listing in parts.values() for name, _ in listing]
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
 
-def _images(names: Sequence[str], part: str) -> Listing:
-    """The files in class folders of a part that have an image's ending and are not hidden."""
-    shown = (name for name in names if name.lower().endswith(EXTENSIONS) and not is_hidden(name))
+def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple[list[str], dict[str, Listing], str]:
+    """The classes of train/<class>/, and val/<class>/ or test/<class>/ or both; each part's files, such as "image".
+
+    The third is what to warn of once they are read: files in other folders, or of other names; empty if there are none.
+    """
+    places = [next((one for one in names if "" in files.holders(f"{one}/")), "") for names in NAMES.values()]
+    if not any(places[1:]):
+        raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
+    every = files.names()
+    listings = {folder: _listed(every, folder, endings) for folder in filter(None, places)}
+    for folder, listing in listings.items():
+        if not listing:
+            expected = f"<class>/<{what}>, ending in one of {' '.join(endings)}"
+            raise OnespikeError(f"{files.where(folder)}: no {what}s; expected {expected}; restore them")
+    classes = _classes_of(files, listings, f"{what}s")  # now: what is decoded already is not decoded again
+    used = {name for listing in listings.values() for name, _ in listing}
+    others = {one for one in every if "/" in one and not is_hidden(one)} - used
+    left = f"{len(others)} such file{'s are' if len(others) > 1 else ' is'} left out"
+    state = f"{files.where(min(others))}: no {what} of a class by its name; {left}" if others else ""
+    return classes, dict(zip(PARTS if all(places) else ("train", "test"), listings.values(), strict=True)), state
+
+
+def _listed(names: Sequence[str], part: str, endings: tuple[str, ...]) -> Listing:
+    """The files in class folders of a part that end so and are not hidden."""
+    shown = (name for name in names if name.lower().endswith(endings) and not is_hidden(name))
     split = ((name, name.split("/")) for name in shown)
     return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
 
 
-def classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> list[str]:
+def _classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> list[str]:
     """The names of the class folders, sorted; the same in each part, and none may lack `what`, such as "images"."""
     train = {name for _, name in listings["train"]}
     for folder, listing in listings.items():
@@ -100,7 +110,7 @@ def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
 def _tiny_imagenet(files: Files) -> Source:
     wnids = dict.fromkeys(sorted(_lines(files, "wnids.txt")))
     names = files.names()
-    train = _images(names, "train")
+    train = _listed(names, "train", EXTENSIONS)
     rows = [[*line.split("\t"), ""][:2] for line in _lines(files, _ANNOTATIONS)]
     test = [(f"val/images/{file}", wnid) for file, wnid in rows]
     origins = [files.where(name) for name, _ in train]

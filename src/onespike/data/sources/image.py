@@ -35,7 +35,8 @@ def decode(data: bytes, origin: str, channels: int | None = None) -> np.ndarray:
                 # Some cameras put a second one into a JPEG, for depth or as a preview.
                 if getattr(image, "is_animated", False) and image.format != "MPO":
                     raise OnespikeError(f"{origin}: several images in one file; expected one; save that alone")
-                pixels = _pixels(image, origin, channels)
+                _expect_8_bits(image, origin)
+                pixels = _pixels(ImageOps.exif_transpose(image), channels)
                 if image.format == "PNG":
                     _expect_whole_png(data)
                 return pixels
@@ -70,11 +71,13 @@ def _expect_whole_png(data: bytes) -> None:
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
     """Take a raw image from a user's data set: Pillow's, or uint8 (H, W), (H, W, C) or (C, H, W).
 
-    Where both the first and the last axis could be channels, a tensor's are first and an array's are last. Anything
-    else is an OnespikeError, which names the origin.
+    An image of Pillow's is not turned: the EXIF of one that its owner has turned, or resized, may still say so. Where
+    both the first and the last axis could be channels, a tensor's are first and an array's are last. Anything else is
+    an OnespikeError, which names the origin.
     """
     if isinstance(image, Image.Image):
-        return _pixels(image, origin)
+        _expect_8_bits(image, origin)
+        return _pixels(image)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -101,10 +104,12 @@ def _is_deep(tile: Any) -> bool:
     return ";16" in str(arguments) and "BGR;16" not in str(arguments)  # a BMP's 16 bits are those of three channels
 
 
-def _pixels(image: Image.Image, origin: str, channels: int | None = None) -> np.ndarray:
+def _expect_8_bits(image: Image.Image, origin: str) -> None:
     if image.mode.startswith(("I", "F")) or any(map(_is_deep, getattr(image, "tile", ()))):
         raise OnespikeError(f"{origin}: more than 8 bits a channel (mode {image.mode}); expected 8; convert it")
-    image = ImageOps.exif_transpose(image)
+
+
+def _pixels(image: Image.Image, channels: int | None = None) -> np.ndarray:
     channels = channels or (1 if image.mode in _GREY_MODES else 3)
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)

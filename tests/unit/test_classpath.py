@@ -1,0 +1,16 @@
+"""What a class path leads to is called by what it is, whatever it is."""
+
+from functools import partial
+
+import pytest
+from torch import nn
+
+from onespike.classpath import call
+from onespike.errors import OnespikeError
+
+
+def test_a_part_of_a_function_is_called_as_a_class_is():
+    made = call(partial(nn.Linear, 3), {"bias": False}, "model", {"out_features": 2, "num_classes": 5})
+    assert (made.in_features, made.out_features, made.bias) == (3, 2, None)
+    with pytest.raises(OnespikeError, match=r"^model.init_args: .*; expected those of functools.partial\(out_features"):
+        call(partial(nn.Linear, 3), {"colour": 1}, "model", {})
