@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -98,7 +98,7 @@ def _line(error: Exception) -> str:
 
 
 def _compute_weights(module: nn.Module) -> None:
-    """Turn weights that are computed before each use, as by weight norm, into plain parameters."""
+    """Turn weights that are computed before each use, as by weight norm or pruning, into plain parameters."""
     if parametrize.is_parametrized(module):
         weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
         # PyTorch's own removal changes the class, which the copy shares with the original.
@@ -111,6 +111,8 @@ def _compute_weights(module: nn.Module) -> None:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:

@@ -8,10 +8,12 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import Conv2dSame, StdConv2d
+from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d, convert_sync_batchnorm
 from timm.models.vgg import ConvMlp
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision.ops import StochasticDepth
 
 import onespike
 from onespike.conversion import Calibration, ConversionConfig
@@ -292,7 +294,11 @@ def bounded_by_a_hook():
     return nn.utils.spectral_norm(nn.Conv2d(3, 8, 3, padding=1))
 
 
-@pytest.mark.parametrize("make", [standardised, normed, normed_by_a_hook, bounded_by_a_hook])
+def pruned():
+    return prune.l1_unstructured(nn.Conv2d(3, 8, 3, padding=1), "weight", 0.3)
+
+
+@pytest.mark.parametrize("make", [standardised, normed, normed_by_a_hook, bounded_by_a_hook, pruned])
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_weights_that_are_computed_before_use(make, images):
     torch.manual_seed(0)
@@ -306,12 +312,13 @@ def test_weights_that_are_computed_before_use(make, images):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
-def test_computed_weights_are_corrected_like_others():
+@pytest.mark.parametrize("compute", [nn.utils.weight_norm, lambda layer: prune.identity(layer, "weight")])
+def test_computed_weights_are_corrected_like_others(compute):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
     same = copy.deepcopy(network)
     for layer in (same[2], same[4]):
-        nn.utils.weight_norm(layer)
+        compute(layer)
     points = torch.randn(256, 8)
     with torch.no_grad():
         logits = [onespike.convert(one, points).network(points) for one in (network, same)]
