@@ -39,13 +39,13 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     an `OnespikeError` if the network cannot be copied or traced, or does not take the images.
     """
     root = copied(network)
-    for path, module in list(root.named_modules()):
+    for path, module in list(root.named_modules(remove_duplicate=False)):  # one may be there under several names
         _compute_weights(module)
         # Layers of timm's that are several layers, or that look at shapes, are taken apart.
-        if isinstance(module, BatchNormAct2d):
-            norm = nn.BatchNorm2d(module.num_features, module.eps)
-            norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
-            root.set_submodule(path, nn.Sequential(norm.to(module.running_mean), module.drop, module.act).eval())
+        if isinstance(module, BatchNormAct2d | SyncBatchNormAct):
+            norm: Any = copy.copy(module)
+            norm.__class__, norm._modules = nn.BatchNorm2d, {}
+            root.set_submodule(path, nn.Sequential(norm, module.drop, module.act).eval())
         elif isinstance(module, ConvMlp):
             parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
             root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
@@ -138,7 +138,11 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 def _unshare(graph: fx.GraphModule) -> None:
     """Give every call of a weight layer weights of its own, since each is corrected on its own."""
     taken = {path for path, _ in graph.named_modules()}
-    called, used = set[str](), set[nn.Parameter]()
+    parameters = dict(graph.named_parameters(remove_duplicate=False))
+    read = [
+        str(node.target) for node in graph.graph.nodes if node.op == "get_attr"
+    ]  # by functions, as tied weights are
+    called, used = {path.rpartition(".")[0] for path in read}, {parameters[one] for one in read if one in parameters}
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, WEIGHTS):

@@ -325,6 +325,45 @@ def test_computed_weights_are_corrected_like_others(compute):
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
 
 
+def read_again(net, x):
+    hidden = net.second(net.first(x).relu()).relu()
+    return net.last(F.linear(hidden, net.second.weight.t()).relu())
+
+
+def test_a_weight_that_a_function_reads_as_well_stays_there():
+    network = Forward(read_again).eval()
+    graph = onespike.convert(network, torch.randn(64, 6)).network.body
+    assert torch.equal(graph.second.weight, network.second.weight)
+    assert not torch.equal(graph.second_2.weight, network.second.weight)
+
+
+def twice_normed():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8), nn.Conv2d(8, 8, 3), nn.Identity(), nn.Flatten())
+    network[3] = network[1]
+    return network
+
+
+@pytest.mark.parametrize("batch_norm", ["folded", "kept"])
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (twice_normed, ["1.2", "1.2_2"]),
+        (lambda: convert_sync_batchnorm(twice_normed()), ["1.2", "1.2_2"]),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, affine=False), nn.Flatten()), ["1.2"]),
+    ],
+    ids=["twice", "synchronised", "not affine"],
+)
+def test_activations_inside_batch_norm_become_neurons(make, layers, batch_norm, images):
+    torch.manual_seed(0)
+    network = make().eval()
+    conversion = onespike.convert(network, images, batch_norm=batch_norm, time_steps=64, calibration=MAXIMA)
+    assert [layer.layer for layer in conversion.layers] == layers
+    assert not any(isinstance(module, nn.ReLU) for module in conversion.network.modules())
+    with torch.no_grad():
+        expected = network(images)
+        assert (conversion.network(images) - expected).norm() < 0.1 * expected.norm()
+
+
 class Rectified(nn.Conv2d):
     """A convolution by its class, an activation by its forward pass."""
 
