@@ -139,9 +139,8 @@ def _unshare(graph: fx.GraphModule) -> None:
     """Give every call of a weight layer weights of its own, since each is corrected on its own."""
     taken = {path for path, _ in graph.named_modules()}
     parameters = dict(graph.named_parameters(remove_duplicate=False))
-    read = [
-        str(node.target) for node in graph.graph.nodes if node.op == "get_attr"
-    ]  # by functions, as tied weights are
+    # What functions read, as tied weights, stays as it is.
+    read = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
     called, used = {path.rpartition(".")[0] for path in read}, {parameters[one] for one in read if one in parameters}
     for node in graph.graph.nodes:
         layer = module_of(graph, node)

@@ -449,6 +449,31 @@ def test_layers_that_images_do_not_reach_are_left_alone():
     assert torch.equal(converted.body.bias.weight, network.bias.weight)
 
 
+def test_an_activation_of_a_parameter_stays_an_activation():
+    network, points = (
+        Forward(lambda net, x: net.last(net.act(net.first(x)) * net.act(net.gain))).eval(),
+        torch.randn(64, 6),
+    )
+    network.gain = nn.Parameter(torch.randn(1, 16))
+    conversion = onespike.convert(network, points, time_steps=256, calibration=MAXIMA)
+    assert [layer.layer for layer in conversion.layers] == ["act_2"]
+    assert isinstance(conversion.network.body.act, nn.ReLU)
+    with torch.no_grad():
+        assert (conversion.network(points) - network(points)).norm() < 0.02 * network(points).norm()
+
+
+def compiled(network):
+    return torch.compile(network, backend="eager")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the compiler does that itself
+@pytest.mark.parametrize("form", [compiled, nn.DataParallel, lambda network: nn.DataParallel(compiled(network))])
+def test_a_network_inside_another_form_of_it_is_converted(form, images):
+    network = plain()
+    logits = [onespike.convert(one, images).network(images) for one in (network, form(network))]
+    assert torch.equal(*logits)
+
+
 def test_only_a_network_of_qcfs_alone_is_left_uncorrected():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 32), QCFS(1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
@@ -629,6 +654,9 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
     assert errors["real", 64] < 0.1 * errors["real", 1]
     with pytest.raises(OnespikeError, match="shortcuts: expected spikes: no activation of this network is both"):
         onespike.convert(plain(), images, shortcuts="real")
+    added = Forward(lambda net, x: net.last(((hidden := net.first(x).relu()) + 1).view(hidden.size(0), -1)))
+    with pytest.raises(OnespikeError, match="shortcuts: expected spikes: no activation of this network is both"):
+        onespike.convert(added, torch.randn(8, 6), shortcuts="real")
     for wrong in ({"shortcuts": "rael"}, {"neurons": "none"}, {"batch_norm": "fold"}):
         with pytest.raises(OnespikeError, match=f"unknown conversion.{next(iter(wrong))} "):
             onespike.convert(network, images, **wrong)
