@@ -553,6 +553,35 @@ def test_what_cannot_be_converted_is_named_by_its_path():
     assert conversion.real == ("1.0", "3")
 
 
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (lambda net, x: net.last(F.batch_norm(net.first(x).relu(), None, None, training=True)), "batch_norm"),
+        (lambda net, x: net.last(torch.div(net.first(x).relu(), 0.5, rounding_mode="floor")), "div"),
+    ],
+)
+def test_linear_functions_are_not_linear_with_every_argument(forward, name):
+    with pytest.raises(OnespikeError, match=rf"cannot be converted: {name} \({name}\)"):
+        onespike.convert(Forward(forward), torch.randn(8, 6))
+
+
+def test_what_gives_no_real_numbers_is_left_at_one_time_step_alone():
+    network = Forward(lambda net, x: net.last((hidden := net.second(net.first(x).relu())) * (hidden > 0))).eval()
+    points = torch.randn(64, 6)
+    conversion = onespike.convert(network, points, allow_real=True)
+    assert conversion.real == ("gt", "mul")
+    with pytest.raises(OnespikeError, match=r"several time steps: gt gives torch\.bool; expected one time step"):
+        onespike.convert(network, points, allow_real=True, time_steps=2)
+
+
+def test_paths_that_are_dropped_in_training_alone_are_none_at_test_time(images):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), StochasticDepth(0.5, "row"), nn.Conv2d(8, 5, 6), nn.Flatten()
+    )
+    conversion = onespike.convert(network.eval(), images)
+    assert (conversion.real, conversion.layers[0].thresholds) == ((), 8)
+
+
 def test_what_is_left_real_valued_is_right_over_all_steps():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3), nn.Softmax(-1)).eval()
