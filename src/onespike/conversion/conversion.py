@@ -191,6 +191,7 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
     difference = ((answer - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
         wish = "expected a forward pass that is the same for all images and changes nothing in place"
+        wish += "; on CUDA set torch.backends.cudnn.allow_tf32 = False, or convert on the CPU"
         raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")
 
 
@@ -215,6 +216,7 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
                 continue
             if not isinstance(one, Tensor):
                 raise OnespikeError(f"cannot be converted: {path} gives tensors within tuples, over several time steps")
+            one, more = 1.0 * one, 1.0 * more  # they may be true or false
             if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
                 rows = f"the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images"
                 wish = "are not one image after the other; expected the images along the first axis (batch_first)"

@@ -75,6 +75,10 @@ class OverMeans(nn.Module):
     def _steps(self, out: Tensor | None) -> Tensor | None:
         if out is None:
             return None
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            found = out.dtype if isinstance(out, Tensor) else "tensors within tuples"
+            raise OnespikeError(f"cannot run over several time steps: {name} gives {found}; expected one time step")
         out = out.unflatten(0, (self.time_steps, -1))
         return _changes(out * self._counts(out) ** (1 - (self.degree or 0))).flatten(0, 1)
 
