@@ -57,11 +57,12 @@ def convert_run(
     calibrating = _calibration_images(dataset, card, images)
     config = ConversionConfig(**options)
     conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
-    run.begin(replace(recipe, conversion=config))
     weights = conversion.network.state_dict()
-    for which, folder in (("best", run.best), ("last", run.last)):  # each with its own epochs
+    for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
         state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
         Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
+        if which == "last":  # without weights it would be a run that can be neither used nor made anew
+            run.begin(replace(recipe, conversion=config))
     save_json(conversion.to_json(), str(run.folder / "conversion.json"))
     columns = [field.name for field in fields(LayerError)]
     save_text(csv_text(columns, map(astuple, conversion.layers)), run.folder / "conversion.csv")
