@@ -18,7 +18,7 @@ from onespike.configs import convert
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import path_of
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting.onnx import FILE, expect_packages
 from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
@@ -125,10 +125,11 @@ def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, li
     """A run's network, and at most `images` of its test images (0: all), evenly spread, normalised, with their classes.
 
     Raises:
-        OnespikeError: There are no test images, or they are not the network's.
+        OnespikeError: There are no test images, they are not the network's, or they are recordings of several frames.
     """
     data, card = run.dataset(), checkpoint.card
     expect_same_images(data, card)
+    expect_one_frame(data, "optimise")
     if not len(data.test):
         raise OnespikeError(f"{data.name}: expected test images, got none")
     batches = list(EvalLoader(data.test.spread(images or len(data.test)), card.mean, card.std, BATCH))
