@@ -7,7 +7,7 @@ import torch
 
 from onespike.inference import Candidate, Comparison, Engine, compare
 from onespike.inference.engine import takes
-from onespike.inference.optimise import EAGER, WATCHED, WEIGHTS, compare_spikes, flipped, opened
+from onespike.inference.optimise import EAGER, WATCHED, WEIGHTS, Eager, compare_spikes, flipped, opened
 from onespike.inference.runtimes import runtimes
 from onespike.training.run import Run
 
@@ -29,7 +29,7 @@ def compare_engines(run: Run, images: int, rounds: int) -> Comparison:
     checkpoint = run.checkpoint("best")
     network, batches = opened(run, checkpoint, images)
     pictures = torch.cat([part for part, _ in batches[:WATCHED]])
-    candidates = {EAGER: Candidate(network)}
+    candidates = {EAGER: Candidate(Eager(network))}
     if takes(network):
         engine = Engine(network, "int8")  # type: ignore[arg-type]
         blocks = compare_spikes(network, engine, [pictures])  # type: ignore[arg-type]

@@ -66,6 +66,9 @@ def calibrate(network: ConvertedNetwork, images: Tensor, options: Calibration) -
                 if not isinstance(analog.submodules[path], QCFS):
                     set_thresholds(layer, arriving.unflatten(0, (steps, -1)), target, options)
             elif options.correct != "none" and node in approximate and not exact:
+                if len(node.args) + len(node.kwargs) > 1:
+                    wish = "expected output_padding in place of output_size, or --calibration.correct none"
+                    raise OnespikeError(f"calibration: layer {path} takes more than its input: {wish}")
                 ridge = options.ridge if options.correct == "weights" else None
                 correct(layer, path, _mean(arriving, steps), target, ridge)
         if steps == 1 and node not in approximate:

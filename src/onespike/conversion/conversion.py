@@ -103,6 +103,7 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
         raise OnespikeError(f"calibration: expected a Calibration, got a {type(calibration).__name__}")
     if not isinstance(images, Tensor) or not images.ndim:
         raise OnespikeError(f"images: expected a tensor (N, C, H, W), got a {type(images).__name__}")
+    model = _unwrapped(model)
     some, expected = images[:CHECKED], _answers(model, images)
     network = spiking(model, config, some)
     # With a QCFS, rounding, as by folding, becomes whole spikes: its graph is compared before anything is folded.
@@ -142,6 +143,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     except (OnespikeError, OSError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
     expect_weights(model)
+    model = _unwrapped(model)
     like = next(model.parameters(), torch.empty(()))
     network = spiking(model, config, like.new_zeros(traced))
     for found, saved in zip_longest(network.outline(), outline, fillvalue="nothing"):
@@ -155,6 +157,13 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         raise OnespikeError(f"the conversion {folder} is damaged: {name} is not of finite numbers")
     network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
     return Conversion(network, layers, count, traced)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network itself, of what `torch.compile`, DataParallel and DistributedDataParallel made of it."""
+    inner: Any = getattr(model, "_orig_mod", model)
+    parallel = isinstance(inner, nn.DataParallel | nn.parallel.DistributedDataParallel)
+    return _unwrapped(inner.module) if parallel else inner
 
 
 @torch.no_grad()
@@ -182,6 +191,7 @@ def _expect_same(graph: fx.GraphModule, images: Tensor, expected: Tensor) -> Non
     difference = ((answer - expected).norm() / expected.norm().clamp(min=1e-12)).item()
     if difference > TOLERANCE:
         wish = "expected a forward pass that is the same for all images and changes nothing in place"
+        wish += "; on CUDA set torch.backends.cudnn.allow_tf32 = False, or convert on the CPU"
         raise OnespikeError(f"the network's graph by torch.fx computes something else, by {difference:.1%}: {wish}")
 
 
@@ -206,6 +216,7 @@ def _expect_images_first(network: ConvertedNetwork, images: Tensor) -> None:
                 continue
             if not isinstance(one, Tensor):
                 raise OnespikeError(f"cannot be converted: {path} gives tensors within tuples, over several time steps")
+            one, more = 1.0 * one, 1.0 * more  # they may be true or false
             if len(more) != 2 * len(one) or (more[: len(one)] - one).norm() > MIXED * one.norm():
                 rows = f"the rows of what {path} gives, {tuple(one.shape)} for {len(images)} images"
                 wish = "are not one image after the other; expected the images along the first axis (batch_first)"

@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.padding import _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
+from torchvision.ops import StochasticDepth
 
 from onespike.models.affine import Affine
 from onespike.neurons.integrate_fire import QCFS
@@ -24,7 +25,7 @@ WEIGHTS = (_ConvNd, nn.Linear)
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, GELU, Swish, QCFS)
 MAX_POOLS = (_MaxPoolNd, _AdaptiveMaxPoolNd)
 #: Linear modules that keep channels where they are: a neuron after them belongs to a channel of the layer before.
-PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, _AvgPoolNd)
+PASSING = (Affine, _BatchNorm, nn.Identity, _DropoutNd, DropPath, StochasticDepth, _AvgPoolNd)
 LINEAR = (
     *(*WEIGHTS, *PASSING, _AdaptiveAvgPoolNd, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle),
     *(_ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd, nn.Upsample),
@@ -91,7 +92,9 @@ def kind_of(module: nn.Module | None, node: fx.Node, varying: tuple[int | str, .
     if isinstance(module, LINEAR) or name in LINEAR_NAMES:
         return "linear"
     if name in WEIGHING:
-        return "linear" if varying in ((0,), ("input",)) else "real"
+        given: Any = {**dict(enumerate(node.args)), **node.kwargs}
+        rounds = given.get("rounding_mode") or (name == "batch_norm" and given.get("training", given.get(5)))
+        return "linear" if varying in ((0,), ("input",)) and not rounds else "real"
     if name in PRODUCTS and len(varying) > 1:
         return "product" if spikes else "real"
     return "linear" if (name in PRODUCTS or name == "addcmul") and len(varying) == 1 else "real"

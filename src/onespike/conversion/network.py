@@ -23,7 +23,16 @@ from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion.channels import channels
 from onespike.conversion.config import ConversionConfig
-from onespike.conversion.kinds import RESHAPING, WEIGHTS, activation_of, kind_of, module_of, name_of, reached_by_images
+from onespike.conversion.kinds import (
+    RESHAPING,
+    SHAPES,
+    WEIGHTS,
+    activation_of,
+    kind_of,
+    module_of,
+    name_of,
+    reached_by_images,
+)
 from onespike.conversion.trace import free_path, trace
 from onespike.errors import OnespikeError
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
@@ -66,6 +75,10 @@ class OverMeans(nn.Module):
     def _steps(self, out: Tensor | None) -> Tensor | None:
         if out is None:
             return None
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            name = getattr(self.function, "__name__", type(self.function).__name__)
+            found = out.dtype if isinstance(out, Tensor) else "tensors within tuples"
+            raise OnespikeError(f"cannot run over several time steps: {name} gives {found}; expected one time step")
         out = out.unflatten(0, (self.time_steps, -1))
         return _changes(out * self._counts(out) ** (1 - (self.degree or 0))).flatten(0, 1)
 
@@ -206,7 +219,9 @@ def _plan(graph: fx.GraphModule, per_channel: bool) -> Iterator[_Step]:
     """Plan what replaces each node that depends on the images and is not linear."""
     reached, spikes = reached_by_images(graph), set[fx.Node]()
     alike = set[fx.Node]()  # spikes that may be pooled: they have one threshold, or one for each channel
-    taken, planned = {path for path, _ in graph.named_modules()}, set[str]()
+    taken = {path for path, _ in graph.named_modules()}
+    # What is also called on something else than images stays as it is there.
+    planned = {str(node.target) for node in graph.graph.nodes if node.op == "call_module" and node not in reached}
     for node in graph.graph.nodes:
         module, name = module_of(graph, node), name_of(node)
         inputs = reached.intersection(node.all_input_nodes)
@@ -262,8 +277,9 @@ def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, op
 
 def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
     """Let the additions after an activation read its real value; returns whether it has any, beside other readers."""
-    additions = [user for user in step.node.users if name_of(user) in ("add", "add_")]
-    if step.kind != "activation" or not 0 < len(additions) < len(step.node.users):
+    users = [user for user in step.node.users if name_of(user) not in SHAPES]
+    additions = [user for user in users if name_of(user) in ("add", "add_")]
+    if step.kind != "activation" or not 0 < len(additions) < len(users):
         return False
     real = OverMeans(copy.deepcopy(step.function), (0,), config.time_steps)
     value = _call(graph, step.node, f"{step.path}_shortcut", real, options=False)

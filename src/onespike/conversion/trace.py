@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import BatchNormAct2d, Conv2dSame
+from timm.layers import BatchNormAct2d, Conv2dSame, SyncBatchNormAct
 from timm.models.vgg import ConvMlp
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -39,13 +39,13 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     an `OnespikeError` if the network cannot be copied or traced, or does not take the images.
     """
     root = copied(network)
-    for path, module in list(root.named_modules()):
+    for path, module in list(root.named_modules(remove_duplicate=False)):  # one may be there under several names
         _compute_weights(module)
         # Layers of timm's that are several layers, or that look at shapes, are taken apart.
-        if isinstance(module, BatchNormAct2d):
-            norm = nn.BatchNorm2d(module.num_features, module.eps)
-            norm.load_state_dict({name: value for name, value in module.state_dict().items() if "." not in name})
-            root.set_submodule(path, nn.Sequential(norm.to(module.running_mean), module.drop, module.act).eval())
+        if isinstance(module, BatchNormAct2d | SyncBatchNormAct):
+            norm: Any = copy.copy(module)
+            norm.__class__, norm._modules = nn.BatchNorm2d, {}
+            root.set_submodule(path, nn.Sequential(norm, module.drop, module.act).eval())
         elif isinstance(module, ConvMlp):
             parts = (module.fc1, module.act1, module.drop, module.fc2, module.act2)
             root.set_submodule(path, nn.Sequential(AtLeast(module.input_kernel_size), *parts))
@@ -98,7 +98,7 @@ def _line(error: Exception) -> str:
 
 
 def _compute_weights(module: nn.Module) -> None:
-    """Turn weights that are computed before each use, as by weight norm, into plain parameters."""
+    """Turn weights that are computed before each use, as by weight norm or pruning, into plain parameters."""
     if parametrize.is_parametrized(module):
         weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}  # type: ignore[union-attr]
         # PyTorch's own removal changes the class, which the copy shares with the original.
@@ -111,6 +111,8 @@ def _compute_weights(module: nn.Module) -> None:
             remove_weight_norm(module, hook.name)
         elif isinstance(hook, SpectralNorm):
             remove_spectral_norm(module, hook.name)
+        elif isinstance(hook, prune.BasePruningMethod):
+            prune.remove(module, hook._tensor_name)
 
 
 def _out_of_place(graph: fx.GraphModule) -> None:
@@ -136,7 +138,10 @@ def _out_of_place(graph: fx.GraphModule) -> None:
 def _unshare(graph: fx.GraphModule) -> None:
     """Give every call of a weight layer weights of its own, since each is corrected on its own."""
     taken = {path for path, _ in graph.named_modules()}
-    called, used = set[str](), set[nn.Parameter]()
+    parameters = dict(graph.named_parameters(remove_duplicate=False))
+    # What functions read, as tied weights, stays as it is.
+    read = [str(node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    called, used = {path.rpartition(".")[0] for path in read}, {parameters[one] for one in read if one in parameters}
     for node in graph.graph.nodes:
         layer = module_of(graph, node)
         if not isinstance(layer, WEIGHTS):

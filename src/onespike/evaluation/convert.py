@@ -16,7 +16,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
 from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 
@@ -57,11 +57,12 @@ def convert_run(
     calibrating = _calibration_images(dataset, card, images)
     config = ConversionConfig(**options)
     conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
-    run.begin(replace(recipe, conversion=config))
     weights = conversion.network.state_dict()
-    for which, folder in (("best", run.best), ("last", run.last)):  # each with its own epochs
+    for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
         state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
         Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
+        if which == "last":  # without weights it would be a run that can be neither used nor made anew
+            run.begin(replace(recipe, conversion=config))
     save_json(conversion.to_json(), str(run.folder / "conversion.json"))
     columns = [field.name for field in fields(LayerError)]
     save_text(csv_text(columns, map(astuple, conversion.layers)), run.folder / "conversion.csv")
@@ -73,6 +74,7 @@ def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:
     if count < 1:
         raise OnespikeError(f"images: expected at least 1 to calibrate on, got {count}")
     expect_same_images(data, card)
+    expect_one_frame(data, "convert")
     # The choice depends on the numbers of images alone, so conversions stay comparable.
     chosen = data.train.select(np.sort(np.random.default_rng(0).permutation(len(data.train))[:count]))
     if len(np.unique(chosen.labels[chosen.indices])) < 2:

@@ -193,7 +193,7 @@ def _potentials(axis: Axes, block: View, lowest: bool) -> None:
     edges, reach = np.histogram_bin_edges(np.concatenate(distances), bins=60).tolist(), 0.0
     for number, (layer, values) in enumerate(zip(block.unit_layers, distances, strict=True)):
         colour = f"C{number}"
-        label = f"layer {number + 1}: {(values > 0).mean():.1%} fire"
+        label = f"layer {number + 1}: {layer.spikes.ne(0).float().mean():.1%} fire"
         if number == 0:  # one area and, in front of it, lines: outlines of several areas could not be told apart
             axis.hist(values, edges, histtype="stepfilled", alpha=0.3, color=colour)
         axis.hist(values, edges, histtype="step", linewidth=1.3, color=colour, label=label)

@@ -225,6 +225,13 @@ def expect_frames(data: Dataset, card: ModelCard) -> None:
         raise OnespikeError(f"{found}: pass --data.frames {steps}")
 
 
+def expect_one_frame(data: Dataset, what: str) -> None:
+    """Raise `OnespikeError` if a data set is of recordings of several frames, which `what` does not take."""
+    if data.frames > 1:
+        advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
+        raise OnespikeError(f"{what}: its recordings have {data.frames} frames; expected one: {advice}")
+
+
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
     """Raise `OnespikeError` unless a data set has a network's classes, in images of its channels and size."""
     found, expected, side = data.classes, card.classes, card.image_size

@@ -245,7 +245,7 @@ def _watch(network: nn.Module, image: Tensor, seed: int, classes: int) -> tuple[
     for number, block in enumerate(blocks, 1):
         inside = {name: f"{paths[block]}.{name}" for name, _ in block.named_modules()}
         layers = tuple(_layer(name, seen[path]) for name, path in inside.items() if path in seen)
-        spike_map = torch.stack(received[block.fc]).mean((0, 1, 2))
+        spike_map = torch.stack(received[block.fc]).abs().mean((0, 1, 2))
         windows = _window_pixels(block.size, block.window_kind, image.shape[-1])
         views.append(View(number, f"block {number}", spike_map, layers, block.window_kind, windows))
     if not blocks:

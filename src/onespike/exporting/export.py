@@ -17,7 +17,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
 from onespike.errors import OnespikeError, shown, unknown, warn
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, Traced, rounded
@@ -119,9 +119,7 @@ def export(
         if images is None:
             dataset = run.dataset(data)
             expect_same_images(dataset, checkpoint.card)
-            if dataset.frames > 1:
-                advice = "train it at one time step (--data.frames 1), or prune it to one (onespike prune-time)"
-                raise OnespikeError(f"export: its recordings have {dataset.frames} frames; expected one: {advice}")
+            expect_one_frame(dataset, "export")
             images, labels = some_test_images(dataset, count)
         elif (shape := _shape_of(images, labels)) != contract.shape:
             raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")

@@ -84,8 +84,11 @@ class Engine(nn.Module):
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Classify normalised images (B, C, H, W), float32; logits (B, K). `generator` is for a Bernoulli encoding."""
         channels, side = self.in_channels, self.image_size
-        if images.shape[1:] != (channels, side, side):
-            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), got {tuple(images.shape)}")
+        if images.shape[1:] != (channels, side, side) or images.dtype != torch.float32:
+            found = f"{tuple(images.shape)}, {images.dtype}"
+            raise ValueError(f"images: expected (B, {channels}, {side}, {side}), torch.float32, got {found}")
+        if not len(images):
+            return images.new_empty(0, len(self.head.bias))  # type: ignore[arg-type]
         images = images.contiguous(memory_format=torch.channels_last)
         stride = self.stem_weight.shape[-1]
         # With one channel, the convolution's maps are not channels-last; the layers add to x in place.

@@ -11,6 +11,7 @@ numbers.
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,9 @@ class IntegerLayer(nn.Module, ABC):
         self.bias = nn.Buffer(bias.float())
         self.zero = nn.Buffer(torch.zeros(len(bias), dtype=torch.int32), persistent=False)
         self._packed: list[Tensor] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": []}  # which cannot be copied
 
     def packed(self) -> list[Tensor]:
         """The weights of each term in the kernel's layout, which is made at the first call."""
@@ -145,6 +149,9 @@ class RealLinear(nn.Module):
         weight, bias = fold(layer, norm)
         self.weight, self.bias = nn.Buffer(weight.to(dtype)), nn.Buffer(bias.to(dtype))
         self._packed: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_packed": None}  # which cannot be copied
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., C) to (..., C'), in this layer's own dtype."""

@@ -18,7 +18,7 @@ from onespike.configs import convert
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import path_of
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting.onnx import FILE, expect_packages
 from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
@@ -27,7 +27,9 @@ from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
 from onespike.inference.storage import expect_free, load_engine, save_engine, save_runtime
 from onespike.models import Network
 from onespike.neurons import Neuron
+from onespike.neurons.watch import resetter
 from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.losses import over_time
 from onespike.training.run import Run, channels_last
 
 Precision = Literal["auto", "int8", "int16", "fp32"]
@@ -37,6 +39,19 @@ WEIGHTS = ("int8", "fp32")
 BATCH, WATCHED = 100, 2
 #: The engine that the others are compared with.
 EAGER = "PyTorch fp32"
+
+
+class Eager(nn.Module):
+    """A network as other engines answer: it forgets what it kept of the batch before; logits are means over time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.reset = network, resetter(network)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify normalised images (B, C, H, W); logits (B, K)."""
+        self.reset()
+        return over_time(self.network(images))
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ def optimise(
     with TemporaryDirectory() as made:
         folder = Path(made)
         others = runtimes(checkpoint.network(), checkpoint.card, weights, pictures, folder)
-        compared = compare(checkpoint.card.name, {EAGER: Candidate(network), **others}, batches, rounds)
+        compared = compare(checkpoint.card.name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)
         save_runtime((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
@@ -110,10 +125,11 @@ def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, li
     """A run's network, and at most `images` of its test images (0: all), evenly spread, normalised, with their classes.
 
     Raises:
-        OnespikeError: There are no test images, or they are not the network's.
+        OnespikeError: There are no test images, they are not the network's, or they are recordings of several frames.
     """
     data, card = run.dataset(), checkpoint.card
     expect_same_images(data, card)
+    expect_one_frame(data, "optimise")
     if not len(data.test):
         raise OnespikeError(f"{data.name}: expected test images, got none")
     batches = list(EvalLoader(data.test.spread(images or len(data.test)), card.mean, card.std, BATCH))

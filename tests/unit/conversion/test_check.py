@@ -5,10 +5,27 @@ import torch
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration
+from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion.network import spiking
 from onespike.errors import OnespikeError
 
 MAXIMA = Calibration("maximum", correct="none")
+
+
+class Enlarging(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, 2, padding=1), nn.ConvTranspose2d(8, 3, 3, 2, padding=1)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu(), output_size=x.shape[-2:])
+
+
+def test_a_weight_layer_that_is_told_how_large_its_output_is_cannot_be_fitted():
+    network, images = Enlarging().eval(), torch.randn(8, 3, 8, 8)
+    with pytest.raises(OnespikeError, match=r"layer last takes more than its input: expected output_padding"):
+        onespike.convert(network, images)
+    assert onespike.convert(network, images, calibration=MAXIMA).network(images).shape == images.shape
 
 
 class Forward(nn.Module):
@@ -38,7 +55,7 @@ def by_an_operator(net, x):
 
 @pytest.mark.parametrize("forward", [through_a_view, by_an_operator], ids=lambda forward: forward.__name__)
 def test_a_graph_that_computes_something_else_is_refused(forward):
-    with pytest.raises(OnespikeError, match="computes something else, by"):
+    with pytest.raises(OnespikeError, match=r"computes something else, by .*; on CUDA set torch"):
         onespike.convert(Forward(forward), torch.randn(8, 6))
 
 
@@ -95,6 +112,13 @@ def test_recurrent_layers_are_left_real_valued_at_one_time_step_alone(cell, mess
     assert conversion.network(tokens).isfinite().all()
     with pytest.raises(OnespikeError, match=message):
         onespike.convert(network, tokens, allow_real=True, time_steps=2)
+
+
+def test_more_time_steps_than_a_recurrent_layer_was_converted_for_are_refused():
+    network, tokens = recurrent(nn.LSTM), torch.randn(4, 5, 6)
+    longer = spiking(network, ConversionConfig(time_steps=2, allow_real=True), tokens)
+    with pytest.raises(OnespikeError, match="over several time steps: LSTM gives tensors within tuples"):
+        longer(tokens)
 
 
 def test_a_spiking_network_that_divides_by_no_spikes_is_refused():

@@ -8,10 +8,12 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from timm.layers import Conv2dSame, StdConv2d
+from timm.layers import BatchNormAct2d, Conv2dSame, StdConv2d, convert_sync_batchnorm
 from timm.models.vgg import ConvMlp
 from torch import nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
+from torchvision.ops import StochasticDepth
 
 import onespike
 from onespike.conversion import Calibration, ConversionConfig
@@ -292,7 +294,11 @@ def bounded_by_a_hook():
     return nn.utils.spectral_norm(nn.Conv2d(3, 8, 3, padding=1))
 
 
-@pytest.mark.parametrize("make", [standardised, normed, normed_by_a_hook, bounded_by_a_hook])
+def pruned():
+    return prune.l1_unstructured(nn.Conv2d(3, 8, 3, padding=1), "weight", 0.3)
+
+
+@pytest.mark.parametrize("make", [standardised, normed, normed_by_a_hook, bounded_by_a_hook, pruned])
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_weights_that_are_computed_before_use(make, images):
     torch.manual_seed(0)
@@ -306,16 +312,56 @@ def test_weights_that_are_computed_before_use(make, images):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
-def test_computed_weights_are_corrected_like_others():
+@pytest.mark.parametrize("compute", [nn.utils.weight_norm, lambda layer: prune.identity(layer, "weight")])
+def test_computed_weights_are_corrected_like_others(compute):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
     same = copy.deepcopy(network)
     for layer in (same[2], same[4]):
-        nn.utils.weight_norm(layer)
+        compute(layer)
     points = torch.randn(256, 8)
     with torch.no_grad():
         logits = [onespike.convert(one, points).network(points) for one in (network, same)]
     torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-4)
+
+
+def read_again(net, x):
+    hidden = net.second(net.first(x).relu()).relu()
+    return net.last(F.linear(hidden, net.second.weight.t()).relu())
+
+
+def test_a_weight_that_a_function_reads_as_well_stays_there():
+    network = Forward(read_again).eval()
+    graph = onespike.convert(network, torch.randn(64, 6)).network.body
+    assert torch.equal(graph.second.weight, network.second.weight)
+    assert not torch.equal(graph.second_2.weight, network.second.weight)
+
+
+def twice_normed():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8), nn.Conv2d(8, 8, 3), nn.Identity(), nn.Flatten())
+    network[3] = network[1]
+    return network
+
+
+@pytest.mark.parametrize("batch_norm", ["folded", "kept"])
+@pytest.mark.parametrize(
+    ("make", "layers"),
+    [
+        (twice_normed, ["1.2", "1.2_2"]),
+        (lambda: convert_sync_batchnorm(twice_normed()), ["1.2", "1.2_2"]),
+        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, affine=False), nn.Flatten()), ["1.2"]),
+    ],
+    ids=["twice", "synchronised", "not affine"],
+)
+def test_activations_inside_batch_norm_become_neurons(make, layers, batch_norm, images):
+    torch.manual_seed(0)
+    network = make().eval()
+    conversion = onespike.convert(network, images, batch_norm=batch_norm, time_steps=64, calibration=MAXIMA)
+    assert [layer.layer for layer in conversion.layers] == layers
+    assert not any(isinstance(module, nn.ReLU) for module in conversion.network.modules())
+    with torch.no_grad():
+        expected = network(images)
+        assert (conversion.network(images) - expected).norm() < 0.1 * expected.norm()
 
 
 class Rectified(nn.Conv2d):
@@ -403,6 +449,31 @@ def test_layers_that_images_do_not_reach_are_left_alone():
     assert torch.equal(converted.body.bias.weight, network.bias.weight)
 
 
+def test_an_activation_of_a_parameter_stays_an_activation():
+    network, points = (
+        Forward(lambda net, x: net.last(net.act(net.first(x)) * net.act(net.gain))).eval(),
+        torch.randn(64, 6),
+    )
+    network.gain = nn.Parameter(torch.randn(1, 16))
+    conversion = onespike.convert(network, points, time_steps=256, calibration=MAXIMA)
+    assert [layer.layer for layer in conversion.layers] == ["act_2"]
+    assert isinstance(conversion.network.body.act, nn.ReLU)
+    with torch.no_grad():
+        assert (conversion.network(points) - network(points)).norm() < 0.02 * network(points).norm()
+
+
+def compiled(network):
+    return torch.compile(network, backend="eager")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # the compiler does that itself
+@pytest.mark.parametrize("form", [compiled, nn.DataParallel, lambda network: nn.DataParallel(compiled(network))])
+def test_a_network_inside_another_form_of_it_is_converted(form, images):
+    network = plain()
+    logits = [onespike.convert(one, images).network(images) for one in (network, form(network))]
+    assert torch.equal(*logits)
+
+
 def test_only_a_network_of_qcfs_alone_is_left_uncorrected():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 32), QCFS(1), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 3)).eval()
@@ -480,6 +551,35 @@ def test_what_cannot_be_converted_is_named_by_its_path():
         onespike.convert(network, torch.randn(8, 4))
     conversion = onespike.convert(network, torch.randn(8, 4), allow_real=True)
     assert conversion.real == ("1.0", "3")
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (lambda net, x: net.last(F.batch_norm(net.first(x).relu(), None, None, training=True)), "batch_norm"),
+        (lambda net, x: net.last(torch.div(net.first(x).relu(), 0.5, rounding_mode="floor")), "div"),
+    ],
+)
+def test_linear_functions_are_not_linear_with_every_argument(forward, name):
+    with pytest.raises(OnespikeError, match=rf"cannot be converted: {name} \({name}\)"):
+        onespike.convert(Forward(forward), torch.randn(8, 6))
+
+
+def test_what_gives_no_real_numbers_is_left_at_one_time_step_alone():
+    network = Forward(lambda net, x: net.last((hidden := net.second(net.first(x).relu())) * (hidden > 0))).eval()
+    points = torch.randn(64, 6)
+    conversion = onespike.convert(network, points, allow_real=True)
+    assert conversion.real == ("gt", "mul")
+    with pytest.raises(OnespikeError, match=r"several time steps: gt gives torch\.bool; expected one time step"):
+        onespike.convert(network, points, allow_real=True, time_steps=2)
+
+
+def test_paths_that_are_dropped_in_training_alone_are_none_at_test_time(images):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), StochasticDepth(0.5, "row"), nn.Conv2d(8, 5, 6), nn.Flatten()
+    )
+    conversion = onespike.convert(network.eval(), images)
+    assert (conversion.real, conversion.layers[0].thresholds) == ((), 8)
 
 
 def test_what_is_left_real_valued_is_right_over_all_steps():
@@ -583,6 +683,9 @@ def test_real_shortcuts_add_the_activation_and_weigh_its_spikes():
     assert errors["real", 64] < 0.1 * errors["real", 1]
     with pytest.raises(OnespikeError, match="shortcuts: expected spikes: no activation of this network is both"):
         onespike.convert(plain(), images, shortcuts="real")
+    added = Forward(lambda net, x: net.last(((hidden := net.first(x).relu()) + 1).view(hidden.size(0), -1)))
+    with pytest.raises(OnespikeError, match="shortcuts: expected spikes: no activation of this network is both"):
+        onespike.convert(added, torch.randn(8, 6), shortcuts="real")
     for wrong in ({"shortcuts": "rael"}, {"neurons": "none"}, {"batch_norm": "fold"}):
         with pytest.raises(OnespikeError, match=f"unknown conversion.{next(iter(wrong))} "):
             onespike.convert(network, images, **wrong)

@@ -12,9 +12,11 @@ import torch
 from torch import nn
 
 import onespike
+from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
+from onespike.evaluation.convert import convert_run
 from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
@@ -84,6 +86,20 @@ def test_images_that_have_moved_are_found(ann_run, command, tmp_path):
     code, _, complaints = command("convert", moved.folder, *options)
     assert (code, "nowhere" in complaints, (tmp_path / "snn").exists()) == (2, True, False)
     assert command("convert", moved.folder, *options, "--data.root", "null")[0] == 0
+
+
+def test_a_conversion_that_is_interrupted_can_be_used_or_made_anew(ann_run, tmp_path, monkeypatch):
+    options = {"images": 32, "calibration": Calibration(correct="bias")}
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    for what in ("onespike.training.run.Run.begin", "onespike.evaluation.convert.save_json"):
+        monkeypatch.setattr(what, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            convert_run(ann_run, tmp_path / "snn", **options)
+        monkeypatch.undo()
+    assert onespike.load(tmp_path / "snn")(torch.rand(3, 1, 16, 16)).shape == (3, 10)
 
 
 def test_conversion_is_repeatable(ann_run, command, tmp_path):

@@ -14,8 +14,8 @@ from onespike.classpath import ClassPath
 from onespike.evaluation import inspect_image, inspect_network
 from onespike.evaluation.drawing import draw_inspection, save_figure
 from onespike.functional import partition, recompose, region_threshold
-from onespike.models import MODELS
-from onespike.neurons import Neuron
+from onespike.models import MODELS, model_config
+from onespike.neurons import Neuron, NeuronConfig
 from onespike.training import load
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
@@ -96,6 +96,27 @@ def test_numbers_of_every_block(make_run, image: Path, overrides):
         assert ("encoder" in layers) == (network.config.encoding == "threshold")
         assert ("mlp.3" in layers) == (network.config.mlp_activation == "spiking")
     assert sum(block["firing_rate"] for block in content["blocks"]) > 0
+
+
+@pytest.mark.parametrize("name", ["ternary", "adaptive", "relu"])
+def test_what_the_picture_says_of_neurons_that_fire(name: str, image: Path):
+    config = model_config(
+        "conv-tiny",
+        channels=(4, 8, 12),
+        encoding="direct",
+        region_threshold=None,
+        neuron=NeuronConfig(name=name, threshold=0.2),
+    )
+    card = ModelCard(config, ("ant", "bee"), 1, 16, (0.4,), (0.3,), "noise")
+    torch.manual_seed(0)
+    view = inspect_network(card.build().eval(), card, image)
+    texts = {
+        text.get_text() for axis in draw_inspection(view).axes if axis.get_legend() for text in axis.get_legend().texts
+    }
+    for block in view.blocks:
+        for number, layer in enumerate(block.unit_layers, 1):
+            assert f"layer {number}: {(layer.spikes != 0).float().mean():.1%} fire" in texts
+        assert block.spike_map.min() >= 0
 
 
 def test_spike_maps_are_recomposed_output_spikes(make_run, image: Path):

@@ -1,5 +1,6 @@
 """The engine against the network: on weights that integers hold exactly, every spike and every logit must be equal."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -162,5 +163,19 @@ def test_networks_that_it_cannot_run_are_refused(overrides: dict[str, Any], mess
 
 
 def test_images_of_another_size_are_refused() -> None:
+    engine = Engine(make())
     with pytest.raises(ValueError, match="expected \\(B, 3, 16, 16\\)"):
-        Engine(make())(torch.zeros(1, 3, 32, 32))
+        engine(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"torch\.float32, got \(1, 3, 16, 16\), torch\.float64"):
+        engine(torch.zeros(1, 3, 16, 16).double())
+
+
+def test_no_images_have_no_logits() -> None:
+    assert Engine(make("gru", "paper"))(torch.zeros(0, 3, 16, 16)).shape == (0, 3)
+
+
+@pytest.mark.parametrize("preset", ["modern", "strict"])
+def test_a_copy_of_an_engine_that_has_run_computes_the_same(preset: str) -> None:
+    engine, images = Engine(make(preset=preset)), torch.randn(2, 3, 16, 16)
+    logits = engine(images)
+    assert torch.equal(copy.deepcopy(engine)(images), logits)

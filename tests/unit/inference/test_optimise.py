@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from onespike.cli.main import main
 from onespike.clock import interleaved
@@ -18,7 +19,7 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.errors import OnespikeError
 from onespike.inference import load_engine
-from onespike.inference.optimise import optimise
+from onespike.inference.optimise import Eager, optimise
 from onespike.models import ModelConfig, model_config
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
@@ -188,6 +189,15 @@ def test_a_precision_that_the_engine_has_not_is_refused(run: Run, capsys: pytest
     assert command(run.folder, "--precision", "fp32") == 2
     assert "precision: expected auto, int8 or int16 for conv-tiny, got fp32" in capsys.readouterr().err
     assert not (run.folder / "engine").exists()
+
+
+def test_pytorch_answers_every_batch_anew_and_with_means_over_time() -> None:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+    network, images = nn.Sequential(nn.Linear(4, 8), neuron.IFNode(), nn.Linear(8, 3)).eval(), torch.randn(5, 4)
+    eager = Eager(network)
+    assert torch.equal(eager(images), eager(images))
+    assert eager(images[:2]).shape == (2, 3)
+    assert torch.equal(Eager(nn.Identity())(torch.ones(2, 5, 3)), torch.ones(5, 3))
 
 
 def test_timings_take_turns() -> None:

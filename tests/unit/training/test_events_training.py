@@ -14,6 +14,8 @@ from onespike.data import DataConfig, open_dataset
 from onespike.data.loader import EvalLoader, TrainLoader
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
+from onespike.evaluation.convert import convert_run
+from onespike.inference.optimise import optimise
 from onespike.training import Run, load_recipe, train
 from onespike.training.loop import set_up
 from onespike.training.pruning import prune_time
@@ -141,8 +143,9 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     once = audit_run_at_one(root, tmp_path)
     assert audit.operations.macs == pytest.approx(3 * once.operations.macs)
     assert audit.operations.potentials.reads > 0 == once.operations.potentials.reads
-    with pytest.raises(OnespikeError, match="3 frames; expected one"):
-        export(run, tmp_path / "out", "pt2")
+    for make in (optimise, convert_run, export):
+        with pytest.raises(OnespikeError, match="3 frames; expected one"):
+            make(run, tmp_path / "out")
     code, printed, complaint = command("inspect", run.folder, "--sample", 4, "--out", tmp_path / "a.png")
     assert code == 0, complaint
     assert "events-folder-4" in printed
