@@ -178,7 +178,8 @@ def test_channels_without_a_map(tmp_path, command):
             for n in range(24)
         ]
         write_shd(tmp_path / "SHD" / f"shd_{part}.h5", made)
-    made = recipe(tmp_path, **{"data.name": "shd", "data.root": str(tmp_path), "model.name": "spiking-mlp"} | SHD)
+    shd = {"data.name": "shd", "data.root": str(tmp_path), "data.sensor": None, "model.name": "spiking-mlp"}
+    made = recipe(tmp_path, **shd, **SHD)
     summary = train(made, tmp_path / "run", quiet=True)
     assert summary["test_top1"] == 100
     code, _, complaint = command("inspect", tmp_path / "run", "--sample", 1)
