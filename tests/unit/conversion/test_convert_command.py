@@ -94,8 +94,11 @@ def test_a_conversion_that_is_interrupted_can_be_used_or_made_anew(ann_run, tmp_
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    for what in ("onespike.training.run.Run.begin", "onespike.evaluation.convert.save_json"):
-        monkeypatch.setattr(what, interrupt)
+    def save(checkpoint, folder, saves=Checkpoint.save):
+        return interrupt() if folder.name == "best" else saves(checkpoint, folder)
+
+    for owner, name, does in ((Run, "begin", interrupt), (Checkpoint, "save", save)):
+        monkeypatch.setattr(owner, name, does)
         with pytest.raises(KeyboardInterrupt):
             convert_run(ann_run, tmp_path / "snn", **options)
         monkeypatch.undo()
