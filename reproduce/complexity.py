@@ -199,8 +199,8 @@ def _draw(stages: list[tuple]) -> Figure:
     operations.xaxis.set_minor_locator(NullLocator())
     operations.legend(frameon=False, fontsize=9)
     names = ("Eq. 2", "Eq. 1 : Eq. 1", "counted : counted", "units, with fc")
-    for number, (name, column) in enumerate(zip(names, (1, 2, 3, 5), strict=True)):
-        positions = [position + 0.2 * (number - 1.5) for position in range(len(stages))]
+    for column, name in enumerate(names, 1):
+        positions = [position + 0.2 * (column - 2.5) for position in range(len(stages))]
         ratios.bar(positions, [stage[column] for stage in stages], 0.2, label=name)
     ratios.axhline(1, color="black", linewidth=0.8)
     ratios.set_xticks(range(len(stages)), [str(stage[0]) for stage in stages])
