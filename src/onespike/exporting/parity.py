@@ -15,9 +15,9 @@ from onespike.neurons.watch import Fired, reset_state, watch_neurons
 #: What a target answers for raw or normalised images: logits (B, K), and spikes, call by call of the layers of neurons;
 #: no spikes where it cannot show them.
 Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-#: How far a potential may lie from its threshold where float arithmetic decides the other way, and how far logits may
-#: differ that come from the same spikes, in units of the largest.
-NEAR, CLOSE = 1e-4, 1e-4
+#: How far a potential may lie from its threshold where float arithmetic decides the other way; how far logits may differ
+#: that come from the same spikes, in units of the largest; and how far floats round where all are small.
+NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: A distance that is not known.
 FAR = 1e9
 
@@ -57,15 +57,15 @@ def compare(
 ) -> Parity:
     """Compare a target with a network on batches of images and labels.
 
-    It holds where the same spikes give close logits and where spikes only differ, in the first layer that does, at
-    potentials that lie at the threshold up to the rounding of floats. With a `resolution` of its logits the target is
-    exact: no spike may differ, no class, and no logit by more.
+    It holds where the same spikes, which at least one image has to give, give close logits, and where spikes only differ,
+    in the first layer that does, at potentials that lie at the threshold up to the rounding of floats. With a
+    `resolution` of its logits the target is exact: no spike may differ, no class, and no logit by more.
 
     Raises:
         OnespikeError: There are no images.
     """
     dtype = next(network.parameters(), torch.empty(())).dtype
-    images = right = target_right = same = spikes = differing = layers = 0
+    images = clean = right = target_right = same = spikes = differing = layers = 0
     error = largest = 0.0
     first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
     for raw, labels in batches:
@@ -95,7 +95,9 @@ def compare(
         pending = torch.ones(len(logits), dtype=torch.bool)  # images whose spikes were the same so far
         layers = len(pairs)
         for number, (call, found) in enumerate(pairs):
-            wrong = call.spikes.sign() != found.view(call.spikes.shape).sign()
+            if found.ndim > call.spikes.ndim:  # (B, …) of what one image gives
+                found = found.movedim(0, call.batch_axis)
+            wrong = call.spikes.sign() != found.reshape(call.spikes.shape).sign()
             spikes += wrong.numel()
             per_image = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
             fresh = per_image & pending
@@ -107,10 +109,11 @@ def compare(
                 if number == place:
                     differing, distance = differing + int(wrong.sum()), max(distance, away)
             pending &= ~per_image
-        clean = errors[pending]
-        holds = holds and bool((clean <= (resolution or CLOSE * max(1.0, largest))).all())
+        clean += int(pending.sum())
+        holds = holds and bool((errors[pending] <= CLOSE * largest + TINY).all())
     if not images:
         raise OnespikeError("export: expected test images to prove the export on, got none")
+    holds = holds and clean > 0
     if resolution is not None:
         holds = first is None and same == images and error <= resolution
     shares = [100 * count / images if labelled else None for count in (right, target_right)]

@@ -78,10 +78,5 @@ def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
 
 
 def read_bits(value: Value, bits: Tensor) -> Tensor:
-    """A value of one image for several, whose bits (B, …) are numbered as the elements of maps are.
-
-    Images lie where the network has them: first, or behind windows and time steps.
-    """
-    spikes = torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
-    axis = int(value.index.ndim == 5)
-    return torch.cat(list(spikes.unbind()), axis)
+    """A value of one image for several, (B, …), whose bits (B, …) are numbered as the elements of maps are."""
+    return torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
