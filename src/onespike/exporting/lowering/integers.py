@@ -182,9 +182,9 @@ class Integers(Layers):
 
     def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:
         """A map of which sums of up to `largest` fit into 64 bits: with fewer bits, by a factor, if need be."""
-        drop = math.ceil(math.log2(max(of.bound, 1))) + math.ceil(math.log2(max(largest, 1))) - BITS
-        if drop <= 0 or of.kind != "i64":
+        if of.kind != "i64" or of.bound * largest < 2 ** (BITS + 1):
             return of, 1.0
+        drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(largest)) - BITS
         ones, zeros = (torch.full((of.channels,), number) for number in (1, 0))
         terms = [Term(Read(of), ones)]
         new = Sum(shape=of.shape, kind="i64", bound=of.bound >> drop, terms=terms, constant=zeros, drop=drop)
