@@ -15,8 +15,8 @@ from onespike.neurons.watch import Fired, reset_state, watch_neurons
 #: What a target answers for raw or normalised images: logits (B, K), and spikes, call by call of the layers of neurons;
 #: no spikes where it cannot show them.
 Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
-#: How far a potential may lie from its threshold where float arithmetic decides the other way; how far logits may differ
-#: that come from the same spikes, in units of the largest; and how far floats round where all are small.
+#: How far a potential may lie from its threshold where float arithmetic decides the other way; how far logits may
+#: differ that come from the same spikes, in units of the largest; and how far in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: A distance that is not known.
 FAR = 1e9
@@ -57,9 +57,9 @@ def compare(
 ) -> Parity:
     """Compare a target with a network on batches of images and labels.
 
-    It holds where the same spikes, which at least one image has to give, give close logits, and where spikes only differ,
-    in the first layer that does, at potentials that lie at the threshold up to the rounding of floats. With a
-    `resolution` of its logits the target is exact: no spike may differ, no class, and no logit by more.
+    It holds where the same spikes give close logits, of at least one image, and where spikes only differ, in the first
+    layer that does, at potentials that lie at the threshold up to the rounding of floats. With a `resolution` of its
+    logits the target is exact: no spike may differ, no class, and no logit by more.
 
     Raises:
         OnespikeError: There are no images.
