@@ -1,9 +1,9 @@
 /* spiking-resnet-m: a strictly spiking network, in whole numbers. Written by onespike 0.2.0.
 
    Flash   2,243,471 bytes of constants, beside the code
-   RAM     270,912 bytes of static memory, and 2,304 bytes of arrays on the stack
+   RAM     270,912 bytes of static memory, and 2,384 bytes of arrays on the stack
    Work    at most 117,659,904 additions of an 8-bit weight for an image, each done only where there is a
-           spike; 10,329,634 multiplications of whole and fixed-point numbers
+           spike; 10,398,826 multiplications of whole and fixed-point numbers
 
    C99, without a heap or a library; not reentrant. Class scores times 2^-MODEL_SCORE_BITS are the logits. */
 #ifndef MODEL_H

@@ -1,9 +1,9 @@
 /* spiking-vgg-xs: a strictly spiking network, in whole numbers. Written by onespike 0.2.0.dev0.
 
    Flash   250,477 bytes of constants, beside the code
-   RAM     2,048 bytes of static memory, and 512 bytes of arrays on the stack
+   RAM     2,048 bytes of static memory, and 592 bytes of arrays on the stack
    Work    at most 16,516,352 additions of an 8-bit weight for an image, each done only where there is a
-           spike; 147,466 multiplications of whole and fixed-point numbers
+           spike; 163,850 multiplications of whole and fixed-point numbers
 
    C99, without a heap or a library; not reentrant. Class scores times 2^-MODEL_SCORE_BITS are the logits. */
 #ifndef MODEL_H

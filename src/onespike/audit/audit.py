@@ -191,8 +191,8 @@ def _audit(
 
 def _accuracy(run: Run, data: str) -> float | None:
     """Top-1 on the test images: from training, or else from an evaluation of the best weights on these images."""
-    if run.summary:
-        return float(run.summary["test_top1"])
+    if (found := (run.summary or {}).get("test_top1")) is not None:
+        return float(found)
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
         if (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data):

@@ -85,7 +85,7 @@ def build(
         "onespike": __version__,
         "contract": contract.to_json(),
         "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
-        "top1": run.summary["test_top1"] if run.summary and dataset.name == card.data else None,
+        "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
         "parity": proof.to_json(),
         "layers": layers,
         "images": operations.images,

@@ -73,6 +73,8 @@ def save_pretrained(
         recipe = replace(run.recipe, data=replace(run.recipe.data, root=None, cache=None, workers=0))
         files["config.yaml"] = dump(recipe).encode()
         summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
+        if which != "best" or (weights == "int8" != summary.get("weights")):  # it was measured of others
+            summary = {key: one for key, one in summary.items() if not key.startswith("test_") and key != "audit"}
     expect_weights(network)
     state = to_save(network.state_dict())
     expect_finite(state, network)

@@ -232,8 +232,9 @@ class _Writer:
             pool = source
             source = pool.read.map
         sign = torch.where(of.inverted, -1.0, 1.0).double()
-        below = torch.nextafter(-of.thresholds.float(), torch.tensor(-torch.inf)).double()
-        threshold = torch.where(of.inverted, below, of.thresholds.double())
+        limits = of.thresholds.double() + (0.0 if of.source.kind == "f32" else 0.5)  # between two whole numbers
+        below = torch.nextafter(-limits.float(), torch.tensor(-torch.inf)).double()
+        threshold = torch.where(of.inverted, below, limits)
         alike = bool((threshold == threshold[0]).all())
         constant = torch.zeros_like(threshold) if alike else 1 - threshold
         parts = self._parts(source, of.chosen, sign, constant)

@@ -16,8 +16,8 @@ from onespike.neurons.watch import Fired, reset_state, watch_neurons
 #: spikes where it cannot show them.
 Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
 #: Largest distance from its threshold of a potential about which float arithmetic may decide otherwise; largest
-#: difference of logits from the same spikes, in units of the largest logit.
-NEAR, CLOSE = 1e-4, 1e-4
+#: difference of logits from the same spikes, in units of the largest logit, and in any case, where all are small.
+NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
 #: Stands for a distance that is not known.
 FAR = 1e9
 
@@ -57,15 +57,15 @@ def compare(
 ) -> Parity:
     """Compare a target with a network on batches of images and labels.
 
-    Parity holds if the same spikes give close logits, and if spikes differ, in the first layer where any do, only at
-    potentials that equal the threshold up to the rounding of floats. With a `resolution` of its logits the target is
-    exact: no spike and no class may differ, and no logit by more than that.
+    Parity holds if the same spikes give close logits, for at least one image, and if spikes differ, in the first layer
+    where any do, only at potentials that equal the threshold up to the rounding of floats. With a `resolution` of its
+    logits the target is exact: no spike and no class may differ, and no logit by more than that.
 
     Raises:
         OnespikeError: There are no images.
     """
     dtype = next(network.parameters(), torch.empty(())).dtype
-    images = right = target_right = same = spikes = differing = layers = 0
+    images = clean = right = target_right = same = spikes = differing = layers = 0
     error = largest = 0.0
     first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
     for raw, labels in batches:
@@ -95,7 +95,9 @@ def compare(
         pending = torch.ones(len(logits), dtype=torch.bool)  # images whose spikes were the same so far
         layers = len(pairs)
         for number, (call, found) in enumerate(pairs):
-            wrong = call.spikes.sign() != found.view(call.spikes.shape).sign()
+            if found.ndim > call.spikes.ndim:  # (B, …) of what one image gives
+                found = found.movedim(0, call.batch_axis)
+            wrong = call.spikes.sign() != found.reshape(call.spikes.shape).sign()
             spikes += wrong.numel()
             per_image = wrong.movedim(call.batch_axis, 0).flatten(1).any(1)
             fresh = per_image & pending
@@ -107,10 +109,11 @@ def compare(
                 if number == place:
                     differing, distance = differing + int(wrong.sum()), max(distance, away)
             pending &= ~per_image
-        clean = errors[pending]
-        holds = holds and bool((clean <= (resolution or CLOSE * max(1.0, largest))).all())
+        clean += int(pending.sum())
+        holds = holds and bool((errors[pending] <= CLOSE * largest + TINY).all())
     if not images:
         raise OnespikeError("export: expected test images to prove the export on, got none")
+    holds = holds and clean > 0
     if resolution is not None:
         holds = first is None and same == images and error <= resolution
     shares = [100 * count / images if labelled else None for count in (right, target_right)]

@@ -97,11 +97,12 @@ def search(
         write_report(out, found, command, energy, study)
         return found
 
-    try:
-        with _processes(job, workers) as processes:
-            _watch(processes, study, energy, say, report)
-    finally:
-        found = report()
+    with studies.reached():
+        try:
+            with _processes(job, workers) as processes:
+                _watch(processes, study, energy, say, report)
+        finally:
+            found = report()
     if (missing := trials - sum(one.done for one in found)) > 0:
         raise OnespikeError(
             f"{missing} of {trials} trials are not done: {_reason(processes)}; the same command goes on"

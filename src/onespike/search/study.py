@@ -8,8 +8,8 @@ next follows from the storage alone, so a process may die anywhere, and nothing 
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
@@ -127,6 +127,20 @@ def open_storage(url: str | None, out: Path) -> Any:
         reason = reason.replace(url, _public(url)) if url else "an empty address"
         expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
         raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Turn what happens where a storage, or a disk, goes away in the midst of a search into an `OnespikeError`."""
+    optuna = need_optuna()
+    import sqlalchemy
+
+    try:
+        yield
+    except (OSError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        reason = " ".join(str(getattr(error, "orig", None) or error).split())
+        state = f"the search cannot go on: {type(error).__name__}: {printable(reason, 300)}"
+        raise OnespikeError(f"{state}; once that is mended, the same command does") from error
 
 
 def _mend(path: Path) -> None:
@@ -277,7 +291,8 @@ def _take_up(study: "optuna.Study", slot: int) -> None:
                 study.tell(one.number, state=TrialState.FAIL)
     attempts = slots_of(study.get_trials(deepcopy=False))[slot]
     if result_of(attempts) is None:
-        study.enqueue_trial(attempts[0].params, user_attrs={SLOT: slot})
+        fullest = max(attempts, key=lambda one: len(one.params))  # a process may have died while it drew values
+        study.enqueue_trial(fullest.params, user_attrs={SLOT: slot})
 
 
 def _suggest(attempt: "Trial", name: str, distribution: Any) -> None:

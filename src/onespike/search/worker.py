@@ -79,6 +79,8 @@ class Life(Callback):
             except RuntimeError:  # we seemed dead, perhaps asleep, and another process has taken over
                 self.lost = True
                 return
+            except Exception:  # the storage is away for a moment, perhaps: the next sign will do
+                continue
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Stop, with a checkpoint, if another process has taken over or the process that started us is gone."""
@@ -211,7 +213,8 @@ def main(text: str) -> int:
     try:
         allow_imports(*job.imports)
         keep_freed_memory()
-        return work(job)
+        with studies.reached():
+            return work(job)
     except OnespikeError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import nn
 
 from onespike import create_model
 from onespike.counting import CONVENTIONS, EnergyTable, count_operations
-from onespike.demo import Demo, server
+from onespike.demo import Demo, build, server
 from onespike.demo import runtime as fetching
 from onespike.demo.counts import Counted, described
 from onespike.errors import OnespikeError
@@ -142,6 +143,19 @@ def test_what_makes_no_sense_is_refused_in_one_line(
     assert code == 2
     assert complaint.count("\n") == 1
     assert message in complaint
+
+
+def test_the_accuracy_is_that_of_the_weights(
+    make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
+    monkeypatch.setattr("onespike.training.run.Run.summary", {"test_top1": 90.0})
+    run = make_run("spiking-vgg-xs", width=4)
+    shutil.copytree(run.best, run.last)
+    for which, top1 in (("best", 90.0), ("last", None)):
+        build(run, tmp_path / which, which, images=2)
+        assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -206,6 +206,16 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
         assert done.stderr.startswith(b"expected one image, 32 x 32 pixels of 1 bytes each, row by row: 1024 bytes")
 
 
+def test_the_header_counts_what_runs(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 1), LIF(2), nn.Flatten(), nn.Linear(32, 7))
+    export(network, tmp_path / "out", "c", images=torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
+    header = (tmp_path / "out" / "model.h").read_text()
+    # The scores of 7 classes in 64 bits, and their sums in 32.
+    assert f"{7 * 8 + 7 * 4} bytes of arrays on the stack" in header
+    # Of 16 pixels and 2 channels: the weight, and the factor of the sum; and a factor for each class.
+    assert f"{16 * 2 * (1 + 1) + 7} multiplications" in header
+
+
 @pytest.mark.slow
 def test_a_microcontroller_computes_the_same_bits(digits: Tensor, tmp_path: Path, settled: Settle) -> None:
     compiler, emulator = shutil.which("arm-none-eabi-gcc"), shutil.which("qemu-system-arm")

@@ -75,6 +75,24 @@ def test_choices_clamps_and_matrices(digits: Tensor, tmp_path: Path) -> None:
     assert made.holds, made.parity
 
 
+def test_spikes_of_linear_layers_over_time(tmp_path: Path) -> None:
+    neuron = pytest.importorskip("spikingjelly.activation_based.neuron")
+
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.fire, self.head = nn.Linear(16, 8), neuron.IFNode(step_mode="m"), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.fire(4 * self.first(x.flatten(1)).expand(3, -1, -1)))
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (5, 4, 4, 1), dtype=torch.uint8)
+    made = export(Steps(), tmp_path / "out", "c", images=images, weights="fp32")
+    assert made.holds, made.parity
+    assert made.parity[0].spikes == 3 * 5 * 8
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 def test_a_converted_resnet_on_photographs_without_undefined_behaviour(shared_data: Path, tmp_path: Path) -> None:

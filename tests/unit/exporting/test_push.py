@@ -91,6 +91,18 @@ def test_8_bits_are_those_of_training(run: Run, tmp_path: Path) -> None:
             assert torch.equal(loaded[name], weight)
 
 
+@pytest.mark.parametrize("how", [{"weights": "int8"}, {"which": "last"}])
+def test_what_was_measured_of_other_weights_is_not_said(how: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    folder = onespike.save_pretrained(run, tmp_path / "out", **how)
+    assert "## Accuracy" not in (folder / "README.md").read_text()
+    assert "test_top1" not in Run.open(folder).summary
+    measured = onespike.save_pretrained(
+        run, tmp_path / "measured", results={"test_top1": 89.0, "test_images": 9}, **how
+    )
+    again = onespike.save_pretrained(measured, tmp_path / "again", weights=how.get("weights", "fp32"))
+    assert Run.open(again).summary["test_top1"] == 89.0
+
+
 def test_a_network_that_is_no_run_needs_a_card(tmp_path: Path) -> None:
     network = onespike.create_model("spiking-vgg-xs", width=4, in_channels=1)
     with pytest.raises(OnespikeError, match="expected a ModelCard"):

@@ -58,6 +58,17 @@ def test_a_trial_whose_process_died_is_made_again_with_its_values(study, tmp_pat
     assert [one.best for one in tried(study, "")] == [False, True]
 
 
+def test_a_process_that_died_while_it_drew_values_fixes_none(study, tmp_path, alive):
+    space = {name: FloatDistribution(0, 1) for name in "ab"}
+    alive("c")
+    first = study.ask()
+    first.set_user_attr(studies.SEEN, 0.0)
+    first.suggest_float("a", 0, 1)
+    second = claim(study, space, 1, tmp_path, "b")
+    dead(tmp_path, "b")
+    assert claim(study, space, 1, tmp_path, "c").params == second.params
+
+
 def test_a_process_elsewhere_is_dead_once_it_has_not_been_seen_for_long(study, tmp_path, alive, monkeypatch):
     alive("b")
     claim(study, SPACE, 1, tmp_path, "elsewhere")

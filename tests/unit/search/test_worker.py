@@ -1,14 +1,16 @@
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
 from onespike.errors import OnespikeError
+from onespike.search import search, worker
 from onespike.search import study as studies
-from onespike.search import worker
 from onespike.search.report import write_report
 from onespike.search.worker import Job, work
 from onespike.training import Run
@@ -135,6 +137,37 @@ def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         work(job(1))
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
+
+
+def test_signs_of_life_go_on_after_a_failure_until_somebody_else_has_taken_over(monkeypatch):
+    class Attempt:
+        answers = iter([OSError("full"), None, sqlalchemy.exc.OperationalError("", {}, Exception()), RuntimeError()])
+
+        def set_user_attr(self, *_: object) -> None:
+            if error := next(self.answers):
+                raise error
+
+    monkeypatch.setattr(studies, "BEAT", 0.01)
+    with worker.Life(Attempt(), os.getppid()) as life:
+        life._thread.join(60)
+        assert (life._thread.is_alive(), life.lost) == (False, True)
+
+
+def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys):
+    def gone(*_: object) -> None:
+        raise sqlalchemy.exc.OperationalError("SELECT", {}, Exception("no server\nat all"))
+
+    monkeypatch.setattr(studies, "claim", gone)
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
+    expected = "the search cannot go on: OperationalError: no server at all; once that is mended, the same command does"
+    assert worker.main(job(1).to_json()) == 2
+    assert capsys.readouterr().err == f"error: {expected}\n"
+    monkeypatch.setattr(studies, "tried", gone)
+    monkeypatch.setitem(search.__globals__, "_processes", lambda *_: nullcontext([]))
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    with pytest.raises(OnespikeError) as raised:
+        search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=TINY)
+    assert str(raised.value) == expected
 
 
 def test_a_pruned_trial_has_its_last_accuracy(job, monkeypatch):

@@ -13,6 +13,7 @@ from onespike.exporting.lowering.maps import (
     Function,
     Map,
     Matmul,
+    PixelConv,
     Pixels,
     Product,
     Sum,
@@ -77,7 +78,8 @@ class Writer(Bodies):
         products += sum(one.size for one in self._maps if isinstance(one, Product))
         products += sum(SINE * one.size for one in self._maps if isinstance(one, Wave))
         products += sum(one.size * one.factors[0].channels for one in self._maps if isinstance(one, Matmul))
-        stack = max(self._stack(one) for one in [*self._stored, scores])
+        products += sum(one.pixels * one.factors.numel() for one in self._maps if isinstance(one, PixelConv))
+        stack = self._local(scores) + max(self._stack(one) for one in [*self._stored, scores])
         spikes = {self._names[one]: one for one in self._stored if one.kind == "bits"}
         return Program("\n\n".join(parts) + "\n", self._flash, self._ram, stack, additions, products, spikes)
 

@@ -48,7 +48,7 @@ def literal(value: float, kind: str) -> str:
         text = f"{value:.9g}"
         return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
     if kind == "int64_t":
-        return f"INT64_C({value})" if abs(value) >= 2**31 else str(value)
+        return f"INT64_C({value})"  # so that products have 64 bits
     return f"{value}u" if kind == "uint32_t" else str(value)
 
 

@@ -125,7 +125,8 @@ class Integers(Layers):
         if self._maps(x.index)[0].image and self._maps(x.index)[0].kind != "u8" and not _alike(x):
             x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
-        assert read is not None
+        if read is None:
+            raise CannotSayError(f"values of several scales side by side in {self._layer}")
         of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
         sides = x.shape[0], *x.shape[2:]
         if not of.image and of.kind == "i64":
@@ -166,6 +167,7 @@ class Integers(Layers):
         largest = (weight.abs() * (255 * gain.abs() + shift.abs())[:, None, None]).sum((1, 2, 3)).max().item()
         fraction = min(FRACTION, BITS - 1 - math.ceil(math.log2(max(largest, 1e-9))))
         factors = torch.stack([gain[group[0]] * scale for group in groups])
+        self._expect_room("i32", of.bound * largest_sum(laid))
         new = PixelConv(
             kind="i64",
             bound=math.ceil(largest * 2**fraction),
@@ -179,10 +181,10 @@ class Integers(Layers):
         return self._value(new, 2.0**-fraction, bias if bias is not None else 0.0)
 
     def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:
-        """The map, or one with fewer bits and a factor, such that sums of `largest` weights fit into 64 bits."""
-        drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(max(largest, 1))) - BITS
-        if drop <= 0 or of.kind != "i64":
+        """The map, or one with fewer bits and a factor, such that sums of up to `largest` fit into 64 bits."""
+        if of.kind != "i64" or of.bound * largest < 2 ** (BITS + 1):
             return of, 1.0
+        drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(largest)) - BITS
         ones, zeros = (torch.full((of.channels,), number) for number in (1, 0))
         terms = [Term(Read(of), ones)]
         new = Sum(shape=of.shape, kind="i64", bound=of.bound >> drop, terms=terms, constant=zeros, drop=drop)
@@ -208,15 +210,16 @@ class Integers(Layers):
         largest = constant.abs().max().item() + sum((gain.abs() * read.map.bound).max().item() for read, gain in terms)
         place = math.ceil(math.log2(max(largest, 1e-9)))
         fraction = min(FRACTION, BITS - 1 - place)
-        if not constant.any() and all(_levels(read.map) for read, _ in terms):
+        if not constant.any() and all(_levels(read.map) and not (256 * gain % 1).any() for read, gain in terms):
             fraction = 8  # fractions of spikes
         drop = max(0, fraction - (bits - 1 - place))
+        added = [Term(read, *_factors(gain * 2.0**fraction, read.map.kind == "i64")) for read, gain in terms]
         new = Sum(
             shape=(1, 1, 1, len(constant)),
             kind="i64",
             bound=math.ceil(largest * 2.0 ** (fraction - drop)),
             image=all(read.map.image for read, _ in terms),
-            terms=[Term(read, *_factors(gain * 2.0**fraction, read.map.kind == "i64")) for read, gain in terms],
+            terms=[term for term in added if term.drop <= 120],  # numbers of 61 bits that are divided by more are 0
             constant=whole(constant * 2.0**fraction),
             drop=drop,
         )
@@ -256,5 +259,5 @@ def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:
     fewer, left = factors, drop
     while left > 0 and not (fewer % 2).any():
         fewer, left = fewer // 2, left - 1
-    simple = left == 0 or (bool((fewer == fewer[0]).all()) and abs(int(fewer[0])) == 1)
+    simple = left == 0 or (left < 63 and bool((fewer == fewer[0]).all()) and abs(int(fewer[0])) == 1)
     return (fewer, left) if simple else (factors, drop)

@@ -151,12 +151,13 @@ class Layers(Sums):
                 of, places = maps[0], x.index.flatten() - maps[0].offset
                 if of.shape[0] == 1 and len(places.unique()) == len(places):
                     spread, gains, shifts = (torch.zeros(n, of.size, dtype=torch.float64) for n in (len(weight), 1, 1))
-                    spread[:, places], gains[:, places] = weight, x.gain.flatten()
-                    gains[gains == 0], shifts[:, places] = x.gain.flatten()[0], x.shift.flatten()
+                    gains += x.gain.flatten()[0]  # where nothing is read
+                    spread[:, places], gains[:, places], shifts[:, places] = weight, x.gain.flatten(), x.shift.flatten()
                     flat = [one.view(-1, *of.shape[1:]).permute(0, 3, 1, 2) for one in (spread, gains, shifts)]
-                    index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
-                    out = self._weighed(Value(index, flat[1], flat[2]), flat[0], bias, Geometry(of.shape[1:3]))
-                    return out if isinstance(out, Unsaid) else self._move(torch.reshape, (out, self._shape), {})
+                    if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
+                        index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
+                        out = self._weighed(Value(index, flat[1], flat[2]), flat[0], bias, Geometry(of.shape[1:3]))
+                        return out if isinstance(out, Unsaid) else self._move(torch.reshape, (out, self._shape), {})
         column = self._move(torch.transpose, (self._move(torch.reshape, (x, (1, -1, x.shape[-1], 1)), {}), 1, 2), {})
         out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
         if isinstance(out, Unsaid):
@@ -206,6 +207,8 @@ class Layers(Sums):
         """Fire: each map that fires has one channel for every pair of a channel and a threshold."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
             raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
+        if any(of.kind == "u8" for of in self._maps(x.index)):
+            x = self._summed([x])
         x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
         index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
         gain = torch.where(index < 0, 0.0, gain)
@@ -223,7 +226,7 @@ class Layers(Sums):
                 continue
             place = index[here] - of.offset
             most = of.bound + 1  # limits beyond the largest value are never, or always, exceeded
-            limits = limit[here] if of.kind == "f32" else limit[here].clamp(-most, most)
+            limits = limit[here] if of.kind == "f32" else limit[here].floor().clamp(-most, most)
             unique, which = self._channels(of, place, limits, inverted[here].double())
             new = Fire(
                 shape=(*of.shape[:3], len(unique)),

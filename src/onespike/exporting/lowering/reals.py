@@ -92,7 +92,8 @@ class Reals(Layers):
             x = self._plain(x)
             shift = x.shift[0, :, 0, 0]
         read = self._single(x, 1)
-        assert read is not None
+        if read is None:
+            raise CannotSayError(f"values of several scales side by side in {self._layer}")
         of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
         sides = x.shape[0], *x.shape[2:]
         spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)

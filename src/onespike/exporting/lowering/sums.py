@@ -48,6 +48,10 @@ class Sums(Walk, ABC):
     def _expect_room(self, kind: str, bound: int) -> None:
         """Raise `CannotSayError` if numbers of a kind cannot be as large as a bound."""
 
+    def _coarser(self, of: Map, largest: int) -> tuple[Map, float]:  # noqa: ARG002
+        """A map of which sums of up to `largest` have room, and by what factor its numbers are smaller."""
+        return of, 1.0
+
     # Pooling.
 
     def _op_max_pool2d(
@@ -106,7 +110,7 @@ class Sums(Walk, ABC):
 
     def _reduced(self, x: Value, dim: Any, keepdim: bool, largest: bool) -> Value:
         """Reduce axes: all pixels of a map, seen as one column."""
-        axes = [dim] if isinstance(dim, int) else list(dim)
+        axes = [dim] if isinstance(dim, int) else list(dim or range(x.index.ndim))
         axes = sorted(axis % x.index.ndim for axis in axes)
         kept = [axis for axis in range(x.index.ndim) if axis not in axes]
         if any(x.shape[axis] > 1 for axis in axes):
@@ -128,9 +132,10 @@ class Sums(Walk, ABC):
             decoded = self._decoded(x, 1)
             assert decoded is not None
         read = decoded[0][0]
-        of, images, height, width = read.map, x.shape[0], *x.shape[2:]
+        images, height, width = x.shape[0], *x.shape[2:]
         sides = geometry.side(0, height), geometry.side(1, width)
         count = 1 if largest else math.prod(geometry.kernel)
+        of, factor = self._coarser(read.map, count)
         kind = of.kind if largest and of.kind != "u8" else self._sum_kind(of)
         bound = of.bound * count
         self._expect_room(kind, bound)
@@ -154,7 +159,7 @@ class Sums(Walk, ABC):
         whole_map = self._value(new)
         assert read.channels is not None
         index = whole_map.index[:, read.channels]
-        shaped = [one.view(-1, 1, 1).expand(index.shape) for one in (gain, shift * count)]
+        shaped = [one.view(-1, 1, 1).expand(index.shape) for one in (gain * factor, shift * count)]
         return Value(index, *shaped)
 
     # Sums.
@@ -188,7 +193,7 @@ class Sums(Walk, ABC):
         """Add the last map, the class scores; returns the logit that a score of 1 stands for."""
         terms = self._decoded(logits, logits.index.ndim - 1)
         if terms is None:
-            raise OnespikeError("c: expected logits (B, K), class by class from one map")
+            raise OnespikeError("export: expected logits (B, K), class by class from one map")
         new, size = self._scored(terms, logits.shift.flatten())
         new.image = False
         self._add(new)

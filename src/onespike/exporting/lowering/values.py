@@ -78,10 +78,5 @@ def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
 
 
 def read_bits(value: Value, bits: Tensor) -> Tensor:
-    """A value, lowered for one image, of several images, from their bits (B, …), numbered as elements of maps.
-
-    The axis of the images is that of the network: the first, or the one after windows or time steps.
-    """
-    spikes = torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
-    axis = int(value.index.ndim == 5)
-    return torch.cat(list(spikes.unbind()), axis)
+    """A value, lowered for one image, of several images, (B, …), from their bits (B, …), numbered as elements of maps."""
+    return torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift

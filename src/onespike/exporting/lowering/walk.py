@@ -46,7 +46,7 @@ class Walk(fx.Interpreter):
         self.maps: list[Map] = []
         self.problems: list[str] = []  # operations that cannot be expressed
         self.unit = 1.0  # the logit that a class score of 1 stands for
-        self._layer, self._shape = "", torch.Size()
+        self._layer, self._shape, self._real = "", torch.Size(), True
 
     def image(self, shape: torch.Size, kind: str = "u8") -> Value:
         """The image, (1, C, H, W)."""
@@ -63,6 +63,7 @@ class Walk(fx.Interpreter):
         self._layer = str(stack[-1][0]).removeprefix("L['self'].").removeprefix("network.") or n.name
         value = n.meta.get("val")
         self._shape = value.shape if isinstance(value, Tensor) else torch.Size()
+        self._real = not isinstance(value, Tensor) or value.is_floating_point()
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -85,7 +86,9 @@ class Walk(fx.Interpreter):
         if name == "getitem":
             return Unsaid(self._shape) if isinstance(args[0], Unsaid) else args[0][args[1]]
         if name in SAME:
-            return args[0]
+            if self._real or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
+                return args[0]
+            return self._refuse(f"a conversion to whole numbers in {self._layer}")
         if name.startswith("new_") or name.endswith("_like"):
             return self._constant(name, args, kwargs)
         if any(isinstance(leaf, Unsaid) for leaf in leaves):
@@ -98,6 +101,8 @@ class Walk(fx.Interpreter):
                 return handler(*args, **kwargs)
         except CannotSayError as reason:
             return self._refuse(str(reason))
+        except (TypeError, ValueError, IndexError, RuntimeError):
+            pass  # arguments that nobody expected
         return self._refuse(f"{name} of {self._layer}")
 
     # What cannot be expressed.
@@ -183,6 +188,12 @@ class Walk(fx.Interpreter):
             read = Read(of, None if same else pixels[:, 0], chosen)
             found.append((read, torch.where(columns, gain[0], 0.0)))
         return found
+
+    def _are_spikes(self, value: Value) -> bool:
+        """Whether all elements are 0 or 1."""
+        constant = (value.index < 0) & (value.shift * (1 - value.shift) == 0)
+        plain = (value.index >= 0) & (value.gain == 1) & (value.shift == 0)
+        return bool((constant | plain).all()) and all(of.kind == "bits" for of in self._maps(value.index))
 
     def _single(self, value: Value, axis: int) -> Read | None:
         """The one map that a value reads, all its pixels in order; None if it has no such form."""

@@ -1,0 +1,53 @@
+"""What a proof takes for the same: targets that answer as the network does, and such as do not."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onespike.exporting.contract import Contract
+from onespike.exporting.parity import compare
+from onespike.neurons import LIF
+from onespike.neurons.watch import watch_neurons
+
+Answer = tuple[Tensor, list[Tensor]]
+
+
+def flipped_everywhere(logits: Tensor, spikes: list[Tensor]) -> Answer:
+    """One spike of each image at its threshold, which is excused; and then anything at all."""
+    return torch.full_like(logits, 100), [1 - one for one in spikes]
+
+
+def flipped_once(logits: Tensor, spikes: list[Tensor]) -> Answer:
+    logits[0], spikes[0][0] = 100, 1 - spikes[0][0]
+    return logits, spikes
+
+
+@pytest.mark.parametrize(
+    ("scale", "change", "holds"),
+    [
+        (1.0, flipped_everywhere, False),
+        (1.0, flipped_once, True),
+        (1.0, lambda logits, spikes: (logits * 1.00001, spikes), True),
+        (1.0, lambda logits, spikes: (logits * 1.01, spikes), False),
+        (1e-5, lambda logits, spikes: (-logits, spikes), False),
+    ],
+)
+def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    contract = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
+    with torch.no_grad():
+        network[0].weight.fill_(0.50001)  # all potentials lie just above the threshold
+        network[3].weight.mul_(scale)
+        network[3].bias.mul_(scale)
+
+    def target(raw: Tensor) -> Answer:
+        calls: list[Tensor] = []
+        with watch_neurons(network, lambda call: calls.append(call.spikes.clone())):
+            logits = network(contract.normalise(raw))
+        return change(logits, calls)
+
+    images = torch.full((3, 2, 2, 1), 255, dtype=torch.uint8)
+    assert compare("target", network, target, contract, [(images, None)]).holds is holds
