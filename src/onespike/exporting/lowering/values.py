@@ -78,5 +78,5 @@ def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
 
 
 def read_bits(value: Value, bits: Tensor) -> Tensor:
-    """A value, lowered for one image, of several images, (B, …), from their bits (B, …), numbered as elements of maps."""
+    """A value, lowered for one image, of several, (B, …), from their bits (B, …), numbered as elements of maps."""
     return torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
