@@ -114,14 +114,16 @@ class Run:
             content = read_json(text, path)
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
-        travels = is_pretrained(self.folder)  # weights that nobody may have measured
-        expect_keys(content, {name: one for name, one in _SUMMARY.items() if name in content or not travels}, str(path))
+        expected, pretrained = _SUMMARY, is_pretrained(self.folder)
+        if pretrained and isinstance(content, dict):  # weights that nobody may have measured
+            expected = {name: one for name, one in _SUMMARY.items() if name in content}
+        expect_keys(content, expected, str(path))
         for name in ("test_top1", "test_top5", "valid_top1"):
             if not 0 <= (content.get(name) or 0) <= 100:
                 raise OnespikeError(f"{path}: {name}: expected 0 to 100 percent, got {shown(content[name])}")
         whole: dict[str, Any] = content
         summary = {key: value for key, value in whole.items() if key != "sha256"}
-        digest = None if travels else digest_of(summary)
+        digest = None if pretrained else digest_of(summary)
         if whole.get("sha256") != digest or (digest and not is_as_written(text, whole)):
             raise OnespikeError(f"{path} is not what was written: remove it, then train --resume writes it anew")
         return whole
