@@ -87,7 +87,7 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
 
         page.click("#clear")
         assert page.inner_text("#hint") == "draw here"
-        assert page.evaluate("invert.onchange") is None  # nobody sees the photo any more
+        assert page.evaluate("invert.onchange === null")  # nobody sees the photo any more
         box = page.locator("#stage").bounding_box()
 
         def stroke() -> None:
