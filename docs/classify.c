@@ -1,4 +1,5 @@
-/* A program around an exported network: reads one image as bytes, row by row, from its standard input, and says its class. */
+/* A program around an exported network: reads one image as bytes, row by row, from its standard input, and says its class.
+   With --weights fp32 the scores are float. */
 #include <stdio.h>
 
 #include "model.h"

@@ -244,6 +244,14 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     _remove(old)
 
 
+def save_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace a folder by files, as `write_folder` does; what cannot be written is an `OnespikeError`."""
+    try:
+        write_folder(folder, files)
+    except OSError as error:
+        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
 def _remove(path: Path) -> None:
     """Remove a folder, or what is in its place: opening a FIFO would wait for ever."""
     if path.is_dir() and not path.is_symlink():

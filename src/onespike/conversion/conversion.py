@@ -22,9 +22,9 @@ from onespike.durable import (
     is_as_written,
     path_of,
     read_whole,
+    save_folder,
     sealed,
     whole_folder,
-    write_folder,
 )
 from onespike.errors import OnespikeError, shown
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
@@ -75,10 +75,7 @@ class Conversion:
         weights = save(to_save(self.network.state_dict()))
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
         card = sealed({**card, "graph": self.network.outline()}, weights)
-        try:
-            write_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
-        except OSError as error:
-            raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+        save_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
 
 
 def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None = None, **options: Any) -> Conversion:

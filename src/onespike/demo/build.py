@@ -15,7 +15,7 @@ from onespike._version import __version__
 from onespike.counting import EnergyTable, count_operations
 from onespike.demo.counts import Counted, described
 from onespike.demo.runtime import runtime
-from onespike.durable import write_folder
+from onespike.durable import save_folder
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.exporting import Contract, Parity
@@ -97,10 +97,7 @@ def build(
     names = (*sorted(files), CONTRACT)
     kept = {"onespike": __version__, "formats": {"onnx": contract.to_json()}, "files": names}
     files[CONTRACT] = json.dumps(kept, indent=2).encode()
-    try:
-        write_folder(out, files)
-    except OSError as error:
-        raise OnespikeError(f"cannot write {out}: {error.strerror or error}") from error
+    save_folder(out, files)
     return Demo(out, names, proof)
 
 

@@ -15,7 +15,7 @@ from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
-from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
+from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
@@ -103,6 +103,13 @@ def export(
         raise unknown("weights", weights, get_args(Weights))
     if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
+    idle = {"which": which != "best", "data": data is not None}  # beside a network
+    if not isinstance(model, nn.Module):
+        idle = {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}
+        idle["labels"] = labels is not None and images is None
+    if ignored := [name for name, given in idle.items() if given]:
+        beside = "a network" if isinstance(model, nn.Module) else "a run" if ignored[0] != "labels" else "no images"
+        raise OnespikeError(f"{ignored[0]}: it would be ignored beside {beside}: leave it out")
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):
@@ -143,10 +150,7 @@ def export(
     kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
     kept |= {PARITY: {"onespike": __version__, "network": digest, "targets": [one.to_json() for one in proofs]}}
     texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
-    try:
-        write_folder(folder, files | texts)
-    except OSError as error:
-        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+    save_folder(folder, files | texts)
     return Export(folder, names, tuple(proofs))
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_replaceable, path_of, read_whole, write_folder
+from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_finite, expect_weights, to_save
@@ -88,10 +88,7 @@ def save_pretrained(
     if weights == "fp32" and card.conversion is None and hasattr(card.model, "build"):
         files[TIMM] = _json(_timm(card))
     files["README.md"] = _readme(card, summary, proofs, files.get("config.yaml", b"").decode()).encode()
-    try:
-        write_folder(folder, files)
-    except OSError as error:
-        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+    save_folder(folder, files)
     return folder
 
 

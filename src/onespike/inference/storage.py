@@ -8,7 +8,7 @@ from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, sealed, whole_folder, write_folder
+from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, save_folder, sealed, whole_folder
 from onespike.errors import OnespikeError, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
@@ -41,10 +41,7 @@ def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCar
     made_by = {"onespike": __version__, "run": run, "engine": engine}
     description = sealed(made_by | {"precision": precision, "model": plain(card)}, content)
     expect_free(folder)
-    try:
-        write_folder(folder, {file: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
-    except OSError as error:
-        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
+    save_folder(folder, {file: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
 
 
 def expect_free(folder: Path) -> None:

@@ -87,6 +87,7 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
 
         page.click("#clear")
         assert page.inner_text("#hint") == "draw here"
+        assert page.evaluate("invert.onchange === null")  # nobody sees the photo any more
         box = page.locator("#stage").bounding_box()
 
         def stroke() -> None:
@@ -108,6 +109,13 @@ def test_one_can_draw_choose_film_and_read_it_on_a_phone(make_run: Callable, ope
         assert page.get_attribute("#camera", "aria-pressed") == "true"
         page.click("#camera")
         assert page.get_attribute("#camera", "aria-pressed") == "false"
+        page.evaluate(
+            "void (navigator.mediaDevices.getUserMedia = () => new Promise((done) => { window.permit = done; }))"
+        )
+        page.click("#camera")
+        page.click("#draw")
+        page.evaluate("permit({ getTracks: () => [{ stop: () => { window.isOff = true; } }] })")
+        page.wait_for_function("window.isOff")  # what came after one had left for drawing
 
         (tmp_path / "notes.txt").write_text("no image")
         page.set_input_files("#file", tmp_path / "notes.txt")

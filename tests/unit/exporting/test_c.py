@@ -206,7 +206,7 @@ def test_the_program_of_the_docs_says_the_class(digits: Tensor, tmp_path: Path) 
         assert done.stderr.startswith(b"expected one image, 32 x 32 pixels of 1 bytes each, row by row: 1024 bytes")
 
 
-def test_the_header_counts_what_runs(tmp_path: Path) -> None:
+def test_the_program_says_what_it_takes(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(1, 2, 1), LIF(2), nn.Flatten(), nn.Linear(32, 7))
     export(network, tmp_path / "out", "c", images=torch.zeros(1, 4, 4, 1, dtype=torch.uint8))
     header = (tmp_path / "out" / "model.h").read_text()
@@ -214,6 +214,8 @@ def test_the_header_counts_what_runs(tmp_path: Path) -> None:
     assert f"{7 * 8 + 7 * 4} bytes of arrays on the stack" in header
     # Of 16 pixels and 2 channels: the weight, and the factor of the sum; and a factor for each class.
     assert f"{16 * 2 * (1 + 1) + 7} multiplications" in header
+    command = ["cc", "-std=c99", "-D__INT_MAX__=32767", "-fsyntax-only", str(tmp_path / "out" / "model.c")]
+    assert "an int of 32 bits is needed" in subprocess.run(command, capture_output=True, text=True).stderr
 
 
 @pytest.mark.slow

@@ -241,6 +241,21 @@ def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message:
         export(network, tmp_path / "out", "pt2", **arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": [0.5]}, "mean: it would be ignored beside a run"),
+        ({"classes": "ab", "std": None}, "classes: it would be ignored beside a run"),
+        ({"labels": torch.zeros(1)}, "labels: it would be ignored beside no images"),
+        ({"model": nn.Flatten(), "which": "last"}, "which: it would be ignored beside a network"),
+        ({"model": nn.Flatten(), "data": ()}, "data: it would be ignored beside a network"),
+    ],
+)
+def test_arguments_that_would_be_ignored_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(OnespikeError, match=message):
+        export(**{"model": "pretrained:digits-spiking-vgg-xs", "out": tmp_path / "out", "to": "pt2"} | arguments)
+
+
 @pytest.mark.parametrize("to", FORMATS)
 def test_weights_that_are_not_finite_are_refused(to: str, tmp_path: Path) -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))

@@ -140,6 +140,7 @@ function choose(name) {
     stream.getTracks().forEach((track) => track.stop());
     stream = null;
   }
+  at("invert").onchange = null; // that of the image before
   for (const id of ["draw", "pick", "camera"]) at(id).ariaPressed = id === name;
   at("stage").classList.toggle("drawing", name === "draw");
   at("status").textContent = at("hint").textContent = "";
@@ -175,16 +176,18 @@ async function open(file) {
 
 async function film() {
   choose("camera");
-  at("invert").onchange = null;
+  let own;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+    own = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
     choose("");
     at("status").textContent = `There is no camera to look through (${error.message ?? error}): allow it, or choose a photo`;
     return;
   }
-  const video = document.createElement("video"), own = stream;
-  Object.assign(video, { srcObject: stream, muted: true, playsInline: true });
+  if (mode !== "camera" || stream) return own.getTracks().forEach((track) => track.stop()); // left, or asked twice
+  stream = own;
+  const video = document.createElement("video");
+  Object.assign(video, { srcObject: own, muted: true, playsInline: true });
   await video.play();
   while (mode === "camera" && own === stream) {
     await take(video, video.videoWidth, video.videoHeight);

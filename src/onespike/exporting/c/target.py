@@ -136,7 +136,8 @@ def _source(contract: Contract, program: Program) -> str:
     about = f"/* {contract.model}, by onespike {__version__}: see model.h. */\n"
     plain = "#ifndef MODEL_SPIKES /* a function that is told the spikes of each layer */\n"
     plain += "#define MODEL_SPIKES(layer, bits, words) ((void)(bits))\n#endif\n"
-    return f'{about}#include "model.h"\n\n{plain}\n{program.code}'
+    checked = '#include <limits.h>\n#if INT_MAX < 2147483647\n#error "an int of 32 bits is needed"\n#endif\n'
+    return f'{about}#include "model.h"\n\n{checked}\n{plain}\n{program.code}'
 
 
 def _header(contract: Contract, program: Program, unit: float) -> str:
