@@ -60,7 +60,7 @@ def _expect_used(config: DataConfig) -> None:
         ignored["crop_fill"] = "loses changed events that leave the frame"
     for key, why in ignored.items():
         if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
-            raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}")
+            raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}; leave --data.{key} out")
 
 
 def cache_folder(given: str | None = None) -> Path:
@@ -166,16 +166,16 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
 def _splits(make: Callable[..., Any]) -> dict[str, Any]:
     """The splits that a factory knows; one that takes any name is asked for "train" and "test" alone."""
     found = {"train": make(split="train")}
+    refusals = (ValueError, KeyError, AssertionError, OSError)  # of unknown splits
 
-    def ask(*names: str) -> Any:
+    def ask(*names: str, refused: tuple[type[Exception], ...] = (*refusals, RuntimeError)) -> Any:
         for name in names:
-            # How unknown splits are refused.
-            with suppress(ValueError, KeyError, AssertionError, OSError, RuntimeError):
+            with suppress(*refused):
                 return make(split=name)
         return None
 
     validation = ("val", "validation") if ask("no such split") is None else ()
-    return found | {"validation": ask(*validation), "test": ask("test")}
+    return found | {"validation": ask(*validation), "test": ask("test", refused=refusals)}  # else its files are missing
 
 
 def _name(data: Any) -> str:

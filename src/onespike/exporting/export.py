@@ -106,9 +106,10 @@ def export(
     idle = {"which": which != "best", "data": data is not None}  # beside a network
     if not isinstance(model, nn.Module):
         idle = {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}
-        idle["labels"] = labels is not None and images is None
+        idle |= {"labels": labels is not None and images is None, "data": data is not None and images is not None}
     if ignored := [name for name, given in idle.items() if given]:
-        beside = "a network" if isinstance(model, nn.Module) else "a run" if ignored[0] != "labels" else "no images"
+        of_runs = {"labels": "no images", "data": "images"}.get(ignored[0], "a run")
+        beside = "a network" if isinstance(model, nn.Module) else of_runs
         raise OnespikeError(f"{ignored[0]}: it would be ignored beside {beside}: leave it out")
     folder, digest = path_of(out), None
     expect_free(folder)

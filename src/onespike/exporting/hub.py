@@ -73,7 +73,9 @@ def save_pretrained(
         recipe = replace(run.recipe, data=replace(run.recipe.data, root=None, cache=None, workers=0))
         files["config.yaml"] = dump(recipe).encode()
         summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
-        if which != "best" or (weights == "int8" != summary.get("weights")):  # it was measured of others
+        measured = summary.get("weights")  # of a pretrained network; a run was measured as it was trained, at its best
+        as_trained = which == "best" and (weights == "fp32" or run.recipe.train.int8_weights)
+        if not (as_trained if measured is None else weights in ("fp32", measured)):
             summary = {key: one for key, one in summary.items() if not key.startswith("test_") and key != "audit"}
     expect_weights(network)
     state = to_save(network.state_dict())

@@ -131,13 +131,13 @@ def open_storage(url: str | None, out: Path) -> Any:
 
 @contextmanager
 def reached() -> Iterator[None]:
-    """Turn what happens where a storage, or a disk, goes away in the midst of a search into an `OnespikeError`."""
+    """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
     optuna = need_optuna()
     import sqlalchemy
 
     try:
         yield
-    except (OSError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
         reason = " ".join(str(getattr(error, "orig", None) or error).split())
         state = f"the search cannot go on: {type(error).__name__}: {printable(reason, 300)}"
         raise OnespikeError(f"{state}; once that is mended, the same command does") from error

@@ -140,8 +140,17 @@ def train(
             raise
         advice = "its checkpoints are whole: make room, then go on with --resume"
         raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
-    finally:  # the network computes in its own precision again, also where it is somebody else's
-        accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    finally:
+        _take_back_forward(accelerator.unwrap_model(trainer.model))
+
+
+def _take_back_forward(network: nn.Module) -> None:
+    """Give a network, which may be a user's, the `forward` that it had before accelerate made it compute in bf16."""
+    if "_original_forward" in vars(network):
+        original = vars(network).pop("_original_forward")
+        del network.forward
+        if network.forward != original:  # it was the network's own, not its class's
+            network.forward = original
 
 
 def set_up(

@@ -170,6 +170,8 @@ def test_borders_of_frames_are_exact(count, frames):
     for by, span in (("count", count), ("time", count - 1)):
         found = framed(made, count, frames=frames, frames_by=by)[0, :, :, 0].argmax(1)
         assert found.tolist() == [min(n * frames // span, frames - 1) for n in range(count)], by
+    first, *_, last = (framed(made, count, frames=2, frames_by=by, representation="voxel") for by in ("time", "count"))
+    np.testing.assert_array_equal(first, last)  # these events are even in time
 
 
 def test_a_histogram_is_tonics_where_that_leaves_nothing_out():

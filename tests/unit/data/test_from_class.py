@@ -58,6 +58,8 @@ def test_a_class_that_takes_split_is_asked_for_those_it_knows(known, sizes):
 def test_a_class_may_refuse_a_split_by_a_runtime_error():
     data = from_class(type("Mine", (BySplit,), {"known": ("train", "test"), "refusal": RuntimeError}), {}, PLAIN)
     assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
+    with pytest.raises(RuntimeError):  # torchvision's way to say that files are missing
+        from_class(type("Mine", (BySplit,), {"known": ("train",), "refusal": RuntimeError}), {}, PLAIN)
 
 
 def test_a_class_that_looks_for_a_folder_of_the_splits_name(tmp_path):

@@ -1,5 +1,6 @@
 """Data sets that are not ours: of PyTorch, of Hugging Face, of somebody's class."""
 
+import io
 import pickle
 import random
 
@@ -190,6 +191,10 @@ def test_a_pillow_image_whose_owner_has_turned_it_is_not_turned_again():
     image.getexif()[0x0112] = 6
     data = as_dataset((Own([image] * 4, labels(4)),) * 2, holdout=0)
     np.testing.assert_array_equal(pixels_of(data, "train")[0], upright)
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=image.getexif())
+    data = as_dataset((Own([Image.open(file)] * 4, labels(4)),) * 2, holdout=0)
+    np.testing.assert_array_equal(pixels_of(data, "train")[0], np.rot90(upright, -1))
 
 
 # floats

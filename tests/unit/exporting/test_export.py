@@ -247,6 +247,7 @@ def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message:
         ({"mean": [0.5]}, "mean: it would be ignored beside a run"),
         ({"classes": "ab", "std": None}, "classes: it would be ignored beside a run"),
         ({"labels": torch.zeros(1)}, "labels: it would be ignored beside no images"),
+        ({"images": torch.zeros(1, 1, 32, 32), "data": ()}, "data: it would be ignored beside images"),
         ({"model": nn.Flatten(), "which": "last"}, "which: it would be ignored beside a network"),
         ({"model": nn.Flatten(), "data": ()}, "data: it would be ignored beside a network"),
     ],

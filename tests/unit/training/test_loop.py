@@ -100,6 +100,15 @@ def test_a_network_that_was_passed_computes_in_its_own_precision_again(small, tm
     train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
     images = torch.randn(4, 1, 32, 32)
     assert torch.equal(network(images), F.linear(images.flatten(1), network[1].weight, network[1].bias))
+    assert not vars(network).keys() & {"forward", "_original_forward"}
+
+
+def test_a_forward_that_a_network_was_given_is_given_back(small, tmp_path: Path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+    network.forward = given = lambda images: 2 * network[1](network[0](images))
+    train(small(train__precision="bf16", train__epochs=1), tmp_path / "run", model=network, quiet=True)
+    assert network.forward is given
+    assert network(torch.randn(4, 1, 32, 32)).dtype == torch.float32
 
 
 def test_a_callbacks_columns_are_read_again_whoever_made_their_numbers(small, tmp_path: Path):

@@ -22,6 +22,8 @@ from onespike.data.config import DataConfig
 from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
+#: Increase it whenever the same events would give other frames: those in the cache are then made anew.
+_FRAMES = 2
 #: A voxel is counted in these parts of an event.
 _PARTS = 16
 
@@ -60,7 +62,7 @@ class Framing:
 
     def key(self) -> str:
         """A hash of all that the frames depend on, besides the recordings."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()
+        return hashlib.sha256(f"{_FRAMES} {self!r}".encode()).hexdigest()
 
     def fitted(self, events: np.ndarray) -> np.ndarray:
         """Denoise, keep the centre square and shrink it; pixels that are merged pool their events."""
@@ -92,11 +94,9 @@ def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation:
     size = height * width * channels
     if not len(events):
         return np.zeros(shape, np.uint8)
-    elapsed = events["t"] - events["t"][0]
-    span = int(elapsed[-1]) or 1
-    if by == "count":
-        elapsed, span = np.arange(len(events)), len(events)
-    when = elapsed / span  # 0..1
+    elapsed = np.arange(len(events)) if by == "count" else events["t"] - events["t"][0]
+    last = int(elapsed[-1]) or 1
+    when, span = elapsed / last, len(events) if by == "count" else last  # when: 0..1
     borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
     frame = np.searchsorted(borders, elapsed, side="right")
     if representation == "voxel":

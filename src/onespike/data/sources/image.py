@@ -7,7 +7,7 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from onespike.errors import OnespikeError
 
@@ -71,13 +71,13 @@ def _expect_whole_png(data: bytes) -> None:
 def uint8_pixels(image: Any, origin: str) -> np.ndarray:
     """Take a raw image from a user's data set: Pillow's, or uint8 (H, W), (H, W, C) or (C, H, W).
 
-    An image of Pillow's is not turned: the EXIF of one that its owner has turned, or resized, may still say so. Where
-    both the first and the last axis could be channels, a tensor's are first and an array's are last. Anything else is
-    an OnespikeError, which names the origin.
+    An image of Pillow's is turned by its EXIF as long as it is the file's: what its owner has turned or resized still
+    has that tag. Where both the first and the last axis could be channels, a tensor's are first and an array's are
+    last. Anything else is an OnespikeError, which names the origin.
     """
     if isinstance(image, Image.Image):
         _expect_8_bits(image, origin)
-        return _pixels(image)
+        return _pixels(ImageOps.exif_transpose(image) if isinstance(image, ImageFile.ImageFile) else image)
     pixels = np.asarray(image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]

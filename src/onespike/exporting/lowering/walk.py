@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from onespike.errors import shown
 from onespike.exporting.lowering.maps import Collect, Map, Part, Pixels, Read
 from onespike.exporting.lowering.values import (
     CannotSayError,
@@ -101,8 +102,8 @@ class Walk(fx.Interpreter):
                 return handler(*args, **kwargs)
         except CannotSayError as reason:
             return self._refuse(str(reason))
-        except (TypeError, ValueError, IndexError, RuntimeError):
-            pass  # arguments that nobody expected
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:  # arguments that nobody expected
+            return self._refuse(f"{name} of {self._layer} ({shown(error)})")
         return self._refuse(f"{name} of {self._layer}")
 
     # What cannot be expressed.
