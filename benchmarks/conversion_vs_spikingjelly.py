@@ -30,8 +30,8 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
 from onespike.durable import csv_text, save_text
+from onespike.environment import environment
 from onespike.training import Run, load
-from onespike.training.run import environment
 from reproduce.statistics import paired
 
 SETTINGS = {

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from onespike.clock import interleaved
+from onespike.environment import environment
 from onespike.errors import OnespikeError
-from onespike.training.run import environment
 
 Device = Literal["cpu", "cuda", "mps"]
 #: Sides of the square products that are tried; the fastest counts.

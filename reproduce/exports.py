@@ -9,12 +9,13 @@ from typing import Any
 from onespike._version import __version__
 from onespike.configs import make, read_json
 from onespike.durable import read_whole, save_json, save_text
+from onespike.environment import environment
 from onespike.errors import OnespikeError
 from onespike.exporting import export
 from onespike.exporting.export import PARITY, expect_free
 from onespike.exporting.onnx import expect_packages
 from onespike.exporting.parity import Parity
-from onespike.training.run import Run, environment
+from onespike.training.run import Run
 from reproduce.report import Table, expect_apart, provenance
 
 #: What is written, by its folder: the format, and its weights.

@@ -11,9 +11,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from onespike.durable import csv_text, save_text
+from onespike.environment import environment
 from onespike.errors import OnespikeError
 from onespike.evaluation.drawing import save_figure
-from onespike.training.run import environment
 
 DPI = 120
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from onespike.search.study import open_storage, open_study, slots_of
+from onespike.search.storage import open_storage
+from onespike.search.study import open_study, slots_of
 from tests.hostile.test_search import TINY, children
 
 PORT = 54329

@@ -34,10 +34,11 @@ def optimise(
         json: A further file for the report; - prints it.
     """
     from onespike.durable import expect_writable, save_json
+    from onespike.environment import environment
     from onespike.inference.optimise import optimise as make_engine
     from onespike.inference.storage import REPORT
     from onespike.training.pretrained import beside
-    from onespike.training.run import Run, environment
+    from onespike.training.run import Run
 
     opened, folder = Run.open(run), out or beside(run) / "engine"
     expect_writable(json, folder=folder)

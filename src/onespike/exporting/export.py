@@ -108,9 +108,9 @@ def export(
         idle = {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}
         idle |= {"labels": labels is not None and images is None, "data": data is not None and images is not None}
     if ignored := [name for name, given in idle.items() if given]:
-        of_runs = {"labels": "no images", "data": "images"}.get(ignored[0], "a run")
-        beside = "a network" if isinstance(model, nn.Module) else of_runs
-        raise OnespikeError(f"{ignored[0]}: it would be ignored beside {beside}: leave it out")
+        of_runs = {"labels": "without images", "data": "with images"}.get(ignored[0], "with a run")
+        where = "with a network" if isinstance(model, nn.Module) else of_runs
+        raise OnespikeError(f"{ignored[0]}: {where} it would be ignored: leave it out")
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):

@@ -11,6 +11,7 @@ from onespike.errors import OnespikeError
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
 from onespike.neurons.watch import ask, neuron_layers, reset_state
+from onespike.training.losses import over_time
 
 #: Images that the network is traced with: two, since a batch of one is special to torch.export.
 TRACED = 2
@@ -51,7 +52,7 @@ class Exported(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        return (logits.mean(0) if logits.ndim == 3 else logits, *spikes, *arriving)
+        return (over_time(logits), *spikes, *arriving)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from onespike.counting import CONVENTIONS
 from onespike.data.dataset import open_dataset
 from onespike.durable import expect_replaceable, expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
+from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.report import PAGE, as_text, words_of, write_report
 from onespike.search.space import read_space
@@ -67,18 +68,18 @@ def search(
         OnespikeError: Something outside the program is wrong; the message says what. What is done is kept.
         KeyboardInterrupt: It was stopped; what is done is kept.
     """
-    studies.need_optuna()
+    storages.need_optuna()
     out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
     _expect_numbers(trials, workers)
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
     expect_writable(folder=out)
-    if not any((out / name).exists() for name in (studies.JOURNAL, studies.WORKERS)):
-        expect_replaceable(out.resolve(), [studies.LOCKED], "search")
+    if not any((out / name).exists() for name in (storages.JOURNAL, studies.WORKERS)):
+        expect_replaceable(out.resolve(), [storages.LOCKED], "search")
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
     if not len(open_dataset(base.data).validation):
         raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
-    opened = studies.open_storage(storage, out)
+    opened = storages.open_storage(storage, out)
     study = studies.open_study(opened, out.resolve().name, trials, energy, base.train.epochs)
     from optuna.distributions import distribution_to_json
 
@@ -97,7 +98,7 @@ def search(
         write_report(out, found, command, energy, study)
         return found
 
-    with studies.reached():
+    with storages.reached():
         try:
             with _processes(job, workers) as processes:
                 _watch(processes, study, energy, say, report)

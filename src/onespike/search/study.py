@@ -6,24 +6,24 @@ next follows from the storage alone, so a process may die anywhere, and nothing 
 """
 
 import itertools
-import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from onespike.configs import convert, expect_keys, read_json
-from onespike.durable import held, open_regular
-from onespike.errors import OnespikeError, printable, shown
+from onespike.configs import convert
+from onespike.durable import held
+from onespike.errors import OnespikeError, printable
+from onespike.search.storage import need_optuna
 
 if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial, Trial
 
-#: In the folder of a search: the journal that is the storage by default, its lock, a folder for each live process.
-JOURNAL, LOCKED, WORKERS = "study.journal", ".study.journal.lock", "workers"
+#: In the folder of a search: the folder with one for each live process.
+WORKERS = "workers"
 #: Attributes of an attempt: its slot, if that is an earlier attempt's; its process, and when that was seen last (time
 #: in seconds); why it can have no result; why it was stopped before it had one; that it is one too many.
 SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outcome", "stopped", "surplus"
@@ -31,21 +31,9 @@ SLOT, WORKER, SEEN, OUTCOME, STOPPED, SURPLUS = "slot", "worker", "seen", "outco
 BEAT, GRACE = 10.0, 90.0
 #: A slot is given up after this many attempts whose process died.
 DEATHS = 5
-#: The codes of steps in Optuna's journal.
-STEPS = range(10)
 #: Draws in a row that are discarded because they repeat earlier values; then hardly any other values are left.
 REPEATS = 20
 IDENTITY = "search"
-
-
-def need_optuna() -> Any:
-    """Import Optuna, and silence it; an `OnespikeError` where it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise OnespikeError(f"search: {error.name} is missing: pip install 'onespike[search]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna
 
 
 @dataclass(frozen=True)
@@ -64,111 +52,6 @@ class Tried:
     def done(self) -> bool:
         """Whether it is finished."""
         return self.outcome not in ("running", "waiting")
-
-
-class _Lock:
-    """The lock of the journal: it is the system's, so it ends with the process that holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: IO[bytes] | None = None
-
-    def acquire(self) -> bool:
-        import fcntl  # not everywhere
-
-        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        if self._file:
-            self._file.close()
-
-
-def open_storage(url: str | None, out: Path) -> Any:
-    """Open the storage at a URL, by default the journal in the folder of a search; an `OnespikeError` if that fails."""
-    optuna = need_optuna()
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    if url is None:
-        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / LOCKED)
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            for one in (path, lock.path):
-                if one.is_symlink() or one.exists():
-                    open_regular(one).close()
-            lock.acquire()
-            try:
-                _mend(path)
-            finally:
-                lock.release()
-            return JournalStorage(JournalFileBackend(str(path), lock))
-        except OSError as error:
-            raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OnespikeError(f"{path} is no journal of a search: {error!r}; choose another --out") from None
-    import sqlalchemy
-
-    try:
-        parsed = sqlalchemy.make_url(url)
-        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
-            raise ValueError("a data base in memory, which no other process sees")
-        wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
-        if parsed.drivername == "postgresql":  # which driver that means depends on the version of SQLAlchemy
-            parsed = parsed.set(drivername="postgresql+psycopg")
-        full = parsed.render_as_string(hide_password=False)
-        return RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
-    except ImportError as error:
-        remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
-        raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
-    except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        reason = reason.replace(url, _public(url)) if url else "an empty address"
-        expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
-        raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
-
-
-@contextmanager
-def reached() -> Iterator[None]:
-    """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
-    optuna = need_optuna()
-    import sqlalchemy
-
-    try:
-        yield
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = " ".join(str(getattr(error, "orig", None) or error).split())
-        state = f"the search cannot go on: {type(error).__name__}: {printable(reason, 300)}"
-        raise OnespikeError(f"{state}; once that is mended, the same command does") from error
-
-
-def _mend(path: Path) -> None:
-    """Cut off the half line that a full disk may leave at the end of a journal: nothing could be written after it.
-
-    A whole line that is no step of a search is an `OnespikeError`.
-    """
-    content = path.read_bytes() if path.exists() else b""
-    for number, line in enumerate(content.split(b"\n")[:-1], 1):
-        try:
-            expect_keys(step := read_json(line, "it"), {"op_code": int, "worker_id": str}, "a step")
-            if step["op_code"] not in STEPS:
-                raise OnespikeError(f"an unknown step, {shown(step['op_code'])}")
-        except OnespikeError as error:
-            state = f"{path} is no journal of a search: line {number}: {error}"
-            raise OnespikeError(f"{state}; choose another --out") from None
-    if not content.endswith(b"\n"):
-        with path.open("ab") as file:
-            file.truncate(content.rfind(b"\n") + 1)
-
-
-def _public(url: str) -> str:
-    """A URL without its password."""
-    import sqlalchemy
-
-    with suppress(sqlalchemy.exc.ArgumentError):
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    return "…"  # a URL that cannot be parsed may hold the password anywhere
 
 
 def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -> "optuna.Study":

@@ -19,6 +19,7 @@ from onespike.classpath import allow_imports
 from onespike.data.loader import EvalLoader, Share
 from onespike.durable import held
 from onespike.errors import OnespikeError, printable
+from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.training.callbacks import Callback, Pruning, Step
 from onespike.training.loop import Diverged, Stopped, train
@@ -90,7 +91,7 @@ class Life(Callback):
 
 def work(job: Job) -> int:
     """Make attempts until all trials are done; returns the exit code, that of Ctrl-C if it was stopped."""
-    storage, out = studies.open_storage(job.storage, Path(job.out)), Path(job.out)
+    storage, out = storages.open_storage(job.storage, Path(job.out)), Path(job.out)
     study = studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
     from optuna.distributions import json_to_distribution
 
@@ -213,7 +214,7 @@ def main(text: str) -> int:
     try:
         allow_imports(*job.imports)
         keep_freed_memory()
-        with studies.reached():
+        with storages.reached():
             return work(job)
     except OnespikeError as error:
         print(f"error: {error}", file=sys.stderr)

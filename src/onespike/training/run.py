@@ -10,26 +10,21 @@ summary.json        the results; written at the end: if it is there, the run is 
 """
 
 import json
-import os
-import platform
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from onespike._version import __version__
 from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_configured, open_dataset
 from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
+from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
@@ -50,8 +45,6 @@ _SUMMARY |= {"valid_top1": float | None, "best_epoch": int, "seconds": float, "p
 KEPT = ("metrics.csv", "environment.json", "curves.png")
 #: Files that a run killed before its beginning may have left; without `config.yaml`, `last` belongs to no run.
 _BEFORE = (LOCK, ".config.yaml.new", "last", ".last.new")
-#: Packages whose versions can change a result.
-WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
 
 
 class Run:
@@ -277,46 +270,3 @@ def channels_last(network: nn.Module) -> nn.Module:
     if any(parameter.ndim == 5 for parameter in network.parameters()):
         return network
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def environment() -> dict[str, Any]:
-    """Describe machine, versions and command."""
-    return {
-        "command": sys.argv,
-        "onespike": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in WATCHED},
-    }
-
-
-def _version(package: str) -> str | None:
-    """Version of an installed package."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    """Name of the processor; on Linux it is in /proc/cpuinfo."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
-
-
-def _commit() -> str | None:
-    """Commit of the source tree this package runs from, if it is a git checkout: a `.venv` may lie in a stranger's."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
-        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

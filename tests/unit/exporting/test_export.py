@@ -244,12 +244,12 @@ def test_images_that_do_not_suit_are_refused(arguments: dict[str, Any], message:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mean": [0.5]}, "mean: it would be ignored beside a run"),
-        ({"classes": "ab", "std": None}, "classes: it would be ignored beside a run"),
-        ({"labels": torch.zeros(1)}, "labels: it would be ignored beside no images"),
-        ({"images": torch.zeros(1, 1, 32, 32), "data": ()}, "data: it would be ignored beside images"),
-        ({"model": nn.Flatten(), "which": "last"}, "which: it would be ignored beside a network"),
-        ({"model": nn.Flatten(), "data": ()}, "data: it would be ignored beside a network"),
+        ({"mean": [0.5]}, "mean: with a run it would be ignored"),
+        ({"classes": "ab", "std": None}, "classes: with a run it would be ignored"),
+        ({"labels": torch.zeros(1)}, "labels: without images it would be ignored"),
+        ({"images": torch.zeros(1, 1, 32, 32), "data": ()}, "data: with images it would be ignored"),
+        ({"model": nn.Flatten(), "which": "last"}, "which: with a network it would be ignored"),
+        ({"model": nn.Flatten(), "data": ()}, "data: with a network it would be ignored"),
     ],
 )
 def test_arguments_that_would_be_ignored_are_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:

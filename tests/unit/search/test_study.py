@@ -11,8 +11,10 @@ from optuna.trial import TrialState
 
 from onespike.durable import held
 from onespike.errors import OnespikeError
+from onespike.search import storage as storages
 from onespike.search import study as studies
-from onespike.search.study import claim, expect_same_search, open_storage, open_study, tried
+from onespike.search.storage import open_storage
+from onespike.search.study import claim, expect_same_search, open_study, tried
 
 SPACE = {"train.lr": FloatDistribution(0.01, 0.1)}
 
@@ -138,7 +140,7 @@ def test_another_search_in_the_same_place_is_refused(study):
 
 def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path):
     study.tell(study.ask(), 1.0)
-    with (tmp_path / studies.JOURNAL).open("ab") as file:
+    with (tmp_path / storages.JOURNAL).open("ab") as file:
         file.write(b'{"op_code": 4, "wor')
     again = open_study(open_storage(None, tmp_path), "test", 20, "", 4)
     again.tell(again.ask(), 2.0)
@@ -146,7 +148,7 @@ def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path):
 
 
 def test_a_file_that_is_no_journal_is_one_line(tmp_path):
-    (tmp_path / studies.JOURNAL).write_text("not\njson\n")
+    (tmp_path / storages.JOURNAL).write_text("not\njson\n")
     with pytest.raises(OnespikeError, match=r"study.journal is no journal of a search: .*; choose another --out"):
         open_storage(None, tmp_path)
 

@@ -10,6 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, dis
 
 from onespike.errors import OnespikeError
 from onespike.search import search, worker
+from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.report import write_report
 from onespike.search.worker import Job, work
@@ -40,7 +41,7 @@ def job(tmp_path: Path):
 
 
 def study_of(job: Job):
-    storage = studies.open_storage(job.storage, Path(job.out))
+    storage = storages.open_storage(job.storage, Path(job.out))
     return studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
 
 

@@ -1,0 +1,59 @@
+"""What a result was computed with: machine, versions, command and commit."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onespike._version import __version__
+
+#: Packages whose versions can change a result.
+WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
+
+
+def environment() -> dict[str, Any]:
+    """Describe machine, versions and command."""
+    return {
+        "command": sys.argv,
+        "onespike": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {name: _version(name) for name in WATCHED},
+    }
+
+
+def _version(package: str) -> str | None:
+    """Version of an installed package."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    """Name of the processor; on Linux it is in /proc/cpuinfo."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
+def _commit() -> str | None:
+    """Commit of the source tree this package runs from, if it is a git checkout: a `.venv` may lie in a stranger's."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,134 @@
+"""Where a search keeps its trials: a journal in its folder, or a data base that many machines share."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from onespike.configs import expect_keys, read_json
+from onespike.durable import open_regular
+from onespike.errors import OnespikeError, printable, shown
+
+#: In the folder of a search: the journal that is the storage by default, and its lock.
+JOURNAL, LOCKED = "study.journal", ".study.journal.lock"
+#: The codes of steps in Optuna's journal.
+STEPS = range(10)
+
+
+def need_optuna() -> Any:
+    """Import Optuna, and silence it; an `OnespikeError` where it is not installed."""
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise OnespikeError(f"search: {error.name} is missing: pip install 'onespike[search]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+class _Lock:
+    """The lock of the journal: it is the system's, so it ends with the process that holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        import fcntl  # not everywhere
+
+        self._file = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "ab")
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        if self._file:
+            self._file.close()
+
+
+def open_storage(url: str | None, out: Path) -> Any:
+    """Open the storage at a URL, by default the journal in the folder of a search; an `OnespikeError` if that fails."""
+    optuna = need_optuna()
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    if url is None:
+        path, lock = out.absolute() / JOURNAL, _Lock(out.absolute() / LOCKED)
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            for one in (path, lock.path):
+                if one.is_symlink() or one.exists():
+                    open_regular(one).close()
+            lock.acquire()
+            try:
+                _mend(path)
+            finally:
+                lock.release()
+            return JournalStorage(JournalFileBackend(str(path), lock))
+        except OSError as error:
+            raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OnespikeError(f"{path} is no journal of a search: {error!r}; choose another --out") from None
+    import sqlalchemy
+
+    try:
+        parsed = sqlalchemy.make_url(url)
+        if parsed.get_backend_name() == "sqlite" and parsed.database in (None, "", ":memory:"):
+            raise ValueError("a data base in memory, which no other process sees")
+        wait = {"connect_timeout": 10} if parsed.get_backend_name() == "postgresql" else {}
+        if parsed.drivername == "postgresql":  # which driver that means depends on the version of SQLAlchemy
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        full = parsed.render_as_string(hide_password=False)
+        return RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
+    except ImportError as error:
+        remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
+        raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
+    except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        reason = _reason(error).replace(url, _public(url)) if url else "an empty address"
+        expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
+        raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Turn what happens where a storage goes away in the midst of a search into an `OnespikeError`."""
+    optuna = need_optuna()
+    import sqlalchemy
+
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        state = f"the search cannot go on: {type(error).__name__}: {printable(_reason(error), 300)}"
+        raise OnespikeError(f"{state}; once that is mended, the same command does") from error
+
+
+def _reason(error: Exception) -> str:
+    """What the data base said, in one line."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())
+
+
+def _mend(path: Path) -> None:
+    """Cut off the half line that a full disk may leave at the end of a journal: nothing could be written after it.
+
+    A whole line that is no step of a search is an `OnespikeError`.
+    """
+    content = path.read_bytes() if path.exists() else b""
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            expect_keys(step := read_json(line, "it"), {"op_code": int, "worker_id": str}, "a step")
+            if step["op_code"] not in STEPS:
+                raise OnespikeError(f"an unknown step, {shown(step['op_code'])}")
+        except OnespikeError as error:
+            state = f"{path} is no journal of a search: line {number}: {error}"
+            raise OnespikeError(f"{state}; choose another --out") from None
+    if not content.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _public(url: str) -> str:
+    """A URL without its password."""
+    import sqlalchemy
+
+    with suppress(sqlalchemy.exc.ArgumentError):
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    return "…"  # a URL that cannot be parsed may hold the password anywhere

@@ -1,0 +1,31 @@
+"""What a result was computed with is told, whatever lies around the package."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from onespike import environment as module
+from onespike.environment import environment
+
+
+def test_what_an_installation_left_behind_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "left-1.0.dist-info").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.setattr(module, "WATCHED", ("pillow", "no-such-package"))
+    assert environment()["packages"] == {"pillow": module.version("pillow"), "no-such-package": None}
+
+
+def test_the_commit_is_of_the_package_not_of_a_folder_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / ".venv" / "environment.py"
+    file.parent.mkdir()
+    file.write_text("")
+    (tmp_path / "theirs").write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x"]
+    for command in (["init", "-q"], ["add", "theirs"], ["commit", "-qm", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(module, "__file__", str(file))
+    assert environment()["commit"] is None
+    subprocess.run([*git, "add", "."], check=True)
+    assert environment()["commit"].endswith("-dirty")
