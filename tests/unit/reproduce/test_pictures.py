@@ -4,7 +4,16 @@ from pathlib import Path
 import pytest
 
 from onespike.errors import OnespikeError
-from reproduce.pictures import METHOD, RESULTS, accuracy_peers, pictures, potentials, read_points, step_shares
+from reproduce.pictures import (
+    METHOD,
+    RESULTS,
+    accuracy_energy,
+    accuracy_peers,
+    pictures,
+    potentials,
+    read_points,
+    step_shares,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,3 +59,11 @@ def test_a_table_that_is_none_is_one_line(tmp_path: Path):
     (tmp_path / "profile-step.csv").write_text("a,b\n1,2\n")
     with pytest.raises(OnespikeError, match=r"expected a table of benchmarks/profile_step.py"):
         step_shares(tmp_path)
+
+
+def test_a_network_without_time_steps_is_drawn_as_an_artificial_one(tmp_path: Path):
+    rows = ["artificial network,0,10,70", "staircase network,0,20,71", "converted,1,30,72"]
+    table = "\n".join(['network,T,"µJ, field",top-1 %', *rows])
+    (tmp_path / "conversion-mine-cifar10.csv").write_text(table, encoding="utf-8")
+    artificial, spiking = (one.get_offsets().data.tolist() for one in accuracy_energy(tmp_path).axes[0].collections)
+    assert (artificial, spiking) == ([[10, 70], [20, 71]], [[30, 72]])
