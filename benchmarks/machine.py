@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onespike.clock import interleaved
-from onespike.environment import environment
+from onespike.environment import accelerator_type, environment
 from onespike.errors import OnespikeError
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -49,8 +49,7 @@ class Peak:
 
 def expect_device(device: str) -> None:
     """Raise an `OnespikeError` unless PyTorch finds such a device here."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if device not in ("cpu", accelerator.type if accelerator else "cpu"):
+    if device not in ("cpu", accelerator_type()):
         raise OnespikeError(f"--device: PyTorch finds no {device} here; use --device cpu")
 
 
@@ -61,7 +60,8 @@ def describe() -> dict[str, str | int | None]:
         **{name: facts[name] for name in ("processor", "cores", "threads", "onespike", "commit", "python")},
         "accelerator": ", ".join(facts["accelerators"]) or None,
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **{package: _version(package) for package in ("torch", "spikingjelly", "snntorch", "onnxruntime", "openvino")},
+        "torch": facts["packages"]["torch"],
+        **{package: _version(package) for package in ("spikingjelly", "snntorch", "onnxruntime", "openvino")},
     }
 
 

@@ -13,7 +13,7 @@ import torch
 from onespike._version import __version__
 
 #: Packages whose versions can change a result.
-WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torch", "torchvision")
+WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torchvision")
 
 
 def environment() -> dict[str, Any]:
@@ -28,8 +28,15 @@ def environment() -> dict[str, Any]:
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "packages": {name: _version(name) for name in WATCHED},
+        # PyTorch's own word also names the build, such as 2.13.0+cpu, which the package's metadata may leave out.
+        "packages": {name: _version(name) for name in WATCHED} | {"torch": str(torch.__version__)},
     }
+
+
+def accelerator_type() -> str | None:
+    """Name the accelerator that PyTorch computes with here, such as "cuda"; None if there is none."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator.type if accelerator else None
 
 
 def _version(package: str) -> str | None:

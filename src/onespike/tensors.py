@@ -1,6 +1,7 @@
 """Tensors from outside: read without pickle, and compared with the expected ones before anything computes."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,6 +16,13 @@ from onespike.errors import OnespikeError, listed, shown
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 #: Batch norm's running statistics.
 _STATISTICS = ("running_mean", "running_var")
+
+
+def shapes_alone() -> torch.device:
+    """The device of tensors that have shapes and no values, for `with`."""
+    if torch.__version__ < "2.7":
+        import_module("torch._dynamo")  # timm imports it, and there that fails on this device
+    return torch.device("meta")
 
 
 def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:

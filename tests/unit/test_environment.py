@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from onespike import environment as module
 from onespike.environment import environment
@@ -14,7 +15,11 @@ def test_what_an_installation_left_behind_does_not_matter(tmp_path: Path, monkey
     (tmp_path / "left-1.0.dist-info").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(module, "WATCHED", ("pillow", "no-such-package"))
-    assert environment()["packages"] == {"pillow": module.version("pillow"), "no-such-package": None}
+    assert environment()["packages"] == {
+        "pillow": module.version("pillow"),
+        "no-such-package": None,
+        "torch": str(torch.__version__),  # with the build: +cpu, +cu132
+    }
 
 
 def test_the_commit_is_of_the_package_not_of_a_folder_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -143,7 +145,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     model = _unwrapped(model)
     like = next(model.parameters(), torch.empty(()))
     network = spiking(model, config, like.new_zeros(traced))
-    for found, saved in zip_longest(network.outline(), outline, fillvalue="nothing"):
+    for found, saved in zip_longest(_numbered(network.outline()), _numbered(outline), fillvalue="nothing"):
         if found != saved:
             raise OnespikeError(f"{folder} is the conversion of another network: expected {saved}, got {found}")
     expect_alike(weights, network.state_dict(), f"{folder} is the conversion of another network")
@@ -154,6 +156,14 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         raise OnespikeError(f"the conversion {folder} is damaged: {name} is not of finite numbers")
     network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
     return Conversion(network, layers, count, traced)
+
+
+def _numbered(outline: Sequence[str]) -> list[str]:
+    """The lines of an outline with numbers for the nodes, whose names depend on the version of PyTorch."""
+    words = [str(line).split(" ") for line in outline]  # name = what it calls, and its arguments
+    numbers = {name: f"%{number}" for number, (name, *_) in enumerate(words)}
+    arguments = [re.sub(r"\w+", lambda word: numbers.get(word[0], word[0]), " ".join(rest[2:])) for _, *rest in words]
+    return [" ".join([numbers[line[0]], *line[1:3], rest]) for line, rest in zip(words, arguments, strict=True)]
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

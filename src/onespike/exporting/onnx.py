@@ -50,7 +50,10 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
 
 
 def expect_packages() -> None:
-    """Raise `OnespikeError` if a package is missing that ONNX is written or proved with."""
+    """Raise `OnespikeError` if a package is missing, or too old, that ONNX is written or proved with."""
+    if torch.__version__ < "2.7":
+        old = f"onnx: PyTorch {torch.__version__} cannot write batch norm; expected 2.7 or newer"
+        raise OnespikeError(f"{old}: pip install 'onespike[export]'; pt2, c and nir can")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -71,12 +74,23 @@ def graph(traced: Traced, names: Sequence[str]) -> Any:
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
         line = " ".join(str(error.__cause__ or error).split())[:300]
         raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
+    name_outputs(model.graph, names)
     fold_thresholds(model)
     if traced.contract.weights == "int8":
         quantise(model)
     entry = model.metadata_props.add()
     entry.key, entry.value = "contract", json.dumps(traced.contract.to_json())
     return model
+
+
+def name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Name the outputs again: before PyTorch 2.10 a value that is given out twice has its last name in both places."""
+    renamed = {value.name: name for value, name in zip(graph.output, names, strict=True)}
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    for value in (*graph.output, *graph.value_info):
+        value.name = renamed.get(value.name, value.name)
 
 
 #: A loaded file: maps names of outputs, and images, to these outputs.

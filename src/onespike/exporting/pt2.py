@@ -1,6 +1,7 @@
 """PyTorch's own format: `torch.export.save`, for ExecuTorch, AOTInductor, and any Python with PyTorch alone."""
 
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,9 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     torch.export.save(
         traced.program(), folder / FILE, extra_files={"contract.json": json.dumps(traced.contract.to_json())}
     )
-    loaded = torch.export.load(folder / FILE).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own
+        loaded = torch.export.load(folder / FILE).module()
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
         logits, *spikes = loaded(traced.reads(images))

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors.torch import save
 
 from onespike._version import __version__
@@ -14,7 +13,7 @@ from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks
-from onespike.tensors import expect_alike, not_finite, read_tensors
+from onespike.tensors import expect_alike, not_finite, read_tensors, shapes_alone
 from onespike.training.checkpoint import ModelCard
 
 WEIGHTS, DESCRIPTION, REPORT = "engine.safetensors", "engine.json", "report.json"
@@ -88,7 +87,7 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
 
 def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:
     tensors = read_tensors(content, WEIGHTS)
-    with torch.device("meta"):  # shapes alone: the values are in the file
+    with shapes_alone():  # the values are in the file
         network = expect_blocks(card.build(), card.name)
     engine = Engine(network, precision)
     expect_alike(tensors, engine.state_dict(), "the tensors are not those of this engine")

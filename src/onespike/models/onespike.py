@@ -258,15 +258,16 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
-        remaining = iter(() if draws is None else draws)
-        states = {block: BlockState(*one) for block, one in zip(self.blocks(), state or (), strict=False)}
+        remaining = iter([None] * expected if draws is None else draws)
+        given = () if state is None else zip(self.blocks(), state, strict=True)
+        states = {block: BlockState(*one) for block, one in given}
         logits = []
         for x in embedded:
             potential = None
             for layer in self.layers:
                 if isinstance(layer, Block):
                     run = run_again_later(layer) if recompute else layer
-                    x, potential, states[layer] = run(x, potential, states.get(layer), next(remaining, None), generator)
+                    x, potential, states[layer] = run(x, potential, states.get(layer), next(remaining), generator)
                 else:
                     x, potential = layer(x, potential)
             logits.append(self._classify(x))

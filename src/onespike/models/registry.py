@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from os import sysconf
 from typing import Any, NamedTuple, TypeVar
 
-import torch
 from torch import nn
 
 from onespike.configs import check, make, merge
 from onespike.errors import OnespikeError, shown, unknown, unregistered
+from onespike.tensors import shapes_alone
 
 #: Ranges of the fields of these names, in any family; with larger values a network would never be built.
 _RANGES: dict[str, Any] = dict.fromkeys(
@@ -57,7 +57,7 @@ class ModelConfig:
             if type(size) is not int or not 1 <= size <= most:
                 expected = f"a whole number from 1 to {most:,}"
                 raise OnespikeError(f"{what}: expected {expected}, got {shown(size)}")
-        with torch.device("meta"):  # shapes alone
+        with shapes_alone():
             need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):
             large = f"its weights take {need / 2**30:,.0f} GiB, of memory there are {memory / 2**30:,.0f}"

@@ -11,6 +11,7 @@ from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
+from onespike.environment import accelerator_type
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
 
@@ -76,8 +77,7 @@ def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Choose device, precision and processes; an `OnespikeError` if the device cannot compute in that precision."""
-    device = torch.accelerator.current_accelerator() if config.device == "auto" else None
-    kind = device.type if device and torch.accelerator.is_available() else "cpu"
+    kind = accelerator_type() or "cpu" if config.device == "auto" else "cpu"
     if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
         raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
     AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one

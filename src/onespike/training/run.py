@@ -269,4 +269,4 @@ def channels_last(network: nn.Module) -> nn.Module:
     """Lay two-dimensional convolutions' weights channels-last; a network with three-dimensional ones stays as it is."""
     if any(parameter.ndim == 5 for parameter in network.parameters()):
         return network
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,unused-ignore]

@@ -13,6 +13,7 @@ from torch import nn
 import onespike
 from onespike import load_converted
 from onespike.conversion import Calibration
+from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 
@@ -100,9 +101,9 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (lambda: plain(9), r"another network: expected _0 = 0 Conv2d\(3, 8, .*, got _0 = 0 Conv2d\(3, 9, "),
-        (lambda: plain(pool=nn.AvgPool2d), r"another network: expected _2_1 = 2 PoolSpikes\(.*, got _2 = 2 AvgPool2d"),
-        (lambda: nn.Sequential(*plain(), nn.Identity(), nn.Linear(5, 5)), "another network: expected output"),
+        (lambda: plain(9), r"another network: expected %1 = 0 Conv2d\(3, 8, .*, got %1 = 0 Conv2d\(3, 9, "),
+        (lambda: plain(pool=nn.AvgPool2d), r"another network: expected %3 = 2 PoolSpikes\(.*, got %3 = 2 AvgPool2d"),
+        (lambda: nn.Sequential(*plain(), nn.Identity(), nn.Linear(5, 5)), r"expected %6 = output \(%5,"),
         (lambda: torchvision.models.squeezenet1_1(num_classes=5), r"does not take images|another network"),
     ],
 )
@@ -111,6 +112,23 @@ def test_another_network_is_refused_in_one_line(other, message, tmp_path):
     with pytest.raises(OnespikeError, match=message) as error:
         load_converted(tmp_path / "saved", other())
     assert "\n" not in str(error.value)
+
+
+def test_names_that_another_pytorch_gives_its_nodes_do_not_matter(tmp_path, monkeypatch):
+    onespike.convert(plain(), torch.randn(16, 3, 8, 8)).save(tmp_path / "saved")
+    outline = ConvertedNetwork.outline
+
+    def renamed(network):
+        lines = outline(network)
+        assert lines[3].startswith("_2_1 = 2 PoolSpikes")
+        assert "(_2_1,)" in lines[4]
+        return [line.replace("_2_1", "_6") for line in lines]
+
+    monkeypatch.setattr(ConvertedNetwork, "outline", renamed)
+    load_converted(tmp_path / "saved", plain())
+    monkeypatch.setattr(ConvertedNetwork, "outline", lambda network: [*renamed(network)[:4], "_3 = 3 Flatten() (_0,)"])
+    with pytest.raises(OnespikeError, match=r"expected %4 = 3 Flatten.* \(%3,\), got %4 = 3 Flatten\(\) \(%1,\)"):
+        load_converted(tmp_path / "saved", plain())
 
 
 def test_weights_that_are_no_part_of_a_layer_are_compared_too(tmp_path):
@@ -146,6 +164,7 @@ def test_damage_is_noticed(tmp_path):
             load_converted(out, plain())
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # PyTorch 2.6 does so itself
 @pytest.mark.parametrize("steps", [1, 2])
 def test_torch_export_takes_a_converted_network(steps, convolutional, images):
     converted = onespike.convert(convolutional, images, time_steps=steps).network

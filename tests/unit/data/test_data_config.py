@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 
 import pytest
 
@@ -58,4 +59,4 @@ def test_defaults_are_valid_and_frozen():
 
 def test_every_field_is_documented():
     for field in dataclasses.fields(DataConfig):
-        assert f"        {field.name}: " in DataConfig.__doc__
+        assert f"    {field.name}: " in inspect.getdoc(DataConfig)

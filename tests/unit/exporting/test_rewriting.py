@@ -10,10 +10,29 @@ runtime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+from onespike.exporting.onnx import name_outputs  # noqa: E402
 from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(0)
+
+
+def test_a_value_that_is_given_out_twice_has_both_names() -> None:
+    """What torch.onnx wrote before PyTorch 2.10, asked for the names first, second and third."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["third"]),
+        helper.make_node("Neg", ["third"], ["second"]),
+        helper.make_node("Identity", ["third"], ["third_alias"]),
+    ]
+    made = model(nodes, {}, "third")
+    made.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ("second", "third_alias"))
+    name_outputs(made.graph, ["first", "second", "third"])
+    x = RANDOM.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    session = runtime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+    first, second, third = session.run(["first", "second", "third"], {"x": x})
+    assert (first == x.clip(0)).all()
+    assert (second == -first).all()
+    assert (third == first).all()
 
 
 def model(nodes: list[Any], constants: dict[str, Any], output: str = "out") -> Any:

@@ -189,6 +189,8 @@ def test_with_its_draws_injected_a_whole_network_compiles_into_one_graph():
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("name", "preset"), [("conv-tiny", "paper"), ("conv12", "modern")])
 def test_the_default_compiler_computes_the_same(name, preset, training):
+    if training and torch.__version__ < "2.7":
+        pytest.skip("the compiler of PyTorch 2.6 fails on windows of several sizes, with gradients")
     torch.manual_seed(0)
     options = {"depths": (1, 1), "channels": (8, 8), "image_size": 16}
     network = create_model(name, preset=preset, **options).train(training)

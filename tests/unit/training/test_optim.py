@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from onespike.environment import accelerator_type
 from onespike.errors import OnespikeError
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.training.config import TrainConfig
@@ -44,6 +45,16 @@ def test_an_environment_that_divides_gradients_is_refused(monkeypatch: pytest.Mo
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     with pytest.raises(OnespikeError, match=r"^ACCELERATE_GRADIENT_ACCUMULATION_STEPS .* set --train.accumulate$"):
         make_accelerator(TrainConfig(device="cpu"))
+
+
+def test_pytorch_for_cuda_on_a_machine_without_a_gpu_trains_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> torch.device:  # as PyTorch 2.6 answers there
+        raise RuntimeError("Cannot access accelerator device when none is available.")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", absent)
+    assert accelerator_type() is None
+    assert make_accelerator(TrainConfig()).device.type == "cpu"
 
 
 class Small(nn.Module):

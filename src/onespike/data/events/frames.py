@@ -103,7 +103,7 @@ def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation:
         position = when * (frames - 1)
         first = np.minimum(position.astype(np.int64), frames - 1)
         share = position - first
-        counts = np.bincount(first * size + place, 1 - share, frames * size)
+        counts: np.ndarray = np.bincount(first * size + place, 1 - share, frames * size)
         later = np.minimum(first + 1, frames - 1)
         counts += np.bincount(later * size + place, share, frames * size)
         counts = np.rint(_PARTS * counts)

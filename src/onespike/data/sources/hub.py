@@ -191,9 +191,9 @@ def _parquet_source(data: Hosted, folder: Path) -> Source:
         with suppress(KeyError, TypeError):
             names = features[data.label]["names"]
         known = isinstance(names, list) and all(isinstance(name, str) for name in names)
-        return Content(tuple(names if known and names else data.classes), {name: part(tables[name]) for name in tables})
+        return Content(tuple(names if known and names else data.classes), {name: rows(tables[name]) for name in tables})
 
-    def part(tables: Mapping[Path, Any]) -> Part:
+    def rows(tables: Mapping[Path, Any]) -> Part:
         origins = [f"{path}: row {row}" for path, table in tables.items() for row in range(len(table))]
         images = [image for table in tables.values() for image in table["image"]]
         labels = [label for table in tables.values() for label in table["label"].to_pylist()]
