@@ -211,6 +211,18 @@ def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) 
     )
 
 
+def describe_progress(trainings: Sequence[Training], rows: Sequence[Row]) -> str:
+    """Say how many runs are done, and where, with what and at which commit they were trained."""
+    done = [row for one in trainings for row in rows if (row["digest"], row["seed"]) == (one.digest, one.seed)]
+    pending = "" if len(done) == len(trainings) else "; what is missing is marked pending"
+    where = [
+        f"{label} {', '.join(sorted({str(row[name]) for row in done if row[name]}))}"
+        for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))
+    ]
+    trained = f" Trained {'; '.join(where)}." if done else ""
+    return f"{len(done)} of {len(trainings)} runs are done{pending}.{trained}"
+
+
 def _each(values: Iterable[str]) -> str:
     """Name each value once."""
     return " or ".join(dict.fromkeys(values))
@@ -219,11 +231,7 @@ def _each(values: Iterable[str]) -> str:
 def _state(
     trainings: Sequence[Training], seeds: int, rows: Sequence[Row], found: Sequence[Outcome], reference: str
 ) -> str:
-    done = [row for one in trainings for row in rows if (row["digest"], row["seed"]) == (one.digest, one.seed)]
-    lines = [
-        f"{len(done)} of {len(trainings)} runs are done"
-        + ("." if len(done) == len(trainings) else "; what is missing is marked pending.")
-    ]
+    lines = [describe_progress(trainings, rows)]
     if seeds == 1 or any(len(outcome.accuracies) == 1 for outcome in found):
         lines.append("Of one seed there is no interval, and so no verdict.")
     lines.append(
@@ -235,10 +243,4 @@ def _state(
     visible = smallest_visible([outcome.estimate for outcome in found if outcome.estimate])
     if visible:
         lines.append(f"With the spread seen here intervals part from some {visible:.1f} points on.")
-    where = [
-        f"{label} {', '.join(sorted({str(row[name]) for row in done if row[name]}))}"
-        for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))
-    ]
-    if done:
-        lines.append(f"Trained {'; '.join(where)}.")
     return " ".join(lines)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from onespike.training.recipe import Recipe
 from reproduce.costs import FOUND, TIMES, audit_training, costs_of, read_costs
 from reproduce.ledger import Row
-from reproduce.outcome import Outcome, describe_budget, outcomes
+from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes
 from reproduce.plan import FULL_SIZE, Setting, Sweep, Training, digest
 from reproduce.report import Table, write_report
 from reproduce.statistics import Estimate
@@ -41,8 +42,6 @@ def write_over_time(
         audited = [own[row["seed"]] for row in outcome.rows if row["outcome"] == "trained" and row["seed"] in own]
         means = {name: Estimate.over([row[name] for row in audited]) for name in columns} if audited else {}
         points.append((outcome, means))
-    finished = {(row["digest"], row["seed"]) for row in rows}
-    done = sum((one.digest, one.seed) in finished for one in trainings)
     names = {"group": "", "setting": "", "T": "d", "seeds": "d", "test top-1 %": ".2f", "std": ".2f", "PFLOP": ".4f"}
     names |= {"ms for one": ".2f", "field µJ": ".3f", "memory µJ": ".3f", "synaptic operations": ",.0f", "MACs": ",.0f"}
     table = Table(names, [_row(*point, recipe) for point, recipe in zip(points, recipes, strict=True)])
@@ -54,8 +53,7 @@ def write_over_time(
         "T is the number of time steps, PFLOP what one training cost, ms the time for a single sample"
         + (" (NOT TO BE TRUSTED: the machine was busy)" if busy else "")
         + ". Energy is for one test sample, by two conventions of `onespike audit`: the field's, and with memory.",
-        f"{done} of {len(trainings)} runs are done; what is missing is marked pending. std is the sample standard "
-        "deviation over the seeds.",
+        f"{describe_progress(trainings, rows)} std is the sample standard deviation over the seeds.",
     ]
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(points))
 
@@ -95,6 +93,9 @@ def draw_costs(
     axis.set_xlabel(label)
     axis.set_ylabel("test accuracy, %")
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
     if axis.get_legend_handles_labels()[0]:

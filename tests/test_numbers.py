@@ -35,7 +35,7 @@ def sections(text: str) -> Iterator[tuple[str, str]]:
 def sources(section: str) -> list[Path]:
     """Files that a section names: results, cards of trained networks, recipes, constants."""
     named = re.findall(r"\b((?:results|src|reproduce)/[\w./-]+\.(?:csv|json|md|yaml|py|h))", section)
-    beside = re.findall(r"[(`]([\w-]+\.(?:csv|md))", section)  # in the list of claims, which lies in results/
+    beside = re.findall(r"[(`]([\w/-]+\.(?:csv|md))", section)  # in the list of claims, which lies in results/
     named += [f"results/{name}" for name in beside if (ROOT / "results" / name).is_file()]
     return [ROOT / name for name in dict.fromkeys(named)]
 
