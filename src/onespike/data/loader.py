@@ -6,11 +6,15 @@ what a single process would.
 """
 
 import multiprocessing
+import pickle
 import re
 import signal
+import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +27,8 @@ from onespike.data.items import ItemSet
 from onespike.data.sets import Batch, Dataset, ImageSet, RecordingSet
 from onespike.errors import OnespikeError
 
+#: How workers start. Forks need nothing sent, and no guard in a script; macOS has no safe ones.
+START = "fork" if sys.platform == "linux" else "spawn"
 #: Makes the image at a position, by draws from a seed: (C, H, W) or several versions, (splits, C, H, W), and its label.
 Maker = Callable[[int, int], tuple[Tensor, int]]
 
@@ -124,9 +130,11 @@ class TrainLoader:
         return torch.cat([own] * self.splits)
 
     def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
-        options = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
+        options: dict[str, Any] = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
+        if self.workers:
+            options["multiprocessing_context"] = START
         before = set(multiprocessing.active_children())
-        batches = iter(DataLoader(keys, None, collate_fn=partial(_together, make), **options))  # type: ignore[arg-type]
+        batches = _begun(DataLoader(keys, None, collate_fn=partial(_together, make), **options))  # type: ignore[arg-type]
         workers = set(multiprocessing.active_children()) - before
         try:
             for batch in batches:
@@ -143,12 +151,26 @@ class TrainLoader:
             if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise
             reason = re.sub(r"\s+", " ", str(error)).strip()
-            remedy = "give it more memory, or pass --data.workers 0"
+            script = "" if START == "fork" else 'in a script, put what trains under `if __name__ == "__main__":`; else '
+            remedy = f"{script}give it more memory, or pass --data.workers 0"
             raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
         finally:
             del batches  # asks its workers to end, and waits a while
             for worker in workers:  # they ignore SIGTERM
                 worker.kill()
+
+
+def _begun(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Start the workers; an `OnespikeError` if they are no forks, as on macOS, and cannot be sent what they need."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch's, of the same
+            return iter(loader)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        if not re.search("pickle|local object", str(error)):
+            raise
+        remedy = "give it a name at the top of a module, or pass --data.workers 0"
+        raise OnespikeError(f"data.workers: other processes cannot be sent the images: {error}; {remedy}") from error
 
 
 def _expect_fitting(config: DataConfig, data: Dataset) -> None:

@@ -79,11 +79,32 @@ def test_processes_see_together_what_one_would_see(data, policy):
         assert torch.equal(labels, torch.cat([first[1], second[1]]))
 
 
-def test_draws_do_not_depend_on_the_number_of_workers(data):
+@pytest.fixture
+def spawned(monkeypatch):
+    """Workers that are no forks, as on macOS."""
+    monkeypatch.setattr("onespike.data.loader.START", "spawn")
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_draws_do_not_depend_on_the_number_of_workers(data, start, request):
+    if start == "spawn":
+        request.getfixturevalue("spawned")
     config = replace(PLAIN, auto_augment="original", random_erasing=0.5)
     alone, helped = (TrainLoader(data, replace(config, workers=n), 4, seed=0).epoch(0) for n in (0, 2))
     for (images, _), (again, _) in zip(alone, helped, strict=True):
         assert torch.equal(images, again)
+
+
+@pytest.mark.usefixtures("spawned")
+def test_images_that_no_other_process_can_be_sent_are_one_line(data):
+    class Local(ImageSet):
+        pass
+
+    train = Local(data.train.images, data.train.labels, data.train.indices)
+    loader = TrainLoader(replace(data, train=train), replace(PLAIN, auto_augment="original", workers=1), 4, seed=0)
+    with pytest.raises(OnespikeError, match=r"^data.workers: other processes .*Local.*; .* --data.workers 0$"):
+        next(loader.epoch(0))
+    assert not multiprocessing.active_children()
 
 
 def test_loaders_leave_the_workers_of_others_alone(data):
