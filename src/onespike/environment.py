@@ -12,7 +12,7 @@ import torch
 
 from onespike._version import __version__
 
-#: Packages whose versions can change a result.
+#: Packages, beside PyTorch, whose versions can change a result.
 WATCHED = ("accelerate", "datasets", "numpy", "pillow", "safetensors", "timm", "torchvision")
 
 

@@ -20,8 +20,9 @@ _STATISTICS = ("running_mean", "running_var")
 
 def shapes_alone() -> torch.device:
     """The device of tensors that have shapes and no values, for `with`."""
-    if torch.__version__ < "2.7":
-        import_module("torch._dynamo")  # timm imports it, and there that fails on this device
+    if torch.__version__ < "2.7.dev0":  # there timm's import of this fails on the device "meta"
+        with torch.device("cpu"):
+            import_module("torch._dynamo")
     return torch.device("meta")
 
 

@@ -162,7 +162,8 @@ def _numbered(outline: Sequence[str]) -> list[str]:
     """The lines of an outline with numbers for the nodes, whose names depend on the version of PyTorch."""
     words = [str(line).split(" ") for line in outline]  # name = what it calls, and its arguments
     numbers = {name: f"%{number}" for number, (name, *_) in enumerate(words)}
-    arguments = [re.sub(r"\w+", lambda word: numbers.get(word[0], word[0]), " ".join(rest[2:])) for _, *rest in words]
+    nodes = re.compile(r"(?<!['\w])\w+(?!['\w=])")  # no text, and no name of an argument
+    arguments = [nodes.sub(lambda word: numbers.get(word[0], word[0]), " ".join(rest[2:])) for _, *rest in words]
     return [" ".join([numbers[line[0]], *line[1:3], rest]) for line, rest in zip(words, arguments, strict=True)]
 
 

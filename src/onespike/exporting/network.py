@@ -93,7 +93,7 @@ class Traced:
         images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
         images = images.to(torch.uint8) if self.contract.pixels else images
         self._expect_no_draws(images)
-        # Without a largest batch PyTorch before 2.9 takes some networks for limited to fewer than 2^63 - 1 images.
+        # Up to 2.8 PyTorch refuses some networks whose batch has no upper bound.
         shapes = ({0: torch.export.Dim("batch", max=2**31)},) if dynamic else None
         try:
             with torch.no_grad(), warnings.catch_warnings():

@@ -51,9 +51,9 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
 
 def expect_packages() -> None:
     """Raise `OnespikeError` if a package is missing, or too old, that ONNX is written or proved with."""
-    if torch.__version__ < "2.7":
-        old = f"onnx: PyTorch {torch.__version__} cannot write batch norm; expected 2.7 or newer"
-        raise OnespikeError(f"{old}: pip install 'onespike[export]'; pt2, c and nir can")
+    if torch.__version__ < "2.7.dev0":  # it cannot write batch norm
+        old = f"onnx: expected PyTorch 2.7 or newer, got {torch.__version__}"
+        raise OnespikeError(f"{old}: pip install 'onespike[export]'; pt2, c and nir do with it")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -84,7 +84,12 @@ def graph(traced: Traced, names: Sequence[str]) -> Any:
 
 
 def name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Name the outputs again: before PyTorch 2.10 a value that is given out twice has its last name in both places."""
+    """Name the outputs again: up to PyTorch 2.9 a value that is given out twice has its second name in the first place.
+
+    In the second place is an alias, under a name that nobody asked for.
+    """
+    if [value.name for value in graph.output] == list(names):
+        return
     renamed = {value.name: name for value, name in zip(graph.output, names, strict=True)}
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]

@@ -23,7 +23,7 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
         traced.program(), folder / FILE, extra_files={"contract.json": json.dumps(traced.contract.to_json())}
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own
+        warnings.simplefilter("ignore")  # of PyTorch 2.9: that buffers are read-only
         loaded = torch.export.load(folder / FILE).module()
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:

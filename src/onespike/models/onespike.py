@@ -258,6 +258,7 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
+        # No `next` with a default, no `zip` that is not strict: the compiler of PyTorch 2.6 knows neither.
         remaining = iter([None] * expected if draws is None else draws)
         given = () if state is None else zip(self.blocks(), state, strict=True)
         states = {block: BlockState(*one) for block, one in given}

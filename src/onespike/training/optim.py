@@ -77,7 +77,7 @@ def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
 
 def make_accelerator(config: TrainConfig) -> Accelerator:
     """Choose device, precision and processes; an `OnespikeError` if the device cannot compute in that precision."""
-    kind = accelerator_type() or "cpu" if config.device == "auto" else "cpu"
+    kind = (config.device == "auto" and accelerator_type()) or "cpu"
     if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
         raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
     AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one

@@ -24,8 +24,8 @@ class LSTM(nn.LSTM):
             return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
         if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
             with torch.autocast("cpu", enabled=False):  # such a processor has no LSTM in bf16
-                return super().forward(x.float(), hx)
-        return super().forward(x, hx)
+                return nn.LSTM.forward(self, x.float(), hx)
+        return nn.LSTM.forward(self, x, hx)
 
 
 class GRU(nn.GRU):
@@ -33,7 +33,7 @@ class GRU(nn.GRU):
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states."""
-        return _ours(self, x, hx, _gru_token, scan_gru) or super().forward(x, hx)
+        return _ours(self, x, hx, _gru_token, scan_gru) or nn.GRU.forward(self, x, hx)
 
 
 class RNN(nn.RNN):
@@ -41,7 +41,7 @@ class RNN(nn.RNN):
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states."""
-        return _ours(self, x, hx, _rnn_token, scan_rnn) or super().forward(x, hx)
+        return _ours(self, x, hx, _rnn_token, scan_rnn) or nn.RNN.forward(self, x, hx)
 
 
 def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:

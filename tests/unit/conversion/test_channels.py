@@ -51,6 +51,10 @@ MAPS, TOKENS = (3, 4, 4), (3, 6)
         (MAPS, conv(3, 8), conv(16, 5), lambda _, x: torch.cat([x, x], 1), 8),
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat([x, x], dim=-1), 0),
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: 2 * x / 3, 8),
+        pytest.param(
+            *(MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat(x.split(4, 1)[::-1], 1), 8),
+            marks=pytest.mark.skipif(torch.__version__ < "2.7.dev0", reason="PyTorch 2.6 cannot trace the slice"),
+        ),
         (MAPS, conv(3, 8), conv(8, 5), lambda _, x: torch.cat([x.split(4, 1)[1], x.split(4, 1)[0]], 1), 8),
         (MAPS, conv(3, 8), conv(4, 5), lambda _, x: x.chunk(2, 1)[1], 8),
         (MAPS, conv(3, 8), conv(2, 5), lambda net, x: net.shuffle(x), 0),

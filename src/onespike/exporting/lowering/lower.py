@@ -24,7 +24,7 @@ def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -
         OnespikeError: Operations cannot be expressed; they are named.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own
+        warnings.simplefilter("ignore")  # PyTorch's: what will change, and, up to 2.7, of constants
         graph: Any = traced.program(dynamic=False).run_decompositions({}).module()
     lowering = numbers(graph)
     with torch.no_grad():
