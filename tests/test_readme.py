@@ -55,7 +55,7 @@ def test_every_link_leads_somewhere(page: str):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_that_is_named_exists(page: str):
-    rooms = (ROOT, ROOT / "src" / "onespike", ROOT / "docs")
+    rooms = (ROOT, ROOT / "src" / "onespike", ROOT / "docs", (ROOT / "docs" / page).parent)
     named = set(re.findall(r"`?\b((?:[a-z_0-9-]+/)+[a-z_0-9-]+\.(?:py|yaml|md|json|csv|png))\b", PAGES[page]))
     named = {name for name in named if not name.startswith(MADE)}
     assert [name for name in sorted(named) if not any((room / name).exists() for room in rooms)] == []
