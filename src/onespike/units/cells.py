@@ -14,6 +14,7 @@ from onespike.processor import emulates_bf16
 _LONG = 16
 
 
+# The classes of PyTorch are called by name: in `super()` the compiler of PyTorch 2.15 fails after a break of its graph.
 class LSTM(nn.LSTM):
     """`nn.LSTM`, with the same arguments, parameters and results; faster for a single token."""
 

@@ -42,6 +42,18 @@ def run(tmp_path: Path, digits: Tensor, settled: Callable[[nn.Module, Tensor], n
     return run
 
 
+def test_outputs_have_their_names_whatever_torch_calls_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    write = torch.onnx.export
+    unnamed = {"output_names": None}
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: write(*args, **options | unnamed))
+    (proof, *_) = export(run, tmp_path / "out", "onnx", count=20).parity
+    assert proof.holds
+    assert proof.spikes > 0
+
+
 def test_the_command_writes_all_formats_and_their_proofs(
     run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:

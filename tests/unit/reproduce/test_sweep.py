@@ -129,7 +129,7 @@ def test_parts_share_the_work(sweep: Sweep, trained, tmp_path: Path):
     assert "baseline | 0 | 1 | - | - | - | - | - | - | pending" in (tmp_path / "demo.md").read_text()
     run_sweep(sweep, SMALL, 1, tmp_path, tmp_path / "work", part=(1, 2))
     assert len(Ledger(tmp_path / "demo.runs.csv").rows()) == 2
-    assert "2 of 2 runs are done." in (tmp_path / "demo.md").read_text()
+    assert "2 of 2 runs are done. Trained on " in (tmp_path / "demo.md").read_text()
 
 
 @pytest.mark.usefixtures("trained")

@@ -63,4 +63,6 @@ def test_a_row_says_accuracy_latency_and_energy(tmp_path: Path, monkeypatch: pyt
     assert float(one["ms for one"]) > 0
     (run,) = (Run.open(path) for path in (tmp_path / "work").rglob("*T---1*") if (path / "config.yaml").is_file())
     assert f"{run.summary['test_top1']:.2f}" == f"{float(one['test top-1 %']):.2f}"
-    assert "T is the number of time steps" in (tmp_path / "out" / "events.md").read_text()
+    written = (tmp_path / "out" / "events.md").read_text()
+    assert "T is the number of time steps" in written
+    assert "2 of 2 runs are done. Trained on " in written
