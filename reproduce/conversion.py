@@ -192,6 +192,7 @@ def _route(run: Run) -> str:
     route, how = "staircase route" if card.model.activation == STAIRCASE else "calibrated route", card.conversion
     more = ["real shortcuts"] if how and how.shortcuts == "real" else []
     more += [f"{how.population} neurons each"] if how and how.population > 1 else []
+    more += ["a teacher"] if run.recipe.train.teacher else []
     return f"{route} with {' and '.join(more)}" if more else route
 
 
