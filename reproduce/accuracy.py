@@ -65,6 +65,9 @@ ACCURACY = Sweep(
             for data in ("cifar10", "cifar100")
             for label, changes in {"spiking-resnet-l": {}, "its ReLU twin": TWIN}.items()
         ),
+        Setting(
+            "cifar100, 2 PFLOP", "spiking-resnet-l, Mixup 0.2", LARGE | {"data.name": "cifar100", "train.mixup": 0.2}
+        ),
         Setting("cifar10, 2 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS),
         Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | {"data.name": "cifar100", "train.epochs": 21}),
         Setting(
