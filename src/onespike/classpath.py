@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, reason, shown
 
 _ALLOWED: set[str] = set()
 _ADDED: set[str] = set()  # folders put on Python's path for them
@@ -90,10 +90,9 @@ def _imported(module: str, refusal: str) -> ModuleType:
         return import_module(module)
     except (Exception, SystemExit) as error:
         _ALLOWED.discard(module)
-        reason, last = " ".join(str(error).split()), traceback.extract_tb(error.__traceback__)[-1]
-        if not isinstance(error, ImportError):
-            reason = f"{type(error).__name__} in {last.filename}, line {last.lineno}: {reason}"
-        raise OnespikeError(f"{refusal}: {reason}") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{type(error).__name__} in {last.filename}, line {last.lineno}: "
+        raise OnespikeError(f"{refusal}: {'' if isinstance(error, ImportError) else place}{reason(error)}") from error
 
 
 def trust(*modules: str) -> None:
@@ -135,6 +134,11 @@ def resolve(class_path: str, where: str) -> Callable[..., Any]:
         raise OnespikeError(f"{missing}: {error}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")
+    try:
+        inspect.signature(found)
+    except ValueError:
+        state = f"{class_path} does not tell its parameters, as what is built in may not"
+        raise OnespikeError(f"{where}.class_path: {state}; wrap it in a function of Python") from None
     return found
 
 
@@ -151,5 +155,4 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
     try:
         return target(**given)
     except (TypeError, ValueError, RuntimeError) as error:  # how code refuses arguments; the rest are its own bugs
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason}") from error
+        raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason(error)}") from error

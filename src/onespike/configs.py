@@ -15,7 +15,7 @@ import yaml
 from typing_extensions import override
 
 from onespike.durable import path_of, read_whole
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, reason, shown, unknown
 
 #: Names of types in messages.
 _WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
@@ -173,7 +173,7 @@ def read_yaml(path: Path) -> Any:
     try:
         return yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain)
     except (OSError, *_NOT_YAML) as error:
-        raise OnespikeError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
+        raise OnespikeError(f"{path}: cannot be read as YAML: {reason(error)}") from None
 
 
 def read_json(content: bytes, where: object) -> Any:

@@ -41,20 +41,25 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)))
 
 
+def reason(error: BaseException, first: bool = False) -> str:
+    """What an error says, in one line; the name of its type if it says nothing.
+
+    With `first`, its first paragraph alone: PyTorch's tracers say behind it where in the graph it was.
+    """
+    text = str(error).partition("\n\n")[0] if first else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
 @contextmanager
 def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
     """Turn anything that a library raises on damaged bytes, which is nearly anything, into an `OnespikeError`."""
     try:
         yield
-    except OnespikeError:
-        raise
     except BaseException as error:
-        if lacks_memory(error):
+        stops = not isinstance(error, Exception) and type(error).__name__ != "PanicException"  # Rust's
+        if stops or isinstance(error, OnespikeError) or lacks_memory(error):
             raise
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # Rust's
-            raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise OnespikeError(f"{origin}: {what} ({reason}); expected {expected}") from error
+        raise OnespikeError(f"{origin}: {what} ({reason(error)}); expected {expected}") from error
 
 
 def warn(text: str) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from onespike.errors import OnespikeError, listed, shown
+from onespike.errors import OnespikeError, listed, reason, shown
 
 #: Dtypes of weights; there are smaller floats, which nothing computes with.
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -33,7 +33,7 @@ def read_tensors(content: bytes, where: object) -> dict[str, Tensor]:
     except KeyError as error:  # safetensors has this type, PyTorch has not
         raise OnespikeError(f"{where} is damaged: tensors of type {shown(error.args[0])}") from None
     except (SafetensorError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise OnespikeError(f"{where} is damaged: {' '.join(str(error).split())}") from error
+        raise OnespikeError(f"{where} is damaged: {reason(error)}") from error
 
 
 def to_save(tensors: Mapping[str, Any]) -> dict[str, Tensor]:

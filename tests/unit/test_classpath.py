@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from torch import nn
 
-from onespike.classpath import call
+from onespike.classpath import ClassPath, allow_imports, call
 from onespike.errors import OnespikeError
 
 
@@ -14,3 +14,9 @@ def test_a_part_of_a_function_is_called_as_a_class_is():
     assert (made.in_features, made.out_features, made.bias) == (3, 2, None)
     with pytest.raises(OnespikeError, match=r"^model.init_args: .*; expected those of functools.partial\(out_features"):
         call(partial(nn.Linear, 3), {"colour": 1}, "model", {})
+
+
+def test_what_is_built_in_and_tells_no_parameters_is_one_line():
+    allow_imports("torch")
+    with pytest.raises(OnespikeError, match=r"^model.class_path: torch.zeros does not tell its parameters, .*; wrap"):
+        ClassPath("torch.zeros").make("model")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.clock import timed, watch_machine
+from onespike.errors import reason
 from onespike.neurons.watch import batch_of, resetter
 
 #: Fewest passes that are timed, and fewest seconds that all take together.
@@ -101,9 +102,7 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         timed(counted, _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
     except (ZeusBaseError, OSError, RuntimeError) as error:
-        return Joules(
-            None, f"not measured: this machine has no meter that can be read ({' '.join(str(error).split())})"
-        )
+        return Joules(None, f"not measured: this machine has no meter that can be read ({reason(error)})")
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:
         return Joules(None, "not measured: this machine has no meter that can be read")

@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from onespike.conversion.kinds import ACTIVATIONS, LINEAR, MAX_POOLS, WEIGHTS, module_of
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 from onespike.models.affine import Affine
 from onespike.neurons.watch import copied
 from onespike.units.channel import ChannelLinear
@@ -52,7 +52,8 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
     try:
         graph = fx.GraphModule(root, _Tracer().trace(root))
     except Exception as error:  # whatever a network's own code does when it meets a placeholder
-        raise OnespikeError(f"the network's forward pass cannot be traced by torch.fx: {_line(error)}") from error
+        state = "the network's forward pass cannot be traced by torch.fx"
+        raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
     _out_of_place(graph)
     _unshare(graph)
     interpreter = fx.Interpreter(graph, garbage_collect_values=False)
@@ -60,7 +61,8 @@ def trace(network: nn.Module, images: Tensor, fold: bool) -> fx.GraphModule:
         with torch.no_grad():
             interpreter.run(images)
     except Exception as error:  # for one, if it uses an argument that is None
-        raise OnespikeError(f"the network's graph by torch.fx does not take images: {_line(error)}") from error
+        state = "the network's graph by torch.fx does not take images"
+        raise OnespikeError(f"{state}: {reason(error, first=True)}") from error
     for node, value in interpreter.env.items():
         if isinstance(value, Tensor):
             node.meta["shape"] = value.shape
@@ -91,10 +93,6 @@ class _Tracer(fx.Tracer):
         known = isinstance(module, LINEAR + ACTIVATIONS + MAX_POOLS)
         named = type(module).__module__.split(".")[0] in PACKAGES
         return (known and named) or super().is_leaf_module(module, path)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())  # torch.fx adds where in the graph it was
 
 
 def _compute_weights(module: nn.Module) -> None:

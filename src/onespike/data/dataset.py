@@ -8,17 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, PASSED, DataConfig
-from onespike.data.events import open_events
 from onespike.data.events.frames import EventAugment, augments
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
-from onespike.data.sources import EVENTS, open_source
+from onespike.data.sources import of_events, open_source
 from onespike.durable import path_of
 from onespike.errors import OnespikeError, shown
 
@@ -38,21 +35,17 @@ def open_dataset(config: DataConfig) -> Dataset:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     root = path_of(config.root) if config.root is not None else None
     cache = cache_folder(config.cache)
-    if config.name in EVENTS:
-        with open_events(config, root) as source:
-            decoded = open_cache(source, cache)
-        if isinstance(decoded.train, RecordingSet):
-            augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
-            decoded = replace(decoded, train=replace(decoded.train, augment=augment))
-    else:
-        with open_source(config.name, root) as source:
-            decoded = open_cache(source, cache, config.image_size)
+    with open_source(config, root) as source:
+        decoded = open_cache(source, cache, None if source.framing else config.image_size)
+    if isinstance(decoded.train, RecordingSet):
+        augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
+        decoded = replace(decoded, train=replace(decoded.train, augment=augment))
     return replace(decoded, name=source.name).divided(config.holdout, config.limit)
 
 
 def _expect_used(config: DataConfig) -> None:
     """Raise an `OnespikeError` for a choice that this data set would ignore."""
-    name, has_events = config.class_path or config.name, config.class_path is None and config.name in EVENTS
+    name, has_events = config.class_path or config.name, of_events(config)
     ignored = {} if has_events else dict.fromkeys(OF_EVENTS, "has images, no events")
     if has_events and name != "events-folder":
         ignored["sensor"] = "says itself what recorded it"
@@ -107,8 +100,7 @@ def as_dataset(
     """
     if isinstance(data, Dataset):
         return data
-    numbers: dict[str, Any] = {"holdout": holdout, "limit": limit, "image_size": image_size}
-    checked = DataConfig(**{key: one.item() if isinstance(one, np.generic) else one for key, one in numbers.items()})
+    checked = DataConfig(holdout=holdout, limit=limit, image_size=image_size)
     holdout, limit, image_size = checked.holdout, checked.limit, checked.image_size
     if not isinstance(classes, Sequence | None):
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")

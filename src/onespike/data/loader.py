@@ -25,7 +25,7 @@ from onespike.data.augment import BatchAugment, PolicyAugment, cut_out, mirror
 from onespike.data.config import DataConfig
 from onespike.data.items import ItemSet
 from onespike.data.sets import Batch, Dataset, ImageSet, RecordingSet
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 #: How workers start. Forks need nothing sent, and no guard in a script; macOS has no safe ones.
 START = "fork" if sys.platform == "linux" else "spawn"
@@ -105,8 +105,8 @@ class TrainLoader:
         batches = list(order.split(self.batch_size))[start : len(self)]
         made: Iterator[Batch] = iter(())
         if self.singly:
-            keys = [[(i, derive_seed(self.seed, epoch, i)) for i in indices[self.own].tolist()] for indices in batches]
-            made = self._by_workers(self.singly, keys)
+            make = partial(_together, self.singly, self.seed, epoch)
+            made = self._by_workers(make, [indices[self.own].numpy() for indices in batches])
         for step, indices in enumerate(batches, start):
             # Draws are made for the whole batch, then shared out: they do not depend on the number of processes.
             generator = torch.Generator().manual_seed(derive_seed(self.seed, epoch, step))
@@ -129,12 +129,12 @@ class TrainLoader:
         own = draws[self.own].to(self.share.device, non_blocking=True)
         return torch.cat([own] * self.splits)
 
-    def _by_workers(self, make: Maker, keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _by_workers(self, make: Callable[[np.ndarray], Any], positions: list[np.ndarray]) -> Iterator[Batch]:
         options: dict[str, Any] = {"num_workers": self.workers, "worker_init_fn": _leave_signals}
         if self.workers:
             options["multiprocessing_context"] = START
         before = set(multiprocessing.active_children())
-        batches = _begun(DataLoader(keys, None, collate_fn=partial(_together, make), **options))  # type: ignore[arg-type]
+        batches = _begun(DataLoader(positions, None, collate_fn=make, **options))  # type: ignore[arg-type]
         workers = set(multiprocessing.active_children()) - before
         try:
             for batch in batches:
@@ -143,17 +143,15 @@ class TrainLoader:
                 images, labels = map(torch.from_numpy, batch)
                 floats = images.to(self.share.dtype).to(self.share.device)  # some devices know no float64
                 floats = floats.contiguous(memory_format=torch.channels_last)
-                yield (
-                    floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats,
-                    labels.to(self.share.device),
-                )
+                floats = floats.unflatten(0, (self.frames, -1)) if self.frames > 1 else floats
+                yield floats, labels.to(self.share.device)
         except RuntimeError as error:
             if not re.search(r"DataLoader worker \(pid.*(killed|exited)", str(error)):
                 raise
-            reason = re.sub(r"\s+", " ", str(error)).strip()
             script = "" if START == "fork" else 'in a script, put what trains under `if __name__ == "__main__":`; else '
             remedy = f"{script}give it more memory, or pass --data.workers 0"
-            raise OnespikeError(f"data.workers: a process that makes images has died ({reason}); {remedy}") from error
+            state = f"data.workers: a process that makes images has died ({reason(error)})"
+            raise OnespikeError(f"{state}; {remedy}") from error
         finally:
             del batches  # asks its workers to end, and waits a while
             for worker in workers:  # they ignore SIGTERM
@@ -188,14 +186,16 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
             raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")
 
 
-def _together(make: Maker, keys: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray] | OnespikeError:
+def _together(make: Maker, seed: int, epoch: int, positions: np.ndarray) -> tuple[np.ndarray, ...] | OnespikeError:
     """Make images, split after split, as the Jensen-Shannon loss reads them: (splits * B, C, H, W), and labels.
+
+    Their seeds are derived here: beforehand, for all images of an epoch, it would keep the first batch waiting.
 
     Arrays go through a pipe. Tensors would go through shared memory, and where that is full, as in small containers, a
     worker loses its batch without a word, and the main process waits for ever.
     """
     try:
-        images, labels = zip(*(make(*key) for key in keys), strict=True)
+        images, labels = zip(*(make(i, derive_seed(seed, epoch, i)) for i in positions.tolist()), strict=True)
     except OnespikeError as error:  # returned: raised in a worker, it would come with the worker's traceback
         return error
     splits = [image.reshape(-1, *image.shape[-3:]) for image in images]

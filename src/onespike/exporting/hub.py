@@ -15,7 +15,7 @@ from torch import nn
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, reason, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_finite, expect_weights, to_save
 from onespike.training.checkpoint import ModelCard
@@ -146,8 +146,7 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
             hub.create_repo(repository, private=private, exist_ok=True)
             return str(hub.upload_folder(repo_id=repository, folder_path=folder))
         except Exception as error:  # the client's errors come from whichever HTTP library its version uses
-            line = " ".join(str(error).split())[:200]
-            state = f"{repository}: the Hub refuses, or cannot be reached: {line}"
+            state = f"{repository}: the Hub refuses, or cannot be reached: {reason(error)[:200]}"
             raise OnespikeError(f"{state}; hf auth login keeps a token") from error
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
 from onespike.neurons.watch import ask, neuron_layers, reset_state
@@ -100,8 +100,8 @@ class Traced:
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
                 program = torch.export.export(self.module, (images,), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
-            line = " ".join(str(error).split("\n\n")[0].split())
-            raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line[:300]}") from error
+            line = reason(error, first=True)[:300]
+            raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
         return program
 
     def _expect_no_draws(self, images: Tensor) -> None:

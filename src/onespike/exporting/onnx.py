@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.errors import OnespikeError, warn
+from onespike.errors import OnespikeError, reason, warn
 from onespike.exporting.network import Traced
 from onespike.exporting.parity import Target
 from onespike.exporting.rewriting import fold_thresholds, quantise
@@ -45,7 +45,7 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
         try:
             targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
         except RuntimeError as error:  # 2026.4, for some linear layers of 8-bit weights
-            warn(f"OpenVINO does not take {FILE}, and proves nothing of it: {' '.join(str(error).split())[-200:]}")
+            warn(f"OpenVINO does not take {FILE}, and proves nothing of it: {reason(error)[-200:]}")
     return targets
 
 
@@ -72,7 +72,7 @@ def graph(traced: Traced, names: Sequence[str]) -> Any:
         assert made is not None
         model = made.model_proto
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
-        line = " ".join(str(error.__cause__ or error).split())[:300]
+        line = reason(error.__cause__ or error)[:300]
         raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
     name_outputs(model.graph, names)
     fold_thresholds(model)

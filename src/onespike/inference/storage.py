@@ -8,7 +8,7 @@ from safetensors.torch import save
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, save_folder, sealed, whole_folder
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, reason, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
@@ -80,7 +80,7 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     except FileNotFoundError:
         raise OnespikeError(f"{folder} holds no engine: make one with onespike optimise RUN --out {folder}") from None
     except (OnespikeError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise OnespikeError(f"the engine in {folder} cannot be read: {' '.join(str(error).split())}") from error
+        raise OnespikeError(f"the engine in {folder} cannot be read: {reason(error)}") from error
     engine.card = card
     return engine
 
@@ -104,4 +104,4 @@ def _runtime(content: bytes, name: str) -> Runtime:
         extra = "openvino" if name == "OpenVINO" else "export"
         raise OnespikeError(f"{error.name} is missing: pip install 'onespike[{extra}]'") from None
     except Exception as error:  # each runtime has errors of its own
-        raise OnespikeError(f"{name} does not take {FILE}: {' '.join(str(error).split())[:200]}") from error
+        raise OnespikeError(f"{name} does not take {FILE}: {reason(error)[:200]}") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from onespike.configs import read_json
 from onespike.durable import open_regular, path_of, save_text
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 _LAYOUT = "layout"
 
@@ -60,7 +60,7 @@ class FrameStream:
         try:
             logits, state = self.model.over_time(frame[None], self.state)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise OnespikeError(f"stream: {refusal}: {' '.join(str(error).split())}") from error
+            raise OnespikeError(f"stream: {refusal}: {reason(error)}") from error
         if self.frames and _shapes(state) != _shapes(self.state):
             raise OnespikeError(f"stream: {refusal}: it hands on {_shapes(state)}, not {_shapes(self.state)}")
         self.state, self.frames, self.shape = state, self.frames + 1, shape
@@ -86,10 +86,8 @@ class FrameStream:
                 raise ValueError("numbers that are not finite")
             shape, state = tuple(shape) if shape else None, _put_back(state, tensors)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, OnespikeError) as error:
-            reason = " ".join(str(error).split())
-            raise OnespikeError(
-                f"{path}: not the state of a stream ({reason}); expected a file that it saved"
-            ) from None
+            found = f"{path}: not the state of a stream ({reason(error)})"
+            raise OnespikeError(f"{found}; expected a file that it saved") from None
         self.frames, self.shape, self.state = frames, shape, state
 
 

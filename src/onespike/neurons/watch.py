@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from onespike.errors import OnespikeError, lacks_memory
+from onespike.errors import OnespikeError, lacks_memory, reason
 from onespike.functional import Surrogate
 from onespike.neurons.base import Neuron
 
@@ -106,7 +106,7 @@ def copied(model: nn.Module) -> nn.Module:
     except Exception as error:  # whatever its own `__deepcopy__` does
         if lacks_memory(error):
             raise
-        raise OnespikeError(f"the network cannot be copied: {' '.join(str(error).split())}") from error
+        raise OnespikeError(f"the network cannot be copied: {reason(error)}") from error
 
 
 @torch.no_grad()
@@ -125,9 +125,9 @@ def ask(model: nn.Module, inputs: Any) -> Any:
         is_ours = frame.f_globals.get("__name__", "").startswith("onespike.")
         if lacks_memory(error) or (is_ours and not isinstance(error, RuntimeError | ValueError | TypeError)):
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        found = " ".join(f"{type(error).__name__}: {error}".split())
         shape = f"of {tuple(inputs.shape)}, {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise OnespikeError(f"the network does not take a batch {shape}: {reason}") from error
+        raise OnespikeError(f"the network does not take a batch {shape}: {found}") from error
 
 
 def logits_of(model: nn.Module, images: Tensor, classes: int | None = None) -> Tensor:

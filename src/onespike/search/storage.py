@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from onespike.configs import expect_keys, read_json
 from onespike.durable import open_regular
-from onespike.errors import OnespikeError, printable, shown
+from onespike.errors import OnespikeError, printable, reason, shown
 
 #: In the folder of a search: the journal that is the storage by default, and its lock.
 JOURNAL, LOCKED = "study.journal", ".study.journal.lock"
@@ -81,11 +81,11 @@ def open_storage(url: str | None, out: Path) -> Any:
         return RDBStorage(full, engine_kwargs={"pool_pre_ping": True, "connect_args": wait})
     except ImportError as error:
         remedy = "install the driver of the data base, for PostgreSQL: pip install 'psycopg[binary]'"
-        raise OnespikeError(f"--storage {_public(url)}: {' '.join(str(error).split())[:200]}; {remedy}") from None
+        raise OnespikeError(f"--storage {_public(url)}: {reason(error)[:200]}; {remedy}") from None
     except (ValueError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        reason = _reason(error).replace(url, _public(url)) if url else "an empty address"
+        said = _said(error).replace(url, _public(url)) if url else "an empty address"
         expected = "expected a data base that can be reached, such as postgresql://user:password@host/name"
-        raise OnespikeError(f"--storage {_public(url)}: {printable(reason, 300)}; {expected}") from None
+        raise OnespikeError(f"--storage {_public(url)}: {printable(said, 300)}; {expected}") from None
 
 
 @contextmanager
@@ -97,13 +97,13 @@ def reached() -> Iterator[None]:
     try:
         yield
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
-        state = f"the search cannot go on: {type(error).__name__}: {printable(_reason(error), 300)}"
+        state = f"the search cannot go on: {type(error).__name__}: {printable(_said(error), 300)}"
         raise OnespikeError(f"{state}; once that is mended, the same command does") from error
 
 
-def _reason(error: Exception) -> str:
+def _said(error: Exception) -> str:
     """What the data base said, in one line."""
-    return " ".join(str(getattr(error, "orig", None) or error).split())
+    return reason(getattr(error, "orig", None) or error)
 
 
 def _mend(path: Path) -> None:

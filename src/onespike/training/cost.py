@@ -18,7 +18,6 @@ from torch.nn.modules.conv import _ConvNd
 from onespike.counting.counter import ProductCounter
 from onespike.counting.energy import EnergyTable
 from onespike.counting.products import Product, Tally
-from onespike.errors import OnespikeError
 from onespike.neurons.watch import aside
 from onespike.units.channel import ChannelLinear
 
@@ -57,14 +56,10 @@ class CostMeter:
 
     Args:
         network: Any network, on its device. It is run on noise once, to see which layers read spikes, and of what size.
-        image: Shape of an image, (C, H, W), or of frames, (T, C, H, W); by default the network's own `in_channels` and
-            `image_size`.
+        image: Shape of an image, (C, H, W), or of frames, (T, C, H, W).
     """
 
-    def __init__(self, network: nn.Module, image: tuple[int, ...] | None = None) -> None:
-        if image is None:
-            side = int(network.image_size)  # type: ignore[arg-type]
-            image = (int(network.in_channels), side, side)  # type: ignore[arg-type]
+    def __init__(self, network: nn.Module, image: tuple[int, ...]) -> None:
         self._readers: dict[nn.Module, _Reader] = {}
         self._macs = real = 0.0
         modules = dict(network.named_modules())
@@ -115,15 +110,6 @@ class CostMeter:
                 spikes = F.pad(spikes, layer._reversed_padding_repeated_twice, layer.padding_mode)
             self._operations.append(_met(layer, spikes))
             self._accumulates.append(spikes.sum() * reader.macs)
-
-
-def expect_within_reach(meter: CostMeter, budget: float) -> None:
-    """Raise `OnespikeError` if firing less cannot keep an energy budget, in microjoule an image; 0 is no budget."""
-    if 0 < budget <= 1e6 * meter.least:
-        raise OnespikeError(
-            f"train.energy_budget: the layers that read real values take {1e6 * meter.least:.4g} µJ an image, however "
-            f"little the network fires; expected more, got {budget:g} (--model.preset strict has only a stem of them)"
-        )
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from onespike.errors import reason
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import NOISE, look
 
@@ -62,7 +63,7 @@ class Flops(Callback):
             try:
                 self._costs[image] = self._count(image)
             except Exception as error:  # a network that the counter does not understand is trained all the same
-                self.problem, trainer.progress.flops = " ".join(str(error).split()) or type(error).__name__, None
+                self.problem, trainer.progress.flops = reason(error), None
         return self._costs[image]
 
     def _count(self, image: tuple[int, ...]) -> int:

@@ -116,7 +116,8 @@ def train(
         run.expect_free()
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
-    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track), Saving(main)]
+    trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
+    trainer.callbacks += [Saving(run)] if main else []
     try:
         with held(run.folder) if main else nullcontext():
             if main and not resume:

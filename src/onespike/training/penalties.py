@@ -10,7 +10,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.base import Neuron, along_channels
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.training.callbacks import Callback, Step
-from onespike.training.cost import ASCENT, CostMeter, expect_within_reach
+from onespike.training.cost import ASCENT, CostMeter
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -29,7 +29,10 @@ class EnergyBudget(Callback):
         if not self.meter.reads_spikes:
             expected = "expected a network of which some layers read spikes, got one that reads real values alone"
             raise OnespikeError(f"train.rate_penalty and train.energy_budget: {expected}")
-        expect_within_reach(self.meter, budget)
+        if 0 < budget <= (least := 1e6 * self.meter.least):
+            state = f"the layers that read real values take {least:.4g} µJ an image, however little the network fires"
+            remedy = "(--model.preset strict has only a stem of them)"
+            raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} {remedy}")
         # Synaptic operations and joules: of this process's images of this step, and of all images of the epoch.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0]
 

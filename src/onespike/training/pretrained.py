@@ -13,7 +13,7 @@ from pathlib import Path
 
 from onespike.configs import expect_keys, read_json
 from onespike.durable import path_of, read_whole
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 from onespike.models.pretrained import CARD, WEIGHTS, pretrained_folder, read_weights
 from onespike.training.checkpoint import Checkpoint, ModelCard
 
@@ -50,9 +50,8 @@ def fetched(repository: str) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(repository, allow_patterns=list(FILES)))
     except Exception as error:  # the client's errors come from whichever HTTP library its version uses
-        line = " ".join(str(error).split())[:200]
         expected = "expected a folder, or a repository user/name of the Hub that can be reached"
-        raise OnespikeError(f"{HUB + repository!r}: {expected}: {line}") from error
+        raise OnespikeError(f"{HUB + repository!r}: {expected}: {reason(error)[:200]}") from error
 
 
 def is_pretrained(folder: Path) -> bool:
@@ -68,10 +67,8 @@ def read_pretrained(folder: Path) -> Checkpoint:
     """
     try:
         card = ModelCard.from_json(read_json(read_whole(folder / CARD), CARD))
-        weights, summary = (
-            read_weights(folder / WEIGHTS),
-            read_json(read_whole(folder / "summary.json"), "summary.json"),
-        )
+        weights = read_weights(folder / WEIGHTS)
+        summary = read_json(read_whole(folder / "summary.json"), "summary.json")
         expect_keys(summary, {"best_epoch": int}, "summary.json")
     except FileNotFoundError as error:
         raise OnespikeError(f"{folder}: no {Path(error.filename).name}: expected a pretrained network") from None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onespike.data.sources import EVENTS
+from onespike.data.sources import of_events
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError
 from onespike.training.loop import train
@@ -18,7 +18,7 @@ from onespike.training.run import Run
 
 def at(recipe: Recipe, time_steps: int) -> Recipe:
     """The recipe with another number of time steps for its model, and of frames for a data set of events."""
-    data = replace(recipe.data, frames=time_steps) if recipe.data.name in EVENTS else recipe.data
+    data = replace(recipe.data, frames=time_steps) if of_events(recipe.data) else recipe.data
     return replace(recipe, data=data, model=replace(recipe.model, time_steps=time_steps))
 
 

@@ -16,7 +16,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import convert, expect_keys, flat, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
-from onespike.data.sources import EVENTS
+from onespike.data.sources import of_events
 from onespike.durable import path_of
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.models.registry import family, model_config
@@ -47,9 +47,8 @@ class Recipe:
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
-        frames = self.data.frames
-        if self.data.name in EVENTS and self.data.class_path is None and hasattr(self.model, "time_steps"):
-            object.__setattr__(self, "model", replace(self.model, time_steps=frames))
+        if of_events(self.data) and hasattr(self.model, "time_steps"):
+            object.__setattr__(self, "model", replace(self.model, time_steps=self.data.frames))
 
 
 def recipe_names() -> list[str]:
@@ -128,19 +127,18 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
     for section, values in {"model": {**before, **changes}, **own}.items():
         if values.get("init_args") and not values.get("class_path"):
             raise OnespikeError(f"{section}.init_args: arguments of what? add --{section}.class_path pkg.Class")
-    if "class_path" in changes or ("class_path" in before and "name" not in changes):
+    if by_class := "class_path" in changes or ("class_path" in before and "name" not in changes):
         same = changes.get("class_path", before.get("class_path")) == before.get("class_path")
-        model, known = make(ClassPath, merge(before if same else {}, changes), "model"), option_names()
+        model, known, before = make(ClassPath, merge(before if same else {}, changes), "model"), option_names(), {}
     else:
         name = convert(changes.get("name", before.get("name", "conv12")), str, "model.name")
         known = option_names(name)
         if before.get("name") is not None and family(before["name"]) is not family(name):
             before = {}  # of another family, which has other values
-        _check(given, known, "option", "--")
-        _check({"model": before}, known, f"key in {path}")
-        model = _model(name, before, changes, resolved)
     _check(given, known, "option", "--")
-    _check({section: values for section, values in file.items() if section != "model"}, known, f"key in {path}")
+    _check({**file, "model": before}, known, f"key in {path}")
+    if not by_class:
+        model = _model(name, before, changes, resolved)
     kinds = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
     sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in kinds}
     made = {section: make(kinds[section], values, section) for section, values in sections.items() if values}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import make
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
@@ -44,8 +44,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
     try:
         _take_over(trainer, saved)
     except (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason}") from error
+        raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason(error)}") from error
 
 
 def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:

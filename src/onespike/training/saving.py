@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from onespike.durable import write_whole
 from onespike.training.callbacks import Callback, Step
 from onespike.training.progress import best_row
+from onespike.training.run import Run
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -18,10 +19,10 @@ REDRAW = 30.0
 
 
 class Saving(Callback):
-    """Saves the last checkpoint every few minutes, at a stop and after each epoch, and the best; only if `main`."""
+    """Saves the last checkpoint every few minutes, at a stop and after each epoch, and the best, in one process."""
 
-    def __init__(self, main: bool) -> None:
-        self.main, self._saved, self._drawn = main, time.monotonic(), -math.inf
+    def __init__(self, run: Run) -> None:
+        self.run, self._saved, self._drawn = run, time.monotonic(), -math.inf
 
     def start(self, trainer: "Trainer") -> None:  # noqa: ARG002
         """Start counting the minutes."""
@@ -30,15 +31,13 @@ class Saving(Callback):
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Save if it is time, or if training stops here."""
         due = time.monotonic() - self._saved > 60 * trainer.config.save_minutes
-        if self.main and trainer.run and (trainer.stop or due):
-            trainer.checkpoint().save(trainer.run.last)
+        if trainer.stop or due:
+            trainer.checkpoint().save(self.run.last)
             self._saved = time.monotonic()
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
         """Save, and draw the curves now and then."""
-        run, progress = trainer.run, trainer.progress
-        if not self.main or run is None:
-            return
+        run, progress = self.run, trainer.progress
         if progress.is_best:
             trainer.checkpoint().save(run.best)
         trainer.checkpoint().save(run.last)

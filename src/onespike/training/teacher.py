@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from onespike.configs import make, plain
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, reason, unknown
 from onespike.models.registry import family
 from onespike.neurons.watch import Fired, aside, resetter, watch_neurons
 from onespike.training.callbacks import Callback
@@ -126,12 +126,12 @@ class Teacher(Callback):
             ours, its = next(pair for pair in zip(data.classes, found.classes, strict=True) if len(set(pair)) > 1)
             raise self._refusal(f"it has a class {its!r} where {data.name} has {ours!r}")
         images = data.blank(2, device=share.device, dtype=share.dtype)
-        with torch.random.fork_rng(), _features(self.network) as features:
+        with aside(self.network), _features(self.network) as features:
             try:
                 logits = self._answers(images)
             except (RuntimeError, ValueError, TypeError, AssertionError) as error:
                 sides = f"its images have {found.size} pixels a side, those of {data.name} {side}"
-                raise self._refusal(f"{sides}: {' '.join(str(error).split())}") from error
+                raise self._refusal(f"{sides}: {reason(error)}") from error
         count = logits.shape[-1] if isinstance(logits, Tensor) and logits.ndim in (2, 3) else "no"
         if count != data.num_classes:
             raise self._refusal(f"it knows {count} classes, {data.name} has {data.num_classes}")
@@ -148,8 +148,8 @@ class Teacher(Callback):
             raise OnespikeError(f"train.teacher_features: {expected}; {self.config.teacher} has none: set 0")
         return common
 
-    def _refusal(self, reason: str) -> OnespikeError:
-        return OnespikeError(f"train.teacher: {self.config.teacher} does not suit the data: {reason}")
+    def _refusal(self, why: str) -> OnespikeError:
+        return OnespikeError(f"train.teacher: {self.config.teacher} does not suit the data: {why}")
 
 
 def twin_of(recipe: Recipe) -> Recipe:
@@ -189,9 +189,8 @@ def find_teacher(recipe: Recipe, data: Dataset) -> Found:
     except OnespikeError:
         raise
     except Exception as error:  # whatever a download fails with
-        reason = " ".join(str(error).split()) or type(error).__name__
         expected = f"its weights come from the cache of {source}, or from the network"
-        raise OnespikeError(f"train.teacher: {teacher} cannot be loaded ({reason}); {expected}") from error
+        raise OnespikeError(f"train.teacher: {teacher} cannot be loaded ({reason(error)}); {expected}") from error
 
 
 def _of_card(card: ModelCard, network: nn.Module | None = None) -> Found:

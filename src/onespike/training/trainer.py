@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 from onespike.neurons.watch import aside, resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
@@ -254,8 +254,8 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
         with aside(network), torch.no_grad():
             logits = network(data.blank(count, side, device=share.device, dtype=share.dtype))
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last: timm's networks, for a size
-        reason = f"{data.in_channels}x{side}x{side}: {' '.join(str(error).split())}"
-        raise OnespikeError(f"model: it does not take the images of {data.name}, {reason}") from error
+        images = f"the images of {data.name}, {data.in_channels}x{side}x{side}"
+        raise OnespikeError(f"model: it does not take {images}: {reason(error)}") from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
         expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"
@@ -289,7 +289,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise OnespikeError(f"loss: it does not take {shapes}: {' '.join(str(error).split())}") from error
+        raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")

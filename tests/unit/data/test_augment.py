@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onespike.data.augment import BatchAugment, cut_out, mirror
+from onespike.data.augment import BatchAugment, _policy, cut_out, mirror
+from onespike.data.config import _POLICY, DataConfig
 
 
 def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, mean, std, fill) -> np.ndarray:
@@ -76,3 +77,9 @@ def test_only_those_that_are_named_are_mirrored():
     got = mirror(images, torch.tensor([True, False, True]))
     assert got.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(got, torch.stack([images[0].flip(2), images[1], images[2].flip(2)]))
+
+
+@settings(derandomize=True, deadline=None, max_examples=60)
+@given(policy=st.from_regex(_POLICY, fullmatch=True).filter(bool))
+def test_timm_builds_every_policy_that_a_config_takes(policy):
+    assert callable(_policy(DataConfig(auto_augment=policy), (0.5, 0.5, 0.5)))

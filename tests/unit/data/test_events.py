@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from onespike.data import DataConfig, open_dataset
-from onespike.data.events import open_events
 from onespike.data.events.frames import Framing, jittered
 from onespike.data.events.readers import read_arrays, read_dvs128, read_ibm, read_mnist
 from onespike.data.events.saccades import simulate
 from onespike.data.events.stream import EVENT, Sensor
+from onespike.data.sources import open_source
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError
 from tests.unit.data.recordings import (
@@ -30,7 +30,7 @@ OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 def recordings_of(name, root, **options):
     """All recordings of a data set, part -> (label, events), unframed."""
-    with open_events(DataConfig(name=name, drop_events=0.5, **options), root) as source:
+    with open_source(DataConfig(name=name, drop_events=0.5, **options), root) as source:
         content = source.content()
         train = content.parts["train"]
         return content, [(int(train.labels[i]), train.events(i)) for i in range(len(train.labels))]
@@ -57,12 +57,14 @@ def test_gesture_is_cut_by_its_csv(tmp_path):
     assert content.classes[10] == "other gestures"
 
 
-def test_gesture_as_tonic_downloads_it(tmp_path):
+@pytest.mark.parametrize("name", ["7.npy", "7.NPY"])
+def test_gesture_as_tonic_downloads_it(name, tmp_path):
     made = events(50, 128, 3, 5000)
     for part in ("Train", "Test"):
         folder = tmp_path / "DVSGesture" / f"ibmGesture{part}" / "user01_led"
         folder.mkdir(parents=True)
-        np.save(folder / "7.npy", np.stack([made[name].astype(np.float64) for name in "xypt"], 1))
+        with (folder / name).open("wb") as file:  # by its name alone, numpy would add an ending
+            np.save(file, np.stack([made[key].astype(np.float64) for key in "xypt"], 1))
     _, ((label, found),) = recordings_of("dvs-gesture", tmp_path)
     assert label == 7
     assert np.array_equal(found["t"], 1000 * made["t"])
@@ -139,7 +141,7 @@ def test_the_cache_knows_recordings_whose_names_end_in_capitals(tmp_path):
         write_nmnist(tmp_path / str(seed), [events(seed=seed)] * 4)
         for path in tmp_path.rglob("*.bin"):
             path.rename(path.with_suffix(".BIN"))
-        with open_events(DataConfig(name="nmnist"), tmp_path / str(seed)) as source:
+        with open_source(DataConfig(name="nmnist"), tmp_path / str(seed)) as source:
             keys.add(source.key())
     assert len(keys) == 2
 

@@ -9,8 +9,9 @@ from layouts import pixels_of, save_image, write_pickled
 from test_own import Own, floats, labels, raw
 from torchvision.transforms import v2
 
+from onespike.classpath import allow_imports
 from onespike.data.config import DataConfig
-from onespike.data.dataset import from_class
+from onespike.data.dataset import from_class, open_dataset
 from onespike.errors import OnespikeError
 
 PLAIN = DataConfig(holdout=0)
@@ -134,3 +135,9 @@ def test_an_error_of_the_class_itself_is_not_hidden():
 
     with pytest.raises(TypeError, match="a bug of its own"):
         from_class(broken, {"count": 1}, PLAIN)
+
+
+def test_a_built_in_function_is_refused_in_one_line():
+    allow_imports("torch")
+    with pytest.raises(OnespikeError, match=r"^data.class_path: torch.zeros does not tell its parameters, .*; wrap"):
+        open_dataset(DataConfig(class_path="torch.zeros"))

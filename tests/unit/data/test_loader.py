@@ -53,6 +53,14 @@ def test_an_epoch_has_every_image_at_most_once_and_whole_batches_only(data):
     assert labels != labels_of(TrainLoader(data, PLAIN, 4, seed=1))
 
 
+def test_an_epoch_begins_without_the_seeds_of_all_its_images(data, monkeypatch):
+    derived = list[tuple[int, ...]]()
+    noted = lambda *numbers: derived.append(numbers) or derive_seed(*numbers)  # noqa: E731
+    monkeypatch.setattr("onespike.data.loader.derive_seed", noted)
+    next(TrainLoader(data, replace(PLAIN, workers=0, auto_augment="original"), 2, seed=0).epoch(5))
+    assert len(derived) == 2 + 2  # the order, the batch, and its two images
+
+
 @pytest.mark.parametrize(
     "policy", [{}, MORE, {"auto_augment": "original"}, {"augmix_splits": 3, **MORE}, {"random_erasing": 1.0}]
 )

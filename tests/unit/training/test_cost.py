@@ -50,7 +50,7 @@ def test_one_block_by_hand():
     )
     block = network.blocks()[0]
     images, draws = torch.randn(3, 1, 8, 8), network.draw(3)
-    meter = CostMeter(network)
+    meter = CostMeter(network, (1, 8, 8))
     with meter.watch():
         network(images, draws=draws)
     cost = meter.read(3)
@@ -81,7 +81,7 @@ def test_one_block_by_hand():
 
 def test_the_gradient_of_one_convolution_is_the_surrogate_times_what_a_spike_meets():
     network = create_model("conv-tiny", in_channels=1, image_size=8, depths=(1,), channels=(1,), norm="none").eval()
-    meter = CostMeter(network)
+    meter = CostMeter(network, (1, 8, 8))
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -117,7 +117,7 @@ def test_it_is_what_the_audit_counts(name, overrides):
     network: Network = create_model(name, image_size=32, **{**NARROW, **overrides}).eval()
     images = torch.randn(4, 3, 32, 32)
     audited = audit(network, [images])
-    meter = CostMeter(network)
+    meter = CostMeter(network, (3, 32, 32))
     torch.manual_seed(derive_seed(0, 0))  # the draws that the audit made
     with meter.watch(), torch.no_grad():
         network(images)
@@ -140,7 +140,7 @@ def test_the_conventions_prices_are_the_audits():
 def test_in_bfloat16_spikes_are_counted_exactly():
     torch.manual_seed(0)
     network = create_model("conv-tiny", image_size=32, **NARROW).eval()
-    images, meter = torch.randn(8, 3, 32, 32), CostMeter(network)
+    images, meter = torch.randn(8, 3, 32, 32), CostMeter(network, (3, 32, 32))
     seen: list[float] = []
 
     def count(_layer, inputs):
@@ -158,7 +158,7 @@ def test_looking_for_spikes_leaves_the_network_and_the_draws_alone():
     torch.manual_seed(0)
     network = create_model("conv-tiny", image_size=32, encoding="bernoulli", **NARROW)
     before, state = {n: t.clone() for n, t in network.state_dict().items()}, torch.get_rng_state()
-    CostMeter(network)
+    CostMeter(network, (3, 32, 32))
     assert network.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
@@ -204,7 +204,7 @@ def test_the_penalty_lowers_the_rates(digits, free):
 @pytest.mark.slow
 def test_the_budget_is_kept(digits, free):
     unpenalised = float(metrics(free)[-1]["energy_uj"])
-    least = 1e6 * CostMeter(load(free)).least
+    least = 1e6 * CostMeter(load(free), (1, 32, 32)).least
     budget = least + 0.5 * (unpenalised - least)
     run = digits("budget", energy_budget=budget)
     rows = metrics(run)

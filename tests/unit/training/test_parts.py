@@ -23,6 +23,27 @@ class Scaled(nn.Module):
         return F.cross_entropy(logits * self.scale, labels)
 
 
+class Silent(nn.Module):
+    """It refuses whatever it gets, and does not say why."""
+
+    def __init__(self, error: type[Exception]) -> None:
+        super().__init__()
+        self.linear, self.error = nn.Linear(1024, 10), error
+
+    def forward(self, *_: Tensor) -> Tensor:
+        raise self.error
+
+
+class Forgetful(onespike.Callback):
+    """Its state cannot be read again."""
+
+    def state(self) -> dict[str, Any]:
+        return {"seen": 1}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: ARG002
+        raise ValueError
+
+
 def plain() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))
 
@@ -42,6 +63,14 @@ def plain() -> nn.Module:
             r"loss: it does not take logits \(2, 10\) and labels \(2,\)",
         ),
         ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
+        (
+            {"model": Silent(AssertionError)},
+            "^model: it does not take the images of digits, 1x32x32: AssertionError$",
+        ),
+        (
+            {"model": plain(), "loss": lambda logits, labels: Silent(ValueError)(logits, labels)},
+            r"^loss: it does not take logits \(2, 10\) and labels \(2,\): ValueError$",
+        ),
     ],
 )
 def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: Path):
@@ -49,3 +78,13 @@ def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", quiet=True, **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_state_that_is_refused_without_a_reason_is_named_by_the_error(tmp_path: Path):
+    def trained(epochs: int, resume: bool) -> None:
+        recipe = onespike.load_recipe("digits", {"train.epochs": epochs, "data.limit": 100, "data.workers": 0})
+        onespike.train(recipe, tmp_path, resume, model=plain(), callbacks=[Forgetful()], quiet=True)
+
+    trained(1, resume=False)
+    with pytest.raises(OnespikeError, match=r"^the checkpoint of .* is damaged: ValueError$"):
+        trained(2, resume=True)

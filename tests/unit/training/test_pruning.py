@@ -5,9 +5,9 @@ import torch
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
-from onespike.training import Run, Stopped, loop
+from onespike.training import Run, Stopped, load_recipe, loop
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.pruning import prune_time
+from onespike.training.pruning import at, prune_time
 from onespike.training.trainer import Trainer
 
 
@@ -24,6 +24,13 @@ def begun(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(loop, "fit", noted)
     return seen
+
+
+def test_frames_are_those_of_events_that_the_library_reads():
+    events = load_recipe("events/digits")
+    assert (at(events, 2).data.frames, at(events, 2).model.time_steps) == (2, 2)
+    own = load_recipe("events/digits", {"data.class_path": "pkg.Data"})
+    assert (at(own, 2).data.frames, at(own, 2).model.time_steps) == (own.data.frames, 2)
 
 
 @pytest.mark.slow

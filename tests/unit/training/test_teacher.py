@@ -245,6 +245,24 @@ def test_a_teacher_of_timm_and_one_of_torchvision(small, tmp_path, monkeypatch):
         set_up(small(train__teacher="torchvision:squeezenet1_1"))
 
 
+def refuse(*_: object) -> None:
+    raise AssertionError  # as a bare assert does
+
+
+def test_asking_a_teacher_leaves_other_gpus_alone(small, monkeypatch):
+    fork, asked = torch.random.fork_rng, list[object]()
+
+    def noted(devices=None, *rest, **more):
+        asked.append(devices)
+        return fork(devices, *rest, **more)
+
+    monkeypatch.setattr(torch.random, "fork_rng", noted)
+    given(Line(), monkeypatch)
+    set_up(small(train__teacher="timm:any"))
+    assert asked
+    assert None not in asked  # it would be all of them
+
+
 class Evil:
     def __reduce__(self):
         return os.system, ("touch $TORCH_HOME/executed",)
@@ -297,6 +315,11 @@ def test_a_teacher_that_does_not_suit(small, taught, monkeypatch):
         set_up(small(train__teacher=str(taught), data__image_size=64))
     with pytest.raises(OnespikeError, match=r"resnet18 has no option neuron to make a twin by: expected"):
         set_up(replace(small(train__teacher="twin"), model=model_config("resnet18")))
+    silent = Line()
+    silent.register_forward_pre_hook(refuse)
+    given(silent, monkeypatch)
+    with pytest.raises(OnespikeError, match=r"its images have 32 pixels a side, those of digits 32: AssertionError$"):
+        set_up(small(train__teacher="timm:any"))
     given(Line(7), monkeypatch)
     with pytest.raises(OnespikeError, match=r"timm:any does not suit the data: it knows 7 classes, digits has 10"):
         set_up(small(train__teacher="timm:any"))

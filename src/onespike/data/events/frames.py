@@ -71,10 +71,8 @@ class Framing:
         (width, height, _), size = self.sensor, self.side
         side = min(width, height)
         if side != size or width != height:
-            x, y = (
-                events["x"].astype(np.int64) - (width - side) // 2,
-                events["y"].astype(np.int64) - (height - side) // 2,
-            )
+            x = events["x"].astype(np.int64) - (width - side) // 2
+            y = events["y"].astype(np.int64) - (height - side) // 2
             inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
             events = events[inside]
             events["x"], events["y"] = x[inside] * size // side, y[inside] * size // side

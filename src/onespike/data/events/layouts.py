@@ -22,7 +22,7 @@ from onespike.data.events.readers import (
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files, is_hidden, open_files
-from onespike.data.sources.folders import Listing, in_class_folders
+from onespike.data.sources.folders import in_class_folders
 from onespike.data.sources.hub import not_recognised
 from onespike.errors import OnespikeError, warn
 
@@ -47,6 +47,8 @@ _LONG = 1e9
 Read = Callable[[int], np.ndarray]
 #: A part's labels, the names of its samples in errors, and the function that reads one.
 Samples = tuple[Sequence[int], Sequence[str], Read]
+#: Names of files, each of one sample, and their labels.
+Rows = list[tuple[str, int]]
 
 
 def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -55,9 +57,8 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
         files = _find(opened, "nmnist", {"Train/": "beside Test/, each <digit>/*.bin"})
 
         def part(folder: str) -> Samples:
-            names = _below(files, folder, (".bin",))
-            labels = [_digit(files, name) for name in names]
-            return labels, list(map(files.where, names)), lambda i: read_mnist(files, names[i], NMNIST)
+            rows = [(name, _digit(files, name)) for name in _below(files, folder, (".bin",))]
+            return _samples(files, rows, {".bin": read_mnist}, NMNIST)
 
         parts = {"train": part("Train"), "test": part("Test")}
         yield _source(
@@ -92,8 +93,8 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
 def _gesture_arrays(files: Files, folder: str) -> Samples:
     names = _below(files, folder, (".npy",))
-    labels = [_number(files, name, name.split("/")[-1].removesuffix(".npy"), len(_GESTURES)) for name in names]
-    return labels, list(map(files.where, names)), lambda i: read_gesture_array(files, names[i], DVS128)
+    rows = [(name, _number(files, name, Path(name).stem, len(_GESTURES))) for name in names]
+    return _samples(files, rows, {".npy": read_gesture_array}, DVS128)
 
 
 def _gesture_table(trial: str) -> str:
@@ -136,20 +137,15 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
     with open_files(_given(root, "cifar10-dvs", "CIFAR10DVS")) as opened:
         files = _find(opened, "cifar10-dvs", {"airplane/": "beside nine other classes"})
         endings = {".aedat": read_dvs128, ".aedat4": read_aedat4}
-        found: dict[str, list[tuple[str, int]]] = {"train": [], "test": []}
+        found: dict[str, Rows] = {"train": [], "test": []}
         for label, folder in enumerate(_OBJECTS):
             names = sorted(_below(files, folder, tuple(endings)), key=_last_number)
             held_out = max(1, len(names) // 10)
             found["train"] += [(name, label) for name in names[:-held_out]]
             found["test"] += [(name, label) for name in names[-held_out:]]
 
-        def part(rows: list[tuple[str, int]]) -> Samples:
-            names, labels = [name for name, _ in rows], [label for _, label in rows]
-            read: Read = lambda i: endings[Path(names[i]).suffix.lower()](files, names[i], DVS128)  # noqa: E731
-            return labels, list(map(files.where, names)), read
-
         names = [name for rows in found.values() for name, _ in rows]
-        parts = {name: part(rows) for name, rows in found.items()}
+        parts = {name: _samples(files, rows, endings, DVS128) for name, rows in found.items()}
         yield _source(config, DVS128, files, names, _OBJECTS, parts, "the last tenth of each class is the test set")
 
 
@@ -198,13 +194,9 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
         files = _find(opened, "events-folder", {"train/": "beside test/ or val/, each <class>/<recording>"})
         classes, listings, others = in_class_folders(files, endings, "recording")
 
-        def part(listing: Listing) -> Samples:
-            names, labels = [name for name, _ in listing], [classes.index(folder) for _, folder in listing]
-            read: Read = lambda i: READERS[Path(names[i]).suffix.lower()](files, names[i], sensor)  # noqa: E731
-            return labels, list(map(files.where, names)), read
-
-        parts = {name: part(listing) for name, listing in listings.items()}
-        names = [name for listing in listings.values() for name, _ in listing]
+        found = {part: [(name, classes.index(folder)) for name, folder in one] for part, one in listings.items()}
+        names = [name for rows in found.values() for name, _ in rows]
+        parts = {part: _samples(files, rows, READERS, sensor) for part, rows in found.items()}
         yield _source(config, sensor, files, names, classes, parts, others=others)
 
 
@@ -247,6 +239,16 @@ def _last_number(name: str) -> tuple[int, str]:
     """The order of cifar10_airplane_0, …_1, …_10."""
     numbers = re.findall(r"\d+", name.rsplit("/", 1)[-1])
     return (int(numbers[-1][-18:]) if numbers else 0, name)
+
+
+def _samples(files: Files, rows: Rows, readers: Mapping[str, Callable[..., np.ndarray]], sensor: Sensor) -> Samples:
+    """The samples of files that hold one each, given their names and labels, and a reader for each ending."""
+
+    def read(index: int) -> np.ndarray:
+        name, _ = rows[index]
+        return readers[Path(name).suffix.lower()](files, name, sensor)
+
+    return [label for _, label in rows], [files.where(name) for name, _ in rows], read
 
 
 def _text(files: Files, name: str) -> str:

@@ -39,11 +39,7 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
             raise OnespikeError(f"{origin}: polarities -1, 0 and 1; expected two; convert them to 0 and 1")
         p = p > 0
     for name, values, count in (("x", x, sensor.width), ("y", y, sensor.height), ("p", p, sensor.channels)):
-        wrong = (
-            np.flatnonzero((values < 0) | (values >= count))
-            if values.dtype.kind != "b" or count < 2
-            else np.zeros(0, int)
-        )
+        wrong = np.flatnonzero((values < 0) | (values >= count))
         if len(wrong):
             found = f"event {wrong[0]:,} has {name} = {values[wrong[0]]}"
             of = (

@@ -1,7 +1,7 @@
 """Where images come from: the data sets by name, and what each offers to the cache."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ from unicodedata import category
 
 import numpy as np
 
+from onespike.data.config import DataConfig
 from onespike.errors import LINE, OnespikeError, shown, unknown
 
 #: Name -> module and function that opens it, given a root (None for the embedded images or the Hub). To add a data
@@ -93,10 +94,16 @@ class HubUnreachableError(OnespikeError):
     """The Hugging Face Hub does not answer; images that were cached earlier can still be used."""
 
 
-def open_source(name: str, root: Path | None) -> AbstractContextManager[Source]:
-    """Open one of `SOURCES` for reading; an unknown name is an OnespikeError, and so is what cannot be read."""
-    if name not in SOURCES:
-        raise unknown("data set", name, [*SOURCES, *EVENTS])
-    module, function = SOURCES[name].split(".")
-    opened: AbstractContextManager[Source] = getattr(import_module(f"{__name__}.{module}"), function)(root)
-    return opened
+def of_events(config: DataConfig) -> bool:
+    """Whether a configuration names one of `EVENTS`, which become frames; a user's own data set is none of them."""
+    return config.class_path is None and config.name in EVENTS
+
+
+def open_source(config: DataConfig, root: Path | None) -> AbstractContextManager[Source]:
+    """Open one of `SOURCES` or `EVENTS` to read; an unknown name, or what cannot be read, is an OnespikeError."""
+    room, known = ("events", EVENTS) if config.name in EVENTS else ("sources", SOURCES)
+    if config.name not in known:
+        raise unknown("data set", config.name, [*SOURCES, *EVENTS])
+    module, function = known[config.name].split(".")
+    opener: Callable[..., Any] = getattr(import_module(f"onespike.data.{room}.{module}"), function)
+    return contextmanager(opener)(config, root) if room == "events" else opener(root)

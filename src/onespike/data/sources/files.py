@@ -128,32 +128,29 @@ class Files(NamedTuple):
 @contextmanager
 def open_files(root: Path) -> Iterator[Files]:
     """Open a folder, a .zip, a .tar or a .tar.gz for reading; anything else, or a damaged one, is an OnespikeError."""
-    with _errors_named(str(root)):
-        if not root.exists():
-            raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
-        nothing = root.is_dir() and not any(root.iterdir())
     members: dict[str, Callable[[], bytes]] | None = None
     listed: Iterable[str] = ()
     with ExitStack() as stack:
-        if root.is_dir():
-            if nothing:
-                raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
-        elif root.suffix == ".zip":
-            with _errors_named(str(root)):
+        with _errors_named(str(root)):
+            if not root.exists():
+                raise OnespikeError(f"{root}: no such file or folder; expected the data set there; correct --data.root")
+            if root.is_dir():
+                if not any(root.iterdir()):
+                    raise OnespikeError(f"{root}: empty folder; expected the data set there; correct --data.root")
+            elif root.suffix == ".zip":
                 archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(open_regular(root))))
-            listed = [info.filename for info in archive.infolist() if info.is_dir()]
-            files = (info for info in archive.infolist() if not info.is_dir())
-            read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
-            members = _by_name(root, ((info.filename, one) for info, one in read.items()))
-        elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
-            with _errors_named(str(root)):
+                listed = [info.filename for info in archive.infolist() if info.is_dir()]
+                files = (info for info in archive.infolist() if not info.is_dir())
+                read = {info: partial(_member, info.file_size, partial(archive.read, info)) for info in files}
+                members = _by_name(root, ((info.filename, one) for info, one in read.items()))
+            elif root.name.endswith((".tar", ".tar.gz", ".tgz")):
                 file: IO[bytes] = stack.enter_context(open_regular(root))
                 if root.name.endswith("gz"):
                     file = _decompress(root, stack.enter_context(tempfile.TemporaryFile()))
                 found, listed = _tar_members(file)
                 members = _by_name(root, found)
-        else:
-            raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
+            else:
+                raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
         yield Files(root, members, listed=frozenset(f"{posixpath.normpath(name)}/" for name in listed))
 
 

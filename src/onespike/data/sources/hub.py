@@ -17,7 +17,7 @@ from onespike.data.sources.files import Files, open_files
 from onespike.data.sources.image import decode
 from onespike.data.sources.local import content_within, read_folder
 from onespike.data.sources.parquet import expect_whole, features_of, opened, weighed
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, reason
 
 _TIMEOUT = 10  # seconds until the Hub counts as unreachable
 
@@ -71,7 +71,7 @@ def _load(repository: str, name: str | None, revision: str) -> Content:
         with _quiet(datasets):
             loaded = datasets.load_dataset(repository, name=name, revision=revision)
     except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        state = f"{repository}: not read by Hugging Face datasets ({' '.join(str(error).split())})"
+        state = f"{repository}: not read by Hugging Face datasets ({reason(error)})"
         raise OnespikeError(f"{state}; correct --data.root") from error
     caches = [huggingface_hub.constants.HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE]
     caches += [datasets.config.DOWNLOADED_DATASETS_PATH, datasets.config.EXTRACTED_DATASETS_PATH]
@@ -154,8 +154,8 @@ def _reached(name: str, repository: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             state = f"{name}: disk full while downloading {repository}"
             raise OnespikeError(f"{state}; free some, or move the Hub's cache with $HF_HOME") from error
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        state = f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({reason})"
+        found = f"{type(error).__name__}: {error}".partition("\n")[0]
+        state = f"{name}: no network, or the Hugging Face Hub could not be reached for {repository} ({found})"
         raise HubUnreachableError(f"{state}; connect, or give a local folder as --data.root") from error
 
 
