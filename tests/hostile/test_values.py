@@ -103,6 +103,8 @@ def test_calls_from_python_are_checked_too(kind, value):
         ("--data.auto_augment", "original-x"),
         ("--data.auto_augment", "rand-m9-mstdx"),
         ("--data.auto_augment", "augmix-m3-z9"),
+        ("--data.auto_augment", "augmix-a0"),
+        ("--data.auto_augment", "rand-n16-tweights"),
         ("--recipe", ""),
         ("--recipe", "\x1b[31m"),
         ("--model.name", ""),

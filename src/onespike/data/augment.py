@@ -11,6 +11,7 @@ from torch import Tensor
 
 from onespike.data.config import DataConfig
 from onespike.data.sets import ImageSet
+from onespike.errors import OnespikeError, reason
 
 
 class BatchAugment:
@@ -111,7 +112,7 @@ class PolicyAugment:
         crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None, padding_mode=fill)
         # Alternating flips depend on the epoch, which is not known here: the loader does them.
         self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
-        self.policy = _policy(config, mean)
+        self.name, self.policy = config.auto_augment, _policy(config, mean)
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
 
@@ -123,11 +124,22 @@ class PolicyAugment:
         raw, label = self.images[position]
         cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
         clean = [cropped] if self.splits > 1 else []  # with AugMix: the anchor of the Jensen-Shannon loss
-        changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
+        changed = [self._changed(cropped) for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
         if self.erase:
             made[len(clean) :] = self.erase(made[len(clean) :])
         return made, label
+
+    def _changed(self, image: Any) -> Any:
+        if self.policy is None:
+            return image
+        try:
+            return self.policy(image)
+        except ValueError as error:  # for one, if more operations are to be drawn than there are
+            expected = "expected such as 'original', 'rand-m9-mstd0.5' or 'augmix-m3-w3'"
+            raise OnespikeError(
+                f"data.auto_augment: timm cannot apply {self.name!r}: {reason(error)}; {expected}"
+            ) from error
 
 
 def seed_everything(seed: int) -> None:

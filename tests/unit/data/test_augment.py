@@ -4,8 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onespike.data.augment import BatchAugment, _policy, cut_out, mirror
+from onespike.data.augment import BatchAugment, PolicyAugment, _policy, cut_out, mirror
 from onespike.data.config import _POLICY, DataConfig
+from onespike.data.sets import ImageSet
+from onespike.errors import OnespikeError
 
 
 def plain(image: np.ndarray, down: int, right: int, flipped: int, padding: int, mean, std, fill) -> np.ndarray:
@@ -83,3 +85,11 @@ def test_only_those_that_are_named_are_mirrored():
 @given(policy=st.from_regex(_POLICY, fullmatch=True).filter(bool))
 def test_timm_builds_every_policy_that_a_config_takes(policy):
     assert callable(_policy(DataConfig(auto_augment=policy), (0.5, 0.5, 0.5)))
+
+
+@pytest.mark.parametrize("policy", ["augmix-a0", "rand-n16-tweights"])
+def test_a_policy_that_timm_builds_but_cannot_apply_is_refused_in_one_line(policy):
+    images = ImageSet(np.zeros((1, 8, 8, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), np.arange(1))
+    augment = PolicyAugment(images, DataConfig(auto_augment=policy), [0.5] * 3, [0.2] * 3)
+    with pytest.raises(OnespikeError, match=f"data.auto_augment: timm cannot apply '{policy}': .*; expected such as"):
+        augment(0, 0)
