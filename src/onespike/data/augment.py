@@ -1,7 +1,8 @@
 """Augmentation: of whole batches on the device, or of single images through timm; each image has draws of its own."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from torch import Tensor
 from onespike.data.config import DataConfig
 from onespike.data.sets import ImageSet
 from onespike.errors import OnespikeError, reason
+
+#: How often a policy, which draws operations, is applied before training, to see whether it can be.
+TRIALS = 50
 
 
 class BatchAugment:
@@ -113,16 +117,17 @@ class PolicyAugment:
         # Alternating flips depend on the epoch, which is not known here: the loader does them.
         self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
         self.name, self.policy = config.auto_augment, _policy(config, mean)
+        with drawing(0):  # what cannot be applied is refused before a run begins
+            for _ in range(TRIALS):
+                self._changed(_opened(images[0][0]))
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
 
     def __call__(self, position: int, seed: int) -> tuple[Tensor, int]:
         """Make (splits, C, H, W), normalised float32, of an image, and its label; splits share one crop and flip."""
-        from PIL import Image
-
         seed_everything(seed)
         raw, label = self.images[position]
-        cropped = self.crop(Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw))
+        cropped = self.crop(_opened(raw))
         clean = [cropped] if self.splits > 1 else []  # with AugMix: the anchor of the Jensen-Shannon loss
         changed = [self._changed(cropped) for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
@@ -142,11 +147,33 @@ class PolicyAugment:
             ) from error
 
 
+def _opened(raw: np.ndarray) -> Any:
+    """Raw pixels (H, W, C) as an image of PIL."""
+    from PIL import Image
+
+    return Image.fromarray(raw.squeeze(-1) if raw.shape[-1] == 1 else raw)
+
+
 def seed_everything(seed: int) -> None:
     """Seed the three global generators that timm and torchvision draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - timm draws from numpy's global generator
     torch.manual_seed(seed)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Seed the global generators of Python, numpy and PyTorch (on the CPU), and restore their states afterwards."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from it
+    with torch.random.fork_rng(devices=()):
+        try:
+            random.seed(seed)
+            np.random.seed(seed % 2**32)  # noqa: NPY002
+            torch.default_generator.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] | None:

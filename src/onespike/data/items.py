@@ -1,11 +1,9 @@
 """Images in a user's data set: a map-style data set of PyTorch, or a table of Hugging Face `datasets`."""
 
 import operator
-import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
+from onespike.data.augment import drawing
 from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
@@ -131,7 +130,7 @@ def _whole(source: Any) -> Any:
 
 def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tuple[Any, int]:
     """Image and label of an item; random transforms draw from a seed, or else from the index: always the same."""
-    with _drawing(index if seed is None else seed):
+    with drawing(index if seed is None else seed):
         item = source[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"
@@ -147,21 +146,6 @@ def _as_floats(image: Any) -> Tensor | None:
     if isinstance(image, np.ndarray) and image.dtype.kind == "f":
         image = torch.from_numpy(image)
     return image if isinstance(image, Tensor) and image.is_floating_point() else None
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Seed the global generators of Python, numpy and PyTorch (on the CPU), and restore their states afterwards."""
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from it
-    with torch.random.fork_rng(devices=()):
-        try:
-            random.seed(seed)
-            np.random.seed(seed % 2**32)  # noqa: NPY002
-            torch.default_generator.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _part(source: Any, where: str) -> ItemSet:

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -87,9 +89,17 @@ def test_timm_builds_every_policy_that_a_config_takes(policy):
     assert callable(_policy(DataConfig(auto_augment=policy), (0.5, 0.5, 0.5)))
 
 
-@pytest.mark.parametrize("policy", ["augmix-a0", "rand-n16-tweights"])
+@pytest.mark.parametrize("policy", ["augmix-a0", "augmix-m30", "rand-n16-tweights"])
 def test_a_policy_that_timm_builds_but_cannot_apply_is_refused_in_one_line(policy):
     images = ImageSet(np.zeros((1, 8, 8, 3), dtype=np.uint8), np.zeros(1, dtype=np.int64), np.arange(1))
-    augment = PolicyAugment(images, DataConfig(auto_augment=policy), [0.5] * 3, [0.2] * 3)
     with pytest.raises(OnespikeError, match=f"data.auto_augment: timm cannot apply '{policy}': .*; expected such as"):
-        augment(0, 0)
+        PolicyAugment(images, DataConfig(auto_augment=policy), [0.5] * 3, [0.2] * 3)
+
+
+def test_trying_a_policy_draws_nothing_from_the_global_generators():
+    images = ImageSet(np.zeros((1, 8, 8, 1), dtype=np.uint8), np.zeros(1, dtype=np.int64), np.arange(1))
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    PolicyAugment(images, DataConfig(auto_augment="rand-m9-mstd0.5"), [0.5], [0.2])
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
