@@ -11,6 +11,10 @@ import torch
 
 from onespike.clock import timed
 from onespike.counting.operations import count_operations
+from onespike.models.onespike import stem_stride
+
+#: The axis that is left out where an exponent cannot be fitted.
+SIZE = "image size"
 
 
 @dataclass(frozen=True)
@@ -45,11 +49,12 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
 def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
     """Build a network in other image sizes (pixels a side), widths and depths; count one image, and time it if asked.
 
-    The config is that of an architecture with `channels` and `depths` of its stages.
+    The config is that of an architecture with `channels` and `depths` of its stages. With many stages fewer than two
+    image sizes may suit the stem; that axis, which then has no exponent, is left out.
     """
-    stride = 4 if image_size >= 96 else 2
+    stride = stem_stride(image_size)
     unit = stride * 2 ** (len(config.depths) - 1)
-    sizes = [unit * k for k in (1, 2, 3, 4, 6, 8) if (unit * k >= 96) == (stride == 4)]
+    sizes = [unit * k for k in (1, 2, 3, 4, 6, 8) if stem_stride(unit * k) == stride]
     widths, depths = (0.5, 1.0, 1.5, 2.0), (1, 2, 3)
     wide = [replace(config, channels=tuple(max(1, round(c * factor)) for c in config.channels)) for factor in widths]
     deep = [replace(config, depths=tuple(depth * factor for depth in config.depths)) for factor in depths]
@@ -64,8 +69,6 @@ def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = Fals
                     seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
         return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))
 
-    return (
-        along("image size", sizes, ((config, size) for size in sizes)),
-        along("width", widths, ((one, image_size) for one in wide)),
-        along("depth", depths, ((one, image_size) for one in deep)),
-    )
+    of_size = (along(SIZE, sizes, ((config, size) for size in sizes)),) if len(sizes) > 1 else ()
+    of_width = along("width", widths, ((one, image_size) for one in wide))
+    return *of_size, of_width, along("depth", depths, ((one, image_size) for one in deep))

@@ -117,6 +117,7 @@ def _audit(name: str, overrides: Overrides, choices: "tuple[int, EnergyTable, De
 
 def _print(audit: "Audit", console: "Console") -> None:
     from onespike.audit.audit import NOISE
+    from onespike.audit.scaling import SIZE
 
     say, ops = console.print, audit.operations
     preset, real = f", preset {audit.preset}" if audit.preset else "", ops.macs_of("real")
@@ -150,6 +151,8 @@ def _print(audit: "Audit", console: "Console") -> None:
     for scale in audit.scaling:
         seconds = f", seconds ~ {scale.axis}^{scale.seconds_exponent:.2f}" if scale.seconds_exponent else ""
         say(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
+    if audit.scaling and SIZE not in [scale.axis for scale in audit.scaling]:
+        say(f"no exponent of the {SIZE}: this network takes one size alone behind a stem of this stride")
 
 
 def _print_energy(audit: "Audit", console: "Console") -> None:

@@ -17,7 +17,7 @@ from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
 from onespike.neurons.base import Neuron
-from onespike.neurons.watch import Fired, ask, batch_of, kept_states, resetter, watch_neurons
+from onespike.neurons.watch import Fired, aside, ask, batch_of, kept_states, resetter, watch_neurons
 from onespike.tensors import expect_weights
 from onespike.units import Traffic, Unit, UnitOutput
 
@@ -127,9 +127,7 @@ def count_operations(
     counter, watch = ProductCounter(model), _NeuronWatch()
     reset, images, steps = resetter(model), 0, 1
     with ExitStack() as stack:
-        for module in model.modules():  # frozen parts may have another mode
-            stack.callback(setattr, module, "training", module.training)
-        model.eval()
+        stack.enter_context(aside(model))
         stack.enter_context(watch_neurons(model, watch.see))
         for path, module in model.named_modules():
             if hook := _traffic_hook(path, module, watch.traffic):
@@ -146,7 +144,6 @@ def count_operations(
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             here = _images_in(model, batch, answer, batch_axis)
             images, steps = images + here, max(steps, watch.end_batch(), _steps_of(model, batch, here))
-    reset()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     layers = tuple(_layers(model, counter, watch.traffic, images))

@@ -15,11 +15,8 @@ from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
 from onespike.functional.kernels import Kernels, is_plain, kernels_for
-from onespike.functional.norm_fire import KINDS
-from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, expect_threshold, spike_backward
-
-#: The surrogates that the kernels compute, as they are defined here: a user may replace one under the same name.
-_KNOWN = {name: SURROGATES[name] for name in KINDS}
+from onespike.functional.norm_fire import KINDS, computes
+from onespike.functional.spike import Surrogate, as_surrogate, expect_threshold, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -55,7 +52,7 @@ class _ChargeAndFire(torch.autograd.Function):
         ctx.kernels = _kernels(v, currents, beside, firing, fusion) if differentiable else None
         if ctx.kernels is not None:
             threshold = torch.tensor(firing[0] if firing else 0, dtype=v.dtype, device=v.device).item()  # as `gt` does
-            ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, _given(spikes))
+            ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, spikes)
             return v, spikes
         for window, current in enumerate(currents.unbind()):
             pair = _pair(beside, v, window, behind)
@@ -76,7 +73,7 @@ class _ChargeAndFire(torch.autograd.Function):
         besides: Any = None if beside is None else torch.empty_like(beside)  # gradient of X
         if ctx.kernels is not None:
             width = float(ctx.firing[1].width) if ctx.firing else 1.0
-            gradients = (_given(gradient if gradient is None else _like(gradient, v)) for gradient in (to_v, to_spikes))
+            gradients = (None if gradient is None else _like(gradient, v) for gradient in (to_v, to_spikes))
             arguments = _arguments(ctx, v, beside, float(ctx.firing[0]) if ctx.firing else 0.0)
             ctx.kernels("charge_backward", *arguments, width, v, *gradients, currents, besides)
             return currents, None, None, besides, None, None, None
@@ -126,7 +123,7 @@ def _kernels(
     """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
     if beside is None or not is_sincos(fusion[0]) or torch.compiler.is_compiling():
         return None
-    if firing is not None and SURROGATES[firing[1].name] is not _KNOWN.get(firing[1].name):
+    if firing is not None and not computes(firing[1]):
         return None
     if v.device.type != "cpu" or not v.numel() or v.stride(0) != v[0].numel():
         return None
@@ -142,11 +139,6 @@ def _arguments(ctx: Any, v: Tensor, beside: Tensor | None, threshold: float) -> 
     assert beside is not None
     kind, angle = KINDS[ctx.firing[1].name] if ctx.firing else 0, ctx.fusion[1] * math.pi / 2
     return beside, len(v), v[0].numel(), ctx.behind, ctx.decay, angle, threshold, kind
-
-
-def _given(tensor: Tensor | None) -> Tensor | int:
-    """A tensor for a kernel, or the null pointer."""
-    return 0 if tensor is None else tensor
 
 
 def _like(tensor: Tensor, other: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
-from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
+from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
@@ -77,17 +77,13 @@ class _Conv3x3(torch.autograd.Function):
         for first in range(0, images, many):
             part = slice(first, first + many)
             piece = gradient if which is None else to_largest(gradient[part], which[part], sides)
-            x = (0, kept) if ctx.are_spikes else (kept, 0)
+            x = (None, kept) if ctx.are_spikes else (kept, None)
             kernels("weight_gradient", *x, piece, first, len(piece), *sides, inputs, outputs, of_weight)
             if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
                 found = conv2d(piece, turned, padding=1)
-                if len(piece) < images and of_x is None:
-                    of_x = torch.empty(
-                        ctx.shape, dtype=found.dtype, device=found.device, memory_format=torch.channels_last
-                    )
                 if of_x is None:
-                    of_x = found
-                else:
+                    of_x = found if len(piece) == images else maps(found, ctx.shape)
+                if of_x is not found:
                     of_x[part] = found
         of_bias = gradient.movedim(1, -1).reshape(-1, outputs).sum(0) if ctx.needs_input_grad[2] else None
         of_weight = of_weight.to(weight.dtype).permute(0, 3, 1, 2)

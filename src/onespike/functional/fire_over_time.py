@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, is_plain, kernels_for, plain
+from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate
 
@@ -46,7 +46,7 @@ def fire_over_time(
         norm: The batch norm: its epsilon is used, its running mean and variance are updated, weights are ignored.
         threshold: Potential above which a neuron fires, > 0.
         decay: Share of its potential that a neuron which did not fire keeps, 0..1.
-        surrogate: The surrogate derivative; its name is in `KINDS`.
+        surrogate: The surrogate derivative; `norm_fire.computes` must hold for it.
 
     Returns:
         The spikes, (T, B, P*C, H, W).
@@ -68,8 +68,8 @@ class _FireOverTime(torch.autograd.Function):
         assert kernels  # see has_kernels_over_time
         once = _stride(currents) == 0
         moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
-        vectors = moments.mean, moments.scale, plain(shift.to(kernels.real).contiguous())
-        spikes = _empty((steps * batch, len(shift), *sides), currents)
+        vectors = *moments, plain(shift.to(kernels.real).contiguous())
+        spikes = maps(currents, (steps * batch, len(shift), *sides))
         threshold, decay, _ = constants
         _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
         ctx.save_for_backward(currents, *vectors)
@@ -83,7 +83,7 @@ class _FireOverTime(torch.autograd.Function):
         (steps, batch, channels, *sides), kernels = currents.shape, _kernels(currents)
         gradient = plain(gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last))
         sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
-        out = _empty((steps * batch, channels, *sides), currents)
+        out = maps(currents, (steps * batch, channels, *sides))
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay
         way = KINDS[surrogate.name], gradient, float(surrogate.width)
         kernels("backward_over_time", *arguments, *way, sums, out)
@@ -107,7 +107,3 @@ def _sized(currents: Tensor, neurons: int) -> tuple[Tensor, int, int, int, int, 
 def _stride(currents: Tensor) -> int:
     """Numbers from one time step to the next: 0 if a single step is expanded, a whole step if there is only one."""
     return currents.stride(0) if len(currents) > 1 else currents.numel()
-
-
-def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

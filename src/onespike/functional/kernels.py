@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -36,11 +37,11 @@ class Kernels:
         #: The dtype of the arithmetic, and of per-channel values.
         self.real = torch.float64 if dtype == torch.float64 else torch.float32
 
-    def ask(self, name: str, *arguments: Tensor | int | float) -> int:
-        """Call a function and return its integer; tensors are passed as pointers to their first element."""
+    def ask(self, name: str, *arguments: Tensor | int | float | None) -> int:
+        """Call a function and return its integer; it gets tensors as pointers to their first element, None as null."""
         return int(getattr(self._library, name)(*map(_in_c, arguments)))
 
-    def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
+    def __call__(self, name: str, *arguments: Tensor | int | float | None) -> None:
         """Call a function that writes into a tensor; MemoryError if the function lacks memory."""
         if self.ask(name, *arguments):
             raise MemoryError(name)
@@ -57,7 +58,14 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor if is_plain(tensor) else torch.empty_like(tensor).copy_(tensor)
 
 
-def _in_c(value: Tensor | int | float) -> object:
+def maps(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Make maps (B, C, H, W), channels last, of the dtype and on the device of another tensor; they hold anything."""
+    return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def _in_c(value: Tensor | int | float | None) -> object:
+    if value is None:  # a null pointer
+        return None
     if isinstance(value, Tensor):
         if value.device.type != "cpu" or not is_plain(value):  # C could do nothing with its address
             found = f"{type(value).__name__} on {value.device}"

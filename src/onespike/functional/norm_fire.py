@@ -9,37 +9,29 @@ surrogate's derivative and the batch norm's gradient together, from I, mean and 
 import math
 import os
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
-from onespike.functional.kernels import is_plain, kernels_for, plain
-from onespike.functional.spike import Surrogate
+from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
+from onespike.functional.spike import SURROGATES, Surrogate
+
+if TYPE_CHECKING:
+    from onespike.functional.norm_fire_triton import TritonKernels
 
 #: The surrogates that the kernels compute, by their number there; 0 is a batch norm without neurons.
 KINDS = {"rectangle": 1, "triangle": 2}
+_KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
 
 
-class Moments(NamedTuple):
-    """Mean, variance and 1 / sqrt(variance + epsilon) of each channel, over all pixels of a batch."""
-
-    mean: Tensor
-    variance: Tensor
-    scale: Tensor
-
-
-class Kernels(Protocol):
-    """The kernels, called by their names in kernels.c: `kernels("fire", x, rows, …)`."""
-
-    real: torch.dtype  # dtype of the arithmetic, and of per-channel values
-
-    def __call__(self, name: str, *arguments: Tensor | int | float) -> None:
-        """Call a kernel that writes into its last argument."""
+def computes(surrogate: Surrogate) -> bool:
+    """Whether the kernels compute a surrogate: it is in `KINDS`, and nobody has put another in its place."""
+    return surrogate.name in KINDS and SURROGATES[surrogate.name] is _KNOWN[surrogate.name]
 
 
 def has_kernels(currents: Tensor) -> bool:
@@ -62,7 +54,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
         shift: One value for each neuron, (P*C,); neuron k of channel c has the index k*C + c.
         norm: The batch norm: its epsilon is used, its running mean and variance are updated, weights are ignored.
         threshold: Potential above which a neuron fires.
-        surrogate: The surrogate derivative; its name is in `KINDS`.
+        surrogate: The surrogate derivative; `computes` must hold for it.
 
     Returns:
         The spikes, (B, P*C, H, W).
@@ -99,8 +91,9 @@ def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate:
     if shift.device != currents.device or shift.is_complex() or not is_plain(shift.resolve_neg()):
         found = f"{type(shift).__name__} of {shift.dtype} on {shift.device}"
         raise ValueError(f"shift: expected real numbers on {currents.device}, as the currents are, got {found}")
-    if surrogate.name not in KINDS:
-        raise ValueError(f"surrogate: expected one of {', '.join(KINDS)}, got {surrogate.name!r}")
+    if not computes(surrogate):
+        got = f"another {surrogate.name!r}, put in its place" if surrogate.name in KINDS else repr(surrogate.name)
+        raise ValueError(f"surrogate: expected one of {', '.join(KINDS)}, got {got}")
     if not math.isfinite(threshold):
         raise ValueError(f"threshold: expected a finite number, got {threshold}")
 
@@ -109,12 +102,12 @@ class _NormFire(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, shift, norm, threshold, surrogate):  # type: ignore[no-untyped-def]
         kernels = _kernels(currents)
-        moments = moments_of(kernels, currents, norm)
-        neurons, channels = len(shift), currents.shape[1]
-        limit = (threshold - shift.to(kernels.real).view(-1, channels)) / moments.scale + moments.mean
-        spikes = _empty(currents, neurons)
+        mean, scale = moments_of(kernels, currents, norm)
+        (images, channels, *sides), neurons = currents.shape, len(shift)
+        limit = (threshold - shift.to(kernels.real).view(-1, channels)) / scale + mean
+        spikes = maps(currents, (images, neurons, *sides))
         kernels("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
-        ctx.save_for_backward(currents, moments.mean, moments.scale, limit)
+        ctx.save_for_backward(currents, mean, scale, limit)
         ctx.surrogate, ctx.dtype = surrogate, shift.dtype
         return spikes
 
@@ -123,61 +116,57 @@ class _NormFire(torch.autograd.Function):
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, limit = ctx.saved_tensors
         kind, width = KINDS[ctx.surrogate.name], float(ctx.surrogate.width)
-        sums, into = _backward(currents, gradient, mean, scale, limit, kind, width)
-        return into(scale), sums[0].flatten().to(ctx.dtype), None, None, None
+        out, sums = _backward(currents, gradient, mean, scale, limit, kind, width, scale)
+        return out, sums[0].flatten().to(ctx.dtype), None, None, None
 
 
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, weight, bias, norm):  # type: ignore[no-untyped-def]
         kernels = _kernels(currents)
-        moments = moments_of(kernels, currents, norm)
-        factor = moments.scale * weight.to(kernels.real)
-        shift = bias - moments.mean * factor
-        out = _empty(currents, currents.shape[1])
+        mean, scale = moments_of(kernels, currents, norm)
+        factor = scale * weight.to(kernels.real)
+        shift = bias - mean * factor
+        out = maps(currents, currents.shape)
         kernels("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(kernels.real), out)
-        ctx.save_for_backward(currents, moments.mean, moments.scale, weight)
+        ctx.save_for_backward(currents, mean, scale, weight)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):  # type: ignore[no-untyped-def]
         currents, mean, scale, weight = ctx.saved_tensors
-        sums, into = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0)
-        return into(scale * weight), sums[1, 0].to(weight.dtype), sums[0, 0].to(weight.dtype), None
+        out, sums = _backward(currents, gradient, mean, scale, mean[None], 0, 1.0, scale * weight)
+        return out, sums[1, 0].to(weight.dtype), sums[0, 0].to(weight.dtype), None
 
 
-def _backward(currents, gradient, mean, scale, limit, kind, width):  # type: ignore[no-untyped-def]
-    """Return each neuron's sums of dx and dx * x, (2, P, C), and a function from factors to the currents' gradient."""
+def _backward(currents, gradient, mean, scale, limit, kind, width, factor):  # type: ignore[no-untyped-def]
+    """Return the currents' gradient, by each channel's factor, and each neuron's sums of dx and dx * x, (2, P, C)."""
     kernels, (population, channels), rows = _kernels(currents), limit.shape, _rows(currents)
     gradient = plain(gradient.to(currents.dtype).contiguous(memory_format=torch.channels_last))
     arguments = kind, currents, gradient, rows, channels, population, mean, scale, limit, width
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)
-
-    def into(factor: Tensor) -> Tensor:
-        offset, slope = (sums.sum(1) / rows).to(kernels.real)
-        out = _empty(currents, channels)
-        kernels("backward_currents", *arguments, factor.to(kernels.real), offset, slope, out)
-        return out
-
-    return sums.to(kernels.real), into
+    offset, slope = (sums.sum(1) / rows).to(kernels.real)
+    out = maps(currents, currents.shape)
+    kernels("backward_currents", *arguments, factor.to(kernels.real), offset, slope, out)
+    return out, sums.to(kernels.real)
 
 
-def _kernels(currents: Tensor) -> Kernels:
+def _kernels(currents: Tensor) -> "Kernels | TritonKernels":
     kernels = _find(currents)
     assert kernels  # see has_kernels
     return kernels
 
 
-def _find(currents: Tensor) -> Kernels | None:
+def _find(currents: Tensor) -> "Kernels | TritonKernels | None":
     if currents.device.type == "cuda":
         return _on_gpu(currents.dtype, currents.device)
     return kernels_for(currents.dtype) if currents.device.type == "cpu" else None
 
 
 @cache
-def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
+def _on_gpu(dtype: torch.dtype, device: torch.device) -> "TritonKernels | None":
     """Triton's kernels, if asked for and if they work on this GPU: Triton needs a C compiler and a recent card."""
     if os.environ.get("ONESPIKE_KERNELS") != "1":  # nobody has measured yet whether they are faster
         return None
@@ -196,8 +185,13 @@ def _on_gpu(dtype: torch.dtype, device: torch.device) -> Kernels | None:
     return kernels
 
 
-def moments_of(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> Moments:
-    """Return each channel's moments, every pixel counted `times` times, and update the norm's running statistics."""
+def moments_of(
+    kernels: "Kernels | TritonKernels", currents: Tensor, norm: nn.BatchNorm2d, times: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return each channel's mean and 1 / sqrt(variance + epsilon), and update the norm's running statistics.
+
+    Both are over all pixels of the batch; for the running variance, each pixel counts `times` times.
+    """
     rows, channels = _rows(currents), currents.shape[1]
     sums = torch.empty(2, channels, dtype=torch.float64, device=currents.device)
     kernels("moments", currents, rows, channels, sums)
@@ -212,14 +206,8 @@ def moments_of(kernels: Kernels, currents: Tensor, norm: nn.BatchNorm2d, times: 
             unbiased = variance * (times * rows / max(times * rows - 1, 1))
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     scale = (variance + norm.eps).rsqrt()
-    return Moments(*(one.to(kernels.real) for one in (mean, variance, scale)))
+    return mean.to(kernels.real), scale.to(kernels.real)
 
 
 def _rows(currents: Tensor) -> int:
     return currents.numel() // currents.shape[1]
-
-
-def _empty(like: Tensor, channels: int) -> Tensor:
-    batch, _, *sides = like.shape
-    shape = batch, channels, *sides
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -9,9 +9,10 @@ from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, Windows, between, linear
 from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
-from onespike.neurons import Neuron
+from onespike.neurons import LIF, Neuron
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
+from onespike.units.registry import is_own
 from onespike.units.tokens import TravellingUnit
 
 #: Arithmetic by the bits of the weights that meet spikes.
@@ -23,6 +24,10 @@ def check_supported(config: OnespikeConfig) -> None:
     if config.neuron.name != "lif" or config.encoding == "direct":
         got = f"neuron {config.neuron.name} and encoding {config.encoding}"
         raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
+    own = {f"neuron {config.neuron.name}": config.neuron.neuron is LIF, f"unit {config.unit}": is_own(config.unit)}
+    for name, is_ours in own.items():
+        if not is_ours:
+            raise OnespikeError(f"optimise: expected the library's own neuron and unit, got another {name}")
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
     if config.norm == "before" or config.stem == "conv":

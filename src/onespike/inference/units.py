@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.functional import fuse, window_side
+from onespike.functional.charge import neighbour
+from onespike.functional.fusion import is_sincos
 from onespike.inference.layers import Fire, IntegerConv, IntegerLinear, IntegerTap, LeakyFire, RealLinear, affine
 from onespike.units import ConvUnit
 from onespike.units.tokens import Recurrent, TravellingUnit
@@ -39,7 +41,7 @@ class EngineConvUnit(nn.Module):
         for before, current in pairwise(windows1) if passes else ():
             self.neuron1.charge_(current, self.neuron1.handed_on(before))
         v2 = self.conv2(self.neuron1(v1).flatten(0, 1)).unflatten(0, shape)
-        if self.fusion == "sincos":
+        if is_sincos(self.fusion):
             # alpha * 2 sin(angle * V1) * cos(angle * V2): the first factor is known for all windows at once.
             angle = self.theta * math.pi / 2
             sines = (self.neuron1.handed_on(v1) * angle).sin_().mul_(2 * self.neuron2.decay).unbind()
@@ -74,7 +76,7 @@ class EngineTravellingUnit(nn.Module):
             return self.neuron(v), None
         above = torch.zeros_like(v) if potential is None else potential
         for window in range(len(v)):
-            before = self.neuron.handed_on(v[window - 1]) if window else above[min(1, len(above) - 1)]
+            before = self.neuron.handed_on(v[window - 1]) if window else above[neighbour(above)]
             self.neuron.charge_(v[window], fuse(above[window], before, self.fusion, self.theta))
         return self.neuron(v), self.neuron.handed_on(v)
 

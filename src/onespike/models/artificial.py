@@ -100,11 +100,11 @@ class TokenMixing(nn.Module):
 class FeedForward(nn.Module):
     """Linear, activation, linear over the channels of each pixel, with a shortcut; `before` runs first."""
 
-    def __init__(self, channels: int, activation: Callable[[], nn.Module], before: nn.Module, ratio: int = 3) -> None:
+    def __init__(self, channels: int, activation: Callable[[], nn.Module], before: nn.Module) -> None:
         super().__init__()
-        self.channels, self.before = channels, before
-        self.expand, self.activation = ChannelLinear(channels, ratio * channels), activation()
-        self.reduce, self.after = ChannelLinear(ratio * channels, channels), Affine(channels, SCALE)
+        self.channels, self.before, hidden = channels, before, 3 * channels
+        self.expand, self.activation = ChannelLinear(channels, hidden), activation()
+        self.reduce, self.after = ChannelLinear(hidden, channels), Affine(channels, SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""

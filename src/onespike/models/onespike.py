@@ -143,6 +143,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def stem_stride(image_size: int) -> int:
+    """The stride of the stem on images of this side: 2, or 4 from 96 pixels on."""
+    return 4 if image_size >= 96 else 2
+
+
 @register_model(OnespikeConfig, VARIANTS, PRESETS)
 class Network(nn.Module):
     """The paper's network, for images whose side is a multiple of the stem's stride times 2^(stages-1)."""
@@ -155,7 +160,7 @@ class Network(nn.Module):
     def __init__(self, config: OnespikeConfig, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
         self.config, self.num_classes, self.in_channels, self.image_size = config, num_classes, in_channels, image_size
-        stride = 4 if image_size >= 96 else 2
+        stride = stem_stride(image_size)
         stages = f"{config.name} ({len(config.depths)} stages behind a stem of stride {stride})"
         expect_multiple(stages, image_size, stride * 2 ** (len(config.depths) - 1))
         (_, norm, norm_before), spiking, first = NORMS[config.norm], config.readout == "spiking", config.channels[0]

@@ -45,6 +45,8 @@ class Stem(Layers):
         first, *others = self
         device = images.device.type
         can = self.training and torch.amp.is_autocast_available(device) and not torch.compiler.is_compiling()
+        # Without gradients nothing is saved; inference mode's tensors do not tell whether they were changed.
+        can = can and torch.is_grad_enabled() and not images.is_inference()
         if not can or not isinstance(first, Whitening):
             return super().forward(images)
         cast = torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))

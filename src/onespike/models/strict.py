@@ -8,7 +8,6 @@ The P neurons of a channel, its population, share its current I and differ in th
 threshold. Each has its own weights in the next layer.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import NormalDist
@@ -27,7 +26,7 @@ from onespike.functional import (
     recompose,
     region_threshold,
 )
-from onespike.functional.norm_fire import KINDS as FUSED
+from onespike.functional.norm_fire import computes
 from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.recompute import run_again_later
 from onespike.models.registry import ModelConfig
@@ -113,17 +112,11 @@ class StrictConfig(ModelConfig):
         if self.windows != "none" and self.depth % 2 == 0:
             odd = "one convolution that changes the width, then pairs in windows"
             raise OnespikeError(f"depth: with windows expected an odd number ({odd}), got {self.depth}")
-        for name in self.breaks_strictness():
-            raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
-
-    def breaks_strictness(self) -> Iterator[str]:
-        """Name the options by which a layer after the stem would read more than zeros and ones, if `strict`."""
-        if not self.strict:
-            return
-        if not self.neuron.neuron.spiking:
-            yield f"neuron {self.neuron.name}"
-        if self.windows in ("dilated", "alternating") and self.region_threshold is None:
-            yield "region_threshold null"
+        fractions = self.windows in ("dilated", "alternating") and self.region_threshold is None
+        real = {f"neuron {self.neuron.name}": not self.neuron.neuron.spiking, "region_threshold null": fractions}
+        for name, is_real in real.items():
+            if self.strict and is_real:
+                raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
 
     @property
     def units(self) -> UnitConfig:
@@ -209,11 +202,12 @@ class Firing(nn.Sequential):
         over time if no state comes in and none goes out.
         """
         thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
-        known = type(neuron) is LIF and neuron.surrogate.name in FUSED and neuron.raw_threshold is None
-        watched = is_watched(thresholds, thresholds.norm, neuron)
-        training = thresholds.training and thresholds.norm.training
-        fused = training and known and not watched
         shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
+        known = type(neuron) is LIF and computes(neuron.surrogate) and neuron.raw_threshold is None
+        known = known and type(thresholds) is Thresholds and type(norm) is BatchNorm and not norm.affine
+        watched = is_watched(thresholds, norm, neuron)
+        training = thresholds.training and norm.training
+        fused = training and known and not watched
         if carry is None:
             if fused and has_kernels(currents):
                 return norm_fire(currents, shift, norm, threshold, neuron.surrogate)

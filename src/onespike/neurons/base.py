@@ -222,7 +222,10 @@ class Neuron(nn.Module):
 
     def _in_one_function(self) -> bool:
         """Whether `onespike.functional.charge` computes the same, and no compiler is tracing the loop."""
-        return self.reset == "none" and self.raw_decay is None and not torch.compiler.is_compiling()
+        if self.reset != "none" or self.raw_decay is not None or torch.compiler.is_compiling():
+            return False
+        # What a subclass overrides counts: that function would pass it by.
+        return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
 
 
 class Carry:

@@ -21,7 +21,7 @@ class LIF(Neuron):
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire as every neuron does; in one autograd function where possible and gradients are enabled."""
-        trained = torch.is_grad_enabled() and self.raw_threshold is None
+        trained = torch.is_grad_enabled() and self.raw_threshold is None and type(self) is LIF
         if incoming is None or not trained or not self._in_one_function():
             return super().charge_and_fire(currents, incoming, before)
         constants = self.constant_decay, self.constant_threshold, self.surrogate

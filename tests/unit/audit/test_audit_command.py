@@ -148,6 +148,18 @@ def test_latency_and_scaling(make_run, command, monkeypatch: pytest.MonkeyPatch)
     assert content["joules"]["per_image"] is not None or content["joules"]["meter"].startswith("not measured")
 
 
+def test_an_axis_without_an_exponent_is_said_to_have_none(command, tmp_path: Path):
+    stages = ("--model.depths", "[1,1,1,1,1,1]", "--model.channels", "[2,2,2,2,2,2]", "--data.image_size", 64)
+    options = ("--data.cache", tmp_path, "--no-latency", "--images", 2, "--device", "cpu", "--scaling")
+    code, printed, _ = command("audit", "conv-tiny", *stages, *options, "--html", tmp_path / "audit.html")
+    assert code == 0
+    last = [line for line in printed.splitlines() if "exponent" in line or "accumulates ~" in line]
+    assert [line.split("^")[0] for line in last[:2]] == [
+        f"multiply-accumulates ~ {axis}" for axis in ("width", "depth")
+    ]
+    assert last[2] == "no exponent of the image size: this network takes one size alone behind a stem of this stride"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -211,3 +211,8 @@ def test_exponents():
     assert size.macs[0] == count_operations(Network(config, 10, 3, 4), [torch.rand(1, 3, 4, 4)]).macs
     assert size.seconds == ()
     assert size.seconds_exponent is None
+
+
+def test_where_one_image_size_alone_suits_the_stem_there_is_no_exponent_of_it():
+    config = replace(model_config("mlp12"), depths=(1,) * 6, channels=(2,) * 6)
+    assert [one.axis for one in scaling(config, in_channels=1, image_size=64)] == ["width", "depth"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from onespike.functional import Surrogate, fire_over_time, has_kernels_over_time
+from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
 from onespike.models import create_model, strict
 from onespike.models.spiking_vgg import StrictVGGConfig
@@ -153,6 +153,16 @@ def test_other_neurons_layouts_and_modes_take_the_plain_way() -> None:
     for carry in (None, Carry(ends=True)):
         frozen(x if carry else x[0], carry)
     assert frozen[0].norm.num_batches_tracked == 0
+
+
+def test_a_surrogate_in_the_place_of_a_known_one_is_the_one_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SURROGATES, "triangle", torch.zeros_like)
+    x, firing = currents(3, 2, 4, 3, 3).requires_grad_(), make_firing(4, 2, surrogate="triangle").double()
+    firing(x, Carry(ends=True)).sum().backward()
+    assert not x.grad.any()
+    assert not firing[0].shift.grad.any()
+    with pytest.raises(ValueError, match=r"^surrogate: expected"):
+        fire_over_time(x, torch.zeros(4).double(), firing[0].norm, 0.5, 0.5, Surrogate("triangle", 1.0))
 
 
 ODD = [

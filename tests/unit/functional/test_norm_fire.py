@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.norm_fire import measure
-from onespike.functional import Surrogate, batch_norm, has_kernels, norm_fire
+from onespike.functional import SURROGATES, Surrogate, batch_norm, has_kernels, norm_fire
 from onespike.functional.kernels import kernels_for
 from onespike.models.spiking_vgg import StrictVGGConfig
-from onespike.models.strict import Firing
-from onespike.neurons import NeuronConfig
+from onespike.models.strict import Firing, Thresholds
+from onespike.neurons import Carry, NeuronConfig
 from onespike.units.layers import BatchNorm
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -184,6 +184,43 @@ def test_other_surrogates_and_layouts_take_the_plain_way() -> None:
     assert not has_kernels(x)
     Firing(4, StrictVGGConfig(neuron=neuron))(x).sum().backward()
     assert x.grad is not None
+
+
+def test_a_surrogate_in_the_place_of_a_known_one_is_the_one_that_counts(monkeypatch) -> None:
+    x, known = currents(2, 4, 3, 3), Surrogate("triangle", 2.0)
+    norm_fire(x, torch.zeros(4).double(), nn.BatchNorm2d(4, affine=False), 0.5, known)
+    monkeypatch.setitem(SURROGATES, "triangle", torch.zeros_like)
+    x.requires_grad_()
+    firing = Firing(4, StrictVGGConfig(population=2)).double()
+    firing(x).sum().backward()
+    assert not x.grad.any()
+    assert not firing[0].shift.grad.any()
+    with pytest.raises(ValueError, match=r"^surrogate: expected one of rectangle, triangle, got another 'triangle'"):
+        norm_fire(x, torch.zeros(4).double(), nn.BatchNorm2d(4, affine=False), 0.5, known)
+
+
+class Noisy(BatchNorm):
+    def forward(self, currents: torch.Tensor) -> torch.Tensor:
+        return super().forward(currents) + 100
+
+
+class AllFire(Thresholds):
+    def forward(self, currents: torch.Tensor) -> torch.Tensor:
+        return super().forward(currents) + 100
+
+
+@pytest.mark.parametrize("over_time", [False, True])
+@pytest.mark.parametrize("replaced", ["thresholds", "norm", "weights"])
+def test_parts_of_ones_own_are_not_passed_by(replaced, over_time) -> None:
+    firing = Firing(4, StrictVGGConfig(population=2))
+    if replaced == "thresholds":
+        firing[0] = AllFire(4, StrictVGGConfig(population=2))
+    else:
+        firing[0].norm = Noisy(4, affine=False) if replaced == "norm" else BatchNorm(4)
+    if replaced == "weights":
+        nn.init.constant_(firing[0].norm.bias, 100.0)
+    x = currents(2, 4, 3, 3, dtype=torch.float32)
+    assert (firing(x.expand(3, *x.shape), Carry(ends=True)) if over_time else firing(x)).all()
 
 
 MAP = torch.randn(4, 3, 6, 6).contiguous(memory_format=torch.channels_last)

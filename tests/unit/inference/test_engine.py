@@ -9,10 +9,15 @@ from torch import nn
 
 import onespike.inference.layers as layers
 from onespike.errors import OnespikeError
+from onespike.functional import FUSIONS
 from onespike.inference import Engine
+from onespike.inference.engine import takes
 from onespike.inference.layers import IntegerConv, IntegerLinear
 from onespike.inference.optimise import compare_spikes
 from onespike.models import Network, create_model
+from onespike.neurons import NEURONS, Neuron
+from onespike.units import UNITS as REGISTRY
+from onespike.units import ConvUnit
 
 UNITS = ("conv", "lstm", "gru", "birnn", "mlp")
 TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}
@@ -160,6 +165,27 @@ def test_sixteen_bits_err_less_than_eight(kind: str) -> None:
 def test_networks_that_it_cannot_run_are_refused(overrides: dict[str, Any], message: str) -> None:
     with pytest.raises(OnespikeError, match=message):
         Engine(create_model("conv12", **{**TINY, **overrides}))
+
+
+OTHERS = [
+    (NEURONS, "lif", type("Mine", (Neuron,), {}), "neuron lif"),
+    (REGISTRY, "conv", lambda *given: ConvUnit(*given), "unit conv"),
+    (REGISTRY, "mine", lambda *given: ConvUnit(*given), "unit mine"),
+]
+
+
+@pytest.mark.parametrize(("registry", "name", "other", "named"), OTHERS, ids=[named for *_, named in OTHERS])
+def test_neurons_and_units_of_ones_own_are_refused(registry, name, other, named, monkeypatch) -> None:
+    monkeypatch.setitem(registry, name, other)
+    network = create_model("conv12", preset="modern", **TINY, **({} if registry is NEURONS else {"unit": name}))
+    with pytest.raises(OnespikeError, match=f"expected the library's own neuron and unit, got another {named}$"):
+        Engine(network)
+    assert not takes(network)
+
+
+def test_a_fusion_in_the_place_of_ours_is_the_one_that_counts(monkeypatch) -> None:
+    monkeypatch.setitem(FUSIONS, "sincos", FUSIONS["mean"])
+    check_equal(make())
 
 
 def test_images_of_another_size_are_refused() -> None:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from onespike.audit import audit
+from onespike.counting import count_operations
 from onespike.neurons.watch import aside
 
 
@@ -38,6 +40,15 @@ def test_modes_draws_and_what_modes_do_are_put_back(fails: bool):
     assert not net[3].merged
     assert torch.equal(torch.get_rng_state(), draws)
     assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [count_operations, audit])
+def test_a_network_that_is_counted_is_afterwards_what_it_was(count):
+    net, draws = network(), torch.get_rng_state()
+    count(net, [torch.ones(5, 3)])
+    assert [module.training for module in net.modules()] == [True, True, False, True, True]
+    assert not net[3].merged
+    assert torch.equal(torch.get_rng_state(), draws)
 
 
 def test_states_of_other_packages_are_forgotten_before_and_after():

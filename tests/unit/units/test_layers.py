@@ -59,6 +59,19 @@ def test_a_stem_computes_again_what_whitening_gave(dtype) -> None:
     assert found.abs().max() > 0
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_stem_in_training_takes_images_of_inference_mode(inside) -> None:
+    stem = create_model("spiking-resnet-xs", num_classes=10).stem[0].train()
+    with torch.inference_mode():
+        images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode(inside):
+        out = stem(images)
+    assert torch.equal(out, stem(images.clone()))
+    if not inside:
+        out.sum().backward()
+        assert stem[1].weight.grad.any()
+
+
 def test_a_stem_refuses_images_that_changed_before_it_reads_them_again() -> None:
     stem = create_model("spiking-resnet-xs", num_classes=10).stem[0].train()
     images = torch.randn(3, 3, 32, 32)

@@ -105,6 +105,31 @@ def test_to_charge_and_fire_is_to_charge_then_to_fire(changes, incoming, before)
     torch.testing.assert_close(neuron.charge_and_fire(potentials(), incoming, before), (v, neuron(v)))
 
 
+OVERRIDES = {
+    "leak": (Neuron, {"leak": lambda _, current, arriving: current + 10 * arriving}, [1, 11, 111, 1111]),
+    "handed_on": (Neuron, {"handed_on": lambda _, potential, *_spikes: 0 * potential}, [1, 1, 1, 1]),
+    "decay": (Neuron, {"decay": property(lambda _: 2.0)}, [1, 3, 7, 15]),
+    "leak of lif": (LIF, {"leak": lambda _, current, arriving: current - arriving}, [1, 0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+@pytest.mark.parametrize(("base", "overridden", "expected"), OVERRIDES.values(), ids=OVERRIDES)
+def test_in_windows_a_neuron_charges_by_what_it_overrides(base, overridden, expected, gradients):
+    neuron = type("Mine", (base,), overridden)(1)
+    with torch.set_grad_enabled(gradients):
+        potentials, spikes = neuron.charge_and_fire(torch.ones(4, 1, 1, 1, 1), Incoming())
+        assert torch.equal(neuron.charge(torch.ones(4, 1, 1, 1, 1), Incoming()), potentials)
+    assert potentials.flatten().tolist() == expected
+    assert torch.equal(spikes, (potentials > 0.5).float())
+
+
+@pytest.mark.parametrize("overridden", [{"threshold": 7.0}, {"fire": lambda _, potential: (potential > 7).float()}])
+def test_in_windows_a_neuron_fires_by_what_it_overrides(overridden):
+    spikes = type("Mine", (LIF,), overridden)(1).charge_and_fire(5 * torch.ones(4, 1, 1, 1, 1), Incoming())[1]
+    assert spikes.flatten().tolist() == [0, 0, 1, 1]  # of potentials 5, 7, 7.8, 8.12
+
+
 @pytest.mark.parametrize("width", [1.0, 2.0])
 @pytest.mark.parametrize("surrogate", ["rectangle", "triangle", "sigmoid", "arctan"])
 def test_firing_uses_the_threshold_and_the_surrogate_of_its_dynamics(surrogate, width):
