@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion import Calibration
 from onespike.conversion.calibration import LayerError
 from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
@@ -55,8 +55,8 @@ def convert_run(
     dataset = source.dataset(data)
     recipe = source.recipe if data is None else replace(source.recipe, data=data)
     calibrating = _calibration_images(dataset, card, images)
-    config = ConversionConfig(**options)
     conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
+    config = conversion.network.config
     weights = conversion.network.state_dict()
     for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
         state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}

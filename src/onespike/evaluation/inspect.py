@@ -17,7 +17,7 @@ from onespike.durable import read_whole
 from onespike.errors import OnespikeError, warn
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
-from onespike.functional import Surrogate, window_side
+from onespike.functional import Surrogate, window_count, window_side
 from onespike.models import Network
 from onespike.neurons.watch import NO_LAYERS, Fired, aside, logits_of, watch_neurons
 from onespike.tensors import expect_weights
@@ -81,8 +81,8 @@ class View:
     # them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
     spike_map: Tensor
     layers: tuple[LayerView, ...]  # its layers of neurons, in the order in which they are registered
-    window_kind: str = ""  # "average" or "dilated"; empty where there are no windows
-    windows: tuple[Box, ...] = ()  # its four windows in the pixels of the image; empty if there are none
+    window_kind: str = ""  # "average", "dilated" or "whole"; empty where there are no blocks
+    windows: tuple[Box, ...] = ()  # its windows in the pixels of the image, one if "whole"; likewise
 
     @property
     def unit_layers(self) -> tuple[LayerView, ...]:
@@ -169,9 +169,7 @@ def inspect_image(
     return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
 
-def inspect_sample(
-    run: Run, number: int, which: str = "best", seed: int = 0, model: nn.Module | None = None
-) -> tuple[Inspection, np.ndarray]:
+def inspect_sample(run: Run, number: int, which: str = "best", seed: int = 0) -> tuple[Inspection, np.ndarray]:
     """Show a test sample of the run's own data, counted from 0, to its network; arguments as for `inspect_image`.
 
     Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
@@ -186,7 +184,7 @@ def inspect_sample(
     name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
     pixels = picture(raw)
     shown = path, (len(pixels), len(pixels)), pixels
-    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
+    return _inspect(checkpoint.network(), checkpoint.card, raw, shown, seed, name), raw
 
 
 def inspect_network(
@@ -278,6 +276,6 @@ def _window_pixels(size: int, kind: str, image_size: int) -> tuple[Box, ...]:
     """Find the pixels of the image that each window covers; the padding of an odd map is left out."""
     side, scale = window_side(size, kind), image_size // size
     far = size + size % 2 - side
-    corners = ((0, 0), (far, 0), (0, far), (far, far))
+    corners = ((0, 0), (far, 0), (0, far), (far, far))[: window_count(kind)]
     edges = ((x, y, min(x + side, size), min(y + side, size)) for x, y in corners)
     return tuple((scale * left, scale * top, scale * right, scale * bottom) for left, top, right, bottom in edges)

@@ -105,6 +105,12 @@ def test_a_conversion_that_is_interrupted_can_be_used_or_made_anew(ann_run, tmp_
     assert onespike.load(tmp_path / "snn")(torch.rand(3, 1, 16, 16)).shape == (3, 10)
 
 
+def test_an_option_that_there_is_not(ann_run, tmp_path):
+    with pytest.raises(OnespikeError, match=r"did you mean 'conversion\.time_steps'"):
+        convert_run(ann_run, tmp_path / "snn", images=32, time_step=2)
+    assert not (tmp_path / "snn").exists()
+
+
 def test_conversion_is_repeatable(ann_run, command, tmp_path):
     for name in ("a", "b"):
         assert command("convert", ann_run.folder, "--out", tmp_path / name, *FAST)[0] == 0

@@ -139,6 +139,13 @@ def test_coordinates_of_windows(make_run, image: Path):
     assert list(blocks[0]["window_pixels"][0]) == ["left", "top", "right", "bottom"]
 
 
+def test_a_map_without_windows_is_its_own_only_window(make_run, image: Path):
+    run = make_run(windows="none", depths=(1,), channels_of_stages=(4,))
+    (block,) = inspect_image(run, image).to_json()["blocks"]
+    assert block["windows"] == "whole"
+    assert [tuple(box.values()) for box in block["window_pixels"]] == [(0, 0, 16, 16)]
+
+
 @pytest.mark.parametrize(("size", "kind"), [(6, "average"), (2, "average"), (16, "average"), (16, "dilated")])
 def test_coordinates_are_those_of_partition(make_run, image: Path, size: int, kind: str):
     """Also of odd maps, whose last windows reach into the padding, or lie in it as a whole."""
