@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, requires
 from onespike.models import Network
 from onespike.models.over_time import each_step
 from onespike.models.stem import Stem
@@ -34,11 +34,8 @@ def _library(name: str) -> Any:
     Raises:
         OnespikeError: It is not installed.
     """
-    try:
+    with requires("bench", "bench"):
         return import_module(name)
-    except ImportError as error:
-        package = name.split(".")[0]
-        raise OnespikeError(f"bench: {package} is not installed; pip install 'onespike[bench]'") from error
 
 
 class SpikingJellyNeurons(nn.Module):

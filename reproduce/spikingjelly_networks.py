@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, requires
 from onespike.models import ModelConfig, register_model
 
 
@@ -87,9 +87,7 @@ class SpikingJellyResNet(nn.Module):
 
 
 def _library() -> Any:
-    try:
+    with requires("bench"):
         from spikingjelly import activation_based
         from spikingjelly.activation_based import functional, layer, neuron, surrogate  # noqa: F401 - its parts
-    except ImportError as error:
-        raise OnespikeError("spikingjelly is not installed; pip install 'onespike[bench]'") from error
     return activation_based

@@ -62,6 +62,16 @@ def damage_named(origin: str, what: str, expected: str) -> Iterator[None]:
         raise OnespikeError(f"{origin}: {what} ({reason(error)}); expected {expected}") from error
 
 
+@contextmanager
+def requires(extra: str, what: str = "") -> Iterator[None]:
+    """Import packages inside: a missing one is an `OnespikeError` that says which `extra` brings what `what` needs."""
+    try:
+        yield
+    except ImportError as error:
+        missing = f"{error.name} is missing: pip install 'onespike[{extra}]'"
+        raise OnespikeError(f"{what}: {missing}" if what else missing) from None
+
+
 def warn(text: str) -> None:
     """Print a warning of something that does not stop the work."""
     print(f"warning: {printable(text)}", file=sys.stderr)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, requires
 from onespike.exporting.lowering.lower import lower
 from onespike.exporting.lowering.maps import (
     Collect,
@@ -47,10 +47,8 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     Raises:
         OnespikeError: NIR cannot express a layer, which is named; the package is missing.
     """
-    try:
+    with requires("export"):
         import nir
-    except ImportError:
-        raise OnespikeError("nir is missing: pip install 'onespike[export]'") from None
     lowering, spikes = lower(traced, Reals, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
     writer.write(folder / FILE)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.errors import OnespikeError, reason, warn
+from onespike.errors import OnespikeError, reason, requires, warn
 from onespike.exporting.network import Traced
 from onespike.exporting.parity import Target
 from onespike.exporting.rewriting import fold_thresholds, quantise
@@ -54,12 +54,10 @@ def expect_packages() -> None:
     if torch.__version__ < "2.7.dev0":  # it cannot write batch norm
         old = f"onnx: expected PyTorch 2.7 or newer, got {torch.__version__}"
         raise OnespikeError(f"{old}: pip install 'onespike[export]'; pt2, c and nir do with it")
-    try:
+    with requires("export", "onnx"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401 - what torch.onnx writes graphs with
-    except ImportError as error:
-        raise OnespikeError(f"onnx: {error.name} is missing: pip install 'onespike[export]'") from None
 
 
 def graph(traced: Traced, names: Sequence[str]) -> Any:

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from onespike.configs import expect_keys, read_json
 from onespike.durable import open_regular
-from onespike.errors import OnespikeError, printable, reason, shown
+from onespike.errors import OnespikeError, printable, reason, requires, shown
 
 #: In the folder of a search: the journal that is the storage by default, and its lock.
 JOURNAL, LOCKED = "study.journal", ".study.journal.lock"
@@ -18,10 +18,8 @@ STEPS = range(10)
 
 def need_optuna() -> Any:
     """Import Optuna, and silence it; an `OnespikeError` where it is not installed."""
-    try:
+    with requires("search", "search"):
         import optuna
-    except ModuleNotFoundError as error:
-        raise OnespikeError(f"search: {error.name} is missing: pip install 'onespike[search]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
 

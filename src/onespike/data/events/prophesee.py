@@ -15,7 +15,7 @@ import numpy as np
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
-from onespike.errors import OnespikeError, damage_named
+from onespike.errors import OnespikeError, damage_named, requires
 
 _VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
 #: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
@@ -58,10 +58,8 @@ def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 @contextmanager
 def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
     """Open an HDF5; what goes wrong inside is an `OnespikeError`, also where h5py is missing."""
-    try:
+    with requires("events", "events"):
         import h5py
-    except ImportError as error:
-        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
 
     def elsewhere(place: str, link: Any) -> str | None:
         if isinstance(link, h5py.SoftLink):

@@ -19,7 +19,7 @@ from onespike.data.events.prophesee import read_hdf5, read_raw
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
-from onespike.errors import OnespikeError, damage_named
+from onespike.errors import OnespikeError, damage_named, requires
 
 #: Bytes of an event of N-MNIST; of one, and of a packet's header, of AEDAT.
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
@@ -31,10 +31,8 @@ _LARGE = 2.0**50
 
 def tonic_io() -> Any:
     """The readers of tonic; an `OnespikeError` where they are not installed."""
-    try:
+    with requires("events", "events"):
         import tonic.io
-    except ImportError as error:
-        raise OnespikeError(f"events: {error.name} is missing: pip install 'onespike[events]'") from None
     return tonic.io
 
 
