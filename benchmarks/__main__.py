@@ -1,26 +1,23 @@
 """`python -m benchmarks`."""
 
-import os
-import sys
 from collections.abc import Sequence
-from json import dumps
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.case import Case
 from benchmarks.compare import Record, cases, compare
 from benchmarks.data import compare_data
 from benchmarks.engine import compare_engines
-from benchmarks.machine import SIDES, Device, Peak, describe, expect_device, gemm_peaks
+from benchmarks.machine import SIDES, Device, describe, expect_counts, expect_device, gemm_peaks
 from benchmarks.peers import PEERS
 from benchmarks.scaling import save_scaling, scaling
-from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
+from onespike.cli.tables import person, plain_table
 from onespike.durable import expect_writable, save_json, save_text
 from onespike.errors import OnespikeError, unknown
 from onespike.models import OnespikeConfig, model_config
@@ -113,15 +110,8 @@ def benchmark(
     values = _checked(task, given, rounds, threads, device, gemm)
     if threads:
         torch.set_num_threads(threads)
-    # Where the standard output is for JSON, a person reads the standard error.
-    console = Console(stderr=json == "-", highlight=False)
-    if not console.is_terminal:
-        console.width = 120  # a file or a pipe has no width of its own; tables are never cut there
-    console.print(
-        ", ".join(f"{key} {value}" for key, value in describe().items() if value is not None),
-        markup=False,
-        soft_wrap=True,
-    )
+    console = person(json)
+    console.print(", ".join(f"{key} {value}" for key, value in describe().items() if value is not None))
     if task == "engine":
         return _engines(values, rounds, console)
     if task == "unit":
@@ -145,7 +135,8 @@ def benchmark(
         console.print(f"{peak.dtype} product: {peak.gflops:.0f} GFLOP/s ({peak.through}, side {peak.side})")
     _print(records, console)
     if json:
-        _save(records, peaks, json)
+        machine = describe() | {"gemm_gflops": {peak.dtype: round(peak.gflops, 1) for peak in peaks.values()}}
+        save_json([asdict(record) | machine for record in records], json)
     return 0
 
 
@@ -183,19 +174,8 @@ def _checked(
     for name in _names(values.get("vs") or ""):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)
-    counts = {
-        "batch": values.get("batch"),
-        "images": values.get("images"),
-        "time_steps": values.get("time_steps"),
-        "rounds": rounds,
-        "threads": threads,
-        "gemm": min(gemm or [0]),
-    }
-    for option, number in counts.items():
-        if number is not None and number < 1:
-            raise OnespikeError(f"{_option(option)}: expected at least 1, got {number}")
-    if threads and threads > (cores := os.cpu_count() or 1):
-        raise OnespikeError(f"--threads: expected at most {cores}, the cores there are, got {threads}")
+    counts = {name: values.get(name) for name in ("batch", "images", "time_steps")}
+    expect_counts(**counts, rounds=rounds, threads=threads, gemm=min(gemm or [0]))
     if max(gemm) > MOST:
         raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
     return values
@@ -214,7 +194,8 @@ def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
     out, parts, facts = Path(values["out"]), ["# Engines side by side"], describe()
     for run in _names(values["run"]):
         found = compare_engines(Run.open(run), values["images"], rounds)
-        console.print(found.markdown(), markup=False, soft_wrap=True)
+        for line in found.markdown().split("\n"):
+            console.print(line)
         parts.append(f"## {Path(run).name}\n\n{found.markdown().rstrip()}")
         save_json(found.to_json() | {"machine": facts}, str(_beside(out, run)))
     versions = ", ".join(f"{name} {facts[name]}" for name in ("onnxruntime", "openvino") if facts[name])
@@ -233,32 +214,19 @@ def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:
     points = scaling(base, threads, rounds, quiet=not console.is_terminal)
     title = f"{base.model}, {base.preset}, {base.dtype}, batch {base.batch}, {threads} threads"
     save_scaling(points, f"{title}, {describe()['processor']}", out)
-    table = Table("task", "varied", box=None, pad_edge=False, header_style="dim")
-    for column in ("value", "images/s", "MB/image"):
-        table.add_column(column, justify="right")
+    table = plain_table("task", "varied", ">value", ">images/s", ">MB/image", wrap=True)
     for one in points:
         numbers = (str(one.value), f"{one.images_per_second:.1f}", f"{one.memory_mb_per_image:.1f}")
         table.add_row(one.task, one.axis, *numbers)
-    console.print(table)
-    console.print(f"scaling.csv and scaling.png are in {out}", markup=False, soft_wrap=True)
+    console.print(table, soft_wrap=False)
+    console.print(f"scaling.csv and scaling.png are in {out}")
     return 0
-
-
-def _save(records: Sequence[Record], peaks: dict[str, Peak], target: str) -> None:
-    """Write the records, each with the machine that it was measured on."""
-    machine = describe() | {"gemm_gflops": {peak.dtype: round(peak.gflops, 1) for peak in peaks.values()}}
-    text = dumps([record.to_json() | machine for record in records], indent=2, allow_nan=False)
-    if target == "-":
-        print(text)
-    else:
-        save_text(text + "\n", Path(target))
 
 
 def _print(records: Sequence[Record], console: Console) -> None:
     """Print what came out, for a person; ratios are those of the library to each, task by task."""
-    table = Table("task", "implementation", "dtype", box=None, pad_edge=False, header_style="dim")
-    for column in ("images/s", "range", "onespike is", "of GEMM", "peak MB"):
-        table.add_column(column, justify="right")
+    columns = "task", "implementation", "dtype", ">images/s", ">range", ">onespike is", ">of GEMM", ">peak MB"
+    table = plain_table(*columns, wrap=True)
     for one in records:
         own = next(
             (r for r in records if r.implementation == "onespike" and (r.task, r.dtype) == (one.task, one.dtype)), None
@@ -273,13 +241,12 @@ def _print(records: Sequence[Record], console: Console) -> None:
             "" if one.share_of_gemm is None else f"{one.share_of_gemm:.0%}",
             "" if one.peak_memory_mb is None else f"{one.peak_memory_mb:.0f}",
         )
-    console.print(table)
+    console.print(table, soft_wrap=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run and exit, as the package's own commands do."""
-    keep_freed_memory()
-    exit_with(run, sys.argv[1:] if arguments is None else arguments)
+    exit_with(run, arguments)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 
 from benchmarks.machine import Device, describe, expect_device
 from onespike import Callback, load_recipe, train
-from onespike.allocator import keep_freed_memory
 from onespike.cli.command import Overrides, call
 from onespike.cli.main import exit_with
 from onespike.clock import watch_machine
@@ -57,7 +56,6 @@ def airbench(
     """
     expect_device(device)
     expect_writable(json)
-    keep_freed_memory()
     changed = dict(overrides or {}) | {"train.device": "cpu" if device == "cpu" else "auto", "train.track": "[]"}
     asked, clock = load_recipe(recipe, changed), Clock()
     few = WARM_UP * asked.train.batch_size
@@ -86,4 +84,4 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(_run, sys.argv[1:])
+    exit_with(_run)

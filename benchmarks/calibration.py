@@ -1,6 +1,6 @@
 """What each step of calibration brings: one trained network, converted with other thresholds and corrections.
 
-    python benchmarks/calibration.py RUN [--steps 1 4] [--images 1000] [--out results]
+    python -m benchmarks.calibration RUN [--steps 1 4] [--images 1000] [--out results]
 
 RUN is a run of an artificial network, such as of cifar10/resnet18. Writes calibration-MODEL.csv, .md and .png: accuracy
 and the relative L2 error of the logits on some test images. None is trained on.
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conversion_vs_spikingjelly import some
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from benchmarks.conversion_vs_spikingjelly import some
+from benchmarks.machine import expect_counts
 from onespike import convert
 from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
+    expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
     run = Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)
@@ -107,4 +109,4 @@ def draw(rows: list[tuple[Any, ...]]) -> Figure:
 
 
 if __name__ == "__main__":
-    exit_with(main, sys.argv[1:])
+    exit_with(main)

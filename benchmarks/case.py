@@ -16,7 +16,6 @@ from onespike.inference import PRECISIONS, Engine
 from onespike.models import OnespikeConfig, create_model, model_config
 from onespike.models.strict import StrictConfig
 from onespike.neurons import LIF, Incoming
-from onespike.neurons.watch import batch_of
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
 from onespike.units import ConvUnit
@@ -98,10 +97,10 @@ class Case:
         """Floating-point operations of one image, counted dense; None where there is no weight layer."""
         match self.task:
             case "train" | "infer":
-                macs = count_macs(self.network(), self._images(1))
+                macs = count_operations(self.network(), [self._images(1)]).macs
             case "conv-unit":
                 windows = torch.zeros(4, 1, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
-                macs = count_macs(ConvUnit(UNIT_CHANNELS), windows)
+                macs = count_operations(ConvUnit(UNIT_CHANNELS), [windows]).macs
             case _:
                 return None
         return 2 * macs * (1 if self.task == "infer" else BOTH_WAYS)
@@ -223,19 +222,3 @@ class Case:
             return torch.stack(out)
 
         return one_after_the_other
-
-
-def count_macs(network: nn.Module, one: Tensor) -> float:
-    """Count the multiply-accumulates of one forward pass, every layer dense: the work that speed is measured by.
-
-    Args:
-        network: A network, or a part of one.
-        one: Its input; a batch of one counts them for an image.
-
-    Returns:
-        Their number, over all time steps.
-
-    Raises:
-        OnespikeError: It does something that cannot be counted.
-    """
-    return count_operations(network, [one]).macs * batch_of(one)

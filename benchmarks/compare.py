@@ -1,9 +1,8 @@
 """Side by side, in turns: the library, the plain implementation, other libraries; beside them the machine's limit."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -57,10 +56,6 @@ class Record:
     share_of_gemm: float | None
     peak_memory_mb: float | None
     rounds: int
-
-    def to_json(self) -> dict[str, Any]:
-        """All values."""
-        return asdict(self)
 
 
 def cases(
@@ -117,21 +112,18 @@ def _has_engine(case: Case) -> bool:
     return True
 
 
-def compare(
-    listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int, memory: bool = True
-) -> tuple[list[Record], dict[str, Peak]]:
+def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int) -> tuple[list[Record], dict[str, Peak]]:
     """Time cases in turns, the machine's products among them, and measure the memory of each in a process of its own.
 
     Args:
         listed: What to time.
         peaks: The machine's matrix products, by type.
         rounds: Timings of each.
-        memory: Whether to measure memory.
 
     Returns:
         A record for each case, and the products as they were timed in the same rounds.
     """
-    peak_mb = [alone(case, torch.get_num_threads()).peak_mb if memory else None for case in listed]
+    peak_mb = [alone(case, torch.get_num_threads()).peak_mb for case in listed]
     functions = {str(number): case.build() for number, case in enumerate(listed)}
     seconds = interleaved(functions | {dtype: peak.product() for dtype, peak in peaks.items()}, rounds)
     peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}

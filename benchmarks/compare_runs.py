@@ -1,6 +1,6 @@
 """Finished runs side by side: what each reached, in what time, from which commit, on which machine.
 
-    python benchmarks/compare_runs.py RUN RUN … --out results --name presets --title "Presets at equal time"
+    python -m benchmarks.compare_runs RUN RUN … --out results --name presets --title "Presets at equal time"
 
 Writes NAME.csv, NAME.md and NAME.png. `--note FILE` puts that file's text above the table. `--add-to NAME.csv` keeps
 the rows of a table that was written before, for runs whose folders are no longer there; of these the last epoch alone
@@ -10,7 +10,6 @@ is drawn.
 import argparse
 import csv
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -143,4 +142,4 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
 
 
 if __name__ == "__main__":
-    exit_with(main, sys.argv[1:])
+    exit_with(main)

@@ -1,6 +1,6 @@
 """Our conversion beside SpikingJelly's rate coding: the same trained network, the same images, T = 1 to 32.
 
-    python benchmarks/conversion_vs_spikingjelly.py RUN [--images 10000] [--steps 1 2 4 8 16 32] [--csv FILE]
+    python -m benchmarks.conversion_vs_spikingjelly RUN [--images 10000] [--steps 1 2 4 8 16 32] [--csv FILE]
 
 RUN is a run of an artificial network with ReLU, such as of cifar10/resnet18. Needs: pip install 'onespike[bench]'.
 SpikingJelly converts once and is read after each time step, by its own example's loop, in three settings: its default
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from benchmarks.machine import expect_counts
 from onespike import OnespikeError, convert
 from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
@@ -31,6 +32,7 @@ from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
 from onespike.durable import csv_text, save_text
 from onespike.environment import environment
+from onespike.errors import requires
 from onespike.training import Run, load
 from reproduce.statistics import paired
 
@@ -57,6 +59,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--calibration-images", type=int, default=512)
     parser.add_argument("--csv", type=Path, help="where to write the numbers")
     options = parser.parse_args(arguments)
+    expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
     torch.manual_seed(0)
     facts, run = environment(), Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
@@ -107,10 +110,8 @@ def spikingjelly(
     wanted: list[int],
 ) -> dict[int, Tensor]:
     """Whether each image is classified correctly by SpikingJelly's conversion, after each number of time steps."""
-    try:
+    with requires("bench"):
         from spikingjelly.activation_based import ann2snn, functional
-    except ImportError as error:
-        raise OnespikeError("spikingjelly is not installed: pip install 'onespike[bench]'") from error
     # Batches of one size: its observer averages over batches, however small one is.
     batches = calibrating.split(next(size for size in range(BATCH, 0, -1) if len(calibrating) % size == 0))
     recipe = ann2snn.RateCodingRecipe(dataloader=batches, **setting)
@@ -161,4 +162,4 @@ def percent(right: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    exit_with(main, sys.argv[1:])
+    exit_with(main)

@@ -1,7 +1,6 @@
 """`python -m benchmarks.folder`: opening a folder of many images and classes, first and later; time and memory."""
 
 import multiprocessing
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -78,4 +77,4 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(_run, sys.argv[1:])
+    exit_with(_run)

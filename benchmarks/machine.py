@@ -1,8 +1,8 @@
 """The machine's own limit: how fast it multiplies square matrices, and what it is."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from statistics import median
 from typing import Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onespike.clock import interleaved
-from onespike.environment import accelerator_type, environment
+from onespike.environment import accelerator_type, environment, version_of
 from onespike.errors import OnespikeError
 
 Device = Literal["cpu", "cuda", "mps"]
@@ -47,6 +47,16 @@ class Peak:
         return replace(self, gflops=2e-9 * self.side**3 / median(seconds))
 
 
+def expect_counts(**counts: int | None) -> None:
+    """Raise an `OnespikeError` for an option, such as `images=0`, that is below 1, or for more `threads` than cores."""
+    for name, number in counts.items():
+        if number is not None and number < 1:
+            raise OnespikeError(f"--{name.replace('_', '-')}: expected at least 1, got {number}")
+    threads, cores = counts.get("threads") or 1, os.cpu_count() or 1
+    if threads > cores:
+        raise OnespikeError(f"--threads: expected at most {cores}, the cores there are, got {threads}")
+
+
 def expect_device(device: str) -> None:
     """Raise an `OnespikeError` unless PyTorch finds such a device here."""
     if device not in ("cpu", accelerator_type()):
@@ -61,15 +71,8 @@ def describe() -> dict[str, str | int | None]:
         "accelerator": ", ".join(facts["accelerators"]) or None,
         "capability": torch.backends.cpu.get_cpu_capability(),
         "torch": facts["packages"]["torch"],
-        **{package: _version(package) for package in ("spikingjelly", "snntorch", "onnxruntime", "openvino")},
+        **{package: version_of(package) for package in ("spikingjelly", "snntorch", "onnxruntime", "openvino")},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def gemm_peaks(sides: Sequence[int] = SIDES, rounds: int = ROUNDS, device: str = "cpu") -> dict[str, Peak]:

@@ -4,7 +4,6 @@ import multiprocessing
 import resource
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 
 from benchmarks.case import Case
 from onespike.allocator import keep_freed_memory
+from onespike.audit.latency import peak_memory
 from onespike.clock import interleaved
 
 #: Calls in which the peak is reached: optimisers make their state in the first.
@@ -65,10 +65,7 @@ def _run(case: Case, threads: int, rounds: int) -> Alone:
 
 def peak_bytes() -> int:
     """Peak resident size of this process so far."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # getrusage would count what the parent held when this process was forked off it
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return 1024 * int(line.split()[1])
+    if told := peak_memory():  # getrusage would count what the parent held when this process was forked off it
+        return told
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import Device, describe, expect_device
-from onespike.allocator import keep_freed_memory
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.clock import interleaved
@@ -98,7 +97,6 @@ def compare(device: Device = "cpu", images: int | None = None, rounds: int = 15,
     if min(images, rounds) < 1:
         raise OnespikeError(f"--images, --rounds: expected at least 1, got {images} and {rounds}")
     expect_writable(json)
-    keep_freed_memory()
     found = {**describe(), "device": device, **measure(device, images, rounds)}
     print(f"{found['accelerator'] if device == 'cuda' else found['processor']}", file=sys.stderr)
     for name, figures in found["cases"].items():
@@ -113,4 +111,4 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    exit_with(_run, sys.argv[1:])
+    exit_with(_run)

@@ -8,8 +8,6 @@ forward and backward alone, in fp32.
 """
 
 import argparse
-import csv
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,9 +18,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.case import Case
-from benchmarks.machine import describe
-from onespike.allocator import keep_freed_memory
+from benchmarks.machine import describe, expect_counts
 from onespike.cli.main import exit_with
+from onespike.durable import csv_text, save_text
 from onespike.errors import OnespikeError
 from onespike.functional.kernels import Kernels
 from onespike.models import family
@@ -54,14 +52,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, help="CSV file for the table")
     options = parser.parse_args(arguments)
-    keep_freed_memory()
+    expect_counts(threads=options.threads)
+    named = [name.partition(":") for name in options.models]
+    for model, colon, batch in named:
+        if not (batch.isdecimal() and int(batch)):
+            raise OnespikeError(f"expected MODEL:BATCH, such as conv12:128, got {model}{colon}{batch}")
     torch.set_num_threads(options.threads)
     show_kernels()
     columns = {}
-    for name in options.models:
-        model, _, batch = name.partition(":")
-        if not batch.isdecimal():
-            raise OnespikeError(f"expected MODEL:BATCH, such as conv12:128, got {name}")
+    for model, _, batch in named:
         alone = model in ("neuron", "conv-unit")
         for dtype in ("fp32",) if alone else ("fp32", "bf16"):
             preset = "" if alone or "paper" not in family(model).presets else "paper"
@@ -74,13 +73,11 @@ def main(arguments: Sequence[str]) -> int:
         values = [column[row] for column in columns.values()]
         print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
     if options.out:
-        with options.out.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            machine = describe()
-            writer.writerow(["step", *RATES, *KINDS, REST, *machine])
-            for name, column in columns.items():
-                shown = [round(column[row], 2) for row in (*RATES, *KINDS, REST)]
-                writer.writerow([name, *shown, *machine.values()])
+        machine, shown = describe(), (*RATES, *KINDS, REST)
+        rows = [
+            [name, *(round(column[row], 2) for row in shown), *machine.values()] for name, column in columns.items()
+        ]
+        save_text(csv_text(["step", *shown, *machine], rows), options.out)
     return 0
 
 
@@ -117,4 +114,4 @@ def shares(case: Case) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    exit_with(main, sys.argv[1:])
+    exit_with(main)

@@ -4,7 +4,8 @@ import os
 
 os.environ.pop("MPLBACKEND", None)  # figures go into files; a name that matplotlib does not know stops its import
 
+from reproduce.plan import Setting, Sweep
 from reproduce.registry import PAPER
-from reproduce.sweep import Setting, Sweep, run_sweep
+from reproduce.sweep import run_sweep
 
 __all__ = ["PAPER", "Setting", "Sweep", "run_sweep"]

@@ -3,24 +3,22 @@
 import functools
 import re
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import getdoc
 from pathlib import Path
 from typing import Any, NoReturn
 
-from onespike.allocator import keep_freed_memory
 from onespike.cli.command import Overrides, call
-from onespike.cli.main import exit_with
+from onespike.cli.main import Ended, exit_with
+from onespike.cli.tables import person
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, unknown
 from onespike.training.loop import Stopped
+from reproduce.plan import Sweep
 from reproduce.registry import PAPER
-from reproduce.sweep import Sweep, run_sweep
+from reproduce.sweep import run_sweep
 
 #: Values of the recipe that a sweep has an option of its own for.
 OWN = {
@@ -54,11 +52,10 @@ def run(arguments: Sequence[str]) -> int:
         raise unknown("table or figure", name, PAPER)
     entry, usage = PAPER[name], f"python -m reproduce {name}"
     try:
-        with _sigterm_like_ctrl_c():
-            if isinstance(entry, Sweep):
-                return call(_sweep(entry), options, usage, ("data", "model", "train", "loss"))
-            return call(_table(name, entry), options, usage)
-    except (Stopped, KeyboardInterrupt):
+        if isinstance(entry, Sweep):
+            return call(_sweep(entry), options, usage, ("data", "model", "train", "loss"))
+        return call(_table(name, entry), options, usage)
+    except (Stopped, KeyboardInterrupt, Ended):
         again = f"python -m reproduce {shlex.join(arguments)}"
         print(f"\nstopped; what is done is kept: go on with: {again}", file=sys.stderr)
         return INTERRUPTED
@@ -75,7 +72,8 @@ def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]
         with_them = (
             f", with {' and '.join(beside)} beside it" if all((values["out"] / one).is_file() for one in beside) else ""
         )
-        print(f"the table is {table}{with_them}" if table.is_file() else f"the pictures are in {values['out']}")
+        made = f"the table is {table}{with_them}" if table.is_file() else f"the pictures are in {values['out']}"
+        person().print(made)
         return 0
 
     return command
@@ -136,23 +134,9 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
     return command
 
 
-@contextmanager
-def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM stop the command as Ctrl-C does; while a network trains, the training loop takes both."""
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python admits no handlers
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run and exit, as the package's own commands do."""
-    keep_freed_memory()
-    exit_with(run, sys.argv[1:] if arguments is None else arguments)
+    exit_with(run, arguments)
 
 
 if __name__ == "__main__":

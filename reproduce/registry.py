@@ -15,8 +15,8 @@ from reproduce.gradients import gradients
 from reproduce.operations import OPERATIONS
 from reproduce.over_time import EVENTS, TIME
 from reproduce.pictures import pictures
+from reproduce.plan import Sweep
 from reproduce.sizes import models
-from reproduce.sweep import Sweep
 from reproduce.table1 import table1
 from reproduce.table2 import TABLE2
 from reproduce.taylor import taylor

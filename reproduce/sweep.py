@@ -6,8 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rich.console import Console
-
+from onespike.cli.tables import person
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.training.loop import Diverged, train
@@ -15,9 +14,7 @@ from onespike.training.recipe import Recipe
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, make_row
 from reproduce.outcome import write_outcomes
-from reproduce.plan import Setting, Sweep, Training, plan, resolve
-
-__all__ = ["Setting", "Sweep", "complete", "run_sweep"]
+from reproduce.plan import Sweep, Training, plan, resolve
 
 
 def run_sweep(
@@ -47,7 +44,7 @@ def run_sweep(
         raise OnespikeError(f"part: expected K/N with 1 <= K <= N, got {part[0]}/{part[1]}")
     recipes = resolve(sweep, overrides)
     trainings = plan(sweep, recipes, seeds)
-    ledger, console = Ledger(out / f"{sweep.name}.runs.csv"), Console(highlight=False)
+    ledger, console = Ledger(out / f"{sweep.name}.runs.csv"), person()
     ledger.check(trainings)
 
     def write(row: Row | None = None) -> None:
@@ -68,7 +65,7 @@ def run_sweep(
         rows = ledger.rows()
         if _is_done(training, rows):
             continue
-        console.print(_announcement(training, own, rows), markup=False, soft_wrap=True)
+        console.print(_announcement(training, own, rows))
         run = Run(work / sweep.name / training.folder)
         try:
             complete(training.recipe, run, training.setting.start)
@@ -76,32 +73,26 @@ def run_sweep(
                 sweep.measure(training, run, out)
             row = make_row(training, run)
         except Diverged as error:
-            console.print(f"diverged: {error}", markup=False, soft_wrap=True)
+            console.print(f"diverged: {error}")
             row = make_row(training, run, diverged=True)
         write(row)
         shutil.rmtree(run.last, ignore_errors=True)  # there is nothing left to go on with
     console.print(
         f"{sweep.name}: all {len(own)} runs{f' of part {part[0]}/{part[1]}' if part[1] > 1 else ''} are done; "
-        f"the table is {out / sweep.name}.md",
-        markup=False,
-        soft_wrap=True,
+        f"the table is {out / sweep.name}.md"
     )
 
 
-def complete(recipe: Recipe, run: Run, start: str | None = None) -> dict[str, Any]:
+def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
     """Train a network, go on with a training that was interrupted, or do nothing where all is done.
 
     Args:
         recipe: Its recipe.
         run: Its run folder.
         start: The run whose best weights it starts from; None for fresh ones.
-
-    Returns:
-        The summary, see `onespike.training.loop.train`.
     """
     if not run.is_complete:
         train(recipe, run.folder, resume=run.config.is_file(), init_from=start)
-    return run.summary or {}
 
 
 def _is_done(training: Training, rows: Sequence[Row]) -> bool:

@@ -54,7 +54,7 @@ def _processors_seconds() -> float:
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0, warm_up: float = WARM_UP
+    functions: Mapping[str, Callable[[], object]], rounds: int, seconds: float = 0.0
 ) -> dict[str, list[float]]:
     """Time functions in turns, A, B, A, B, …, so that anything else on the machine affects all of them.
 
@@ -66,7 +66,7 @@ def interleaved(
         for _ in range(CALLS):
             function()
             _wait()
-            if time.perf_counter() - started > warm_up:
+            if time.perf_counter() - started > WARM_UP:
                 break
     taken: dict[str, list[float]] = {name: [] for name in functions}
     while any(len(times) < rounds or sum(times) < seconds for times in taken.values()):

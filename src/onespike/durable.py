@@ -275,7 +275,7 @@ def save_text(text: str | bytes, path: Path) -> None:
         raise OnespikeError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def save_json(content: dict[str, Any], target: str) -> None:
+def save_json(content: Any, target: str) -> None:
     """Write JSON to a path, or to the standard output, "-"; an `OnespikeError` if that fails."""
     text = json.dumps(content, indent=2, allow_nan=False)
     if target == "-":

@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         # PyTorch's own word also names the build, such as 2.13.0+cpu, which the package's metadata may leave out.
-        "packages": {name: _version(name) for name in WATCHED} | {"torch": str(torch.__version__)},
+        "packages": {name: version_of(name) for name in WATCHED} | {"torch": str(torch.__version__)},
     }
 
 
@@ -39,8 +39,8 @@ def accelerator_type() -> str | None:
     return accelerator.type if accelerator else None
 
 
-def _version(package: str) -> str | None:
-    """Version of an installed package."""
+def version_of(package: str) -> str | None:
+    """Version of an installed package; None where it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -71,7 +71,7 @@ def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     passes = batch_of(images), len(seconds), median, low, high
     return Latency(
         *passes,
-        memory=torch.cuda.max_memory_allocated() if on_gpu else _peak_memory(),
+        memory=torch.cuda.max_memory_allocated() if on_gpu else peak_memory(),
         dtype=str(images.dtype).removeprefix("torch."),
         device=str(images.device),
         **{name: getattr(machine, name) for name in ("threads", "cpu", "others", "busy")},
@@ -121,7 +121,7 @@ def _afresh(model: nn.Module, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def _peak_memory() -> int | None:
+def peak_memory() -> int | None:
     """The peak memory of this process since the last reset, in bytes; None where the system does not tell."""
     try:
         lines = _STATUS.read_text().splitlines()

@@ -61,24 +61,25 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 an error that the user can fix, 130 interrupted; bugs keep their traceback."""
-    exit_with(dispatch, sys.argv[1:] if arguments is None else arguments)
+    exit_with(dispatch, arguments)
 
 
-class _Ended(BaseException):
+class Ended(BaseException):
     """A signal asked this process to end."""
 
 
-def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> NoReturn:
-    """Call a command line's function and exit as `main` does.
+def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Call a command line's function, by default with this process's arguments, and exit as `main` does.
 
     An error of the system is one that the user can fix, too. If the reader of our output goes away, nothing stops.
     """
+    keep_freed_memory()
     backend = os.environ.pop("MPLBACKEND", None)  # commands draw into files; an unknown name stops matplotlib
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
         with _signals():
-            code = command(list(arguments))
+            code = command(list(sys.argv[1:] if arguments is None else arguments))
         _leave_group()
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
@@ -100,7 +101,7 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str]) -> 
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130  # what a shell expects of a program that Ctrl-C ended
-    except _Ended as ended:
+    except Ended as ended:
         print("ended by a signal", file=sys.stderr)
         code = 128 + ended.args[0]
     finally:
@@ -117,15 +118,15 @@ def _signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP, unless they are ignored, end a command as Ctrl-C does, with half-done work cleaned up."""
 
     def end(number: int, _: object) -> NoReturn:
-        raise _Ended(number)
+        raise Ended(number)
 
     def again(ignored: Any) -> None:
         # Python ignores what is raised in a destructor or a callback: such a signal is sent once more, after that.
         error = ignored.exc_value
-        if not isinstance(error, _Ended | KeyboardInterrupt):
+        if not isinstance(error, Ended | KeyboardInterrupt):
             hook(ignored)
             return
-        number = error.args[0] if isinstance(error, _Ended) else signal.SIGINT
+        number = error.args[0] if isinstance(error, Ended) else signal.SIGINT
         lost[error] = threading.Timer(0.01, os.kill, (os.getpid(), number))
         lost[error].start()
 
@@ -158,7 +159,6 @@ def dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in COMMANDS:
         raise unknown("command", arguments[0], COMMANDS)
-    keep_freed_memory()
     name, command = arguments[0].replace("-", "_"), COMMANDS[arguments[0]]
     function = getattr(import_module(f"onespike.cli.{name}"), name)
     return call(function, arguments[1:], f"onespike {arguments[0]} {command.arguments}".rstrip(), command.sections)

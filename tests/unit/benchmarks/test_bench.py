@@ -13,15 +13,16 @@ import torch
 
 import onespike
 from benchmarks.__main__ import main
-from benchmarks.case import Case, count_macs
+from benchmarks.case import CLASSES, Case
 from benchmarks.compare import cases, record
 from benchmarks.compare_runs import minutes
 from benchmarks.data import compare_data
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
 from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
-from benchmarks.scaling import _varied, save_scaling, scaling
+from benchmarks.scaling import Point, _varied, save_scaling, scaling
 from onespike.clock import interleaved
+from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.models.strict import Firing
@@ -53,19 +54,19 @@ def command(*arguments: object) -> int:
 
 
 def test_the_papers_network_has_247_million_macs() -> None:
-    assert count_macs(create_model("conv12"), torch.zeros(1, 3, 32, 32)) == 246_992_640
+    assert Case("infer", "onespike", "fp32", 64).operations() == 2 * 246_992_640
 
 
 @pytest.mark.parametrize("unit", ["lstm", "gru", "birnn", "mlp"])
 def test_cells_are_counted_gate_by_gate(unit: str) -> None:
     channels, side = 4, 8
     overrides: dict[str, Any] = {"depths": (1,), "channels": (channels,), "mlp_ratio": 2}
-    network = create_model(f"{unit}12", num_classes=3, image_size=16, **overrides)
+    case = Case("infer", "onespike", "fp32", 64, f"{unit}12", "", image_size=16, overrides=overrides)
     directions, gates = {"lstm": (2, 4), "gru": (1, 3), "birnn": (2, 1), "mlp": (1, 1)}[unit]
     products = 2 * gates * directions * channels * channels  # of the input, and of the state or the second layer
     per_pixel = products + directions * channels * channels + 2 * 2 * channels * channels
-    stem, head = side * side * channels * 3 * 4, channels * 3
-    assert count_macs(network, torch.zeros(1, 3, 16, 16)) == side * side * per_pixel + stem + head
+    stem, head = side * side * channels * 3 * 4, channels * CLASSES
+    assert case.operations() == 2 * (side * side * per_pixel + stem + head)
 
 
 @pytest.mark.parametrize("task", ["train", "infer"])
@@ -182,7 +183,7 @@ def test_rates_and_shares_follow_from_the_times() -> None:
     case = Case("train", "onespike", "fp32", 8, preset="modern", **TINY)
     one = record(case, [0.5, 0.1, 0.2], PEAKS, 12.0)
     assert (one.images_per_second, one.slowest, one.fastest) == (40.0, 16.0, 80.0)
-    operations = 3 * 2 * count_macs(case.network(), torch.zeros(1, 3, 16, 16))
+    operations = 3 * 2 * count_operations(case.network(), [torch.zeros(1, 3, 16, 16)]).macs
     assert one.operations == operations
     assert one.gflops == pytest.approx(operations * 40 / 1e9)
     assert one.share_of_gemm == pytest.approx(operations * 40 / 100e9)
@@ -251,6 +252,16 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert set(one["gemm_gflops"]) == {"fp32", "bf16", "int8"}
         assert (one["onespike"], one["torch"]) == (onespike.__version__, torch.__version__)
         assert {"commit", "processor", "threads", "snntorch", "spikingjelly"} <= one.keys()
+
+
+def test_names_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    found = Point("train", "width", 8, "conv-tiny", "", "fp32", 2, 1, 1.0, 1.0)
+    monkeypatch.setattr("benchmarks.__main__.scaling", lambda *_, **__: [found])
+    monkeypatch.chdir(tmp_path)
+    assert command("scaling", "--model", "conv-tiny", "--out", ":smile:\x1b[31m") == 0
+    assert "scaling.csv and scaling.png are in :smile:\\x1b[31m\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,23 @@
 """Engines side by side on a trained network."""
 
 import json
-import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import benchmarks
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
+from onespike.inference.compare import Comparison, Measured
 from onespike.models import model_config
+from onespike.training import Run
 from tests.unit.written_run import write_run
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.slow
@@ -71,10 +74,41 @@ def test_what_cannot_be_timed_is_refused(arguments, message):
     ],
 )
 def test_scripts_refuse_in_one_line(script: str, argument: str) -> None:
-    file = Path(benchmarks.__file__).with_name(f"{script}.py")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, file, argument], capture_output=True, text=True, check=False, env=environment
+        [sys.executable, "-m", f"benchmarks.{script}", argument], capture_output=True, text=True, check=False, cwd=ROOT
     )
     assert done.returncode == 2
     assert re.fullmatch(rf"error: .*{argument}.*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("profile_step", "conv12:1 --threads 0", "--threads: expected at least 1, got 0"),
+        ("profile_step", "conv12:1 --threads 1000000000", "--threads: expected at most"),
+        ("profile_step", "conv12:0", "expected MODEL:BATCH, such as conv12:128, got conv12:0"),
+        ("calibration", "RUN --images 0", "--images: expected at least 1, got 0"),
+        ("calibration", "RUN --calibration-images 0", "--calibration-images: expected at least 1, got 0"),
+        ("conversion_vs_spikingjelly", "RUN --images -1", "--images: expected at least 1, got -1"),
+        ("conversion_vs_spikingjelly", "RUN --calibration-images 0", "--calibration-images: expected at least 1"),
+        ("conversion_vs_spikingjelly", "RUN --steps 4 0", "--steps: expected at least 1, got 0"),
+    ],
+)
+def test_scripts_need_something_to_count(script: str, arguments: str, message: str) -> None:
+    with pytest.raises(OnespikeError, match=message):
+        import_module(f"benchmarks.{script}").main(arguments.split())
+
+
+def test_the_table_of_an_engine_keeps_its_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """What a run calls its network is printed as it is, and does nothing to the terminal."""
+    times = {1: 2.0}
+    found = Comparison(":smile:\x1b[31m", 1, 1, 1, None, (Measured("PyTorch fp32", 50.0, 100.0, None, times, times),))
+    monkeypatch.setattr("benchmarks.__main__.compare_engines", lambda *_: found)
+    monkeypatch.setattr("benchmarks.__main__.Run.open", Run)
+    assert bench(["engine", "run", "--out", str(tmp_path / "engine.md")]) == 0
+    first, _, head, _, row = capsys.readouterr().out.splitlines()[1:6]
+    assert first.startswith(":smile:\\x1b[31m: 1 test images")
+    assert head.startswith("| engine | top-1 % |")
+    assert row.startswith("| PyTorch fp32 | 50.00 |")

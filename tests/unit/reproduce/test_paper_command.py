@@ -1,5 +1,6 @@
 """`python -m reproduce`, as it is typed."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -32,17 +33,29 @@ def test_a_sweep_as_it_is_typed(command, tmp_path: Path):
 
 
 @pytest.mark.usefixtures("demo")
-def test_interrupted(command, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_interrupted(number: signal.Signals | None, command, monkeypatch: pytest.MonkeyPatch):
+    """By the training loop, or by a signal outside of it."""
     from onespike.training.loop import Stopped
     from reproduce import sweep
 
     def stop(*_: object, **__: object) -> None:
+        if number:
+            signal.raise_signal(number)
         raise Stopped
 
     monkeypatch.setattr(sweep, "train", stop)
     code, _, complaints = command("demo", "--recipe=digits")
     assert code == 130
     assert "go on with: python -m reproduce demo --recipe=digits" in complaints
+
+
+@pytest.mark.usefixtures("demo")
+@pytest.mark.parametrize("arguments", [("demo", *TINY, "--part", "9/9"), ("table1",)], ids=lambda words: words[0])
+def test_names_are_printed_as_they_are(arguments: tuple[object, ...], command):
+    code, printed, complaints = command(*arguments, "--out", ":smile:\x1b[31m")
+    assert (code, complaints) == (0, "")
+    assert "the table is :smile:\\x1b[31m/" in printed
 
 
 def test_without_a_name_all_are_listed(command):
