@@ -1,6 +1,5 @@
 """Conversion: an artificial network, converted at several numbers of time steps; trained on at one, by each route."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,7 +12,6 @@ import torch
 
 from onespike.audit import audit_run
 from onespike.clock import interleaved
-from onespike.configs import plain
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
@@ -91,7 +89,7 @@ def conversion(
         return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
 
     def converted(network: str, source: Run) -> list[Entry]:
-        found, kind = [], f"{_digest(source)}-{images}{'-real' if allow_real else ''}"
+        found, kind = [], f"{source.checkpoint('best').digest[:12]}-{images}{'-real' if allow_real else ''}"
         for steps, population in [(one, 1) for one in time_steps] + [(1, one) for one in populations]:
             one = Run(folder / f"{kind}-T{steps}-P{population}")
             if not one.has_checkpoint():
@@ -196,18 +194,9 @@ def _route(run: Run) -> str:
     return f"{route} with {' and '.join(more)}" if more else route
 
 
-def _digest(run: Run) -> str:
-    """Short digest of a run's best weights and of what computes with them."""
-    checkpoint = run.checkpoint("best")
-    digest = hashlib.sha256(json.dumps(plain(checkpoint.card), sort_keys=True).encode())
-    for name, tensor in sorted(checkpoint.weights.items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
 def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
     """Classify the test images and audit, once."""
-    kept = folder / "measured" / f"{_digest(run)}-{test_images}.json"
+    kept = folder / "measured" / f"{run.checkpoint('best').digest[:12]}-{test_images}.json"
     if kept.is_file():
         return Measurement(**json.loads(kept.read_text()))
     audit = audit_run(run, images=MEASURED, latency=False)

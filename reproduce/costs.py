@@ -14,38 +14,36 @@ from reproduce.plan import Training
 
 #: Test images that each network is audited on.
 IMAGES = 512
-#: What is kept of each audit: energy in microjoule by convention, and counts; all for one image.
-FOUND = (*CONVENTIONS, "synaptic_operations", "macs", "real_macs")
-#: What is kept where time is measured too: milliseconds for a single image, and whether the machine was busy, 0 or 1.
-TIMES = ("milliseconds", "busy")
+#: What is kept of each audit: energy in microjoule by convention, and counts, all for one image; milliseconds for a
+#: single image, and whether the machine was busy, 0 or 1.
+FOUND = (*CONVENTIONS, "synaptic_operations", "macs", "real_macs", "milliseconds", "busy")
 _KEY = ("digest", "seed")
 
 
-def audit_training(training: Training, run: Run, out: Path, name: str, latency: bool = False) -> None:
+def audit_training(training: Training, run: Run, out: Path, name: str) -> None:
     """Audit the best weights of a run, and add what it found to NAME.audit.csv; do nothing if it is there."""
-    file, columns = Ledger(out / f"{name}.audit.csv"), FOUND + TIMES if latency else FOUND
-    if costs_of(training.digest, read_costs(file.path, columns)).get(training.seed):
+    file = Ledger(out / f"{name}.audit.csv")
+    if costs_of(training.digest, read_costs(file.path)).get(training.seed):
         return
-    found = audit_run(run, images=IMAGES, device=training.recipe.train.device, latency=latency)
+    found = audit_run(run, images=IMAGES, device=training.recipe.train.device)
     energies = [1e6 * found.energy(convention).total for convention in CONVENTIONS]
     counts = [found.operations.synaptic_operations, found.operations.macs, found.operations.macs_of("real")]
-    times = [1e3 * found.latency[0].median, float(found.latency[0].busy is not None)] if latency else []
+    times = [1e3 * found.latency[0].median, float(found.latency[0].busy is not None)]
     own = training.digest, training.seed
-    row = dict(zip((*_KEY, *columns), (*own, *energies, *counts, *times), strict=True))
+    row = dict(zip((*_KEY, *FOUND), (*own, *energies, *counts, *times), strict=True))
     with file.locked():
-        rows = [one for one in read_costs(file.path, columns) if (one["digest"], one["seed"]) != own]
-        save_text(csv_text((*_KEY, *columns), [list(one.values()) for one in [*rows, row]]), file.path)
+        rows = [one for one in read_costs(file.path) if (one["digest"], one["seed"]) != own]
+        save_text(csv_text((*_KEY, *FOUND), [list(one.values()) for one in [*rows, row]]), file.path)
 
 
-def read_costs(path: Path, columns: Sequence[str] = FOUND) -> list[dict[str, Any]]:
+def read_costs(path: Path) -> list[dict[str, Any]]:
     """Read the file that `audit_training` writes.
 
     Args:
         path: The file; it need not be there.
-        columns: Its numbers.
 
     Returns:
-        A row for each network that was audited: "digest", "seed", and these numbers.
+        A row for each network that was audited: "digest", "seed", and the numbers of `FOUND`.
 
     Raises:
         OnespikeError: It is no such file.
@@ -55,7 +53,7 @@ def read_costs(path: Path, columns: Sequence[str] = FOUND) -> list[dict[str, Any
     try:
         with path.open(newline="", encoding="utf-8") as file:
             return [
-                {"digest": row["digest"], "seed": int(row["seed"]), **{name: float(row[name]) for name in columns}}
+                {"digest": row["digest"], "seed": int(row["seed"]), **{name: float(row[name]) for name in FOUND}}
                 for row in csv.DictReader(file, strict=True)
             ]
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from onespike.counting import count_operations
-from onespike.errors import OnespikeError
+
+#: Side of the map that a convolution is counted on.
+SIDE = 8
 
 
 @cache
@@ -29,7 +31,7 @@ def count_cell(kind: type[nn.RNNBase], d_x: int, d_h: int) -> float:
 
 
 @cache
-def count_convolution(d_x: int, d_h: int, kernel: int, stride: int = 1, side: int = 8) -> float:
+def count_convolution(d_x: int, d_h: int, kernel: int, stride: int = 1) -> float:
     """Count the operations of a convolution on a map, and divide by the tokens that come out.
 
     Args:
@@ -37,34 +39,15 @@ def count_convolution(d_x: int, d_h: int, kernel: int, stride: int = 1, side: in
         d_h: Channels out.
         kernel: Side of the kernel.
         stride: Step of the kernel.
-        side: Side of the map.
 
     Returns:
         Operations for each token.
     """
     layer = nn.Conv2d(d_x, d_h, kernel, stride, (kernel - 1) // 2 if stride == 1 else 0)
-    return 2 * count_operations(layer, [torch.zeros(1, d_x, side, side)]).macs / (side // stride) ** 2
+    return 2 * count_operations(layer, [torch.zeros(1, d_x, SIDE, SIDE)]).macs / (SIDE // stride) ** 2
 
 
 @cache
 def count_linear(d_x: int, d_h: int) -> float:
     """Count the operations of a linear layer for one token; arguments as for `count_convolution`."""
     return 2 * count_operations(nn.Linear(d_x, d_h), [torch.zeros(1, d_x)]).macs
-
-
-def count_layer(layer: nn.Module) -> float:
-    """Count the operations of a weight layer for one token, of one direction if it is recurrent.
-
-    Raises:
-        OnespikeError: It is none that is known here.
-    """
-    match layer:
-        case nn.Conv2d():
-            return count_convolution(layer.in_channels, layer.out_channels, layer.kernel_size[0], layer.stride[0])
-        case nn.Linear():
-            return count_linear(layer.in_features, layer.out_features)
-        case nn.LSTM() | nn.GRU() | nn.RNN():
-            kind = next(kind for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(layer, kind))
-            return count_cell(kind, layer.input_size, layer.hidden_size)
-        case _:
-            raise OnespikeError(f"there is no way yet to count the operations of a {type(layer).__name__}")

@@ -114,7 +114,7 @@ def energy(
         claims.markdown() if claims.rows else "No ratio can be given.",
         "found: the energy of the other network over that of this one. A ratio says nothing without the accuracies "
         "beside it: a network that is worse may well be cheaper.",
-        *([_refusals(refused)] if refused else []),
+        *(["\n".join(f"- {reason}" for reason in refused)] if refused else []),
         f"**{ASSUMED}**: {RESNET19[0].source}. The dense counts are exact.",
     ]
     write_report(out, "energy", "Energy: the claims, and what is counted", claims, parts, _draw(subjects))
@@ -178,10 +178,6 @@ def _claims(ours: Audit, others: Sequence[Subject]) -> tuple[Table, list[str]]:
         "firing rates": "",
     }
     return Table(columns, rows), refused
-
-
-def _refusals(refused: Sequence[str]) -> str:
-    return "\n".join(f"- {reason}" for reason in refused)
 
 
 def _draw(subjects: Sequence[Subject]) -> Figure:

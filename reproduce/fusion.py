@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS, fuse
+from onespike.models import expect_blocks
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.monitor import SpikeMonitor
@@ -29,7 +30,7 @@ from onespike.training.optim import make_accelerator
 from onespike.training.run import Run
 from onespike.training.scores import score
 from reproduce.report import Table, write_report
-from reproduce.trained import block_network, describe, expect_images, open_or_train, some_test_images
+from reproduce.trained import describe, expect_images, open_or_train, some_test_images
 
 #: Points along each side of a square on which a surface is looked at.
 POINTS = 400
@@ -126,7 +127,7 @@ def fire(run: Run, checkpoint: Checkpoint, images: int) -> dict[str, Firing]:
     accelerator = make_accelerator(TrainConfig())
     batches = some_test_images(run, checkpoint, images, accelerator.device)
     found = {}
-    trained, _ = block_network(checkpoint.card)
+    trained = expect_blocks(checkpoint.card.build(), checkpoint.card.name).config
     for kind in FUSIONS:
         swapped: dict[str, Any] = {"fusion": kind}
         card = replace(checkpoint.card, model=replace(trained, **swapped))
@@ -166,7 +167,7 @@ def fusion(
     expect_images(images)
     trained = open_or_train(run, "fusion-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
-    config, _ = block_network(checkpoint.card)
+    config = expect_blocks(checkpoint.card.build(), checkpoint.card.name).config
     neuron = config.neuron
     surfaces = {kind: measure(kind, config.theta, neuron.threshold) for kind in FUSIONS}
     firing = fire(trained, checkpoint, images)

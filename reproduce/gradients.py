@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from onespike.errors import OnespikeError
-from onespike.models import Network
+from onespike.models import Network, expect_blocks
 from onespike.models.onespike import DEPTHS
 from onespike.training.loop import set_up
 from onespike.training.recipe import load_recipe
@@ -135,9 +135,7 @@ def measure(
         overrides["data.root"] = str(root)
     resolved = load_recipe(recipe, overrides)
     trainer = set_up(resolved)
-    network = trainer.network
-    if not isinstance(network, Network):
-        raise OnespikeError(f"{model} has no spiking blocks whose gradients could be measured")
+    network = expect_blocks(trainer.network, model)
     if len(trainer.batches) < steps:
         raise OnespikeError(
             f"steps: expected at most {len(trainer.batches)}, the batches of {batch_size} that the training images of "

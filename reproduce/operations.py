@@ -37,6 +37,6 @@ OPERATIONS = Sweep(
     epochs=10,
     limit=0,
     precision="bf16",
-    measure=partial(audit_training, name="operations", latency=True),
+    measure=partial(audit_training, name="operations"),
     write=write_over_time,
 )

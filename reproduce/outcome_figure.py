@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from onespike.search.drawing import plain_figure
 from reproduce.outcome import Outcome
 
 #: Inches for a row, and for what is above a group.
@@ -99,8 +100,7 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = plain_figure(6, 4)
     groups = list(dict.fromkeys(outcome.setting.group for outcome in outcomes))
     for number, group in enumerate(groups):
         known = [one for one in outcomes if one.setting.group == group and one.estimate]
@@ -116,7 +116,5 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
         axis.set_title(f"pending: {', '.join(map(str, pending))} layers", loc="right", fontsize=9, color="grey")
     axis.set(xlabel="layers", ylabel="test accuracy, %")
     axis.set_xticks(sorted({int(one.setting.label) for one in outcomes}))
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False, title="unit")
     return figure

@@ -8,8 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
+from onespike.search.drawing import plain_figure
 from onespike.training.recipe import Recipe
-from reproduce.costs import FOUND, TIMES, audit_training, costs_of, read_costs
+from reproduce.costs import FOUND, audit_training, costs_of, read_costs
 from reproduce.ledger import Row
 from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes
 from reproduce.plan import FULL_SIZE, Setting, Sweep, Training, digest
@@ -34,13 +35,12 @@ def write_over_time(
     sweep: Sweep, recipes: Sequence[Recipe], trainings: Sequence[Training], seeds: int, rows: Sequence[Row], out: Path
 ) -> None:
     """Write NAME.csv, NAME.md and NAME.png from what is there; see `reproduce.outcome.write_outcomes`."""
-    columns = FOUND + TIMES
-    found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / f"{sweep.name}.audit.csv", columns)
+    found, costs = outcomes(sweep, recipes, seeds, rows), read_costs(out / f"{sweep.name}.audit.csv")
     points: list[tuple[Outcome, dict[str, Estimate]]] = []
     for outcome, recipe in zip(found, recipes, strict=True):
         own = costs_of(digest(recipe, outcome.setting.start), costs)
         audited = [own[row["seed"]] for row in outcome.rows if row["outcome"] == "trained" and row["seed"] in own]
-        means = {name: Estimate.over([row[name] for row in audited]) for name in columns} if audited else {}
+        means = {name: Estimate.over([row[name] for row in audited]) for name in FOUND} if audited else {}
         points.append((outcome, means))
     names = {"group": "", "setting": "", "T": "d", "seeds": "d", "test top-1 %": ".2f", "std": ".2f", "PFLOP": ".4f"}
     names |= {"ms for one": ".2f", "field µJ": ".3f", "memory µJ": ".3f", "synaptic operations": ",.0f", "MACs": ",.0f"}
@@ -76,8 +76,7 @@ def draw_costs(
     label: str = "energy for one sample, µJ (the field's convention)",
 ) -> Figure:
     """Draw accuracies over a sum of what the audits found."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axis = figure.subplots()
+    figure, axis = plain_figure(8, 4.2)
     for group in dict.fromkeys(outcome.setting.group for outcome, _ in points):
         known = [
             (sum(costs[name].mean for name in costs_summed), outcome.estimate, outcome.setting.label)
@@ -96,8 +95,6 @@ def draw_costs(
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(alpha=0.25)
-    axis.spines[["top", "right"]].set_visible(False)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=8)
     else:
@@ -126,7 +123,7 @@ EVENTS = Sweep(
     recipe="events/digits",
     epochs=20,
     limit=0,
-    measure=partial(audit_training, name="events", latency=True),
+    measure=partial(audit_training, name="events"),
     write=write_over_time,
 )
 
@@ -147,6 +144,6 @@ TIME = Sweep(
     epochs=8,
     limit=0,
     precision="bf16",
-    measure=partial(audit_training, name="time", latency=True),
+    measure=partial(audit_training, name="time"),
     write=write_over_time,
 )

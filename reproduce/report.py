@@ -38,10 +38,7 @@ class Table:
     def markdown(self) -> str:
         """For a reader; numbers stand to the right."""
         formats = list(self.columns.values())
-        body = [
-            [_cell(value, spec) for value, spec in zip(row, formats, strict=True)]
-            for row in [list(r) for r in self.rows]
-        ]
+        body = [[_cell(value, spec) for value, spec in zip(row, formats, strict=True)] for row in self.rows]
         rule = ["---:" if spec else "---" for spec in formats]
         return "\n".join("| " + " | ".join(cells) + " |" for cells in [list(self.columns), rule, *body])
 

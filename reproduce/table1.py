@@ -22,27 +22,25 @@ TH = 0.5
 THETAS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def volume(theta: float, th: float = TH) -> float:
+def volume(theta: float) -> float:
     """S(theta) by the supplement's formula, Eq. 6.
 
     Args:
         theta: The radian factor, > 0.
-        th: The threshold.
 
     Returns:
         The volume below the fusion surface over X, Y in [th, 2 th].
     """
-    sines = math.sin(1.5 * theta * math.pi * th) * math.sin(theta * math.pi * th / 4) ** 2
+    sines = math.sin(1.5 * theta * math.pi * TH) * math.sin(theta * math.pi * TH / 4) ** 2
     return 16 * sines / (theta * math.pi) ** 2
 
 
-def integrated_volume(kind: str, theta: float, th: float = TH) -> float:
+def integrated_volume(kind: str, theta: float) -> float:
     """The same volume by numerical integration of the function that the networks use.
 
     Args:
         kind: A fusion, see `onespike.functional.fuse`.
         theta: The radian factor.
-        th: The threshold.
 
     Returns:
         The volume; for Eq. 6 to be right, that of `sincos` must equal `volume`.
@@ -51,7 +49,7 @@ def integrated_volume(kind: str, theta: float, th: float = TH) -> float:
     def height(y: float, x: float) -> float:
         return fuse(torch.tensor(x, dtype=torch.float64), torch.tensor(y, dtype=torch.float64), kind, theta).item()
 
-    found, _ = dblquad(height, th, 2 * th, th, 2 * th, epsabs=1e-10, epsrel=1e-10)
+    found, _ = dblquad(height, TH, 2 * TH, TH, 2 * TH, epsabs=1e-10, epsrel=1e-10)
     return found
 
 

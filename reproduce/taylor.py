@@ -19,11 +19,11 @@ import torch
 from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
-from onespike.models import Network
+from onespike.models import Network, expect_blocks
 from onespike.training.run import Run
 from reproduce.potentials import Finding, Potentials, analyse, record
 from reproduce.report import Table, write_report
-from reproduce.trained import block_network, describe, expect_images, open_or_train, some_test_images
+from reproduce.trained import describe, expect_images, open_or_train, some_test_images
 
 #: What the small network changes in the recipe "digits": an LSTM unit, and blocks that have one before them in a stage.
 SMALL = {
@@ -51,8 +51,8 @@ def taylor(
     expect_images(images)
     trained = open_or_train(run, "taylor-digits", SMALL, work)
     checkpoint = trained.checkpoint("best")
-    config, network = block_network(checkpoint.card)
-    neuron = config.neuron
+    network = expect_blocks(checkpoint.card.build(), checkpoint.card.name)
+    config, neuron = network.config, network.config.neuron
     network.load_state_dict(checkpoint.weights)
     _expect_travelling(network, trained)
     batches = [batch for batch, _ in some_test_images(trained, checkpoint, images)]
@@ -160,14 +160,9 @@ def _draw(findings: list[Finding], seen: list[Potentials], alpha: float) -> Figu
     for axis in (sizes, errors):
         axis.set_xticks(positions.tolist(), names)
         axis.set_xlabel("block")
-    here, before = (
-        torch.cat([one.here[1:].flatten() for one in seen]),
-        torch.cat([one.here[:-1].flatten() for one in seen]),
-    )
-    above, corner = (
-        torch.cat([one.above[1:].flatten() for one in seen]),
-        torch.cat([one.above[:-1].flatten() for one in seen]),
-    )
+    later, earlier = slice(1, None), slice(None, -1)
+    here, before = (torch.cat([one.here[part].flatten() for one in seen]) for part in (later, earlier))
+    above, corner = (torch.cat([one.above[part].flatten() for one in seen]) for part in (later, earlier))
     some = torch.linspace(0, len(here) - 1, min(POINTS, len(here))).long()
     eq4, eq5 = (2 * here - above - before)[some], (here - alpha * corner)[some]
     cloud.plot(eq4, eq5, ".", markersize=2, alpha=0.3, rasterized=True)

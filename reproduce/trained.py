@@ -9,8 +9,8 @@ from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_same_images
-from onespike.models import Network, OnespikeConfig, expect_blocks
-from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.models import expect_blocks
+from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run
 from reproduce.sweep import complete
@@ -38,20 +38,10 @@ def open_or_train(folder: Path | None, name: str, overrides: dict[str, Any], wor
     return run
 
 
-def block_network(card: ModelCard) -> tuple[OnespikeConfig, Network]:
-    """The architecture and the network, with fresh weights, for what only a network of spiking blocks can answer.
-
-    Raises:
-        OnespikeError: It is another kind of network.
-    """
-    network = expect_blocks(card.build(), card.name)
-    return network.config, network
-
-
 def describe(checkpoint: Checkpoint) -> str:
     """Say which network a checkpoint holds, in words for a table's head."""
     card, epochs = checkpoint.card, checkpoint.state["progress"]["epoch"]
-    config, _ = block_network(card)
+    config = expect_blocks(card.build(), card.name).config
     norm = "batch normalisation" if config.norm == "batch" else "no normalisation"
     return (
         f"{config.name} (unit {config.unit}, {sum(config.depths)} blocks, encoding {config.encoding}, {norm}) on "

@@ -28,10 +28,10 @@ def inspect(
         checkpoint: Which weights of the run: best or last.
         seed: Seed of the draws of a network that draws random numbers.
     """
-    from onespike.durable import expect_writable, save_json
+    from onespike.durable import expect_writable, save_json, save_text
     from onespike.evaluation.drawing import draw_inspection, save_figure
     from onespike.evaluation.inspect import inspect_image, inspect_sample
-    from onespike.evaluation.recordings import save_animation
+    from onespike.evaluation.recordings import animation
     from onespike.training.pretrained import beside
     from onespike.training.run import Run
 
@@ -41,14 +41,14 @@ def inspect(
     picture = out or beside(run) / "inspection" / f"{image.stem if image else f'sample-{sample}'}.png"
     if picture.suffix.lower() != ".png":
         raise OnespikeError(f"--out: expected the name of a PNG, such as spikes.png, got {picture}")
-    animation = picture.with_suffix(".gif")
-    expect_writable(picture, json, None if image else animation)
+    moving = picture.with_suffix(".gif")
+    expect_writable(picture, json, None if image else moving)
     if image:
         view = inspect_image(opened, image, checkpoint, seed)
     else:
         view, raw = inspect_sample(opened, sample or 0, checkpoint, seed)
         if raw.ndim == 4:
-            save_animation(raw, animation)
+            save_text(animation(raw), moving)
     save_figure(draw_inspection(view), picture, dpi=100)
     if json:
         save_json(view.to_json(), json)

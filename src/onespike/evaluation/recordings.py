@@ -1,12 +1,9 @@
 """Frames of events as pictures: red where it became brighter, blue where it became darker."""
 
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
-
-from onespike.durable import save_text
 
 #: Side in pixels that small frames are enlarged to in a GIF, and milliseconds for which each is shown.
 _SIDE, _SHOWN = 256, 200
@@ -41,11 +38,6 @@ def animation(raw: np.ndarray) -> bytes:
     file = io.BytesIO()
     shown[0].save(file, "GIF", save_all=True, append_images=shown[1:], duration=_SHOWN, loop=0)
     return file.getvalue()
-
-
-def save_animation(raw: np.ndarray, path: Path) -> None:
-    """Write the GIF; an `OnespikeError` where that fails."""
-    save_text(animation(raw), path)
 
 
 def _coloured(counts: np.ndarray, most: float | None = None) -> np.ndarray:

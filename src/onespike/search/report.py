@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -58,7 +59,7 @@ def write_report(out: Path, found: Sequence[Tried], command: Sequence[str], ener
     names = list(dict.fromkeys(name for one in found for name in one.values))
     columns = ["trial", "outcome", "held out %", *(["µJ"] if energy else []), "best", *names, "epoch", "seconds", "run"]
     rows = [_row(one, names, energy) for one in found]
-    save_text(csv_text(columns, [["" if value is None else value for value in row] for row in rows]), out / TABLE)
+    save_text(csv_text(columns, rows), out / TABLE)
     save_text(_page(out.resolve().name, found, columns, rows, command, energy, study), out / PAGE)
 
 
@@ -81,7 +82,7 @@ def _page(
     from onespike.search import drawing
 
     aims = "accuracy on the held-out images" + (f", and energy by the convention {energy}" if energy else "")
-    counts = {word: sum(one.outcome.split(":")[0] == word for one in found) for word in _outcomes(found)}
+    counts = Counter(one.outcome.split(":")[0] for one in found)
     summary = ", ".join(f"{count} {word}" for word, count in counts.items()) or "none yet"
     about = "No test image has a say: train the best anew, or evaluate its run folder, to see how it does on those."
     parts = [f"<h1>{escape(printable(title))}</h1>", f"<p>Searched for: {escape(aims)}. Trials: {escape(summary)}.</p>"]
@@ -108,10 +109,6 @@ def _page(
     parts += ["<h2>Trials</h2>", f'<div class="wide"><table><tr>{header}</tr>{"".join(lines)}</table></div>']
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     return f"{head}<title>{escape(printable(title))}</title><style>{_STYLE}</style>\n" + "\n".join(parts) + "\n"
-
-
-def _outcomes(found: Sequence[Tried]) -> list[str]:
-    return list(dict.fromkeys(one.outcome.split(":")[0] for one in found))
 
 
 def describe(one: Tried) -> str:

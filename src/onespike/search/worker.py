@@ -131,10 +131,8 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
         tell(state=TrialState.FAIL)
         return life.lost
     except (Diverged, _Refused, torch.OutOfMemoryError, MemoryError) as error:
-        kind = (
-            "diverged" if isinstance(error, Diverged) else "refused" if isinstance(error, _Refused) else "out of memory"
-        )
-        outcome = f"{kind}: {printable(error, 300)}"
+        kinds: dict[type[BaseException], str] = {Diverged: "diverged", _Refused: "refused"}
+        outcome = f"{kinds.get(type(error), 'out of memory')}: {printable(error, 300)}"
         attempt.set_user_attr(studies.OUTCOME, outcome)
         tell(state=TrialState.FAIL)
         so_far = [one.outcome for one in studies.tried(study, job.energy) if one.done]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reproduce.complexity import layers_of, lsnn, ratio, scnn
-from reproduce.counting import count_cell, count_convolution, count_layer
+from reproduce.counting import count_cell, count_convolution, count_linear
 
 #: Elementwise operations that a written-out cell uses: one for each element of the result.
 ELEMENTWISE = {
@@ -91,7 +91,7 @@ def test_convolution_by_a_loop_over_every_product():
     products = sum(1 for _ in range(d_h) for _ in range(d_x) for _ in range(kernel) for _ in range(kernel))
     assert scnn(d_x, d_h, kernel) == 2 * products == count_convolution(d_x, d_h, kernel)
     assert count_convolution(3, 48, 2, stride=2) == scnn(3, 48, 2)
-    assert count_layer(nn.Linear(5, 7)) == scnn(5, 7, 1) == 70
+    assert count_linear(5, 7) == scnn(5, 7, 1) == 70
 
 
 def test_lstm_by_hand():
