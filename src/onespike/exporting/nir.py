@@ -11,6 +11,7 @@ is a convolution as large as the map, and logits are (K, 1, 1).
 
 import math
 from collections import Counter
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ class _Writer:
         return OnespikeError(f"nir: it cannot say {what}; onnx, pt2 and c (--weights fp32) can")
 
     def _add(self, name: str, node: Any, parts: list[str], sides: tuple[int, int]) -> str:
-        if name in self.nodes:
-            name = f"{name}_{sum(one.rpartition('_')[0] == name or one == name for one in self.nodes)}"
+        names = chain([name], (f"{name}_{number}" for number in count(1)))
+        name = next(one for one in names if one not in self.nodes)
         self.nodes[name], self._sides[name] = node, sides
         self.edges += [(part, name) for part in parts]
         return name

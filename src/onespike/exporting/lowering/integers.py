@@ -251,7 +251,7 @@ def _levels(of: Map) -> set[int]:
 
 def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:
     """Gains as integers, and an exponent of 2 to divide by; for `wide` values 60 bits, unless fewer are exact."""
-    if not wide:
+    if not wide or not gain.any():
         return whole(gain), 0
     drop = 60 - math.ceil(math.log2(gain.abs().max().item()))
     factors = whole(gain * 2.0**drop)
