@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
@@ -89,6 +89,9 @@ class Exported(nn.Module):
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = reason(error, first=True)[:300]
             raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
+        for part in program.graph_module.modules():
+            for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # paths and source lines of this machine are nobody else's business
         return program
 
     def _expect_no_draws(self, images: Tensor) -> None:

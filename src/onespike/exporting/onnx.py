@@ -74,6 +74,9 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
         line = reason(error.__cause__ or error)[:300]
         raise OnespikeError(f"onnx: {exported.contract.model} cannot be said: {line}; pt2 can") from error
+    for part in (model.graph, *model.functions):
+        for node in part.node:
+            del node.metadata_props[:]  # where in PyTorch each comes from: half of a small file
     name_outputs(model.graph, names)
     fold_thresholds(model)
     if exported.contract.weights == "int8":
