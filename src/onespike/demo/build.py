@@ -17,7 +17,7 @@ from onespike.demo.counts import Counted, described
 from onespike.demo.runtime import runtime
 from onespike.durable import save_folder
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import Contract, Parity
 from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_images
 from onespike.exporting.network import Exported
@@ -62,8 +62,8 @@ def build(
         energy: The constants of energy; the package's own by default.
 
     Raises:
-        OnespikeError: The network cannot be expressed in ONNX; the images are floats; a package or the runtime is
-            missing; the folder holds something else. Nothing is written then.
+        OnespikeError: The network cannot be expressed in ONNX; the images are floats, or recordings of several frames;
+            a package or the runtime is missing; the folder holds something else. Nothing is written then.
     """
     expect_free(out)
     expect_packages()
@@ -71,6 +71,7 @@ def build(
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     card, table = checkpoint.card, energy or EnergyTable.load()
     expect_same_images(dataset, card)
+    expect_one_frame(dataset, "demo")
     contract = Contract.of(card, "fp32", pixels=True)
     raw, labels = some_test_images(dataset, images)
     if raw.dtype != torch.uint8:
