@@ -43,9 +43,11 @@ def demo(
         energy: YAML file with the constants of energy.
         checkpoint: Which weights of the run: best or last.
     """
+    import webbrowser
+
     from onespike.counting import EnergyTable
     from onespike.demo import build
-    from onespike.demo.serve import address, server, show
+    from onespike.demo.serve import address, server
     from onespike.training.run import Run
 
     if run and model:
@@ -65,7 +67,7 @@ def demo(
         else:
             console.print(f"the page is at {address(page)}; Ctrl-C ends it")
             if open_:
-                show(address(page))
+                webbrowser.open(address(page))
             try:
                 page.serve_forever()
             except KeyboardInterrupt:

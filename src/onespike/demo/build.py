@@ -17,13 +17,13 @@ from onespike.demo.counts import Counted, described
 from onespike.demo.runtime import runtime
 from onespike.durable import save_folder
 from onespike.errors import OnespikeError
-from onespike.evaluation.evaluate import expect_same_images
+from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import Contract, Parity
 from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_images
-from onespike.exporting.network import Exported, Traced
+from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import compare
-from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.neurons.watch import fired
 from onespike.training.run import Run
 
 PAGE = Path(__file__).parent / "page"
@@ -62,8 +62,8 @@ def build(
         energy: The constants of energy; the package's own by default.
 
     Raises:
-        OnespikeError: The network cannot be expressed in ONNX; the images are floats; a package or the runtime is
-            missing; the folder holds something else. Nothing is written then.
+        OnespikeError: The network cannot be expressed in ONNX; the images are floats, or recordings of several frames;
+            a package or the runtime is missing; the folder holds something else. Nothing is written then.
     """
     expect_free(out)
     expect_packages()
@@ -71,11 +71,12 @@ def build(
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     card, table = checkpoint.card, energy or EnergyTable.load()
     expect_same_images(dataset, card)
+    expect_one_frame(dataset, "demo")
     contract = Contract.of(card, "fp32", pixels=True)
     raw, labels = some_test_images(dataset, images)
     if raw.dtype != torch.uint8:
         raise OnespikeError(f"{dataset.name}: expected raw images, which a page can show: these are floats")
-    network = checkpoint.network().eval()
+    network = checkpoint.network()
     seen = [contract.normalise(part) for part, _ in batches(raw, labels)]
     operations = count_operations(network, seen)
     counted = Counted(network, operations, seen[0])
@@ -103,11 +104,6 @@ def build(
 
 def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
     """The calls of layers of neurons, in order: where each is, and the axes of its spikes."""
-    calls: list[Fired] = []
-    reset_state(network)
-    with torch.no_grad(), watch_neurons(network, calls.append, foreign_potentials=False):
-        network(images)
-    reset_state(network)
     return [
         {
             "output": f"spikes{number}",
@@ -115,7 +111,7 @@ def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
             "axis": call.batch_axis,  # that of the images
             "ahead": "time steps" if call.steps > 1 else "windows",  # what an axis before it stands for
         }
-        for number, call in enumerate(calls)
+        for number, call in enumerate(fired(network, images)[1])
     ]
 
 
@@ -128,13 +124,13 @@ def _proved(
     outputs = defaultdict[str, list[str]](list)
     for path, name in zip(counted.calls, arriving, strict=True):
         outputs[path].append(name)
-    traced = Traced(Exported(copy.deepcopy(network), contract, list(counted.products)))
-    model = graph(traced, ["logits", *spikes, *arriving]).SerializeToString()
+    exported = Exported(copy.deepcopy(network), contract, list(counted.products))
+    model = graph(exported, ["logits", *spikes, *arriving]).SerializeToString()
     proving = session(model)
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        logits, *fired = proving(["logits", *spikes], traced.reads(images).numpy())
-        return torch.from_numpy(logits), [torch.from_numpy(one) for one in fired]
+        logits, *found = proving(["logits", *spikes], exported.reads(images).numpy())
+        return torch.from_numpy(logits), [torch.from_numpy(one) for one in found]
 
     return model, outputs, compare("onnx", network, run, contract, batches(images, labels))
 

@@ -1,6 +1,5 @@
 """Serve the page on this machine alone; it is static, so any other web server will do."""
 
-import webbrowser
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -49,8 +48,3 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
 def address(server: ThreadingHTTPServer) -> str:
     """The address for a browser."""
     return f"http://{HOST}:{server.server_port}/"
-
-
-def show(url: str) -> bool:
-    """Open a browser, if there is one that can be opened."""
-    return webbrowser.open(url)

@@ -20,7 +20,7 @@ from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
-from onespike.exporting.network import Exported, Traced, rounded
+from onespike.exporting.network import Exported, rounded
 from onespike.exporting.parity import Parity, Target, compare
 from onespike.neurons.watch import NO_LAYERS, copied, logits_of, neuron_layers, reset_state
 from onespike.tensors import expect_finite, expect_weights
@@ -29,7 +29,7 @@ from onespike.training.run import Run
 Weights = Literal["auto", "fp32", "int8"]
 #: Writers of the formats: each writes into a folder and returns the targets that read it, by name. To add one, add an
 #: entry.
-FORMATS: dict[str, Callable[[Traced, Path], dict[str, Target]]] = {
+FORMATS: dict[str, Callable[[Exported, Path], dict[str, Target]]] = {
     "onnx": onnx.write,
     "pt2": pt2.write,
     "nir": nir.write,
@@ -103,14 +103,15 @@ def export(
         raise unknown("weights", weights, get_args(Weights))
     if (count := convert(count, int, "images")) < 1:
         raise OnespikeError(f"images: expected at least 1, got {count}")
-    idle = {"which": which != "best", "data": data is not None}  # beside a network
-    if not isinstance(model, nn.Module):
-        idle = {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}
-        idle |= {"labels": labels is not None and images is None, "data": data is not None and images is not None}
-    if ignored := [name for name, given in idle.items() if given]:
-        of_runs = {"labels": "without images", "data": "with images"}.get(ignored[0], "with a run")
-        where = "with a network" if isinstance(model, nn.Module) else of_runs
-        raise OnespikeError(f"{ignored[0]}: {where} it would be ignored: leave it out")
+    if isinstance(model, nn.Module):
+        idle = {"with a network": {"which": which != "best", "data": data is not None}}
+    else:
+        idle = {"with a run": {"mean": mean is not None, "std": std is not None, "classes": bool(classes)}}
+        idle |= {"without images": {"labels": labels is not None and images is None}}
+        idle |= {"with images": {"data": data is not None and images is not None}}
+    for where, options in idle.items():
+        for name in (name for name, given in options.items() if given):
+            raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):
@@ -172,7 +173,7 @@ def _written(
     if contract.weights == "int8":
         network = rounded(network, torch.float64 if name == "c" else torch.float32)
     proofs = []
-    for label, target in FORMATS[name](Traced(Exported(network, contract)), folder).items():
+    for label, target in FORMATS[name](Exported(network, contract), folder).items():
         resolution = getattr(target, "resolution", None)  # only an exact target has one
         proofs.append(compare(label, network, target, contract, batches(images, labels), resolution))
     return proofs

@@ -195,7 +195,8 @@ def _readme(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mappin
     if "test_top1" in summary and summary.get("test_images"):
         low, high = interval(summary["test_top1"], summary["test_images"])
         lines += ["", "## Accuracy", "", f"{summary['test_top1']:.2f}% of {summary['test_images']:,} test images"]
-        lines[-1] += f" (95% interval {low:.2f} to {high:.2f}%, of the images alone), one seed ({summary.get('seed')}),"
+        seed = "" if summary.get("seed") is None else f", one seed ({summary['seed']})"
+        lines[-1] += f" (95% interval {low:.2f} to {high:.2f}%, of the images alone){seed},"
         lines += [f"weights in {'8 bits' if summary.get('weights') == 'int8' else 'float32'}."]
     if audit := summary.get("audit"):
         lines += ["", "## Cost of an image", ""]

@@ -2,10 +2,9 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
@@ -21,7 +20,7 @@ class Exported(nn.Module):
     """A network in evaluation mode: images to logits (B, K), and to the spikes of its layers, call by call.
 
     With `contract.pixels` it reads uint8 (B, C, H, W). After the spikes come the inputs of the layers at the paths of
-    `arrivals`, call by call.
+    `arrivals`, call by call. Its graph by torch.export, `program`, is made when it is first needed.
     """
 
     def __init__(self, network: nn.Module, contract: Contract, arrivals: Sequence[str] = ()) -> None:
@@ -31,6 +30,7 @@ class Exported(nn.Module):
         mean = torch.tensor(contract.mean, dtype=torch.float64).view(-1, 1, 1)
         like = next(network.parameters(), torch.empty(()))
         self.scale, self.shift = nn.Buffer((1 / (255 * std)).to(like)), nn.Buffer((-mean / std).to(like))
+        self._programs: dict[bool, torch.export.ExportedProgram] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return logits, averaged over time, then spikes, then inputs of layers."""
@@ -54,19 +54,6 @@ class Exported(nn.Module):
                 handle.remove()
         return (over_time(logits), *spikes, *arriving)
 
-
-@dataclass
-class Traced:
-    """A network and its graph by torch.export; the graph is made when it is first needed."""
-
-    module: Exported
-    _programs: dict[bool, torch.export.ExportedProgram] = field(default_factory=dict)
-
-    @property
-    def contract(self) -> Contract:
-        """The input contract."""
-        return self.module.contract
-
     def reads(self, images: Tensor) -> Tensor:
         """The graph's input, from raw images (B, H, W, C) or from normalised floats."""
         if self.contract.pixels:
@@ -89,7 +76,7 @@ class Traced:
         return self._programs[dynamic]
 
     def _trace(self, dynamic: bool) -> torch.export.ExportedProgram:
-        like = self.module.scale
+        like = self.scale
         images = torch.zeros(TRACED if dynamic else 1, *self.contract.shape, dtype=like.dtype)
         images = images.to(torch.uint8) if self.contract.pixels else images
         self._expect_no_draws(images)
@@ -98,16 +85,19 @@ class Traced:
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # PyTorch's, about itself and about its recurrent layers
-                program = torch.export.export(self.module, (images,), dynamic_shapes=shapes, strict=False)
+                program = torch.export.export(self, (images,), dynamic_shapes=shapes, strict=False)
         except Exception as error:  # whatever a network's own code does when it meets a placeholder
             line = reason(error, first=True)[:300]
             raise OnespikeError(f"{self.contract.model} cannot be traced by torch.export: {line}") from error
+        for part in program.graph_module.modules():
+            for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # paths and source lines of this machine are nobody else's business
         return program
 
     def _expect_no_draws(self, images: Tensor) -> None:
         """Raise `OnespikeError` if a forward pass draws from the global generator."""
         before = torch.get_rng_state()
-        ask(self.module, images)
+        ask(self, images)
         if not torch.equal(before, torch.get_rng_state()):
             torch.set_rng_state(before)
             advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"

@@ -11,9 +11,11 @@ is a convolution as large as the map, and logits are (K, 1, 1).
 
 import math
 from collections import Counter
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,13 +37,13 @@ from onespike.exporting.lowering.maps import (
 )
 from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import read_bits
-from onespike.exporting.network import Traced
+from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 
 FILE = "model.nir"
 
 
-def write(traced: Traced, folder: Path) -> dict[str, Target]:
+def write(exported: Exported, folder: Path) -> dict[str, Target]:
     """Write `model.nir`. The graph that is read back, computed for one step, is the target.
 
     Raises:
@@ -49,13 +51,13 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     """
     with requires("export"):
         import nir
-    lowering, spikes = lower(traced, Reals, "nir", "f32")
+    lowering, spikes = lower(exported, Reals, "nir", "f32")
     writer = _Writer(nir, lowering.maps)
     writer.write(folder / FILE)
     graph, names = nir.read(folder / FILE), writer.fired
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        seen = run_once(graph, traced.reads(images).float())
+        seen = run_once(graph, exported.reads(images).float())
         logits = seen[next(one for one in graph.nodes if type(graph.nodes[one]).__name__ == "Output")].flatten(1)
         bits = torch.zeros(len(images), max((one.offset + one.size for one in names), default=0))
         for one, name in names.items():
@@ -108,21 +110,21 @@ class _Writer:
         self._names: dict[Map, str] = {}
         self._counts: dict[Map, int] = {}  # number of elements, of sums that are means in NIR
         self._sides: dict[str, tuple[int, int]] = {}  # of each node's output
-        self._readers = Counter(read.map for one in needed(maps) for read in one.reads())
+        self._readers = Counter(read for one in needed(maps) for read in one.reads())
 
     def write(self, path: Path) -> None:
         """Write the graph."""
         parts = self._parts(self.maps[-1])
         sides, classes = self._sides[parts[0]], self.maps[-1].channels
-        self._add("output", self.nir.Output(output_type={"output": _array(classes, *sides)}), parts, sides)
+        self._add("output", self.nir.Output(output_type={"output": np.array([classes, *sides])}), parts, sides)
         self.nir.write(path, self.nir.NIRGraph(nodes=self.nodes, edges=self.edges))
 
     def _cannot(self, what: str) -> OnespikeError:
         return OnespikeError(f"nir: it cannot say {what}; onnx, pt2 and c (--weights fp32) can")
 
     def _add(self, name: str, node: Any, parts: list[str], sides: tuple[int, int]) -> str:
-        if name in self.nodes:
-            name = f"{name}_{sum(one.rpartition('_')[0] == name or one == name for one in self.nodes)}"
+        names = chain([name], (f"{name}_{number}" for number in count(1)))
+        name = next(one for one in names if one not in self.nodes)
         self.nodes[name], self._sides[name] = node, sides
         self.edges += [(part, name) for part in parts]
         return name
@@ -163,13 +165,12 @@ class _Writer:
                     raise self._cannot(f"pixels that move in {of.layer}")
                 channels = torch.full((of.channels,), -1)
                 channels[part.to_channels] = part.channels
-                terms.append((Read(part.map, None, channels), torch.ones(of.channels, dtype=torch.float64)))
+                terms.append((Read(part.map, channels), torch.ones(of.channels, dtype=torch.float64)))
         names: list[str] = []
         for read, factors in terms:
             if read.pixels is not None:
                 raise self._cannot(f"pixels that move in {of.layer}")
-            channels = torch.arange(of.channels) if read.channels is None else read.channels
-            picked = torch.where(chosen < 0, -1, channels[chosen.clamp(min=0)])
+            picked = torch.where(chosen < 0, -1, read.channels[chosen.clamp(min=0)])
             names += self._parts(read.map, picked, gain * factors[chosen.clamp(min=0)], constant)
             constant = torch.zeros_like(constant)
         if len({self._sides[name] for name in names}) > 1 or len(set(names)) < len(names):
@@ -187,7 +188,7 @@ class _Writer:
             raise self._cannot(f"windows in {of.layer}")
         if isinstance(of, Pixels):
             _, *sides, channels = of.shape
-            return self._add("input", self.nir.Input({"input": _array(channels, *sides)}), [], (sides[0], sides[1]))
+            return self._add("input", self.nir.Input({"input": np.array([channels, *sides])}), [], (sides[0], sides[1]))
         if isinstance(of, Fire):
             return self._fire(of)
         if isinstance(of, Pool):
@@ -243,7 +244,7 @@ class _Writer:
     def _neurons(self, layer: str, parts: list[str], channels: int, threshold: float) -> str:
         sides = self._sides[parts[0]]
         ones = torch.ones(channels, *sides).numpy()
-        node = self.nir.IF(r=ones, v_threshold=ones * _array(threshold).astype("float32"), v_reset=0 * ones)
+        node = self.nir.IF(r=ones, v_threshold=ones * np.float32(threshold), v_reset=0 * ones)
         return self._add(layer, node, parts, sides)
 
     def _pool(self, of: Pool, parts: list[str], channels: int | None = None) -> str:
@@ -254,16 +255,10 @@ class _Writer:
             geometry = Geometry(sides, sides)
         elif sides != tuple(of.sides[1:]) or geometry.dilation != (1, 1):
             raise self._cannot(f"this pooling in {of.layer}")
-        pairs = (_array(*one) for one in (geometry.kernel, geometry.stride, geometry.padding))
+        pairs = (np.array(one) for one in (geometry.kernel, geometry.stride, geometry.padding))
         after = geometry.side(0, sides[0]), geometry.side(1, sides[1])
         name = self._add(f"{of.layer}.mean", self.nir.AvgPool2d(*pairs), parts, after)
         if not of.largest:
             self._counts[of] = math.prod(geometry.kernel)
             return name
         return self._neurons(f"{of.layer}.any", [name], channels or of.channels, 0.5 / math.prod(geometry.kernel))
-
-
-def _array(*numbers: float) -> Any:
-    import numpy as np
-
-    return np.array(numbers)

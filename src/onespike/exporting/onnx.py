@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from onespike.errors import OnespikeError, reason, requires, warn
-from onespike.exporting.network import Traced
+from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 from onespike.exporting.rewriting import fold_thresholds, quantise
 
 FILE, OPSET = "model.onnx", 18
 
 
-def write(traced: Traced, folder: Path) -> dict[str, Target]:
+def write(exported: Exported, folder: Path) -> dict[str, Target]:
     """Write `model.onnx`, whose input is "images" and whose output is "logits".
 
     ONNX Runtime is the target, and OpenVINO where it is installed.
@@ -32,18 +32,18 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     expect_packages()
     import onnx
 
-    names = ["logits", *(f"spikes{number}" for number in range(traced.calls()))]
-    watched = graph(traced, names)
+    names = ["logits", *(f"spikes{number}" for number in range(exported.calls()))]
+    watched = graph(exported, names)
     plain = onnx.ModelProto()
     plain.CopyFrom(watched)
     del plain.graph.output[1:]
     onnx.checker.check_model(plain)
     onnx.save(plain, folder / FILE)
     file, inside = folder / FILE, watched.SerializeToString()
-    targets = {"onnx": _runtime(session(file), session(inside), names[1:], traced)}
+    targets = {"onnx": _runtime(session(file), session(inside), names[1:], exported)}
     if importlib.util.find_spec("openvino"):
         try:
-            targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], traced)
+            targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], exported)
         except RuntimeError as error:  # 2026.4, for some linear layers of 8-bit weights
             warn(f"OpenVINO does not take {FILE}, and proves nothing of it: {reason(error)[-200:]}")
     return targets
@@ -60,24 +60,27 @@ def expect_packages() -> None:
         import onnxscript  # noqa: F401 - what torch.onnx writes graphs with
 
 
-def graph(traced: Traced, names: Sequence[str]) -> Any:
-    """Convert a traced network to an `onnx.ModelProto` with all its outputs, by these names."""
+def graph(exported: Exported, names: Sequence[str]) -> Any:
+    """Convert a network to an `onnx.ModelProto` with all its outputs, by these names."""
     try:
         with _quiet():
             made = torch.onnx.export(
-                traced.program(), (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=names
+                exported.program(), (), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=names
             )
         assert made is not None
         model = made.model_proto
     except Exception as error:  # torch.onnx wraps whatever went wrong in errors of its own
         line = reason(error.__cause__ or error)[:300]
-        raise OnespikeError(f"onnx: {traced.contract.model} cannot be said: {line}; pt2 can") from error
+        raise OnespikeError(f"onnx: {exported.contract.model} cannot be said: {line}; pt2 can") from error
+    for part in (model.graph, *model.functions):
+        for node in part.node:
+            del node.metadata_props[:]  # where in PyTorch each comes from: half of a small file
     name_outputs(model.graph, names)
     fold_thresholds(model)
-    if traced.contract.weights == "int8":
+    if exported.contract.weights == "int8":
         quantise(model)
     entry = model.metadata_props.add()
-    entry.key, entry.value = "contract", json.dumps(traced.contract.to_json())
+    entry.key, entry.value = "contract", json.dumps(exported.contract.to_json())
     return model
 
 
@@ -132,11 +135,11 @@ def openvino_model(model: Path | bytes) -> Loaded:
     return run
 
 
-def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], traced: Traced) -> Target:
+def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], exported: Exported) -> Target:
     """A target with the logits of the file itself, and the spikes of the same graph with more outputs."""
 
     def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        inputs = traced.reads(images).numpy()
+        inputs = exported.reads(images).numpy()
         (logits,) = plain(["logits"], inputs)
         return torch.from_numpy(logits), [torch.from_numpy(one) for one in watched(spikes, inputs)] if spikes else []
 

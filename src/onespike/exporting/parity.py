@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, warn
 from onespike.exporting.contract import Contract
-from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.neurons.watch import Fired, fired
+from onespike.training.losses import over_time
 
 #: A target maps raw or normalised images to logits (B, K), and to spikes, call by call of the layers of neurons; to no
 #: spikes where it cannot show them.
@@ -69,11 +70,8 @@ def compare(
     error = largest = 0.0
     first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
     for raw, labels in batches:
-        calls: list[Fired] = []
-        reset_state(network)
-        with watch_neurons(network, calls.append, foreign_potentials=True):
-            logits = network(contract.normalise(raw, dtype))
-        logits = logits.mean(0) if logits.ndim == 3 else logits
+        answer, calls = fired(network, contract.normalise(raw, dtype), foreign_potentials=True)
+        logits = over_time(answer)
         if not logits.isfinite().all():
             raise OnespikeError("the network answers with numbers that are not finite: its training failed")
         answers, shown = target(raw)

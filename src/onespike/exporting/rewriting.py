@@ -164,10 +164,6 @@ class Steps(NamedTuple):
     step: Fraction
     most: Fraction
 
-    def times(self, factor: float) -> "Steps":
-        """All values, multiplied."""
-        return Steps(self.step * Fraction(factor), self.most * Fraction(factor))
-
 
 def exact_step(name: str, graph: Graph) -> float | None:
     """The step, a power of two, of which a tensor's values are 0 to 255 multiples, so that bytes are exact.
@@ -200,7 +196,8 @@ def _steps_of(node: Any, graph: Graph) -> Steps | None:
             found, factor = _steps(node.input[0], graph), graph.constant(node.input[1])
             if found is None or factor is None or factor.size != 1 or not factor > 0:
                 return None
-            return found.times(float(factor.item()) if node.op_type == "Mul" else 1 / float(factor.item()))
+            times = Fraction(float(factor.item()) if node.op_type == "Mul" else 1 / float(factor.item()))
+            return Steps(found.step * times, found.most * times)
         case "Where":  # a region threshold: what exceeds it becomes 1
             found, chosen = _steps(node.input[2], graph), graph.constant(node.input[1])
             if found is None or chosen is None or chosen.size != 1 or chosen != 1 or (1 / found.step).denominator > 1:

@@ -24,7 +24,7 @@ from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine, takes
 from onespike.inference.layers import Fire
 from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
-from onespike.inference.storage import expect_free, load_engine, save_engine, save_runtime
+from onespike.inference.storage import expect_free, load_engine, save_engine, save_file
 from onespike.models import Network
 from onespike.neurons import Neuron
 from onespike.neurons.watch import resetter
@@ -117,7 +117,7 @@ def optimise(
         compared = compare(checkpoint.card.name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)
-        save_runtime((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
+        save_file((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
     return Report(compared.fastest, compared)
 
 
@@ -133,7 +133,7 @@ def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, li
     if not len(data.test):
         raise OnespikeError(f"{data.name}: expected test images, got none")
     batches = list(EvalLoader(data.test.spread(images or len(data.test)), card.mean, card.std, BATCH))
-    return channels_last(checkpoint.network()).eval(), batches
+    return channels_last(checkpoint.network()), batches
 
 
 def _ours(

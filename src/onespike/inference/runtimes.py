@@ -1,7 +1,6 @@
 """Other people's engines: ONNX Runtime and OpenVINO, on the network as ONNX."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,11 +9,11 @@ from torch import Tensor, nn
 from onespike.audit.result import read_spikes
 from onespike.counting import count_operations
 from onespike.exporting.contract import Contract
-from onespike.exporting.network import Exported, Traced, rounded
+from onespike.exporting.network import Exported, rounded
 from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
 from onespike.exporting.parity import Target
 from onespike.inference.compare import Candidate
-from onespike.neurons.watch import Fired, reset_state, watch_neurons
+from onespike.neurons.watch import fired
 from onespike.training.checkpoint import ModelCard
 
 #: How each runtime loads an ONNX file.
@@ -60,8 +59,8 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
     """
     expected = [_spikes(network, part) for part in images.split(WATCHED)]
     network = rounded(network, torch.float32) if weights == "int8" else network
-    contract = replace(Contract.of(card, weights, pixels=False), weights=weights)
-    targets = write(Traced(Exported(network.eval(), contract)), folder)
+    contract = Contract.of(card, weights, pixels=False)
+    targets = write(Exported(network, contract), folder)
     at_hand = zip(RUNTIMES, targets.values(), strict=False)  # OpenVINO, the last, may be missing
     return {
         f"{name} {weights}": Candidate(Runtime(folder / FILE, name), _differing(target, images, expected))
@@ -69,14 +68,9 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
     }
 
 
-@torch.no_grad()
 def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
     """The output of each layer of neurons, call by call; None where it is not spikes."""
-    calls: list[Fired] = []
-    reset_state(network)
-    with watch_neurons(network, calls.append, foreign_potentials=False):
-        network(images)
-    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in calls]
+    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in fired(network, images)[1]]
 
 
 def _differing(target: Target, images: Tensor, expected: list[list[Tensor | None]]) -> float | None:

@@ -28,18 +28,15 @@ def save_engine(engine: Engine, card: ModelCard, run: str, folder: Path) -> None
         OnespikeError: It cannot be written.
     """
     tensors = {name: tensor.contiguous() for name, tensor in engine.state_dict().items()}
-    _save(save(tensors), WEIGHTS, OURS, engine.precision, card, run, folder)
+    save_file(save(tensors), OURS, engine.precision, card, run, folder)
 
 
-def save_runtime(model: bytes, runtime: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
-    """Write an ONNX file, and the name of the runtime that is to run it, likewise."""
-    _save(model, FILE, runtime, precision, card, run, folder)
-
-
-def _save(content: bytes, file: str, engine: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
+def save_file(content: bytes, engine: str, precision: str, card: ModelCard, run: str, folder: Path) -> None:
+    """Write the tensors of our engine, or an ONNX file for one of `RUNTIMES`, likewise."""
     made_by = {"onespike": __version__, "run": run, "engine": engine}
     description = sealed(made_by | {"precision": precision, "model": plain(card)}, content)
     expect_free(folder)
+    file = WEIGHTS if engine == OURS else FILE
     save_folder(folder, {file: content, DESCRIPTION: json.dumps(description, indent=2).encode()})
 
 

@@ -62,6 +62,15 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
         yield
 
 
+@torch.no_grad()
+def fired(model: nn.Module, images: Tensor, foreign_potentials: bool = False) -> tuple[Any, list[Fired]]:
+    """What any network, reset, answers a batch, and the calls of its layers of neurons, in order."""
+    calls: list[Fired] = []
+    reset_state(model)
+    with watch_neurons(model, calls.append, foreign_potentials):
+        return model(images), calls
+
+
 def batch_of(images: Tensor) -> int:
     """The number of images in a batch: B of (B, ...), or of frames over time (T, B, C, H, W)."""
     return images.shape[1] if images.ndim == 5 else len(images)

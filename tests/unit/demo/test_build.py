@@ -12,18 +12,25 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from onespike import create_model
 from onespike.counting import CONVENTIONS, EnergyTable, count_operations
+from onespike.data import DataConfig, open_dataset
 from onespike.demo import Demo, build, server
 from onespike.demo import runtime as fetching
 from onespike.demo.counts import Counted, described
 from onespike.errors import OnespikeError
 from onespike.exporting import Parity
+from onespike.models import model_config
+from onespike.training.checkpoint import Checkpoint, ModelCard
+from onespike.training.config import TrainConfig
+from onespike.training.recipe import Recipe
 from onespike.training.run import Run
+from tests.unit.data.recordings import events
 
 
 @pytest.mark.parametrize(
@@ -156,6 +163,24 @@ def test_the_accuracy_is_that_of_the_weights(
     for which, top1 in (("best", 90.0), ("last", None)):
         build(run, tmp_path / which, which, images=2)
         assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
+
+
+def test_recordings_of_several_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
+    for part in ("train", "test"):
+        for label in ("left", "right"):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            np.save(tmp_path / "data" / part / label / "0.npy", events(side=16))
+    places = {"root": str(tmp_path / "data"), "cache": str(tmp_path / "cache"), "workers": 0}
+    data = DataConfig(name="events-folder", sensor=(16, 16), frames=2, holdout=0, **places)
+    made = Recipe(data, model_config("spiking-vgg-xs", width=4, stages=(1,), time_steps=2), TrainConfig(device="cpu"))
+    run, card = Run(tmp_path / "run"), ModelCard.of(made, open_dataset(data))
+    run.begin(made)
+    Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+    with pytest.raises(OnespikeError, match="demo: its recordings have 2 frames; expected one"):
+        build(run, tmp_path / "page", images=2)
+    assert not (tmp_path / "page").exists()
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

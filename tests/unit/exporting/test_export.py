@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from onespike.data.config import PASSED, DataConfig
 from onespike.errors import OnespikeError
 from onespike.exporting import FORMATS
 from onespike.models import model_config
+from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import TrainConfig
@@ -91,6 +93,33 @@ def test_the_command_writes_all_formats_and_their_proofs(
     code, _, _ = command("export", run.folder, "--to", "c", "--out", out, "--images", 10)
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == ["contract.json", "model.c", "model.h", "parity.json"]
+
+
+class Partly(nn.Module):
+    """A network with a part whose gradients are always recorded: a graph of its own inside the traced one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fire, self.head = nn.Conv2d(1, 4, 3, 4), LIF(4), nn.Linear(256, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            spikes = self.fire(4 * self.stem(x))
+        return self.head(spikes.flatten(1))
+
+
+@pytest.mark.parametrize("weights", ["fp32", "int8"])
+def test_files_hold_no_paths_and_source_lines_of_this_machine(weights: Any, digits: Tensor, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    made = export(Partly(), tmp_path / "out", ("onnx", "pt2"), images=digits[:20], weights=weights)
+    assert made.holds
+    assert made.parity[0].spikes > 0
+    with zipfile.ZipFile(tmp_path / "out" / "model.pt2") as archive:
+        content = [archive.read(name) for name in archive.namelist()]
+    for part in (*content, (tmp_path / "out" / "model.onnx").read_bytes()):
+        assert b".py" not in part
+        assert b"self.fire(" not in part
 
 
 @pytest.mark.slow

@@ -56,6 +56,10 @@ def scores(n: Net, x: Tensor) -> Tensor:
     return (0.301 * one + 0.7007 * other)[:, :, 0, 0]
 
 
+def nothing(n: Net, x: Tensor) -> Tensor:
+    return 0 * (n.a(x) + n.spikes(x))[:, :3].mean((2, 3))
+
+
 def small(n: Net, x: Tensor) -> Tensor:
     spikes = n.fire(4 * x + n.a(x))
     return n.head(spikes.flatten(1)) + 6e-6 * spikes[:, :3].mean((2, 3))
@@ -82,6 +86,7 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (masked, "c int8", "spikes of several sizes, or with a constant, in front of head"),
     (two_sizes, "c int8", HOLDS),
     (scores, "c int8", HOLDS),
+    (nothing, "c fp32,c int8,nir", HOLDS),
     (small, "c int8", HOLDS),
     (smallest, "c int8", HOLDS),
     (lambda n, x: n.mix(n.fire(n.a(300 * x).mean((2, 3), keepdim=True)))[:, :, 0, 0], "c int8", HOLDS),

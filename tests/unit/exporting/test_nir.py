@@ -64,11 +64,26 @@ class Jelly(nn.Module):
         return self.head(self.second(self.conv(spikes)).flatten(1))
 
 
+class Again(nn.Module):
+    """A layer that is called twice, and in between one whose name is that of its second call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.conv_2, self.fires = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1), nn.ModuleList(map(LIF, (1, 1, 1)))
+        self.head = nn.Linear(1024, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, fire in zip((self.conv, self.conv_2, self.conv), self.fires, strict=True):
+            x = fire(2 * layer(x))
+        return self.head(x.flatten(1))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "spikingjelly": Jelly,
     "vgg": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, population=3),
     "mean": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="none"),
     "sums": Sums,
+    "again": Again,
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 16), LIF(16), nn.Linear(16, 5)),
 }
 

@@ -108,8 +108,10 @@ def test_a_network_that_is_no_run_needs_a_card(tmp_path: Path) -> None:
     with pytest.raises(OnespikeError, match="expected a ModelCard"):
         onespike.save_pretrained(network, tmp_path / "out")
     card = ModelCard(model_config("spiking-vgg-xs", width=4), CLASSES, 1, 32, (0.3,), (0.35,), "digits")
-    folder = onespike.save_pretrained(network, tmp_path / "out", card=card)
+    measured = {"test_top1": 89.0, "test_images": 9}
+    folder = onespike.save_pretrained(network, tmp_path / "out", card=card, results=measured)
     assert torch.equal(answers(onespike.load(folder)), answers(network))
+    assert "of the images alone), weights in float32." in " ".join((folder / "README.md").read_text().split())
 
 
 def test_the_hub_is_asked_for_data_alone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import * as ort from "./ort.wasm.bundle.min.mjs";
 import { count, energy, rates, softmax, synaptic } from "./counts.js";
 import { drawn, offered, pixels, show } from "./image.js";
-import { drawLayers } from "./maps.js";
+import { drawLayers, make } from "./maps.js";
 
 const at = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -22,11 +22,7 @@ at("theme").onclick = () => theme(document.documentElement.dataset.theme === "da
 
 /** A number for a person, which holds the exact one for whoever wants it. */
 function value(exact, text) {
-  const one = document.createElement("data");
-  one.value = exact;
-  one.textContent = text;
-  one.title = exact;
-  return one;
+  return make("data", { value: exact, textContent: text, title: exact });
 }
 
 function joule(energy) {
@@ -70,20 +66,16 @@ async function answer(bytes) {
 function showClasses(shares) {
   const names = about.contract.classes;
   const order = names.map((_, i) => i).sort((a, b) => shares[b] - shares[a]);
-  const name = document.createElement("b");
-  name.textContent = names[order[0]];
+  const name = make("b", { textContent: names[order[0]] });
   at("answer").replaceChildren(name, value(shares[order[0]], `${(100 * shares[order[0]]).toFixed(1)}%`));
   const shown = names.length <= SHOWN ? names.map((_, i) => i) : order.slice(0, SHOWN);
   at("classes").replaceChildren(...shown.map((i) => {
-    const row = document.createElement("div"), [label, track, share] = ["span", "div", "span"].map((x) => document.createElement(x));
-    const bar = document.createElement("span");
-    row.className = "row";
-    track.className = "track";
-    label.textContent = label.title = names[i];
+    const row = make("div", { className: "row" }), track = make("div", { className: "track" });
+    const bar = make("span"), share = make("span");
     bar.style.width = `${100 * shares[i]}%`;
     track.append(bar);
     share.append(value(shares[i], `${(100 * shares[i]).toFixed(1)}%`));
-    row.append(label, track, share);
+    row.append(make("span", { textContent: names[i], title: names[i] }), track, share);
     return row;
   }));
 }
@@ -105,7 +97,7 @@ function showNumbers() {
 
 function showProducts() {
   at("products").tBodies[0].replaceChildren(...about.costs.products.map((product, i) => {
-    const { spikes, operations, own } = last.counts[i], real = product.arrives === "real", row = document.createElement("tr");
+    const { spikes, operations, own } = last.counts[i], real = product.arrives === "real", row = make("tr");
     const texts = [
       `${product.path} (${product.name})`,
       product.arrives,
@@ -114,11 +106,11 @@ function showProducts() {
       number.format(product.mean.operations),
     ];
     row.append(...texts.map((text) => {
-      const cell = document.createElement("td");
+      const cell = make("td");
       cell.append(text);
       return cell;
     }));
-    row.firstChild.replaceChildren(...texts[0].split(".").flatMap((part, i) => (i ? [document.createElement("wbr"), `.${part}`] : [part])));
+    row.firstChild.replaceChildren(...texts[0].split(".").flatMap((part, i) => (i ? [make("wbr"), `.${part}`] : [part])));
     return row;
   }));
 }
@@ -186,8 +178,7 @@ async function film() {
   }
   if (mode !== "camera" || stream) return own.getTracks().forEach((track) => track.stop()); // left, or asked twice
   stream = own;
-  const video = document.createElement("video");
-  Object.assign(video, { srcObject: own, muted: true, playsInline: true });
+  const video = make("video", { srcObject: own, muted: true, playsInline: true });
   await video.play();
   while (mode === "camera" && own === stream) {
     await take(video, video.videoWidth, video.videoHeight);
@@ -231,11 +222,9 @@ function clean() {
 function offer() {
   const { in_channels: channels, image_size: side, classes } = about.contract;
   at("offered").append(...about.offered.map(({ pixels: text, label }) => {
-    const button = document.createElement("button"), canvas = document.createElement("canvas");
-    const bytes = offered(text, side, channels);
+    const bytes = offered(text, side, channels), canvas = make("canvas"), name = `test image: ${classes[label]}`;
+    const button = make("button", { type: "button", title: name, ariaLabel: name });
     show(canvas, bytes, side);
-    button.type = "button";
-    button.title = button.ariaLabel = `test image: ${classes[label]}`;
     button.append(canvas);
     button.onclick = () => {
       choose(about.cells ? "draw" : "pick");
@@ -260,19 +249,10 @@ function describe() {
   const same = `${parity.same_class.toFixed(2)}% of ${number.format(parity.images)} test images in the same class`;
   at("proof").textContent = `The network is the one that PyTorch trained: ${same} there and in ONNX Runtime`
     + (parity.holds ? "." : ", but its spikes DIFFER by more than rounding.");
-  at("sources").append(...Object.values(costs.sources).map((text) => {
-    const item = document.createElement("li");
-    item.textContent = text;
-    return item;
-  }));
-  at("conventions").append(...Object.keys(costs.titles).map((name) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = name;
-    button.title = costs.titles[name];
-    button.onclick = () => { convention = name; showNumbers(); };
-    return button;
-  }));
+  at("sources").append(...Object.values(costs.sources).map((text) => make("li", { textContent: text })));
+  at("conventions").append(...Object.entries(costs.titles).map(([name, title]) => make("button", {
+    type: "button", textContent: name, title, onclick: () => { convention = name; showNumbers(); },
+  })));
 }
 
 async function start() {

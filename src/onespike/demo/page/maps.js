@@ -2,6 +2,9 @@
 
 const TILE = 48, GAP = 1, ROWS = 2; // pixels of a tile, about; points between tiles; rows unless all are wanted
 
+/** A new element with these properties. */
+export const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
+
 /** One layer's spikes as tiles: what has no map is laid out as a square. */
 function tiles(tensor, axis, ahead) {
   const dims = tensor.dims.filter((size, i) => i !== axis || size !== 1), map = dims.length > 2;
@@ -71,9 +74,8 @@ function drawTiles(canvas, { data, width, height, area, count }, all, room) {
 /** Draw all layers into a place of the page; the parts are made once. */
 export function drawLayers(place, layers, outputs, rates, all) {
   while (place.children.length < layers.length) {
-    const one = document.createElement("div");
-    one.className = "layer";
-    one.append(...["p", "canvas", "canvas"].map((name) => document.createElement(name)));
+    const one = make("div", { className: "layer" });
+    one.append(make("p"), make("canvas"), make("canvas"));
     place.append(one);
   }
   const rate = new Map(rates);
@@ -82,9 +84,7 @@ export function drawLayers(place, layers, outputs, rates, all) {
     mean.hidden = !shown.map;
     drawMean(mean, shown);
     const room = place.clientWidth - (shown.map ? mean.clientWidth + 16 : 0), count = drawTiles(map, shown, all, room);
-    const name = document.createElement("b");
-    name.textContent = path;
     const few = count < shown.count ? `; the ${count} busiest` : "";
-    text.replaceChildren(name, `${shown.shape}, ${(100 * rate.get(path)).toFixed(1)}% fired${few}`);
+    text.replaceChildren(make("b", { textContent: path }), `${shown.shape}, ${(100 * rate.get(path)).toFixed(1)}% fired${few}`);
   });
 }

@@ -5,6 +5,7 @@ computed where it is read.
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -35,24 +36,19 @@ class Bodies(Memory):
     """Writes the body of each map's function."""
 
     def _body(self, one: Map) -> list[str]:
-        if isinstance(one, Conv):
-            return self._conv(one)
-        if isinstance(one, Pool):
-            return self._pool(one)
-        if isinstance(one, Sum):
-            return self._sum(one)
-        if isinstance(one, Fire):
-            return self._fire(one)
-        if isinstance(one, Wave):
-            return self._wave(one)
-        if isinstance(one, Product):
-            return self._product(one)
-        if isinstance(one, Function):
-            return self._apply(one)
-        if isinstance(one, Matmul):
-            return self._matmul(one)
-        assert isinstance(one, Collect)
-        return self._collect(one)
+        writers: dict[type[Map], Any] = {
+            Conv: self._conv,
+            PixelConv: self._conv,
+            Pool: self._pool,
+            Sum: self._sum,
+            Fire: self._fire,
+            Wave: self._wave,
+            Product: self._product,
+            Function: self._apply,
+            Matmul: self._matmul,
+            Collect: self._collect,
+        }
+        return writers[type(one)](one)
 
     def _conv(self, one: Conv) -> list[str]:
         window = self._window(one, one.geometry, one.sides, one.source.channels)
@@ -139,9 +135,8 @@ class Bodies(Memory):
         constant = f"{self._table(one.constant, kind)}[c]" if one.constant.any() else "0"
         lines = [each, f"    out[c] = {constant};"]
         for term in one.terms:
-            read, factors = term.read, term.factors
+            read, factors, chosen = term.read, term.factors, term.read.channels
             lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    ")]
-            chosen = torch.arange(one.channels) if read.channels is None else read.channels
             used = torch.nonzero(chosen >= 0).flatten()
             start, stop = int(used[0]), int(used[-1]) + 1
             inner = f"    for (int c = {start}; c < {stop}; c++)"
@@ -183,9 +178,8 @@ class Bodies(Memory):
         each = f"for (int c = 0; c < {one.channels}; c++)"
         lines = []
         for read, text in ((first, "{v}"), (second, "times(out[c], {v})" if fixed else "out[c] * {v}")):
-            chosen = read.channels
-            plain = chosen is None or torch.equal(chosen, torch.arange(one.channels))
-            place = "c" if plain or chosen is None else f"{self._table(chosen)}[c]"
+            plain = torch.equal(read.channels, torch.arange(one.channels))
+            place = "c" if plain else f"{self._table(read.channels)}[c]"
             lines += ["{", *self._fetch(read.map, self._pixel(read, "p"), "    "), f"    {each}"]
             lines += [f"        out[c] = {text.format(v=f'v[{place}]')};", "}"]
         return lines

@@ -14,8 +14,8 @@ class Memory:
         self._names = {one: number for number, one in enumerate(self._maps)}
         self._readers: dict[Map, list[Map]] = {one: [] for one in self._maps}
         for one in self._maps:
-            for read in one.reads():
-                self._readers[read.map].append(one)
+            for source in one.reads():
+                self._readers[source].append(one)
         self._stored = [one for one in self._maps if self._is_stored(one)]
         self._places, self._ram = self._placed()
         self._tables: list[str] = []
@@ -57,13 +57,13 @@ class Memory:
     def _touched(self, one: Map) -> set[Map]:
         """The stored maps that are read while one is computed."""
         found = set[Map]()
-        for read in one.reads():
-            found |= {read.map} if read.map in self._stored else self._touched(read.map)
+        for source in one.reads():
+            found |= {source} if source in self._stored else self._touched(source)
         return found
 
     def _stack(self, one: Map) -> int:
-        own = [self._stack(read.map) + self._local(read.map) for read in one.reads() if read.map not in self._stored]
-        bits = [self._local(read.map) for read in one.reads() if read.map.kind == "bits" and not isinstance(one, Conv)]
+        own = [self._stack(source) + self._local(source) for source in one.reads() if source not in self._stored]
+        bits = [self._local(source) for source in one.reads() if source.kind == "bits" and not isinstance(one, Conv)]
         return max([*own, *bits, 0]) + (4 * one.channels if isinstance(one, PixelConv) else 0)
 
     def _local(self, one: Map) -> int:

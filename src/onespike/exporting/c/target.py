@@ -24,7 +24,7 @@ from onespike.exporting.lowering.lower import lower
 from onespike.exporting.lowering.maps import Map
 from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import Value, read_bits
-from onespike.exporting.network import Traced
+from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 
 if TYPE_CHECKING:
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
 
-def write(traced: Traced, folder: Path) -> dict[str, Target]:
+def write(exported: Exported, folder: Path) -> dict[str, Target]:
     """Write `model.c` and `model.h`. The program, compiled here, is the target.
 
     Raises:
         OnespikeError: The network is not strict, or an operation cannot be expressed in integers; there is no compiler.
     """
-    contract = traced.contract
+    contract = exported.contract
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise OnespikeError("c: no C compiler, by which the export is proved: apt-get install gcc")
     numbers: type[Layers] = Integers if contract.weights == "int8" else Reals
-    lowering, spikes = lower(traced, numbers, "c")
+    lowering, spikes = lower(exported, numbers, "c")
     program, unit = Writer(lowering.maps).program(), lowering.unit
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")
     (folder / "model.c").write_text(_source(contract, program), encoding="utf-8")
@@ -53,12 +53,12 @@ def write(traced: Traced, folder: Path) -> dict[str, Target]:
     return {"c": _Compiled(library, contract, spikes, unit, program.spikes)}
 
 
-def build(folder: Path, compiler: str, *more: str) -> ctypes.CDLL:
+def build(folder: Path, compiler: str) -> ctypes.CDLL:
     """Compile and load; the library calls `watch` for the spikes of each layer."""
     with TemporaryDirectory() as made:
         harness, library = Path(made) / "harness.c", Path(made) / "model.so"
         harness.write_text(_HARNESS)
-        command = [compiler, *FLAGS, *more, "-fPIC", "-shared", "-DMODEL_SPIKES=model_spikes", "-I", str(folder)]
+        command = [compiler, *FLAGS, "-fPIC", "-shared", "-DMODEL_SPIKES=model_spikes", "-I", str(folder)]
         done = subprocess.run(
             [*command, str(harness), "-lm", "-o", str(library)], capture_output=True, text=True, check=False
         )

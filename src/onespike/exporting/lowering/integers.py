@@ -120,18 +120,17 @@ class Integers(Layers):
         gain = torch.full(index.shape, 2.0**-60, dtype=torch.float64)
         return Value(index, gain, torch.zeros_like(gain))
 
-    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
+    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
         if self._maps(x.index)[0].image and self._maps(x.index)[0].kind != "u8" and not _alike(x):
             x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
-        of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
-        sides = x.shape[0], *x.shape[2:]
+        of, sides = read.map, (x.shape[0], *x.shape[2:])
         if not of.image and of.kind == "i64":
             self._reads_real()
-            return Unsaid(self._shape)
+            raise CannotSayError(f"real values that {self._layer} reads")
         self.first += [self._layer] if of.image else []
         integers, scale = find_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
@@ -139,7 +138,7 @@ class Integers(Layers):
                 f"weights of {self._layer} that are not of 8 bits: only those of nn.Conv2d and nn.Linear are"
             )
         spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
-        spread[:, chosen] = integers
+        spread[:, read.channels] = integers
         laid = spread.permute(2, 3, 1, 0).to(torch.int8).contiguous()  # (kh, kw, C_in, C_out)
         shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
         common: dict[str, Any] = {
@@ -186,7 +185,7 @@ class Integers(Layers):
             return of, 1.0
         drop = math.ceil(math.log2(of.bound)) + math.ceil(math.log2(largest)) - BITS
         ones, zeros = (torch.full((of.channels,), number) for number in (1, 0))
-        terms = [Term(Read(of), ones)]
+        terms = [Term(Read(of, torch.arange(of.channels)), ones)]
         new = Sum(shape=of.shape, kind="i64", bound=of.bound >> drop, terms=terms, constant=zeros, drop=drop)
         new.image = of.image
         self._add(new)
@@ -252,7 +251,7 @@ def _levels(of: Map) -> set[int]:
 
 def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:
     """Gains as integers, and an exponent of 2 to divide by; for `wide` values 60 bits, unless fewer are exact."""
-    if not wide:
+    if not wide or not gain.any():
         return whole(gain), 0
     drop = 60 - math.ceil(math.log2(gain.abs().max().item()))
     factors = whole(gain * 2.0**drop)

@@ -14,9 +14,7 @@ from onespike.exporting.lowering.maps import Fire, Geometry, Map, Product, Sum
 from onespike.exporting.lowering.sums import Sums
 from onespike.exporting.lowering.values import (
     CannotSayError,
-    Unsaid,
     Value,
-    columns_of,
     mapped,
     pair,
     sides_of,
@@ -67,7 +65,7 @@ class Layers(Sums):
         a, b = (self._summed([one]) if one.shift.any() else one for one in (a, b))
         for axis in dict.fromkeys(one % len(a.shape) for one in (1, -1, 0, -min(3, len(a.shape)))):
             decoded = [self._decoded(one, axis) for one in (a, b)]
-            if all(one is not None and len(one) == 1 and bool((columns_of(one[0][0]) >= 0).all()) for one in decoded):
+            if all(one is not None and len(one) == 1 and bool((one[0][0].channels >= 0).all()) for one in decoded):
                 break
         else:
             raise CannotSayError(f"a product of two tensors of several maps in {self._layer}")
@@ -77,14 +75,6 @@ class Layers(Sums):
         new = Product(shape=sides_of(rest, a.shape[axis]), kind=kind, bound=bound, factors=(first, second))
         self._add(new)
         return self._laid(new, rest, axis, gain * other * size)
-
-    def _laid(self, of: Map, rest: list[int], axis: int, gain: Tensor) -> Value:
-        """A whole map as a value, its pixels along the axes `rest`, its channels along another, with a gain (C,)."""
-        index = (torch.arange(of.size) + of.offset).view(*rest, -1).movedim(-1, axis)
-        shape = [1] * index.ndim
-        shape[axis] = -1
-        gain = gain.view(shape).expand(index.shape)
-        return Value(index, gain, torch.zeros_like(gain))
 
     def _op_div(self, a: Any, b: Any) -> Any:
         if isinstance(b, Value):
@@ -128,7 +118,7 @@ class Layers(Sums):
         padding: Any = 0,
         dilation: Any = 1,
         groups: int = 1,
-    ) -> Any:
+    ) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
         if isinstance(padding, str):
@@ -140,7 +130,7 @@ class Layers(Sums):
         geometry = Geometry(tuple(weight.shape[2:]), pair(stride), pair(padding), pair(dilation))  # type: ignore[arg-type]
         return self._weighed(self._contiguous(x, 1), weight, bias, geometry)
 
-    def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Any:
+    def _op_linear(self, x: Value, weight: Tensor, bias: Tensor | None = None) -> Value:
         if not isinstance(weight, Tensor):
             raise CannotSayError(f"weights that depend on the image in {self._layer}")
         axis = x.index.ndim - 1
@@ -155,13 +145,11 @@ class Layers(Sums):
                     spread[:, places], gains[:, places], shifts[:, places] = weight, x.gain.flatten(), x.shift.flatten()
                     flat = [one.view(-1, *of.shape[1:]).permute(0, 3, 1, 2) for one in (spread, gains, shifts)]
                     if all(bool((one == one[..., :1, :1]).all()) for one in flat[1:]):  # the same for all pixels
-                        index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
-                        out = self._weighed(Value(index, flat[1], flat[2]), flat[0], bias, Geometry(of.shape[1:3]))
-                        return out if isinstance(out, Unsaid) else self._move(torch.reshape, (out, self._shape), {})
+                        whole = Value(self._value(of).index, flat[1], flat[2])
+                        out = self._weighed(whole, flat[0], bias, Geometry(of.shape[1:3]))
+                        return self._move(torch.reshape, (out, self._shape), {})
         column = self._move(torch.transpose, (self._move(torch.reshape, (x, (1, -1, x.shape[-1], 1)), {}), 1, 2), {})
         out = self._weighed(self._contiguous(column, 1), weight[:, :, None, None], bias, Geometry((1, 1)))
-        if isinstance(out, Unsaid):
-            return out
         return self._move(torch.reshape, (self._move(torch.movedim, (out, 1, -1), {}), self._shape), {})
 
     # Activations, thresholds.

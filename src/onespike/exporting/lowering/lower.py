@@ -8,14 +8,14 @@ import torch
 from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.values import Unsaid, Value
-from onespike.exporting.network import Traced
+from onespike.exporting.network import Exported
 
 
-def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value]]:
+def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value]]:
     """Lower a network to maps of one kind of numbers, the last of them the class scores; returns its spikes, too.
 
     Args:
-        traced: The network.
+        exported: The network.
         numbers: `Integers` or `Reals`.
         name: The format, for messages.
         image: The kind of numbers of an image.
@@ -25,11 +25,11 @@ def lower(traced: Traced, numbers: type[Layers], name: str, image: str = "u8") -
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch's: what will change, and, up to 2.7, of constants
-        graph: Any = traced.program(dynamic=False).run_decompositions({}).module()
+        graph: Any = exported.program(dynamic=False).run_decompositions({}).module()
     lowering = numbers(graph)
     with torch.no_grad():
-        logits, *spikes = lowering.run(lowering.image(torch.Size((1, *traced.contract.shape)), image))
-    lowering.check(name, traced.contract.model)
+        logits, *spikes = lowering.run(lowering.image(torch.Size((1, *exported.contract.shape)), image))
+    lowering.check(name, exported.contract.model)
     if lowering.problems or isinstance(logits, Unsaid):
         raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
     lowering.unit = lowering.scores(logits)

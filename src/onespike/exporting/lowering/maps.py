@@ -19,13 +19,10 @@ A linear layer is a convolution, of one pixel or of the whole map. Elements are 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-#: Bits that one value of each kind takes in memory; bits are packed, 32 channels to a word.
-KINDS = {"u8": 8, "bits": 1, "i32": 32, "i64": 64, "f32": 32}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -61,10 +58,10 @@ class Map:
 
     @property
     def bytes(self) -> int:
-        """Bytes in memory."""
-        return 4 * self.words * self.pixels if self.kind == "bits" else KINDS[self.kind] // 8 * self.size
+        """Bytes in memory where it is stored; bits are packed, 32 channels to a word."""
+        return 4 * self.words * self.pixels if self.kind == "bits" else (8 if self.kind == "i64" else 4) * self.size
 
-    def reads(self) -> "list[Read]":
+    def reads(self) -> "list[Map]":
         """The maps that it is computed from."""
         return []
 
@@ -74,8 +71,8 @@ class Read:
     """Pixels and channels that one map reads of another."""
 
     map: Map
+    channels: Tensor  # which, (C,); -1 for none
     pixels: Tensor | None = None  # which, (P,); None: the same ones
-    channels: Tensor | None = None  # which, (C,), -1 for none; None: the same ones
 
 
 @dataclass(eq=False, kw_only=True)
@@ -112,9 +109,9 @@ class Conv(Map):
     weight: Tensor
     geometry: Geometry
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """The map it convolves, all of it."""
-        return [Read(self.source)]
+        return [self.source]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -140,9 +137,9 @@ class Pool(Map):
     geometry: Geometry
     largest: bool
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """The map that it pools."""
-        return [self.read]
+        return [self.read.map]
 
 
 @dataclass(eq=False)
@@ -163,9 +160,9 @@ class Sum(Map):
     drop: int = 0
     rectified: bool = False
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """All terms."""
-        return [term.read for term in self.terms]
+        return [term.read.map for term in self.terms]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -176,9 +173,9 @@ class Wave(Map):
     fraction: int
     cosine: bool
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """The angles."""
-        return [Read(self.source)]
+        return [self.source]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -187,9 +184,9 @@ class Product(Map):
 
     factors: tuple[Read, Read]
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """Both."""
-        return list(self.factors)
+        return [one.map for one in self.factors]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -199,9 +196,9 @@ class Function(Map):
     source: Map
     name: str
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """Its argument."""
-        return [Read(self.source)]
+        return [self.source]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -211,9 +208,9 @@ class Matmul(Map):
     factors: tuple[Map, Map]
     rows: int
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """Both."""
-        return [Read(one) for one in self.factors]
+        return list(self.factors)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -225,9 +222,9 @@ class Fire(Map):
     thresholds: Tensor
     inverted: Tensor
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """The map that fires."""
-        return [Read(self.source)]
+        return [self.source]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -245,11 +242,11 @@ class Part:
 class Collect(Map):
     """Parts of other maps, and zeros."""
 
-    parts: list[Part] = field(default_factory=list)
+    parts: list[Part]
 
-    def reads(self) -> list[Read]:
+    def reads(self) -> list[Map]:
         """All parts."""
-        return [Read(part.map) for part in self.parts]
+        return [part.map for part in self.parts]
 
 
 def needed(maps: list[Map]) -> list[Map]:
@@ -257,7 +254,7 @@ def needed(maps: list[Map]) -> list[Map]:
     found = {maps[-1]}
     for one in reversed(maps):
         if one in found:
-            found.update(read.map for read in one.reads())
+            found.update(one.reads())
     return [one for one in maps if one in found]
 
 

@@ -1,5 +1,6 @@
 """Real numbers: any network, in float32, with the functions of C's <math.h>."""
 
+from functools import partialmethod
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class Reals(Layers):
                 index[here] = value.index[here]
                 continue
             unique, which = self._channels(of, place, gain, shift)
-            terms = [Term(Read(of, channels=unique[:, 0].long()), unique[:, 1])]
+            terms = [Term(Read(of, unique[:, 0].long()), unique[:, 1])]
             shape = (*of.shape[:3], len(unique))
             self._add(new := Sum(shape=shape, kind="f32", bound=0, terms=terms, constant=unique[:, 2]))
             index[here] = new.offset + place // of.channels * new.channels + which
@@ -94,10 +95,9 @@ class Reals(Layers):
         read = self._single(x, 1)
         if read is None:
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
-        of, chosen = read.map, torch.arange(x.shape[1]) if read.channels is None else read.channels
-        sides = x.shape[0], *x.shape[2:]
+        of, sides = read.map, (x.shape[0], *x.shape[2:])
         spread = torch.zeros(len(weight), of.channels, *weight.shape[2:], dtype=torch.float64)
-        spread[:, chosen] = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
+        spread[:, read.channels] = weight * x.gain[0, :, 0, 0].view(-1, 1, 1)
         shape = (x.shape[0], geometry.side(0, sides[1]), geometry.side(1, sides[2]), len(weight))
         new = Conv(
             shape=shape,
@@ -133,11 +133,7 @@ class Reals(Layers):
         """A value whose rows, along the last axis, follow each other in one map of floats."""
         return super()._collected(self._plain(x), len(x.shape) - 1)
 
-    def _op_bmm(self, a: Any, b: Any) -> Value:
-        return self._op_matmul(a, b)
-
-    def _op_mm(self, a: Any, b: Any) -> Value:
-        return self._op_matmul(a, b)
+    _op_bmm = _op_mm = _op_matmul
 
     def _op_addmm(self, bias: Tensor, a: Any, b: Any) -> Value:
         return self._add_tensors(self._op_matmul(a, b), bias, 1.0)
@@ -149,14 +145,13 @@ class Reals(Layers):
 
     def _op__softmax(self, x: Value, dim: int, *_: Any) -> Value:
         whole, self._shape = self._shape, torch.Size(1 if n == dim % len(x.shape) else s for n, s in enumerate(x.shape))
-        peak = self._reduced(x, dim, True, largest=True)
+        peak = self._reduced(x, dim, largest=True)
         raised = self._op_exp(self._add_tensors(x, peak, -1.0))
-        total = self._reduced(raised, dim, True, largest=False)
+        total = self._reduced(raised, dim, largest=False)
         self._shape = whole
         return self._product(raised, self._op_reciprocal(total))
 
-    def _op_softmax(self, x: Value, dim: int, *_: Any) -> Value:
-        return self._op__softmax(x, dim)
+    _op_softmax = _op__softmax
 
     def _op_where(self, condition: Any, one: Any, other: Any) -> Any:
         """Choose: other + condition * (one - other)."""
@@ -198,26 +193,11 @@ class Reals(Layers):
     def _op_silu(self, x: Value) -> Value:
         return self._product(x, self._op_sigmoid(x))
 
-    def _op_sigmoid(self, x: Value) -> Value:
-        return self._function(x, "sigmoid")
-
-    def _op_tanh(self, x: Value) -> Value:
-        return self._function(x, "tanh")
-
-    def _op_exp(self, x: Value) -> Value:
-        return self._function(x, "exp")
-
-    def _op_sin(self, x: Value) -> Value:
-        return self._function(x, "sin")
-
-    def _op_cos(self, x: Value) -> Value:
-        return self._function(x, "cos")
-
-    def _op_ceil(self, x: Value) -> Value:
-        return self._function(x, "ceil")
-
-    def _op_floor(self, x: Value) -> Value:
-        return self._function(x, "floor")
-
-    def _op_reciprocal(self, x: Value) -> Value:
-        return self._function(x, "reciprocal")
+    _op_sigmoid = partialmethod(_function, name="sigmoid")
+    _op_tanh = partialmethod(_function, name="tanh")
+    _op_exp = partialmethod(_function, name="exp")
+    _op_sin = partialmethod(_function, name="sin")
+    _op_cos = partialmethod(_function, name="cos")
+    _op_ceil = partialmethod(_function, name="ceil")
+    _op_floor = partialmethod(_function, name="floor")
+    _op_reciprocal = partialmethod(_function, name="reciprocal")

@@ -19,7 +19,7 @@ class Sums(Walk, ABC):
     # What a subclass defines.
 
     @abstractmethod
-    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Any:
+    def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
 
     @abstractmethod
@@ -97,19 +97,19 @@ class Sums(Walk, ABC):
     def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def _op_amax(self, x: Value, dim: Any = (), keepdim: bool = False) -> Value:
-        return self._reduced(x, dim, keepdim, largest=True)
+    def _op_amax(self, x: Value, dim: Any = (), _keepdim: bool = False) -> Value:
+        return self._reduced(x, dim, largest=True)
 
-    def _op_sum(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
-        return self._reduced(x, dim, keepdim, largest=False)
+    def _op_sum(self, x: Value, dim: Any = (), _keepdim: bool = False, **_: Any) -> Value:
+        return self._reduced(x, dim, largest=False)
 
-    def _op_mean(self, x: Value, dim: Any = (), keepdim: bool = False, **_: Any) -> Value:
-        out = self._reduced(x, dim, keepdim, largest=False)
+    def _op_mean(self, x: Value, dim: Any = (), _keepdim: bool = False, **_: Any) -> Value:
+        out = self._reduced(x, dim, largest=False)
         count = x.index.numel() // out.index.numel()
         return Value(out.index, out.gain / count, out.shift / count)
 
-    def _reduced(self, x: Value, dim: Any, keepdim: bool, largest: bool) -> Value:
-        """Reduce axes: all pixels of a map, seen as one column."""
+    def _reduced(self, x: Value, dim: Any, largest: bool) -> Value:
+        """Reduce axes: all pixels of a map, seen as one column; the node's own shape says whether they stay, as 1."""
         axes = [dim] if isinstance(dim, int) else list(dim or range(x.index.ndim))
         axes = sorted(axis % x.index.ndim for axis in axes)
         kept = [axis for axis in range(x.index.ndim) if axis not in axes]
@@ -119,15 +119,14 @@ class Sums(Walk, ABC):
             column = self._move(torch.reshape, (order, (1, -1, channels, 1)), {})
             column = self._move(torch.transpose, (column, 1, 2), {})  # (1, channels, pixels, 1)
             x = self._pooled(column, Geometry((column.shape[2], 1)), largest)
-            return self._move(torch.reshape, (x, self._shape), {})
-        return x if keepdim else self._move(torch.reshape, (x, self._shape), {})
+        return self._move(torch.reshape, (x, self._shape), {})
 
     def _pooled(self, x: Value, geometry: Geometry, largest: bool) -> Value:
         """Pool (N, C, H, W)."""
         if largest and bool((x.gain < 0).any()):
             x = self._summed([x])
         decoded = self._decoded(x, 1)
-        if decoded is None or len(decoded) != 1 or decoded[0][0].channels is None or (decoded[0][0].channels < 0).any():
+        if decoded is None or len(decoded) != 1 or (decoded[0][0].channels < 0).any():
             x = self._collected(x, 1)
             decoded = self._decoded(x, 1)
             assert decoded is not None
@@ -141,7 +140,7 @@ class Sums(Walk, ABC):
         self._expect_room(kind, bound)
         if largest and any(geometry.padding) and of.kind == "u8":
             raise CannotSayError(f"max pooling of the image in {self._layer}")
-        source = Read(of, read.pixels)
+        source = Read(of, torch.arange(of.channels), read.pixels)
         new = Pool(
             shape=(images, *sides, of.channels),
             kind=kind,
@@ -156,9 +155,7 @@ class Sums(Walk, ABC):
         gain, shift = x.gain[0, :, 0, 0], x.shift[0, :, 0, 0]
         if not largest and any(geometry.padding) and shift.any():
             raise CannotSayError(f"average pooling with padding in {self._layer}")
-        whole_map = self._value(new)
-        assert read.channels is not None
-        index = whole_map.index[:, read.channels]
+        index = self._value(new).index[:, read.channels]
         shaped = [one.view(-1, 1, 1).expand(index.shape) for one in (gain * factor, shift * count)]
         return Value(index, *shaped)
 

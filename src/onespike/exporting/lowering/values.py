@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from onespike.exporting.lowering.maps import Read
-
 
 @dataclass(frozen=True)
 class Value:
@@ -63,12 +61,6 @@ def in_rows(value: Value, axis: int) -> Value:
 def rows_of(value: Value, pixels: Tensor) -> Value:
     """Some pixels of (pixels, channels)."""
     return Value(value.index[pixels], value.gain[pixels], value.shift[pixels])
-
-
-def columns_of(read: Read) -> Tensor:
-    """Which channels are read."""
-    assert read.channels is not None
-    return read.channels
 
 
 def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:

@@ -18,6 +18,7 @@ from onespike.exporting.lowering.values import (
     Unsaid,
     Value,
     as_value,
+    in_rows,
     sides_of,
 )
 
@@ -91,7 +92,8 @@ class Walk(fx.Interpreter):
                 return args[0]
             return self._refuse(f"a conversion to whole numbers in {self._layer}")
         if name.startswith("new_") or name.endswith("_like"):
-            return self._constant(name, args, kwargs)
+            fill = args[-1] if "full" in name else float("ones" in name)
+            return torch.full(self._shape, float(fill), dtype=torch.float64)
         if any(isinstance(leaf, Unsaid) for leaf in leaves):
             return self._of_unsaid(name, args)
         handler: Callable[..., Any] | None = getattr(self, f"_op_{name}", None)
@@ -117,7 +119,7 @@ class Walk(fx.Interpreter):
         del name, args
         return Unsaid(self._shape)
 
-    # Elements that are moved; constants.
+    # Elements that are moved.
 
     def _add(self, new: Map) -> None:
         new.offset = self.maps[-1].offset + self.maps[-1].size if self.maps else 0
@@ -129,6 +131,14 @@ class Walk(fx.Interpreter):
         index = (torch.arange(of.size) + of.offset).view(of.shape).permute(0, 3, 1, 2)
         shaped = [torch.as_tensor(one, dtype=torch.float64).view(-1, 1, 1).expand(index.shape) for one in (gain, shift)]
         return Value(index, *shaped)
+
+    def _laid(self, of: Map, rest: list[int], axis: int, gain: Tensor) -> Value:
+        """A whole map as a value, its pixels along the axes `rest`, its channels along another, with a gain (C,)."""
+        index = (torch.arange(of.size) + of.offset).view(*rest, -1).movedim(-1, axis)
+        shape = [1] * index.ndim
+        shape[axis] = -1
+        gain = gain.view(shape).expand(index.shape)
+        return Value(index, gain, torch.zeros_like(gain))
 
     def _ones(self, index: Tensor) -> Value:
         return Value(index, torch.ones(index.shape, dtype=torch.float64), torch.zeros(index.shape, dtype=torch.float64))
@@ -148,13 +158,6 @@ class Walk(fx.Interpreter):
         parts = part("index"), part("gain"), part("shift")
         return Value(*parts) if isinstance(parts[0], Tensor) else [Value(*one) for one in zip(*parts, strict=True)]
 
-    def _constant(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        shape = args[1] if name.startswith("new_") else self._shape
-        fills = {"new_zeros": 0.0, "zeros_like": 0.0, "new_ones": 1.0, "ones_like": 1.0, "new_empty": 0.0}
-        fill = args[-1] if "full" in name else fills.get(name, 0.0)
-        del kwargs
-        return torch.full([int(side) for side in shape], float(fill), dtype=torch.float64)
-
     # Which maps a value reads.
 
     def _owners(self, index: Tensor) -> Tensor:
@@ -168,9 +171,8 @@ class Walk(fx.Interpreter):
 
     def _decoded(self, value: Value, axis: int) -> list[tuple[Read, Tensor]] | None:
         """A value as pixels and channels of maps, and the gain of each channel; None if it has no such form."""
-        index, gain, shift = (
-            one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
-        )
+        flat = in_rows(value, axis)
+        index, gain, shift = flat.index, flat.gain, flat.shift
         if bool((gain != gain[0]).any()) or bool((shift != shift[0]).any()):
             return None
         found = []
@@ -186,7 +188,7 @@ class Walk(fx.Interpreter):
             chosen = torch.full((value.shape[axis],), -1)
             chosen[columns] = channels[0]
             same = len(pixels) == of.pixels and torch.equal(pixels[:, 0], torch.arange(of.pixels))
-            read = Read(of, None if same else pixels[:, 0], chosen)
+            read = Read(of, chosen, None if same else pixels[:, 0])
             found.append((read, torch.where(columns, gain[0], 0.0)))
         return found
 
@@ -202,7 +204,6 @@ class Walk(fx.Interpreter):
         if decoded is None or len(decoded) != 1 or decoded[0][0].pixels is not None:
             return None
         read = decoded[0][0]
-        assert read.channels is not None
         fits = bool((read.channels >= 0).all()) and len(read.channels.unique()) == len(read.channels)
         return read if fits else None
 
@@ -212,9 +213,8 @@ class Walk(fx.Interpreter):
 
     def _collected(self, value: Value, axis: int) -> Value:
         """Collect a value in a map of its own."""
-        index, gain, shift = (
-            one.movedim(axis, -1).reshape(-1, value.shape[axis]) for one in (value.index, value.gain, value.shift)
-        )
+        flat = in_rows(value, axis)
+        index, gain, shift = flat.index, flat.gain, flat.shift
         maps = self._maps(index)
         kinds = {of.kind for of in maps}
         if len(kinds) != 1 or kinds & {"u8"}:
@@ -258,7 +258,5 @@ class Walk(fx.Interpreter):
             parts=parts,
         )
         self._add(new)
-        back = (torch.arange(new.size) + new.offset).view(*rest, new.channels).movedim(-1, axis)
-        shape = [1] * back.ndim
-        shape[axis] = -1
-        return Value(back, column.view(shape).expand(back.shape), value.shift)
+        laid = self._laid(new, rest, axis, column)
+        return Value(laid.index, laid.gain, value.shift)
