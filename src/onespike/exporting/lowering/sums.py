@@ -97,13 +97,13 @@ class Sums(Walk, ABC):
     def _op_adaptive_max_pool2d(self, x: Value, size: Any) -> list[Value]:
         return [self._pooled(x, self._adaptive(x, size), largest=True)]
 
-    def _op_amax(self, x: Value, dim: Any = (), _keepdim: bool = False) -> Value:
+    def _op_amax(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
         return self._reduced(x, dim, largest=True)
 
-    def _op_sum(self, x: Value, dim: Any = (), _keepdim: bool = False, **_: Any) -> Value:
+    def _op_sum(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
         return self._reduced(x, dim, largest=False)
 
-    def _op_mean(self, x: Value, dim: Any = (), _keepdim: bool = False, **_: Any) -> Value:
+    def _op_mean(self, x: Value, dim: Any = (), *_: Any, **__: Any) -> Value:
         out = self._reduced(x, dim, largest=False)
         count = x.index.numel() // out.index.numel()
         return Value(out.index, out.gain / count, out.shift / count)
