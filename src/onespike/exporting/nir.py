@@ -56,7 +56,7 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     writer.write(folder / FILE)
     graph, names = nir.read(folder / FILE), writer.fired
 
-    def run(images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def run(images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         seen = run_once(graph, exported.reads(images).float())
         logits = seen[next(one for one in graph.nodes if type(graph.nodes[one]).__name__ == "Output")].flatten(1)
         bits = torch.zeros(len(images), max((one.offset + one.size for one in names), default=0))

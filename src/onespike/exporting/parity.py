@@ -1,7 +1,7 @@
 """The proof that an export computes the same as the network: on real images, through the target itself."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from onespike.neurons.watch import Fired, fired
 from onespike.training.losses import over_time
 
 #: A target maps raw or normalised images to logits (B, K), and to spikes, call by call of the layers of neurons; to no
-#: spikes where it cannot show them.
-Target = Callable[[Tensor], tuple[Tensor, list[Tensor]]]
+#: spikes where it cannot show them, and to None for a layer whose spikes the logits do not need, which it leaves out.
+Target = Callable[[Tensor], tuple[Tensor, Sequence[Tensor | None]]]
 #: Largest distance from its threshold of a potential about which float arithmetic may decide otherwise; largest
 #: difference of logits from the same spikes, in units of the largest logit, and in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
@@ -79,7 +79,11 @@ def compare(
         if not tuple(logits.shape) == tuple(answers.shape) == expected:
             shapes = f"{tuple(logits.shape)} by the network, {tuple(answers.shape)} by {name}"
             raise OnespikeError(f"export: expected logits {expected}, the same at every call, got {shapes}")
-        pairs = [pair for pair in zip(calls, shown, strict=bool(shown)) if getattr(pair[0].neuron, "spiking", True)]
+        pairs = [
+            (call, one)
+            for call, one in zip(calls, shown, strict=bool(shown))
+            if one is not None and getattr(call.neuron, "spiking", True)
+        ]
         errors = (answers.double() - logits.double()).abs().amax(1)
         images += len(logits)
         same += int((answers.argmax(1) == logits.argmax(1)).sum())

@@ -304,3 +304,34 @@ def test_weights_that_are_not_finite_are_refused(to: str, tmp_path: Path) -> Non
     network[1].weight.data[0, 0] = torch.nan
     with pytest.raises(OnespikeError, match=r"the weights 1\.weight are not finite numbers"):
         export(network, tmp_path / "out", to, images=torch.zeros(2, 3, 2, 2), weights="int8")
+
+
+class Beside(nn.Module):
+    """A branch of neurons that the logits do not need."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.fire, self.branch, self.aside = nn.Conv2d(1, 4, 1), LIF(4), nn.Conv2d(4, 4, 1), LIF(4)
+        self.head, self.seen = nn.Linear(64, 3), torch.zeros(())
+
+    def forward(self, images: Tensor) -> Tensor:
+        spikes = self.fire(4 * self.stem(images))
+        self.seen = self.aside(8 * self.branch(spikes)).mean()
+        return self.head(spikes.flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("target", "weights", "layers"), [("onnx", "fp32", 2), ("c", "int8", 1), ("c", "fp32", 1), ("nir", "fp32", 1)]
+)
+def test_neurons_that_the_logits_do_not_need(target: str, weights: str, layers: int, tmp_path: Path) -> None:
+    if target in ("onnx", "nir"):
+        pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
+    torch.manual_seed(0)
+    network = Beside().eval()
+    nn.init.constant_(network.branch.bias, 0.5)  # so that some of them fire
+    images = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8)
+    proof = export(network, tmp_path / "out", target, images=images, weights=weights).parity[0]
+    assert proof.holds
+    assert proof.layers == layers
+    network(images.movedim(-1, 1) / 255)
+    assert network.seen > 0

@@ -91,7 +91,7 @@ class _Compiled:
         self,
         library: ctypes.CDLL,
         contract: Contract,
-        spikes: list[Value],
+        spikes: list[Value | None],
         unit: float,
         maps: dict[int, Map],
     ) -> None:
@@ -101,7 +101,7 @@ class _Compiled:
         self.resolution = 2 * unit if exact else None  # error of logits that rounding to the unit may cause
         # Outputs that are no spikes, such as a ReLU's, stay 0: they are not compared.
         ends = [one.offset + one.size for one in self.maps.values()]
-        self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes)], default=0))
+        self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes if one)], default=0))
         self.raised: BaseException | None = None
         self.keep = _WATCH(self._watched)
         library.model_watch(self.keep)
@@ -118,7 +118,7 @@ class _Compiled:
         spread = (bits[:, :, None] >> torch.arange(32)) & 1
         self.bits[one.offset : one.offset + one.size] = spread.flatten(1)[:, : one.channels].flatten().float()
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def __call__(self, images: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         expect_pixels(images, "c")
         images = images.contiguous()
         scores = torch.zeros(len(images), len(self.contract.classes), dtype=self.dtype)

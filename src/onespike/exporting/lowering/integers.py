@@ -111,7 +111,7 @@ class Integers(Layers):
     def _wave(self, x: Value, cosine: bool) -> Value:
         turns = self._summed([Value(x.index, x.gain / (2 * math.pi), x.shift / (2 * math.pi))])
         index = torch.empty_like(turns.index)
-        for of in self._maps(turns.index):
+        for of in self.maps_of(turns.index):
             here = (turns.index >= of.offset) & (turns.index < of.offset + of.size)
             fraction = -round(math.log2(turns.gain[here][0].item()))
             new = Wave(shape=of.shape, kind="i64", bound=2**60, source=of, fraction=fraction, cosine=cosine)
@@ -122,7 +122,7 @@ class Integers(Layers):
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         """Convolve a value (N, C, H, W) that covers one whole map, with real weights (C_out, C, kh, kw)."""
-        if self._maps(x.index)[0].image and self._maps(x.index)[0].kind != "u8" and not _alike(x):
+        if self.maps_of(x.index)[0].image and self.maps_of(x.index)[0].kind != "u8" and not _alike(x):
             x = self._summed([x])  # puts what the first layers hand on to each other on one scale
         read = self._single(x, 1)
         if read is None:
@@ -197,7 +197,7 @@ class Integers(Layers):
         if not fractions or not bool((torch.as_tensor(one) == 1).all()):
             raise CannotSayError(f"a choice between tensors in {self._layer}")
         same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
-        for fire in self._maps(condition.index[~same]):
+        for fire in self.maps_of(condition.index[~same]):
             if not isinstance(fire, Fire):
                 raise CannotSayError(f"a choice between tensors in {self._layer}")
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):

@@ -136,7 +136,7 @@ class Layers(Sums):
         axis = x.index.ndim - 1
         read = self._single(x, axis)
         if read is None and x.index.numel() == x.shape[-1]:  # a flattened map: the kernel is the whole map
-            maps = self._maps(x.index)
+            maps = self.maps_of(x.index)
             if len(maps) == 1 and not (x.index < 0).any():
                 of, places = maps[0], x.index.flatten() - maps[0].offset
                 if of.shape[0] == 1 and len(places.unique()) == len(places):
@@ -171,7 +171,7 @@ class Layers(Sums):
     def _op_relu(self, x: Value) -> Value:
         """max(x, 0)."""
         out = self._summed([x])
-        for of in self._maps(out.index):
+        for of in self.maps_of(out.index):
             assert isinstance(of, Sum)
             of.rectified = True
         return out
@@ -195,7 +195,7 @@ class Layers(Sums):
         """Fire: each map that fires has one channel for every pair of a channel and a threshold."""
         if not isinstance(x, Value) or isinstance(threshold, Value):
             raise CannotSayError(f"a threshold that depends on the image in {self._layer}")
-        if any(of.kind == "u8" for of in self._maps(x.index)):
+        if any(of.kind == "u8" for of in self.maps_of(x.index)):
             x = self._summed([x])
         x = mapped(x, lambda gain, shift, k: (gain, shift - k), threshold)  # gain * q + shift > 0
         index, gain, shift = x.index.flatten(), x.gain.flatten(), x.shift.flatten()
@@ -207,7 +207,7 @@ class Layers(Sums):
         inverted = torch.where(gain == 0, always, gain < 0)
         out, fixed = torch.full_like(index, -1), torch.zeros_like(shift)
         fixed[index < 0] = always[index < 0].double()
-        for of in self._maps(x.index):
+        for of in self.maps_of(x.index):
             here = torch.nonzero((index >= of.offset) & (index < of.offset + of.size)).flatten()
             if of.kind == "bits" and bool(((limit[here] >= 0) & (limit[here] < 1) & ~inverted[here]).all()):
                 out[here] = index[here]  # spikes that fire again

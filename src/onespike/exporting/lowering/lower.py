@@ -7,12 +7,15 @@ import torch
 
 from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
+from onespike.exporting.lowering.maps import needed
 from onespike.exporting.lowering.values import Unsaid, Value
 from onespike.exporting.network import Exported
 
 
-def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value]]:
+def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value | None]]:
     """Lower a network to maps of one kind of numbers, the last of them the class scores; returns its spikes, too.
+
+    Spikes that the scores do not need are None: nothing computes them.
 
     Args:
         exported: The network.
@@ -33,4 +36,5 @@ def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8
     if lowering.problems or isinstance(logits, Unsaid):
         raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
     lowering.unit = lowering.scores(logits)
-    return lowering, spikes
+    computed = set(needed(lowering.maps))
+    return lowering, [value if computed.issuperset(lowering.maps_of(value.index)) else None for value in spikes]

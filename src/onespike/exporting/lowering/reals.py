@@ -32,7 +32,7 @@ class Reals(Layers):
     def _plain(self, value: Value, anew: bool = False) -> Value:
         """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
         index = torch.full_like(value.index, -1)
-        for of in self._maps(value.index):
+        for of in self.maps_of(value.index):
             here = (value.index >= of.offset) & (value.index < of.offset + of.size)
             place = value.index[here] - of.offset
             gain, shift = value.gain[here], value.shift[here]
@@ -52,7 +52,7 @@ class Reals(Layers):
 
     def _gathered(self, value: Value, axis: int) -> Value:
         """A value that covers one whole map of spikes, or of floats."""
-        spikes = {of.kind for of in self._maps(value.index)} == {"bits"} and bool((value.gain == 1).all())
+        spikes = {of.kind for of in self.maps_of(value.index)} == {"bits"} and bool((value.gain == 1).all())
         plain = value if spikes and not value.shift.any() else self._plain(value)
         return plain if self._single(plain, axis) is not None else self._collected(plain, axis)
 
@@ -82,14 +82,14 @@ class Reals(Layers):
 
     def _op_relu(self, x: Value) -> Value:
         out = self._plain(x, anew=True)
-        for of in self._maps(out.index):
+        for of in self.maps_of(out.index):
             assert isinstance(of, Sum)
             of.rectified = True
         return out
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         shift = x.shift[0, :, 0, 0]
-        if self._maps(x.index)[0].kind not in ("bits", "f32") or (shift.any() and any(geometry.padding)):
+        if self.maps_of(x.index)[0].kind not in ("bits", "f32") or (shift.any() and any(geometry.padding)):
             x = self._plain(x)
             shift = x.shift[0, :, 0, 0]
         read = self._single(x, 1)
@@ -124,7 +124,7 @@ class Reals(Layers):
         turned = self._move(torch.transpose, (b, -1, -2), {})
         second = self._move(torch.broadcast_to, (turned, (*outer, *turned.shape[-2:])), {})
         rows, columns = first.shape[-2], second.shape[-2]
-        (left,), (right,) = (self._maps(self._rows(one).index) for one in (first, second))
+        (left,), (right,) = (self.maps_of(self._rows(one).index) for one in (first, second))
         new = Matmul(shape=(1, 1, outer.numel() * rows, columns), kind="f32", bound=0, rows=rows, factors=(left, right))
         self._add(new)
         return self._laid(new, [*outer, rows], len(outer) + 1, torch.ones(columns, dtype=torch.float64))
@@ -179,7 +179,7 @@ class Reals(Layers):
     def _function(self, x: Value, name: str) -> Value:
         x = self._plain(x)
         index = torch.empty_like(x.index)
-        for of in self._maps(x.index):
+        for of in self.maps_of(x.index):
             here = (x.index >= of.offset) & (x.index < of.offset + of.size)
             self._add(new := Function(shape=of.shape, kind="f32", bound=0, source=of, name=name))
             index[here] = x.index[here] - of.offset + new.offset

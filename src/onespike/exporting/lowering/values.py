@@ -69,6 +69,8 @@ def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
     return math.prod(rest) // (height * width), height, width, channels
 
 
-def read_bits(value: Value, bits: Tensor) -> Tensor:
+def read_bits(value: Value | None, bits: Tensor) -> Tensor | None:
     """A value, lowered for one image, of several, (B, …), from their bits (B, …), numbered as elements of maps."""
+    if value is None:
+        return None
     return torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift

@@ -165,7 +165,7 @@ class Walk(fx.Interpreter):
         starts = torch.tensor([one.offset for one in self.maps])
         return torch.searchsorted(starts, index.contiguous(), right=True) - 1
 
-    def _maps(self, index: Tensor) -> list[Map]:
+    def maps_of(self, index: Tensor) -> list[Map]:
         """The maps that an index names."""
         return [self.maps[place] for place in torch.unique(self._owners(index)).tolist() if place >= 0]
 
@@ -176,7 +176,7 @@ class Walk(fx.Interpreter):
         if bool((gain != gain[0]).any()) or bool((shift != shift[0]).any()):
             return None
         found = []
-        for of in self._maps(index):
+        for of in self.maps_of(index):
             inside = (index >= of.offset) & (index < of.offset + of.size)
             columns = inside[0]
             if bool((inside != columns).any()):
@@ -196,7 +196,7 @@ class Walk(fx.Interpreter):
         """Whether all elements are 0 or 1."""
         constant = (value.index < 0) & (value.shift * (1 - value.shift) == 0)
         plain = (value.index >= 0) & (value.gain == 1) & (value.shift == 0)
-        return bool((constant | plain).all()) and all(of.kind == "bits" for of in self._maps(value.index))
+        return bool((constant | plain).all()) and all(of.kind == "bits" for of in self.maps_of(value.index))
 
     def _single(self, value: Value, axis: int) -> Read | None:
         """The one map that a value reads, all its pixels in order; None if it has no such form."""
@@ -215,7 +215,7 @@ class Walk(fx.Interpreter):
         """Collect a value in a map of its own."""
         flat = in_rows(value, axis)
         index, gain, shift = flat.index, flat.gain, flat.shift
-        maps = self._maps(index)
+        maps = self.maps_of(index)
         kinds = {of.kind for of in maps}
         if len(kinds) != 1 or kinds & {"u8"}:
             raise CannotSayError(f"numbers of several kinds side by side in {self._layer}")
