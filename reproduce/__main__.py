@@ -55,10 +55,10 @@ def run(arguments: Sequence[str]) -> int:
         if isinstance(entry, Sweep):
             return call(_sweep(entry), options, usage, ("data", "model", "train", "loss"))
         return call(_table(name, entry), options, usage)
-    except (Stopped, KeyboardInterrupt, Ended):
+    except (Stopped, KeyboardInterrupt, Ended) as stop:
         again = f"python -m reproduce {shlex.join(arguments)}"
         print(f"\nstopped; what is done is kept: go on with: {again}", file=sys.stderr)
-        return INTERRUPTED
+        return 128 + stop.args[0] if isinstance(stop, Ended) else INTERRUPTED
 
 
 def _table(name: str, function: Callable[..., str | None]) -> Callable[..., int]:

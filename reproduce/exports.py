@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from onespike._version import __version__
 from onespike.configs import make, read_json
 from onespike.durable import read_whole, save_json, save_text
 from onespike.environment import environment
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, requires
 from onespike.exporting import export
 from onespike.exporting.export import PARITY, expect_free
 from onespike.exporting.onnx import expect_packages
@@ -72,8 +71,8 @@ def exports(
         raise OnespikeError(f"images: expected at least 1, got {images}")
     opened = [Run.open(run) for run in runs]
     expect_packages()
-    if not find_spec("nir"):
-        raise OnespikeError("nir is missing: pip install 'onespike[export]'")
+    with requires("export"):
+        import nir  # noqa: F401
     rows, refusals = list[list[Any]](), list[str]()
     for run, one in zip(runs, opened, strict=True):
         made = {name: _proved(one, work / run.name / name, *WRITTEN[name], images) for name in WRITTEN}

@@ -61,6 +61,14 @@ def test_every_file_that_is_named_exists(page: str):
     assert [name for name in sorted(named) if not any((room / name).exists() for room in rooms)] == []
 
 
+@pytest.mark.parametrize(
+    "page", [*(ROOT / "docs").glob("*.md"), *(ROOT / "results").glob("*.md")], ids=lambda p: p.name
+)
+def test_scripts_of_the_repository_are_called_as_modules(page: Path):
+    assert "python benchmarks/" not in page.read_text()  # it would not find the others
+    assert "python reproduce/" not in page.read_text()
+
+
 def command_lines() -> Iterator[tuple[str, list[str]]]:
     """Every command line of README and docs, in a block or within a sentence, and its page."""
     programs = r"(?:onespike|python -m (?:onespike|reproduce|benchmarks(?:\.\w+)?))"

@@ -52,9 +52,9 @@ class ClassPath:
         if the module may not be imported, the class does not exist, or the arguments do not fit.
         """
         if self.init_args is None:
-            reason = f"was passed from Python as an object, which a file cannot build: pass it again ({where}=…)"
+            state = f"was passed from Python as an object, which a file cannot build: pass it again ({where}=…)"
             instead = "; to export or save it, pass what Run.model(model=…) gives" if where == "model" else ""
-            raise OnespikeError(f"{where}: {self.class_path} {reason}{instead}")
+            raise OnespikeError(f"{where}: {self.class_path} {state}{instead}")
         return call(resolve(self.class_path, where), self.init_args, where, offered)
 
 
@@ -117,27 +117,31 @@ def allowed() -> list[str]:
 
 
 def resolve(class_path: str, where: str) -> Callable[..., Any]:
-    """Return what a class path leads to; an `OnespikeError`, which names `where`, if it is not allowed or not there."""
+    """Return what a class path leads to.
+
+    Raises:
+        OnespikeError: It is not allowed, not there, or without a signature; `where` names it.
+    """
     module, _, name = class_path.rpartition(".")
     if not module:
         raise OnespikeError(f"{where}.class_path: expected a path such as pkg.Net, got {class_path!r}")
     if not any(module == allowed or module.startswith(f"{allowed}.") for allowed in _ALLOWED):
-        reason = f"{class_path} is not this package's, and no file makes code be imported"
+        state = f"{class_path} is not this package's, and no file makes code be imported"
         in_python = f"(in Python: onespike.allow_imports({module!r}), or pass {where}=…)"
-        raise OnespikeError(f"{where}: {reason}: if you trust it, add --import {module} {in_python}")
+        raise OnespikeError(f"{where}: {state}: if you trust it, add --import {module} {in_python}")
     missing = f"{where}.class_path: there is no {class_path}"
     try:
         found = getattr(_imported(module, missing), name)
     except OnespikeError:
         raise
     except Exception as error:  # a module may have a `__getattr__` of its own
-        raise OnespikeError(f"{missing}: {error}") from error
+        raise OnespikeError(f"{missing}: {reason(error)}") from error
     if not callable(found):
         raise OnespikeError(f"{where}.class_path: expected a class or a function, {class_path} is {found!r}")
     try:
         inspect.signature(found)
     except ValueError:
-        state = f"{class_path} does not tell its parameters, as what is built in may not"
+        state = f"{class_path} is built in and has no signature"
         raise OnespikeError(f"{where}.class_path: {state}; wrap it in a function of Python") from None
     return found
 

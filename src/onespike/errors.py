@@ -68,8 +68,9 @@ def requires(extra: str, what: str = "") -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        missing = f"{error.name} is missing: pip install 'onespike[{extra}]'"
-        raise OnespikeError(f"{what}: {missing}" if what else missing) from None
+        state = f"{error.name} is missing" if isinstance(error, ModuleNotFoundError) else reason(error)
+        advice = f"{state}: pip install 'onespike[{extra}]'"
+        raise OnespikeError(f"{what}: {advice}" if what else advice) from error
 
 
 def warn(text: str) -> None:

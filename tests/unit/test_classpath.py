@@ -18,5 +18,5 @@ def test_a_part_of_a_function_is_called_as_a_class_is():
 
 def test_what_is_built_in_and_tells_no_parameters_is_one_line():
     allow_imports("torch")
-    with pytest.raises(OnespikeError, match=r"^model.class_path: torch.zeros does not tell its parameters, .*; wrap"):
+    with pytest.raises(OnespikeError, match=r"^model.class_path: torch.zeros is built in and has no signature; wrap"):
         ClassPath("torch.zeros").make("model")

@@ -152,7 +152,7 @@ def _print(audit: "Audit", console: "Console") -> None:
         seconds = f", seconds ~ {scale.axis}^{scale.seconds_exponent:.2f}" if scale.seconds_exponent else ""
         say(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
     if audit.scaling and SIZE not in [scale.axis for scale in audit.scaling]:
-        say(f"no exponent of the {SIZE}: this network takes one size alone behind a stem of this stride")
+        say(f"no exponent of the {SIZE}: only one size fits its stages and its stem")
 
 
 def _print_energy(audit: "Audit", console: "Console") -> None:

@@ -116,10 +116,16 @@ class PolicyAugment:
         crop = v2.RandomCrop(images.shape[1], padding=config.crop_padding or None, padding_mode=fill)
         # Alternating flips depend on the epoch, which is not known here: the loader does them.
         self.crop = v2.Compose([crop, v2.RandomHorizontalFlip(0.0 if config.alternate_flip else config.flip)])
-        self.name, self.policy = config.auto_augment, _policy(config, mean)
-        with drawing(0):  # what cannot be applied is refused before a run begins
-            for _ in range(TRIALS):
-                self._changed(_opened(images[0][0]))
+        try:  # what cannot be made or applied is refused before a run begins
+            self.policy = policy = _policy(config, mean)
+            if policy is not None:
+                with seeded(0):
+                    for _ in range(TRIALS):
+                        policy(_opened(images[0][0]))
+        except (AssertionError, KeyError, ValueError) as error:  # such as more operations to draw than there are
+            expected = "expected such as 'original', 'rand-m9-mstd0.5' or 'augmix-m3-w3'"
+            state = f"timm cannot apply {config.auto_augment!r}: {reason(error)}"
+            raise OnespikeError(f"data.auto_augment: {state}; {expected}") from error
         self.finish = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])
         self.erase = RandomErasing(config.random_erasing, mode="pixel", device="cpu") if config.random_erasing else None
 
@@ -129,22 +135,11 @@ class PolicyAugment:
         raw, label = self.images[position]
         cropped = self.crop(_opened(raw))
         clean = [cropped] if self.splits > 1 else []  # with AugMix: the anchor of the Jensen-Shannon loss
-        changed = [self._changed(cropped) for _ in range(self.splits - len(clean))]
+        changed = [self.policy(cropped) if self.policy else cropped for _ in range(self.splits - len(clean))]
         made = torch.stack([self.finish(view) for view in clean + changed])
         if self.erase:
             made[len(clean) :] = self.erase(made[len(clean) :])
         return made, label
-
-    def _changed(self, image: Any) -> Any:
-        if self.policy is None:
-            return image
-        try:
-            return self.policy(image)
-        except ValueError as error:  # for one, if more operations are to be drawn than there are
-            expected = "expected such as 'original', 'rand-m9-mstd0.5' or 'augmix-m3-w3'"
-            raise OnespikeError(
-                f"data.auto_augment: timm cannot apply {self.name!r}: {reason(error)}; {expected}"
-            ) from error
 
 
 def _opened(raw: np.ndarray) -> Any:
@@ -162,7 +157,7 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators of Python, numpy and PyTorch (on the CPU), and restore their states afterwards."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - transforms draw from it
     with torch.random.fork_rng(devices=()):
@@ -186,4 +181,4 @@ def _policy(config: DataConfig, mean: Sequence[float]) -> Callable[[Any], Any] |
     options = {"translate_const": 10, "img_mean": fill if len(fill) > 1 else fill[0]}
     makers = {"rand": timm.rand_augment_transform, "augmix": timm.augment_and_mix_transform}
     make = next((makers[start] for start in makers if name.startswith(start)), timm.auto_augment_transform)
-    return make(name, options)  # DataConfig takes nothing that timm does not know
+    return make(name, options)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 from typing_extensions import override
 
-from onespike.data.augment import drawing
+from onespike.data.augment import seeded
 from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
@@ -130,7 +130,7 @@ def _whole(source: Any) -> Any:
 
 def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tuple[Any, int]:
     """Image and label of an item; random transforms draw from a seed, or else from the index: always the same."""
-    with drawing(index if seed is None else seed):
+    with seeded(index if seed is None else seed):
         item = source[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"

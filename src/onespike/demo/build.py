@@ -23,7 +23,7 @@ from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_
 from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import compare
-from onespike.neurons.watch import fired
+from onespike.neurons.watch import answer_and_calls
 from onespike.training.run import Run
 
 PAGE = Path(__file__).parent / "page"
@@ -111,7 +111,7 @@ def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
             "axis": call.batch_axis,  # that of the images
             "ahead": "time steps" if call.steps > 1 else "windows",  # what an axis before it stands for
         }
-        for number, call in enumerate(fired(network, images)[1])
+        for number, call in enumerate(answer_and_calls(network, images)[1])
     ]
 
 

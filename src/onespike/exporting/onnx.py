@@ -74,7 +74,7 @@ def graph(exported: Exported, names: Sequence[str]) -> Any:
         raise OnespikeError(f"onnx: {exported.contract.model} cannot be said: {line}; pt2 can") from error
     for part in (model.graph, *model.functions):
         for node in part.node:
-            del node.metadata_props[:]  # where in PyTorch each comes from: half of a small file
+            del node.metadata_props[:]  # where in PyTorch each comes from: most of a small file
     name_outputs(model.graph, names)
     fold_thresholds(model)
     if exported.contract.weights == "int8":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, warn
 from onespike.exporting.contract import Contract
-from onespike.neurons.watch import Fired, fired
+from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.losses import over_time
 
 #: A target maps raw or normalised images to logits (B, K), and to spikes, call by call of the layers of neurons; to no
@@ -70,7 +70,7 @@ def compare(
     error = largest = 0.0
     first, place, distance, labelled, holds = None, sys.maxsize, 0.0, True, True
     for raw, labels in batches:
-        answer, calls = fired(network, contract.normalise(raw, dtype), foreign_potentials=True)
+        answer, calls = answer_and_calls(network, contract.normalise(raw, dtype), foreign_potentials=True)
         logits = over_time(answer)
         if not logits.isfinite().all():
             raise OnespikeError("the network answers with numbers that are not finite: its training failed")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
-from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
@@ -82,7 +82,7 @@ class _Conv3x3(torch.autograd.Function):
             if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
                 found = conv2d(piece, turned, padding=1)
                 if of_x is None:
-                    of_x = found if len(piece) == images else maps(found, ctx.shape)
+                    of_x = found if len(piece) == images else empty_maps(found, ctx.shape)
                 if of_x is not found:
                     of_x[part] = found
         of_bias = gradient.movedim(1, -1).reshape(-1, outputs).sum(0) if ctx.needs_input_grad[2] else None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
 from onespike.functional.spike import Surrogate
 
@@ -69,7 +69,7 @@ class _FireOverTime(torch.autograd.Function):
         once = _stride(currents) == 0
         moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
         vectors = *moments, plain(shift.to(kernels.real).contiguous())
-        spikes = maps(currents, (steps * batch, len(shift), *sides))
+        spikes = empty_maps(currents, (steps * batch, len(shift), *sides))
         threshold, decay, _ = constants
         _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
         ctx.save_for_backward(currents, *vectors)
@@ -83,7 +83,7 @@ class _FireOverTime(torch.autograd.Function):
         (steps, batch, channels, *sides), kernels = currents.shape, _kernels(currents)
         gradient = plain(gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last))
         sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
-        out = maps(currents, (steps * batch, channels, *sides))
+        out = empty_maps(currents, (steps * batch, channels, *sides))
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay
         way = KINDS[surrogate.name], gradient, float(surrogate.width)
         kernels("backward_over_time", *arguments, *way, sums, out)

@@ -58,7 +58,7 @@ def plain(tensor: Tensor) -> Tensor:
     return tensor if is_plain(tensor) else torch.empty_like(tensor).copy_(tensor)
 
 
-def maps(like: Tensor, shape: Sequence[int]) -> Tensor:
+def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
     """Make maps (B, C, H, W), channels last, of the dtype and on the device of another tensor; they hold anything."""
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 

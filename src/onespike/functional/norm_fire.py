@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
-from onespike.functional.kernels import Kernels, is_plain, kernels_for, maps, plain
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
 from onespike.functional.spike import SURROGATES, Surrogate
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class _NormFire(torch.autograd.Function):
         mean, scale = moments_of(kernels, currents, norm)
         (images, channels, *sides), neurons = currents.shape, len(shift)
         limit = (threshold - shift.to(kernels.real).view(-1, channels)) / scale + mean
-        spikes = maps(currents, (images, neurons, *sides))
+        spikes = empty_maps(currents, (images, neurons, *sides))
         kernels("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
         ctx.save_for_backward(currents, mean, scale, limit)
         ctx.surrogate, ctx.dtype = surrogate, shift.dtype
@@ -127,7 +127,7 @@ class _BatchNorm(torch.autograd.Function):
         mean, scale = moments_of(kernels, currents, norm)
         factor = scale * weight.to(kernels.real)
         shift = bias - mean * factor
-        out = maps(currents, currents.shape)
+        out = empty_maps(currents, currents.shape)
         kernels("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(kernels.real), out)
         ctx.save_for_backward(currents, mean, scale, weight)
         return out
@@ -148,7 +148,7 @@ def _backward(currents, gradient, mean, scale, limit, kind, width, factor):  # t
     sums = torch.empty(2, population, channels, dtype=torch.float64, device=currents.device)
     kernels("backward_sums", *arguments, sums)
     offset, slope = (sums.sum(1) / rows).to(kernels.real)
-    out = maps(currents, currents.shape)
+    out = empty_maps(currents, currents.shape)
     kernels("backward_currents", *arguments, factor.to(kernels.real), offset, slope, out)
     return out, sums.to(kernels.real)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import max_pool2d
 
-from onespike.functional.kernels import kernels_for, maps, plain
+from onespike.functional.kernels import empty_maps, kernels_for, plain
 from onespike.functional.norm_fire import has_kernels
 
 
@@ -37,7 +37,7 @@ def largest(x: Tensor) -> tuple[Tensor, Tensor]:
     images, channels, *sides = x.shape
     kernels = kernels_for(x.dtype)
     assert kernels  # see has_kernels
-    out = maps(x, (images, channels, sides[0] // 2, sides[1] // 2))
+    out = empty_maps(x, (images, channels, sides[0] // 2, sides[1] // 2))
     which = torch.empty_like(out, dtype=torch.uint8)
     kernels("pool", x, images, *sides, channels, out, which)
     return out, which
@@ -47,7 +47,7 @@ def to_largest(gradient: Tensor, which: Tensor, sides: Sequence[int]) -> Tensor:
     """Gradient of the input, (B, C, H, W) for the sides H, W: the output's at each window's maximum, else 0."""
     kernels, (images, channels) = kernels_for(gradient.dtype), gradient.shape[:2]
     assert kernels
-    dx = maps(gradient, (images, channels, *sides))
+    dx = empty_maps(gradient, (images, channels, *sides))
     if any(side % 2 for side in sides):  # no window covers the last row, or column
         dx.zero_()
     kernels("pool_backward", gradient, which, images, *sides, channels, dx)

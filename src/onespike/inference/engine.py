@@ -12,22 +12,24 @@ from onespike.models.patch import Merging
 from onespike.neurons import LIF, Neuron
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
-from onespike.units.registry import is_own
-from onespike.units.tokens import TravellingUnit
+from onespike.units.channel import ChannelLinear
+from onespike.units.tokens import Recurrent, TravellingUnit
 
 #: Arithmetic by the bits of the weights that meet spikes.
 PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torch.float32)}
 
 
-def check_supported(config: OnespikeConfig) -> None:
+def check_supported(network: Network) -> None:
     """Raise `OnespikeError` for a network that the engine does not run, such as one over several time steps."""
+    config = network.config
     if config.neuron.name != "lif" or config.encoding == "direct":
         got = f"neuron {config.neuron.name} and encoding {config.encoding}"
         raise OnespikeError(f"optimise: expected a network of the neuron lif whose units read spikes, got {got}")
-    own = {f"neuron {config.neuron.name}": config.neuron.neuron is LIF, f"unit {config.unit}": is_own(config.unit)}
+    units = (block.unit for block in network.layers if isinstance(block, Block))
+    own = {f"neuron {config.neuron.name}": config.neuron.neuron is LIF, f"unit {config.unit}": all(map(_is_own, units))}
     for name, is_ours in own.items():
         if not is_ours:
-            raise OnespikeError(f"optimise: expected the library's own neuron and unit, got another {name}")
+            raise OnespikeError(f"optimise: expected the library's own neuron and unit, got a {name} of another's")
     if config.time_steps != 1:
         raise OnespikeError(f"optimise: expected a network of one time step, got {config.time_steps}")
     if config.norm == "before" or config.stem == "conv":
@@ -37,12 +39,21 @@ def check_supported(config: OnespikeConfig) -> None:
         )
 
 
+def _is_own(unit: nn.Module) -> bool:
+    """Whether a unit is made of what the engine knows."""
+    if type(unit) is not TravellingUnit:
+        return type(unit) is ConvUnit
+    layers = [*unit.layer.children()]
+    is_mlp = len(layers) == 4 and all(isinstance(layers[k], ChannelLinear) for k in (0, 3))
+    return is_mlp or type(unit.layer) is Recurrent
+
+
 def takes(network: nn.Module) -> bool:
     """Whether the engine can run a network."""
     if not isinstance(network, Network):
         return False
     try:
-        check_supported(network.config)
+        check_supported(network)
     except OnespikeError:
         return False
     return True
@@ -65,7 +76,7 @@ class Engine(nn.Module):
     def __init__(self, network: Network, precision: str = "int8") -> None:
         super().__init__()
         self.precision, arithmetic = precision, PRECISIONS[precision]
-        check_supported(network.config)
+        check_supported(network)
         self.in_channels, self.image_size = network.in_channels, network.image_size
         weight, bias = fold(*network.stem)
         self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))

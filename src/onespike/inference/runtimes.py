@@ -13,7 +13,7 @@ from onespike.exporting.network import Exported, rounded
 from onespike.exporting.onnx import FILE, Loaded, openvino_model, session, write
 from onespike.exporting.parity import Target
 from onespike.inference.compare import Candidate
-from onespike.neurons.watch import fired
+from onespike.neurons.watch import answer_and_calls
 from onespike.training.checkpoint import ModelCard
 
 #: How each runtime loads an ONNX file.
@@ -70,7 +70,8 @@ def runtimes(network: nn.Module, card: ModelCard, weights: str, images: Tensor, 
 
 def _spikes(network: nn.Module, images: Tensor) -> list[Tensor | None]:
     """The output of each layer of neurons, call by call; None where it is not spikes."""
-    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in fired(network, images)[1]]
+    calls = answer_and_calls(network, images)[1]
+    return [call.spikes if getattr(call.neuron, "spiking", True) else None for call in calls]
 
 
 def _differing(target: Target, images: Tensor, expected: list[list[Tensor | None]]) -> float | None:

@@ -8,7 +8,7 @@ from safetensors.torch import save
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, save_folder, sealed, whole_folder
-from onespike.errors import OnespikeError, reason, unknown
+from onespike.errors import OnespikeError, reason, requires, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
@@ -96,9 +96,9 @@ def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:
 
 def _runtime(content: bytes, name: str) -> Runtime:
     try:
-        return Runtime(content, name)
-    except ImportError as error:
-        extra = "openvino" if name == "OpenVINO" else "export"
-        raise OnespikeError(f"{error.name} is missing: pip install 'onespike[{extra}]'") from None
+        with requires("openvino" if name == "OpenVINO" else "export"):
+            return Runtime(content, name)
+    except OnespikeError:
+        raise
     except Exception as error:  # each runtime has errors of its own
         raise OnespikeError(f"{name} does not take {FILE}: {reason(error)[:200]}") from error

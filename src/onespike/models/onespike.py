@@ -289,5 +289,5 @@ class Network(nn.Module):
 def expect_blocks(network: nn.Module, name: str) -> Network:
     """Return the network, if it is made of spiking blocks; otherwise raise an `OnespikeError` that calls it `name`."""
     if not isinstance(network, Network):
-        raise OnespikeError(f"{name} has no spiking blocks: expected a run of a model such as conv12")
+        raise OnespikeError(f"{name} has no spiking blocks: expected a network such as conv12")
     return network

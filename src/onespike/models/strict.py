@@ -202,21 +202,27 @@ class Firing(nn.Sequential):
         over time if no state comes in and none goes out.
         """
         thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
-        shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
-        known = type(neuron) is LIF and computes(neuron.surrogate) and neuron.raw_threshold is None
-        known = known and type(thresholds) is Thresholds and type(norm) is BatchNorm and not norm.affine
-        watched = is_watched(thresholds, norm, neuron)
-        training = thresholds.training and norm.training
-        fused = training and known and not watched
+        fused = self._can_fuse()
         if carry is None:
             if fused and has_kernels(currents):
+                shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
                 return norm_fire(currents, shift, norm, threshold, neuron.surrogate)
             return neuron(neuron.driven(thresholds(currents), None))  # as at a first time step
-        alone = carry.ends and carry.before() is None and neuron.raw_decay is None
-        if fused and alone and has_kernels_over_time(currents):
+        alone = fused and carry.ends and carry.before() is None and neuron.raw_decay is None
+        if alone and has_kernels_over_time(currents):
             carry.after.append(None)
+            shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
             return fire_over_time(currents, shift, norm, threshold, neuron.constant_decay, neuron.surrogate)
         return neuron.over_time(each_step(currents, thresholds), carry)
+
+    def _can_fuse(self) -> bool:
+        """Whether the kernels compute what its two layers do: both are the library's own, in training, unwatched."""
+        thresholds, neuron = cast("tuple[Thresholds, LIF]", tuple(self))
+        if type(thresholds) is not Thresholds or type(neuron) is not LIF or type(thresholds.norm) is not BatchNorm:
+            return False
+        known = computes(neuron.surrogate) and neuron.raw_threshold is None and not thresholds.norm.affine
+        training = thresholds.training and thresholds.norm.training
+        return known and training and not is_watched(thresholds, thresholds.norm, neuron)
 
     def kept_over_time(self, currents: Tensor) -> int:
         """Count the potentials kept from step to step: those of all steps but the last."""

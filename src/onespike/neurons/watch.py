@@ -63,8 +63,8 @@ def watch_neurons(model: nn.Module, see: Callable[[Fired], None], foreign_potent
 
 
 @torch.no_grad()
-def fired(model: nn.Module, images: Tensor, foreign_potentials: bool = False) -> tuple[Any, list[Fired]]:
-    """What any network, reset, answers a batch, and the calls of its layers of neurons, in order."""
+def answer_and_calls(model: nn.Module, images: Tensor, foreign_potentials: bool = False) -> tuple[Any, list[Fired]]:
+    """What any network, reset before, answers a batch, and the calls of its layers of neurons, in order."""
     calls: list[Fired] = []
     reset_state(model)
     with watch_neurons(model, calls.append, foreign_potentials):
@@ -99,13 +99,20 @@ def aside(model: nn.Module) -> Iterator[None]:
     """Run a network without a trace: in evaluation mode, on states and random numbers of its own."""
     device = next(model.parameters(), torch.empty(())).device
     with ExitStack() as stack, torch.random.fork_rng([device] if device.type == "cuda" else []):
-        for module in model.modules():  # frozen parts may have another mode
-            stack.callback(setattr, module, "training", module.training)
+        stack.callback(_put_back, [(module, module.training) for module in model.modules()])
         reset_state(model)
         stack.callback(reset_state, model)
-        stack.callback(model.train, model.training)  # runs first: some modules' `train` does more than set a flag
         model.eval()
         yield
+
+
+def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
+    """Put back modes, of each module before its parts, by `train` where that may do more than set a flag."""
+    for module, mode in modes:
+        if module.training != mode:
+            module.train(mode)
+    for module, mode in modes:  # where its own `train` keeps another mode
+        module.training = mode
 
 
 def copied(model: nn.Module) -> nn.Module:

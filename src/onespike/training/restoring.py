@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: Options that a resumed run cannot change: its saved tensors and its position depend on them.
 FIXED = ("optimizer", "ema", "int8_weights", "seed", "batch_size")
 
+#: What a saved state that does not fit raises, here or in a user's callback.
+_DAMAGE = (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError)
+
 
 def restore(trainer: "Trainer", run: Run) -> None:
     """Go on where a run stopped; an `OnespikeError` if it is another run, or complete, or cannot be read."""
@@ -43,7 +46,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
     saved.put_into(trainer.network, f"{run.folder} is of another network", raw or saved.weights)
     try:
         _take_over(trainer, saved)
-    except (OnespikeError, KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except _DAMAGE as error:
         raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason(error)}") from error
 
 

@@ -288,7 +288,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
     try:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__

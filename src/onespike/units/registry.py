@@ -39,9 +39,3 @@ UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "birnn": _recurrent(RNN, bidirectional=True),
     "mlp": _mlp,
 }
-_OWN = dict(UNITS)
-
-
-def is_own(name: str) -> bool:
-    """Whether a unit is the library's: neither a new entry of `UNITS`, nor one put in the place of another."""
-    return UNITS[name] is _OWN.get(name)

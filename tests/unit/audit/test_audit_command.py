@@ -157,7 +157,7 @@ def test_an_axis_without_an_exponent_is_said_to_have_none(command, tmp_path: Pat
     assert [line.split("^")[0] for line in last[:2]] == [
         f"multiply-accumulates ~ {axis}" for axis in ("width", "depth")
     ]
-    assert last[2] == "no exponent of the image size: this network takes one size alone behind a stem of this stride"
+    assert last[2] == "no exponent of the image size: only one size fits its stages and its stem"
 
 
 @pytest.mark.parametrize(

@@ -139,5 +139,5 @@ def test_an_error_of_the_class_itself_is_not_hidden():
 
 def test_a_built_in_function_is_refused_in_one_line():
     allow_imports("torch")
-    with pytest.raises(OnespikeError, match=r"^data.class_path: torch.zeros does not tell its parameters, .*; wrap"):
+    with pytest.raises(OnespikeError, match=r"^data.class_path: torch.zeros is built in and has no signature; wrap"):
         open_dataset(DataConfig(class_path="torch.zeros"))

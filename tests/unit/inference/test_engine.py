@@ -18,6 +18,7 @@ from onespike.models import Network, create_model
 from onespike.neurons import NEURONS, Neuron
 from onespike.units import UNITS as REGISTRY
 from onespike.units import ConvUnit
+from onespike.units.tokens import TravellingUnit
 
 UNITS = ("conv", "lstm", "gru", "birnn", "mlp")
 TINY = {"depths": (2, 2), "channels": (8, 16), "mlp_ratio": 2}
@@ -169,8 +170,8 @@ def test_networks_that_it_cannot_run_are_refused(overrides: dict[str, Any], mess
 
 OTHERS = [
     (NEURONS, "lif", type("Mine", (Neuron,), {}), "neuron lif"),
-    (REGISTRY, "conv", lambda *given: ConvUnit(*given), "unit conv"),
-    (REGISTRY, "mine", lambda *given: ConvUnit(*given), "unit mine"),
+    (REGISTRY, "conv", type("Mine", (ConvUnit,), {}), "unit conv"),
+    (REGISTRY, "mine", lambda channels, *more: TravellingUnit(nn.Identity(), channels, *more), "unit mine"),
 ]
 
 
@@ -178,9 +179,16 @@ OTHERS = [
 def test_neurons_and_units_of_ones_own_are_refused(registry, name, other, named, monkeypatch) -> None:
     monkeypatch.setitem(registry, name, other)
     network = create_model("conv12", preset="modern", **TINY, **({} if registry is NEURONS else {"unit": name}))
-    with pytest.raises(OnespikeError, match=f"expected the library's own neuron and unit, got another {named}$"):
+    with pytest.raises(OnespikeError, match=f"expected the library's own neuron and unit, got a {named} of another's$"):
         Engine(network)
     assert not takes(network)
+
+
+def test_a_unit_of_the_library_may_have_another_name(monkeypatch) -> None:
+    monkeypatch.setitem(REGISTRY, "separable", lambda *given: ConvUnit(*given))
+    network = create_model("conv12", preset="modern", **TINY, unit="separable").eval()
+    assert takes(network)
+    Engine(network)
 
 
 def test_a_fusion_in_the_place_of_ours_is_the_one_that_counts(monkeypatch) -> None:

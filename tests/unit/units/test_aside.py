@@ -20,8 +20,9 @@ class Merging(nn.Identity):
 
 
 def network() -> nn.Sequential:
-    made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Merging()).train()
+    made = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), Merging(), Merging()).train()
     made[1].eval()  # frozen
+    made[4].eval()
     return made
 
 
@@ -36,8 +37,8 @@ def test_modes_draws_and_what_modes_do_are_put_back(fails: bool):
             net(torch.randn(5, 2 if fails else 3))
     except RuntimeError:
         assert fails
-    assert [module.training for module in net.modules()] == [True, True, False, True, True]
-    assert not net[3].merged
+    assert [module.training for module in net.modules()] == [True, True, False, True, True, False]
+    assert (net[3].merged, net[4].merged) == (False, True)
     assert torch.equal(torch.get_rng_state(), draws)
     assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
 
@@ -46,9 +47,18 @@ def test_modes_draws_and_what_modes_do_are_put_back(fails: bool):
 def test_a_network_that_is_counted_is_afterwards_what_it_was(count):
     net, draws = network(), torch.get_rng_state()
     count(net, [torch.ones(5, 3)])
-    assert [module.training for module in net.modules()] == [True, True, False, True, True]
-    assert not net[3].merged
+    assert [module.training for module in net.modules()] == [True, True, False, True, True, False]
+    assert (net[3].merged, net[4].merged) == (False, True)
     assert torch.equal(torch.get_rng_state(), draws)
+
+
+def test_a_part_in_training_mode_of_a_network_that_is_not_is_put_back():
+    net = nn.Sequential(nn.Linear(3, 4), Merging()).eval()
+    net[1].train()
+    with aside(net):
+        assert net[1].merged
+    assert not net[1].merged
+    assert [module.training for module in net.modules()] == [False, False, True]
 
 
 def test_states_of_other_packages_are_forgotten_before_and_after():
