@@ -10,9 +10,8 @@ from benchmarks.case import Case
 from benchmarks.machine import Peak
 from benchmarks.memory import alone
 from onespike.clock import interleaved
-from onespike.errors import OnespikeError
 from onespike.inference import PRECISIONS
-from onespike.inference.engine import check_supported
+from onespike.inference.engine import takes
 
 
 @dataclass(frozen=True)
@@ -99,17 +98,9 @@ def cases(
     ]
     for case in listed:
         case.check()
-    if task == "infer" and device == "cpu" and _has_engine(listed[0]):
+    if task == "infer" and device == "cpu" and takes(listed[0].network()):
         listed += [Case(task, "engine", dtype, batch, model, preset, overrides=overrides) for dtype in PRECISIONS]
     return listed
-
-
-def _has_engine(case: Case) -> bool:
-    try:
-        check_supported(case.network().config)
-    except OnespikeError:
-        return False
-    return True
 
 
 def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int) -> tuple[list[Record], dict[str, Peak]]:
