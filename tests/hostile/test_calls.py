@@ -81,6 +81,7 @@ def test_a_network_without_weights(tmp_path):
     "code",
     [
         "def __getattr__(name): raise ImportError(name)",
+        "def __getattr__(name): raise ValueError",
         "1 / 0",
         "x =",
         "raise SystemExit(0)",

@@ -169,10 +169,8 @@ def inspect_image(
     return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
 
-def inspect_sample(
-    run: Run, number: int, which: str = "best", seed: int = 0, model: nn.Module | None = None
-) -> tuple[Inspection, np.ndarray]:
-    """Show a test sample of the run's own data, counted from 0, to its network; arguments as for `inspect_image`.
+def inspect_sample(run: Run, number: int, which: str = "best", seed: int = 0) -> tuple[Inspection, np.ndarray]:
+    """Show a test sample of the run's own data, counted from 0, to its network; `which` and `seed` as `inspect_image`.
 
     Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
     """
@@ -186,7 +184,7 @@ def inspect_sample(
     name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
     pixels = picture(raw)
     shown = path, (len(pixels), len(pixels)), pixels
-    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
+    return _inspect(checkpoint.network(), checkpoint.card, raw, shown, seed, name), raw
 
 
 def inspect_network(

@@ -110,8 +110,9 @@ def export(
         idle |= {"without images": {"labels": labels is not None and images is None}}
         idle |= {"with images": {"data": data is not None and images is not None}}
     for where, options in idle.items():
-        for name in (name for name, given in options.items() if given):
-            raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
+        for name, is_given in options.items():
+            if is_given:
+                raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):

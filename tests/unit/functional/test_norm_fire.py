@@ -209,11 +209,18 @@ class AllFire(Thresholds):
         return super().forward(currents) + 100
 
 
+class Lifted(nn.Module):
+    def forward(self, currents: torch.Tensor) -> torch.Tensor:
+        return currents + 100
+
+
 @pytest.mark.parametrize("over_time", [False, True])
-@pytest.mark.parametrize("replaced", ["thresholds", "norm", "weights"])
+@pytest.mark.parametrize("replaced", ["any layer", "thresholds", "norm", "weights"])
 def test_parts_of_ones_own_are_not_passed_by(replaced, over_time) -> None:
     firing = Firing(4, StrictVGGConfig(population=2))
-    if replaced == "thresholds":
+    if replaced == "any layer":
+        firing[0] = Lifted()
+    elif replaced == "thresholds":
         firing[0] = AllFire(4, StrictVGGConfig(population=2))
     else:
         firing[0].norm = Noisy(4, affine=False) if replaced == "norm" else BatchNorm(4)
