@@ -31,9 +31,6 @@ IMPROVED: dict[str, Any] = FULL_SIZE | {"model.preset": "improved", "train.epoch
 LARGE: dict[str, Any] = {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 
-#: Wider still and longer, with the stronger augmentation that so many epochs take.
-LARGER: dict[str, Any] = LARGE | {"model.width": 80, "train.epochs": 48, "data.crop_padding": 4, "data.cutout": 8}
-
 #: The recipe tiny-imagenet/fast on 40 images of each class.
 TINY: dict[str, Any] = FULL_SIZE | {
     "data.name": "tiny-imagenet",
@@ -72,7 +69,6 @@ ACCURACY = Sweep(
             "cifar100, 2 PFLOP", "spiking-resnet-l, Mixup 0.2", LARGE | {"data.name": "cifar100", "train.mixup": 0.2}
         ),
         Setting("cifar10, 2 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS),
-        Setting("cifar10, 4.5 PFLOP", "spiking-resnet-l of width 80", LARGER),
         Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | {"data.name": "cifar100", "train.epochs": 21}),
         Setting(
             "cifar100, 1.3 PFLOP",

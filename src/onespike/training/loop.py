@@ -4,6 +4,7 @@ import errno
 import math
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -42,16 +43,20 @@ from onespike.training.trainer import Trainer
 #: Number of training images from which layers such as whitening are set before training.
 LEARNT_FROM = 5000
 
+#: Seconds in which signals count as one: what a scheduler sends to every process, a launcher passes on once more.
+PATIENCE = 2.0
+
 
 class Stopped(Exception):  # noqa: N818 - it is no error
     """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
 class Interrupt:
-    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; a second stops it at once and saves nothing."""
+    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; one after `PATIENCE` saves nothing, at once."""
 
     def __init__(self) -> None:
         self.requested = False
+        self._since = 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -67,9 +72,10 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _handle(self, *_: object) -> None:
-        if self.requested:
+        if not self.requested:
+            self.requested, self._since = True, time.monotonic()
+        elif time.monotonic() - self._since > PATIENCE:
             raise KeyboardInterrupt
-        self.requested = True
 
 
 def train(

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -26,16 +29,14 @@ EXACT = {
 }
 
 
+COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onespike"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
 def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*COMMAND, *arguments]
     return subprocess.run(
-        [*command, "-m", "onespike", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT
     )
 
 
@@ -82,3 +83,32 @@ def test_a_batch_that_cannot_be_shared_is_an_error(small, tmp_path: Path, overri
     assert "error: train.batch_size: " in process.stderr
     assert message in process.stderr
     assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.slow
+def test_stopped_as_a_scheduler_does_they_save_and_go_on(small, tmp_path: Path):
+    recipe = small(**EXACT | {"train__epochs": 100})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    metrics = tmp_path / "two" / "metrics.csv"
+    with subprocess.Popen(
+        [*COMMAND, "train", "--recipe", "recipe.yaml", "--out", "two"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        until = time.monotonic() + 60
+        while not metrics.exists() and time.monotonic() < until:
+            time.sleep(0.1)
+        # A scheduler signals every process of the job, and the launcher passes its own on to ours: they get two.
+        launcher = psutil.Process(process.pid)
+        for one in [*launcher.children(recursive=True), launcher]:
+            one.send_signal(signal.SIGTERM)
+        _, printed = process.communicate(timeout=60)
+    assert "stopped and saved" in printed
+    assert "interrupted\n" not in printed
+    assert len(metrics.read_text().splitlines()) < 1 + recipe.train.epochs
+    process = launch(tmp_path, "train", "--resume", "two")
+    assert process.returncode == 0, process.stderr
+    assert len(metrics.read_text().splitlines()) == 1 + recipe.train.epochs

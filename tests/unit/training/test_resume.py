@@ -14,7 +14,7 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.training import Recipe, Run, Stopped, loop, progress, train
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.loop import set_up
+from onespike.training.loop import PATIENCE, Interrupt, set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.trainer import Trainer
@@ -92,6 +92,19 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
             [{k: v for k, v in row.items() if k not in ("epoch_seconds", "images_per_second")} for row in rows]
         )
     assert tables[0] == tables[1]
+
+
+def test_signals_that_follow_at_once_count_as_one_and_a_later_one_saves_nothing(monkeypatch: pytest.MonkeyPatch):
+    now = 100.0
+    monkeypatch.setattr("onespike.training.loop.time.monotonic", lambda: now)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        now += PATIENCE / 2
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.requested
+        now += PATIENCE
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.mark.parametrize("steps", PLACES)
