@@ -65,7 +65,7 @@ def packaged() -> list[tuple[str, ...]]:
 def table() -> str:
     lines = ["| what | onespike | beside it | from |", "|---|---|---|---|"]
     for what, ours, beside, place in [*accuracies(), *speeds(), *packaged()]:
-        lines.append(f"| {what} | {ours} | {beside or 'not trained yet'} | [{Path(place).name}]({place}) |")
+        lines.append(f"| {what} | {ours} | {beside} | [{Path(place).name}]({place}) |")
     return "\n".join(lines) + "\n"
 
 
