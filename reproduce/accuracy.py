@@ -69,9 +69,7 @@ ACCURACY = Sweep(
         Setting("cifar100, 2 PFLOP", "spiking-resnet-l, Mixup 0.2", LARGE | CIFAR100 | {"train.mixup": 0.2}),
         Setting("cifar100, 1.3 PFLOP", "spiking-resnet-l", LARGE | CIFAR100 | {"train.epochs": 21}),
         Setting(
-            "cifar100, 1.3 PFLOP",
-            "spiking-resnet-l, full size",
-            LARGE_AS_IT_WAS | CIFAR100 | {"train.epochs": 14},
+            "cifar100, 1.3 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS | CIFAR100 | {"train.epochs": 14}
         ),
         Setting("tiny-imagenet, 0.15 PFLOP", "spiking-resnet-m", TINY | {"train.epochs": 20}),
         Setting(

@@ -1,4 +1,4 @@
-"""A fair trial of the paper's ideas: windows, potentials handed on, fusion, in a network that is good without them."""
+"""A fair trial of the paper's ideas: windows, potentials handed on, fusion, in a strictly spiking network."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ NETWORK: dict[str, Any] = FULL_SIZE | {
 
 WINDOWS = Sweep(
     name="windows",
-    title="The paper's windows in a strong network",
+    title="The paper's windows in a strictly spiking network",
     about="The recipe cifar10/fast as it was before images grew, with three convolutions a stage, of which two follow "
     "each other at one width: they see the map as a whole, or cut into windows, from one to the next of which "
     "potentials are handed on, or are not.",

@@ -52,7 +52,10 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 
 
 class Interrupt:
-    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step; one after `PATIENCE` saves nothing, at once."""
+    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step.
+
+    One that comes more than `PATIENCE` later stops it at once and saves nothing.
+    """
 
     def __init__(self) -> None:
         self.requested = False
