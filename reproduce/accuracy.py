@@ -32,6 +32,16 @@ LARGE: dict[str, Any] = {"model.name": "spiking-resnet-l", "train.epochs": 30}
 LARGE_AS_IT_WAS: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-l", "train.epochs": 20}
 CIFAR100: dict[str, Any] = {"data.name": "cifar100"}
 
+#: The recipe cifar10/best.
+LARGEST: dict[str, Any] = {
+    "model.name": "spiking-resnet-xl",
+    "data.crop_padding": 4,
+    "data.cutout": 8,
+    "train.epochs": 40,
+    "train.batch_size": 500,
+    "train.lr": 0.025,
+}
+
 #: The recipe tiny-imagenet/fast on 40 images of each class.
 TINY: dict[str, Any] = FULL_SIZE | {
     "data.name": "tiny-imagenet",
@@ -64,6 +74,7 @@ ACCURACY = Sweep(
         Setting("cifar10, 2 PFLOP", "spiking-resnet-l", LARGE),
         Setting("cifar10, 2 PFLOP", "its ReLU twin", LARGE | TWIN),
         Setting("cifar10, 2 PFLOP", "spiking-resnet-l, full size", LARGE_AS_IT_WAS),
+        Setting("cifar10, 6 PFLOP", "spiking-resnet-xl", LARGEST),
         Setting("cifar100, 2 PFLOP", "spiking-resnet-l", LARGE | CIFAR100),
         Setting("cifar100, 2 PFLOP", "its ReLU twin", LARGE | CIFAR100 | TWIN),
         Setting("cifar100, 2 PFLOP", "spiking-resnet-l, Mixup 0.2", LARGE | CIFAR100 | {"train.mixup": 0.2}),
