@@ -1,5 +1,6 @@
 """The one way to time functions: in turns, after a warm-up; and how busy the machine was meanwhile."""
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ class Machine:
     """How busy the machine was while something ran."""
 
     cpu: float = 0.0  # processor seconds of this process in each second, all its threads together
-    others: float = 0.0  # of all other processes
+    others: float = 0.0  # of all other processes, but those that a launcher such as torchrun started beside it
     threads: int = 1  # threads that this process computes with
     waits: bool = False  # whether an accelerator computes, so that this process may have to wait
 
@@ -44,7 +45,8 @@ def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
     yield machine
     seconds = max(time.perf_counter() - began, 1e-9)
     machine.cpu = (time.process_time() - spent) / seconds
-    machine.others = max(0.0, (_processors_seconds() - by_all) / seconds - machine.cpu)
+    ours = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * machine.cpu  # all processes of a training do the same work
+    machine.others = max(0.0, (_processors_seconds() - by_all) / seconds - ours)
 
 
 def _processors_seconds() -> float:

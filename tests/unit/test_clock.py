@@ -43,6 +43,16 @@ def test_others_are_all_but_this_process(others, busy, cores, clocks):
     assert not busy or f"others used {others:.1f} cores" in str(machine.busy)
 
 
+def test_the_other_processes_of_a_training_are_not_others(clocks, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # as torchrun sets it
+    with watch_machine() as machine:
+        clocks.compute(3, cores=1.0, others=3.1)
+    assert machine.others == pytest.approx(0.1)
+    with watch_machine() as machine:
+        clocks.compute(3, cores=1.0, others=4.0)
+    assert "others used 1.0 cores" in str(machine.busy)
+
+
 def test_this_process_is_a_part_of_what_all_processors_do():
     before, spent = clock._processors_seconds(), time.process_time()
     while time.process_time() < spent + 0.3:
