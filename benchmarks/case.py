@@ -97,7 +97,8 @@ class Case:
         """Floating-point operations of one image, counted dense; None where there is no weight layer."""
         match self.task:
             case "train" | "infer":
-                macs = count_operations(self.network(), [self._images(1)]).macs
+                here = replace(self, device="cpu")
+                macs = count_operations(here.network(), [here._images(1)]).macs
             case "conv-unit":
                 windows = torch.zeros(4, 1, UNIT_CHANNELS, UNIT_SIDE, UNIT_SIDE)
                 macs = count_operations(ConvUnit(UNIT_CHANNELS), [windows]).macs

@@ -77,6 +77,7 @@ def row(folder: Path) -> list[object]:
     augmentation = [f"crop {recipe.data.crop_padding}, {flip}", recipe.data.auto_augment and "AutoAugment"]
     augmentation.append(recipe.data.cutout and f"Cutout {recipe.data.cutout}")
     augmentation.append(train.mixup and f"Mixup {train.mixup}")
+    accelerators = ", ".join(facts["accelerators"]) if train.device == "auto" else ""
     return [
         folder.name,
         getattr(recipe.model, "preset", ""),
@@ -94,7 +95,7 @@ def row(folder: Path) -> list[object]:
         ", ".join(part for part in augmentation if part),
         train.seed,
         facts["commit"] or "unknown",
-        f"{', '.join(facts['accelerators']) or facts['processor']}, {facts['threads']} threads, {train.precision}",
+        f"{accelerators or facts['processor']}, {facts['threads']} threads, {train.precision}",
     ]
 
 

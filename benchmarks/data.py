@@ -13,7 +13,7 @@ from benchmarks.machine import Peak
 from onespike.clock import interleaved
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
-from onespike.data.loader import TrainLoader
+from onespike.data.loader import Share, TrainLoader
 from onespike.data.sets import ImageSet
 
 #: Images in the memory map, as many as CIFAR has: too many for the processor's caches.
@@ -42,7 +42,7 @@ def compare_data(
         np.save(path, np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         part = ImageSet(np.load(path, mmap_mode="r"), np.zeros(images, np.int64), np.arange(images))
         data = Dataset("made", ("a",), part, part, part, (0.5,) * 3, (0.25,) * 3)
-        loader = TrainLoader(data, DataConfig(), step.batch, seed=0)
+        loader = TrainLoader(data, DataConfig(), step.batch, 0, Share(step.device))
         batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
         products = {dtype: peak.product() for dtype, peak in peaks.items()}
         seconds = interleaved({"path": lambda: next(batches), "step": step.build()} | products, rounds)

@@ -186,7 +186,7 @@ def _audit(
         large = next(iter(batches(place)))
         measured = measure_latency(network, large.narrow(-4, 0, 1)), measure_latency(network, large)
         result = replace(result, latency=measured, joules=measure_joules(network, large))
-    return replace(result, scaling=scaling(config, *shape, latency) if scale else ())
+    return replace(result, scaling=scaling(config, *shape, latency, place) if scale else ())
 
 
 def _accuracy(run: Run, data: str) -> float | None:

@@ -46,7 +46,9 @@ def fitted_exponent(values: Sequence[float], costs: Sequence[float]) -> float:
     return float(np.polyfit(np.log(values), np.log(costs), 1)[0])
 
 
-def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = False) -> tuple[Scaling, ...]:
+def scaling(
+    config: Any, in_channels: int, image_size: int, time_it: bool = False, device: torch.device | str = "cpu"
+) -> tuple[Scaling, ...]:
     """Build a network in other image sizes (pixels a side), widths and depths; count one image, and time it if asked.
 
     The config is that of an architecture with `channels` and `depths` of its stages. With many stages fewer than two
@@ -62,7 +64,8 @@ def scaling(config: Any, in_channels: int, image_size: int, time_it: bool = Fals
     def along(axis: str, values: Sequence[float], networks: Iterable[tuple[Any, int]]) -> Scaling:
         macs, seconds = [], []
         for one, size in networks:
-            network, image = one.build(10, in_channels, size).eval(), torch.rand(1, in_channels, size, size)
+            network = one.build(10, in_channels, size).eval().to(device)
+            image = torch.rand(1, in_channels, size, size, device=device)
             macs.append(count_operations(network, [image]).macs)
             if time_it:
                 with torch.no_grad():

@@ -1,5 +1,6 @@
 """`onespike train`."""
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +25,7 @@ def train(
         overrides: Values of the recipe.
         recipe: A YAML file, or a recipe of the package such as digits or cifar10/conv12; by default that of the run to
             start from, or else digits.
-        out: Run folder, new or empty; by default runs/RECIPE-TIME.
+        out: Run folder, new or empty; by default runs/RECIPE-TIME. Several processes have no default.
         resume: Run folder of an interrupted run, to go on with it.
         init_from: Run folder whose best weights the network starts from.
         quiet: Print nothing.
@@ -38,6 +39,10 @@ def train(
         for option, value in (("recipe", recipe), ("out", out), ("init-from", init_from)):
             if value is not None:
                 raise OnespikeError(f"--resume goes on with a run as it is: leave out --{option}")
+    if (
+        resume is out is None and os.environ.get("WORLD_SIZE", "1") != "1"
+    ):  # each would name its own folder, by its clock
+        raise OnespikeError("--out: expected a run folder, which several processes share")
     own = resume or (init_from if recipe is None else None)  # a run whose recipe is the one to go by
     base = Run.open(own).config if own else "digits" if recipe is None else recipe
     start = Run.open(init_from).recipe if init_from else None

@@ -33,7 +33,9 @@ _REDUCTIONS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("var", "var_mean"), ("add", "add", "multiply")),
     **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax"), ("compare", "special", "add", "multiply")),
     "prod": ("multiply",),
-    "_native_batch_norm_legit_no_training": ("multiply", "add"),
+    **dict.fromkeys(
+        ("_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm"), ("multiply", "add")
+    ),
     **dict.fromkeys(("native_layer_norm", "native_group_norm"), 3 * ("add", "multiply")),
 }
 #: Work for each value of a pooling window; the window is the second argument.
@@ -73,6 +75,8 @@ def work(
     name = func.overloadpacket.__name__
     name = name.rstrip("_") if not name.startswith("__") else name
     tensors = [argument for argument in args if isinstance(argument, Tensor)]
+    if name in ("cudnn_batch_norm", "miopen_batch_norm") and args[5]:  # a batch's own statistics: unknown anywhere
+        return None
     if name in _RANDOM:
         return Counter(random=result.numel())
     if func.is_view or name in _MOVES or func.namespace == "prim":

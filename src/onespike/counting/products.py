@@ -121,10 +121,10 @@ class Tally:
         self.macs, self.reached = self.macs + macs, self.reached + macs
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
-        both = (a != 0).sum(-2, dtype=torch.float64) * (b != 0).sum(-1, dtype=torch.float64)  # (B, K)
+        both = _double_sum(a != 0, -2) * _double_sum(b != 0, -1)  # (B, K)
         self.pairs += round(both.sum().item())
         if not (self.left.arrivals.have_no_step or self.right.arrivals.have_no_step):
-            sums = a.abs().sum(-2, dtype=torch.float64) * b.abs().sum(-1, dtype=torch.float64)  # (B, K)
+            sums = _double_sum(a.abs(), -2) * _double_sum(b.abs(), -1)  # (B, K)
             self.magnitude += sums.sum().item()
 
     def see_conv(
@@ -154,13 +154,19 @@ def _sums(x: Tensor, fan_out: Tensor | int, channels: int | None) -> Tensor:
     """Sum up values, and values times the weights that they meet, for each channel: (2, C), or (2, 1) for all."""
     if isinstance(fan_out, int):
         axes = [axis for axis in range(x.ndim) if channels is None or axis != channels % x.ndim]
-        total = x.sum(axes, dtype=torch.float64).cpu().view(-1)
+        total = _double_sum(x, axes).cpu().view(-1)
         return torch.stack([total, total * fan_out])
     # float32 adds up faster, and holds every whole number below 2^24.
     exact = x.dtype == torch.bool and x.shape[0] * x.shape[1] < 2**24
-    places = x.sum((0, 1) if channels is None else 0, dtype=torch.float32 if exact else torch.float64).cpu().double()
+    axes = [0, 1] if channels is None else [0]
+    places = (x.sum(axes, dtype=torch.float32) if exact else _double_sum(x, axes)).cpu().double()
     places = places[None] if channels is None else places
     return torch.stack([places.flatten(1).sum(1), (places * fan_out).flatten(1).sum(1)])
+
+
+def _double_sum(x: Tensor, axes: int | list[int]) -> Tensor:
+    """Sum in double precision; MPS has none, so its values are summed on the CPU."""
+    return (x.cpu() if x.device.type == "mps" else x).sum(axes, dtype=torch.float64)
 
 
 def _per_image(number: float, images: int) -> float:

@@ -57,10 +57,10 @@ class BatchAugment:
         """
         if images.is_floating_point():
             floats = images.to(self._scale.dtype, memory_format=torch.channels_last)  # some devices know no float64
-            return floats.to(self.device, non_blocking=True)
-        images = images.to(self.device, non_blocking=True)
+            return floats.to(self.device)
+        images = images.to(self.device)
         if draws is not None and (self.padding or self.flip):
-            images = _crop_and_flip(images, draws.to(self.device, non_blocking=True), self.padding, self.reflect)
+            images = _crop_and_flip(images, draws.to(self.device), self.padding, self.reflect)
         floats = images.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
         return floats.movedim(-1, 1) if floats.ndim == 4 else floats.movedim(3, 0).contiguous().movedim(-1, 2)
 

@@ -126,7 +126,7 @@ class TrainLoader:
 
     def _shared(self, draws: Tensor) -> Tensor:
         """This process's share of a batch's draws, on its device; all splits of an image have the same."""
-        own = draws[self.own].to(self.share.device, non_blocking=True)
+        own = draws[self.own].to(self.share.device)
         return torch.cat([own] * self.splits)
 
     def _by_workers(self, make: Callable[[np.ndarray], Any], positions: list[np.ndarray]) -> Iterator[Batch]:

@@ -113,6 +113,8 @@ def export(
         for name, is_given in options.items():
             if is_given:
                 raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
+    # Whatever it is on, all is compared on the CPU.
+    images, labels = (one.cpu() if isinstance(one, Tensor) else one for one in (images, labels))
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):
@@ -120,6 +122,8 @@ def export(
             raise OnespikeError("export: expected test images beside a network: images=…")
         expect_weights(model)
         expect_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, model)
+        if any(one.device.type != "cpu" for one in model.parameters()):
+            model = copied(model).cpu()
         network, contract = model, _contract(model, images, labels, mean, std, classes, pixels)
     else:
         run = model if isinstance(model, Run) else Run.open(model)

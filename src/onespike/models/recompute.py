@@ -1,18 +1,41 @@
 """Activation checkpointing: a module saves only its inputs for the backward pass, and runs again there."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
 def run_again_later(module: nn.Module, function: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Wrap a module, or a function that calls it, so that it runs again in the backward pass, with the same draws."""
-    contexts = lambda: (nullcontext(), _statistics_kept(module))  # noqa: E731
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _as_before(module)
+
     return partial(checkpoint, function or module, use_reentrant=False, context_fn=contexts)
+
+
+def _as_before(module: nn.Module) -> AbstractContextManager[None]:
+    """Make what runs inside of it draw as what runs now; on CPU and CUDA `checkpoint` sees to that, on MPS nobody."""
+    draws = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        now = None if draws is None else torch.mps.get_rng_state()
+        if draws is not None:
+            torch.mps.set_rng_state(draws)
+        try:
+            with _statistics_kept(module):
+                yield
+        finally:
+            if now is not None:
+                torch.mps.set_rng_state(now)
+
+    return context()
 
 
 @contextmanager

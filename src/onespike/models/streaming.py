@@ -74,11 +74,12 @@ class FrameStream:
 
     def load(self, path: str | Path) -> None:
         """Go on from a saved state; any other file is an `OnespikeError`."""
+        device = next(self.model.parameters(), torch.empty(())).device
         try:
             open_regular(Path(path)).close()  # opening a FIFO would wait for ever
             with safe_open(path, "pt") as file:
                 content = read_json((file.metadata() or {})[_LAYOUT].encode(), path)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+                tensors = {name: file.get_tensor(name).to(device) for name in file.keys()}  # noqa: SIM118 - no mapping
             frames, shape, state = (content[key] for key in ("frames", "shape", "state"))
             if not (type(frames) is int and frames >= 0 and bool(frames) == isinstance(state, list) == bool(shape)):
                 raise ValueError(f"{frames} frames of the shape {shape}")

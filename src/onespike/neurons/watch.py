@@ -98,7 +98,8 @@ def reset_state(model: nn.Module) -> None:
 def aside(model: nn.Module) -> Iterator[None]:
     """Run a network without a trace: in evaluation mode, on states and random numbers of its own."""
     device = next(model.parameters(), torch.empty(())).device
-    with ExitStack() as stack, torch.random.fork_rng([device] if device.type == "cuda" else []):
+    kept = {"devices": [device], "device_type": device.type} if device.type in ("cuda", "mps") else {"devices": []}
+    with ExitStack() as stack, torch.random.fork_rng(**kept):
         stack.callback(_put_back, [(module, module.training) for module in model.modules()])
         reset_state(model)
         stack.callback(reset_state, model)

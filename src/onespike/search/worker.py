@@ -18,7 +18,7 @@ from onespike.audit import CONVENTIONS, audit
 from onespike.classpath import allow_imports
 from onespike.data.loader import EvalLoader, Share
 from onespike.durable import held
-from onespike.errors import OnespikeError, printable
+from onespike.errors import OnespikeError, lacks_memory, printable
 from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.training.callbacks import Callback, Pruning, Step
@@ -130,19 +130,25 @@ def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
             attempt.set_user_attr(studies.STOPPED, "stopped")
         tell(state=TrialState.FAIL)
         return life.lost
-    except (Diverged, _Refused, torch.OutOfMemoryError, MemoryError) as error:
-        kinds: dict[type[BaseException], str] = {Diverged: "diverged", _Refused: "refused"}
-        outcome = f"{kinds.get(type(error), 'out of memory')}: {printable(error, 300)}"
-        attempt.set_user_attr(studies.OUTCOME, outcome)
+    except BaseException as error:
+        outcome = _outcome(error)
+        attempt.set_user_attr(studies.OUTCOME if outcome else studies.STOPPED, outcome or printable(error, 300))
         tell(state=TrialState.FAIL)
+        if not outcome:
+            raise
         so_far = [one.outcome for one in studies.tried(study, job.energy) if one.done]
         if len(so_far) >= REFUSALS and all(one.startswith("refused") for one in so_far):
             raise OnespikeError(f"the first {len(so_far)} trials were all {outcome}") from error
-    except BaseException as error:
-        attempt.set_user_attr(studies.STOPPED, printable(error, 300))
-        tell(state=TrialState.FAIL)
-        raise
     return True
+
+
+def _outcome(error: BaseException) -> str | None:
+    """What ended a trial and not the search; None if it ends both."""
+    kinds: dict[type[BaseException], str] = {Diverged: "diverged", _Refused: "refused"}
+    kind = kinds.get(type(error))
+    if isinstance(error, torch.OutOfMemoryError) or lacks_memory(error):
+        kind = "out of memory"
+    return kind and f"{kind}: {printable(error, 300)}"
 
 
 class _Refused(OnespikeError):  # noqa: N818 - named for what happened

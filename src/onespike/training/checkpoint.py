@@ -161,7 +161,7 @@ class Checkpoint:
         card = self.card if time_steps is None else self.card.with_time_steps(time_steps)
         network = card.build(model)
         self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
-        return network.eval()
+        return network.cpu().eval()  # one that was trained in place may be on an accelerator
 
     def put_into(self, network: nn.Module, complaint: str, weights: Mapping[str, Tensor] | None = None) -> None:
         """Load these weights, or `weights`, into a network.

@@ -122,7 +122,8 @@ class SpikeMonitor:
         if not self._counts:
             return []
         # A layer that no batch reached did not fire.
-        silent = _Counts({torch.Size([1]): torch.zeros(1)}, {torch.Size([1]): 1})
+        device = next(fired.device for counts in self._counts.values() for fired in counts.fired.values())
+        silent = _Counts({torch.Size([1]): torch.zeros(1, device=device)}, {torch.Size([1]): 1})
         return [self._group([self._counts.get(one, silent) for one in layers]) for layers in self._groups.values()]
 
     def _group(self, layers: list[_Counts]) -> Activity:

@@ -1,11 +1,12 @@
 """Optimiser, schedule and Mixup (timm's), device and precision (accelerate's), chosen by a recipe."""
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState, PartialState
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
@@ -17,6 +18,8 @@ from onespike.training.config import TrainConfig
 
 #: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
 FUSED = ("sgd", "nesterov", "momentum", "adam", "adamw")
+#: How long processes wait for each other: the first one may decode a large data set meanwhile.
+WAIT = timedelta(days=1)
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
@@ -80,12 +83,20 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     kind = (config.device == "auto" and accelerator_type()) or "cpu"
     if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
         raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
-    AcceleratorState._reset_state(reset_partial_state=False)  # one process may train several networks, one by one
+    # One process may train several networks, one by one; accelerate would keep the first one's device.
+    first = PartialState._shared_state
+    moves = bool(first) and first.get("num_processes") == 1 and first["device"].type != kind
+    AcceleratorState._reset_state(reset_partial_state=moves)
+    patience = InitProcessGroupKwargs(timeout=WAIT)
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     try:
-        accelerator = Accelerator(mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False)
+        accelerator = Accelerator(
+            mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False, kwargs_handlers=[patience]
+        )
     except ValueError as error:  # accelerate reads environment variables
         given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_"))
+        if not given:
+            raise OnespikeError(f"train.precision: {mixed} does not work on {kind} here: {error}") from error
         raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error
     if accelerator.gradient_accumulation_steps != 1:
         reason = "would divide every gradient; remove it, and set --train.accumulate"

@@ -115,7 +115,9 @@ class Hoyer(Callback):
         assert isinstance(neuron, Neuron)
         assert potential is not None
         z = potential.to(torch.promote_types(potential.dtype, torch.float32))
-        threshold = torch.as_tensor(along_channels(neuron.threshold, z), dtype=z.dtype, device=z.device)
+        threshold = along_channels(neuron.threshold, z)
+        # Filled, since copying a number to an accelerator would wait for it.
+        threshold = threshold.to(z.dtype) if isinstance(threshold, Tensor) else z.new_full((), threshold)
         z = (z.abs() if neuron.signed else z.relu()).minimum(threshold)
         z = z.movedim(call.batch_axis, 0).flatten(1)
         return (z.sum(1).square() / z.square().sum(1).clamp(min=self.LEAST)).mean()

@@ -1,7 +1,7 @@
 """A network and everything that trains it: one step, one evaluation, one checkpoint.
 
-All randomness of a step follows from (seed, step): a run that was interrupted and resumed computes exactly the numbers
-that it would have computed without the interruption.
+All randomness of a step follows from (seed, step): a run that was interrupted and resumed computes the numbers that it
+would have computed without the interruption, on a CPU to the bit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -134,7 +134,7 @@ class Trainer:
         parts, splits = self.config.accumulate, max(1, self.recipe.data.augmix_splits)
         # (splits * B, …) is cut along B: every part holds all splits of its images.
         image_parts = [part.flatten(0, 1) for part in images.unflatten(0, (splits, -1)).chunk(parts, 1)]
-        total_loss, hits = 0.0, 0.0
+        losses, hits = list[Tensor](), list[Tensor]()
         for index, (part, y) in enumerate(zip(image_parts, targets.chunk(parts), strict=True)):
             last, x = index == parts - 1, self._over_time(part)
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
@@ -145,14 +145,15 @@ class Trainer:
                 penalty = sum(callback.penalty(self, len(part)) for callback in self.callbacks)
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
                 self.accelerator.backward(own + penalty / parts if isinstance(penalty, Tensor) else own)
-            total_loss += loss.item()
             truth = y if y.ndim == 1 else y.argmax(1)
-            hits += (over_time(logits)[: len(truth)].argmax(1) == truth).sum().item()
+            losses.append(loss.detach())
+            hits.append((over_time(logits)[: len(truth)].argmax(1) == truth).sum())
         if self.config.clip_grad:
             self.accelerator.clip_grad_norm_(self.network.parameters(), self.config.clip_grad)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total_loss, hits
+        # Read last, since reading waits until an accelerator has done all before.
+        return sum(one.item() for one in losses), sum(one.item() for one in hits)
 
     def _over_time(self, images: Tensor) -> Tensor:
         """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""
