@@ -90,12 +90,19 @@ def figures(section: str) -> Iterator[tuple[str, bool]]:
             yield number, unit == "%"
 
 
+def parts(section: str) -> Iterator[tuple[str, list[Path]]]:
+    """Paragraphs, list items and table rows of a section, each with the files that it names, or else its section."""
+    for part in re.split(r"\n\s*\n|\n(?=[|-] ?)", section):
+        yield part, sources(part) or sources(section)
+
+
 @pytest.mark.parametrize("page", PAGES)
-def test_every_figure_is_in_a_file_that_its_section_names(page: str):
+def test_every_figure_is_in_a_file_that_its_paragraph_or_section_names(page: str):
     missing = []
     for heading, section in sections(PAGES[page]):
-        found = set().union(*map(numbers, sources(section)))
-        missing += [f"{heading}: {one}" for one, share in figures(section) if not is_in(one, found, share)]
+        for part, files in parts(section):
+            found = set().union(*map(numbers, files))
+            missing += [f"{heading}: {one}" for one, share in figures(part) if not is_in(one, found, share)]
     assert missing == []
 
 

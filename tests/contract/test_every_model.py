@@ -91,6 +91,15 @@ def test_a_network_of_every_family_learns_is_copied_and_comes_back_from_its_conf
     assert torch.equal(found[0], found[2])
 
 
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name in STRICT])
+def test_the_gradient_reaches_every_weight_of_the_strict_families(name):
+    network = make(name)
+    nn.functional.cross_entropy(network(images(8)), torch.arange(8) % CLASSES).backward()
+    weights = {label: one for label, one in network.named_parameters() if one.requires_grad and one.ndim > 1}
+    assert len(weights) > 3
+    assert [label for label, one in weights.items() if not one.grad.any()] == []
+
+
 @every_unit
 def test_the_gradient_reaches_every_parameter(name):
     # A fresh LSTM's outputs are small: at 0.5 its first block is silent.

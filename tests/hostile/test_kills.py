@@ -13,7 +13,6 @@ import pytest
 from safetensors.torch import load_file
 
 from onespike.cli.main import exit_with
-from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
 from tests.hostile.harness import PATIENCE, TINY
@@ -131,18 +130,6 @@ def _wait(until) -> None:
     while not until():
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def test_one_process_does_not_write_a_run_twice(tmp_path):
-    from onespike.durable import held
-
-    with (
-        held(tmp_path / "run"),
-        pytest.raises(OnespikeError, match=f"written by process {os.getpid()}"),
-        held(tmp_path / "run"),
-    ):
-        pass
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

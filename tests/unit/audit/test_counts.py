@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from onespike.counting.elementwise import work
 from onespike.counting.operations import Operations, count_operations
 
 
@@ -298,3 +299,12 @@ def test_firing_rates(rate):
     first, _ = count_operations(model, [x]).products
     assert first.arrives == "binary"
     assert first.operations == pytest.approx(rate * first.macs, rel=0.03 if 0 < rate < 1 else 0)
+
+
+@pytest.mark.parametrize("name", ["cudnn_batch_norm", "miopen_batch_norm"])
+def test_batch_norms_of_gpus_cost_what_those_of_cpus_cost(name):
+    x, channels = torch.zeros(2, 3, 4, 4), [torch.zeros(3)] * 4
+    theirs, ours = getattr(torch.ops.aten, name).default, torch.ops.aten._native_batch_norm_legit_no_training.default
+    found = work(theirs, (x, *channels, False, 0.1, 1e-5), {}, (x,))
+    assert found == work(ours, (x, *channels, 0.1, 1e-5), {}, (x,)) == {"multiply": 96, "add": 96}
+    assert work(theirs, (x, *channels, True, 0.1, 1e-5), {}, (x,)) is None, "statistics of the batch"

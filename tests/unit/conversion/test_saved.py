@@ -1,8 +1,8 @@
 """Converted networks saved without pickle and loaded into fresh networks, exported, and a large one converted."""
 
 import json
-import resource
-import time
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -190,11 +190,12 @@ def test_a_network_like_vgg_is_converted_and_loaded(tmp_path):
 
 @pytest.mark.slow
 def test_vgg_at_224_pixels_is_converted_in_little_memory():
-    torch.manual_seed(0)
-    began = time.process_time()
-    conversion = onespike.convert(torchvision.models.vgg11_bn().eval(), torch.randn(64, 3, 224, 224))
-    seconds, peak = time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"vgg11_bn: {seconds:.0f} s of the processor, peak memory {peak:.1f} GiB")
-    assert len(conversion.layers) == 10
-    assert seconds < 240  # it was many minutes; time on a busy machine is more than on an idle one
-    assert peak < 12
+    code = (
+        "import resource, torch, torchvision, onespike\n"
+        "found = onespike.convert(torchvision.models.vgg11_bn().eval(), torch.randn(64, 3, 224, 224))\n"
+        "print(len(found.layers), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    layers, peak = done.stdout.split()  # the peak of a process in GiB
+    assert int(layers) == 10
+    assert float(peak) < 12

@@ -199,3 +199,15 @@ def test_mean_and_deviation_are_exact(channels, count):
 
 def test_a_constant_channel_has_a_deviation_to_divide_by():
     assert channel_statistics(np.full((3, 2, 2, 1), 51, np.uint8)) == ((0.2,), (1.0,))
+
+
+def test_the_command_tells_damage(command, cache, tmp_path):
+    open_cache(Made(), cache)
+    assert command("cache", "verify", "--cache", cache)[0] == 0
+    path = next(cache.glob("*/test-images.npy"))
+    path.write_bytes(path.read_bytes()[:-1])
+    code, printed, complaint = command("cache", "verify", "--cache", cache)
+    assert (code, complaint.count("\n")) == (2, 1)
+    assert path.parent.name in complaint
+    assert "damaged" in printed
+    assert "no such folder" in command("cache", "verify", "--cache", tmp_path / "absent")[2]

@@ -153,6 +153,25 @@ def test_grey_and_colour_images_take_every_policy(channels, data):
                 assert images.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    ("policy", "share"),
+    [
+        ({"auto_augment": "original"}, 0.3),
+        ({"auto_augment": "rand-m9-mstd0.5"}, 0.3),
+        ({"random_erasing": 1.0}, 0.9),
+    ],
+    ids=str,
+)
+def test_policies_change_images(policy, share, data):
+    config = DataConfig(crop_padding=0, flip=0.0, workers=0)
+    plain, changed = (
+        [images for epoch in range(5) for images, _ in TrainLoader(data, one, 4, 0).epoch(epoch)]
+        for one in (config, replace(config, **policy))
+    )
+    differ = torch.cat([(a - b).abs().amax((1, 2, 3)) > 0.02 for a, b in zip(plain, changed, strict=True)])
+    assert differ.float().mean() > share
+
+
 def test_a_batch_larger_than_the_set_is_an_error(data):
     with pytest.raises(OnespikeError, match=r"24 is more than the 23 training images"):
         TrainLoader(data, PLAIN, 24, seed=0)

@@ -335,3 +335,20 @@ def test_neurons_that_the_logits_do_not_need(target: str, weights: str, layers: 
     assert proof.layers == layers
     network(images.movedim(-1, 1) / 255)
     assert network.seen > 0
+
+
+def test_options_reach_the_export(run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    last = run.checkpoint("best")
+    last.weights["head.bias"] += 1
+    last.save(run.last)
+    out, options = tmp_path / "out", ("--weights", "int8", "--pixels", "--checkpoint", "last", "--images", 10)
+    code, printed, said = command("export", run.folder, "--to", "pt2", "--out", out, *options, "--json", "-")
+    assert code == 0, said
+    (parity,) = json.loads(printed)["parity"]
+    assert (parity["holds"], parity["images"]) == (True, 10)
+    made = json.loads((out / "contract.json").read_text())["formats"]["pt2"]
+    assert (made["weights"], made["pixels"]) == ("int8", True)
+    pixels = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    shifted = torch.export.load(out / "model.pt2").module()(pixels)
+    export(run, tmp_path / "best", "pt2", count=10, weights="int8", pixels=True)
+    assert not torch.allclose(shifted[0], torch.export.load(tmp_path / "best" / "model.pt2").module()(pixels)[0])

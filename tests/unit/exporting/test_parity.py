@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.exporting.contract import Contract
-from onespike.exporting.parity import compare
+from onespike.exporting.parity import Parity, compare
 from onespike.neurons import LIF
 from onespike.neurons.watch import watch_neurons
 
@@ -35,6 +35,25 @@ def flipped_once(logits: Tensor, spikes: list[Tensor]) -> Answer:
     ],
 )
 def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
+    assert proof(scale, change).holds is holds
+
+
+@pytest.mark.parametrize(
+    ("change", "holds"),
+    [
+        (lambda logits, spikes: (logits, spikes), True),
+        (lambda logits, spikes: (logits + 1e-5, spikes), True),
+        (flipped_once, False),
+        (lambda logits, spikes: (logits + 1e-3, spikes), False),
+        (lambda logits, spikes: (logits.flip(1), spikes), False),
+    ],
+)
+def test_an_exact_target_is_excused_nothing(change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
+    assert proof(1.0, change, resolution=1e-4).holds is holds
+
+
+def proof(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], resolution: float | None = None) -> Parity:
+    """Compare a network with a target that answers as it does, but for the change."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), LIF(1), nn.Flatten(), nn.Linear(4, 3)).eval()
     contract = Contract("net", "", ("a", "b", "c"), 1, 2, (0.0,), (1.0,), "fp32", False)
@@ -50,4 +69,4 @@ def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answe
         return change(logits, calls)
 
     images = torch.full((3, 2, 2, 1), 255, dtype=torch.uint8)
-    assert compare("target", network, target, contract, [(images, None)]).holds is holds
+    return compare("target", network, target, contract, [(images, None)], resolution=resolution)

@@ -2,6 +2,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import train
 from onespike.training.callbacks import Callback
+from onespike.training.config import TrainConfig
 from onespike.training.display import Display
 from onespike.training.loop import expect_numbers, learn_from, set_up
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
+from onespike.training.saving import Saving
 from onespike.training.scores import score
 
 QUIET = {"model__encoding": "threshold", "model__norm": "none", "model__dropout": 0.0, "train__mixup": 0.0}
@@ -55,10 +58,10 @@ def test_images_from_python_get_the_side_that_is_asked_for(small, tmp_path):
     assert run.dataset(images).image_size == 8
 
 
-def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
-    recipe = small(
-        **QUIET, train__precision="fp64", train__optimizer="momentum", train__lr=0.1, train__weight_decay=0.01
-    )
+@pytest.mark.parametrize("clip", [20.0, 0.01])
+def test_a_step_is_the_recipe_written_out_in_plain_torch(clip, small):
+    options = {"train__optimizer": "momentum", "train__lr": 0.1, "train__weight_decay": 0.01, "train__clip_grad": clip}
+    recipe, norms = small(**QUIET, train__precision="fp64", **options), []
     got = some_steps(recipe, 3)
     made = set_up(recipe)
     network, steps = made.network, recipe.train.epochs * len(made.batches)
@@ -67,6 +70,7 @@ def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
         loss = F.cross_entropy(network(images), labels, label_smoothing=recipe.train.label_smoothing)
         gradients = torch.autograd.grad(loss, list(network.parameters()))
         norm = torch.cat([g.flatten() for g in gradients]).norm()
+        norms.append(norm.item())
         rate = 0.1 * 0.5 * (1 + math.cos(math.pi * number / steps))
         with torch.no_grad():
             for (name, p), gradient in zip(network.named_parameters(), gradients, strict=True):
@@ -76,6 +80,56 @@ def test_a_step_is_the_recipe_written_out_in_plain_torch(small):
                 p -= rate * velocity[name]
     expected = network.state_dict()
     assert all(torch.allclose(got[name], expected[name], rtol=0, atol=1e-9) for name in got)
+    assert (min(norms) > clip) == (clip == 0.01), "the small one clips every step, the large one none"
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp64", torch.float64)]
+)
+def test_layers_compute_in_the_precision_asked_for_in_training_and_in_tests(precision, dtype, small):
+    made, seen = set_up(small(train__precision=precision, train__device="cpu")), set[torch.dtype]()
+    layer = next(one for one in made.network.modules() if isinstance(one, torch.nn.Conv2d))
+    layer.register_forward_hook(lambda _module, _given, out: seen.add(out.dtype))
+    made.step(0, *next(made.batches.epoch(0)))
+    assert seen == {dtype}
+    seen.clear()
+    made.evaluate(made.held_out)
+    assert seen == {dtype}
+
+
+def test_mixup_mixes_images_and_smoothed_labels_by_one_share(small):
+    made = set_up(small(**QUIET | {"train__mixup": 5.0}, train__precision="fp64"))
+    seen, targets, own = [], [], made.loss
+    made.network.register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))
+    made.loss = lambda logits, labels: (targets.append(labels), own(logits, labels))[1]
+    images, labels = next(made.batches.epoch(0))
+    made.step(0, images.clone(), labels)
+    (mixed,), other, images = seen, images.flip(0).double(), images.double()
+    share = (((mixed - other) * (images - other)).sum() / (images - other).square().sum()).item()
+    assert 0.05 < share < 0.95
+    torch.testing.assert_close(mixed, share * images + (1 - share) * other)
+    smooth = F.one_hot(labels, 10).double() * 0.9 + 0.01
+    torch.testing.assert_close(targets[0].double(), share * smooth + (1 - share) * smooth.flip(0), rtol=0, atol=1e-6)
+
+
+def test_augmix_is_cross_entropy_and_divergence_in_parts_too(small):
+    options = {**QUIET, "train__precision": "fp64", "data__augmix_splits": 3, "data__workers": 0}
+    losses, weights = [], []
+    for parts in (1, 2):
+        made = set_up(small(**options, train__accumulate=parts))
+        torch.manual_seed(0)
+        torch.nn.init.normal_(made.network.head.weight)
+        images, labels = next(made.batches.epoch(0))
+        logits = made.network.train()(images.double()).detach()
+        losses.append(made.step(0, images, labels)[0])
+        weights.append(made.network.state_dict())
+    views = [one.softmax(1) for one in logits.chunk(3)]
+    mixture = (sum(views) / 3).log()
+    divergence = sum(F.kl_div(mixture, view, reduction="batchmean") for view in views) / 3
+    assert divergence > 1e-4
+    expected = F.cross_entropy(logits.chunk(3)[0], labels, label_smoothing=0.1) + 12 * divergence
+    assert losses == pytest.approx([expected.item()] * 2, rel=1e-6)
+    assert all(torch.allclose(weights[0][name], weights[1][name], rtol=0, atol=1e-12) for name in weights[0])
 
 
 @pytest.mark.parametrize(("capability", "precision"), [("AVX2", "bf16"), ("AVX512", "bf16"), ("AVX2", "fp32")])
@@ -276,3 +330,26 @@ def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys
         monkeypatch.setattr("onespike.clock._processors_seconds", by_all)
         train(small(train__epochs=1), tmp_path / str(load))
         assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)
+
+
+def test_tensorboard_has_the_rows_of_metrics_csv(small, tmp_path: Path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(small(), tmp_path / "run", quiet=True)
+    (file,) = (tmp_path / "run").rglob("events.*")
+    read = EventAccumulator(str(file))
+    read.Reload()
+    rows = Run.open(tmp_path / "run").checkpoint().state["progress"]["history"]
+    found = [(one.step, one.value) for one in read.Scalars("epoch/valid_top1")]
+    assert found == [(8 * row["epoch"], pytest.approx(row["valid_top1"])) for row in rows], "8 steps an epoch"
+
+
+def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
+    now, saved = [0.0], []
+    monkeypatch.setattr("onespike.training.saving.time.monotonic", lambda: now[0])
+    checkpoint = SimpleNamespace(save=lambda _folder: saved.append(now[0]))
+    trainer = SimpleNamespace(stop=False, config=TrainConfig(save_minutes=2.0), checkpoint=lambda: checkpoint)
+    saving = Saving(Run(tmp_path / "run"))
+    for now[0] in (60.0, 119.0, 121.0, 200.0, 242.0):
+        saving.after_step(trainer, None)
+    assert saved == [121.0, 242.0]

@@ -1,10 +1,12 @@
 """Optimisers: the fused ones step as the others do, whatever the weights' layout in memory; groups; Muon, Lookahead."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.state import PartialState
 from torch import Tensor, nn
 
 from onespike.environment import accelerator_type
@@ -39,6 +41,12 @@ def test_what_an_optimiser_refuses_is_one_line() -> None:
         make_optimizer(TrainConfig(optimizer="sgd", momentum=0.0), nn.Linear(3, 3))
     with pytest.raises(OnespikeError, match=r"^model: it has no weights to train; expected some that require"):
         make_optimizer(TrainConfig(), nn.Linear(3, 3).requires_grad_(False))
+
+
+def test_the_device_is_chosen_anew_for_each_training() -> None:
+    make_accelerator(TrainConfig(device="cpu"))
+    PartialState._shared_state["device"] = torch.device("cuda")  # as if the training before had had one
+    assert make_accelerator(TrainConfig(device="cpu")).device == torch.device("cpu")
 
 
 def test_an_environment_that_divides_gradients_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,6 +118,25 @@ def test_at_every_step_the_rate_is_so_many_times_that_of_the_weights() -> None:
         vectors, weights = (group["lr"] for group in optimizer.param_groups)
         assert weights == plain.param_groups[-1]["lr"] == plain.param_groups[0]["lr"]
         assert vectors == 64 * weights
+
+
+def test_the_rate_rises_in_a_line_then_follows_the_cosine_and_is_noisy_in_between() -> None:
+    config = TrainConfig(epochs=4, warmup_epochs=1, warmup_lr=0.001, lr=0.1, min_lr=0.01)
+
+    def rates(chosen: TrainConfig) -> list[float]:
+        optimizer = make_optimizer(chosen, Small())
+        schedule, found = make_scheduler(chosen, optimizer, 5), []
+        for step in range(20):
+            schedule.step_update(step)
+            found.append(optimizer.param_groups[-1]["lr"])
+        return found
+
+    plain = rates(config)
+    assert plain[:5] == pytest.approx([0.001 + step * 0.099 / 5 for step in range(5)])
+    assert plain[5:] == pytest.approx([0.01 + 0.045 * (1 + math.cos(math.pi * step / 20)) for step in range(5, 20)])
+    noisy = rates(replace(config, noise_range=(0.5, 0.9), noise_limit=0.3))
+    assert [step for step in range(20) if noisy[step] != plain[step]] == list(range(10, 18))
+    assert all(abs(one / other - 1) < 0.3 for one, other in zip(noisy, plain, strict=True))
 
 
 def test_plain_descent_moves_vectors_so_much_further() -> None:

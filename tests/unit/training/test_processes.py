@@ -12,7 +12,8 @@ import psutil
 import pytest
 import torch
 
-from onespike.training import train
+from onespike.evaluation import evaluate
+from onespike.training import Run, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import dump
 
@@ -38,6 +39,25 @@ def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, cwd=folder, capture_output=True, text=True, timeout=120, check=False, env=ENVIRONMENT
     )
+
+
+def test_several_processes_are_told_their_run_folder(command, monkeypatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, said = command("train", "--recipe", "digits")
+    assert (code, said) == (2, "error: --out: expected a run folder, which several processes share\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_with_batch_norm_the_held_out_score_is_that_of_the_saved_network(small, tmp_path: Path):
+    (tmp_path / "recipe.yaml").write_text(dump(small(**EXACT | {"model__norm": "batch", "train__epochs": 2})))
+    done = launch(tmp_path, "train", "--recipe", "recipe.yaml", "--out", "two")
+    assert done.returncode == 0, done.stderr
+    run = Run.open(tmp_path / "two")
+    row = run.checkpoint("last").state["progress"]["history"][-1]
+    found = evaluate(run, part="validation", which="last", device="cpu")
+    assert found.loss.mean == pytest.approx(row["valid_loss"], abs=1e-9)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
 from onespike.training import Recipe, Run, Stopped, loop, progress, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.loop import PATIENCE, Interrupt, set_up
@@ -125,34 +126,6 @@ def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, p
     monkeypatch.undo()
     train(recipe, tmp_path / "stopped", resume=True, model=network())
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_ends_in_the_same_bits(small, tmp_path):
-    recipe = small(train__epochs=6, train__save_minutes=0)  # a checkpoint after every step: kills hit savings, too
-    train(recipe, tmp_path / "straight")
-    (tmp_path / "recipe.yaml").write_text(dump(recipe))
-    command = [sys.executable, "-m", "onespike", "train"]
-    start, go_on = (
-        [*command, "--recipe", "recipe.yaml", "--out", "killed"],
-        [*command, "--resume", "killed"],
-    )
-    kills = 0
-    for wait in (0.0, 0.35, 0.8):
-        process = subprocess.Popen(
-            go_on if (tmp_path / "killed" / "config.yaml").exists() else start,
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-        )
-        known = state(tmp_path / "killed")
-        while process.poll() is None and state(tmp_path / "killed") == known:
-            time.sleep(0.01)  # until it has saved something of its own
-        time.sleep(wait)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills > 1
-    subprocess.run(go_on, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
-    assert same(weights(tmp_path / "straight"), weights(tmp_path / "killed"))
 
 
 def state(run: Path) -> str:
@@ -355,3 +328,16 @@ def test_of_equally_good_epochs_the_later_one_is_taken(small, tmp_path, monkeypa
         monkeypatch.setattr(module, "quality", lambda _row: 50.0)
     summary = train(small(train__epochs=3), tmp_path / "run")
     assert summary["best_epoch"] == Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 3
+
+
+def test_the_best_epoch_is_kept_and_tested_although_a_later_one_follows(small, tmp_path, monkeypatch):
+    for module in (loop, progress):
+        monkeypatch.setattr(module, "quality", lambda row: {1: 10.0, 2: 90.0, 3: 50.0}[row["epoch"]])
+    summary, run = train(small(train__epochs=3), tmp_path / "run"), Run.open(tmp_path / "run")
+    assert summary["best_epoch"] == run.checkpoint("best").state["progress"]["epoch"] == 2
+    assert not same(run.checkpoint("best").weights, run.checkpoint("last").weights)
+    assert evaluate(run, device="cpu").loss.mean == pytest.approx(summary["test_loss"], rel=1e-6)
+    row = run.checkpoint("last").state["progress"]["history"][-1]
+    held_out = evaluate(run, part="validation", which="last", device="cpu")
+    assert held_out.loss.mean == pytest.approx(row["valid_loss"], rel=1e-6)
+    assert held_out.top1.mean == pytest.approx(row["valid_top1"])

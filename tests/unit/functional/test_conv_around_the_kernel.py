@@ -1,0 +1,49 @@
+"""What a convolution's backward pass does around its kernel, which only processors with matrix tiles can run."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from onespike.functional import conv, conv3x3, max_pool
+from onespike.functional.kernels import kernels_for
+
+
+class Emulated:
+    """conv_kernels.c, in PyTorch."""
+
+    def ask(self, name: str, *_: object) -> int:
+        assert name == "to_bits"
+        return 1  # real numbers, no spikes
+
+    def __call__(self, name, kept, bits, piece, first, count, high, wide, inputs, outputs, out) -> None:  # noqa: ARG002
+        assert (name, bits) == ("weight_gradient", None)
+        x = kept[first : first + count].float()
+        found = torch.nn.grad.conv2d_weight(x, (outputs, inputs, 3, 3), piece.float(), padding=1)
+        out += found.permute(0, 2, 3, 1)
+
+
+def gradients(function, *given: Tensor) -> list[Tensor]:
+    given = tuple(one.detach().clone(memory_format=torch.preserve_format).requires_grad_() for one in given)
+    out = function(*given)
+    beside = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    out.backward(beside.contiguous(memory_format=torch.channels_last))
+    return [out.detach(), *(one.grad for one in given)]
+
+
+@pytest.mark.skipif(kernels_for(torch.bfloat16) is None, reason="needs a C compiler, for max pooling")
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("images", [1, 5, 8])
+def test_gradients_around_the_kernel_are_pytorchs(pool: bool, images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "tiles", Emulated)
+    torch.manual_seed(0)
+    x = torch.randn(images, 6, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    given = x, torch.randn(5, 6, 3, 3).bfloat16(), torch.randn(5).bfloat16()
+
+    def plain(*tensors: Tensor) -> Tensor:  # in bf16, too: its maxima are the same ones
+        currents = conv2d(*tensors, padding=1)
+        return max_pool(currents) if pool else currents
+
+    found = gradients(lambda *tensors: conv3x3(*tensors, pool=pool), *given)
+    for one, other in zip(found, gradients(plain, *given), strict=True):
+        assert (one.double() - other.double()).norm() <= 1e-2 * other.double().norm() + 1e-6
