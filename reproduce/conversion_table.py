@@ -138,7 +138,10 @@ def _row(one: Entry, reference: Entry) -> tuple[str | float | None, ...]:
 
 
 def _winner(found: list[Entry], reference: Entry) -> str:
-    """Say how near the best comes, and whether it won against the other routes; nothing where none was trained on."""
+    """Say how near the best comes, and whether it is ahead of the other routes; nothing where none was trained on.
+
+    The intervals are over images: of each route there is one training, and another seed may turn it.
+    """
     routes: dict[str, Entry] = {}  # of runs by the same route the best
     for one in sorted(found, key=lambda one: one.measured.top1):
         if one.network.startswith(TRAINED_ON):
@@ -149,8 +152,10 @@ def _winner(found: list[Entry], reference: Entry) -> str:
     said = [f"At one time step: trained on, {best}, {_points(first, reference)} to {reference.network}."]
     for name, other in others:
         low = paired(first.measured.hits, other.measured.hits)[1]
-        verdict = "won against" if low > 0 else "is indistinguishable from"
+        verdict = "is ahead, on these images, of" if low > 0 else "is indistinguishable from"
         said.append(f"The {best} {verdict} the {name}: {_points(first, other)}.")
+    if others:
+        said.append("Of each route this is its best training, by these images; other seeds may differ by more.")
     return " ".join(said)
 
 

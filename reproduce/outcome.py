@@ -220,7 +220,10 @@ def describe_progress(trainings: Sequence[Training], rows: Sequence[Row]) -> str
         for name, label in (("machine", "on"), ("torch", "with torch"), ("commit", "at commit"))
     ]
     trained = f" Trained {'; '.join(where)}." if done else ""
-    return f"{len(done)} of {len(trainings)} runs are done{pending}.{trained}"
+    planned, digests = {(one.digest, one.seed) for one in trainings}, {one.digest for one in trainings}
+    others = [row for row in rows if row["digest"] in digests and (row["digest"], row["seed"]) not in planned]
+    further = f" {len(others)} of further seeds are in the file of runs, and not in this table." if others else ""
+    return f"{len(done)} of {len(trainings)} runs are done{pending}.{further}{trained}"
 
 
 def _each(values: Iterable[str]) -> str:

@@ -132,7 +132,8 @@ TIME = Sweep(
     name="time",
     title="CIFAR-10 shown T times, at the same cost of training",
     about="The recipe cifar10/fast as it was before images grew, with a small network, the image shown T times, for "
-    "8/T epochs: every training sees as many time steps. The stem reads an image once, whatever T.",
+    "8/T epochs: every training sees as many time steps. The stem reads an image once, whatever T, but at each step "
+    "where TET trains.",
     settings=[
         *(Setting("the same cost", f"T = {n}", _shown(n)) for n in STEPS),
         Setting("the same cost", "T = 4, TET", _shown(4) | {"train.loss": "tet"}),

@@ -16,7 +16,11 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "README.md"
 BEGIN, END = "<!-- measured, by python -m tests.test_measured -->\n\n", "\n<!-- end -->\n"
 #: What the bench calls whose neurons ran in the same network.
-NEURONS = {"sequential": "plain PyTorch", "spikingjelly": "SpikingJelly's neurons", "snntorch": "snnTorch's neurons"}
+NEURONS = {
+    "sequential": "plain PyTorch",
+    "spikingjelly": "SpikingJelly's neurons in their own layout",
+    "snntorch": "snnTorch's likewise",
+}
 SPEED = "results/bench-train-spiking-resnet-m.json"
 
 
@@ -56,7 +60,8 @@ def packaged() -> list[tuple[str, ...]]:
         audit = summary["audit"]
         reached = f"{summary['test_top1']:.2f}% of {summary['test_images']:,} images"
         spikes = f"{audit['synaptic_operations'] / 1e6:.1f} million synaptic operations an image"
-        dense = f"{audit['macs']['dense'] / 1e6:.1f} million multiply-accumulates if it were dense"
+        macs = f"{audit['macs']['dense'] / 1e6:.1f} million multiply-accumulates"
+        dense = f"{macs} if it were dense, with the padding and the stem"
         place = f"src/onespike/pretrained/{name}/summary.json"
         rows.append((f"`pretrained:{name}`", f"{reached}, {spikes}", dense, place))
     return rows
