@@ -3,7 +3,7 @@
 import operator
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -121,7 +121,8 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
 
 
 def _known_classes(part: ItemSet) -> list[str]:
-    return list(map(str, getattr(_whole(part.images), "classes", None) or ()))
+    known = getattr(_whole(part.images), "classes", None)
+    return list(map(str, known)) if isinstance(known, Iterable) else []
 
 
 def _whole(source: Any) -> Any:
@@ -155,13 +156,32 @@ def _part(source: Any, where: str) -> ItemSet:
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
+    if isinstance(source, TensorDataset) and any(tensor.device.type != "cpu" for tensor in source.tensors):
+        raise OnespikeError(
+            f"{where}: tensors on an accelerator; expected the CPU, from which batches go there; move it"
+        )
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = _known_labels(source)
     if labels is None:
         labels = np.array([_fetch(source, index, where)[1] for index in range(len(source))], np.int64)
     first = _as_floats(_fetch(source, 0, where)[0])
+    if first is None:
+        _expect_fixed(source, where)
     return ItemSet(source, labels, np.arange(len(labels)), where, () if first is None else tuple(first.shape))
+
+
+def _expect_fixed(source: Any, where: str) -> None:
+    """Raise an `OnespikeError` where raw images differ from draw to draw: they are decoded once, with one draw."""
+    drawn = [_fetch(source, 0, where, seed)[0] for seed in range(8)]
+    try:
+        arrays = [np.asarray(image) for image in drawn]
+    except (TypeError, ValueError, RuntimeError):  # no picture: decoding it will say so
+        return
+    if any(one.shape != arrays[0].shape or not np.array_equal(one, arrays[0]) for one in arrays[1:]):
+        state = f"{where}: random transforms of raw images, which are decoded once, would be drawn once"
+        remedy = "let them end in floats (ToDtype(torch.float32, scale=True)), or leave augmentation to data.*"
+        raise OnespikeError(f"{state}; {remedy}")
 
 
 def _known_labels(source: Any) -> np.ndarray | None:

@@ -17,8 +17,8 @@ from onespike.configs import convert
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.data.sources import EVENTS
-from onespike.durable import csv_text, save_json, save_text
-from onespike.errors import OnespikeError, unknown
+from onespike.durable import csv_text, path_of, save_json, save_text
+from onespike.errors import OnespikeError, unknown, warn
 from onespike.training.checkpoint import ModelCard
 from onespike.training.losses import over_time
 from onespike.training.optim import make_accelerator
@@ -105,12 +105,13 @@ class Evaluation:
         confusions = [confusion._asdict() for confusion in self.most_confused(20)]
         return {**found, "per_class": self.per_class, "most_confused": confusions}
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: str | Path) -> None:
         """Write `evaluation.json`, `confusion.csv`, `confusion.png` and `per_class.csv` into a folder.
 
         Raises:
             OnespikeError: They cannot be written.
         """
+        folder = path_of(folder)
         save_json(self.to_json(), str(folder / "evaluation.json"))
         matrix = [[name, *row] for name, row in zip(self.classes, self.confusion.tolist(), strict=True)]
         save_text(csv_text(["true class", *self.classes], matrix), folder / "confusion.csv")
@@ -247,3 +248,6 @@ def expect_same_images(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
+    if set(data.mean) == {0.0} and set(data.std) == {1.0} and (data.mean, data.std) != (card.mean, card.std):
+        mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
+        warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")

@@ -151,12 +151,12 @@ class Inspection:
 
 
 def inspect_image(
-    run: Run, path: Path, which: str = "best", seed: int = 0, model: nn.Module | None = None
+    run: Run | str | Path, path: str | Path, which: str = "best", seed: int = 0, model: nn.Module | None = None
 ) -> Inspection:
     """Show one image to the network of a run and record what happens inside.
 
     Args:
-        run: The run.
+        run: The run, or its folder.
         path: The image file, in any format that Pillow reads; it is made to fit the network's size and channels.
         which: "best" or "last", the checkpoint; the other one if it is damaged.
         seed: Seed of the draws of a Bernoulli encoding.
@@ -165,8 +165,9 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
     checkpoint = run.checkpoint(which)
-    return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
+    return inspect_network(checkpoint.network(model), checkpoint.card, Path(path), seed, f"the network of {run.folder}")
 
 
 def inspect_sample(run: Run, number: int, which: str = "best", seed: int = 0) -> tuple[Inspection, np.ndarray]:

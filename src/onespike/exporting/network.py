@@ -110,8 +110,11 @@ def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Round the weights of convolutions and linear layers to 8 bits, as `train.int8_weights` does, in float64."""
     network = network.double()
     with torch.no_grad():
-        for layer in network.modules():
+        for path, layer in network.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
+                if "weight" not in layer._parameters:  # what is written into it would be forgotten
+                    expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
+                    raise OnespikeError(f"{path}.weight is computed from other tensors; {expected}")
                 integers, scale = to_integers(layer.weight)
                 layer.weight.copy_(integers * scale)
     return network.to(dtype)

@@ -36,6 +36,8 @@ class Graph:
         self.graph = model.graph
         self.stored = {one.name: one for one in self.graph.initializer}
         self.producers = {name: node for node in self.graph.node for name in node.output}
+        values = (*self.graph.input, *self.graph.value_info, *self.graph.output)
+        self.ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in values if v.type.tensor_type.HasField("shape")}
         self.steps: dict[str, Steps | None] = {}  # of tensors seen so far
         self._array = numpy_helper.to_array
         self._tensor = numpy_helper.from_array
@@ -104,7 +106,7 @@ def _thresholds(graph: Graph, node: Any) -> tuple[str, np.ndarray] | None:
     norm = graph.before(name, "BatchNormalization")
     constants = [] if norm is None else [graph.constant(one) for one in norm.input[1:5]]
     known = [one.astype(np.float64) for one in constants if one is not None]
-    if threshold is None or len(known) < 4:
+    if threshold is None or len(known) < 4 or graph.ranks.get(norm.input[0]) != 4:  # thresholds are of maps
         return None
     scale, bias, mean, variance = known
     gain = scale / np.sqrt(variance + next((one.f for one in norm.attribute if one.name == "epsilon"), 1e-5))

@@ -31,7 +31,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = 
     if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
     x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
-    if weight.requires_grad and _is_faster(x):
+    if weight.requires_grad and _is_faster(x) and not (pool and min(x.shape[-2:]) < 2):  # PyTorch refuses to pool it
         return _Conv3x3.apply(x, weight, bias, pool)
     out = conv2d(x, weight.to(dtype), bias, padding=1)
     return max_pool(out) if pool else out

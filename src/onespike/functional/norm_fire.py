@@ -41,6 +41,8 @@ def has_kernels(currents: Tensor) -> bool:
     """
     if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or torch.compiler.is_compiling():
         return False
+    if currents.numel() == currents.shape[1]:  # one value has no variance: PyTorch refuses it in training
+        return False
     if not is_plain(currents) or not currents.is_contiguous(memory_format=torch.channels_last):
         return False
     return _find(currents) is not None

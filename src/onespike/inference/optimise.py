@@ -78,12 +78,17 @@ class Report:
 
 
 def optimise(
-    run: Run, out: str | Path, precision: Precision = "auto", which: str = "best", images: int = 0, rounds: int = 20
+    run: Run | str | Path,
+    out: str | Path,
+    precision: Precision = "auto",
+    which: str = "best",
+    images: int = 0,
+    rounds: int = 20,
 ) -> Report:
     """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
 
     Args:
-        run: A trained network.
+        run: A trained network's run, or its folder.
         out: A new folder for the engine, or that of an earlier one, which it replaces.
         precision: "int8" or "int16" of the paper's networks, "int8" or "fp32" of others; "auto" takes int8 for the
             paper's and wherever all layers behind the stem read spikes, and fp32 elsewhere.
@@ -95,6 +100,7 @@ def optimise(
         OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
             is out of range.
     """
+    run = run if isinstance(run, Run) else Run.open(run)
     images, rounds = convert(images, int, "images"), convert(rounds, int, "rounds")
     if images < 0 or not 1 <= rounds <= 10**4:
         raise OnespikeError(f"optimise: expected images >= 0, rounds of 1 to 10,000, got {images}, {rounds}")

@@ -133,6 +133,10 @@ class Neuron(nn.Module):
     def check(cls, config: NeuronConfig) -> None:
         """Raise `OnespikeError` for a value that does not suit this kind of neuron."""
 
+    def extra_repr(self) -> str:
+        """The constants, which are not among the weights."""
+        return f"threshold={self.constant_threshold}, decay={self.constant_decay}"
+
     @property
     def threshold(self) -> float | Tensor:
         """The threshold: a Python number, which is exact in every dtype, or a learned tensor, () or (C, 1, 1)."""

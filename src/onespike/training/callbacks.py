@@ -34,7 +34,7 @@ class Callback:
         """Called before the first step of a run, and each time it is resumed; `trainer.run` is its folder."""
 
     def before_step(self, trainer: "Trainer", number: int) -> None:
-        """Called before step `number`, counted over all epochs."""
+        """Called before step `number`, counted over all epochs; a learning rate set here holds for this step."""
 
     def weights(self) -> AbstractContextManager[None]:
         """Context in which the network has the weights to compute with; entered to compute and to save."""
@@ -58,7 +58,10 @@ class Callback:
         """
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
-        """Called after an epoch, which `trainer.progress` counts as complete by now."""
+        """Called after an epoch, which `trainer.progress` counts as complete by now.
+
+        Setting `trainer.enough` ends the training here, with the test.
+        """
 
     def finish(self, trainer: "Trainer", summary: dict[str, Any]) -> None:
         """Called after the test at the end."""

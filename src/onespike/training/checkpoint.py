@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from onespike.classpath import ClassPath
 from onespike.configs import check, expect_keys, make, plain, read_json
 from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
+from onespike.data.augment import seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
@@ -159,7 +161,8 @@ class Checkpoint:
     def network(self, model: nn.Module | None = None, time_steps: int | None = None) -> nn.Module:
         """Build the network with these weights, in evaluation mode; the arguments are those of `Run.model`."""
         card = self.card if time_steps is None else self.card.with_time_steps(time_steps)
-        network = card.build(model)
+        with seeded(0):  # the weights that it begins with are replaced: nobody else's draws should change for them
+            network = card.build(model)
         self.put_into(network, f"the checkpoint is of another network than {card.name} as it is built now")
         return network.cpu().eval()  # one that was trained in place may be on an accelerator
 
@@ -177,7 +180,10 @@ class Checkpoint:
 
 
 def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
-    """Move tensors from nested containers into `tensors`; each leaves `{"tensor": "prefix.…"}`, which JSON can hold."""
+    """Move tensors from nested containers into `tensors`; each leaves `{"tensor": "prefix.…"}`, which JSON can hold.
+
+    What a checkpoint could not be read with, such as an infinite number, is an `OnespikeError`.
+    """
     if isinstance(tree, Tensor):
         tensors[prefix] = tree
         return {"tensor": prefix}
@@ -186,6 +192,9 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
         return {"pairs": [[key, split_tensors(value, f"{prefix}.{key}", tensors)] for key, value in tree.items()]}
     if isinstance(tree, list | tuple):
         return [split_tensors(value, f"{prefix}.{number}", tensors) for number, value in enumerate(tree)]
+    if not (tree is None or isinstance(tree, str | int | float)) or (isinstance(tree, float) and not isfinite(tree)):
+        expected = "expected finite numbers, text, True, False, None, tensors, or lists and dictionaries of these"
+        raise OnespikeError(f"{prefix}: {shown(repr(tree))} cannot be saved; {expected}")
     return tree
 
 

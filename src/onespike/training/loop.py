@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from onespike.classpath import ClassPath
-from onespike.data.augment import BatchAugment
+from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
@@ -115,7 +115,10 @@ def train(
         OnespikeError: Something outside the program is wrong; the message says what.
         Stopped: The run was stopped; a checkpoint was saved first.
     """
-    recipe = load_recipe(recipe) if isinstance(recipe, str) else recipe
+    if resume and init_from:
+        raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
+    start = Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None
+    recipe = load_recipe(recipe, start=start) if isinstance(recipe, str) else recipe
     if not isinstance(recipe, Recipe):
         raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
     run = Run.open(out) if resume else Run(out)
@@ -123,6 +126,23 @@ def train(
         run.expect_resumable()
     else:
         run.expect_free()
+    if resume and loss is None and recipe.loss is None and (was := run.recipe.loss):
+        raise OnespikeError(f"{run.folder} was trained with the loss {was.class_path}: pass it again (loss=…)")
+    with seeded(recipe.train.seed):  # whoever calls this goes on with random numbers of their own
+        return _train(recipe, run, resume, init_from, model, data, loss, callbacks, quiet)
+
+
+def _train(
+    recipe: Recipe,
+    run: Run,
+    resume: bool,
+    init_from: str | Path | None,
+    model: nn.Module | None,
+    data: Any,
+    loss: Loss | None,
+    callbacks: Sequence[Callback],
+    quiet: bool,
+) -> dict[str, Any]:
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
@@ -175,7 +195,7 @@ def set_up(
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
         raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
-    if model is not None and not isinstance(recipe.model, ClassPath):
+    if model is not None and getattr(recipe.model, "init_args", None) is None:  # no path, or that of another object
         recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
     if loss is not None and recipe.loss is None:
         recipe = replace(recipe, loss=ClassPath.of(loss))
@@ -215,7 +235,7 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
         with Interrupt() as interrupt:
             for callback in trainer.callbacks:
                 callback.start(trainer)
-            while trainer.progress.epoch < trainer.config.epochs:
+            while trainer.progress.epoch < trainer.config.epochs and not trainer.enough:
                 train_epoch(trainer, interrupt)
                 row = finish_epoch(trainer)
                 for callback in trainer.callbacks:
@@ -236,8 +256,6 @@ def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:
     progress.tick()
     for images, labels in trainer.batches.epoch(progress.epoch, progress.step):
         number = progress.epoch * steps + progress.step
-        for callback in trainer.callbacks:
-            callback.before_step(trainer, number)
         loss, hits = trainer.step(number, images, labels)
         asked = interrupt.requested or trainer.stop
         total, right, count, stop = trainer.add_up([loss * len(labels), hits, len(labels), asked])
@@ -295,6 +313,9 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
     scores, progress = trainer.evaluate(trainer.test), trainer.progress
     if not math.isfinite(scores.loss):
         raise trainer.diverged("the loss on the test images is no longer a finite number")
+    trainer.network.eval()  # whose it is goes on with it
+    if trainer.network is not trainer.evaluated:
+        trainer.network.load_state_dict(trainer.evaluated.state_dict())
     progress.tick()
     chosen = best_row(progress.history)
     summary = {

@@ -1,5 +1,6 @@
 """Resuming a run: what its folder holds is checked against the current training, then restored."""
 
+from collections import Counter
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from onespike.configs import make
 from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike
+from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
@@ -45,13 +47,19 @@ def restore(trainer: "Trainer", run: Run) -> None:
     raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
     saved.put_into(trainer.network, f"{run.folder} is of another network", raw or saved.weights)
     try:
-        _take_over(trainer, saved)
+        lost = _take_over(trainer, saved)
     except _DAMAGE as error:
         raise OnespikeError(f"the checkpoint of {run.folder} is damaged: {reason(error)}") from error
+    if lost:
+        state = f"{run.folder} was trained with the callback {shown(lost[0])}, which kept a state"
+        raise OnespikeError(f"{state}: pass it again (callbacks=[…])")
 
 
-def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
-    """Restore position, optimiser and callbacks; a saved state that does not fit raises one of several errors."""
+def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
+    """Restore position, optimiser and callbacks; a saved state that does not fit raises one of several errors.
+
+    Returns the user's callbacks that kept a state, and are not there now.
+    """
     progress, optimizer = trainer.progress, join_tensors(saved.state["optimizer"], saved.training)
     if len(progress.history) != progress.epoch or progress.step > len(trainer.batches):
         raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
@@ -69,13 +77,26 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> None:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    kept = join_tensors(saved.state["callbacks"], saved.training)
-    for name, callback in trainer.named_callbacks():
-        if kept.get(name):
-            expect_same(kept[name], callback.state(), name)
-            callback.load_state(kept[name])
+    kept = _numbered(join_tensors(saved.state["callbacks"], saved.training))
+    for name, callback in _numbered(dict(trainer.named_callbacks())).items():
+        if state := kept.pop(name, None):
+            expect_same(state, callback.state(), name[0])
+            callback.load_state(state)
     if trainer.accelerator.scaler and saved.state.get("scaler"):
         trainer.accelerator.scaler.load_state_dict(saved.state["scaler"])
+    own = {one.__name__ for one in Callback.__subclasses__() if one.__module__.startswith("onespike.")}
+    return [kind for (kind, _), state in kept.items() if state and kind not in own]
+
+
+def _numbered(by_place: Mapping[str, Any]) -> dict[tuple[str, int], Any]:
+    """Name callbacks, or their states, by type and by which of that type it is; options of the recipe move places."""
+    counts = Counter[str]()
+    found = {}
+    for place in sorted(by_place, key=lambda name: int(name.partition(".")[0])):
+        kind = place.partition(".")[2]
+        found[kind, counts[kind]] = by_place[place]
+        counts[kind] += 1
+    return found
 
 
 def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:

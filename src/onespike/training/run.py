@@ -168,7 +168,10 @@ class Run:
         """
         if data is None or isinstance(data, DataConfig):
             return open_dataset(data or self.recipe.data)
-        return as_configured(data, self.recipe.data)
+        dataset = as_configured(data, self.recipe.data)
+        if dataset.note:
+            warn(f"{dataset.name}: {dataset.note}; to test on all of it, pass (data, data)")
+        return dataset
 
     def has_checkpoint(self) -> bool:
         """Whether anything was saved yet."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.data.sets import Batch
 from onespike.neurons.watch import resetter
@@ -42,18 +43,19 @@ def score(model: nn.Module, batches: Iterable[Batch], classes: int, accelerator:
     device, reset = accelerator.device, resetter(model)
     confusion = torch.zeros(classes * classes, dtype=torch.float64 if device.type != "mps" else torch.float32)
     loss = hits = 0.0
-    for number, (images, labels) in enumerate(batches):
-        if not len(labels):
-            continue
-        torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
-        reset()
-        with accelerator.autocast():
-            logits = over_time(model(images))
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        best = logits.topk(min(5, classes)).indices
-        hits += (best == labels[:, None]).sum().item()
-        confusion += (labels * classes + best[:, 0]).bincount(minlength=classes * classes).cpu()
+    with seeded(seed):
+        for number, (images, labels) in enumerate(batches):
+            if not len(labels):
+                continue
+            torch.manual_seed(derive_seed(seed, number, accelerator.process_index))
+            reset()
+            with accelerator.autocast():
+                logits = over_time(model(images))
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            best = logits.topk(min(5, classes)).indices
+            hits += (best == labels[:, None]).sum().item()
+            confusion += (labels * classes + best[:, 0]).bincount(minlength=classes * classes).cpu()
     reset()
     model.train(was_training)
     # One sum over all processes; counts are whole numbers, so adding them up in floating point loses nothing.

@@ -55,6 +55,7 @@ class Trainer:
     progress: Progress  # how far the run has come
     run: Run | None  # the run folder, once training starts
     stop: bool  # whether somebody asked to stop after this step; a callback may ask
+    enough: bool  # whether a callback has asked to end with this epoch, and to test
 
     def __init__(
         self,
@@ -67,7 +68,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
         self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
-        self.run, self.stop = None, False
+        self.run, self.stop, self.enough = None, False, False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -123,8 +124,10 @@ class Trainer:
 
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
-        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         self.scheduler.step_update(number)
+        for callback in self.callbacks:
+            callback.before_step(self, number)
+        seed_everything(derive_seed(self.config.seed, number, self.accelerator.process_index))
         if self.config.start_size:
             steps = self.config.epochs * len(self.batches)
             images = resize(images, size_at(self.config, self.data.image_size, number, steps))
@@ -141,6 +144,9 @@ class Trainer:
                 self.reset()
                 with _together(callback.forward() for callback in self.callbacks):
                     logits = self.model(x)
+                if not isinstance(logits, Tensor):  # such as torchvision's with logits beside the logits
+                    found = f"in training it gives a {type(logits).__name__}, in evaluation a tensor"
+                    raise OnespikeError(f"model: {found}; expected logits alone (aux_logits=False)")
                 loss = self.loss(logits, y) / parts
                 penalty = sum(callback.penalty(self, len(part)) for callback in self.callbacks)
                 own = loss * (1 - self.config.teacher_weight) if self.teacher else loss
@@ -253,10 +259,15 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
     count, classes, side = 2, data.num_classes, side or data.image_size
     try:
         with aside(network), torch.no_grad():
-            logits = network(data.blank(count, side, device=share.device, dtype=share.dtype))
+            blank = data.blank(count, side, device=share.device, dtype=share.dtype)
+            if blank.ndim == 4:  # as batches are
+                blank = blank.contiguous(memory_format=torch.channels_last)
+            logits = network(blank)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last: timm's networks, for a size
         images = f"the images of {data.name}, {data.in_channels}x{side}x{side}"
-        raise OnespikeError(f"model: it does not take {images}: {reason(error)}") from error
+        advice = "; images and maps lie channels-last in memory: write flatten(1) or reshape in place of view"
+        why = reason(error) + (advice if "view size" in str(error) else "")
+        raise OnespikeError(f"model: it does not take {images}: {why}") from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
         expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"

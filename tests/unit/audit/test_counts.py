@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from onespike.counting.elementwise import work
 from onespike.counting.operations import Operations, count_operations
+from onespike.errors import OnespikeError
 
 
 def spikes(*shape: int, rate: float = 0.3) -> Tensor:
@@ -299,6 +300,14 @@ def test_firing_rates(rate):
     first, _ = count_operations(model, [x]).products
     assert first.arrives == "binary"
     assert first.operations == pytest.approx(rate * first.macs, rel=0.03 if 0 < rate < 1 else 0)
+
+
+def test_a_loader_of_pairs_is_told_what_to_pass():
+    pairs = [[torch.zeros(2, 3, 8, 8), torch.zeros(2)]]
+    with pytest.raises(
+        OnespikeError, match=r"batches: .* got a list; of a loader pass \(images for images, _ in loader"
+    ):
+        count_operations(nn.Conv2d(3, 4, 3), pairs)
 
 
 @pytest.mark.parametrize("name", ["cudnn_batch_norm", "miopen_batch_norm"])

@@ -1,5 +1,7 @@
 """Energy by hand, from constants that are in the test."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import yaml
@@ -10,6 +12,7 @@ from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
+from onespike.models import create_model
 
 
 def audit_of(layer: nn.Module, x: torch.Tensor, **rest: object) -> Audit:
@@ -54,6 +57,18 @@ def test_large_weights_lie_in_large_memories():
     table = EnergyTable.load()
     access = {held: table.transfer(1, 64, held) for held in (8192, 8193, 32769, 1048577)}
     assert access == {8192: 10, 8193: 20, 32769: 100, 1048577: 1300}
+
+
+def test_what_one_step_keeps_for_the_next_lies_in_the_memory_that_holds_one_step():
+    network = create_model("spiking-vgg-xs", image_size=32, width=8, time_steps=8).eval()
+    operations, table = count_operations(network, [torch.rand(2, 3, 32, 32)]), EnergyTable.load()
+    assert operations.steps == 8
+    kept = [layer.potentials for layer in operations.layers if layer.potentials.writes]
+    expected = sum(table.transfer(one.reads + one.writes, 16, one.writes * 2 / 7) for one in kept)
+    found, all_at_once = (table.network(one, "memory") for one in (operations, replace(operations, steps=1)))
+    assert found.potentials == near(1e-12 * expected)
+    assert found.potentials < all_at_once.potentials
+    assert found.activations <= all_at_once.activations
 
 
 def test_the_parts_add_up():

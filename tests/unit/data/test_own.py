@@ -229,6 +229,24 @@ def epoch_of(data, workers=0, start=0, epoch=1, seed=3, share=Share()):
     return list(TrainLoader(data, DataConfig(workers=workers), 4, seed, share).epoch(epoch, start))
 
 
+def test_random_transforms_of_raw_images_are_refused():
+    class Flipped(Own):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return (image[:, ::-1] if random.random() < 0.5 else image), label
+
+    with pytest.raises(OnespikeError, match=r"^mine, train: random transforms of raw images, .* would be drawn once; "):
+        as_dataset(Flipped(raw(), labels()), name="mine")
+
+
+@pytest.mark.parametrize("known", [np.array(["a", "b", "c", "d"]), 4, None])
+def test_classes_are_names_where_they_are_a_list_of_some_kind(known):
+    mine = Own(raw(), labels())
+    mine.classes = known
+    names = ("a", "b", "c", "d") if isinstance(known, np.ndarray) else ("0", "1", "2", "3")
+    assert as_dataset(mine).classes == names
+
+
 def test_random_transforms_draw_by_seed_epoch_and_image_alone():
     data = as_dataset(Jittered(floats(), labels()), holdout=0)
     whole = epoch_of(data)

@@ -1,14 +1,17 @@
 """Networks of a few operations, in whole numbers and in real ones: they are computed exactly, or refused by name."""
 
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike import export
+from onespike import create_model, export
 from onespike.errors import OnespikeError
 from onespike.neurons import LIF
 from tests.unit.exporting.program import SANITIZERS, answers
@@ -79,6 +82,28 @@ def spikes_of_pixels(n: Net, x: Tensor) -> Tensor:
     return n.head(n.fire(n.a(n.fire(x))).flatten(1))
 
 
+def unlike(n: Net, x: Tensor) -> Tensor:
+    return n.head(torch.where(n.spikes(x) + n.more(x) > 0.5, 1.0, 0.25 * n.fire(4 * n.a(x) - 1)).flatten(1))
+
+
+def bordered(x: Tensor) -> Tensor:
+    return F.pad(x, (1, 1, 1, 1))
+
+
+def halves(n: Net, x: Tensor) -> Tensor:
+    upper, lower = F.pad(n.a(x)[:, :, :2], (0, 0, 0, 2)), F.pad(n.b(x)[:, :, 2:], (0, 0, 2, 0))
+    return n.head((n.fire(4 * upper) + n.fire(4 * lower)).flatten(1))
+
+
+def squares(n: Net, x: Tensor) -> Tensor:
+    large = F.avg_pool2d(128 * n.fire(n.a(x) + 9) + 127.99 * n.fire(n.b(x) + 9), (1, 3))
+    return n.mix(n.fire(large * large - 6e4)).mean((2, 3))
+
+
+def channels_padded(n: Net, x: Tensor, value: float = 0.0) -> Tensor:
+    return F.pad(n.a(x)[:, :2], (0, 0, 0, 0, 0, 2), value=value)
+
+
 HOLDS = ""
 CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.head(n.fire(n.norm(n.spikes(x))).flatten(1)), "c fp32,nir", HOLDS),
@@ -96,6 +121,12 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.head(n.spikes(x).flatten(1)) + n.more(x).mean(), "c fp32", HOLDS),
     (lambda n, x: n.head(torch.div(n.a(x), 0.25, rounding_mode="floor").flatten(1)), "c fp32", "it cannot say div of"),
     (spikes_of_pixels, "c fp32,c int8", HOLDS),
+    (unlike, "c int8", "not strictly spiking: head read real values"),
+    (lambda n, x: n.mix(torch.cos(channels_padded(n, x)))[:, :, 0, 0], "c fp32", HOLDS),
+    (lambda n, x: n.mix(F.relu(channels_padded(n, x, -1.0)))[:, :, 0, 0], "c fp32", HOLDS),
+    (lambda n, x: n.mix(n.fire(bordered(n.a(x)) + bordered(n.b(x)))).mean((2, 3)), "c int8,c fp32", HOLDS),
+    (halves, "c fp32,c int8", HOLDS),
+    (squares, "c int8", "that exceed 64 bits"),
 ]
 
 
@@ -115,6 +146,62 @@ def test_a_few_operations(compute: Callable[[Net, Tensor], Tensor], targets: str
         assert proof.logit_error < 1e-5
         if weights == "int8":
             answers(tmp_path / "out", images, flags=SANITIZERS)
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.375])
+def test_a_neuron_out_of_reach_stays_silent(weight: float, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), LIF(1), nn.Flatten(), nn.Linear(16, 3)).eval()
+    nn.init.constant_(network[0].weight, weight)
+    assert export(network, tmp_path / "out", "c", images=torch.full((1, 4, 4, 1), 255, dtype=torch.uint8)).holds
+
+
+def test_ternary_spikes_are_proved(tmp_path: Path, digits: Tensor, settled: Any) -> None:
+    network = create_model("spiking-vgg-xs", in_channels=1, width=4, neuron={"name": "ternary"})
+    settled(network, (digits.float() / 255 - 0.3).movedim(-1, 1) / 0.35)
+    made = export(network, tmp_path / "out", "c", images=digits[:10], mean=[0.3], std=[0.35], weights="fp32")
+    assert made.holds
+    assert made.parity[0].layers > 0
+
+
+def test_channels_in_another_order_keep_their_deviations(tmp_path: Path) -> None:
+    class Flipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fire, self.head = nn.Conv2d(3, 4, 1), LIF(4), nn.Linear(64, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.fire(4 * self.conv(x.flip(1))).flatten(1))
+
+    torch.manual_seed(0)
+    images, std = torch.randint(0, 256, (20, 4, 4, 3), dtype=torch.uint8), [0.1, 0.3, 0.9]
+    assert export(Flipped().eval(), tmp_path / "out", "c", images=images, mean=[0.5] * 3, std=std).holds
+
+
+def test_norms_of_vectors_are_not_folded_into_thresholds_of_maps(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    layers = nn.Conv2d(1, 4, 3), nn.Flatten(), nn.BatchNorm1d(16), LIF(16), nn.Linear(16, 3)
+    images = torch.randint(0, 256, (6, 4, 4, 1), dtype=torch.uint8)
+    assert export(nn.Sequential(*layers).eval(), tmp_path / "out", "onnx", images=images).holds
+
+
+def test_weights_that_are_computed_are_not_rounded(tmp_path: Path) -> None:
+    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(1, 1, 1))
+    network, images = nn.Sequential(conv, LIF(1), nn.Flatten(), nn.Linear(16, 3)).eval(), torch.zeros(2, 4, 4, 1)
+    with pytest.raises(OnespikeError, match=r"^0\.weight is computed from other tensors; expected plain weights"):
+        export(network, tmp_path / "out", "pt2", images=images.byte(), weights="int8")
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="there is no C++ compiler")
+def test_the_program_links_into_cpp_and_aliases_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images, out = torch.randint(0, 256, (1, 4, 4, 1), dtype=torch.uint8), tmp_path / "out"
+    export(Net(two_sizes).eval(), out, "c", images=images, mean=[0.3])
+    main = "static uint8_t i[16]; static int32_t s[3];\nint main() { return model_run(i, s) < 0; }\n"
+    (out / "main.cpp").write_text('#include "model.h"\n' + main)
+    strict = ["-O2", "-Wall", "-Wstrict-aliasing=2", "-Werror"]
+    subprocess.run(["cc", *strict, "-c", "model.c", "-o", "model.o"], cwd=out, check=True)
+    subprocess.run(["c++", "main.cpp", "model.o", "-o", "main"], cwd=out, check=True)
+    subprocess.run(["./main"], cwd=out, check=True)
 
 
 def test_sums_of_pixels_have_room(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from onespike.functional import has_kernels
-from onespike.units.layers import MaxPool
+from onespike.units.layers import BatchNorm, MaxPool
 
 pytestmark = pytest.mark.skipif(not has_kernels(torch.ones(1, 1, 2, 2)), reason="no C compiler")
 
@@ -37,3 +37,17 @@ def test_it_keeps_a_byte_for_each_window() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one):
         out = MaxPool()(x)
     assert sum(one.nbytes for one in kept) == out.numel()
+
+
+def test_a_map_without_a_window_is_refused_as_by_pytorch() -> None:
+    for sides in ((1, 1), (1, 4)):
+        x = torch.randn(2, 3, *sides).contiguous(memory_format=torch.channels_last)
+        with pytest.raises(RuntimeError, match="too small"):
+            MaxPool()(x)
+
+
+def test_one_value_of_each_channel_has_no_variance() -> None:
+    x = torch.randn(1, 3, 1, 1).contiguous(memory_format=torch.channels_last)
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        BatchNorm(3).train()(x)
+    assert not has_kernels(x)

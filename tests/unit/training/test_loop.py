@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from onespike.data.dataset import as_dataset
 from onespike.data.loader import EvalLoader
 from onespike.errors import OnespikeError
+from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.training import train
@@ -353,3 +354,61 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
     for now[0] in (60.0, 119.0, 121.0, 200.0, 242.0):
         saving.after_step(trainer, None)
     assert saved == [121.0, 242.0]
+
+
+def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_path: Path):
+    class Mine(Callback):
+        def before_step(self, trainer, number):
+            for group in trainer.optimizer.param_groups:
+                group["lr"] = 0.01 + number
+
+        def after_step(self, trainer, step):  # noqa: ARG002
+            assert step.lr == 0.01 + step.number
+
+        def after_epoch(self, trainer, row):
+            trainer.enough = row["epoch"] == 2
+
+    summary = train(small(train__epochs=5), tmp_path / "run", callbacks=[Mine()], quiet=True)
+    assert summary["epochs"] == 2
+    assert Run.open(tmp_path / "run").is_complete
+
+
+def test_the_callers_random_numbers_go_on_after_training_and_evaluation(small, tmp_path: Path):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    train(small(train__epochs=1), tmp_path / "run", quiet=True)
+    evaluate(tmp_path / "run", device="cpu")
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_network_that_was_passed_is_left_with_its_best_weights_in_evaluation_mode(small, tmp_path: Path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(1024), torch.nn.Linear(1024, 10))
+    train(small(train__epochs=2, train__ema=0.9), tmp_path / "run", model=network, quiet=True)
+    best = Run.open(tmp_path / "run").checkpoint("best").weights
+    assert not network.training
+    assert all(torch.equal(tensor, best[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_network_of_several_outputs_in_training_is_refused(small, tmp_path: Path):
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1024, 10)
+
+        def forward(self, x):
+            logits = self.layer(x.flatten(1))
+            return (logits, logits) if self.training else logits
+
+    with pytest.raises(OnespikeError, match=r"^model: in training it gives a tuple, in evaluation a tensor; expected"):
+        train(small(train__epochs=1), tmp_path / "run", model=Two(), quiet=True)
+
+
+def test_a_view_of_maps_is_told_how_they_lie(small):
+    class Viewed(torch.nn.Sequential):
+        def forward(self, x):
+            maps = super().forward(x)
+            return maps.view(len(maps), -1)[:, :10]
+
+    with pytest.raises(OnespikeError, match=r"channels-last in memory: write flatten\(1\) or reshape in place of view"):
+        set_up(small(), model=Viewed(torch.nn.Conv2d(1, 4, 3)))

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from torch import nn
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.training import Recipe, Run, Stopped, loop, progress, train
+from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.loop import PATIENCE, Interrupt, set_up
 from onespike.training.recipe import dump
@@ -341,3 +344,45 @@ def test_the_best_epoch_is_kept_and_tested_although_a_later_one_follows(small, t
     held_out = evaluate(run, part="validation", which="last", device="cpu")
     assert held_out.loss.mean == pytest.approx(row["valid_loss"], rel=1e-6)
     assert held_out.top1.mean == pytest.approx(row["valid_top1"])
+
+
+class Counting(Callback):
+    """Keeps how many epochs it has seen."""
+
+    def __init__(self) -> None:
+        self.seen: float = 0
+
+    def after_epoch(self, trainer, row):  # noqa: ARG002
+        self.seen += 1
+
+    def state(self):
+        return {"seen": self.seen}
+
+    def load_state(self, state):
+        self.seen = state["seen"]
+
+
+def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch):
+    recipe, loss = small(train__epochs=2, train__mixup=0), nn.MultiMarginLoss()
+    stop_after(monkeypatch, 10)
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "run", loss=loss, callbacks=[Counting()], quiet=True)
+    monkeypatch.undo()
+    with pytest.raises(OnespikeError, match=r"was trained with the loss torch.*MultiMarginLoss: pass it again"):
+        train(recipe, tmp_path / "run", resume=True, quiet=True)
+    with pytest.raises(OnespikeError, match=r"was trained with the callback Counting, .*: pass it again"):
+        train(recipe, tmp_path / "run", resume=True, loss=loss, quiet=True)
+    with pytest.raises(OnespikeError, match=r"^init_from: a resumed run"):
+        train(recipe, tmp_path / "run", resume=True, init_from=tmp_path / "run", loss=loss, quiet=True)
+    counting = Counting()
+    hoyer = small(train__epochs=2, train__mixup=0, train__hoyer=1e-4)  # a callback more, before it
+    train(hoyer, tmp_path / "run", resume=True, loss=loss, callbacks=[counting], quiet=True)
+    assert counting.seen == 2
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=str)
+def test_a_state_that_no_checkpoint_could_be_read_with_is_refused(value, small, tmp_path):
+    mine = Counting()
+    mine.state = lambda: {"seen": value}
+    with pytest.raises(OnespikeError, match=r"^callbacks\.\d+\.Counting\.seen: .* cannot be saved; expected finite"):
+        train(small(train__epochs=1), tmp_path / "run", callbacks=[mine], quiet=True)

@@ -9,7 +9,7 @@ const at = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const PEN = 38, SHOWN = 10; // pixels; classes
 
-let about, session, convention = "memory", last = null, mode = "", stream = null;
+let about, session, convention = "memory", last = null, mode = "", stream = null, opening = null;
 
 // The theme first: it needs nothing that has to be loaded.
 function theme(name) {
@@ -92,7 +92,7 @@ function showNumbers() {
   at("usual-operations").textContent = `test images: ${number.format(mean)}`;
   at("usual-energy").textContent = `test images: ${joule(spentOften)}`;
   at("title").textContent = titles[convention];
-  for (const button of at("conventions").children) button.ariaPressed = button.textContent === convention;
+  for (const button of at("conventions").children) press(button, button.textContent === convention);
 }
 
 function showProducts() {
@@ -125,18 +125,24 @@ addEventListener("resize", () => {
   resized = setTimeout(() => last && drawMaps(), 100);
 });
 
+/** Show a button as pressed or not; browsers of 2023 know the attribute, but not the property. */
+function press(button, on) {
+  button.setAttribute("aria-pressed", on);
+}
+
 // Where the image comes from.
 function choose(name) {
   mode = name;
+  opening = null;
   if (name !== "camera" && stream) {
     stream.getTracks().forEach((track) => track.stop());
     stream = null;
   }
   at("invert").onchange = null; // that of the image before
-  for (const id of ["draw", "pick", "camera"]) at(id).ariaPressed = id === name;
+  for (const id of ["draw", "pick", "camera"]) press(at(id), id === name);
   at("stage").classList.toggle("drawing", name === "draw");
   at("status").textContent = at("hint").textContent = "";
-  for (const button of at("offered").children) button.ariaPressed = false;
+  for (const button of at("offered").children) press(button, false);
 }
 
 function blank() {
@@ -157,12 +163,14 @@ function take(source, width, height) {
 
 async function open(file) {
   choose("pick");
+  const own = opening = {};
   try {
     const image = await createImageBitmap(file);
+    if (opening !== own) return; // something else was chosen meanwhile
     await take(image, image.width, image.height);
-    at("invert").onchange = () => take(image, image.width, image.height);
+    if (opening === own) at("invert").onchange = () => take(image, image.width, image.height);
   } catch {
-    at("status").textContent = `${file.name} is no image that this browser can read: choose a PNG, JPEG or WebP`;
+    if (opening === own) at("status").textContent = `${file.name} is no image that this browser can read: choose a PNG, JPEG or WebP`;
   }
 }
 
@@ -178,6 +186,7 @@ async function film() {
   }
   if (mode !== "camera" || stream) return own.getTracks().forEach((track) => track.stop()); // left, or asked twice
   stream = own;
+  own.getTracks()[0].onended = () => own === stream && choose(""); // unplugged, or no longer allowed
   const video = make("video", { srcObject: own, muted: true, playsInline: true });
   await video.play();
   while (mode === "camera" && own === stream) {
@@ -193,7 +202,7 @@ function pen() {
   stage.onpointerdown = (event) => {
     if (mode !== "draw") return;
     at("hint").textContent = "";
-    for (const button of at("offered").children) button.ariaPressed = false;
+    for (const button of at("offered").children) press(button, false);
     stage.setPointerCapture(event.pointerId);
     from = point(event);
     stage.onpointermove(event);
@@ -223,7 +232,8 @@ function offer() {
   const { in_channels: channels, image_size: side, classes } = about.contract;
   at("offered").append(...about.offered.map(({ pixels: text, label }) => {
     const bytes = offered(text, side, channels), canvas = make("canvas"), name = `test image: ${classes[label]}`;
-    const button = make("button", { type: "button", title: name, ariaLabel: name });
+    const button = make("button", { type: "button", title: name });
+    button.setAttribute("aria-label", name);
     show(canvas, bytes, side);
     button.append(canvas);
     button.onclick = () => {
@@ -231,7 +241,7 @@ function offer() {
       const context = at("stage").getContext("2d");
       context.imageSmoothingEnabled = false;
       context.drawImage(canvas, 0, 0, at("stage").width, at("stage").height);
-      button.ariaPressed = true;
+      press(button, true);
       look(bytes);
     };
     return button;

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from onespike.errors import OnespikeError
 from onespike.exporting.c.memory import Memory
 from onespike.exporting.c.text import TYPES, literal
 from onespike.exporting.lowering.maps import (
@@ -200,6 +201,8 @@ class Bodies(Memory):
     def _fire(self, one: Fire) -> list[str]:
         kind = one.source.kind if one.source.kind in ("i64", "f32") else "i32"
         self._kernels.add(f"fire_{kind}")
+        if one.source.channels > 2**16:
+            raise OnespikeError(f"c: expected at most 65,536 channels, got {one.source.channels:,} before {one.layer}")
         inverted = torch.zeros(32 * one.words, dtype=torch.int64)
         inverted[: one.channels] = one.inverted.long()
         words = (inverted.view(-1, 32) << torch.arange(32)).sum(1)

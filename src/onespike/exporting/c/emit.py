@@ -68,7 +68,11 @@ class Writer(Bodies):
             "}",
         ]
         kernels = kernel_texts(self._kernels)
-        memory = f"static uint64_t memory[{max(1, self._ram // 8)}];"
+        words = max(1, self._ram // 8)
+        views = ("i64", 1), ("i32", 2), ("bits", 2), ("f32", 2)
+        memory = (
+            "static union {\n" + "".join(f"    {TYPES[kind]} {kind}[{n * words}];\n" for kind, n in views) + "} memory;"
+        )
         includes = ["#include <math.h>"] if any(isinstance(one, Function) for one in self._maps) else []
         parts = [*includes, *kernels, memory, "\n".join(self._tables), functions, "\n".join(run)]
         convolutions = [one for one in self._maps if isinstance(one, Conv)]
@@ -90,6 +94,7 @@ class Writer(Bodies):
         body = self._body(one)
         kind = TYPES[one.kind]
         unused = "" if any("image" in line for line in body) else "    (void)image;\n"
+        unused += "    (void)p;\n" if isinstance(one, Sum) and not one.terms else ""  # padding alone
         head = f"static void map{self._names[one]}(const uint8_t *image, int p, {kind} *out)"
         text = f"/* {one.layer}: {type(one).__name__.lower()}, {' x '.join(map(str, one.shape))} */\n"
         text += f"{head}\n{{\n{unused}" + "".join(f"    {line}\n" for line in body) + "}\n"

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from onespike.exporting.c.text import SIZES, TYPES, lines_of, literal
+from onespike.exporting.c.text import SIZES, lines_of, literal
 from onespike.exporting.lowering.maps import Collect, Conv, Geometry, Map, Matmul, PixelConv, Pixels, Pool, needed
 
 
@@ -71,8 +71,8 @@ class Memory:
 
     def _at(self, one: Map) -> str:
         """A pointer to a stored map."""
-        place = f"memory + {self._places[one] // 8}"
-        return f"({TYPES[one.kind]} *)({place})" if self._places[one] else f"({TYPES[one.kind]} *)memory"
+        place = self._places[one] // (8 if one.kind == "i64" else 4)
+        return f"(memory.{one.kind} + {place})" if place else f"memory.{one.kind}"
 
     # Tables.
 

@@ -91,7 +91,7 @@ class _Compiled:
         self,
         library: ctypes.CDLL,
         contract: Contract,
-        spikes: list[Value | None],
+        spikes: list[list[Value] | None],
         unit: float,
         maps: dict[int, Map],
     ) -> None:
@@ -99,9 +99,7 @@ class _Compiled:
         exact = contract.weights == "int8"
         self.dtype = torch.int32 if exact else torch.float32
         self.resolution = 2 * unit if exact else None  # error of logits that rounding to the unit may cause
-        # Outputs that are no spikes, such as a ReLU's, stay 0: they are not compared.
-        ends = [one.offset + one.size for one in self.maps.values()]
-        self.bits = torch.zeros(max([*ends, *(1 + int(one.index.max()) for one in spikes if one)], default=0))
+        self.bits = torch.zeros(max((one.offset + one.size for one in self.maps.values()), default=0))
         self.raised: BaseException | None = None
         self.keep = _WATCH(self._watched)
         library.model_watch(self.keep)
@@ -171,9 +169,17 @@ def _header(contract: Contract, program: Program, unit: float) -> str:
 #define MODEL_CLASSES {len(contract.classes)}
 #define MODEL_CLASS_NAMES {{{names}}}{define}
 
+#ifdef __cplusplus
+extern "C" {{
+#endif
+
 /* Classify an image, MODEL_HEIGHT x MODEL_WIDTH pixels of MODEL_CHANNELS bytes each, row by row, not normalised: gives
    the number of the class, and in `scores` the scores of all MODEL_CLASSES. */
 int model_run(const uint8_t *image, {number} *scores);
+
+#ifdef __cplusplus
+}}
+#endif
 
 #endif
 """

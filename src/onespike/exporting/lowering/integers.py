@@ -95,6 +95,8 @@ class Integers(Layers):
     def _product_of(self, first: Map, second: Map) -> tuple[str, int, float]:
         bound = first.bound * second.bound
         if first.kind == second.kind == "i64":
+            if bound >= 2**122:
+                raise CannotSayError(f"products of {self._layer} that exceed 64 bits")
             return "i64", (bound >> 60) + 1, 2.0**60
         if "bits" not in (first.kind, second.kind):
             raise CannotSayError(f"a product of sums in {self._layer}")
@@ -171,7 +173,7 @@ class Integers(Layers):
             kind="i64",
             bound=math.ceil(largest * 2**fraction),
             source=of,
-            groups=groups,
+            groups=[read.channels[group] for group in groups],
             factors=whole(factors * 2.0**fraction),
             taps=whole(taps * 2.0**fraction),
             **common,
@@ -199,6 +201,11 @@ class Integers(Layers):
         same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
         for fire in self.maps_of(condition.index[~same]):
             if not isinstance(fire, Fire):
+                raise CannotSayError(f"a choice between tensors in {self._layer}")
+            here = ~same & (condition.index >= fire.offset) & (condition.index < fire.offset + fire.size)
+            place = condition.index[here] - fire.offset
+            channel = place // fire.channels * fire.source.channels + fire.chosen[place % fire.channels]
+            if not torch.equal(fire.source.offset + channel, other.index[here]) or other.shift[here].any():
                 raise CannotSayError(f"a choice between tensors in {self._layer}")
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
                 if inverted or any(level for level in _levels(fire.source) or {1} if level <= limit):

@@ -37,7 +37,8 @@ class Layers(Sums):
         b = mapped(b, lambda gain, shift, _: (factor * gain, factor * shift), torch.zeros(a.shape))
         constant = (a.index < 0) | (b.index < 0)
         if bool((constant | (a.index == b.index)).all()):
-            return Value(torch.maximum(a.index, b.index), a.gain + b.gain, a.shift + b.shift)
+            gain = sum(torch.where(one.index < 0, 0.0, one.gain) for one in (a, b))
+            return Value(torch.maximum(a.index, b.index), torch.as_tensor(gain), a.shift + b.shift)
         return self._summed([a, b])
 
     def _op_add(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
@@ -213,7 +214,8 @@ class Layers(Sums):
                 out[here] = index[here]  # spikes that fire again
                 continue
             place = index[here] - of.offset
-            most = of.bound + 1  # limits beyond the largest value are never, or always, exceeded
+            # Limits beyond the largest value are never, or always, exceeded; of fixed-point numbers it is not exact.
+            most = 2**62 if of.kind == "i64" else of.bound + 1
             limits = limit[here] if of.kind == "f32" else limit[here].floor().clamp(-most, most)
             unique, which = self._channels(of, place, limits, inverted[here].double())
             new = Fire(

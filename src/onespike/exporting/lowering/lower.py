@@ -7,15 +7,18 @@ import torch
 
 from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
-from onespike.exporting.lowering.maps import needed
+from onespike.exporting.lowering.maps import Map, Sum, needed
 from onespike.exporting.lowering.values import Unsaid, Value
 from onespike.exporting.network import Exported
 
 
-def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8") -> tuple[Layers, list[Value | None]]:
+def lower(
+    exported: Exported, numbers: type[Layers], name: str, image: str = "u8"
+) -> tuple[Layers, list[list[Value] | None]]:
     """Lower a network to maps of one kind of numbers, the last of them the class scores; returns its spikes, too.
 
-    Spikes that the scores do not need are None: nothing computes them.
+    Spikes are values of bits that add up to them. Those that the scores do not need, which nothing computes, are None,
+    and so are outputs of neurons that are no spikes, such as a ReLU's.
 
     Args:
         exported: The network.
@@ -37,4 +40,27 @@ def lower(exported: Exported, numbers: type[Layers], name: str, image: str = "u8
         raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
     lowering.unit = lowering.scores(logits)
     computed = set(needed(lowering.maps))
-    return lowering, [value if computed.issuperset(lowering.maps_of(value.index)) else None for value in spikes]
+    found = [(value, lowering.maps_of(value.index)) for value in spikes]
+    return lowering, [in_bits(value, maps) if computed.issuperset(maps) else None for value, maps in found]
+
+
+def in_bits(value: Value, maps: list[Map]) -> list[Value] | None:
+    """Values of bits that add up to a value, such as the two of a ternary spike; None if it is no such sum."""
+    none, zeros = torch.full_like(value.index, -1), torch.zeros_like(value.gain)
+    parts = [Value(none, zeros, value.shift)]
+    for of in maps:
+        here = (value.index >= of.offset) & (value.index < of.offset + of.size)
+        if of.kind == "bits":
+            parts.append(Value(torch.where(here, value.index, none), value.gain, zeros))
+            continue
+        if not isinstance(of, Sum) or of.rectified or of.drop or of.constant.any():
+            return None
+        place = torch.where(here, value.index - of.offset, 0)
+        for term in of.terms:
+            source, channel, pixel = term.read.map, term.read.channels[place % of.channels], place // of.channels
+            if source.kind != "bits" or term.drop:
+                return None
+            pixel = pixel if term.read.pixels is None else term.read.pixels[pixel]
+            index = torch.where(here & (channel >= 0), source.offset + pixel * source.channels + channel, none)
+            parts.append(Value(index, value.gain * term.factors[place % of.channels], zeros))
+    return parts

@@ -4,7 +4,7 @@ from functools import partialmethod
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.maps import Conv, Function, Geometry, Map, Matmul, Read, Sum, Term
@@ -85,7 +85,7 @@ class Reals(Layers):
         for of in self.maps_of(out.index):
             assert isinstance(of, Sum)
             of.rectified = True
-        return out
+        return Value(out.index, out.gain, out.shift.relu())
 
     def _weighed(self, x: Value, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Value:
         shift = x.shift[0, :, 0, 0]
@@ -178,12 +178,13 @@ class Reals(Layers):
 
     def _function(self, x: Value, name: str) -> Value:
         x = self._plain(x)
-        index = torch.empty_like(x.index)
+        index = torch.full_like(x.index, -1)
         for of in self.maps_of(x.index):
             here = (x.index >= of.offset) & (x.index < of.offset + of.size)
             self._add(new := Function(shape=of.shape, kind="f32", bound=0, source=of, name=name))
             index[here] = x.index[here] - of.offset + new.offset
-        return self._ones(index)
+        known = nn.functional.gelu if name == "gelu" else getattr(torch, name)
+        return Value(index, (index >= 0).double(), torch.where(index < 0, known(x.shift), 0.0))
 
     def _op_gelu(self, x: Value, approximate: str = "none") -> Value:
         if approximate != "none":

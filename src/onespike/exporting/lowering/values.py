@@ -69,8 +69,9 @@ def sides_of(rest: list[int], channels: int) -> tuple[int, int, int, int]:
     return math.prod(rest) // (height * width), height, width, channels
 
 
-def read_bits(value: Value | None, bits: Tensor) -> Tensor | None:
-    """A value, lowered for one image, of several, (B, …), from their bits (B, …), numbered as elements of maps."""
-    if value is None:
+def read_bits(parts: list[Value] | None, bits: Tensor) -> Tensor | None:
+    """A sum of values, lowered for one image, of several, (B, …), from their bits (B, …), numbered as in maps."""
+    if parts is None:
         return None
-    return torch.where(value.index >= 0, bits[:, value.index.clamp(min=0)], 0) * value.gain + value.shift
+    read = [torch.where(one.index >= 0, bits[:, one.index.clamp(min=0)], 0) * one.gain + one.shift for one in parts]
+    return torch.stack(read).sum(0)
