@@ -222,7 +222,7 @@ def describe_progress(trainings: Sequence[Training], rows: Sequence[Row]) -> str
     trained = f" Trained {'; '.join(where)}." if done else ""
     planned, digests = {(one.digest, one.seed) for one in trainings}, {one.digest for one in trainings}
     others = [row for row in rows if row["digest"] in digests and (row["digest"], row["seed"]) not in planned]
-    further = f" {len(others)} of further seeds are in the file of runs, and not in this table." if others else ""
+    further = f" The file of runs has {len(others)} more, of further seeds." if others else ""
     return f"{len(done)} of {len(trainings)} runs are done{pending}.{further}{trained}"
 
 
