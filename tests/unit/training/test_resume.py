@@ -380,7 +380,7 @@ def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch):
     assert counting.seen == 2
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=str)
+@pytest.mark.parametrize("value", [math.inf, math.nan, object(), np.float32(1)], ids=["inf", "nan", "object", "numpy"])
 def test_a_state_that_no_checkpoint_could_be_read_with_is_refused(value, small, tmp_path):
     mine = Counting()
     mine.state = lambda: {"seen": value}
