@@ -136,13 +136,14 @@ def count_operations(
             reset()
             if before is not None:
                 before(number)
-            if not isinstance(batch, Tensor) or not batch.ndim:
-                advice = (
-                    "; of a loader pass (images for images, _ in loader)" if isinstance(batch, tuple | list) else ""
-                )
-                raise OnespikeError(f"batches: expected tensors (B, ...), got a {type(batch).__name__}{advice}")
+            expected, kind = "expected tensors (B, ...)", type(batch)
+            if kind in (tuple, list):
+                advice = "of a loader pass (images for images, _ in loader)"
+                raise OnespikeError(f"batches: {expected}, got a {kind.__name__}; {advice}")
             with counter.watch():
                 answer = ask(model, batch)
+            if not isinstance(batch, Tensor) or not batch.ndim:
+                raise OnespikeError(f"batches: {expected}, got a {kind.__name__}")
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             here = _images_in(model, batch, answer, batch_axis)

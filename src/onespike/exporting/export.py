@@ -114,7 +114,7 @@ def export(
             if is_given:
                 raise OnespikeError(f"{name}: {where} it would be ignored: leave it out")
     # Whatever it is on, all is compared on the CPU.
-    images, labels = (one.cpu() if isinstance(one, Tensor) else one for one in (images, labels))
+    images, labels = (one.cpu() if isinstance(one, Tensor) and not one.is_meta else one for one in (images, labels))
     folder, digest = path_of(out), None
     expect_free(folder)
     if isinstance(model, nn.Module):
