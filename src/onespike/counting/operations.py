@@ -136,7 +136,8 @@ def count_operations(
             reset()
             if before is not None:
                 before(number)
-            expected, kind = "expected tensors (B, ...)", type(batch)
+            expected = "expected tensors (B, ...)"
+            kind: type = type(batch)  # whatever a user passed
             if kind in (tuple, list):
                 advice = "of a loader pass (images for images, _ in loader)"
                 raise OnespikeError(f"batches: {expected}, got a {kind.__name__}; {advice}")
