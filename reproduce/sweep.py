@@ -92,7 +92,8 @@ def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
         start: The run whose best weights it starts from; None for fresh ones.
     """
     if not run.is_complete:
-        train(recipe, run.folder, resume=run.config.is_file(), init_from=start)
+        resume = run.config.is_file()  # such a run goes on from its own weights
+        train(recipe, run.folder, resume, init_from=None if resume else start)
 
 
 def _is_done(training: Training, rows: Sequence[Row]) -> bool:
