@@ -93,7 +93,7 @@ def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
     """
     if not run.is_complete:
         resume = run.config.is_file()  # such a run goes on from its own weights
-        train(recipe, run.folder, resume, init_from=None if resume else start)
+        train(recipe, run.folder, resume=resume, init_from=None if resume else start)
 
 
 def _is_done(training: Training, rows: Sequence[Row]) -> bool:

@@ -46,6 +46,6 @@ def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[st
     for steps, (stage, run) in stages.items():
         if not run.is_complete:
             resume = run.config.is_file()  # such a run goes on from its own weights
-            train(stage, run.folder, resume, init_from=None if resume else before)
+            train(stage, run.folder, resume=resume, init_from=None if resume else before)
         summaries[steps], before = run.summary or {}, run.folder
     return summaries
