@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState, PartialState
 from timm.data import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
@@ -87,8 +87,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
     first = PartialState._shared_state
     moves = bool(first) and first.get("num_processes") == 1 and first["device"].type != kind
     AcceleratorState._reset_state(reset_partial_state=moves)
-    # Processes keep buffers of their own, which `Trainer.evaluate` shares: some neurons keep potentials there.
-    handlers = [InitProcessGroupKwargs(timeout=WAIT), DistributedDataParallelKwargs(broadcast_buffers=False)]
+    handlers = [InitProcessGroupKwargs(timeout=WAIT)]
     mixed = config.precision if config.precision in ("bf16", "fp16") else "no"
     try:
         accelerator = Accelerator(

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
@@ -105,6 +106,9 @@ class Trainer:
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
+        if isinstance(self.model, DistributedDataParallel):
+            # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
+            self.model.broadcast_buffers = False  # the argument of that name is deprecated; older ones have no other
 
     def _asked_for(self) -> Iterator[Callback]:
         """The callbacks that the recipe asks for."""

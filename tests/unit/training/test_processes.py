@@ -67,6 +67,7 @@ def test_two_processes_follow_one(small, tmp_path: Path):
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     process = launch(tmp_path, "train", "--recipe", "recipe.yaml", "--out", "two")
     assert process.returncode == 0, process.stderr
+    assert "Warning" not in process.stderr
     one, two = (Checkpoint.load(tmp_path / name / "last") for name in ("one", "two"))
     assert one.state["progress"]["history"][-1]["epoch"] == 5  # 20 steps: 135 images, 4 batches of 32
     for name in one.weights:
