@@ -2,9 +2,6 @@
 
 import errno
 import math
-import signal
-import threading
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,6 +25,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
 from onespike.training.flops import peta
+from onespike.training.interrupt import Interrupt
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.progress import best_row, quality
@@ -43,42 +41,9 @@ from onespike.training.trainer import Trainer
 #: Number of training images from which layers such as whitening are set before training.
 LEARNT_FROM = 5000
 
-#: Seconds in which signals count as one: what a scheduler sends to every process, a launcher passes on once more.
-PATIENCE = 2.0
-
 
 class Stopped(Exception):  # noqa: N818 - it is no error
     """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
-
-
-class Interrupt:
-    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step.
-
-    One that comes more than `PATIENCE` later stops it at once and saves nothing.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
-        self._since = 0.0
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "Interrupt":
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            numbers = [signal.SIGINT, signal.SIGTERM]
-            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores SIGHUP
-                numbers.append(signal.SIGHUP)
-            self._before = {one: signal.signal(one, self._handle) for one in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, *_: object) -> None:
-        if not self.requested:
-            self.requested, self._since = True, time.monotonic()
-        elif time.monotonic() - self._since > PATIENCE:
-            raise KeyboardInterrupt
 
 
 def train(

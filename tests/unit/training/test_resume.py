@@ -18,7 +18,8 @@ from onespike.evaluation import evaluate
 from onespike.training import Recipe, Run, Stopped, loop, progress, train
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
-from onespike.training.loop import PATIENCE, Interrupt, set_up
+from onespike.training.interrupt import PATIENCE, Interrupt
+from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.trainer import Trainer
@@ -100,7 +101,7 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
 
 def test_signals_that_follow_at_once_count_as_one_and_a_later_one_saves_nothing(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
-    monkeypatch.setattr("onespike.training.loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("onespike.training.interrupt.time.monotonic", lambda: now)
     with Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGTERM)
         now += PATIENCE / 2
