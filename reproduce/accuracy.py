@@ -54,13 +54,14 @@ SPIKINGJELLY_TINY = TINY | MOMENTUM | {"model.name": "spikingjelly-resnet18"}
 ACCURACY = Sweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best and "
-    "cifar100/best in two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. Images grow, with weight "
-    "decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which have neither, as the recipe "
-    "was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours are strictly spiking behind the "
-    "stem, but for the twins, conv12 and lstm12. The learning rate rises for one epoch, which is a third of the "
-    "training of SpikingJelly's VGG at T = 4, and a sixth of that of its ResNets. Tiny-ImageNet is 8,000 of its "
-    "images, 40 of each class. There are no held-out images: the last weights are tested, once.",
+    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best and cifar100/best in "
+    "two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. "
+    "Images grow, with weight decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which "
+    "have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours "
+    "are strictly spiking behind the stem, but for the twins, conv12 and lstm12. The learning rate rises for "
+    "one epoch, which is a third of the training of SpikingJelly's VGG at T = 4, and a sixth of that of its "
+    "ResNets. Tiny-ImageNet is 8,000 of its images, 40 of each class. There are no held-out images: the last "
+    "weights are tested, once.",
     settings=[
         Setting("cifar10, 0.4 PFLOP", "spiking-resnet-m", RESNET | GROWING),
         Setting("cifar10, 0.4 PFLOP", "its ReLU twin", RESNET | GROWING | TWIN),

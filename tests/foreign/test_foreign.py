@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -84,7 +85,7 @@ def build(theirs, name: str) -> torch.nn.Module:
 @pytest.mark.parametrize("name", [NETS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NETS[1:])])
 def test_from_python(name: str, theirs, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from onespike.audit import audit_run, read_spikes
-    from onespike.evaluation import evaluate, inspect_image
+    from onespike.evaluation import evaluate, inspect_image, inspect_sample
     from onespike.training.trainer import Trainer
 
     one = recipe(cache)
@@ -122,6 +123,7 @@ def test_from_python(name: str, theirs, cache: Path, tmp_path: Path, monkeypatch
     _save_digit(picture)
     view = inspect_image(run, picture, model=fresh())
     assert sum(view.probabilities.tolist()) == pytest.approx(1, abs=1e-5)
+    assert len(inspect_sample(run, 0, model=fresh())[0].blocks) == len(view.blocks)
 
 
 def _save_digit(path: Path) -> None:
@@ -193,7 +195,8 @@ def test_a_network_of_relus_is_converted(command, tmp_path: Path, monkeypatch):
 
 
 def test_a_data_set_and_a_loss_from_python(theirs, cache: Path, tmp_path: Path):
-    from onespike.evaluation import evaluate
+    from onespike.evaluation import evaluate, inspect_sample
+    from onespike.inference import optimise
 
     one = recipe(cache, **{"data.limit": 0, "data.crop_padding": 0, "data.flip": 0})
     stripes = theirs.Stripes(), theirs.Stripes(train=False)
@@ -204,8 +207,12 @@ def test_a_data_set_and_a_loss_from_python(theirs, cache: Path, tmp_path: Path):
     assert run.checkpoint().card.classes == theirs.Stripes.classes
     found = evaluate(run, stripes, model=theirs.OurNet(num_classes=4))
     assert found.top1.mean == pytest.approx(summary["test_top1"])
-    with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
-        evaluate(run, model=theirs.OurNet(num_classes=4))
+    assert inspect_sample(run, 3, model=theirs.OurNet(num_classes=4), data=stripes)[1].shape == (32, 32, 1)
+    engine = optimise(run, tmp_path / "engine", rounds=1, model=theirs.OurNet(num_classes=4), data=stripes)
+    assert engine.compared.engines[0].top1 == pytest.approx(summary["test_top1"])
+    for task in (evaluate, partial(inspect_sample, number=0), partial(optimise, out=tmp_path / "other")):
+        with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
+            task(run, model=theirs.OurNet(num_classes=4))
 
 
 @pytest.mark.slow

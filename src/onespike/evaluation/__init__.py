@@ -1,6 +1,6 @@
 """Evaluation of a trained network: its accuracy, and what it does with one image. Pictures are in `drawing`."""
 
 from onespike.evaluation.evaluate import Evaluation, evaluate
-from onespike.evaluation.inspect import Inspection, inspect_image, inspect_network
+from onespike.evaluation.inspect import Inspection, inspect_image, inspect_network, inspect_sample
 
-__all__ = ["Evaluation", "Inspection", "evaluate", "inspect_image", "inspect_network"]
+__all__ = ["Evaluation", "Inspection", "evaluate", "inspect_image", "inspect_network", "inspect_sample"]

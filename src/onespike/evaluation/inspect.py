@@ -170,12 +170,22 @@ def inspect_image(
     return inspect_network(checkpoint.network(model), checkpoint.card, Path(path), seed, f"the network of {run.folder}")
 
 
-def inspect_sample(run: Run, number: int, which: str = "best", seed: int = 0) -> tuple[Inspection, np.ndarray]:
-    """Show a test sample of the run's own data, counted from 0, to its network; `which` and `seed` as `inspect_image`.
+def inspect_sample(
+    run: Run | str | Path,
+    number: int,
+    which: str = "best",
+    seed: int = 0,
+    model: nn.Module | None = None,
+    data: Any = None,
+) -> tuple[Inspection, np.ndarray]:
+    """Show a test sample, counted from 0, to the network of a run; what is not said here is as for `inspect_image`.
+
+    `data` are the images, as for `Run.dataset`; those of the run if None.
 
     Returns the inspection, and the raw sample, (H, W, C), or frames of events (H, W, T, C), uint8.
     """
-    checkpoint, dataset = run.checkpoint(which), run.dataset()
+    run = run if isinstance(run, Run) else Run.open(run)
+    checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     expect_same_images(dataset, checkpoint.card)
     if not 0 <= number < len(dataset.test):
         raise OnespikeError(f"sample: expected 0 to {len(dataset.test) - 1} of {dataset.name}, got {number}")
@@ -185,7 +195,7 @@ def inspect_sample(run: Run, number: int, which: str = "best", seed: int = 0) ->
     name, path = f"the network of {run.folder}", Path(f"{dataset.name}-{number}")
     pixels = picture(raw)
     shown = path, (len(pixels), len(pixels)), pixels
-    return _inspect(checkpoint.network(), checkpoint.card, raw, shown, seed, name), raw
+    return _inspect(checkpoint.network(model), checkpoint.card, raw, shown, seed, name), raw
 
 
 def inspect_network(

@@ -6,6 +6,7 @@ fastest there is for its networks (docs/speed.md).
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,8 +85,10 @@ def optimise(
     which: str = "best",
     images: int = 0,
     rounds: int = 20,
+    model: nn.Module | None = None,
+    data: Any = None,
 ) -> Report:
-    """Make an engine of a run's network, write it, and compare the two on the test images of the run's data.
+    """Make an engine of a run's network, write it, and compare the two on test images.
 
     Args:
         run: A trained network's run, or its folder.
@@ -95,6 +98,8 @@ def optimise(
         which: Which checkpoint, "best" or "last".
         images: Most images to compare on; 0 takes all.
         rounds: Timings of each batch size.
+        model: As for `Run.model`, if the network is of a user's class.
+        data: The images, as for `Run.dataset`; those of the run if None.
 
     Raises:
         OnespikeError: The run or its data cannot be read, no engine can run the network, a package is missing, a value
@@ -107,7 +112,7 @@ def optimise(
     out = path_of(out)
     expect_free(out)
     checkpoint = run.checkpoint(which)
-    network, batches = opened(run, checkpoint, images)
+    network, batches = opened(run, checkpoint, images, model, data)
     if takes(network):
         return _ours(cast("Network", network), checkpoint.card, batches, run.folder.name, out, precision, rounds)
     if precision not in ("auto", *WEIGHTS):
@@ -119,7 +124,7 @@ def optimise(
     weights = ("int8" if reads_spikes(network, pictures) else "fp32") if precision == "auto" else precision
     with TemporaryDirectory() as made:
         folder = Path(made)
-        others = runtimes(checkpoint.network(), checkpoint.card, weights, pictures, folder)
+        others = runtimes(deepcopy(network), checkpoint.card, weights, pictures, folder)
         compared = compare(checkpoint.card.name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)
@@ -127,19 +132,23 @@ def optimise(
     return Report(compared.fastest, compared)
 
 
-def opened(run: Run, checkpoint: Checkpoint, images: int) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
+def opened(
+    run: Run, checkpoint: Checkpoint, images: int, model: nn.Module | None = None, data: Any = None
+) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
     """A run's network, and at most `images` of its test images (0: all), evenly spread, normalised, with their classes.
+
+    `model` and `data` are those of `optimise`.
 
     Raises:
         OnespikeError: There are no test images, they are not the network's, or they are recordings of several frames.
     """
-    data, card = run.dataset(), checkpoint.card
-    expect_same_images(data, card)
-    expect_one_frame(data, "optimise")
-    if not len(data.test):
-        raise OnespikeError(f"{data.name}: expected test images, got none")
-    batches = list(EvalLoader(data.test.spread(images or len(data.test)), card.mean, card.std, BATCH))
-    return channels_last(checkpoint.network()), batches
+    dataset, card = run.dataset(data), checkpoint.card
+    expect_same_images(dataset, card)
+    expect_one_frame(dataset, "optimise")
+    if not len(dataset.test):
+        raise OnespikeError(f"{dataset.name}: expected test images, got none")
+    batches = list(EvalLoader(dataset.test.spread(images or len(dataset.test)), card.mean, card.std, BATCH))
+    return channels_last(checkpoint.network(model)), batches
 
 
 def _ours(
