@@ -194,6 +194,21 @@ def test_a_network_of_relus_is_converted(command, tmp_path: Path, monkeypatch):
     assert Run.open("tuned").recipe.conversion.time_steps == 1
 
 
+def test_a_converted_network_from_python_is_fine_tuned_and_resumed(theirs, cache: Path, tmp_path: Path):
+    from onespike.evaluation.convert import convert_run
+
+    one = recipe(cache, **{"train.epochs": 1})
+    train(one, tmp_path / "ann", model=theirs.ReluNet(), quiet=True)
+    convert_run(Run.open(tmp_path / "ann"), tmp_path / "snn", images=64, model=theirs.ReluNet())
+    tuning = replace(Run.open(tmp_path / "snn").recipe, train=one.train)
+    train(tuning, tmp_path / "tuned", init_from=tmp_path / "snn", model=theirs.ReluNet(), quiet=True)
+    more = replace(tuning, train=replace(tuning.train, epochs=2))
+    train(more, tmp_path / "tuned", resume=True, model=theirs.ReluNet(), quiet=True)
+    assert Run.open(tmp_path / "tuned").recipe.conversion == tuning.conversion
+    train(tuning, tmp_path / "other", model=theirs.OurNet(), quiet=True)
+    assert Run.open(tmp_path / "other").recipe.conversion is None
+
+
 def test_a_data_set_and_a_loss_from_python(theirs, cache: Path, tmp_path: Path):
     from onespike.evaluation import evaluate, inspect_sample
     from onespike.inference import optimise

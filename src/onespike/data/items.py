@@ -175,10 +175,11 @@ def _expect_fixed(source: Any, where: str) -> None:
     """Raise an `OnespikeError` where raw images differ from draw to draw: they are decoded once, with one draw."""
     drawn = [_fetch(source, 0, where, seed)[0] for seed in range(8)]
     try:
-        arrays = [np.asarray(image) for image in drawn]
+        first, *others = (np.asarray(image) for image in drawn)
+        differ = any(one.shape != first.shape or not np.array_equal(one, first) for one in others)
     except (TypeError, ValueError, RuntimeError):  # no picture: decoding it will say so
         return
-    if any(one.shape != arrays[0].shape or not np.array_equal(one, arrays[0]) for one in arrays[1:]):
+    if differ:
         state = f"{where}: random transforms of raw images, which are decoded once, would be drawn once"
         remedy = "let them end in floats (ToDtype(torch.float32, scale=True)), or leave augmentation to data.*"
         raise OnespikeError(f"{state}; {remedy}")

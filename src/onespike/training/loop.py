@@ -161,7 +161,9 @@ def set_up(
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
         raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
     if model is not None and getattr(recipe.model, "init_args", None) is None:  # no path, or that of another object
-        recipe = replace(recipe, model=ClassPath.of(model), conversion=None)
+        made = ClassPath.of(model)
+        conversion = recipe.conversion if recipe.model == made else None  # of a converted run, go on with it
+        recipe = replace(recipe, model=made, conversion=conversion)
     if loss is not None and recipe.loss is None:
         recipe = replace(recipe, loss=ClassPath.of(loss))
     accelerator = make_accelerator(recipe.train)
@@ -205,6 +207,8 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
                 row = finish_epoch(trainer)
                 for callback in trainer.callbacks:
                     callback.after_epoch(trainer, row)
+                # What the first process has saved holds for all: one that went on alone would wait for ever.
+                trainer.enough = trainer.add_up([trainer.enough and trainer.accelerator.is_main_process])[0] > 0
             summary = test(trainer, run)
             for callback in trainer.callbacks:
                 callback.finish(trainer, summary)

@@ -94,7 +94,8 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False, kwargs_handlers=handlers
         )
     except ValueError as error:  # accelerate reads environment variables
-        given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith("ACCELERATE_"))
+        reads = ("ACCELERATE_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
+        given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith(reads))
         if not given:
             raise OnespikeError(f"train.precision: {mixed} does not work on {kind} here: {error}") from error
         raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error

@@ -40,9 +40,10 @@ def restore(trainer: "Trainer", run: Run) -> None:
         raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
     trainer.progress.best = max(map(quality, trainer.progress.history), default=trainer.progress.best)
-    if trainer.progress.epoch >= trainer.config.epochs + (not run.is_complete):
-        advice = "to train longer, raise --train.epochs"
-        raise OnespikeError(f"{run.folder} is complete after {trainer.progress.epoch} epochs: {advice}")
+    epoch, epochs = trainer.progress.epoch, trainer.config.epochs
+    trainer.enough &= epochs <= run.recipe.train.epochs  # whoever asks for more does not hold it for enough
+    if (run.is_complete and (epoch == epochs or trainer.enough)) or epoch > epochs:
+        raise OnespikeError(f"{run.folder} is complete after {epoch} epochs: to train longer, raise --train.epochs")
     saved.put_into(trainer.evaluated, f"{run.folder} is of another network")
     raw = {name.removeprefix("raw."): t for name, t in saved.training.items() if name.startswith("raw.")}
     saved.put_into(trainer.network, f"{run.folder} is of another network", raw or saved.weights)

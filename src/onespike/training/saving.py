@@ -43,7 +43,7 @@ class Saving(Callback):
         trainer.checkpoint().save(run.last)
         self._saved = time.monotonic()
         run.write_metrics(progress.history)
-        if time.monotonic() - self._drawn > REDRAW or progress.epoch == trainer.config.epochs:
+        if time.monotonic() - self._drawn > REDRAW or progress.enough or progress.epoch == trainer.config.epochs:
             draw_curves(progress.history, run.folder / "curves.png")
             self._drawn = time.monotonic()
 

@@ -56,7 +56,6 @@ class Trainer:
     progress: Progress  # how far the run has come
     run: Run | None  # the run folder, once training starts
     stop: bool  # whether somebody asked to stop after this step; a callback may ask
-    enough: bool  # whether a callback has asked to end with this epoch, and to test
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.config, self.data, self.accelerator = recipe, recipe.train, data, accelerator
         self.card, self.progress, config = ModelCard.of(recipe, data), Progress(), recipe.train
-        self.run, self.stop, self.enough = None, False, False
+        self.run, self.stop = None, False
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
         self.network = channels_last(model.to(accelerator.device, dtype))
         self.loss = loss.to(accelerator.device, dtype) if isinstance(loss, nn.Module) else loss
@@ -126,6 +125,15 @@ class Trainer:
         if config.surrogate_width_end:
             yield SurrogateWidth(self.network, config.surrogate_width_end)
 
+    @property
+    def enough(self) -> bool:
+        """Whether a callback has asked to end with this epoch, and to test; of several processes, the first one's."""
+        return self.progress.enough
+
+    @enough.setter
+    def enough(self, asked: bool) -> None:
+        self.progress.enough = bool(asked)
+
     def step(self, number: int, images: Tensor, labels: Tensor) -> tuple[float, float]:
         """Take step `number` of the optimiser, counted from 0; returns the mean loss and the number of hits."""
         self.scheduler.step_update(number)
@@ -147,7 +155,7 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.weights():
                 self.reset()
                 with _together(callback.forward() for callback in self.callbacks):
-                    logits = self.model(x)
+                    logits = self._answer(x)
                 if not isinstance(logits, Tensor):  # such as torchvision's with logits beside the logits
                     found = f"in training it gives a {type(logits).__name__}, in evaluation a tensor"
                     raise OnespikeError(f"model: {found}; expected logits alone (aux_logits=False)")
@@ -164,6 +172,15 @@ class Trainer:
         self.optimizer.zero_grad()
         # Read last, since reading waits until an accelerator has done all before.
         return sum(one.item() for one in losses), sum(one.item() for one in hits)
+
+    def _answer(self, x: Tensor) -> Tensor:
+        try:
+            return self.model(x)
+        except ValueError as error:  # PyTorch's words
+            if not str(error).startswith("Expected more than 1 value per channel"):
+                raise
+            state = "a part of one image gives batch norm one value of a channel, and it needs more"
+            raise OnespikeError(f"train.batch_size, train.accumulate: {state}: take larger parts") from error
 
     def _over_time(self, images: Tensor) -> Tensor:
         """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""

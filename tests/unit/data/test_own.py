@@ -239,6 +239,16 @@ def test_random_transforms_of_raw_images_are_refused():
         as_dataset(Flipped(raw(), labels()), name="mine")
 
 
+def test_images_in_dictionaries_are_refused():
+    class Named(Own):
+        def __getitem__(self, index):
+            image, label = super().__getitem__(index)
+            return {"pixels": image.copy()}, label
+
+    with pytest.raises(OnespikeError, match=r"expected a Pillow image"):
+        as_dataset(Named(raw(), labels()), name="mine")
+
+
 @pytest.mark.parametrize("known", [np.array(["a", "b", "c", "d"]), 4, None])
 def test_classes_are_names_where_they_are_a_list_of_some_kind(known):
     mine = Own(raw(), labels())

@@ -356,7 +356,7 @@ def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):
     assert saved == [121.0, 242.0]
 
 
-def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_path: Path):
+def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_path: Path, monkeypatch):
     class Mine(Callback):
         def before_step(self, trainer, number):
             for group in trainer.optimizer.param_groups:
@@ -368,9 +368,37 @@ def test_a_callback_may_set_the_rate_of_a_step_or_end_the_training(small, tmp_pa
         def after_epoch(self, trainer, row):
             trainer.enough = row["epoch"] == 2
 
-    summary = train(small(train__epochs=5), tmp_path / "run", callbacks=[Mine()], quiet=True)
-    assert summary["epochs"] == 2
+    recipe, drawn = small(train__epochs=5), []
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda history, _: drawn.append(len(history)))
+    summary = train(recipe, tmp_path / "run", callbacks=[Mine()], quiet=True)
+    assert summary["epochs"] == drawn[-1] == 2, "the picture is that of the end"
     assert Run.open(tmp_path / "run").is_complete
+    with pytest.raises(OnespikeError, match=r"is complete after 2 epochs: to train longer"):
+        train(recipe, tmp_path / "run", resume=True, callbacks=[Mine()], quiet=True)
+    more = replace(recipe, train=replace(recipe.train, epochs=6))
+    assert train(more, tmp_path / "run", resume=True, quiet=True)["epochs"] == 6
+
+
+def test_a_training_that_had_enough_does_not_go_on_if_it_is_killed_before_its_test(small, tmp_path: Path, monkeypatch):
+    class Enough(Callback):
+        def after_epoch(self, trainer, row):
+            trainer.enough = row["epoch"] == 2
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    recipe = small(train__epochs=5)
+    monkeypatch.setattr("onespike.training.loop.test", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "run", callbacks=[Enough()], quiet=True)
+    monkeypatch.undo()
+    assert train(recipe, tmp_path / "run", resume=True, callbacks=[Enough()], quiet=True)["epochs"] == 2
+
+
+def test_batch_norm_of_a_single_value_is_refused(small, tmp_path: Path):
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.BatchNorm1d(1024), torch.nn.Linear(1024, 10))
+    with pytest.raises(OnespikeError, match=r"train\.batch_size, train\.accumulate: .* batch norm one value"):
+        train(small(train__epochs=1, train__batch_size=1, train__mixup=0), tmp_path / "run", model=network, quiet=True)
 
 
 def test_the_callers_random_numbers_go_on_after_training_and_evaluation(small, tmp_path: Path):
