@@ -73,7 +73,8 @@ class _Conv3x3(torch.autograd.Function):
         gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
         many = images if which is None else -(-images // 4)
         turned = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1).contiguous(memory_format=torch.channels_last)
-        of_x, of_weight = None, torch.zeros(outputs, 3, 3, inputs, device=gradient.device)
+        of_x = None
+        of_weight = torch.zeros(outputs, 3, 3, inputs, dtype=torch.float32, device=gradient.device)
         for first in range(0, images, many):
             part = slice(first, first + many)
             piece = gradient if which is None else to_largest(gradient[part], which[part], sides)

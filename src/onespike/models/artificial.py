@@ -234,7 +234,7 @@ class ViTConfig(BranchedConfig):
 
 @register_model(ViTConfig, {"vit12": {}})
 def vit(config: ViTConfig, *sizes: int) -> Stages:
-    """Build a vision transformer, for images whose side is a multiple of 16."""
+    """Build a vision transformer, for images of 16, 32, or a multiple of 64 pixels a side."""
     make, number, spiking = config.make_activation, itertools.count(), config.branches == "spiking"
 
     def mixing(channels: int, side: int) -> nn.Module:

@@ -122,6 +122,9 @@ def uniform(like: Tensor, shape: torch.Size, generator: torch.Generator | None) 
 class ChannelMlp(nn.Sequential):
     """Linear, GELU, linear, pixel by pixel; with a `neuron`: fire, linear, fire, linear. `norms` is one of `NORMS`."""
 
+    #: Whether all of it runs again in the backward pass; then nothing is kept, and nothing has to be recomputed.
+    runs_again = False
+
     def __init__(
         self, channels: int, ratio: int, norms: tuple[Norm, Norm, Norm], neuron: NeuronConfig | None = None
     ) -> None:
@@ -140,7 +143,7 @@ class ChannelMlp(nn.Sequential):
         first, linear1, norm1, between, linear2, norm2 = self
         before = norm1(linear1(first(x)))
         after = between(before)
-        if not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
+        if self.runs_again or not isinstance(between, nn.GELU) or torch.compiler.is_compiling():
             return norm2(linear2(after))
         # The gradient of the second linear layer needs `after`, which is wide: it is recomputed from `before`, which is
         # kept anyway.

@@ -263,6 +263,8 @@ class Network(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         if recompute and generator is not None:
             raise ValueError("recompute: a block that runs again draws again, which a generator cannot; pass draws")
+        for block in self.blocks():
+            block.mlp.runs_again = recompute
         # No `next` with a default, no `zip` that is not strict: the compiler of PyTorch 2.6 knows neither.
         remaining = iter([None] * expected if draws is None else draws)
         given = () if state is None else zip(self.blocks(), state, strict=True)

@@ -88,7 +88,11 @@ class OverTimeNetwork(nn.Module, ABC):
     def over_time(self, frames: Tensor, state: Sequence[Any] | None = None) -> tuple[Tensor, list[Any]]:
         """Map frames (T, B, C, H, W) to logits (T, B, K) and the state to go on from; without `state`, start anew."""
         carry = Carry(state)
-        return self._all(frames, carry), carry.after
+        logits = self._all(frames, carry)
+        if state is not None and len(carry.after) != len(state):
+            wrong = f"expected that of {len(carry.after)} layers, got {len(state)}"
+            raise ValueError(f"state: {wrong}; give what it returned")
+        return logits, carry.after
 
     def _all(self, frames: Tensor, carry: Carry) -> Tensor:
         return self._behind(frames if self.encoder is None else over_time(self.encoder, frames, carry), carry)

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from onespike.units.layers import is_watched
+
 
 def run_again_later(module: nn.Module, function: Callable[..., Any] | None = None) -> Callable[..., Any]:
     """Wrap a module, or a function that calls it, so that it runs again in the backward pass, with the same draws."""
@@ -20,7 +22,11 @@ def run_again_later(module: nn.Module, function: Callable[..., Any] | None = Non
 
 
 def _as_before(module: nn.Module) -> AbstractContextManager[None]:
-    """Make what runs inside of it draw as what runs now; on CPU and CUDA `checkpoint` sees to that, on MPS nobody."""
+    """Make what runs inside of it draw, and fuse layers, as what runs now.
+
+    On CPU and CUDA `checkpoint` sees to the draws, on MPS nobody. Layers that somebody watches now are not fused.
+    """
+    watched = [one for one in module.modules() if is_watched(one)]
     draws = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
 
     @contextmanager
@@ -28,10 +34,13 @@ def _as_before(module: nn.Module) -> AbstractContextManager[None]:
         now = None if draws is None else torch.mps.get_rng_state()
         if draws is not None:
             torch.mps.set_rng_state(draws)
+        hooks = [one.register_forward_hook(lambda *_: None) for one in watched]  # those of now are gone by then
         try:
             with _statistics_kept(module):
                 yield
         finally:
+            for hook in hooks:
+                hook.remove()
             if now is not None:
                 torch.mps.set_rng_state(now)
 

@@ -58,7 +58,7 @@ class StrictConfig(ModelConfig):
         stem: The first layer on the image: "whitening" (2x2 patches, made uncorrelated once by the training images,
             and their negatives; not trained), or "none".
         stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
-        head: What the head reads of the last map: "or" (whether a neuron fired anywhere), or "mean" (all of it: linear,
+        head: What the head reads of the last map: "or" (the largest spike of a neuron), or "mean" (all of it: linear,
             then the mean over the map).
         attention: Channel attention: one hidden neuron for this many channels, such as 8; 0 is off.
         windows: How two convolutions in a row, at one width, see the map: as a whole ("none"), or cut into windows with
@@ -112,8 +112,12 @@ class StrictConfig(ModelConfig):
         if self.windows != "none" and self.depth % 2 == 0:
             odd = "one convolution that changes the width, then pairs in windows"
             raise OnespikeError(f"depth: with windows expected an odd number ({odd}), got {self.depth}")
-        fractions = self.windows in ("dilated", "alternating") and self.region_threshold is None
-        real = {f"neuron {self.neuron.name}": not self.neuron.neuron.spiking, "region_threshold null": fractions}
+        # In an overlap values are multiples of 1/4; what is above the region threshold counts as a whole spike.
+        region = 1.0 if self.region_threshold is None else self.region_threshold
+        fractions = self.windows in ("dilated", "alternating") and region >= 0.25
+        threshold = "null" if self.region_threshold is None else self.region_threshold
+        real = {f"neuron {self.neuron.name}": not self.neuron.neuron.spiking}
+        real |= {f"region_threshold {threshold} (expected below 0.25)": fractions}
         for name, is_real in real.items():
             if self.strict and is_real:
                 raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
@@ -263,7 +267,7 @@ class Windows(nn.Module):
 
 
 class Head(nn.Linear):
-    """Linear, from spikes of the last map to logits: on whether they fired anywhere, or averaged over all pixels."""
+    """Linear, from spikes of the last map to logits: on each neuron's largest one, or averaged over all pixels."""
 
     def __init__(self, channels: int, num_classes: int, kind: str) -> None:
         super().__init__(channels, num_classes)

@@ -7,6 +7,9 @@ from torch import nn
 
 from onespike.models.registry import create_model, model_config, model_names
 
+#: timm's options that its training script always passes.
+DROPS = "drop_rate", "drop_path_rate", "drop_block_rate"
+
 
 def timm_name(name: str) -> str:
     """A model's name in timm, where names have no hyphens."""
@@ -47,7 +50,10 @@ def _build(
     config: Mapping[str, Any] | None = None,
     **overrides: Any,
 ) -> nn.Module:
-    values = {**(config or {}), **{key: one for key, one in overrides.items() if key in vars(model_config(model))}}
+    fields = vars(model_config(model))
+    # timm adds some of its own, which mean nothing here: a pooling, and rates of dropout that are 0.
+    others = {k: v for k, v in overrides.items() if k in fields or not (k == "global_pool" or (k in DROPS and not v))}
+    values = {**(config or {}), **others}
     network = create_model(model, num_classes=num_classes, in_channels=in_chans, image_size=img_size, **values)
     network.num_classes = num_classes
     return network

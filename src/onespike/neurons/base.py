@@ -214,9 +214,12 @@ class Neuron(nn.Module):
         Potentials start at 0, or at the state in `carry`, which then receives their final state.
 
         Raises:
-            ValueError: There is no time step.
+            ValueError: There is no time step, or the state is that of another batch or layer.
         """
         state, spikes = carry.before() if carry else None, []  # V(t) = alpha * V(t-1) * (1 - S(t-1)) + I(t)
+        if state is not None and state[0].shape != currents.shape[1:]:
+            found = f"expected potentials {tuple(currents.shape[1:])}, got {tuple(state[0].shape)}"
+            raise ValueError(f"state: {found}; give what it returned for this batch")
         for current in currents.unbind():
             state = self.charge_and_fire(current, None, state)
             spikes.append(state[1])

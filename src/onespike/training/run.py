@@ -170,9 +170,7 @@ class Run:
             return open_dataset(data or self.recipe.data)
         dataset = as_configured(data, self.recipe.data)
         if dataset.note:
-            warn(
-                f"{dataset.name}: {dataset.note}; unless it was trained on, (data, data) tests on all of it"
-            )
+            warn(f"{dataset.name}: {dataset.note}; unless it was trained on, (data, data) tests on all of it")
         return dataset
 
     def has_checkpoint(self) -> bool:

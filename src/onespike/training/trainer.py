@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import asdict
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -104,6 +104,9 @@ class Trainer:
         self.mixup = make_mixup(config, data.num_classes)
         optimizer = make_optimizer(config, self.network)
         self.scheduler = make_scheduler(config, optimizer, len(self.batches))
+        if any(name.endswith("raw_decay") for name, _ in self.network.named_parameters()):
+            # At one time step, where nothing is handed on, no gradient reaches it, and processes would wait for one.
+            accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.model, self.optimizer = accelerator.prepare(self.network, optimizer)
         if isinstance(self.model, DistributedDataParallel):
             # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.

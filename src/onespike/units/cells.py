@@ -25,6 +25,7 @@ class LSTM(nn.LSTM):
             return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
         if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
             with torch.autocast("cpu", enabled=False):  # such a processor has no LSTM in bf16
+                hx = None if hx is None else tuple(one.float() for one in hx)
                 return nn.LSTM.forward(self, x.float(), hx)
         return nn.LSTM.forward(self, x, hx)
 

@@ -17,7 +17,7 @@ class Emulated:
         return 1  # real numbers, no spikes
 
     def __call__(self, name, kept, bits, piece, first, count, high, wide, inputs, outputs, out) -> None:  # noqa: ARG002
-        assert (name, bits) == ("weight_gradient", None)
+        assert (name, bits, out.dtype) == ("weight_gradient", None, torch.float32)
         x = kept[first : first + count].float()
         found = torch.nn.grad.conv2d_weight(x, (outputs, inputs, 3, 3), piece.float(), padding=1)
         out += found.permute(0, 2, 3, 1)
@@ -47,3 +47,16 @@ def test_gradients_around_the_kernel_are_pytorchs(pool: bool, images: int, monke
     found = gradients(lambda *tensors: conv3x3(*tensors, pool=pool), *given)
     for one, other in zip(found, gradients(plain, *given), strict=True):
         assert (one.double() - other.double()).norm() <= 1e-2 * other.double().norm() + 1e-6
+
+
+@pytest.mark.skipif(kernels_for(torch.bfloat16) is None, reason="needs a C compiler")
+def test_the_kernel_adds_to_single_precision_whatever_the_default_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "tiles", Emulated)
+    x = torch.randn(2, 4, 4, 4).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(3, 4, 3, 3).bfloat16()
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        gradients(conv3x3, x, weight)
+    finally:
+        torch.set_default_dtype(before)

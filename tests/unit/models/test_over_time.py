@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import onespike
 from onespike.errors import OnespikeError
@@ -217,7 +218,19 @@ def test_memory_grows_by_the_frame_and_recompute_bounds_it():
     steps = [(b - a) / n for a, b, n in zip(whole, whole[1:], (1, 2), strict=False)]
     assert max(steps) < 1.1 * min(steps)  # linear in T
     network.recompute = True  # that it computes the same is seen to elsewhere
-    assert kept_bytes(network, frames(4, 2)) < 0.5 * whole[-1]
+    assert kept_bytes(network, frames(8)) < 0.5 * whole[-1]
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_what_is_wide_in_a_block_that_runs_again_is_not_kept(recompute):
+    network, kept = make("conv-tiny", channels=(8, 8, 8)).train(), []
+    network.recompute = recompute
+    for block in network.blocks():
+        block.mlp[1].register_forward_hook(lambda _, __, out: kept.append(StorageWeakRef(out.untyped_storage())))
+    out = network(frames(2))
+    assert kept
+    assert all(one.expired() == recompute for one in kept)
+    out.sum().backward()
 
 
 @pytest.mark.parametrize("name", ["spiking-vgg-xs", "spiking-resnet-xs", "spiking-mlp"])
@@ -260,3 +273,12 @@ def test_a_state_is_a_list_that_anybody_may_hold():
         assert all(isinstance(one, BlockState) for one in state)
         rest, _ = network.over_time(frames()[2:], state)
         assert torch.equal(torch.cat([logits, rest]), network(frames()))
+
+
+def test_a_state_of_another_network_or_batch_is_refused():
+    deep, flat = (make("spiking-mlp", width=8, depth=depth) for depth in (3, 2))
+    _, state = deep.over_time(frames(2, 3))
+    with pytest.raises(ValueError, match=r"state: expected that of 2 layers, got 3"):
+        flat.over_time(frames(2, 3), state)
+    with pytest.raises(ValueError, match=r"state: expected potentials \(5, 8\), got \(3, 8\)"):
+        deep.over_time(frames(2, 5), state)

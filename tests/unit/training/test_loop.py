@@ -16,7 +16,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.models import create_model, model_config
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
-from onespike.training import train
+from onespike.training import load_recipe, train
 from onespike.training.callbacks import Callback
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
@@ -226,6 +226,18 @@ def test_running_blocks_again_trains_the_same_weights(small):
     for name, value in plain.items():
         if "num_batches" not in name:
             torch.testing.assert_close(again[name], value, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_strict_networks_run_again_in_steps_that_are_watched_and_others(cache: Path, steps):
+    values = {"data.limit": 150, "data.cache": str(cache), "train.batch_size": 16, "train.mixup": 0}
+    values |= {"model.name": "spiking-vgg-xs", "model.width": 8, "model.time_steps": steps, "train.monitor_every": 2}
+    found = []
+    for recompute in (False, True):
+        recipe = load_recipe("digits", {**values, "train.precision": "fp64", "train.recompute": recompute})
+        found.append(some_steps(recipe, 3))
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-10, msg=name)
 
 
 def test_an_artificial_network_has_no_blocks_to_run_again(small):

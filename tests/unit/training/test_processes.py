@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onespike.evaluation import evaluate
-from onespike.training import Run, train
+from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.recipe import dump
 
@@ -84,6 +84,15 @@ def test_two_processes_follow_one(small, tmp_path: Path):
 
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1
     assert process.stdout.count("test: top-1") == 1
+
+
+@pytest.mark.slow
+def test_a_decay_that_no_gradient_reaches_keeps_no_process_waiting(cache: Path, tmp_path: Path):
+    values = {"model.name": "spiking-vgg-xs", "model.width": 4, "model.neuron.learnable_decay": "layer"}
+    values |= {"data.limit": 150, "data.cache": str(cache), "train.epochs": 1, "train.batch_size": 32}
+    (tmp_path / "recipe.yaml").write_text(dump(load_recipe("digits", values)))
+    process = launch(tmp_path, "train", "--recipe", "recipe.yaml", "--out", "two")
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.slow

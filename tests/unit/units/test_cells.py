@@ -118,4 +118,6 @@ def test_an_lstm_under_bf16_computes_in_single_precision_where_there_is_no_other
     expected, _ = cell(tokens)
     with torch.autocast("cpu", torch.bfloat16):
         found, _ = cell(tokens)
+        state = cell(tokens[:, :1])[1]
+        cell(tokens[:, 1:], tuple(one.bfloat16() for one in state))  # as a single token leaves it
     assert torch.equal(found, expected)
