@@ -61,7 +61,8 @@ class DataConfig:
             there was one), "voxel" (events shared by the two frames nearest in time), or "timesurface" (how long ago
             the last one was). See `onespike.data.events.frames`.
         sensor: Of `events-folder`: width and height of the camera in pixels, such as [346, 260].
-        denoise: Leave out events without a neighbouring event within this many microseconds; 0 is off.
+        denoise: Leave out events without an earlier event at a neighbouring pixel within this many microseconds; 0 is
+            off.
         spatial_jitter: Of events to train on: the standard deviation, in pixels, by which each is moved; 0 is off.
         temporal_jitter: Likewise in time, in microseconds.
         drop_events: Probability, in [0, 1), that an event to train on is left out.

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 from typing_extensions import override
 
 from onespike.data.augment import seeded
@@ -153,7 +153,8 @@ def _part(source: Any, where: str) -> ItemSet:
     datasets = sys.modules.get("datasets")  # whoever holds one of its tables has imported it
     if datasets and isinstance(source, datasets.Dataset):
         source = _Rows(source, where)
-    if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+    iterable = isinstance(source, IterableDataset)  # it may know its length, for a progress bar
+    if iterable or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
     if isinstance(source, TensorDataset) and any(tensor.device.type != "cpu" for tensor in source.tensors):

@@ -177,7 +177,7 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
         return
     limits = {"cutout": data.image_size}
     if data.image_size == 1:
-        limits["crop_padding"] = 0
+        limits["crop_padding"] = limits["cutout"] = 0
     if config.crop_fill == "reflect":
         limits["crop_padding"] = data.image_size - 1
     for key, most in limits.items():
@@ -199,7 +199,9 @@ def _together(make: Maker, seed: int, epoch: int, positions: np.ndarray) -> tupl
     except OnespikeError as error:  # returned: raised in a worker, it would come with the worker's traceback
         return error
     splits = [image.reshape(-1, *image.shape[-3:]) for image in images]
-    return torch.stack(splits, 1).flatten(0, 1).numpy(), np.array(labels)
+    made = torch.stack(splits, 1).flatten(0, 1)
+    made = made.float() if made.dtype is torch.bfloat16 else made  # which numpy does not know
+    return made.numpy(), np.array(labels)
 
 
 def _leave_signals(_worker: int) -> None:

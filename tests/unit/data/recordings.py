@@ -24,10 +24,10 @@ def mnist_bytes(made):
     return rows.tobytes()
 
 
-def aedat2_bytes(made, header=b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n"):
-    """AEDAT 2 of a DVS128, big-endian: 7 bits of each coordinate and polarity, then microseconds."""
-    rows = np.empty((len(made), 2), ">u4")
-    rows[:, 0] = made["x"].astype(np.uint32) << 8 | made["y"].astype(np.uint32) << 1 | made["p"]
+def aedat2_bytes(made, header=b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n", swapped=False):
+    """AEDAT 2 of a DVS128, big-endian: 7 bits of y from the bottom, 7 of x from the right, polarity; microseconds."""
+    rows, (x, y) = np.empty((len(made), 2), ">u4"), ("yx" if swapped else "xy")
+    rows[:, 0] = 127 - made[y].astype(np.uint32) << 8 | 127 - made[x].astype(np.uint32) << 1 | made["p"]
     rows[:, 1] = made["t"]
     return header + rows.tobytes()
 

@@ -1,6 +1,7 @@
 """Data sets of events: their official bytes become the very events, through tonic; what is damaged is named."""
 
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -77,12 +78,31 @@ def test_cifar10_dvs_holds_out_the_last_of_each_class(tmp_path):
         (tmp_path / name).mkdir()
         for number in (0, 9, 10):
             made[label, number] = events(30, 128, 100 * label + number)
-            (tmp_path / name / f"cifar10_{name}_{number}.aedat").write_bytes(aedat2_bytes(made[label, number]))
+            content = aedat2_bytes(made[label, number], swapped=True)
+            (tmp_path / name / f"cifar10_{name}_{number}.aedat").write_bytes(content)
     content, found = recordings_of("cifar10-dvs", tmp_path)
     assert [label for label, _ in found] == [label for label in range(10) for _ in range(2)]
     assert np.array_equal(found[3][1], made[1, 9])
     assert content.parts["test"].origins[0].endswith("cifar10_airplane_10.aedat")
     assert "last tenth" in content.note
+
+
+def test_cifar10_dvs_of_tonic_has_the_same_test_part(tmp_path):
+    for name in OBJECTS:
+        (tmp_path / name).mkdir()
+        for number in range(20):
+            (tmp_path / name / f"cifar10_{name}_{number}.aedat4").write_bytes(b"not read here")
+    config = DataConfig(name="cifar10-dvs", root=str(tmp_path))
+    with open_source(config, tmp_path) as source:
+        origins = source.content().parts["test"].origins
+    assert [Path(one).stem for one in origins[:2]] == ["cifar10_airplane_18", "cifar10_airplane_19"]
+
+
+def test_an_address_of_a_dvs128_counts_from_the_lower_right(tmp_path):
+    event = bytes([0, 0, 5, 7 << 1 | 1]) + bytes([0, 0, 0, 9])  # y = 5 from the bottom, x = 7 from the right
+    content = b"#!AER-DAT2.0\r\n" + event
+    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128).tolist() == [(9, 120, 122, 1)]
+    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128, swapped=True).tolist() == [(9, 122, 120, 1)]
 
 
 def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, monkeypatch):
@@ -322,13 +342,24 @@ def test_damaged_nmnist(tmp_path, change, message):
         (read_ibm, lambda e: aedat3_bytes(e)[:-3], "truncated, "),
         (read_ibm, lambda e: aedat3_bytes(e)[: -(8 * 8 + 3)], "truncated, "),
         (read_ibm, lambda e: aedat3_bytes(e[:0]), "no events"),
-        (read_ibm, lambda e: aedat3_bytes(e, kind=2), "a packet of events of kind 2"),
+        (read_ibm, lambda e: aedat3_bytes(e, kind=2), "no events"),
+        (read_ibm, lambda e: aedat3_bytes(e, kind=99), "a packet of events of kind 99"),
         (read_ibm, lambda e: aedat3_bytes(np.roll(e, 1)), "time runs backwards"),
     ],
 )
 def test_damaged_aedat(tmp_path, read, content, message):
     with pytest.raises(OnespikeError, match=re.escape(message)):
         read(*files(tmp_path, content(events(40, 128)), "a.aedat"), DVS128)
+
+
+def test_of_aedat3_the_valid_polarity_events_count(tmp_path):
+    made = events(40, 128)
+    header, *rest = (aedat3_bytes(one) for one in (made[:0], made[:30], made[30:]))
+    of_an_imu = aedat3_bytes(made[:5], kind=3).removeprefix(header)
+    content = bytearray(rest[0] + of_an_imu + rest[1].removeprefix(header))
+    assert np.array_equal(read_ibm(*files(tmp_path, bytes(content), "a.aedat"), DVS128), made)
+    content[len(header) + 28] &= 0xFE  # a filter found the first event invalid
+    assert np.array_equal(read_ibm(*files(tmp_path, bytes(content), "a.aedat"), DVS128), made[1:])
 
 
 def test_what_comes_from_outside_a_dvs128_is_no_event(tmp_path):

@@ -309,6 +309,12 @@ def test_augmix_of_floats_is_refused():
     TrainLoader(data, DataConfig(auto_augment="original", random_erasing=1.0, crop_padding=2), 4, seed=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_other_precisions_are_taken_too(dtype):
+    images, _ = next(TrainLoader(as_dataset(Own(floats().to(dtype), labels())), DataConfig(workers=0), 4, 0).epoch(0))
+    assert images.dtype == torch.float32
+
+
 def test_floats_are_taken_as_they_are_whatever_is_asked_for_raw_images():
     data = as_dataset(Own(floats(), labels()), holdout=0)
     asked = DataConfig(alternate_flip=True, cutout=99, crop_padding=99, crop_fill="reflect", workers=0)
@@ -403,6 +409,9 @@ def test_what_is_no_map_style_data_set():
     class Stream(IterableDataset):
         def __iter__(self):
             yield from ()
+
+        def __len__(self):
+            return 3  # some know it, for progress bars
 
     fails(["Stream, train: a Stream; expected a map-style data set"], Stream())
     fails(["int, train: a int; expected a map-style"], 3)

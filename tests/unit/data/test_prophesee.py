@@ -54,6 +54,20 @@ def test_a_new_high_begins_at_a_low_of_0(tmp_path):
     assert raw(tmp_path, words)["t"].tolist() == [4095, 4096, 4098, 0xFFF000, 0x1000001]
 
 
+def test_what_comes_before_the_first_time_is_left_out(tmp_path):
+    pixel = 1 << 11 | 2
+    words = [pixel | 5 << 22, 0x8 << 28 | 100_000, pixel | 7 << 22]
+    assert raw(tmp_path, words, b"% evt 2.0\n% end\n", "<u4")["t"].tolist() == [(100_000 << 6) + 7]
+    assert raw(tmp_path, [0x6001, 0x0001, 0x2001, 0x8009, 0x6002, 0x0001, 0x2001])["t"].tolist() == [(9 << 12) + 2]
+
+
+def test_a_high_may_be_repeated_and_only_a_large_step_back_is_a_turn(tmp_path):
+    words = [0x8001, 0x6064, 0x0001, 0x2001, 0x8001, 0x2002, 0x6065, 0x2003]
+    assert raw(tmp_path, words)["t"].tolist() == [4196, 4196, 4197]
+    with pytest.raises(OnespikeError, match="backwards"):
+        raw(tmp_path, [0x8005, 0x6001, 0x0001, 0x2001, 0x8004, 0x6001, 0x2001])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -23,7 +23,7 @@ from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
 #: Increase it whenever the same events would give other frames: those in the cache are then made anew.
-_FRAMES = 2
+_FRAMES = 3
 #: A voxel is counted in these parts of an event.
 _PARTS = 16
 
@@ -53,6 +53,8 @@ class Framing:
             )
         if config.denoise and sensor.width * sensor.height == 1:
             raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
+        if config.spatial_jitter and sensor.width * sensor.height == 1:
+            raise OnespikeError(f"data.spatial_jitter: a sensor of {sensor} has no place to move to; leave it at 0")
         return cls(sensor, **chosen)
 
     @property

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +132,13 @@ def _gesture_trials(files: Files, trials: Sequence[str]) -> Samples:
 def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open CIFAR10-DVS (Li et al. 2017): a folder for each class, with AEDAT 2 (official) or 4 (tonic's download).
 
-    It has no official split: of each class the last tenth, in the order of their numbers, is the test part.
+    The axes of AEDAT 2 are swapped, as in SpikingJelly's reader: images stand upright then. There is no official split:
+    of each class the last tenth, in the order of their numbers, is the test part.
     """
     with open_files(_given(root, "cifar10-dvs", "CIFAR10DVS")) as opened:
         files = _find(opened, "cifar10-dvs", {"airplane/": "beside nine other classes"})
-        endings = {".aedat": read_dvs128, ".aedat4": read_aedat4}
+        endings: dict[str, Callable[..., np.ndarray]]
+        endings = {".aedat": partial(read_dvs128, swapped=True), ".aedat4": read_aedat4}
         found: dict[str, Rows] = {"train": [], "test": []}
         for label, folder in enumerate(_OBJECTS):
             names = sorted(_below(files, folder, tuple(endings)), key=_last_number)
@@ -237,7 +239,7 @@ def _number(files: Files, name: str, text: str, count: int) -> int:
 
 def _last_number(name: str) -> tuple[int, str]:
     """The order of cifar10_airplane_0, …_1, …_10."""
-    numbers = re.findall(r"\d+", name.rsplit("/", 1)[-1])
+    numbers = re.findall(r"\d+", Path(name).stem)  # not the 4 of .aedat4
     return (int(numbers[-1][-18:]) if numbers else 0, name)
 
 

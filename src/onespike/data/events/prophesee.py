@@ -14,17 +14,18 @@ import numpy as np
 
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources.files import Files
-from onespike.durable import MOST
 from onespike.errors import OnespikeError, damage_named, requires
 
 _VERSION = re.compile(rb"^% (?:evt |format EVT)([\d.]+)", re.MULTILINE)
+#: Largest file, and largest array that comes out of one, in bytes: a `.raw` takes some eight times as much to decode.
+LARGEST = 1 << 30
 #: Where the arrays of an HDF5 are: DSEC's, Metavision's, or at its root.
 _GROUPS = ("events", "CD/events", "/")
 
 
 def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read a `.raw`: lines that begin with %, then words of 32 (EVT 2) or 16 bits (EVT 3)."""
-    data, origin, at = files.read(name), files.where(name), 0
+    data, origin, at = files.read(name, LARGEST), files.where(name), 0
     while data[at : at + 1] == b"%":
         line = data[at : (data.find(b"\n", at) + 1) or len(data)]
         at += len(line)
@@ -49,7 +50,7 @@ def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         names = getattr(getattr(found, "dtype", None), "names", None)  # of an array of all four
         if missing := [key for key in "txyp" if key not in (names or found)]:
             raise ValueError(f"{missing[0]} is missing")
-        if (size := max(one.nbytes for one in ([found] if names else [found[key] for key in "txyp"]))) > MOST:
+        if (size := max(one.nbytes for one in ([found] if names else [found[key] for key in "txyp"]))) > LARGEST:
             raise ValueError(f"{size:,} bytes come out of it")
         arrays = [np.asarray(found[key][:]) for key in "txyp"]
     return recording(arrays, sensor, files.where(name))
@@ -70,7 +71,7 @@ def opened_hdf5(files: Files, name: str, expected: str) -> Iterator[Any]:
 
     with (
         damage_named(files.where(name), "not read as HDF5", expected),
-        h5py.File(io.BytesIO(files.read(name)), "r") as file,
+        h5py.File(io.BytesIO(files.read(name, LARGEST)), "r") as file,
     ):
         if place := file.visititems_links(elsewhere):  # to read a view of another file could end this process
             raise ValueError(f"{place} lies in another file")
@@ -81,6 +82,7 @@ def _evt2(words: np.ndarray, origin: str) -> list[np.ndarray]:
     """Times, x, y and polarities: 4 bits of a word are its kind; an event has 6 bits of time, 11 of x, 11 of y."""
     kinds = words >> 28
     _expect_known(kinds, (0x0, 0x1, 0x8, 0xA, 0xE, 0xF), origin)
+    words, kinds = _from_a_known_time(words, kinds, words & 0x0FFFFFFF)
     high = _last(words & 0x0FFFFFFF, kinds == 0x8)
     at = kinds <= 1
     event = words[at]
@@ -91,18 +93,23 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
     """Times, x, y and polarities: 4 bits of a word are its kind; time, row and base hold until they are set again."""
     kinds, values = words >> 12, words & 0xFFF
     _expect_known(kinds, (0x0, 0x2, 0x3, 0x4, 0x5, 0x6, 0x7, 0x8, 0xA, 0xE, 0xF), origin)
+    words, kinds = _from_a_known_time(words, kinds, values)
+    values = words & 0xFFF
     y, base = _last(values & 0x7FF, kinds == 0x0), _last(values, kinds == 0x3)
-    clock = np.flatnonzero((kinds == 0x6) | (kinds == 0x8))
+    is_clock, high_words = (kinds == 0x6) | (kinds == 0x8), np.flatnonzero(kinds == 0x8)
+    repeated = values[high_words[1:]] == values[high_words[:-1]]
+    is_clock[high_words[1:][repeated]] = False  # a high that is repeated leaves the low as it is
+    clock = np.flatnonzero(is_clock)
     is_high, ticks = kinds[clock] == 0x8, values[clock]
     highs = ticks[is_high]
-    turns = np.cumsum(np.diff(highs, prepend=highs[:1]) < 0)  # 24 bits of microseconds are 16.8 s
+    turns = np.cumsum(np.diff(highs, prepend=highs[:1]) <= -2048)  # 24 bits of microseconds are 16.8 s
     high, low = np.zeros_like(ticks), np.where(is_high, 0, ticks)  # a new high begins at a low of 0
     high[is_high] = (turns << 24) + (highs << 12)
     carried = np.cumsum((np.diff(low, prepend=0) < 0) & ~is_high)  # some leave a high out where the low wraps around
     times = _last(high - (carried << 12), is_high) + (carried << 12) + low
     t = np.zeros_like(words)
     t[clock] = times
-    t = _last(t, (kinds == 0x6) | (kinds == 0x8))
+    t = _last(t, is_clock)
     # Vectors of 12 and of 8 pixels follow one another to the right of the base.
     width = np.where(kinds == 0x4, 12, np.where(kinds == 0x5, 8, 0))
     before = np.cumsum(width) - width
@@ -117,6 +124,16 @@ def _evt3(words: np.ndarray, origin: str) -> list[np.ndarray]:
     p = np.concatenate([values[single] >> 11, base[many] >> 11])
     at = np.concatenate([single, many])[order]
     return [t[at], x[order], y[at], p[order]]
+
+
+def _from_a_known_time(words: np.ndarray, kinds: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Words and their kinds from the first high word of time on: a recording may begin in the middle of a stream.
+
+    A file without any, or whose first is 0 or 1, is taken from its beginning, as some writers leave out what is 0.
+    """
+    highs = np.flatnonzero(kinds == 0x8)[:1]
+    first = int(highs[0]) if len(highs) and values[highs[0]] > 1 else 0
+    return words[first:], kinds[first:]
 
 
 def _last(values: np.ndarray, where: np.ndarray) -> np.ndarray:

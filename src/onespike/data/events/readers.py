@@ -25,6 +25,8 @@ from onespike.errors import OnespikeError, damage_named, requires
 _MNIST_BYTES, _AER_BYTES, _PACKET_BYTES = 5, 8, 28
 #: Bits of a DVS128 address that are used; the 16th marks external events, which are no pixel's.
 _DVS128, _OUTSIDE = 0xFFFF, 0x8000
+#: Highest kind of packet in AEDAT 3.1: special events, frames, an IMU's and others.
+_KINDS = 15
 #: More milliseconds than any recording takes.
 _LARGE = 2.0**50
 
@@ -46,10 +48,11 @@ def read_mnist(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     return recording((events[key] for key in "txyp"), sensor, origin)
 
 
-def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
-    """Read AEDAT 2 of a DVS128, as CIFAR10-DVS has it: 4 bytes of address, 4 of microseconds.
+def read_dvs128(files: Files, name: str, sensor: Sensor, swapped: bool = False) -> np.ndarray:
+    """Read AEDAT 2 of a DVS128: 4 bytes of address, 4 of microseconds.
 
-    The bits are those that tonic documents: 7 of x, 7 of y, the polarity.
+    From its lowest bit an address has the polarity, 7 bits of x that count from the right, and 7 of y that count from
+    the bottom, as iniVation documents them (tonic takes y for x). `swapped` exchanges x and y, see `open_cifar10_dvs`.
     """
     version, body = _aedat(files, name)
     origin = files.where(name)
@@ -57,35 +60,37 @@ def read_dvs128(files: Files, name: str, sensor: Sensor) -> np.ndarray:
         raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 2.0, of a DVS128; is it a file of another sensor?")
     if len(body) % _AER_BYTES:
         raise truncated(origin, f"{len(body):,} bytes of events", f"{_AER_BYTES} bytes each")
-    addresses = np.frombuffer(body, ">u4")[::2]
-    if len(wrong := np.flatnonzero(addresses > _DVS128)):
-        found = f"event {wrong[0]:,} has the address {addresses[wrong[0]]:#x}"
+    address, t = np.frombuffer(body, ">u4").reshape(-1, 2).T.astype(np.int64)
+    if len(wrong := np.flatnonzero(address > _DVS128)):
+        found = f"event {wrong[0]:,} has the address {address[wrong[0]]:#x}"
         raise OnespikeError(f"{origin}: {found}; expected 16 bits, of a DVS128; is it a file of another sensor?")
-    address, t = _addresses(files, name, version, len(body))
     address, t = address[inside := address < _OUTSIDE], t[inside]
-    return recording((t, address >> 8 & 0x7F, address >> 1 & 0x7F, address & 1), sensor, origin)
+    x, y = 127 - (address >> 1 & 0x7F), 127 - (address >> 8 & 0x7F)
+    x, y = (y, x) if swapped else (x, y)
+    return recording((t, x, y, address & 1), sensor, origin)
 
 
 def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
-    """Read AEDAT 3.1 of DVS128 Gesture: packets of polarity events."""
+    """Read AEDAT 3.1, as DVS128 Gesture has it: the valid events of its packets of polarity events."""
     version, body = _aedat(files, name)
-    origin, at = files.where(name), 0
+    origin, at, found = files.where(name), 0, [np.empty((0, 2), "<u4")]
     if not version > 3:
         raise OnespikeError(f"{origin}: AEDAT {version:g}; expected 3.1, of DVS128 Gesture; is it another data set's?")
     while at < len(body):
         header = np.frombuffer(body[at : at + _PACKET_BYTES].ljust(_PACKET_BYTES, b"\0"), "<u4")
         kind, size, capacity = int(header[0]) & 0xFFFF, int(header[1]), int(header[4])
-        if kind != 1 or size != _AER_BYTES:
-            found = f"a packet of events of kind {kind}, {size} bytes each"
-            raise OnespikeError(
-                f"{origin}: {found}; expected polarity events (1), {_AER_BYTES}; is it another sensor's?"
-            )
-        at += _PACKET_BYTES + _AER_BYTES * capacity
-    if at > len(body):
-        raise truncated(origin, f"{len(body):,} bytes of packets", f"{at:,}")
-    if not at:
+        if kind > _KINDS or (kind == 1 and size != _AER_BYTES):
+            what = f"a packet of events of kind {kind}, {size} bytes each; expected polarity events (1)"
+            raise OnespikeError(f"{origin}: {what}, {_AER_BYTES}; is it another sensor's?")
+        first, at = at + _PACKET_BYTES, at + _PACKET_BYTES + size * capacity
+        if at > len(body):
+            raise truncated(origin, f"{len(body):,} bytes of packets", f"{at:,}")
+        if kind == 1:
+            found.append(np.frombuffer(body[first:at], "<u4").reshape(-1, 2))
+    address, t = np.concatenate(found).T.astype(np.int64)
+    address, t = address[valid := address & 1 == 1], t[valid]
+    if not len(t):
         raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
-    address, t = _addresses(files, name, version, len(body))
     return recording((t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1), sensor, origin)
 
 
@@ -216,13 +221,3 @@ def _no_panic_text() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _addresses(files: Files, name: str, version: float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Addresses and microseconds of AEDAT 2 and 3, int64; the last `size` bytes are events.
-
-    (The readers around it, `read_dvs_128` and `read_dvs_ibm`, fail in tonic 1.7: they unpack two values of three.)
-    """
-    with _on_disk(files, name) as path, _named(files.where(name)):
-        found = tonic_io().get_aer_events_from_file(path, version, Path(path).stat().st_size - size)
-    return found["address"].astype(np.int64), found["timeStamp"].astype(np.int64)

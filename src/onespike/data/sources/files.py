@@ -68,11 +68,11 @@ class Files(NamedTuple):
             found = {one.split("/")[0] for one in inside if "/" in one}
         return {one for one in found if not is_hidden(one)}
 
-    def read(self, name: str) -> bytes:
-        """Content of a file; raises OnespikeError if it is missing or damaged."""
+    def read(self, name: str, most: int = MOST) -> bytes:
+        """Content of a file; raises OnespikeError if it is missing or damaged, or has more than `most` bytes."""
         with _errors_named(self.where(name)):
             if self.members is None:
-                return read_whole(Path(self.where(name)))
+                return read_whole(Path(self.where(name)), most)
             if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             return self.members[self.prefix + name]()
