@@ -131,14 +131,21 @@ def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge changes into values; nested mappings are merged, too, and a name alone starts a nested config anew."""
+    """Merge changes into values; nested mappings are merged, too, and a name alone changes the name."""
     merged = dict(base)
     for key, value in changes.items():
-        before = merged.get(key)
+        before = plain(merged.get(key))
         if isinstance(value, Mapping) and isinstance(before, str):
             before = {"name": before}
+        if isinstance(before, Mapping) and "name" in before and is_name(value):
+            value = {"name": value}
         merged[key] = merge(before, value) if isinstance(value, Mapping) and isinstance(before, Mapping) else value
     return merged
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value, such as an option's text, is a name, and no mapping or other value in YAML."""
+    return isinstance(value, str) and isinstance(_parsed(value), str)
 
 
 def plain(config: Any) -> Any:

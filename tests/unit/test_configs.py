@@ -87,9 +87,11 @@ def test_names_and_flat_values():
     assert "o.inner" not in flat(Outer(), "o")
 
 
-def test_merging_goes_into_mappings_and_a_name_starts_anew():
+def test_merging_goes_into_mappings_and_a_name_changes_the_name():
     assert merge({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}) == {"a": {"b": 1, "c": 3}}
     assert merge({"a": "lif"}, {"a": {"decay": 3}}) == {"a": {"name": "lif", "decay": 3}}
+    assert merge({"a": {"name": "lif", "decay": 3}}, {"a": "plif"}) == {"a": {"name": "plif", "decay": 3}}
+    assert merge({"a": Inner("b")}, {"a": {"rate": 0.1}})["a"] == {**plain(Inner("b")), "rate": 0.1}
     assert merge({"a": {"b": 1}}, {"a": "lif"}) == {"a": "lif"}
 
 

@@ -1,13 +1,13 @@
 """Models by name: a family is a config dataclass, a builder of its networks, and the names of its models."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from os import sysconf
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
-from onespike.configs import check, make, merge
+from onespike.configs import check, make, merge, plain
 from onespike.errors import OnespikeError, shown, unknown, unregistered
 from onespike.tensors import shapes_alone
 
@@ -134,7 +134,9 @@ def model_config(name: str, preset: str | None = None, **overrides: Any) -> Any:
     """
     ours = family(name)
     preset = ours.config.preset if preset is None else preset
-    values = {"name": name, "preset": preset}
+    # Of a nested config, all of the family's values: what nobody names stays as it is.
+    nested = {one.name: one.default_factory() for one in fields(ours.config) if one.default_factory is not MISSING}
+    values = {key: plain(one) for key, one in nested.items() if is_dataclass(one)} | {"name": name, "preset": preset}
     for changes in (ours.variants[name], preset_changes(name, preset), overrides):
         values = merge(values, changes)
     return make(ours.config, values, "model")

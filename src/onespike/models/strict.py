@@ -139,7 +139,7 @@ SIZES: dict[str, dict[str, int]] = {
 
 #: The fields that each preset changes in any of the models.
 PRESETS: dict[str, dict[str, Any]] = {
-    "ann": {"neuron": {"name": "relu"}, "strict": False},
+    "ann": {"neuron": {"name": "relu", "surrogate": "rectangle", "surrogate_width": 1.0}, "strict": False},
     "windows": {"windows": "alternating", "depth": 3, "stem": "none", "population": 1},
 }
 

@@ -13,7 +13,7 @@ import yaml
 
 from onespike._version import __version__
 from onespike.classpath import ClassPath
-from onespike.configs import convert, expect_keys, flat, make, merge, names_of, plain, read_yaml
+from onespike.configs import convert, expect_keys, flat, is_name, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.data.sources import of_events
@@ -172,6 +172,8 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """{"model.neuron.decay": 0.3} as {"model": {"neuron": {"decay": 0.3}}}."""
     nested: dict[str, Any] = {}
     for name, value in overrides.items():
+        if is_name(value) and f"{name}.name" in option_names():  # --model.neuron plif
+            name = f"{name}.name"
         section, *keys = str(name).split(".")
         if section not in SECTIONS or not keys:
             raise unknown("option", f"--{name}", [f"--{one}" for one in option_names()])

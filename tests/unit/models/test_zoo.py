@@ -1,7 +1,7 @@
 """Models by name: their size, the images they take, their options, and what is wrong with the rest."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -272,6 +272,10 @@ def test_a_neuron_is_overridden_in_part_by_name_or_as_a_whole():
     preset = create_model("conv-tiny", preset="ann", neuron={"decay": 0.1}).config
     assert (preset.neuron.name, preset.neuron.decay) == ("relu", 0.1)
     assert create_model("conv-tiny", neuron="plif").config.neuron == NeuronConfig("plif")
+    for name in ("spiking-vgg-xs", "spiking-mlp", "conv12"):
+        usual = model_config(name).neuron
+        assert model_config(name, neuron={"threshold": 0.3}).neuron == replace(usual, threshold=0.3)
+        assert model_config(name, neuron="plif").neuron == replace(usual, name="plif")
     whole = NeuronConfig(threshold=0.3, reset="zero")
     assert create_model("conv-tiny", neuron=whole).config.neuron == whole
 

@@ -69,6 +69,11 @@ def test_a_neuron_may_be_named_alone():
     assert recipe.model.neuron.name == "plif"
     both = load_recipe("cifar10/conv12", {"model.neuron": "plif", "model.neuron.decay": "0.3"})
     assert (both.model.neuron.name, both.model.neuron.decay) == ("plif", 0.3)
+    options = {"model.neuron.threshold": "0.3", "model.neuron": "plif"}
+    either = (load_recipe("cifar10/fast", dict(order)) for order in (options.items(), reversed(options.items())))
+    for recipe in either:
+        neuron = recipe.model.neuron
+        assert (neuron.name, neuron.threshold, neuron.surrogate_width) == ("plif", 0.3, 2.0)
 
 
 def test_only_what_changes_the_outcome_is_a_difference():
