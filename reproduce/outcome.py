@@ -163,7 +163,8 @@ def _verdicts(found: Sequence[Outcome], reference: str) -> str:
     if seen:
         lines.append(
             f"Seed by seed a difference to the {reference} shows for {', '.join(seen)}; {len(compared)} rows were "
-            "compared, and of twenty such intervals one leaves out 0 by chance."
+            "compared, and of twenty such intervals one leaves out 0 by chance"
+            f"{', more of them here: the best was picked by the same runs' if reference == 'best' else ''}."
         )
     return " ".join(lines)
 

@@ -216,7 +216,7 @@ def accuracy_flops(results: Path) -> Figure:
     axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
     _name(axis, points)
     axis.set_xscale("log")
-    axis.set_xticks([0.3, 0.5, 1, 2])
+    axis.set_xticks([0.3, 0.5, 1, 2, 5])
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_formatter("")
     axis.set(xlabel="training, PFLOP (dense)", ylabel="CIFAR-10, test top-1 %")

@@ -1,7 +1,7 @@
 """Make an engine from a run, and compare the two: accuracy, spikes, latency.
 
-The paper's networks are run by our own engine, all others by ONNX Runtime or OpenVINO, whichever is faster: each is the
-fastest there is for its networks (docs/speed.md).
+The paper's networks are run by our own engine, which is the fastest there is in large batches, all others by ONNX
+Runtime or OpenVINO, whichever is faster (docs/speed.md).
 """
 
 from collections.abc import Iterator
