@@ -78,7 +78,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         return
     new = path.with_name(f".{path.name}.new")
     try:
-        _remove(new)  # a stranger's run may have a link to a file of yours there, or a FIFO
+        remove(new)  # a stranger's run may have a link to a file of yours there, or a FIFO
         new.write_bytes(data)
         flush(new)
         new.replace(path)
@@ -227,7 +227,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
-        _remove(new)
+        remove(new)
         new.mkdir(parents=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
@@ -237,11 +237,11 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(new, ignore_errors=True)
         raise
     if folder.exists():
-        _remove(old)
+        remove(old)
         folder.rename(old)
     new.rename(folder)
     flush(folder.parent)
-    _remove(old)
+    remove(old)
 
 
 def save_folder(folder: Path, files: Mapping[str, bytes]) -> None:
@@ -252,7 +252,7 @@ def save_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     """Remove a folder, or what is in its place: opening a FIFO would wait for ever."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)

@@ -50,7 +50,7 @@ def convert(
         raise OnespikeError("--train.* options are for --finetune; leave them out, or add it")
     values = {key.removeprefix("calibration."): value for key, value in of_calibration.items()}
     calibration = make(Calibration, values, "calibration")
-    source, finetuned = Run.open(run), Run(out.absolute().with_name(f"{out.absolute().name}-finetuned"))
+    source = Run.open(run)
     Run(out).expect_free()
     data = source.recipe_with(of_data).data
     training = load_recipe("cifar10/finetune", of_train, source.recipe).train
@@ -58,8 +58,10 @@ def convert(
         given.setdefault("batch_norm", "kept")
         if given.get("time_steps", 1) != 1:
             raise OnespikeError(f"--finetune is for one time step: leave out --time-steps {given['time_steps']}")
+        finetuned = Run(out.absolute().with_name(f"{out.absolute().name}-finetuned"))
         finetuned.expect_free()
-        set_up(replace(source.recipe, data=data, train=training), source.model())
+        config = make(ConversionConfig, given, "conversion")
+        set_up(replace(source.recipe, data=data, train=training, conversion=config))
     made = convert_run(source, out, data=data, images=images, calibration=calibration, **given)
     if not source.is_complete:
         unfinished = f"{source.folder} is not trained to its end (epochs so far: {source.epochs()})"

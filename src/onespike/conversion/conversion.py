@@ -42,6 +42,8 @@ SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # the files of a
 _CARD: dict[str, Any] = {"config": dict[str, Any], "layers": list[Any], "traced": tuple[int, ...], "graph": list[str]}
 _CARD |= {"calibration_images": int, "sha256": str}
 _MOST = 1 << 26
+#: Types of images of whole numbers, such as words: an embedding takes no others.
+_WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +54,7 @@ class Conversion:
     layers: tuple[LayerError, ...]  # the error of each layer of neurons
     images: int  # number of calibration images
     traced: tuple[int, ...]  # shape of those that the network was traced with, (N, C, H, W)
+    images_dtype: str = ""  # such as "int64", if they are whole numbers; else it does not matter
 
     @property
     def real(self) -> tuple[str, ...]:
@@ -76,6 +79,7 @@ class Conversion:
         expect_replaceable(folder, SAVED, "conversion")
         weights = save(to_save(self.network.state_dict()))
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
+        card |= {"images_dtype": self.images_dtype} if self.images_dtype else {}
         card = sealed({**card, "graph": self.network.outline()}, weights)
         save_folder(folder, {TENSORS: weights, CARD: json.dumps(card, indent=2, allow_nan=False).encode()})
 
@@ -110,7 +114,8 @@ def convert(model: nn.Module, images: Tensor, *, calibration: Calibration | None
     _expect_same(trace(model, some, fold=False) if rounds else network.analog(), some, expected)
     _expect_images_first(network, some)
     layers = calibrate(network, images, calibration or Calibration())
-    return Conversion(network, tuple(layers), len(images), tuple(some.shape))
+    dtype = str(some.dtype).removeprefix("torch.")
+    return Conversion(network, tuple(layers), len(images), tuple(some.shape), dtype if dtype in _WHOLE else "")
 
 
 def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
@@ -139,12 +144,14 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
         traced, outline, count = tuple(card["traced"]), list(card["graph"]), card["calibration_images"]
         if not all(size > 0 for size in traced) or math.prod(traced) > _MOST:
             raise OnespikeError(f"{CARD}: traced: expected the shape of some images, got {shown(traced)}")
+        if (dtype := card.get("images_dtype", "")) not in ("", *_WHOLE):
+            raise OnespikeError(f"{CARD}: images_dtype: expected one of {', '.join(_WHOLE)}, got {shown(dtype)}")
     except (OnespikeError, OSError) as error:
         raise OnespikeError(f"the conversion {folder} is damaged: {error}") from error
     expect_weights(model)
     model = _unwrapped(model)
     like = next(model.parameters(), torch.empty(()))
-    network = spiking(model, config, like.new_zeros(traced))
+    network = spiking(model, config, like.new_zeros(traced, dtype=getattr(torch, dtype) if dtype else None))
     for found, saved in zip_longest(_numbered(network.outline()), _numbered(outline), fillvalue="nothing"):
         if found != saved:
             raise OnespikeError(f"{folder} is the conversion of another network: expected {saved}, got {found}")
@@ -155,7 +162,7 @@ def load_converted(folder: str | Path, model: nn.Module) -> Conversion:
     if name := not_finite(weights, network):
         raise OnespikeError(f"the conversion {folder} is damaged: {name} is not of finite numbers")
     network.load_state_dict({name: one.to(like.device) for name, one in weights.items()}, assign=True)
-    return Conversion(network, layers, count, traced)
+    return Conversion(network, layers, count, traced, dtype)
 
 
 def _numbered(outline: Sequence[str]) -> list[str]:
@@ -184,7 +191,7 @@ def _answers(model: nn.Module, images: Tensor) -> Tensor:
     if not images.isfinite().all():
         raise OnespikeError("calibration: expected finite images, got some values that are not")
     with aside(model):
-        logits = ask(model, images[:CHECKED])
+        logits = ask(model, images[:CHECKED].clone())  # it may change them in place
     if not isinstance(logits, Tensor):
         raise OnespikeError(f"expected a network that gives a tensor of logits, got a {type(logits).__name__}")
     return logits

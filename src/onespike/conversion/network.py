@@ -98,12 +98,12 @@ class PoolSpikes(nn.Module):
         super().__init__()
         self.function, self.time_steps = function, time_steps
 
-    def forward(self, spikes: Tensor, *inputs: Any, **options: Any) -> Tensor:
+    def forward(self, input: Tensor, *inputs: Any, **options: Any) -> Tensor:  # noqa: A002 - as torch's pooling calls it
         """Pool (T*B, …), whose values are 0 or the threshold; at one time step f alone."""
-        pooled = self.function(spikes, *inputs, **options)
+        pooled = self.function(input, *inputs, **options)
         if self.time_steps == 1:
             return pooled
-        counts = (spikes != 0).to(spikes).unflatten(0, (self.time_steps, -1)).cumsum(0).flatten(0, 1)
+        counts = (input != 0).to(input).unflatten(0, (self.time_steps, -1)).cumsum(0).flatten(0, 1)
         highest = self.function(counts, *inputs, **options).unflatten(0, (self.time_steps, -1))
         return pooled * (_changes(highest) > 0).flatten(0, 1)
 
@@ -142,10 +142,18 @@ class ConvertedNetwork(nn.Module):
         return self.body(steps).unflatten(0, (self.time_steps, -1)).mean(0)
 
     def analog(self) -> fx.GraphModule:
-        """The artificial twin: the same graph, with activations, and copies of the weights as they are now."""
-        graph = copy.deepcopy(self.body)
+        """The artificial twin: the same graph, with activations, and copies of the weights as they are now.
+
+        A QCFS has its neurons' threshold. If training has moved the thresholds of channels apart, it has their median:
+        no single QCFS computes the same as these neurons.
+        """
+        graph, neurons = copy.deepcopy(self.body), self.neurons
         for path, activation in self._activations[0].items():
-            graph.set_submodule(path, copy.deepcopy(activation))
+            twin = copy.deepcopy(activation)
+            if isinstance(twin, QCFS):
+                # Of equal ones, as they are until they are trained, the median is the same to the bit.
+                twin.raw_threshold.data = neurons[path].raw_threshold.detach().median()
+            graph.set_submodule(path, twin)
         for module in graph.modules():
             if isinstance(module, OverMeans | PoolSpikes):
                 module.time_steps = 1
@@ -185,7 +193,8 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     activations = {step.path: step.function for step in steps if step.kind == "activation"}
     if not activations:
         raise OnespikeError("no activation to convert: expected ReLU, GELU, SiLU or QCFS in the network")
-    if config.shortcuts == "real" and not sum([_bypass(graph, step, config) for step in steps]):
+    taken = {path for path, _ in graph.named_modules()} | {step.path for step in steps}
+    if config.shortcuts == "real" and not sum([_bypass(graph, step, config, taken) for step in steps]):
         why = "no activation of this network is both weighed and added, so none can be added as it is"
         raise OnespikeError(f"shortcuts: expected spikes: {why}")
     first = next(network.parameters(), None)
@@ -275,14 +284,14 @@ def _call(graph: fx.GraphModule, node: fx.Node, path: str, module: nn.Module, op
         return graph.graph.call_module(path, *arguments)
 
 
-def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig) -> bool:
+def _bypass(graph: fx.GraphModule, step: _Step, config: ConversionConfig, taken: set[str]) -> bool:
     """Let the additions after an activation read its real value; returns whether it has any, beside other readers."""
     users = [user for user in step.node.users if name_of(user) not in SHAPES]
     additions = [user for user in users if name_of(user) in ("add", "add_")]
     if step.kind != "activation" or not 0 < len(additions) < len(users):
         return False
     real = OverMeans(copy.deepcopy(step.function), (0,), config.time_steps)
-    value = _call(graph, step.node, f"{step.path}_shortcut", real, options=False)
+    value = _call(graph, step.node, free_path(f"{step.path}_shortcut", taken), real, options=False)
     for addition in additions:
         addition.replace_input_with(step.node, value)
     return True

@@ -160,16 +160,21 @@ def _fold(graph: fx.GraphModule) -> None:
         if not isinstance(norm, _BatchNorm) or norm.running_mean is None:
             continue
         before = node.all_input_nodes[0]
-        layer = module_of(graph, before)
+        layer: Any = module_of(graph, before)
         flat = type(layer) is nn.Linear and len(before.meta["shape"]) == 2
         fold: Any = None
         if type(layer) in FOLDING and isinstance(layer, _ConvNd):
             if not layer.transposed or layer.groups == 1:  # torch's fusion takes no groups where it transposes
                 fold = partial(fuse_conv_bn_eval, transpose=layer.transposed)
         elif flat or (type(layer) is ChannelLinear and isinstance(norm, nn.BatchNorm2d)):  # norm's channels: axis 1
-            fold = fuse_linear_bn_eval
+            # torch's fusion of linear layers takes no norm without weights, that of convolutions does.
+            fold = fuse_linear_bn_eval if norm.weight is not None else None
         if fold and len(before.users) == 1:
-            graph.set_submodule(before.target, fold(layer, norm))
+            fused = fold(layer, norm)
+            # Where the layer had no bias, torch's fusion takes the new one for frozen, as running statistics are.
+            trained = [one for one in (layer.weight, layer.bias, norm.bias) if one is not None and one.requires_grad]
+            fused.bias.requires_grad_(bool(trained))
+            graph.set_submodule(before.target, fused)
             node.replace_all_uses_with(before)
             graph.graph.erase_node(node)
         else:

@@ -14,7 +14,7 @@ from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
-from onespike.durable import csv_text, save_json, save_text
+from onespike.durable import csv_text, held, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.training.checkpoint import Checkpoint, ModelCard
@@ -48,6 +48,21 @@ def convert_run(
     """
     run = Run(out)
     run.expect_free()
+    with held(run.folder):
+        run.expect_free()
+        run.clear()
+        return _convert_run(source, run, data, images, calibration, model, options)
+
+
+def _convert_run(
+    source: Run,
+    run: Run,
+    data: DataConfig | None,
+    images: int,
+    calibration: Calibration | None,
+    model: nn.Module | None,
+    options: dict[str, Any],
+) -> Conversion:
     checkpoint = source.checkpoint("best")
     card = checkpoint.card
     if card.conversion is not None:

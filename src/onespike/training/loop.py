@@ -116,6 +116,7 @@ def _train(
         with held(run.folder) if main else nullcontext():
             if main and not resume:
                 run.expect_free()
+                run.clear()  # or a resumption of this run would start from it
             if resume and run.has_checkpoint():
                 restore(trainer, run)
             elif init_from or model is not None:

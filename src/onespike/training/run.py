@@ -23,7 +23,17 @@ from torch import nn
 from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_configured, open_dataset
-from onespike.durable import LOCK, csv_text, digest_of, expect_writable, is_as_written, path_of, read_whole, write_whole
+from onespike.durable import (
+    LOCK,
+    csv_text,
+    digest_of,
+    expect_writable,
+    is_as_written,
+    path_of,
+    read_whole,
+    remove,
+    write_whole,
+)
 from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.training.checkpoint import Checkpoint
@@ -221,6 +231,11 @@ class Run:
         if self.folder.exists() and any(one.name not in _BEFORE for one in self.folder.iterdir()):
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
+
+    def clear(self) -> None:
+        """Remove the checkpoint that another run may have left, killed before its beginning; after `expect_free`."""
+        for left in (self.last, self.last.with_name(".last.new")):
+            remove(left)
 
     def expect_resumable(self) -> None:
         """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""

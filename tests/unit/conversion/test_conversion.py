@@ -25,6 +25,7 @@ from onespike.models import create_model
 from onespike.models.affine import Affine
 from onespike.models.artificial import LAYERS
 from onespike.neurons import QCFS, IntegrateFire
+from onespike.units.channel import ChannelLinear
 
 MAXIMA = Calibration("maximum", correct="none")
 
@@ -197,6 +198,20 @@ def test_batch_norm_folds_into_transposed_convolutions_without_groups(channels, 
         torch.testing.assert_close(converted.analog()(images), network(images))
 
 
+def test_a_real_shortcut_takes_no_layers_path():
+    network, points = Forward(lambda net, x: added_and_weighed(net, net.act(net.first(x)))), torch.randn(64, 6)
+    network.act_shortcut = nn.Linear(16, 16)
+    with torch.no_grad():
+        expected = network.eval()(points)
+        converted = onespike.convert(network, points, shortcuts="real", time_steps=256, calibration=MAXIMA).network
+        assert isinstance(converted.body.act_shortcut, nn.Linear)
+        assert (converted(points) - expected).norm() < 0.03 * expected.norm()
+
+
+def added_and_weighed(net, hidden):
+    return net.last(net.act_shortcut(net.second(hidden) + hidden))
+
+
 class Forward(nn.Module):
     """Three linear layers, and any forward pass over them."""
 
@@ -205,6 +220,7 @@ class Forward(nn.Module):
         torch.manual_seed(0)
         self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
         self.act, self.pass_on = nn.ReLU(inplace=True), forward
+        self.pool = nn.MaxPool1d(3, 1, 1)
 
     def forward(self, x):
         return self.pass_on(self, x)
@@ -236,11 +252,17 @@ def with_keywords(net, x):
     return net.last(torch.mul(hidden, other=net.second(hidden).clamp(min=0)))
 
 
+def pooled_with_keywords(net, x):
+    hidden = torch.max_pool1d(input=net.first(x).relu()[:, None], kernel_size=3, stride=1, padding=1)
+    return net.last(net.second(net.pool(input=hidden).flatten(1)))
+
+
 def called_twice(net, x):
     return net.last(net.second(net.second(net.first(x).relu()).relu()).relu())
 
 
 FORWARD_PASSES = (in_place, functional_in_place, method_in_place, sliced, with_keywords, called_twice)
+FORWARD_PASSES += (pooled_with_keywords,)
 
 
 @pytest.mark.parametrize("forward", FORWARD_PASSES, ids=lambda forward: forward.__name__)
@@ -250,6 +272,15 @@ def test_forward_passes_of_all_kinds(forward):
         expected = network(points)
         out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
     assert (out - expected).norm() < 0.02 * expected.norm()
+
+
+def test_a_network_that_changes_its_input_leaves_the_images_as_they_are():
+    network, points = Forward(lambda net, x: net.last(net.first(x.mul_(2)).relu())).eval(), torch.randn(64, 6)
+    before = points.clone()
+    with torch.no_grad():
+        out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
+        assert torch.equal(points, before)
+        assert (out - network(points)).norm() < 0.02 * out.norm()
 
 
 def test_each_call_of_a_layer_has_weights_of_its_own_and_so_have_tied_ones():
@@ -350,8 +381,10 @@ def twice_normed():
         (twice_normed, ["1.2", "1.2_2"]),
         (lambda: convert_sync_batchnorm(twice_normed()), ["1.2", "1.2_2"]),
         (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), BatchNormAct2d(8, affine=False), nn.Flatten()), ["1.2"]),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.BatchNorm1d(8, affine=False), nn.ReLU()), ["3"]),
+        (lambda: nn.Sequential(ChannelLinear(3, 8), BatchNormAct2d(8, affine=False), nn.Flatten()), ["1.2"]),
     ],
-    ids=["twice", "synchronised", "not affine"],
+    ids=["twice", "synchronised", "not affine", "linear, not affine", "of channels, not affine"],
 )
 def test_activations_inside_batch_norm_become_neurons(make, layers, batch_norm, images):
     torch.manual_seed(0)

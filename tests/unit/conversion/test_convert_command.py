@@ -14,6 +14,7 @@ from torch import nn
 import onespike
 from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
+from onespike.durable import LOCK, held
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.evaluation.convert import convert_run
@@ -119,6 +120,29 @@ def test_conversion_is_repeatable(ann_run, command, tmp_path):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_training_on_takes_options_about_spikes(ann_run, command, tmp_path):
+    options = ("--finetune", "--train.surrogate_width_end", 0.5, "--train.epochs", 1, "--train.batch_size", 20, *FAST)
+    assert command("convert", ann_run.folder, "--out", tmp_path / "snn", *options)[0] == 0
+    assert Run(tmp_path / "snn-finetuned").is_complete
+
+
+def test_one_process_at_a_time_converts_into_a_folder(ann_run, tmp_path, monkeypatch):
+    out = tmp_path / "runs" / "snn"
+    with held(out), pytest.raises(OnespikeError, match="is being written by"):
+        convert_run(ann_run, out, images=32)
+    begun = []
+
+    def begins_and_fails(*_, **__):
+        begun.append((out / LOCK).is_file())
+        raise OnespikeError("cannot be converted")
+
+    monkeypatch.setattr("onespike.evaluation.convert.convert", begins_and_fails)
+    with pytest.raises(OnespikeError, match="cannot be converted"):
+        convert_run(ann_run, out, images=32)
+    assert begun == [True]
+    assert not out.parent.exists()
+
+
 @pytest.mark.slow
 def test_training_on_at_one_step_and_resuming_it(ann_run, command, tmp_path):
     out, options = tmp_path / "snn", ("--train.batch_size", 20, "--train.device", "cpu")
@@ -190,6 +214,7 @@ def nan_run(source: Run, folder: Path) -> Run:
         ),
         (["RUN", "--out", "OUT", "--data.image_size", "8"], "have 8 pixels a side, the network takes 16"),
         (["RUN", "--out", "RUN"], "is not empty"),
+        (["RUN", "--out", "/"], "choose another"),
     ],
 )
 def test_bad_input(arguments, message, ann_run, command, tmp_path, cache):

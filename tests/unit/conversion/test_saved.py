@@ -16,12 +16,14 @@ from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.models import create_model
+from onespike.neurons import QCFS
 
 FAST = Calibration("maximum", correct="bias")
 #: One of each source, in options of each kind.
 NETWORKS = {
     "torchvision": (lambda: torchvision.models.squeezenet1_1(num_classes=5), {"time_steps": 2}),
     "timm": (lambda: timm.create_model("resnet18", num_classes=5), {"batch_norm": "kept", "shortcuts": "real"}),
+    "folded": (lambda: normed(), {"batch_norm": "folded"}),
     "ours": (lambda: create_model("vit12", num_classes=5, image_size=64), {"allow_real": True, "time_steps": 2}),
     "a population": (lambda: nn.Sequential(nn.MaxPool2d(8), plain()), {"population": 3, "neurons": "layer"}),
 }
@@ -29,6 +31,14 @@ NETWORKS = {
 
 def plain(width: int = 8, pool: type[nn.Module] = nn.MaxPool2d) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), pool(2), nn.Flatten(), nn.Linear(9 * width, 5)).eval()
+
+
+def normed() -> nn.Module:
+    """Layers without a bias, which get one from batch norm."""
+    return nn.Sequential(
+        *(nn.MaxPool2d(8), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()),
+        *(nn.Linear(288, 16, bias=False), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 5)),
+    ).eval()
 
 
 def deep() -> nn.Module:
@@ -58,6 +68,34 @@ def test_a_loaded_network_gives_the_same_logits_to_the_bit(name, tmp_path):
     assert (loaded.layers, loaded.images, loaded.real) == (conversion.layers, 6, conversion.real)
     assert loaded.network.config == conversion.network.config
     assert all(parameter.requires_grad for parameter in loaded.network.parameters())
+    assert all(parameter.requires_grad for parameter in conversion.network.parameters())
+
+
+def test_a_network_that_reads_whole_numbers_is_loaded(tmp_path):
+    make = lambda: nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 3))  # noqa: E731
+    words = torch.randint(9, (32, 4), generator=torch.Generator().manual_seed(0))
+    conversion = onespike.convert(make(), words, allow_real=True)
+    conversion.save(tmp_path / "saved")
+    loaded = load_converted(tmp_path / "saved", make())
+    assert loaded.images_dtype == conversion.images_dtype == "int64"
+    assert torch.equal(loaded.network(words), conversion.network(words))
+    loaded.save(tmp_path / "again")
+    assert torch.equal(load_converted(tmp_path / "again", make()).network(words), conversion.network(words))
+
+
+@pytest.mark.parametrize("neurons", ["layer", "channel"])
+def test_the_artificial_twin_of_a_loaded_network_has_the_thresholds_of_its_staircases(neurons, tmp_path):
+    make = lambda: nn.Sequential(nn.Conv2d(3, 8, 3), QCFS(1), nn.Flatten(), nn.Linear(288, 5))  # noqa: E731
+    network, images = make(), torch.randn(16, 3, 8, 8)
+    nn.init.constant_(network[1].raw_threshold, 0.3)
+    conversion = onespike.convert(network, images, neurons=neurons)
+    conversion.save(tmp_path / "saved")
+    loaded = load_converted(tmp_path / "saved", make())
+    with torch.no_grad():
+        assert torch.equal(conversion.network.analog()(images), network(images))
+        assert torch.equal(loaded.network.analog()(images), network(images))
+        conversion.network.neurons["1"].raw_threshold += 0.5  # as training does
+        torch.testing.assert_close(conversion.network.analog()(images), conversion.network(images))
 
 
 def test_double_precision_is_saved_as_it_is(tmp_path):

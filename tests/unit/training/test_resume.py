@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -275,11 +276,23 @@ def test_a_folder_that_is_no_run_is_refused(small, tmp_path):
         train(small(), tmp_path, resume=True)
 
 
-def test_a_checkpoint_of_a_run_that_had_not_begun_is_in_nobodys_way(small, tmp_path):
+def test_a_checkpoint_of_a_run_that_had_not_begun_is_in_nobodys_way(small, tmp_path, monkeypatch):
     train(small(), tmp_path / "run", quiet=True)
     (tmp_path / "new").mkdir()
     (tmp_path / "run" / "last").rename(tmp_path / "new" / "last")  # as a kill leaves it that comes before config.yaml
+    shutil.copytree(tmp_path / "new", tmp_path / "killed")
     assert train(small(), tmp_path / "new", quiet=True)["epochs"] == 2
+
+    def killed(_self, _number, _images, _labels):
+        raise KeyboardInterrupt  # as if it were killed: nobody saves
+
+    recipe = small(train__epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "killed", quiet=True)
+    assert not Run.open(tmp_path / "killed").has_checkpoint()
+    assert train(recipe, tmp_path / "killed", resume=True, quiet=True)["epochs"] == 1
 
 
 def test_a_folder_that_is_in_use_is_not_overwritten(small, tmp_path):
