@@ -105,8 +105,8 @@ class Tally:
         macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
         # Time steps are computed one after the other, or all as one batch.
         ran = steps if self.calls >= steps * batches or self.rows >= steps * images else 1
-        own = self.weights, beside, self.first, ran
-        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, *own)
+        counts = rate, macs, reached, met, done, inputs
+        return Product(self.name, *arrival, *counts, self.weights, beside, self.first, ran)
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""
