@@ -201,7 +201,7 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
             for one, other in zip(mine, theirs, strict=True):
                 first, second = seen[0][one].movedim(-3, -1).reshape(-1) > 0, seen[1][other].reshape(-1) > 0
                 totals[block] += torch.tensor([first.sum(), second.sum(), (first != second).sum(), len(first)])
-    return [BlockSpikes(*(row[:3] / row[3]).tolist(), neurons=int(row[3])) for row in totals]
+    return [BlockSpikes(mine / n, theirs / n, wrong / n, int(n)) for mine, theirs, wrong, n in totals.tolist()]
 
 
 @contextmanager
