@@ -11,11 +11,12 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from onespike.errors import OnespikeError, printable, shown
 
@@ -26,6 +27,10 @@ LOCK = ".lock"
 _HELD: set[str] = set()
 #: Files of a run, which other output must not replace.
 _OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
+#: Attempts to read a folder while somebody replaces it.
+_ATTEMPTS = 20
+#: What is read from a folder.
+Content = TypeVar("Content")
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
@@ -264,6 +269,25 @@ def whole_folder(folder: Path) -> Path:
     """Where the content of a folder by `write_folder` is, even if a crash came between its two renames."""
     old = folder.with_name(f".{folder.name}.old")
     return old if old.exists() and not folder.exists() else folder
+
+
+def read_folder(folder: Path, read: Callable[[Path], Content]) -> Content:
+    """What `read` finds in a folder, which it is given, even while that is replaced: `write_folder` swaps it whole.
+
+    A file that is missing is a FileNotFoundError; a folder that is replaced all the time an `OnespikeError`.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            place = whole_folder(folder)
+            before = place.stat()
+            content = read(place)
+            if (before.st_ino, before.st_mtime_ns) == ((after := place.stat()).st_ino, after.st_mtime_ns):
+                return content
+        except FileNotFoundError:
+            if attempt == _ATTEMPTS - 1:
+                raise
+        time.sleep(0.01)
+    raise OnespikeError("somebody replaces it all the time")
 
 
 def save_text(text: str | bytes, path: Path) -> None:

@@ -21,6 +21,7 @@ from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_frames
+from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
 from onespike.training.run import Run, channels_last
@@ -109,7 +110,7 @@ def audit_run(
     batches = _test_images(dataset, card.mean, card.std, images)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
     same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else training's accuracy is of other images
-    accuracy = _accuracy(run, card.data) if same else None
+    accuracy = _accuracy(run, checkpoint) if same else None
     return replace(result, name=str(run.folder), data=dataset.name, accuracy=accuracy)
 
 
@@ -189,12 +190,14 @@ def _audit(
     return replace(result, scaling=scaling(config, *shape, latency, place) if scale else ())
 
 
-def _accuracy(run: Run, data: str) -> float | None:
-    """Top-1 on the test images: from training, or else from an evaluation of the best weights on these images."""
+def _accuracy(run: Run, checkpoint: Checkpoint) -> float | None:
+    """Top-1 on the test images: from training, or else from an evaluation of these weights, at their own time steps."""
     if (found := (run.summary or {}).get("test_top1")) is not None:
         return float(found)
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
-        if (content["part"], content["checkpoint"], content["data"]) == ("test", "best", data):
+        found = content["part"], content["checkpoint"], content["data"], content["epochs"], content.get("time_steps")
+        # A training that went on since then has other weights; other time steps have another energy.
+        if found == ("test", "best", checkpoint.card.data, checkpoint.state["progress"]["epoch"], None):
             return float(content["top1"]["mean"])
     return None

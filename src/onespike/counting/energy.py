@@ -130,7 +130,9 @@ class EnergyTable:
             parts.append(Energy(elementwise=_PICO * sum(self.elementwise[k] * n for k, n in layer.elementwise.items())))
             if variant == "network":
                 (reads, writes), bits = layer.potentials, self.bits["potential"]
-                held = writes * bits / 8 / max(network.steps - 1, 1)  # a step overwrites what the one before kept
+                # A step overwrites what the one before kept: units write in each, other neurons not in the last one.
+                times = network.steps if layer.handing else network.steps - 1
+                held = writes * bits / 8 / max(times, 1)
                 parts.append(Energy(potentials=_PICO * self.transfer(reads + writes, bits, held)))
         return Energy.sum(parts)
 
@@ -151,8 +153,8 @@ class EnergyTable:
             # Of two activations the wider one decides: one of them may be real.
             spikes = product.levels.bit_length() + (product.arrives == "signed")  # a sign is one bit more
             bits = self.bits["real"] if real or not product.weights else float(spikes)
-            steps = 1 if product.arrives == "real" else network.steps  # which are held one at a time
-            spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, product.inputs * bits / 8 / steps)
+            held = product.inputs * bits / 8 / product.time_steps  # one step at a time
+            spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, held)
         return Energy(**spent)
 
     def network(self, operations: Operations, convention: Convention, variant: Variant = "network") -> Energy:

@@ -125,7 +125,7 @@ def count_operations(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
     counter, watch = ProductCounter(model), _NeuronWatch()
-    reset, images, steps = resetter(model), 0, 1
+    reset, images, seen, steps = resetter(model), 0, 0, 1
     with ExitStack() as stack:
         stack.enter_context(aside(model))
         stack.enter_context(watch_neurons(model, watch.see))
@@ -148,10 +148,14 @@ def count_operations(
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
             here = _images_in(model, batch, answer, batch_axis)
-            images, steps = images + here, max(steps, watch.end_batch(), _steps_of(model, batch, here))
+            images, seen = images + here, seen + 1
+            steps = max(steps, watch.end_batch(), _steps_of(model, batch, here))
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
-    layers = tuple(_layers(model, counter, watch.traffic, images))
+    products = defaultdict[str, list[Product]](list)
+    for (path, *_), tally in counter.tallies.items():
+        products[path].append(tally.conclude(images, seen, steps))
+    layers = tuple(_layers(model, counter, products, watch.traffic, images))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
     return Operations(images, layers, neurons, sum(weight.numel() for weight in model.parameters()), steps)
 
@@ -169,10 +173,11 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
 
 
 def _steps_of(model: nn.Module, batch: Tensor, images: int) -> int:
-    """Time steps that a network of the library takes for an image, or frames that it is given."""
+    """Frames that a network of the library is given, or else the time steps that it takes for an image."""
+    if batch.ndim == 5 and images == batch.shape[1] and hasattr(model, "over_time"):
+        return len(batch)  # whatever its config says
     own = getattr(getattr(model, "config", None), "time_steps", 1)
-    frames = len(batch) if batch.ndim == 5 and images == batch.shape[1] and hasattr(model, "over_time") else 1
-    return max(own if isinstance(own, int) else 1, frames)
+    return own if isinstance(own, int) else 1
 
 
 def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
@@ -233,7 +238,7 @@ class NeuronTally:
     def see(self, potential: Tensor | None, spikes: Tensor, threshold: float | Tensor | None) -> None:
         """Add a batch."""
         self._fired, self._values = self._fired + int(spikes.count_nonzero()), self._values + spikes.numel()
-        self._threshold = threshold.mean().item() if isinstance(threshold, Tensor) else threshold
+        self._threshold = threshold.float().mean().item() if isinstance(threshold, Tensor) else threshold
         if potential is None:
             return
         values = in_memory_order(potential)[:: max(1, potential.numel() // _SAMPLE)].float().cpu()
@@ -249,16 +254,19 @@ class NeuronTally:
         return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
 
 
-def _layers(model: nn.Module, counter: ProductCounter, traffic: dict[str, Counter[str]], images: int) -> list[Layer]:
+def _layers(
+    model: nn.Module,
+    counter: ProductCounter,
+    products: dict[str, list[Product]],
+    traffic: dict[str, Counter[str]],
+    images: int,
+) -> list[Layer]:
     handing: set[nn.Module] = set()
     for module in model.modules():
         if isinstance(module, Unit):
             handing.add(module)
         elif isinstance(module, Merging) and module.potential is not None:
             handing.update(module.potential.modules())
-    products: dict[str, list[Product]] = defaultdict(list)
-    for (path, *_), tally in counter.tallies.items():
-        products[path].append(tally.conclude(images))
     layers = []
     for path, module in model.named_modules():
         if path in products or path in counter.elementwise or path in traffic:

@@ -31,6 +31,7 @@ class Product:
     weights: int  # weights, 0 in a product of two activations
     beside: Kind | None  # for a product of two activations, the less simple of their two kinds; else None
     first: bool  # whether its input comes from the network's input with no product in between, as in a stem
+    time_steps: int  # time steps in which it is computed: of a stem that reads a still image, one
 
 
 class Operand:
@@ -75,13 +76,14 @@ class Tally:
     """A product while it is being counted, over all batches; `channels` as for `Arrivals`, `first` as in `Product`."""
 
     def __init__(self, name: str, weights: int, channels: int | None = None, first: bool = False) -> None:
-        self.name, self.weights, self.first = name, weights, first
+        self.name, self.weights, self.channels, self.first = name, weights, channels, first
         self.macs = self.reached = self.pairs = 0
+        self.calls = self.rows = 0  # how often it was computed, and on how many maps, or vectors of inputs
         self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
         self.left, self.right = Operand(channels), Operand()
 
-    def conclude(self, images: int) -> Product:
-        """Summarise, per image."""
+    def conclude(self, images: int, batches: int = 1, steps: int = 1) -> Product:
+        """Summarise, per image; `steps` are the network's time steps."""
         left = self.left.arrivals.conclude()
         operand, arrival, nonzero, beside = self.left, left, self.left.nonzero, None
         operations = self.left.counted(left)[1]
@@ -101,16 +103,21 @@ class Tally:
         rate = operand.counted(arrival)[0] / max(operand.inputs, 1)
         sums = (self.macs, self.reached, nonzero, operations, self.left.inputs + self.right.inputs)
         macs, reached, met, done, inputs = (_per_image(number, images) for number in sums)
-        return Product(self.name, *arrival, rate, macs, reached, met, done, inputs, self.weights, beside, self.first)
+        # Time steps are computed one after the other, or all as one batch.
+        ran = steps if self.calls >= steps * batches or self.rows >= steps * images else 1
+        counts = rate, macs, reached, met, done, inputs
+        return Product(self.name, *arrival, *counts, self.weights, beside, self.first, ran)
 
     def see_linear(self, x: Tensor, out: int) -> None:
         """Count values (..., in) that each meet `out` weights."""
         self.macs, self.reached = self.macs + x.numel() * out, self.reached + x.numel() * out
+        side = x.shape[-1 if self.channels is None else self.channels] if x.ndim else 1
+        self.calls, self.rows = self.calls + 1, self.rows + x.numel() // max(side, 1)
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
         """Count values that are hidden inside a layer and known to be real; all of them count as not 0."""
-        self.macs, self.reached = self.macs + macs, self.reached + macs
+        self.macs, self.reached, self.calls = self.macs + macs, self.reached + macs, self.calls + 1
         self.left.arrivals.assume_real()
         self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
         self.left.nonzero += macs
@@ -119,6 +126,7 @@ class Tally:
         """Count the product of two activations, (B, M, K) and (B, K, N)."""
         macs = a.numel() * b.shape[-1]
         self.macs, self.reached = self.macs + macs, self.reached + macs
+        self.calls, self.rows = self.calls + 1, self.rows + len(a)
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
         both = _double_sum(a != 0, -2) * _double_sum(b != 0, -1)  # (B, K)
@@ -140,6 +148,7 @@ class Tally:
         for axis in zip(size, kernel, *steps, out[2:], strict=True):
             fan_out = fan_out[..., None] * taps(transposed, *axis)
         self.reached += len(x) * x.shape[1] * int(fan_out.sum())
+        self.calls, self.rows = self.calls + 1, self.rows + len(x)
         self.left.see(x, fan_out)
 
 

@@ -85,6 +85,7 @@ def build(
     description = {
         "onespike": __version__,
         "contract": contract.to_json(),
+        "title": _title(contract.model, operations.steps),
         "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
         "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
         "parity": proof.to_json(),
@@ -100,6 +101,11 @@ def build(
     files[CONTRACT] = json.dumps(kept, indent=2).encode()
     save_folder(out, files)
     return Demo(out, names, proof)
+
+
+def _title(name: str, steps: int) -> str:
+    """The page's heading."""
+    return f"{name}: a spiking network that answers in {'one time step' if steps == 1 else f'{steps} time steps'}"
 
 
 def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:

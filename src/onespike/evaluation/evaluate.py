@@ -71,6 +71,8 @@ class Evaluation:
     part: str  # which part of it
     checkpoint: str  # "best" or "last", whichever was asked for
     epochs: int  # epochs after which its weights were saved
+    time_steps: int | None  # time steps for one image, as asked for; None: the network's own number
+    precision: str  # arithmetic, as in `TrainConfig`
     classes: tuple[str, ...]  # class names
     images: int  # images in the part
     passes: int  # how often the network saw all of them
@@ -200,6 +202,8 @@ def evaluate(
         part=part,
         checkpoint=which,
         epochs=checkpoint.state["progress"]["epoch"],
+        time_steps=time_steps,
+        precision=config.precision,
         classes=card.classes,
         images=len(images),
         passes=len(scores),

@@ -62,7 +62,7 @@ class LayerView:
             potential = {"mean": potentials.mean(), "std": potentials.std(), "quantiles": quantiles}
         return {
             "name": self.name,
-            "threshold": None if self.threshold is None else self.threshold.mean().item(),
+            "threshold": None if self.threshold is None else self.threshold.float().mean().item(),
             "firing_rate": self.firing_rate,
             "silent_neurons": (self.spikes.abs().sum(0) == 0).float().mean().item(),
             "above_threshold": None if distances is None else (distances > 0).float().mean().item(),

@@ -26,7 +26,8 @@ class Candidate:
     Attributes:
         run: Maps normalised images (B, C, H, W) to logits (B, K).
         spikes_differ: Share of outputs of neurons, spike or none, that differ from PyTorch's, 0..1; None for PyTorch
-            itself, and if unknown.
+            itself, and if unknown. Our own engine's neurons are those in the units of its blocks; of an ONNX file they
+            are all that spike.
     """
 
     run: Callable[[Tensor], Tensor]

@@ -1,11 +1,13 @@
 """The engine's network: the forward pass of `onespike.models.Network` on bytes; one time step, no gradients."""
 
+from copy import deepcopy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold
+from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold, is_affine
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, Windows, between, linear
 from onespike.models import Block, Network, OnespikeConfig
 from onespike.models.patch import Merging
@@ -21,6 +23,8 @@ PRECISIONS = {"int8": Arithmetic(1, torch.bfloat16), "int16": Arithmetic(2, torc
 
 def check_supported(network: Network) -> None:
     """Raise `OnespikeError` for a network that the engine does not run, such as one over several time steps."""
+    if type(network) is not Network:  # its forward pass may be another
+        raise OnespikeError(f"optimise: expected the library's own network, got a {type(network).__name__}")
     config = network.config
     if config.neuron.name != "lif" or config.encoding == "direct":
         got = f"neuron {config.neuron.name} and encoding {config.encoding}"
@@ -41,16 +45,18 @@ def check_supported(network: Network) -> None:
 
 def _is_own(unit: nn.Module) -> bool:
     """Whether a unit is made of what the engine knows."""
-    if type(unit) is not TravellingUnit:
-        return type(unit) is ConvUnit
+    if type(unit) is ConvUnit:
+        return is_affine(unit.norm1) and is_affine(unit.norm2)
+    if type(unit) is not TravellingUnit or not is_affine(unit.norm):
+        return False
     layers = [*unit.layer.children()]
     is_mlp = len(layers) == 4 and all(isinstance(layers[k], ChannelLinear) for k in (0, 3))
-    return is_mlp or type(unit.layer) is Recurrent
+    return (is_mlp and is_affine(layers[1]) and type(layers[2]) in (nn.GELU, LIF)) or type(unit.layer) is Recurrent
 
 
 def takes(network: nn.Module) -> bool:
     """Whether the engine can run a network."""
-    if not isinstance(network, Network):
+    if type(network) is not Network:
         return False
     try:
         check_supported(network)
@@ -77,6 +83,7 @@ class Engine(nn.Module):
         super().__init__()
         self.precision, arithmetic = precision, PRECISIONS[precision]
         check_supported(network)
+        network = deepcopy(network)  # some layers are taken over as they are
         self.in_channels, self.image_size = network.in_channels, network.image_size
         weight, bias = fold(*network.stem)
         self.stem_weight = nn.Buffer(weight.contiguous(memory_format=torch.channels_last))

@@ -30,20 +30,31 @@ _FLOAT = (1.0, 0, torch.float32)
 _ADD = (1.0, 0, "sum", 1.0)
 
 
+def is_affine(norm: nn.Module) -> bool:
+    """Whether `affine` can write a normalisation."""
+    of_statistics = isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
+    return of_statistics or isinstance(norm, nn.Identity)
+
+
 def fold(layer: nn.Conv2d | nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Fold the `BatchNorm2d` after a layer, or the identity, into its weight and bias (C_out,)."""
     weight = layer.weight.detach()
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach()
-    if not isinstance(norm, nn.BatchNorm2d):
+    if isinstance(norm, nn.Identity):
         return weight, bias
     gain, shift = affine(norm)
     return weight * gain.view(-1, *[1] * (weight.ndim - 1)), bias * gain + shift
 
 
 def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Write a batch normalisation in evaluation mode, or the identity, as gain * x + shift, each (C,) or ()."""
-    if not isinstance(norm, nn.BatchNorm2d):
+    """Write a batch normalisation in evaluation mode, or the identity, as gain * x + shift, each (C,) or ().
+
+    Any other normalisation, or one without statistics or weights, is a ValueError.
+    """
+    if isinstance(norm, nn.Identity):
         return torch.ones(()), torch.zeros(())
+    if not isinstance(norm, nn.BatchNorm2d) or not is_affine(norm):
+        raise ValueError(f"norm: expected nn.Identity, or nn.BatchNorm2d with weights and statistics, got {norm}")
     assert norm.running_var is not None and norm.running_mean is not None  # noqa: PT018 - both or neither
     gain = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
     return gain, norm.bias.detach() - norm.running_mean * gain

@@ -7,7 +7,7 @@ Runtime or OpenVINO, whichever is faster (docs/speed.md).
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, cast
@@ -62,6 +62,7 @@ class BlockSpikes:
     firing_rate: float
     engine_firing_rate: float
     flipped: float
+    neurons: int  # outputs that were compared, over all images
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,9 @@ def optimise(
     checkpoint = run.checkpoint(which)
     network, batches = opened(run, checkpoint, images, model, data)
     if takes(network):
-        return _ours(cast("Network", network), checkpoint.card, batches, run.folder.name, out, precision, rounds)
+        ours = cast("Network", network)
+        card = replace(checkpoint.card, model=ours.config)  # that of an object from Python cannot be built again
+        return _ours(ours, card, batches, run.folder.name, out, precision, rounds)
     if precision not in ("auto", *WEIGHTS):
         raise OnespikeError(
             f"precision: expected auto, {' or '.join(WEIGHTS)} for {checkpoint.card.name}, got {precision}"
@@ -177,8 +180,8 @@ def _ours(
 
 
 def flipped(blocks: list[BlockSpikes]) -> float:
-    """The share of the spikes of all blocks that come or go, 0..1."""
-    return sum(one.flipped for one in blocks) / len(blocks)
+    """The share of the outputs of neurons, spike or none, that differ: of those in the units of all blocks, 0..1."""
+    return sum(one.flipped * one.neurons for one in blocks) / sum(one.neurons for one in blocks)
 
 
 @torch.no_grad()
@@ -198,7 +201,7 @@ def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> l
             for one, other in zip(mine, theirs, strict=True):
                 first, second = seen[0][one].movedim(-3, -1).reshape(-1) > 0, seen[1][other].reshape(-1) > 0
                 totals[block] += torch.tensor([first.sum(), second.sum(), (first != second).sum(), len(first)])
-    return [BlockSpikes(*(row[:3] / row[3]).tolist()) for row in totals]
+    return [BlockSpikes(mine / n, theirs / n, wrong / n, int(n)) for mine, theirs, wrong, n in totals.tolist()]
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_replaceable, is_as_written, path_of, read_whole, save_folder, sealed, whole_folder
+from onespike.durable import expect_replaceable, is_as_written, path_of, read_folder, read_whole, save_folder, sealed
 from onespike.errors import OnespikeError, reason, requires, unknown
 from onespike.exporting.onnx import FILE
 from onespike.inference.engine import Engine
@@ -61,15 +62,9 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
     """
     folder = path_of(folder)
     try:
-        place = whole_folder(folder)
-        text = read_whole(place / DESCRIPTION)
-        description = read_json(text, DESCRIPTION)
-        expect_keys(description, {"model": dict, "precision": str, "engine": str, "sha256": str}, DESCRIPTION)
+        text, description, content = read_folder(folder, _read)
         name = description["engine"]
-        if name not in (OURS, *RUNTIMES):
-            raise unknown("engine", name, (OURS, *RUNTIMES))
         file = WEIGHTS if name == OURS else FILE
-        content = read_whole(place / file, 1 << 36)
         if description != sealed(description, content) or not is_as_written(text, description):
             raise OnespikeError(f"{file} and {DESCRIPTION} are not what was written")
         card = ModelCard.from_json(description["model"])
@@ -80,6 +75,17 @@ def load_engine(folder: str | Path) -> Engine | Runtime:
         raise OnespikeError(f"the engine in {folder} cannot be read: {reason(error)}") from error
     engine.card = card
     return engine
+
+
+def _read(folder: Path) -> tuple[bytes, dict[str, Any], bytes]:
+    """The description of an engine, as text and as values, and the file that it describes."""
+    text = read_whole(folder / DESCRIPTION)
+    description = read_json(text, DESCRIPTION)
+    expect_keys(description, {"model": dict, "precision": str, "engine": str, "sha256": str}, DESCRIPTION)
+    name = description["engine"]
+    if name not in (OURS, *RUNTIMES):
+        raise unknown("engine", name, (OURS, *RUNTIMES))
+    return text, description, read_whole(folder / (WEIGHTS if name == OURS else FILE), 1 << 36)
 
 
 def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:

@@ -10,7 +10,6 @@ A checkpoint is a folder:
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -28,15 +27,15 @@ from onespike.conversion.network import spiking
 from onespike.data.augment import seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
-from onespike.durable import digest_of, is_as_written, read_whole, whole_folder, write_folder
+from onespike.durable import digest_of, is_as_written, read_folder, read_whole, write_folder
 from onespike.errors import OnespikeError, shown
 from onespike.tensors import expect_alike, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
 FILES = ("model.safetensors", "model.json", "training.safetensors")
-#: Largest file of a checkpoint, in bytes; attempts to read a checkpoint while somebody replaces it.
-_MOST, _ATTEMPTS = 1 << 36, 20
+#: Largest file of a checkpoint, in bytes.
+_MOST = 1 << 36
 #: Columns that each row of a run's history has: finite numbers, like all other columns.
 _COLUMNS: dict[str, Any] = {"epoch": int, "lr": float, "train_loss": float, "train_top1": float}
 _COLUMNS |= {"valid_loss": float | None, "valid_top1": float | None, "epoch_seconds": float, "images_per_second": float}
@@ -139,7 +138,7 @@ class Checkpoint:
     def load(cls, folder: Path) -> "Checkpoint":
         """Read a checkpoint, its tensors on the CPU; an `OnespikeError` if it is missing or damaged."""
         try:
-            files = _read(folder)
+            files = read_folder(folder, _read)
             text = files.pop("state.json")
             state = read_state(read_json(text, "state.json"))
             if not is_as_written(text, state):
@@ -223,19 +222,7 @@ class _State:
 
 
 def _read(folder: Path) -> dict[str, bytes]:
-    """Read the files of one checkpoint, even while it is replaced: a folder by `write_folder` is swapped as a whole."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            place = whole_folder(folder)
-            before = place.stat()
-            files = {name: read_whole(place / name, _MOST) for name in (*FILES, "state.json")}
-            if (before.st_ino, before.st_mtime_ns) == ((after := place.stat()).st_ino, after.st_mtime_ns):
-                return files
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-        time.sleep(0.01)
-    raise OnespikeError("somebody replaces it all the time")
+    return {name: read_whole(folder / name, _MOST) for name in (*FILES, "state.json")}
 
 
 def read_state(content: Any) -> dict[str, Any]:

@@ -73,10 +73,10 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
     (run.folder / "evaluation").mkdir()
-    found = {"part": "test", "checkpoint": "best", "data": "digits", "top1": {"mean": 12.5}}
+    found = {"part": "test", "checkpoint": "best", "data": "digits", "epochs": 1, "top1": {"mean": 12.5}}
     (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
-    for other in ({"part": "train"}, {"checkpoint": "last"}, {"data": "mine"}):
+    for other in ({"part": "train"}, {"checkpoint": "last"}, {"data": "mine"}, {"epochs": 2}, {"time_steps": 4}):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None
 

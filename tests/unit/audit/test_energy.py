@@ -7,6 +7,8 @@ import torch
 import yaml
 from torch import nn
 
+from onespike import convert
+from onespike.audit import audit
 from onespike.audit.report import compare
 from onespike.audit.result import Audit
 from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
@@ -69,6 +71,66 @@ def test_what_one_step_keeps_for_the_next_lies_in_the_memory_that_holds_one_step
     assert found.potentials == near(1e-12 * expected)
     assert found.potentials < all_at_once.potentials
     assert found.activations <= all_at_once.activations
+
+
+def test_real_inputs_of_every_step_lie_in_the_memory_that_holds_one_step():
+    table = EnergyTable.load()
+    networks = {
+        "layers.0.conv": create_model("spiking-vgg11", time_steps=4),
+        "layers.0.mlp.1": create_model("conv12", preset="modern", time_steps=4),
+    }
+    found = {}
+    for path, network in networks.items():
+        operations = count_operations(network.eval(), [torch.rand(1, 3, 32, 32)])
+        (layer,) = [one for one in operations.layers if one.path == path]
+        assert [(one.arrives, one.time_steps) for one in layer.products] == [("real", 4)]
+        found[path] = table.layer(layer, operations, "memory", "network").activations
+    # Written and read at each of 4 steps, in words of 8 bytes: 3,072 bytes at 10 pJ, 12,288 bytes at 20 pJ.
+    assert found["layers.0.conv"] == near(2 * 4 * 3072 / 8 * 10e-12)
+    assert found["layers.0.mlp.1"] == near(2 * 4 * 12288 / 8 * 20e-12)
+
+
+def converted() -> nn.Module:
+    artificial = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    return convert(artificial, torch.rand(8, 3, 8, 8), time_steps=4).network
+
+
+def over_time() -> nn.Module:
+    return create_model("spiking-resnet-xs", width=8, time_steps=4)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "steps"),
+    [(over_time, (1, 3, 32, 32), 1), (over_time, (4, 1, 3, 32, 32), 4), (converted, (2, 3, 8, 8), 4)],
+    ids=["still image", "frames", "converted"],
+)
+def test_a_stem_runs_once_or_at_each_step(make, shape, steps):
+    images = torch.rand(shape)
+    operations = count_operations(make().eval(), [images, images])
+    assert operations.steps == 4
+    first, *others = operations.products
+    assert (first.arrives, first.time_steps) == ("real", steps)
+    assert {one.time_steps for one in others if one.arrives != "real"} == {4}
+
+
+def test_what_a_unit_writes_at_each_step_lies_in_the_memory_that_holds_one_step():
+    network, table = create_model("conv12", preset="modern", time_steps=2).eval(), EnergyTable.load()
+    block = network.layers[7]
+    assert (block.window_kind, block.size, block.unit.out_channels) == ("dilated", 4, 192)
+    operations = count_operations(network, [torch.rand(1, 3, 32, 32)])
+    (layer,) = [one for one in operations.layers if one.path == "layers.7.unit"]
+    # 4 windows of 3x3, of which 3 are handed on at both steps, and the last is kept for the second; 2 layers.
+    window = 9 * 192
+    assert layer.potentials == ((2 * 3 * 3 + 2 * 4) * window, (2 * 3 + 1) * 2 * window)
+    # Of 2 bytes, 24,192 at each step: 20 pJ for 8 bytes.
+    found = table.layer(layer, operations, "memory", "network").potentials
+    assert found == near(sum(layer.potentials) * 2 / 8 * 20e-12)
+
+
+def test_frames_of_another_number_than_the_configs_are_the_time_steps():
+    network = create_model("spiking-vgg11")
+    assert network.config.time_steps == 4
+    assert audit(network, [torch.rand(2, 4, 3, 32, 32)]).operations.steps == 2
 
 
 def test_the_parts_add_up():

@@ -110,6 +110,11 @@ def test_counted_as_its_spikes_say(make):
     assert (operations.steps, found.variants) == (STEPS, ("network", "binary"))
 
 
+def test_a_threshold_may_be_a_whole_number():
+    operations = count_operations(Torch(True, threshold=1), [images()])
+    assert [neurons.threshold for neurons in operations.neurons] == [1, 1]
+
+
 def test_one_step_at_a_time_or_all_at_once_is_the_same_count():
     found = []
     for mode in ("s", "m"):

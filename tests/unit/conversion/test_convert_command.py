@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import onespike
+from onespike.audit import audit_run
 from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
 from onespike.durable import LOCK, held
@@ -53,6 +54,15 @@ def test_a_converted_run_is_a_run_like_any_other(ann_run, command, tmp_path):
     assert network(torch.rand(3, 1, 16, 16)).shape == (3, 10)
     assert command("evaluate", out)[0] == 0
     assert evaluate(Run(out), time_steps=8).loss.mean != evaluate(Run(out)).loss.mean
+
+
+def test_an_audit_shows_no_accuracy_at_other_time_steps(ann_run, command, tmp_path):
+    out = tmp_path / "snn"
+    assert command("convert", ann_run.folder, "--out", out, *FAST)[0] == 0
+    assert command("evaluate", out, "--time-steps", 4)[0] == 0
+    assert audit_run(out, images=8, latency=False).accuracy is None
+    assert command("evaluate", out)[0] == 0
+    assert audit_run(out, images=8, latency=False).accuracy == evaluate(out).top1.mean
 
 
 def test_several_neurons_for_each_activation(ann_run, command, tmp_path):

@@ -165,6 +165,19 @@ def test_the_accuracy_is_that_of_the_weights(
         assert json.loads((tmp_path / which / "demo.json").read_text())["top1"] == top1
 
 
+@pytest.mark.parametrize(("steps", "said"), [(1, "one time step"), (4, "4 time steps")])
+def test_the_page_says_in_how_many_time_steps_the_network_answers(
+    steps: int, said: str, make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
+    made = build(make_run("spiking-resnet-xs", width=4, time_steps=steps), tmp_path / "page", images=2).folder
+    title = json.loads((made / "demo.json").read_text())["title"]
+    assert title == f"spiking-resnet-xs: a spiking network that answers in {said}"
+    assert 'at("name").textContent = about.title;' in (made / "demo.js").read_text()
+    assert "one time step" not in "".join((made / name).read_text().lower() for name in ("index.html", "demo.js"))
+
+
 def test_recordings_of_several_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched

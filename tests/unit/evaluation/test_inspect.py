@@ -262,6 +262,14 @@ def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, 
     assert again.to_json() == view.to_json(), "it remembers nothing"
 
 
+def test_a_threshold_may_be_a_whole_number(card, image: Path):
+    import snntorch
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 10), snntorch.Leaky(0.9, threshold=1, init_hidden=True))
+    (layer,) = inspect_network(network, card, image).to_json()["blocks"][0]["layers"]
+    assert layer["threshold"] == 1
+
+
 OURS = [one for one in MODELS.values() if one.builder.__module__.startswith("onespike.")]  # others may be registered
 
 

@@ -21,6 +21,8 @@ def result() -> Evaluation:
         part="test",
         checkpoint="best",
         epochs=7,
+        time_steps=4,
+        precision="bf16",
         classes=("cat", "dog, small", "$emu_"),
         images=10,
         passes=2,
@@ -73,11 +75,14 @@ def test_files(result: Evaluation, tmp_path: Path):
     assert content["top1"] == {"mean": 70.0, "std": 2.5}
     assert content["per_class"]["$emu_"] is None
     assert content["most_confused"][0] == {"truth": "dog, small", "guess": "cat", "images": 4, "share": 40.0}
-    assert {key: content[key] for key in ("data", "part", "checkpoint", "epochs", "images", "passes")} == {
+    keys = ("data", "part", "checkpoint", "epochs", "time_steps", "precision", "images", "passes")
+    assert {key: content[key] for key in keys} == {
         "data": "pets",
         "part": "test",
         "checkpoint": "best",
         "epochs": 7,
+        "time_steps": 4,
+        "precision": "bf16",
         "images": 10,
         "passes": 2,
     }

@@ -13,11 +13,12 @@ from onespike.functional import FUSIONS
 from onespike.inference import Engine
 from onespike.inference.engine import takes
 from onespike.inference.layers import IntegerConv, IntegerLinear
-from onespike.inference.optimise import compare_spikes
+from onespike.inference.optimise import compare_spikes, flipped
 from onespike.models import Network, create_model
 from onespike.neurons import NEURONS, Neuron
 from onespike.units import UNITS as REGISTRY
 from onespike.units import ConvUnit
+from onespike.units.channel import ChannelLinear
 from onespike.units.tokens import TravellingUnit
 
 UNITS = ("conv", "lstm", "gru", "birnn", "mlp")
@@ -182,6 +183,68 @@ def test_neurons_and_units_of_ones_own_are_refused(registry, name, other, named,
     with pytest.raises(OnespikeError, match=f"expected the library's own neuron and unit, got a {named} of another's$"):
         Engine(network)
     assert not takes(network)
+
+
+class Doubled(Network):
+    def forward(self, *given: Any, **named: Any) -> torch.Tensor:
+        return 2 * super().forward(*given, **named)
+
+
+def grouped(channels: int, config: Any, _norm: Any) -> nn.Module:
+    return ConvUnit(channels, config, lambda count: nn.GroupNorm(1, count))
+
+
+def rectified(channels: int, config: Any, norm: Any) -> nn.Module:
+    layers = ChannelLinear(channels, channels), norm(channels), nn.ReLU(), ChannelLinear(channels, channels)
+    return TravellingUnit(nn.Sequential(*layers), channels, config, norm)
+
+
+@pytest.mark.parametrize("unit", [grouped, rectified])
+def test_units_of_layers_that_it_does_not_know_are_refused(unit, monkeypatch) -> None:
+    monkeypatch.setitem(REGISTRY, "mine", unit)
+    network = create_model("conv12", preset="modern", **TINY, unit="mine")
+    assert not takes(network)
+    with pytest.raises(OnespikeError, match="expected the library's own neuron and unit, got a unit mine of another's"):
+        Engine(network)
+
+
+def test_a_network_with_a_forward_of_its_own_is_refused() -> None:
+    network = Doubled(make().config, 3, 3, 16)
+    assert not takes(network)
+    with pytest.raises(OnespikeError, match="expected the library's own network, got a Doubled"):
+        Engine(network)
+
+
+@pytest.mark.parametrize("norm", [nn.GroupNorm(1, 8), nn.BatchNorm2d(8, affine=False), nn.InstanceNorm2d(8)])
+def test_a_norm_that_is_no_gain_and_shift_is_refused(norm: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"norm: expected nn\.Identity, or nn\.BatchNorm2d"):
+        IntegerLinear(nn.Linear(8, 8), norm, 1)
+
+
+@pytest.mark.parametrize("unit", ["conv", "gru"])
+def test_an_engine_shares_nothing_with_its_network(unit: str) -> None:
+    network = make(unit, "paper").train()
+    engine, images = Engine(network, "int16"), torch.randn(2, 3, 16, 16)
+    assert all(module.training for module in network.modules())
+    torch.manual_seed(1)
+    before = engine(images)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1)
+    torch.manual_seed(1)
+    assert torch.equal(engine(images), before)
+
+
+def test_the_spikes_of_all_blocks_count_alike() -> None:
+    network = make()
+    engine = Engine(network, "int16")
+    engine.blocks()[0].unit.neuron2.threshold.fill_(1e9)
+    blocks = compare_spikes(network, engine, [torch.randn(4, 3, 16, 16)])
+    # Windows of both layers: 4 images; 8 channels of 8x8 pixels, once or dilated, then 16 channels of 4x4.
+    assert [block.neurons for block in blocks] == [4 * 2 * n for n in (512, 1152, 256, 576)]
+    wrong = sum(block.flipped * block.neurons for block in blocks)
+    assert flipped(blocks) == pytest.approx(wrong / (4 * 2 * 2496))
+    assert blocks[0].flipped > 0
 
 
 def test_a_unit_of_the_library_may_have_another_name(monkeypatch) -> None:

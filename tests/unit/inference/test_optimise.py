@@ -17,11 +17,15 @@ from onespike.clock import interleaved
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, derive_seed
+from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.exporting.network import rounded
 from onespike.inference import Engine, load_engine
 from onespike.inference.optimise import Eager, optimise
-from onespike.models import ModelConfig, model_config
+from onespike.inference.storage import save_engine
+from onespike.models import ModelConfig, create_model, model_config
+from onespike.training import train
+from onespike.training.checkpoint import ModelCard
 from onespike.training.recipe import load_recipe
 from onespike.training.run import Run, load
 from tests.unit.written_run import write_run
@@ -164,6 +168,35 @@ def test_other_networks_are_run_by_others(preset: str, weights: str, images: Pat
     (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-100])
     with pytest.raises(OnespikeError, match=r"cannot be read: model\.onnx and engine\.json are not what was written"):
         load_engine(folder)
+
+
+def test_a_network_that_was_passed_from_python_is_passed_again(tmp_path: Path) -> None:
+    small = {"data.image_size": 16, "data.limit": 40, "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
+    recipe = load_recipe("digits", small | {"train.epochs": 1, "train.batch_size": 20, "train.warmup_epochs": 0})
+    network = lambda: create_model("conv-tiny", in_channels=1, image_size=16, channels=(4, 4, 4))  # noqa: E731
+    train(recipe, tmp_path / "run", model=network(), quiet=True)
+    report = optimise(tmp_path / "run", tmp_path / "engine", rounds=1, model=network())
+    assert (report.engine, report.compared.model) == ("onespike int8", "conv-tiny")
+    assert load_engine(tmp_path / "engine")(torch.rand(2, 1, 16, 16)).shape == (2, 10)
+
+
+def test_an_engine_is_read_whole_while_another_takes_its_place(tmp_path: Path, monkeypatch) -> None:
+    card = ModelCard(model_config("conv-tiny", channels=(4, 4, 4)), CLASSES, 1, 16, (0.5,), (0.5,), "mine")
+    torch.manual_seed(0)
+    one, two = (Engine(card.build(), precision) for precision in ("int8", "int16"))
+    save_engine(one, card, "run", tmp_path / "engine")
+    swaps = []
+
+    def read_after_a_swap(path: Path, *most: int) -> bytes:
+        if path.name == "engine.safetensors" and not swaps:
+            swaps.append(path)
+            save_engine(two, card, "run", tmp_path / "engine")
+        return read_whole(path, *most)
+
+    monkeypatch.setattr("onespike.inference.storage.read_whole", read_after_a_swap)
+    engine = load_engine(tmp_path / "engine")
+    assert isinstance(engine, Engine)
+    assert (len(swaps), engine.precision) == (1, "int16")
 
 
 def test_a_folder_without_an_engine_is_refused(tmp_path: Path) -> None:

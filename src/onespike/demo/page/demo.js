@@ -250,7 +250,7 @@ function offer() {
 
 function describe() {
   const { contract, costs, parity, images, top1 } = about;
-  at("name").textContent = `${contract.model}: a spiking network that answers in one time step`;
+  at("name").textContent = about.title;
   const known = top1 === null ? "" : `, ${top1.toFixed(2)}% of its test images right`;
   at("about").textContent = `Trained on ${contract.data}${known}. ${contract.classes.length} classes.`;
   at("images").textContent = number.format(images);
