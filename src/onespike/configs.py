@@ -76,7 +76,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
         is_none = isinstance(value, str | None) and value in (None, "null")
         return None if is_none else convert(value, inner, where, " or null")
     if kind is Any:
-        return _parsed(value) if isinstance(value, Text) else value
+        return _untyped(value)
     if kind in (str, Path) and isinstance(value, str | Path) and "\0" not in str(value):
         return str(value) if kind is str else path_of(value)
     config: type | None = kind if isinstance(kind, type) and is_dataclass(kind) else None
@@ -96,9 +96,9 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind in (tuple, list) and isinstance(value, Text) and isinstance(parsed, str):  # as in a shell: a,b
         parsed = parsed.split(",")
     number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
-    if kind is float and isinstance(parsed, str) and parsed.isascii() and "_" not in parsed:  # YAML takes 1e-3 for text
-        with suppress(ValueError):
-            parsed, number = float(parsed), True
+    if kind is float and isinstance(parsed, str):
+        parsed = _number_of(parsed)
+        number = not isinstance(parsed, str)
     if number and kind in (float, type(parsed)):
         if isinstance(parsed, int) and parsed not in _WHOLE:
             raise OnespikeError(f"{where}: expected {_WORDS[kind]} of less than 2^63, got {shown(value)}")
@@ -116,6 +116,26 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     if kind is dict and isinstance(parsed, Mapping):
         return {convert(key, str, where): convert(one, arguments[1], f"{where}.{key}") for key, one in parsed.items()}
     raise OnespikeError(f"{where}: expected {_WORDS.get(kind, kind)}{or_null}, got {shown(value)}")
+
+
+def _untyped(value: Any) -> Any:
+    """A value of any type, with the texts of options in it as YAML reads them, and nothing that YAML cannot write."""
+    if isinstance(value, Mapping):
+        return {key: _untyped(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_untyped(one) for one in value)
+    if isinstance(value, Text):
+        parsed = _parsed(value)
+        return _number_of(parsed) if isinstance(parsed, str) else parsed
+    return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
+
+
+def _number_of(text: str) -> float | str:
+    """The number that a text is, such as 1e-3, which YAML takes for a text; else the text itself."""
+    if text.isascii() and "_" not in text:
+        with suppress(ValueError):
+            return float(text)
+    return str(text)
 
 
 def expect_keys(content: Any, kinds: Mapping[str, Any], where: str) -> None:

@@ -108,7 +108,7 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
     A temporary file is made there: permissions alone say nothing of /proc, or of a read-only mount. Files that a run
     needs are not replaced, and no two files may have one path.
     """
-    paths = [Path(file) for file in files if file not in (None, "-")]
+    paths = [path_of(file, "file") for file in files if file is not None and file != "-"]
     paths += [folder] if folder else []
     places = [os.path.realpath(path) for path in paths]
     for path in paths:
@@ -305,7 +305,7 @@ def save_json(content: Any, target: str) -> None:
     if target == "-":
         print(text)
     else:
-        save_text(text + "\n", Path(target))
+        save_text(text + "\n", path_of(target, "file"))
 
 
 def digest_of(content: Mapping[str, Any]) -> str:

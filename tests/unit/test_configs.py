@@ -1,9 +1,12 @@
 """Plain values become configs, or one line says why not."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +102,16 @@ def test_a_value_that_fits_is_left_alone():
     inner = Inner("b")
     assert convert(inner, Inner, "x") is inner
     assert convert(5, Any, "x") == 5
+
+
+def test_what_has_no_type_is_plain_all_through():
+    found = convert(
+        {"a": Text("*.png"), "b": {"c": Text("3")}, "d": [Text("1e-3"), np.float32(2)], "e": (1, 2)}, Any, "x"
+    )
+    assert found == {"a": "*.png", "b": {"c": 3}, "d": [0.001, 2.0], "e": (1, 2)}
+    assert type(found["a"]) is str
+    assert yaml.safe_load(yaml.safe_dump(plain(found)))["b"] == {"c": 3}
+    assert convert(Path("there"), Any, "x") == "there"
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a,b", ("a", "b")), ("a", ("a",)), ("[a, b]", ("a", "b")), ("[]", ())])

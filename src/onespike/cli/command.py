@@ -92,12 +92,12 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
     option = f"--{name.strip('_') if '.' in name else name.strip('_').replace('_', '-')}"
     shown = f"{text} (default: {default})" if default is not False and default not in (None, [], "") else text
     common: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": shown}
-    if hint is bool:
+    if hint is bool and "." not in name:
         parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         return
     several = get_origin(hint) is list
     kind = partial(convert, hint=get_args(hint)[0] if several else hint, where=option)
-    metavar = name.strip("_").rpartition(".")[2].upper()
+    metavar = "true|false" if hint is bool else name.strip("_").rpartition(".")[2].upper()
     parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
 
 

@@ -37,15 +37,16 @@ def push(
         images: How many test images the audit sees, evenly spread.
         private: Whether a new repository is private.
     """
-    from onespike.durable import expect_writable
-    from onespike.exporting.hub import push_to_hub, save_pretrained
+    from onespike.durable import expect_replaceable
+    from onespike.exporting.hub import SAVED, push_to_hub, save_pretrained
     from onespike.training.run import Run
 
     if (out is None) == (repo is None):
         raise OnespikeError("expected one place to write: onespike push RUN --out FOLDER, or --repo USER/NAME")
     if private and out is not None:
         raise OnespikeError("--private is for a repository of the Hub, --repo: leave it out, or --out")
-    expect_writable(folder=out)
+    if out is not None:  # before the work
+        expect_replaceable(out, SAVED, "saved network")
     opened, console = Run.open(run), person()
     data = opened.recipe_with(overrides).data
     with TemporaryDirectory() as made:

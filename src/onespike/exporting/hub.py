@@ -25,6 +25,8 @@ from onespike.training.run import Run, load
 
 #: timm's description, for `timm.create_model("hf-hub:user/repo")`.
 TIMM = "config.json"
+#: Files of a saved network, which a later one replaces.
+SAVED = (*FILES, TIMM)
 #: What the card shows of a proof.
 _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
 #: Standard deviations on either side of the mean that hold 95% of a normal distribution.
@@ -56,7 +58,7 @@ def save_pretrained(
         OnespikeError: The folder holds something else; a network has no card.
     """
     folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
-    expect_replaceable(folder, (*FILES, TIMM), "saved network")
+    expect_replaceable(folder, SAVED, "saved network")
     expect_keys(results or {}, {}, "results")
     if weights not in ("fp32", "int8"):
         raise unknown("weights", weights, ("fp32", "int8"))
