@@ -144,7 +144,7 @@ def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
     assert (made.typed, made.overrides["train.mixup"]) == (["train.track"], 0.1)
 
 
-def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job, tmp_path):
+def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
     space = {"data.holdout": CategoricalDistribution([0.3, 0])}
     made = replace(job(2, space=space), overrides={k: v for k, v in TINY.items() if k != "data.holdout"})
     for _ in range(2):  # called again, it has nothing left to do
