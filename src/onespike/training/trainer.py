@@ -97,8 +97,8 @@ class Trainer:
         self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
         if self.teacher:
             for side in sizes(config, data.image_size)[:-1]:
-                expect_size(self.teacher.network, data, share, side)
-        self.flops = Flops(self.network, self.teacher.network if self.teacher else None)
+                expect_size(self.teacher.seeing, data, share, side)
+        self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
