@@ -224,11 +224,12 @@ def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys
     assert str(raised.value) == expected
 
 
-def test_a_pruned_trial_has_its_last_accuracy(job, monkeypatch):
+def test_a_pruned_trial_has_its_last_accuracy(job, tmp_path, monkeypatch):
     monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda _: True)
     assert work(job(1, train__epochs=3)) == 0
     (one,) = studies.tried(study_of(job(1)), "")
     assert (one.outcome, one.accuracy is not None, one.best) == ("pruned", True, False)
+    assert Run.open(tmp_path / "trial-000").checkpoint("last").state["progress"]["epoch"] == 1
 
 
 def test_without_its_caller_a_process_stops_and_the_trial_waits(job, monkeypatch):
