@@ -76,7 +76,7 @@ class EnergyBudget(Callback):
             over = (joules / step.images - least) / (budget - least) - 1
             self.raised = max(0.0, self.raised + ASCENT / (trainer.config.epochs * len(trainer.batches)) * over)
 
-    def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+    def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
         """Add the columns."""
         operations, joules, images = self._epoch
         row["synaptic_operations"] = operations / images if images else None
