@@ -14,17 +14,16 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from onespike.classpath import allowed
-from onespike.configs import plain
+from onespike.configs import Text, plain
 from onespike.counting import CONVENTIONS
-from onespike.data.dataset import open_dataset
 from onespike.durable import expect_replaceable, expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
 from onespike.search import storage as storages
 from onespike.search import study as studies
-from onespike.search.report import PAGE, as_text, words_of, write_report
+from onespike.search.report import PAGE, words_of, write_report
 from onespike.search.space import read_space
 from onespike.search.study import Tried
-from onespike.search.worker import Job
+from onespike.search.worker import Job, expect_held_out
 from onespike.training.recipe import NO_MATTER, load_recipe, values_of
 
 if TYPE_CHECKING:
@@ -77,8 +76,7 @@ def search(
     if not any((out / name).exists() for name in (storages.JOURNAL, studies.WORKERS)):
         expect_replaceable(out.resolve(), [storages.LOCKED], "search")
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
-    if not len(open_dataset(base.data).validation):
-        raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
+    expect_held_out(base)
     opened = storages.open_storage(storage, out)
     study = studies.open_study(opened, out.resolve().name, trials, energy, base.train.epochs)
     from optuna.distributions import distribution_to_json
@@ -87,7 +85,8 @@ def search(
     identity = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
     identity |= {"space": texts, "energy": energy}
     studies.expect_same_search(study, identity, (storage and "the storage") or str(out))
-    options: dict[str, Any] = {"recipe": recipe, "overrides": {key: as_text(one) for key, one in given.items()}}
+    options: dict[str, Any] = {"recipe": recipe, "overrides": {key: plain(one) for key, one in given.items()}}
+    options["typed"] = [key for key, one in given.items() if isinstance(one, Text)]
     options |= {"space": texts, "out": str(out), "name": study.study_name, "storage": storage, "trials": trials}
     job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
     (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # marks the folder as one of a search

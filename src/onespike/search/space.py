@@ -10,12 +10,12 @@ An option that takes whole numbers gets whole numbers.
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onespike.configs import make, read_yaml
+from onespike.configs import Text, make, read_yaml
 from onespike.errors import OnespikeError, shown
 from onespike.training.recipe import load_recipe
 
@@ -55,7 +55,7 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
         raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")
     forms = {name: _form(form, f"{path}: {name}") for name, form in content.items()}
     _expect_possible(forms, path, recipe, overrides)
-    whole = {name: _is_whole(name, form, recipe, overrides) for name, form in forms.items()}
+    whole = {name: _is_whole(name, forms, recipe, overrides) for name in forms}
     return {name: _distribution(form, whole[name], f"{path}: {name}") for name, form in forms.items()}
 
 
@@ -83,26 +83,38 @@ def _form(form: Any, where: str) -> _Range | _Choices:
 
 
 def _ends(form: _Range | _Choices) -> list[Any]:
-    return list(map(_plain, form.choices)) if isinstance(form, _Choices) else [form.low, form.high]
+    stored = map(_plain, form.choices) if isinstance(form, _Choices) else (form.low, form.high)
+    return list(map(as_chosen, stored))
 
 
 def _plain(choice: Any) -> Any:
-    """A choice as Optuna stores it; a recipe reads the text of a list as a list."""
+    """A choice as Optuna stores it: a list, or keys and values, as text."""
     return json.dumps(choice) if isinstance(choice, list | Mapping) else choice
+
+
+def as_chosen(stored: Any) -> Any:
+    """What a recipe is given for a value that Optuna stores: it reads the text of a list as a list."""
+    return Text(stored) if isinstance(stored, str) and stored.startswith(("[", "{")) else stored
+
+
+def _draws(name: str, value: Any, forms: Mapping[str, _Range | _Choices]) -> Iterator[dict[str, Any]]:
+    """A value of an option: alone, so that the others are as in the recipe, then with draws of the others."""
+    yield {name: value}
+    draws = random.Random(name)
+    for _ in range(DRAWS):
+        yield {key: draws.choice(_ends(one)) for key, one in forms.items()} | {name: value}
 
 
 def _expect_possible(
     forms: Mapping[str, _Range | _Choices], path: Path, recipe: str, overrides: Mapping[str, Any]
 ) -> None:
     """Raise an `OnespikeError` unless each end of each option, with some values of the others, makes a recipe."""
-    draws = random.Random(0)
     for name, form in forms.items():
         for end in _ends(form):
             first: OnespikeError | None = None
-            for number in range(1 + DRAWS):
-                others = {key: draws.choice(_ends(one)) for key, one in forms.items()} if number else {}
+            for values in _draws(name, end, forms):
                 try:
-                    load_recipe(recipe, {**overrides, **others, name: end})
+                    load_recipe(recipe, {**overrides, **values})
                     break
                 except OnespikeError as error:
                     first = first or error
@@ -110,14 +122,20 @@ def _expect_possible(
                 raise OnespikeError(f"{path}: {first}")
 
 
-def _is_whole(name: str, form: _Range | _Choices, recipe: str, overrides: Mapping[str, Any]) -> bool:
-    """Whether an option takes whole numbers alone; for a user's class, the space decides."""
+def _is_whole(name: str, forms: Mapping[str, _Range | _Choices], recipe: str, overrides: Mapping[str, Any]) -> bool:
+    """Whether an option takes whole numbers alone; for a user's class, the space decides.
+
+    Some models alone may have the option, so it is asked for with draws of the other options, too.
+    """
+    form = forms[name]
     if isinstance(form, _Choices) or not (isinstance(form.low, int) and isinstance(form.high, int)):
         return False
-    try:
-        load_recipe(recipe, {**overrides, name: form.low + 0.5})
-    except OnespikeError as error:
-        return "a whole number" in str(error)
+    for values in _draws(name, form.low + 0.5, forms):
+        try:
+            load_recipe(recipe, {**overrides, **values})
+        except OnespikeError as error:
+            if f"{name}: expected a whole number" in str(error):
+                return True
     return ".init_args." in name
 
 

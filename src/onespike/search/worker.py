@@ -5,8 +5,9 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -16,15 +17,18 @@ import torch
 from onespike.allocator import keep_freed_memory
 from onespike.audit import CONVENTIONS, audit
 from onespike.classpath import allow_imports
+from onespike.configs import Text
+from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
 from onespike.durable import held
 from onespike.errors import OnespikeError, lacks_memory, printable
 from onespike.search import storage as storages
 from onespike.search import study as studies
+from onespike.search.space import as_chosen
 from onespike.training.callbacks import Callback, Pruning, Step
 from onespike.training.loop import Diverged, Stopped, train
 from onespike.training.optim import make_accelerator
-from onespike.training.recipe import differences, load_recipe
+from onespike.training.recipe import Recipe, differences, load_recipe
 from onespike.training.run import Run
 
 if TYPE_CHECKING:
@@ -52,10 +56,16 @@ class Job:
     epochs: int
     imports: list[str]
     parent: int  # the process that started this one; without it nobody could stop this one
+    typed: list[str] = field(default_factory=list)  # of the overrides, those that were typed: JSON does not tell
 
     def to_json(self) -> str:
         """For the standard input of the process."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), default=str)
+
+    def values(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """What a trial changes in the recipe, of the types that the command line and the space have."""
+        given = {key: Text(one) if key in self.typed else one for key, one in self.overrides.items()}
+        return given | {key: as_chosen(one) for key, one in params.items()}
 
 
 class Life(Callback):
@@ -166,7 +176,8 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
     run = Run(Path(job.out) / f"trial-{number:03d}")
     attempt.set_user_attr("folder", run.folder.name)
     try:
-        recipe = load_recipe(job.recipe, {**job.overrides, **attempt.params})
+        recipe = load_recipe(job.recipe, job.values(attempt.params))
+        expect_held_out(recipe)
     except OnespikeError as error:
         raise _Refused(str(error)) from error
     while studies.is_held(run.folder):  # by a process that seemed dead, which stops once it finds out
@@ -183,7 +194,8 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
         except Diverged:
             raise
         except OnespikeError as error:
-            if run.config.is_file():
+            # What the machine is to blame for, or comes after a checkpoint, may go well at another time.
+            if isinstance(error.__cause__, OSError) or run.has_checkpoint():
                 raise
             raise _Refused(str(error)) from error
     summary = run.summary or {}
@@ -195,6 +207,12 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
     energies = count_energy(run)
     attempt.set_user_attr("energies", energies)
     return [summary["valid_top1"], energies[job.energy]]
+
+
+def expect_held_out(recipe: Recipe) -> None:
+    """Raise an `OnespikeError` if no images are held out."""
+    if not len(open_dataset(recipe.data).validation):
+        raise OnespikeError("data.holdout: held-out images choose the best trial, and there are none: set it above 0")
 
 
 def _twin_of(study: "optuna.Study", attempt: "Trial") -> Any:

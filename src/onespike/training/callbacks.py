@@ -163,13 +163,15 @@ class Monitor(Callback):
 class Pruning(Callback):
     """Reports each epoch to an Optuna trial, and raises `optuna.TrialPruned` if Optuna gives the trial up.
 
+    It raises before the next step: after the last epoch there is none, and the trial is trained to its end.
+
     Args:
         trial: The `optuna.Trial`.
         metric: A column of `metrics.csv`.
     """
 
     def __init__(self, trial: Any, metric: str = "valid_top1") -> None:
-        self.trial, self.metric = trial, metric
+        self.trial, self.metric, self._given_up = trial, metric, ""
 
     def start(self, trainer: "Trainer") -> None:
         """Report the earlier epochs of a run that another trial began."""
@@ -187,6 +189,11 @@ class Pruning(Callback):
         """Report the epoch."""
         value = self._report(row)
         if self.trial.should_prune():
+            self._given_up = f"{self.metric} {value:.2f} after epoch {row['epoch']}"
+
+    def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
+        """Raise if the trial was given up after the epoch before, of which there is a checkpoint by now."""
+        if self._given_up:
             from optuna import TrialPruned
 
-            raise TrialPruned(f"{self.metric} {value:.2f} after epoch {row['epoch']}")
+            raise TrialPruned(self._given_up)

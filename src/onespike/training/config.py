@@ -17,17 +17,19 @@ class TrainConfig:
         batch_size: Images for each optimiser step, over all processes together.
         accumulate: Parts in which each batch is computed, to save memory; the gradient is the same (batch norm apart).
         optimizer: Any first-order optimiser of timm's: "momentum" is plain SGD with momentum, "sgd" is Nesterov's.
-            "muon" takes orthogonal steps for all weights but the head's; the head and all that is exempt from weight
-            decay take AdamW's steps, at the same learning rate, such as 0.002. "lookahead_sgd", or "lookahead_" before
-            any other: every 6 steps the weights go back half the way to where they were (Zhang et al. 2019).
+            "muon" takes orthogonal steps for weights, as matrices of outputs by the rest. AdamW's steps, at the same
+            learning rate, such as 0.002, are for the head, all along a single axis, and weights that timm finds no
+            matrices: with a first or second axis of 1, a side below 4, or one above 128 times the other.
+            "lookahead_sgd", or "lookahead_" before any other: every 6 steps the weights go back half the way to where
+            they were (Zhang et al. 2019), at first from step 12 to step 6.
         lr: Learning rate at the top of a cosine over all epochs, which falls to `min_lr`. During the warm-up it rises
             towards `lr` in a line instead, and then goes on where the cosine has come to.
         norm_lr_factor: Learning rate of parameters exempt from weight decay, as a multiple of that of the weights, > 0.
         min_lr: Learning rate at the end.
         warmup_epochs: Epochs in which the learning rate rises from `warmup_lr`; a fraction is allowed.
-        warmup_lr: Learning rate at the very start.
+        warmup_lr: Learning rate at the very start, `lr` at most.
         noise_range: Shares of training between which the learning rate is noisy, such as [0.4, 0.9]; none by default.
-        noise_limit: Largest relative change by that noise.
+        noise_limit: Largest relative change by that noise, 0.001..1.
         momentum: Momentum, where the optimiser has one.
         weight_decay: Weight decay; biases, norms and learnable thresholds and decays are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
@@ -124,6 +126,10 @@ class TrainConfig:
                 raise OnespikeError(f"train.{name}: expected more than 0, got 0")
         if self.noise_range and not 0 <= self.noise_range[0] < self.noise_range[1] <= 1:
             raise OnespikeError(f"train.noise_range: expected 0 <= from < to <= 1, got {list(self.noise_range)}")
+        if self.noise_range and not 1e-3 <= self.noise_limit <= 1:  # draws are repeated until one is below it
+            raise OnespikeError(f"train.noise_limit: expected 0.001 <= noise_limit <= 1, got {self.noise_limit}")
+        if self.min_lr > self.lr:
+            raise OnespikeError(f"train.min_lr: expected at most train.lr, {self.lr:g}, got {self.min_lr:g}")
         if self.int8_weights and self.ema:
             reason = "an average of rounded weights is not rounded; set only one of them"
             raise OnespikeError(f"train.int8_weights and train.ema: {reason}")

@@ -38,6 +38,9 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
         raise OnespikeError(f"train.optimizer: {config.optimizer} cannot be used here: {error}") from error
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
+    if more := [key for key in optimizer.state_dict() if key not in ("state", "param_groups")]:
+        reason = f"keeps {more[0]} beside the state of the weights, so that no run could be resumed; choose another"
+        raise OnespikeError(f"train.optimizer: {config.optimizer} {reason}")
     return optimizer
 
 
@@ -45,8 +48,8 @@ def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, An
     """Split the parameters into those exempt from weight decay, which may learn at another rate, and the weights.
 
     Exempt are parameters along a single axis, in whatever shape (biases, norms, thresholds), and those that the model
-    names in `no_weight_decay`. Muon makes the steps of weights orthogonal. The head, which is the last weight, and all
-    exempt parameters take AdamW's steps (Jordan et al. 2024).
+    names in `no_weight_decay`. Muon makes the steps of matrices orthogonal, those named there included. The head, which
+    is the last weight, and what is no matrix to timm take AdamW's steps (Jordan et al. 2024).
     """
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     exempt = {name for name, shape in shapes.items() if shape.numel() == max(shape, default=1)}
@@ -64,7 +67,7 @@ def parameter_groups(config: TrainConfig, model: nn.Module) -> list[dict[str, An
 def make_scheduler(config: TrainConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
     """Make the learning rate's cosine, with warm-up and noise; `step_update(n)` sets the rate of step n."""
     cosine = {"sched": "cosine", "num_epochs": config.epochs, "min_lr": config.min_lr}
-    warm_up = {"warmup_epochs": config.warmup_epochs, "warmup_lr": config.warmup_lr}
+    warm_up = {"warmup_epochs": config.warmup_epochs, "warmup_lr": min(config.warmup_lr, config.lr)}
     between = list(config.noise_range) if config.noise_range else None
     noise = {"noise": between, "noise_pct": config.noise_limit, "noise_seed": config.seed}
     steps = {"step_on_epochs": False, "updates_per_epoch": steps_per_epoch}

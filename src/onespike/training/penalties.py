@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.configs import convert
+from onespike.errors import OnespikeError, shown
 from onespike.neurons.base import Neuron, along_channels
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import ASCENT, CostMeter
+from onespike.training.progress import best_row, quality
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -33,8 +35,21 @@ class EnergyBudget(Callback):
             state = f"the layers that read real values take {least:.4g} µJ an image, however little the network fires"
             remedy = "(--model.preset strict has only a stem of them)"
             raise OnespikeError(f"train.energy_budget: {state}; expected more, got {budget:g} {remedy}")
-        # Synaptic operations and joules: of this process's images of this step, and of all images of the epoch.
-        self._step, self._epoch = [0.0, 0.0], [0.0, 0.0]
+        # Synaptic operations and joules: of this process's images of this step, and of the epoch's images, with their
+        # number: those before a stop are not among them if the penalty was added afterwards.
+        self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
+
+    def start(self, trainer: "Trainer") -> None:
+        """Compare the earlier epochs of a resumed run with the budget, which may be new to them, as its best is."""
+        progress = trainer.progress
+        if len(self._epoch) == 2:  # from a version that took all images for counted
+            self._epoch.append(progress.images)
+        if self.budget and progress.history:
+            best = best_row(progress.history)
+            for row in progress.history:
+                energy = row.get("energy_uj")
+                row["energy_of_budget"] = None if energy is None else energy / self.budget
+            progress.best = quality(best)
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
         """Reset the counts of the step."""
@@ -55,28 +70,32 @@ class EnergyBudget(Callback):
     def after_step(self, trainer: "Trainer", step: Step) -> None:
         """Add up the step's cost, and move the penalty's weight towards the budget."""
         operations, joules = trainer.add_up(self._step)
-        self._epoch = [self._epoch[0] + operations, self._epoch[1] + joules]
+        self._epoch = [so_far + own for so_far, own in zip(self._epoch, (operations, joules, step.images), strict=True)]
         if self.budget:
             least, budget = self.meter.least, 1e-6 * self.budget
             over = (joules / step.images - least) / (budget - least) - 1
             self.raised = max(0.0, self.raised + ASCENT / (trainer.config.epochs * len(trainer.batches)) * over)
 
-    def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:
+    def measure(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
         """Add the columns."""
-        operations, joules = (total / trainer.progress.images for total in self._epoch)
-        row |= {"synaptic_operations": operations, "energy_uj": 1e6 * joules}
+        operations, joules, images = self._epoch
+        row["synaptic_operations"] = operations / images if images else None
+        row["energy_uj"] = energy = 1e6 * (joules / images) if images else None
         row["penalty_weight"] = self.weight + self.raised
         if self.budget:
-            row["energy_of_budget"] = row["energy_uj"] / self.budget
-        self._epoch = [0.0, 0.0]
+            row["energy_of_budget"] = None if energy is None else energy / self.budget
+        self._epoch = [0.0, 0.0, 0.0]
 
     def state(self) -> dict[str, Any]:
         """The raised weight and the epoch's sums."""
-        return {"raised": self.raised, "epoch": self._epoch}
+        return {"raised": self.raised, "epoch": self._epoch if self._epoch[2] else []}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore them."""
-        self.raised, self._epoch = state["raised"], state["epoch"]
+        self.raised, epoch = state["raised"], convert(state["epoch"], tuple[float, ...], "the epoch's sums")
+        if len(epoch) not in (0, 2, 3):
+            raise OnespikeError(f"the epoch's sums: expected 3 numbers, got {shown(epoch)}")
+        self._epoch = list(epoch) or [0.0, 0.0, 0.0]
 
 
 class Hoyer(Callback):

@@ -51,7 +51,9 @@ class Progress:
 
 def quality(row: dict[str, Any]) -> float:
     """Quality by which the best checkpoint is chosen: accuracy on the held-out images; without any, the epoch."""
-    energy = row.get("energy_of_budget") or 0.0
+    energy = row.get("energy_of_budget", 0.0)
+    if energy is None:  # there is a budget, and of this epoch the energy is not known
+        return -1.0
     if energy > WITHIN:  # below all that keep the energy budget: the nearer the better, from -1 to 0
         return 1 / energy - 1
     return row["epoch"] if row["valid_top1"] is None else row["valid_top1"]

@@ -70,9 +70,7 @@ class Teacher(Callback):
         self.network = channels_last(found.network.to(share.device, share.dtype)).eval().requires_grad_(False)
         self._reset = resetter(self.network)
         self._expect_channels(data)
-        # From the student's normalisation to its own: (x * std + mean - its mean) / its std.
-        own, its = (torch.tensor([one.mean, one.std], dtype=torch.float64)[..., None, None] for one in (data, found))
-        self._scale, self._shift = ((x / its[1]).to(share.device, share.dtype) for x in (own[1], own[0] - its[0]))
+        self.seeing = _Seeing(self.network, found, data, share)  # the same, for the student's images
         self.layers: set[str] = set()  # paths of the layers of neurons whose features are compared
         self._seen: tuple[Tensor, Tensor, dict[str, Tensor]] | None = None
         self._expect_to_suit(data, share)
@@ -112,7 +110,7 @@ class Teacher(Callback):
 
     def _answers(self, images: Tensor) -> Tensor:
         self._reset()
-        return self.network(images * self._scale + self._shift)
+        return self.seeing(images)
 
     def _expect_channels(self, data: Dataset) -> None:
         channels = len(self.found.mean)
@@ -150,6 +148,23 @@ class Teacher(Callback):
 
     def _refusal(self, why: str) -> OnespikeError:
         return OnespikeError(f"train.teacher: {self.config.teacher} does not suit the data: {why}")
+
+
+class _Seeing(nn.Module):
+    """A teacher's network, for the images that its student sees."""
+
+    def __init__(self, network: nn.Module, found: Found, data: Dataset, share: Share) -> None:
+        super().__init__()
+        self.network, self._repeats = network, data.frames == 1
+        # From the student's normalisation to its own: (x * std + mean - its mean) / its std.
+        own, its = (torch.tensor([one.mean, one.std], dtype=torch.float64)[..., None, None] for one in (data, found))
+        self._scale, self._shift = ((x / its[1]).to(share.device, share.dtype) for x in (own[1], own[0] - its[0]))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self._repeats and images.ndim == 5:  # frames of one image, for a loss of each step of the student's
+            images = images[0]
+        return self.network(images * self._scale + self._shift)
 
 
 def twin_of(recipe: Recipe) -> Recipe:

@@ -86,7 +86,7 @@ class Trainer:
         for side in sizes(config, data.image_size)[:-1]:
             expect_size(self.network, data, share, side)
         if recipe.loss is not None:
-            expect_loss(self.loss, logits, soft=bool(config.mixup))
+            expect_loss(self.loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
         if config.recompute:
             if not hasattr(self.network, "recompute"):
                 expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
@@ -97,8 +97,8 @@ class Trainer:
         self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
         if self.teacher:
             for side in sizes(config, data.image_size)[:-1]:
-                expect_size(self.teacher.network, data, share, side)
-        self.flops = Flops(self.network, self.teacher.network if self.teacher else None)
+                expect_size(self.teacher.seeing, data, share, side)
+        self.flops = Flops(self.network, self.teacher.seeing if self.teacher else None)
         taught = [self.teacher] if self.teacher else []
         self.callbacks = [*self._asked_for(), self.monitor, self.flops, *taught, *callbacks]
         self.mixup = make_mixup(config, data.num_classes)
@@ -309,8 +309,10 @@ def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> N
         raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
 
 
-def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
+def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
+
+    Of AugMix's `splits` of each image there are logits, one split after the other, and a single label.
 
     The optimiser moves the network's weights alone, so a loss may have none that need a gradient.
     """
@@ -320,6 +322,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool) -> None:
         raise OnespikeError(f"loss: its weight {learned[0]} would not be trained: {advice}")
     labels = torch.zeros(logits.shape[-2], dtype=torch.long, device=logits.device)
     targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
+    logits = torch.cat([logits] * splits, -2)
     shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
     try:
         with torch.enable_grad():

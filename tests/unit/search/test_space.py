@@ -81,6 +81,11 @@ def test_a_value_that_suits_some_of_the_others_is_possible(read):
         read("train.int8_weights: {choices: [true, false]}", train__ema="0.9")
 
 
+def test_an_option_of_some_models_alone_is_a_whole_number_where_the_model_is_searched_for_as_well(read):
+    model = "model.name: {choices: [spiking-vgg-xs, spiking-resnet-xs]}"
+    assert read(f"{model}\nmodel.width: [8, 32]")["model.width"] == IntDistribution(8, 32)
+
+
 ROOT = Path(__file__).parents[3]
 
 

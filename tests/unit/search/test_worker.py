@@ -1,6 +1,7 @@
 import json
 import os
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import sqlalchemy
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 
+from onespike.classpath import allow_imports
+from onespike.configs import Text
 from onespike.errors import OnespikeError
 from onespike.search import search, worker
 from onespike.search import storage as storages
@@ -15,6 +18,7 @@ from onespike.search import study as studies
 from onespike.search.report import write_report
 from onespike.search.worker import Job, work
 from onespike.training import Run
+from onespike.training.callbacks import Callback
 from onespike.training.trainer import Trainer
 from tests.unit.search.trial import TINY
 
@@ -113,6 +117,55 @@ def test_a_training_that_diverges_or_needs_too_much_memory_is_one_with_a_reason(
     assert second.outcome.startswith("diverged: the loss is no longer a finite number")
 
 
+def test_options_without_a_type_have_the_types_of_the_command_line_and_the_space(job, tmp_path, monkeypatch):
+    allow_imports("tests.unit.search.trial")
+    space = {"model.init_args.widths": CategoricalDistribution(["[4, 8]", "[8, 4]"])}
+    given = {"model.class_path": "tests.unit.search.trial.Net", "model.init_args.bias": "false"}
+    given |= {"train.track": "tensorboard,wandb"}
+    others = {key: value for key, value in TINY.items() if not key.startswith("model.")}
+    made = replace(job(1, space=space), overrides=others | given, typed=list(given))
+    monkeypatch.setattr("onespike.training.loop.Trackers", lambda _: Callback())
+    assert work(Job(**json.loads(made.to_json()))) == 0
+    assert [one.outcome for one in studies.tried(study_of(made), "")] == ["trained"]
+    recipe = Run.open(tmp_path / "trial-000").recipe
+    assert recipe.model.init_args["bias"] is False
+    assert recipe.model.init_args["widths"] in ([4, 8], [8, 4])
+    assert recipe.train.track == ("tensorboard", "wandb")
+
+
+def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
+    jobs: list[Job] = []
+    monkeypatch.setitem(search.__globals__, "_processes", lambda job, _: jobs.append(job) or nullcontext([]))
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    given = {**TINY, "train.track": Text("tensorboard,wandb"), "train.mixup": 0.1}
+    with pytest.raises(OnespikeError, match="1 of 1 trials are not done"):
+        search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=given, trials=1)
+    (made,) = jobs
+    assert (made.typed, made.overrides["train.mixup"]) == (["train.track"], 0.1)
+
+
+def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
+    space = {"data.holdout": CategoricalDistribution([0.3, 0])}
+    made = replace(job(2, space=space), overrides={k: v for k, v in TINY.items() if k != "data.holdout"})
+    for _ in range(2):  # called again, it has nothing left to do
+        assert work(made) == 0
+        found = {one.values["data.holdout"]: one.outcome for one in studies.tried(study_of(made), "")}
+        assert found[0.3] == "trained"
+        assert found[0].startswith("refused: data.holdout: held-out images choose the best trial")
+
+
+def test_values_that_fail_in_the_first_step_are_refused(job, monkeypatch):
+    def failing(*_: object) -> None:
+        raise OnespikeError("train.batch_size, train.accumulate: take larger parts")
+
+    monkeypatch.setattr(Trainer, "step", failing)
+    made = job(1)
+    assert work(made) == 0
+    assert [one.outcome for one in studies.tried(study_of(made), "")] == [
+        "refused: train.batch_size, train.accumulate: take larger parts"
+    ]
+
+
 def test_nothing_but_refusals_ends_it(job):
     space = {"train.batch_size": CategoricalDistribution([7, 9, 11, 13])}
     with pytest.raises(OnespikeError, match=r"the first 3 trials were all refused: train.mixup"):
@@ -171,11 +224,12 @@ def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys
     assert str(raised.value) == expected
 
 
-def test_a_pruned_trial_has_its_last_accuracy(job, monkeypatch):
+def test_a_pruned_trial_has_its_last_accuracy(job, tmp_path, monkeypatch):
     monkeypatch.setattr("optuna.trial.Trial.should_prune", lambda _: True)
     assert work(job(1, train__epochs=3)) == 0
     (one,) = studies.tried(study_of(job(1)), "")
     assert (one.outcome, one.accuracy is not None, one.best) == ("pruned", True, False)
+    assert Run.open(tmp_path / "trial-000").checkpoint("last").state["progress"]["epoch"] == 1
 
 
 def test_without_its_caller_a_process_stops_and_the_trial_waits(job, monkeypatch):

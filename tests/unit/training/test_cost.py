@@ -10,14 +10,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onespike.audit import EnergyTable, audit
+from onespike.audit import audit
 from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
 from onespike.models import Network, create_model, model_config
 from onespike.training import Stopped, TrainConfig, load_recipe, train
+from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
 from onespike.training.loop import quality, set_up
+from onespike.training.penalties import EnergyBudget
+from onespike.training.progress import best_row
 from onespike.training.run import load
 from onespike.training.trainer import Trainer
 
@@ -132,9 +135,8 @@ def test_it_is_what_the_audit_counts(name, overrides):
 
 
 def test_the_conventions_prices_are_the_audits():
-    prices = EnergyTable.load().operations["fp32"]
-    assert pytest.approx(1e-12 * prices["add"], rel=1e-9, abs=0) == ACCUMULATE
-    assert pytest.approx(1e-12 * (prices["add"] + prices["multiply"]), rel=1e-9, abs=0) == MULTIPLY_ACCUMULATE
+    assert pytest.approx(0.9e-12, rel=1e-9, abs=0) == ACCUMULATE
+    assert pytest.approx(4.6e-12, rel=1e-9, abs=0) == MULTIPLY_ACCUMULATE
 
 
 def test_in_bfloat16_spikes_are_counted_exactly():
@@ -272,3 +274,56 @@ def test_bad_values(small, tmp_path):
     with pytest.raises(OnespikeError, match=r"energy_budget: the layers that read real values take .* µJ an image"):
         train(small(train__energy_budget=0.001), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class Falling(Callback):
+    """Says that accuracy falls with each epoch."""
+
+    def measure(self, trainer, row):  # noqa: ARG002
+        row["valid_top1"] = 90.0 - 10 * row["epoch"]
+
+
+def test_epochs_of_unknown_energy_rank_below_those_that_keep_a_budget_which_came_later(small, tmp_path):
+    train(small(train__epochs=1), tmp_path / "run", callbacks=[Falling()])
+    budgeted = small(train__epochs=2, train__energy_budget=1000.0)
+    assert train(budgeted, tmp_path / "run", resume=True, callbacks=[Falling()])["best_epoch"] == 2
+    assert Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 2
+
+
+def test_earlier_epochs_are_compared_with_the_budget_of_now(small):
+    trainer = set_up(small(train__energy_budget=2.0))
+    rows = ({"energy_uj": 3.0, "energy_of_budget": 0.5}, {"energy_uj": 1.0, "energy_of_budget": 0.2}, {})
+    trainer.progress.history = [{"epoch": n, "valid_top1": 90.0 - n, **row} for n, row in enumerate(rows, 1)]
+    (budget,) = (one for one in trainer.callbacks if isinstance(one, EnergyBudget))
+    budget.start(trainer)
+    assert [row["energy_of_budget"] for row in trainer.progress.history] == [1.5, 0.5, None]
+    assert best_row(trainer.progress.history)["epoch"] == 2
+    assert trainer.progress.best == quality(trainer.progress.history[0]) < 0  # the weights that are saved as the best
+
+
+def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small, tmp_path, monkeypatch):
+    penalised = small(train__epochs=1, train__rate_penalty=1e-6)
+    train(penalised, tmp_path / "straight")
+    step = Trainer.step
+
+    def stopped(self, number, images, labels):
+        self.stop = number == 4
+        return step(self, number, images, labels)
+
+    monkeypatch.setattr(Trainer, "step", stopped)
+    with pytest.raises(Stopped):
+        train(small(train__epochs=1), tmp_path / "stopped")
+    train(penalised, tmp_path / "stopped", resume=True)
+    straight, late = (float(metrics(tmp_path / run)[0]["energy_uj"]) for run in ("straight", "stopped"))
+    assert late == pytest.approx(straight, rel=0.05)
+
+
+def test_the_sums_of_a_penalty_in_older_checkpoints_are_of_all_images(small):
+    trainer = set_up(small(train__rate_penalty=0.1))
+    (penalty,) = (one for one in trainer.callbacks if isinstance(one, EnergyBudget))
+    trainer.progress.images = 40
+    penalty.load_state({"raised": 0.0, "epoch": [80.0, 4e-6]})
+    penalty.start(trainer)
+    assert penalty.state()["epoch"] == [80.0, 4e-6, 40]
+    with pytest.raises(OnespikeError, match="expected 3 numbers"):
+        penalty.load_state({"raised": 0.0, "epoch": [80.0]})

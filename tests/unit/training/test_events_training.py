@@ -16,7 +16,7 @@ from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.evaluation.convert import convert_run
 from onespike.inference.optimise import optimise
-from onespike.training import Run, load_recipe, train
+from onespike.training import Run, load_recipe, teacher, train
 from onespike.training.loop import set_up
 from onespike.training.pruning import prune_time
 from tests.unit.data.recordings import events, write_shd
@@ -129,6 +129,20 @@ def test_tet_shows_an_image_as_frames(tmp_path):
     trainer.network.register_forward_hook(lambda _, images, logits: seen.append((images[0].shape, logits.shape)))
     trainer.step(0, *next(trainer.batches.epoch(0)))
     assert seen == [((2, 32, 1, 32, 32), (2, 32, 10))]
+
+
+def test_of_an_image_as_frames_a_teacher_sees_the_image(tmp_path, monkeypatch):
+    network, seen = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten(1), torch.nn.Linear(1800, 10)), []
+    monkeypatch.setitem(teacher.SOURCES, "timm", lambda _: teacher.Found(network, (0.5,), (0.25,), 32))
+    values = {"model.time_steps": 2, "train.loss": "tet", "train.teacher": "timm:any", "train.device": "cpu"}
+    trainer = set_up(load_recipe("digits", {**values, "data.limit": 64, "data.cache": str(tmp_path)}))
+    network[1].register_forward_pre_hook(lambda _, maps: seen.append(maps[0].shape))
+    trainer.flops.start(trainer)
+    seen.clear()
+    trainer.step(0, *next(trainer.batches.epoch(0)))
+    assert seen == [(32, 2, 30, 30)]
+    trainer.after_step(0, 1.0, 32)
+    assert trainer.flops.problem == ""
 
 
 def test_a_run_goes_through_every_command(root, tmp_path, command):

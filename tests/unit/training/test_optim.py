@@ -36,11 +36,15 @@ def test_fused_optimisers_step_as_the_others_do(name: str) -> None:
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.filterwarnings("ignore:It is highly recommended to have .opt_einsum.")
 def test_what_an_optimiser_refuses_is_one_line() -> None:
     with pytest.raises(OnespikeError, match=r"^train.optimizer: sgd cannot be used here: Nesterov momentum requires"):
         make_optimizer(TrainConfig(optimizer="sgd", momentum=0.0), nn.Linear(3, 3))
     with pytest.raises(OnespikeError, match=r"^model: it has no weights to train; expected some that require"):
         make_optimizer(TrainConfig(), nn.Linear(3, 3).requires_grad_(False))
+    for name in ("kron", "lookahead_kronw"):
+        with pytest.raises(OnespikeError, match=rf"^train.optimizer: {name} keeps rng_state beside the state of the"):
+            make_optimizer(TrainConfig(optimizer=name), nn.Linear(3, 3))
 
 
 def test_the_device_is_chosen_anew_for_each_training() -> None:
@@ -137,6 +141,15 @@ def test_the_rate_rises_in_a_line_then_follows_the_cosine_and_is_noisy_in_betwee
     noisy = rates(replace(config, noise_range=(0.5, 0.9), noise_limit=0.3))
     assert [step for step in range(20) if noisy[step] != plain[step]] == list(range(10, 18))
     assert all(abs(one / other - 1) < 0.3 for one, other in zip(noisy, plain, strict=True))
+
+
+def test_the_warm_up_never_falls() -> None:
+    config = TrainConfig(epochs=4, warmup_epochs=1, warmup_lr=0.001, lr=0.0005)
+    optimizer = make_optimizer(config, Small())
+    schedule = make_scheduler(config, optimizer, 5)
+    for step in range(5):
+        schedule.step_update(step)
+        assert optimizer.param_groups[-1]["lr"] == pytest.approx(0.0005)
 
 
 def test_plain_descent_moves_vectors_so_much_further() -> None:

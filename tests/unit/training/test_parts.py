@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.loss import JsdCrossEntropy
 from torch import Tensor, nn
 
 import onespike
 from onespike import OnespikeError
+from onespike.training.loop import set_up
 
 
 class Scaled(nn.Module):
@@ -78,6 +80,15 @@ def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", quiet=True, **given)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split():
+    splits = {"data.augmix_splits": 3, "train.mixup": 0.0, "data.limit": 100, "data.workers": 0}
+    recipe = onespike.load_recipe("digits", splits)
+    made = set_up(recipe, plain(), loss=JsdCrossEntropy(3))
+    made.step(0, *next(made.batches.epoch(0)))
+    with pytest.raises(OnespikeError, match=r"^loss: it does not take logits \(6, 10\) and labels \(2,\)"):
+        set_up(recipe, plain(), loss=nn.CrossEntropyLoss())
 
 
 def test_a_state_that_is_refused_without_a_reason_is_named_by_the_error(tmp_path: Path):

@@ -312,6 +312,21 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_best(small, tmp_path, capsy
     assert Run.open(tmp_path / "run").checkpoint("last").state["progress"]["epoch"] == 2
 
 
+def test_without_the_best_checkpoint_the_summary_tells_of_the_weights_that_were_tested(small, tmp_path, monkeypatch):
+    for module in (loop, progress):
+        monkeypatch.setattr(module, "quality", lambda row: -float(row["epoch"]))
+    checkpoint = Run.checkpoint
+
+    def lost(self, which):
+        shutil.rmtree(self.best, ignore_errors=True)
+        return checkpoint(self, which)
+
+    monkeypatch.setattr(Run, "checkpoint", lost)
+    summary = train(small(), tmp_path / "run")
+    last = checkpoint(Run.open(tmp_path / "run"), "last").state["progress"]["history"][-1]
+    assert (summary["best_epoch"], summary["valid_top1"]) == (2, last["valid_top1"])
+
+
 def test_a_new_run_starts_from_old_weights(small, tmp_path):
     train(small(model__norm="none"), tmp_path / "old")
     unmoved = small(model__norm="none", train__lr=1e-9, train__epochs=1)

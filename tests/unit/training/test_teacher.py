@@ -18,6 +18,7 @@ from onespike.models import model_config
 from onespike.neurons import Neuron
 from onespike.training import Run, Stopped, TrainConfig, load_recipe, teacher, train
 from onespike.training.checkpoint import Checkpoint
+from onespike.training.flops import Flops
 from onespike.training.loop import set_up
 from onespike.training.teacher import Found, twin_of
 from onespike.training.trainer import Trainer
@@ -119,6 +120,18 @@ def test_the_teacher_sees_the_augmented_images_as_it_was_trained_to_see_them(sma
     assert torch.allclose(line.seen[0], (seen[0] * std + mean - 0.5) / 0.25, rtol=0, atol=1e-12)
     assert not any(parameter.requires_grad for parameter in made.teacher.network.parameters())
     assert not made.teacher.network.training
+
+
+def test_a_colour_teacher_of_grey_images_is_counted_and_takes_images_that_grow(small, monkeypatch):
+    colours = torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1), torch.nn.Linear(4, 10)
+    given(torch.nn.Sequential(*colours), monkeypatch, (0.5,) * 3, (0.25,) * 3)
+    grey = torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(1), torch.nn.Linear(4, 10)
+    made = set_up(small(train__teacher="timm:any", train__start_size=16), torch.nn.Sequential(*grey))
+    made.flops.start(made)
+    assert (made.flops.problem, made.progress.flops) == ("", 0)
+    macs = 3 * 9 * 4 * 30 * 30 + 4 * 10
+    alone = Flops(made.network)
+    assert made.flops._cost(made, made.data.image) - alone._cost(made, made.data.image) == 2 * macs
 
 
 def test_answers_over_time_are_averaged_and_weight_one_leaves_the_labels_out(small, monkeypatch):
