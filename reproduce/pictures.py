@@ -211,7 +211,7 @@ def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple
 
 def accuracy_flops(results: Path) -> Figure:
     """Accuracy against what the training cost, of all that was trained to be compared."""
-    figure, axis = plain_figure(8, 4.4)
+    figure, axis = plain_figure(9.5, 4.6)
     points = read_points(results / "accuracy.csv", "PFLOP", "test top-1 %", "cifar10,")
     axis.scatter([x for _, x, _ in points], [y for *_, y in points], s=28, color=BLUE)
     _name(axis, points)
@@ -294,8 +294,9 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
         places.setdefault((round(x, 2), round(y, 1)), []).append(name)
     last = max((x for x, _ in places), default=0.0)
     for (x, y), names in places.items():
-        left = len(names) > 1 or x == last
-        away, side = ((-6, 5 - 10 * len(names)), "right") if left else ((6, 5), "left")
+        away, side = ((-6, 5 - 10 * len(names)), "right") if len(names) > 1 else ((6, 5), "left")
+        if x == last and len(names) == 1:
+            away, side = (0, 8), "center"
         text = "\n".join(names)
         axis.annotate(text, (x, y), away, textcoords="offset points", fontsize=8, ha=side, va="bottom")
 
