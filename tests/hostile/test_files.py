@@ -185,7 +185,7 @@ def _hdf5(how: str, path: Path) -> bytes:
 EIGHT = dict.fromkeys("xytp", np.zeros(8, np.int64))
 EVENT_FILES = {
     "a header without end.raw": (b"% evt 2.0\n" + b"%\n" * 1_000_000, "no events"),
-    "a header without end.aedat": (b"#!AER-DAT2.0\n" + b"#\n" * 1_000_000 + bytes(8), ""),
+    "a header without end.aedat": (b"#!AER-DAT2.0\n" + b"#\n" * 1_000_000 + b"\0\0\x7f\xfe" + bytes(4), ""),
     "no AEDAT 4.aedat4": (b"#!AER-DAT4.0\r\n" + bytes(100), "not read by tonic"),
     "two axes.npz": (_saved(**dict.fromkeys("xytp", np.zeros((3, 2), np.int64))), "whole numbers"),
     "a single number.npz": (_saved(**EIGHT | {"t": np.int64(3)}), "whole numbers"),

@@ -16,22 +16,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted.
-
-    The only image of a class goes to the larger side.
-    """
+    """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted."""
     from sklearn.model_selection import train_test_split
 
     options = {"train_size": count, "random_state": 0}  # not a run's seed, so that runs stay comparable
-    _, classes, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    single, rest = np.flatnonzero(sizes[classes] == 1), np.flatnonzero(sizes[classes] > 1)
-    sides = (single, single[:0]) if 2 * count >= len(labels) else (single[:0], single)
     try:
-        options["train_size"] -= len(sides[0])
-        parts = train_test_split(rest, stratify=labels[rest], **options)
-        chosen, others = (np.concatenate(pair) for pair in zip(parts, sides, strict=True))
-    except ValueError:  # fewer images than classes on one of the two sides
-        chosen, others = train_test_split(np.arange(len(labels)), train_size=count, random_state=0)
+        chosen, others = train_test_split(np.arange(len(labels)), stratify=labels, **options)
+    except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
+        chosen, others = train_test_split(np.arange(len(labels)), **options)
     return np.sort(chosen), np.sort(others)
 
 
