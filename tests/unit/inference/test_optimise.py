@@ -238,3 +238,14 @@ def test_timings_take_turns() -> None:
     seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert calls[-6:] == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_network_and_images_from_python(images: Path, tmp_path: Path):
+    made = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))  # noqa: E731
+    data = open_dataset(DataConfig(name="folder", root=str(images), cache=str(tmp_path / "cache"), holdout=0.0))
+    recipe = load_recipe("digits", {"train.epochs": 1, "train.batch_size": 4, "data.holdout": 0})
+    summary = train(recipe, tmp_path / "run", model=made(), data=data, quiet=True)
+    report = optimise(tmp_path / "run", tmp_path / "engine", rounds=1, model=made(), data=data)
+    assert report.compared.engines[0].top1 == pytest.approx(summary["test_top1"])
+    with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
+        optimise(tmp_path / "run", tmp_path / "other", model=made())
