@@ -174,8 +174,12 @@ def test_a_network_that_was_passed_from_python_is_passed_again(tmp_path: Path) -
     small = {"data.image_size": 16, "data.limit": 40, "data.cache": str(tmp_path / "cache"), "train.device": "cpu"}
     recipe = load_recipe("digits", small | {"train.epochs": 1, "train.batch_size": 20, "train.warmup_epochs": 0})
     network = lambda: create_model("conv-tiny", in_channels=1, image_size=16, channels=(4, 4, 4))  # noqa: E731
-    train(recipe, tmp_path / "run", model=network(), quiet=True)
-    report = optimise(tmp_path / "run", tmp_path / "engine", rounds=1, model=network())
+    data = open_dataset(recipe.data)
+    summary = train(recipe, tmp_path / "run", model=network(), data=data, quiet=True)
+    with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
+        optimise(tmp_path / "run", tmp_path / "other", model=network())
+    report = optimise(tmp_path / "run", tmp_path / "engine", rounds=1, model=network(), data=data)
+    assert report.compared.engines[0].top1 == pytest.approx(summary["test_top1"])
     assert (report.engine, report.compared.model) == ("onespike int8", "conv-tiny")
     assert load_engine(tmp_path / "engine")(torch.rand(2, 1, 16, 16)).shape == (2, 10)
 
@@ -238,14 +242,3 @@ def test_timings_take_turns() -> None:
     seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert calls[-6:] == ["a", "b"] * 3
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
-
-
-def test_a_network_and_images_from_python(images: Path, tmp_path: Path):
-    made = lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))  # noqa: E731
-    data = open_dataset(DataConfig(name="folder", root=str(images), cache=str(tmp_path / "cache"), holdout=0.0))
-    recipe = load_recipe("digits", {"train.epochs": 1, "train.batch_size": 4, "data.holdout": 0})
-    summary = train(recipe, tmp_path / "run", model=made(), data=data, quiet=True)
-    report = optimise(tmp_path / "run", tmp_path / "engine", rounds=1, model=made(), data=data)
-    assert report.compared.engines[0].top1 == pytest.approx(summary["test_top1"])
-    with pytest.raises(OnespikeError, match=r"passed from Python.*data="):
-        optimise(tmp_path / "run", tmp_path / "other", model=made())
