@@ -6,7 +6,6 @@ Runtime or OpenVINO, whichever is faster (docs/speed.md).
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ from onespike.inference.runtimes import Runtime, reads_spikes, runtimes
 from onespike.inference.storage import expect_free, load_engine, save_engine, save_file
 from onespike.models import Network
 from onespike.neurons import Neuron
-from onespike.neurons.watch import resetter
+from onespike.neurons.watch import copied, resetter
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.losses import over_time
 from onespike.training.run import Run, channels_last
@@ -127,7 +126,7 @@ def optimise(
     weights = ("int8" if reads_spikes(network, pictures) else "fp32") if precision == "auto" else precision
     with TemporaryDirectory() as made:
         folder = Path(made)
-        others = runtimes(deepcopy(network), checkpoint.card, weights, pictures, folder)
+        others = runtimes(copied(network), checkpoint.card, weights, pictures, folder)
         compared = compare(checkpoint.card.name, {EAGER: Candidate(Eager(network)), **others}, batches, rounds)
         chosen = others[compared.fastest].run
         assert isinstance(chosen, Runtime)

@@ -230,7 +230,9 @@ def test_timm_builds_registered_models_and_reads_folders(run: Run, tmp_path: Pat
     assert torch.equal(answers(loaded), answers(run.model()))
 
 
-def test_push_measures_what_it_writes(run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+def test_push_measures_what_it_writes(
+    run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "pushed"
     code, printed, _ = command("push", run.folder, "--out", out, "--weights", "int8", "--images", 8)
     assert code == 0
@@ -240,6 +242,12 @@ def test_push_measures_what_it_writes(run: Run, tmp_path: Path, command: Callabl
     assert summary["audit"]["images"] == 8
     assert summary["audit"]["synaptic_operations"] > 0
     assert "synaptic operations" in (out / "README.md").read_text()
+    (out / "notes.txt").write_text("mine")
+    with monkeypatch.context() as patch:  # before the work
+        patch.setattr("onespike.cli.push._measured", lambda *_: pytest.fail("it measured first"))
+        code, _, complaint = command("push", run.folder, "--out", out)
+    assert (code, "holds notes.txt" in complaint) == (2, True)
+    assert "--train.int8_weights true|false" in " ".join(command("train", "--help")[1].split())
     code, _, complaint = command("push", run.folder)
     assert code == 2
     assert "expected one place to write" in complaint
