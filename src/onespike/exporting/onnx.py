@@ -1,9 +1,11 @@
 """ONNX: one static graph with a free batch size, float32; and with integers, for networks whose layers read spikes."""
 
+import ctypes
 import importlib.util
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -126,7 +128,8 @@ def openvino_model(model: Path | bytes) -> Loaded:
     core = openvino.Core()
     chosen = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
     chosen["INFERENCE_NUM_THREADS"] = torch.get_num_threads()
-    made = core.compile_model(core.read_model(model), "CPU", chosen)
+    with _signal_stack():
+        made = core.compile_model(core.read_model(model), "CPU", chosen)
 
     def run(outputs: list[str], images: Any) -> list[Any]:
         found = made({"images": images})
@@ -144,6 +147,24 @@ def _runtime(plain: Loaded, watched: Loaded, spikes: list[str], exported: Export
         return torch.from_numpy(logits), [torch.from_numpy(one) for one in watched(spikes, inputs)] if spikes else []
 
     return run
+
+
+@contextmanager
+def _signal_stack() -> Iterator[None]:
+    """Put back where this thread handles signals, in place of memory that belongs to a compiled model of OpenVINO.
+
+    Two such models that are released in the order in which they were compiled leave the thread with memory that is
+    freed: the next signal, Ctrl-C for one, would be a segmentation fault.
+    """
+    if os.name != "posix":
+        yield
+        return
+    system, before = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # a stack_t has 24 bytes on 64-bit systems
+    system.sigaltstack(None, before)
+    try:
+        yield
+    finally:
+        system.sigaltstack(before, None)
 
 
 @contextmanager

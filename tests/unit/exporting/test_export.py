@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
@@ -54,6 +55,28 @@ def test_outputs_have_their_names_whatever_torch_calls_them(
     (proof, *_) = export(run, tmp_path / "out", "onnx", count=20).parity
     assert proof.holds
     assert proof.spikes > 0
+
+
+SIGNALLED = """
+import os, signal
+from onnx import TensorProto, helper
+from onespike.exporting.onnx import openvino_model
+images, logits = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in ("images", "logits"))
+graph = helper.make_graph([helper.make_node("Relu", ["images"], ["logits"])], "relu", [images], [logits])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+first, second = openvino_model(model), openvino_model(model)
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_signals_after_openvino_are_handled() -> None:
+    pytest.importorskip("openvino")
+    program = subprocess.run([sys.executable, "-c", SIGNALLED], capture_output=True, text=True, check=False)
+    assert (program.returncode, program.stdout) == (0, "handled\n"), program.stderr
 
 
 def test_the_command_writes_all_formats_and_their_proofs(
