@@ -14,6 +14,7 @@ from docstring_parser import parse as parse_docstring
 
 from onespike.classpath import allow_imports, trust
 from onespike.configs import Text, convert
+from onespike.conversion.config import Calibration
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError, shown, unknown
 from onespike.training.config import TrainConfig
@@ -135,7 +136,7 @@ def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
 
 def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
     """Add the recipe's options to the help; those of models need torch, and `onespike models` lists them."""
-    for section, kind in (("data", DataConfig), ("train", TrainConfig)):
+    for section, kind in (("data", DataConfig), ("train", TrainConfig), ("calibration", Calibration)):
         if section in sections:
             _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
     if "model" in sections:

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -298,3 +298,9 @@ def test_a_converted_run_is_trained_on_not_resumed(ann_run, command, tmp_path):
 def test_questions_about_blocks_are_refused(ann_run):
     with pytest.raises(OnespikeError, match="resmlp12 has no spiking blocks"):
         expect_blocks(ann_run.model(), "resmlp12")
+
+
+def test_the_help_names_the_options_of_the_calibration(command) -> None:
+    code, printed, _ = command("convert", "--help")
+    assert code == 0
+    assert all(f"--calibration.{field.name} " in printed for field in fields(Calibration))
