@@ -34,8 +34,8 @@ def audit(
     """Audit what a network costs: operations by the kind of each layer's inputs, energy, latency, memory.
 
     Args:
-        subject: A run folder, audited on its own images; or a registered model with fresh weights, on the images of
-            --data.* (noise without them) and with the architecture of --model.*
+        subject: A run folder, pretrained:NAME or hub:USER/NAME, audited on its own images; or a registered model with
+            fresh weights, on the images of --data.* (noise without them) and with the architecture of --model.*
         overrides: Other images; of a model the architecture.
         images: How many test images, evenly spread.
         compare: Other run folders to compare it with.

@@ -21,6 +21,12 @@ from onespike.training.config import TrainConfig
 
 #: Values of a recipe by their whole names, as text: what a command function's parameter `overrides` receives.
 Overrides = dict[str, Text]
+#: What the help of each command adds about its parameter `run`.
+SHARED = "Or pretrained:NAME, of the package, or hub:USER/NAME, of the Hub: what would go into the run folder goes to "
+SHARED += "pretrained-NAME or hub-USER/NAME here."
+#: What holds where a command line says nothing, for a command that goes by a recipe, and for one that reads a run.
+BY_RECIPE = "the recipe's values come before these defaults"
+BY_RUN = {"data": "by default the run's own", "train": "by default those of the recipe cifar10/finetune"}
 
 
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
@@ -36,6 +42,8 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     configs = {name: hints[name] for name in parameters if is_dataclass(hints[name])}
     parser = _Parser(usage=f"{usage} [options]", allow_abbrev=False)
     parser.description, texts = _documented(function)
+    if "run" in texts:
+        texts["run"] += f" {SHARED}"
     for name, parameter in parameters.items():
         if name in configs:
             _add_options(parser, configs[name])
@@ -50,7 +58,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
     parser.add_argument("--import", dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="MODULE", help=about)
     overrides, modules, rest = _split(arguments, sections, parser)
     if takes_overrides and {"-h", "--help"} & set(arguments):
-        _describe_sections(parser, sections)
+        _describe_sections(parser, sections, by_recipe="recipe" in parameters)
     values, others = parser.parse_known_args(rest)
     for other in others:
         if other.startswith("--"):
@@ -80,12 +88,12 @@ def _documented(described: Any) -> tuple[str, dict[str, str]]:
     return " ".join(filter(None, [docstring.short_description, docstring.long_description])), texts
 
 
-def _add_options(parser: Any, config: Any, prefix: str = "") -> None:
+def _add_options(parser: Any, config: Any, prefix: str = "", with_defaults: bool = True) -> None:
     """Add an option for each field of a config."""
     hints, (_, texts) = get_type_hints(config), _documented(config)
     for one in fields(config):  # no instance is made: some need torch to be checked
         default = one.default if one.default_factory is MISSING else one.default_factory()
-        _add_option(parser, prefix + one.name, hints[one.name], default, texts[one.name])
+        _add_option(parser, prefix + one.name, hints[one.name], default if with_defaults else None, texts[one.name])
 
 
 def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
@@ -134,11 +142,13 @@ def _options(parser: _Parser, sections: Sequence[str]) -> list[str]:
     return own + [f"--{name}" for name in option_names() if name.split(".")[0] in sections]
 
 
-def _describe_sections(parser: _Parser, sections: Sequence[str]) -> None:
+def _describe_sections(parser: _Parser, sections: Sequence[str], by_recipe: bool) -> None:
     """Add the recipe's options to the help; those of models need torch, and `onespike models` lists them."""
     for section, kind in (("data", DataConfig), ("train", TrainConfig), ("calibration", Calibration)):
         if section in sections:
-            _add_options(parser.add_argument_group(f"{section} options"), kind, f"{section}.")
+            says = BY_RECIPE if by_recipe else BY_RUN.get(section, "")
+            group = parser.add_argument_group("; ".join(filter(None, [f"{section} options", says])))
+            _add_options(group, kind, f"{section}.", with_defaults=by_recipe or section not in BY_RUN)
     if "model" in sections:
         such = "such as --model.name conv12 or --model.class_path pkg.Net --model.init_args.width 64"
         parser.epilog = f"Options of the model, {such}: `onespike models NAME` lists those of a registered model."

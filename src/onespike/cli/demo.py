@@ -34,7 +34,7 @@ def demo(
     Args:
         run: Run folder; by default the package's network of the digits.
         overrides: Other test images.
-        model: The run folder, as an option.
+        model: The run, as an option.
         out: Folder for the page, to be kept; by default it is removed when the command ends.
         serve: Serve the page; --no-serve only writes it to --out.
         open_: Open a browser.

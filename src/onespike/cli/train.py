@@ -27,7 +27,7 @@ def train(
             start from, or else digits.
         out: Run folder, new or empty; by default runs/RECIPE-TIME. Several processes have no default.
         resume: Run folder of an interrupted run, to go on with it.
-        init_from: Run folder whose best weights the network starts from.
+        init_from: Run folder, pretrained:NAME or hub:USER/NAME, whose best weights the network starts from.
         quiet: Print nothing.
     """
     from onespike.training.loop import Stopped

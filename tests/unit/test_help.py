@@ -1,0 +1,44 @@
+"""What a command's --help says of defaults, and of the networks that it takes."""
+
+import re
+
+import pytest
+
+from onespike.cli.command import SHARED
+from onespike.cli.main import COMMANDS, dispatch
+
+
+@pytest.fixture
+def helped(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    """The help of a command, in one line."""
+    monkeypatch.setenv("COLUMNS", "10000")  # words are broken at hyphens
+
+    def of(name: str) -> str:
+        with pytest.raises(SystemExit, match=r"^0$"):
+            dispatch([name, "--help"])
+        return " ".join(capsys.readouterr().out.split())
+
+    return of
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if "data" in command.sections])
+def test_defaults_are_shown_where_they_hold_alone(name: str, helped) -> None:
+    printed = helped(name)
+    by_recipe = name in ("train", "search", "prune-time")
+    assert ("(default: digits)" in printed.partition("--data.name")[2]) == by_recipe
+    assert ("data options; the recipe's values come before these defaults:" in printed) == by_recipe
+    assert ("data options; by default the run's own:" in printed) != by_recipe
+    assert ("(default: 300)" in printed) == by_recipe
+
+
+def test_the_options_of_fine_tuning_are_those_of_its_recipe(helped) -> None:
+    printed = helped("convert")
+    assert "train options; by default those of the recipe cifar10/finetune:" in printed
+    assert "(default:" not in printed.partition("--train.epochs")[2].partition("calibration options")[0]
+    assert "(default: weights)" in printed.partition("calibration options:")[2]
+
+
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if re.match(r"\[?RUN\b", one.arguments)])
+def test_commands_that_read_a_run_take_shared_networks(name: str, helped) -> None:
+    printed = helped(name)
+    assert (SHARED if name != "audit" else "pretrained:NAME or hub:USER/NAME") in printed
