@@ -169,5 +169,6 @@ def spiking_neurons(network: nn.Module, option: str) -> list[Neuron]:
     """Find the library's spiking neurons; an `OnespikeError` that names the option if there are none."""
     neurons = [one for one in network.modules() if isinstance(one, Neuron) and one.spiking]
     if not neurons:
-        raise OnespikeError(f"{option}: expected a network with spiking neurons of onespike.neurons, got one without")
+        expected = "expected a network with spiking neurons of onespike.neurons, or subclasses of its Neuron"
+        raise OnespikeError(f"{option}: {expected}, got one without: set 0")
     return neurons

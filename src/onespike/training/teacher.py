@@ -171,7 +171,7 @@ def twin_of(recipe: Recipe) -> Recipe:
     """The artificial twin of a recipe: the same network with ReLUs in place of neurons, trained in the same way."""
     model = recipe.model
     if not hasattr(model, "neuron"):
-        expected = "expected a model that has one, such as conv12, or another teacher"
+        expected = "expected a registered model that has one, such as conv12, or another teacher"
         raise OnespikeError(f"train.teacher: {model.name} has no option neuron to make a twin by: {expected}")
     if recipe.data.frames > 1:
         expected = f"expected data.frames 1, got {recipe.data.frames}, or another teacher"

@@ -45,17 +45,21 @@ class Trainer:
     The network comes on the CPU and maps images (B, C, H, W) to logits (B, K) or (T, B, K); the loss maps logits and
     targets to a number. A checkpoint describes the network by the recipe's model. `callbacks` run after those that the
     recipe asks for.
+
+    Attributes:
+        network: The network that is trained.
+        evaluated: The network that is evaluated and saved: the same, or a moving average of it.
+        callbacks: All callbacks, those that the recipe asks for first.
+        monitor: The callback that looks at spikes.
+        flops: The callback that counts what training costs.
+        teacher: The callback that distils, if the recipe asks for it.
+        progress: How far the run has come.
+        run: The run folder, once training starts.
+        stop: Whether somebody asked to stop after this step; a callback may ask.
     """
 
-    network: nn.Module  # the one that is trained
-    evaluated: nn.Module  # the one that is evaluated and saved: the same, or a moving average of it
-    callbacks: list[Callback]  # all of them, those that the recipe asks for first
-    monitor: Monitor  # the callback that looks at spikes
-    flops: Flops  # the callback that counts what training costs
-    teacher: Teacher | None  # the callback that distils, if the recipe asks for it
-    progress: Progress  # how far the run has come
-    run: Run | None  # the run folder, once training starts
-    stop: bool  # whether somebody asked to stop after this step; a callback may ask
+    callbacks: list[Callback]
+    run: Run | None
 
     def __init__(
         self,
@@ -328,7 +332,8 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-        raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}") from error
+        remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
+        raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
         given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
         raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")

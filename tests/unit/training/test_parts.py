@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import onespike
 from onespike import OnespikeError
 from onespike.training.loop import set_up
+from onespike.training.trainer import expect_loss
 
 
 class Scaled(nn.Module):
@@ -89,6 +90,11 @@ def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split(
     made.step(0, *next(made.batches.epoch(0)))
     with pytest.raises(OnespikeError, match=r"^loss: it does not take logits \(6, 10\) and labels \(2,\)"):
         set_up(recipe, plain(), loss=nn.CrossEntropyLoss())
+
+
+def test_a_loss_of_classes_that_meets_soft_labels_hears_of_mixup():
+    with pytest.raises(OnespikeError, match=r"labels \(2, 3\): .*; Mixup makes labels soft: --train.mixup 0$"):
+        expect_loss(nn.MultiMarginLoss(), torch.zeros(2, 3), soft=True)
 
 
 def test_a_state_that_is_refused_without_a_reason_is_named_by_the_error(tmp_path: Path):
