@@ -20,8 +20,19 @@ WINDOW_KINDS = ("average", "dilated", "whole")
 
 
 def window_kinds(windows: str) -> Iterator[str]:
-    """The window kind of each block in turn: average and dilated by turns, the map itself, or the one that is named."""
-    return cycle({"alternating": ("average", "dilated"), "none": ("whole",)}.get(windows, (windows,)))
+    """The window kind of each block in turn, without an end.
+
+    Args:
+        windows: "alternating" ("average" and "dilated" by turns), "none" ("whole": the map itself), or one of
+            `WINDOW_KINDS` for all blocks.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    kinds = {"alternating": ("average", "dilated"), "none": ("whole",)} | {kind: (kind,) for kind in WINDOW_KINDS}
+    if windows not in kinds:
+        raise ValueError(f"windows: expected one of {', '.join(kinds)}, got {windows!r}")
+    return cycle(kinds[windows])
 
 
 def window_count(kind: str) -> int:

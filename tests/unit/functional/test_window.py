@@ -1,12 +1,14 @@
 """Windows: cutting, putting together again, and the region threshold behind it."""
 
+from itertools import islice
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from onespike.functional import partition, recompose, region_threshold, window_side
+from onespike.functional import partition, recompose, region_threshold, window_kinds, window_side
 
 DILATED_SIDES = [4, 8, 12, 16, 20]
 MAPS = [(side, "average") for side in range(1, 21)] + [(side, "dilated") for side in DILATED_SIDES]
@@ -216,3 +218,16 @@ def test_the_gradient_of_a_map_survives_cutting_thresholding_and_recomposing(kin
 def test_region_threshold_of_spikes_with_a_sign_is_odd():
     x = torch.tensor([-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0])
     assert region_threshold(x, 0.3, signed=True).tolist() == [-1.0, -1.0, -0.25, 0.0, 0.25, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("windows", "kinds"),
+    [("alternating", ["average", "dilated", "average"]), ("none", ["whole"] * 3), ("dilated", ["dilated"] * 3)],
+)
+def test_kinds_of_blocks_in_turn(windows: str, kinds: list[str]):
+    assert list(islice(window_kinds(windows), 3)) == kinds
+
+
+def test_windows_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match=r"^windows: expected one of alternating, none, average, .*, got 'sliding'$"):
+        window_kinds("sliding")
