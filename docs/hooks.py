@@ -65,6 +65,11 @@ ROOMS = {
     "demo": "Demo",
     "inference": "Engines",
 }
+#: Types that public functions take or return, though no room offers them: the page that has them too.
+BESIDE = {
+    "onespike": ("conversion.conversion.Conversion", "models.streaming.FrameStream"),
+    "training": ("training.checkpoint.ModelCard", "training.trainer.Trainer"),
+}
 #: Where the page about the demo offers it, and how.
 DEMO = "<!-- demo -->"
 OFFER = '**<a href="demo/index.html">Draw a digit</a>**: what the command opens, for a network of the digits.'
@@ -234,6 +239,8 @@ def interface(room: str) -> str:
         one = getattr(module, name)
         if callable(one) and (getattr(one, "__module__", None) or "").startswith("onespike."):
             lines += [f"::: {one.__module__}.{one.__qualname__}", ""]
+    for place in BESIDE.get(room, ()):
+        lines += [f"::: onespike.{place}", ""]
     return "\n".join(lines)
 
 

@@ -22,20 +22,35 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Latency:
-    """Time and memory of one forward pass."""
+    """Time and memory of one forward pass.
 
-    batch: int  # images in the batch
-    runs: int  # passes timed, after a warm-up
-    median: float  # seconds for the batch
-    low: float  # first quartile of the seconds
-    high: float  # third quartile of the seconds
-    memory: int | None  # peak in bytes: of the whole process on a CPU, allocated on CUDA; None where it is not told
-    dtype: str  # arithmetic
-    device: str  # where it ran
-    threads: int  # threads of the CPU
-    cpu: float  # processor seconds of this process in each second meanwhile
-    others: float  # of all other processes
-    busy: str | None  # why the time cannot be trusted: what else the machine did; None if it can
+    Attributes:
+        batch: Images in the batch.
+        runs: Passes timed, after a warm-up.
+        median: Median of the seconds for the batch.
+        low: First quartile of the seconds.
+        high: Third quartile of the seconds.
+        memory: Peak in bytes: of the whole process on a CPU, allocated on CUDA; None where it is not told.
+        dtype: Arithmetic.
+        device: Where it ran.
+        threads: Threads of the CPU.
+        cpu: Processor seconds of this process in each second meanwhile.
+        others: The same of all other processes.
+        busy: Why the time cannot be trusted: what else the machine did; None if it can.
+    """
+
+    batch: int
+    runs: int
+    median: float
+    low: float
+    high: float
+    memory: int | None
+    dtype: str
+    device: str
+    threads: int
+    cpu: float
+    others: float
+    busy: str | None
 
     @property
     def images_per_second(self) -> float:

@@ -18,12 +18,19 @@ TEMPLATE = Path(__file__).with_name("report.html")
 
 @dataclass(frozen=True)
 class Comparison:
-    """The energy of one network over that of another, and both accuracies."""
+    """The energy of one network over that of another, and both accuracies.
 
-    first: str  # name of the network that is compared
-    second: str  # name of the network that it is compared with
-    accuracies: tuple[float, float]  # top-1 of the two, in percent
-    ratios: dict[Convention, float]  # energy of the second over that of the first: how many times less the first needs
+    Attributes:
+        first: Name of the network that is compared.
+        second: Name of the network that it is compared with.
+        accuracies: Top-1 of the two, in percent.
+        ratios: Energy of the second over that of the first: how many times less the first needs.
+    """
+
+    first: str
+    second: str
+    accuracies: tuple[float, float]
+    ratios: dict[Convention, float]
 
 
 def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:

@@ -14,18 +14,31 @@ from onespike.durable import csv_text
 
 @dataclass(frozen=True)
 class Audit:
-    """The cost of a network."""
+    """The cost of a network.
 
-    name: str  # the run, or the model
-    operations: Operations  # its operations for one image
-    table: EnergyTable  # the constants that energy is computed from
-    preset: str = ""  # the preset it was built with; empty for a user's model
-    trained: bool = True  # whether its weights were trained: those of a fresh network fire at rates that mean little
-    data: str = ""  # name of the data set that the images are from; "noise" if none are; empty if it has no name
-    accuracy: float | None = None  # top-1 on the test images, in percent; None if it is not known
-    latency: tuple[Latency, ...] = ()  # measurements, by batch size; empty if none were made
-    scaling: tuple[Scaling, ...] = ()  # how the cost grows; empty if it was not asked for
-    joules: Joules = UNMEASURED  # joules by a meter
+    Attributes:
+        name: Name of the run, or of the model.
+        operations: Its operations for one image.
+        table: The constants that energy is computed from.
+        preset: The preset it was built with; empty for a user's model.
+        trained: Whether its weights were trained: those of a fresh network fire at rates that mean little.
+        data: Name of the data set that the images are from; "noise" if none are; empty if it has no name.
+        accuracy: Top-1 on the test images, in percent; None if it is not known.
+        latency: Measurements, by batch size; empty if none were made.
+        scaling: How the cost grows; empty if it was not asked for.
+        joules: Energy of one image by a meter.
+    """
+
+    name: str
+    operations: Operations
+    table: EnergyTable
+    preset: str = ""
+    trained: bool = True
+    data: str = ""
+    accuracy: float | None = None
+    latency: tuple[Latency, ...] = ()
+    scaling: tuple[Scaling, ...] = ()
+    joules: Joules = UNMEASURED
 
     @property
     def variants(self) -> tuple[Variant, ...]:

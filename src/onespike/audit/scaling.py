@@ -19,12 +19,19 @@ SIZE = "image size"
 
 @dataclass(frozen=True)
 class Scaling:
-    """Cost along one axis."""
+    """Cost along one axis.
 
-    axis: str  # "image size" (pixels a side), "width" or "depth" (factors on channels and on blocks)
-    values: tuple[float, ...]  # where on the axis
-    macs: tuple[float, ...]  # dense multiply-accumulates there, for one image
-    seconds: tuple[float, ...]  # median time of one image there; empty if it was not measured
+    Attributes:
+        axis: "image size" (pixels a side), "width" or "depth" (factors on channels and on blocks).
+        values: Where on the axis.
+        macs: Dense multiply-accumulates there, for one image.
+        seconds: Median time of one image there; empty if it was not measured.
+    """
+
+    axis: str
+    values: tuple[float, ...]
+    macs: tuple[float, ...]
+    seconds: tuple[float, ...]
 
     @property
     def exponent(self) -> float:

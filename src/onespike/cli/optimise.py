@@ -17,17 +17,17 @@ def optimise(
 ) -> int:
     """Make an engine for fast inference on CPUs, and compare it with the run's network on the run's test images.
 
-    The paper's networks get our own engine: batch norm folded, spikes as bytes, weights as integers. Any other network
-    is written as ONNX, for ONNX Runtime or OpenVINO, whichever is faster here. In Python:
-    onespike.inference.load_engine(FOLDER)(images)
+    Our own engine (batch norm folded, spikes as bytes, weights as integers) takes the paper's networks with lif
+    neurons, at one time step, with a spiking encoding, the stem patch and the norm none or batch (not the preset
+    improved). Any other network is written as ONNX, for ONNX Runtime or OpenVINO, whichever is faster here; that needs
+    the extra export. In Python: onespike.inference.load_engine(FOLDER)(images)
 
     Args:
         run: Run folder.
         out: A new folder for the engine, or that of an earlier one; by default RUN/engine.
-        precision: int8: 8 bits for weights that meet spikes (and bf16 in layers of the paper's networks that read real
-            values). int16, for the paper's networks: 16 bits and fp32, slower, and nearly every spike stays the same.
-            fp32, for other networks. auto: int8, or fp32 for another network in which layers behind the stem read real
-            values.
+        precision: int8: 8 bits for weights that meet spikes (and, in our own engine, bf16 in layers that read real
+            values). int16, of our own engine alone: 16 bits and fp32, slower, and nearly every spike stays the same.
+            fp32, of ONNX alone. auto: int8, or fp32 of ONNX if layers behind the stem read real values.
         checkpoint: Which weights of the run: best or last.
         images: Most test images to compare on; 0 takes all.
         rounds: Timings for each batch size.

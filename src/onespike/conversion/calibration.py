@@ -28,15 +28,25 @@ CACHED = 2**17  # values that neurons and the search take at once, to stay in th
 
 @dataclass(frozen=True)
 class LayerError:
-    """The error of one layer of neurons on the calibration images."""
+    """The error of one layer of neurons on the calibration images.
 
-    layer: str  # its path
-    activation: str  # the activation that the neurons replace
-    thresholds: int  # how many there are: one for each channel, or one for all
-    threshold: float  # their mean
-    relative_l2: float  # norm of the difference of mean output and activation, over that of the activation
-    cosine: float  # of the angle between the two
-    firing_rate: float  # spikes per neuron and time step, 0..1
+    Attributes:
+        layer: Path of the layer.
+        activation: The activation that the neurons replace.
+        thresholds: How many thresholds there are: one for each channel, or one for all.
+        threshold: Mean of the thresholds.
+        relative_l2: Norm of the difference of mean output and activation, over that of the activation.
+        cosine: Cosine of the angle between the two.
+        firing_rate: Spikes per neuron and time step, 0..1.
+    """
+
+    layer: str
+    activation: str
+    thresholds: int
+    threshold: float
+    relative_l2: float
+    cosine: float
+    firing_rate: float
 
 
 @torch.no_grad()

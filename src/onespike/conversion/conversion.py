@@ -48,13 +48,21 @@ _WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")
 
 @dataclass(frozen=True, eq=False)
 class Conversion:
-    """A converted network, and the errors of its layers."""
+    """A converted network, and the errors of its layers.
 
-    network: ConvertedNetwork  # in evaluation mode: images (B, C, H, W) to logits (B, K)
-    layers: tuple[LayerError, ...]  # the error of each layer of neurons
-    images: int  # number of calibration images
-    traced: tuple[int, ...]  # shape of those that the network was traced with, (N, C, H, W)
-    images_dtype: str = ""  # such as "int64", if they are whole numbers; else it does not matter
+    Attributes:
+        network: The network, in evaluation mode: images (B, C, H, W) to logits (B, K).
+        layers: The error of each layer of neurons.
+        images: Number of calibration images.
+        traced: Shape of those that the network was traced with, (N, C, H, W).
+        images_dtype: Their type, such as "int64", if they are whole numbers; else it does not matter, and is "".
+    """
+
+    network: ConvertedNetwork
+    layers: tuple[LayerError, ...]
+    images: int
+    traced: tuple[int, ...]
+    images_dtype: str = ""
 
     @property
     def real(self) -> tuple[str, ...]:

@@ -44,15 +44,25 @@ _PICO = 1e-12
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy for one image, in joule, by what it is spent on."""
+    """Energy for one image, in joule, by what it is spent on.
 
-    real: float = 0.0  # multiply-accumulates
-    spikes: float = 0.0  # accumulates
-    elementwise: float = 0.0  # element-wise work
-    storage: float = 0.0  # reading all weights once, from the memory that holds all of them
-    weights: float = 0.0  # reading one weight for each operation, from the nearest memory
-    activations: float = 0.0  # writing and reading the inputs of the layers
-    potentials: float = 0.0  # writing and reading potentials that are handed on
+    Attributes:
+        real: Multiply-accumulates.
+        spikes: Accumulates.
+        elementwise: Element-wise work.
+        storage: Reading all weights once, from the memory that holds all of them.
+        weights: Reading one weight for each operation, from the nearest memory.
+        activations: Writing and reading the inputs of the layers.
+        potentials: Writing and reading potentials that are handed on.
+    """
+
+    real: float = 0.0
+    spikes: float = 0.0
+    elementwise: float = 0.0
+    storage: float = 0.0
+    weights: float = 0.0
+    activations: float = 0.0
+    potentials: float = 0.0
 
     @property
     def total(self) -> float:
@@ -71,15 +81,25 @@ class Energy:
 
 @dataclass(frozen=True)
 class EnergyTable:
-    """The constants of an energy file, in picojoule; see `energy.yaml`, which explains each."""
+    """The constants of an energy file, in picojoule; see `energy.yaml`, which explains each.
 
-    operations: dict[str, dict[str, float]]  # "fp32" and "int8": energy to "multiply" and to "add"
-    elementwise: dict[str, float]  # energy of each kind of element-wise work
-    width: int  # bits of one memory access
-    levels: tuple[tuple[str, int | None, float], ...]  # name, bytes (None: any), energy of an access; small to large
-    bits: dict[str, float]  # width of a "weight", a "real" activation, a "potential"
-    sources: dict[str, str]  # where each section comes from
-    file: str  # the file they are from
+    Attributes:
+        operations: Of "fp32" and "int8": energy to "multiply" and to "add".
+        elementwise: Energy of each kind of element-wise work.
+        width: Bits of one memory access.
+        levels: Memories, from small to large: name, bytes (None: any), energy of an access.
+        bits: Width of a "weight", a "real" activation, a "potential".
+        sources: Where each section comes from.
+        file: The file that they are from.
+    """
+
+    operations: dict[str, dict[str, float]]
+    elementwise: dict[str, float]
+    width: int
+    levels: tuple[tuple[str, int | None, float], ...]
+    bits: dict[str, float]
+    sources: dict[str, str]
+    file: str
 
     @classmethod
     def load(cls, file: str | Path | None = None) -> "EnergyTable":

@@ -29,24 +29,40 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @dataclass(frozen=True)
 class Neurons:
-    """Activity of a layer of neurons."""
+    """Activity of a layer of neurons.
 
-    path: str  # the module
-    firing_rate: float  # spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0
-    threshold: float | None  # the threshold; the mean, if each channel has its own; None where it is not known
-    potentials: tuple[float, ...]  # below which 5, 25, 50, 75 and 95% of them lie; empty where none were seen
+    Attributes:
+        path: Where the module is.
+        firing_rate: Spikes per neuron, window and time step, 0..1; of a ReLU, the share that is not 0.
+        threshold: The threshold; the mean, if each channel has its own; None where it is not known.
+        potentials: Potentials below which 5, 25, 50, 75 and 95% of them lie; empty where none were seen.
+    """
+
+    path: str
+    firing_rate: float
+    threshold: float | None
+    potentials: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Operations of one module for one image, without those of the modules inside it."""
+    """Operations of one module for one image, without those of the modules inside it.
 
-    path: str  # where the module is; empty for the model itself
-    type: str  # name of its class
-    products: tuple[Product, ...]  # products, in the order in which they are first computed
-    elementwise: dict[str, float]  # element-wise work, by kind: "add", "multiply", "compare", "special", "random"
-    potentials: Traffic  # potentials that are handed on, read and written
-    handing: bool  # whether all of this is done to hand potentials on: charging and fusing them, merging their maps
+    Attributes:
+        path: Where the module is; empty for the model itself.
+        type: Name of its class.
+        products: Products, in the order in which they are first computed.
+        elementwise: Element-wise work, by kind: "add", "multiply", "compare", "special", "random".
+        potentials: Potentials that are handed on, read and written.
+        handing: Whether all of this is done to hand potentials on: charging and fusing them, merging their maps.
+    """
+
+    path: str
+    type: str
+    products: tuple[Product, ...]
+    elementwise: dict[str, float]
+    potentials: Traffic
+    handing: bool
 
     @property
     def group(self) -> str:
@@ -57,13 +73,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Operations:
-    """Operations of a network for one image."""
+    """Operations of a network for one image.
 
-    images: int  # number of images that were counted on
-    layers: tuple[Layer, ...]  # the modules that compute something, in the network's order
-    neurons: tuple[Neurons, ...]  # the layers of neurons, in that order
-    weights: int  # parameters of the model
-    steps: int = 1  # time steps for one image, of a network over time
+    Attributes:
+        images: Number of images that were counted on.
+        layers: The modules that compute something, in the network's order.
+        neurons: The layers of neurons, in that order.
+        weights: Parameters of the model.
+        steps: Time steps for one image, of a network over time.
+    """
+
+    images: int
+    layers: tuple[Layer, ...]
+    neurons: tuple[Neurons, ...]
+    weights: int
+    steps: int = 1
 
     @cached_property
     def products(self) -> tuple[Product, ...]:

@@ -16,22 +16,40 @@ from onespike.counting.arrivals import KINDS, Arrival, Arrivals, Kind
 
 @dataclass(frozen=True)
 class Product:
-    """Multiplications of one kind in one layer, per image."""
+    """Multiplications of one kind in one layer, per image.
 
-    name: str  # such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), a recurrent layer's "state"
-    arrives: Kind  # kind of its inputs: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`
-    step: float | None  # size c of one spike; None for real values, if all were zeros, or if each channel has its own
-    levels: int  # the largest number of spikes in one value; 0 for real values
-    rate: float  # spikes per input value; of real values, the share that is not 0
-    macs: float  # dense multiply-accumulates, as frameworks count them: zeros of the padding included
-    reached: float  # those that a value of the input reaches: zeros of the padding left out
-    nonzero: float  # those that a value other than 0 reaches: what is left if zeros are skipped
-    operations: float  # accumulates, one for each spike and weight that it meets; of real values, `reached` MACs
-    inputs: float  # number of input values
-    weights: int  # weights, 0 in a product of two activations
-    beside: Kind | None  # for a product of two activations, the less simple of their two kinds; else None
-    first: bool  # whether its input comes from the network's input with no product in between, as in a stem
-    time_steps: int  # time steps in which it is computed: of a stem that reads a still image, one
+    Attributes:
+        name: What it is, such as "linear 48 -> 144", "matmul 64 x 16 x 64" (two activations), or the "state" of a
+            recurrent layer.
+        arrives: Kind of its inputs: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`.
+        step: Size c of one spike; None for real values, if all were zeros, or if each channel has its own.
+        levels: The largest number of spikes in one value; 0 for real values.
+        rate: Spikes per input value; of real values, the share that is not 0.
+        macs: Dense multiply-accumulates, as frameworks count them: zeros of the padding included.
+        reached: Those that a value of the input reaches: zeros of the padding left out.
+        nonzero: Those that a value other than 0 reaches: what is left if zeros are skipped.
+        operations: Accumulates, one for each spike and weight that it meets; of real values, `reached` MACs.
+        inputs: Number of input values.
+        weights: Weights, 0 in a product of two activations.
+        beside: For a product of two activations, the less simple of their two kinds; else None.
+        first: Whether its input comes from the network's input with no product in between, as in a stem.
+        time_steps: Time steps in which it is computed: of a stem that reads a still image, one.
+    """
+
+    name: str
+    arrives: Kind
+    step: float | None
+    levels: int
+    rate: float
+    macs: float
+    reached: float
+    nonzero: float
+    operations: float
+    inputs: float
+    weights: int
+    beside: Kind | None
+    first: bool
+    time_steps: int
 
 
 class Operand:

@@ -121,18 +121,28 @@ class RecordingSet(ImageSet):
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set, split and described."""
+    """A data set, split and described.
 
-    name: str  # the data set's name
-    classes: tuple[str, ...]  # class names; a label is an index into them
-    train: ImageSet  # images to train on
-    validation: ImageSet  # images to choose the best checkpoint by; may be empty
-    test: ImageSet  # images to test on, once
-    # Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0 for
-    # images that are not raw
+    Attributes:
+        name: The data set's name.
+        classes: Class names; a label is an index into them.
+        train: Images to train on.
+        validation: Images to choose the best checkpoint by; may be empty.
+        test: Images to test on, once.
+        mean: Channel-wise mean, 0..1, of the source's whole training part, whatever is left out or held out of it; 0
+            for images that are not raw.
+        std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
+        note: What was decided for the user and matters when results are compared; often empty.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
     mean: tuple[float, ...]
-    std: tuple[float, ...]  # channel-wise standard deviation, likewise; 1 for images that are not raw or never differ
-    note: str = ""  # what was decided for the user and matters when results are compared; often empty
+    std: tuple[float, ...]
+    note: str = ""
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:

@@ -36,7 +36,13 @@ CELLS = {"digits": 8}
 
 @dataclass(frozen=True)
 class Demo:
-    """A page, ready to be served."""
+    """A page, ready to be served.
+
+    Attributes:
+        folder: Where it lies.
+        files: The names of its files.
+        parity: The proof that the page's network computes what the run's does.
+    """
 
     folder: Path
     files: tuple[str, ...]

@@ -65,24 +65,41 @@ class Flips(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of a network on a part of a data set."""
+    """Scores of a network on a part of a data set.
 
-    data: str  # name of the data set
-    part: str  # which part of it
-    checkpoint: str  # "best" or "last", whichever was asked for
-    epochs: int  # epochs after which its weights were saved
-    time_steps: int | None  # time steps for one image, as asked for; None: the network's own number
-    precision: str  # arithmetic, as in `TrainConfig`
-    classes: tuple[str, ...]  # class names
-    images: int  # images in the part
-    passes: int  # how often the network saw all of them
-    deterministic: bool  # whether the network gives the same answer at each pass, so that one pass is enough
-    loss: Spread  # mean cross-entropy
-    top1: Spread  # share of images whose first guess is right, in percent
-    top5: Spread  # share of images with the right class among the first five guesses, in percent
-    confusion: Tensor  # images by true class (row) and first guess (column), (K, K), summed over the passes
-    # Loss, top1 and top5 with test-time flips, if asked for. Each image is seen twice, so these are never reported as
-    # the network's accuracy
+    Attributes:
+        data: Name of the data set.
+        part: Which part of it.
+        checkpoint: "best" or "last", whichever was asked for.
+        epochs: Epochs after which its weights were saved.
+        time_steps: Time steps for one image, as asked for; None: the network's own number.
+        precision: Arithmetic, as in `TrainConfig`.
+        classes: Class names.
+        images: Images in the part.
+        passes: How often the network saw all of them.
+        deterministic: Whether the network gives the same answer at each pass, so that one pass is enough.
+        loss: Mean cross-entropy.
+        top1: Share of images whose first guess is right, in percent.
+        top5: Share of images with the right class among the first five guesses, in percent.
+        confusion: Images by true class (row) and first guess (column), (K, K), summed over the passes.
+        with_flips: Loss, top1 and top5 with test-time flips, if asked for. Each image is seen twice, so these are never
+            reported as the network's accuracy.
+    """
+
+    data: str
+    part: str
+    checkpoint: str
+    epochs: int
+    time_steps: int | None
+    precision: str
+    classes: tuple[str, ...]
+    images: int
+    passes: int
+    deterministic: bool
+    loss: Spread
+    top1: Spread
+    top5: Spread
+    confusion: Tensor
     with_flips: Mapping[str, Spread] = field(default_factory=dict)
 
     @cached_property

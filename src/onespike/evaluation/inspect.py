@@ -32,13 +32,21 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, eq=False)
 class LayerView:
-    """Activity of one layer of neurons; None stands for what is not known. The first axis of its tensors is time."""
+    """Activity of one layer of neurons; None stands for what is not known. The first axis of its tensors is time.
 
-    name: str  # where it is in its block, such as "unit.neuron1", or in the network
-    # At the moment of firing, (T, V, C, M, M); without V outside the windows, without M where there is no map
+    Attributes:
+        name: Where it is in its block, such as "unit.neuron1", or in the network.
+        potentials: Potentials at the moment of firing, (T, V, C, M, M); without V outside the windows, without M where
+            there is no map.
+        spikes: Zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1.
+        threshold: Their threshold: a scalar, or in a shape that broadcasts to the potentials.
+        surrogate: The surrogate derivative.
+    """
+
+    name: str
     potentials: Tensor | None
-    spikes: Tensor  # zeros and ones, of the same shape; of a ternary neuron -1, 0 and 1
-    threshold: Tensor | None  # a scalar, or in a shape that broadcasts to the potentials
+    spikes: Tensor
+    threshold: Tensor | None
     surrogate: Surrogate | None
 
     @property
@@ -73,16 +81,24 @@ class LayerView:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Activity of one block; in a network without blocks, of one layer of neurons."""
+    """Activity of one block; in a network without blocks, of one layer of neurons.
 
-    number: int  # position in the network, from 1
-    name: str  # what it is called: "block 1", or where the layer of neurons is
-    # Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next layer receives
-    # them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
+    Attributes:
+        number: Position in the network, from 1.
+        name: What it is called: "block 1", or where the layer of neurons is.
+        spike_map: Mean over channels and time steps, (L, L), 0..1. Of a block: the unit's output spikes as the next
+            layer receives them (recomposed, region threshold applied). Of neurons that have no map, (1, C) or (N, C).
+        layers: Its layers of neurons, in the order in which they are registered.
+        window_kind: "average", "dilated" or "whole"; empty where there are no blocks.
+        windows: Its windows in the pixels of the image, one if "whole"; empty where there are no blocks.
+    """
+
+    number: int
+    name: str
     spike_map: Tensor
-    layers: tuple[LayerView, ...]  # its layers of neurons, in the order in which they are registered
-    window_kind: str = ""  # "average", "dilated" or "whole"; empty where there are no blocks
-    windows: tuple[Box, ...] = ()  # its windows in the pixels of the image, one if "whole"; likewise
+    layers: tuple[LayerView, ...]
+    window_kind: str = ""
+    windows: tuple[Box, ...] = ()
 
     @property
     def unit_layers(self) -> tuple[LayerView, ...]:
@@ -114,17 +130,29 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What a network does with one image."""
+    """What a network does with one image.
 
-    path: Path  # the image file
-    original: tuple[int, int]  # width and height in the file
-    pixels: np.ndarray  # the image as the network sees it, before normalisation, (H, W, C) uint8
-    classes: tuple[str, ...]  # class names
-    probabilities: Tensor  # of each class, (K,)
-    blocks: tuple[View, ...]  # all blocks, in order; in a network without such blocks, all layers of neurons
-    time_steps: int  # time steps over which spikes and potentials are pooled
-    encoding: str  # the network's encoding, if it draws; otherwise empty
-    seed: int  # seed of the draws of a Bernoulli encoding
+    Attributes:
+        path: The image file.
+        original: Width and height in the file.
+        pixels: The image as the network sees it, before normalisation, (H, W, C) uint8.
+        classes: Class names.
+        probabilities: Probability of each class, (K,).
+        blocks: All blocks, in order; in a network without such blocks, all layers of neurons.
+        time_steps: Time steps over which spikes and potentials are pooled.
+        encoding: The network's encoding, if it draws; otherwise empty.
+        seed: Seed of the draws of a Bernoulli encoding.
+    """
+
+    path: Path
+    original: tuple[int, int]
+    pixels: np.ndarray
+    classes: tuple[str, ...]
+    probabilities: Tensor
+    blocks: tuple[View, ...]
+    time_steps: int
+    encoding: str
+    seed: int
 
     @property
     def note(self) -> str | None:

@@ -14,17 +14,29 @@ from onespike.training.checkpoint import ModelCard
 
 @dataclass(frozen=True)
 class Contract:
-    """What a network reads, and what its logits mean."""
+    """What a network reads, and what its logits mean.
 
-    model: str  # name of the network
-    data: str  # the data set that it was trained on; "" if that is not known
-    classes: tuple[str, ...]  # names, in the order of the logits
-    in_channels: int  # channels of the images
-    image_size: int  # side of the images, in pixels
-    mean: tuple[float, ...]  # channel-wise mean for normalisation, 0..1
-    std: tuple[float, ...]  # channel-wise standard deviation, likewise
-    weights: str  # "fp32", or "int8": rounded to 8 bits
-    pixels: bool  # whether it reads uint8 pixels, and normalises them itself
+    Attributes:
+        model: Name of the network.
+        data: The data set that it was trained on; "" if that is not known.
+        classes: Names, in the order of the logits.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels.
+        mean: Channel-wise mean for normalisation, 0..1.
+        std: Channel-wise standard deviation, likewise.
+        weights: "fp32", or "int8": rounded to 8 bits.
+        pixels: Whether it reads uint8 pixels, and normalises them itself.
+    """
+
+    model: str
+    data: str
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    weights: str
+    pixels: bool
 
     @classmethod
     def of(cls, card: ModelCard, weights: str, pixels: bool) -> "Contract":

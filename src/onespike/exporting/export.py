@@ -42,7 +42,13 @@ CONTRACT, PARITY = "contract.json", "parity.json"
 
 @dataclass(frozen=True)
 class Export:
-    """The files that were written, and the proofs, one for each target."""
+    """The files that were written, and the proofs, one for each target.
+
+    Attributes:
+        folder: Where the files are.
+        files: Their names.
+        parity: The proofs, one for each target.
+    """
 
     folder: Path
     files: tuple[str, ...]

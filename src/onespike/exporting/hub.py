@@ -120,7 +120,13 @@ def _expect_numbers(content: Mapping[str, Any], names: Iterable[str]) -> None:
 
 
 def from_pretrained(place: str | Path) -> nn.Module:
-    """Load a network that `save_pretrained` or `push_to_hub` wrote: from a folder, or from the Hub, "user/repo"."""
+    """Load a network that `save_pretrained` or `push_to_hub` wrote: from a folder, or from the Hub, "user/repo".
+
+    It is on the CPU, in evaluation mode.
+
+    Raises:
+        OnespikeError: There is no such network, the Hub cannot be reached, or a file is missing or damaged.
+    """
     return load(place)
 
 

@@ -25,22 +25,39 @@ FAR = 1e9
 
 @dataclass(frozen=True)
 class Parity:
-    """A target compared with the network that it was made from."""
+    """A target compared with the network that it was made from.
+
+    Attributes:
+        target: What it is called.
+        images: Test images that both saw.
+        top1: Accuracy of the network, in percent; None without labels.
+        target_top1: Accuracy of the target, likewise.
+        same_class: Share of the images that both put into the same class, in percent.
+        logit_error: The largest difference of two logits.
+        largest_logit: The largest logit of the network, with either sign.
+        layers: Calls of layers of neurons whose spikes were compared; 0 where the target cannot show them.
+        spikes: Outputs of neurons, spike or none, that were compared.
+        differing: Outputs that differ, in the first layer where any do; after it all may differ.
+        first: That layer; None if no spike differs.
+        distance: Largest distance from the threshold of its potentials that decide otherwise.
+        exact: Whether nothing at all may differ but the rounding of logits.
+        holds: Whether the target computes the same as the network.
+    """
 
     target: str
-    images: int  # test images that both saw
-    top1: float | None  # accuracy of the network, in percent; None without labels
-    target_top1: float | None  # of the target
-    same_class: float  # share of the images that both put into the same class, in percent
-    logit_error: float  # the largest difference of two logits
-    largest_logit: float  # of the network, with either sign
-    layers: int  # calls of layers of neurons whose spikes were compared; 0 where the target cannot show them
-    spikes: int  # outputs of neurons, spike or none, that were compared
-    differing: int  # those of them that differ, in the first layer where any do; after it all may differ
-    first: str | None  # that layer
-    distance: float | None  # largest distance from the threshold of its potentials that decide otherwise
-    exact: bool  # whether nothing at all may differ but the rounding of logits
-    holds: bool  # whether the target computes the same as the network
+    images: int
+    top1: float | None
+    target_top1: float | None
+    same_class: float
+    logit_error: float
+    largest_logit: float
+    layers: int
+    spikes: int
+    differing: int
+    first: str | None
+    distance: float | None
+    exact: bool
+    holds: bool
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""

@@ -1,9 +1,6 @@
 """Batch norm and firing over time as one operation: it writes neither the normalised currents nor the potentials.
 
-    V[t] = (I[t] - mean) / deviation + shift + decay * V[t-1] * (1 - S[t-1])          S[t] = 1 where V[t] > threshold
-
-starting from V[-1] = 0, with each channel's mean and deviation over all time steps. The operation saves the currents
-and recomputes the potentials in the backward pass, pixel by pixel.
+It saves the currents and recomputes the potentials in the backward pass, pixel by pixel.
 """
 
 from typing import Any
@@ -39,6 +36,10 @@ def fire_over_time(
     currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, decay: float, surrogate: Surrogate
 ) -> Tensor:
     """Normalise by the batch's statistics, charge and fire over time, in training; potentials start at 0.
+
+        V[t] = (I[t] - mean) / deviation + shift + decay * V[t-1] * (1 - S[t-1])        S[t] = 1 where V[t] > threshold
+
+    starting from V[-1] = 0, with each channel's mean and deviation over all time steps.
 
     Args:
         currents: I, (T, B, C, H, W); `has_kernels_over_time` must hold for them.

@@ -1,9 +1,7 @@
 """Batch norm and firing as one operation: the normalised currents are never written.
 
-    V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
-
-is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation. The backward pass computes the
-surrogate's derivative and the batch norm's gradient together, from I, mean and deviation alone.
+The backward pass computes the surrogate's derivative and the batch norm's gradient together, from currents, mean and
+deviation alone.
 """
 
 import math
@@ -50,6 +48,10 @@ def has_kernels(currents: Tensor) -> bool:
 
 def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: float, surrogate: Surrogate) -> Tensor:
     """Normalise by the batch's statistics and fire, in training.
+
+        V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
+
+    This is the comparison S[k] = 1 where I > mean + (threshold - shift[k]) * deviation.
 
     Args:
         currents: I, (B, C, H, W); `has_kernels` must hold for them.

@@ -29,7 +29,12 @@ SURROGATES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Surrogate(NamedTuple):
-    """A surrogate derivative: h(d / width) / width, with h the entry `name` of `SURROGATES` and width > 0."""
+    """A surrogate derivative: h(d / width) / width at a distance d from the threshold.
+
+    Attributes:
+        name: The name of h, an entry of `SURROGATES`.
+        width: The width, > 0.
+    """
 
     name: str = "rectangle"
     width: float = 1.0

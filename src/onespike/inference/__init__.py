@@ -1,4 +1,4 @@
-"""Inference on CPUs: our integer engine for the paper's networks, ONNX Runtime or OpenVINO for all others."""
+"""Inference on CPUs: our integer engine for most of the paper's networks, ONNX Runtime or OpenVINO for all others."""
 
 from onespike.inference.compare import Candidate, Comparison, compare
 from onespike.inference.engine import PRECISIONS, Engine

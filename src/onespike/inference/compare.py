@@ -57,13 +57,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All engines on one network; PyTorch in float32 comes first."""
+    """All engines on one network; PyTorch in float32 comes first.
+
+    Attributes:
+        model: The name of the network.
+        images: Test images that were classified.
+        rounds: Timings of each batch size.
+        threads: Threads of the CPU.
+        busy: Why the times cannot be trusted; None if they can.
+        engines: The measurements of each.
+    """
 
     model: str
     images: int
     rounds: int
     threads: int
-    busy: str | None  # why the times cannot be trusted; None if they can
+    busy: str | None
     engines: tuple[Measured, ...]
 
     @property

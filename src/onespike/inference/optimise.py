@@ -1,7 +1,7 @@
 """Make an engine from a run, and compare the two: accuracy, spikes, latency.
 
-The paper's networks are run by our own engine, which is the fastest there is in large batches, all others by ONNX
-Runtime or OpenVINO, whichever is faster (docs/speed.md).
+What `onespike.inference.engine` takes of the paper's networks is run by it, since it is the fastest there is in large
+batches; all others by ONNX Runtime or OpenVINO, whichever is faster (docs/speed.md).
 """
 
 from collections.abc import Iterator
@@ -56,21 +56,34 @@ class Eager(nn.Module):
 
 @dataclass(frozen=True)
 class BlockSpikes:
-    """Firing rates of a block's unit, network's and engine's, and the share of spikes that come or go, all 0..1."""
+    """What the neurons of a block's unit fire, in the network and in the engine.
+
+    Attributes:
+        firing_rate: Firing rate of the network's unit, 0..1.
+        engine_firing_rate: Of the engine's, likewise.
+        flipped: Share of its spikes that come or go, 0..1.
+        neurons: Outputs that were compared, over all images.
+    """
 
     firing_rate: float
     engine_firing_rate: float
     flipped: float
-    neurons: int  # outputs that were compared, over all images
+    neurons: int
 
 
 @dataclass(frozen=True)
 class Report:
-    """An engine compared with the network that it was made from."""
+    """An engine compared with the network that it was made from.
 
-    engine: str  # which, as it is called in `compared`
+    Attributes:
+        engine: Which engine, as it is called in `compared`.
+        compared: All engines that were tried, and PyTorch.
+        blocks: Spikes of each block; empty unless it is our own engine.
+    """
+
+    engine: str
     compared: Comparison
-    blocks: tuple[BlockSpikes, ...] = ()  # of the paper's networks
+    blocks: tuple[BlockSpikes, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -93,8 +106,8 @@ def optimise(
     Args:
         run: A trained network's run, or its folder.
         out: A new folder for the engine, or that of an earlier one, which it replaces.
-        precision: "int8" or "int16" of the paper's networks, "int8" or "fp32" of others; "auto" takes int8 for the
-            paper's and wherever all layers behind the stem read spikes, and fp32 elsewhere.
+        precision: "int8" or "int16" of our own engine, "int8" or "fp32" of ONNX; "auto" takes int8 for our own and
+            wherever all layers behind the stem read spikes, and fp32 elsewhere.
         which: Which checkpoint, "best" or "last".
         images: Most images to compare on; 0 takes all.
         rounds: Timings of each batch size.

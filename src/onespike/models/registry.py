@@ -84,8 +84,9 @@ def register_model(
     """Register a family's builder: a class or function of (config, num_classes, in_channels, image_size).
 
     Args:
-        config: The family's dataclass.
-        variants: Its models by name, with the fields in which each differs from the dataclass's defaults.
+        config: The family's dataclass, frozen, which derives from `ModelConfig`.
+        variants: Its models by name, with the fields in which each differs from the dataclass's defaults. A model that
+            is already registered by such a name is replaced.
         presets: Its presets by name, with the fields that each changes in any of its models.
     """
 

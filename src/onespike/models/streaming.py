@@ -33,13 +33,20 @@ def stream(model: nn.Module) -> "FrameStream":
 
 
 class FrameStream:
-    """A stream of frames through a network; a new stream starts without a state."""
+    """A stream of frames through a network; a new stream starts without a state.
+
+    Attributes:
+        model: The network.
+        state: Its state; None before the first frame.
+        frames: Number of frames so far.
+        shape: Shape of each frame, (B, C, H, W); None before the first.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.state: list[Any] | None = None  # the network's state; None before the first frame
-        self.frames = 0  # number of frames so far
-        self.shape: tuple[int, ...] | None = None  # of each frame
+        self.state: list[Any] | None = None
+        self.frames = 0
+        self.shape: tuple[int, ...] | None = None
 
     @torch.no_grad()
     def __call__(self, frame: Tensor) -> Tensor:

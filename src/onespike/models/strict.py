@@ -47,7 +47,8 @@ class StrictConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with),
-            or "windows" (the paper's windows, potentials handed on and fused; depth 3, one neuron a channel).
+            or "windows" (the paper's windows, potentials handed on and fused; depth 3, one neuron a channel, no
+            whitening).
         width: Channels of the first stage, and of the stem.
         stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage.

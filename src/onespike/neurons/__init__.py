@@ -1,4 +1,4 @@
-"""Neurons: one file each, opened by its equation. Usable alone, in anybody's network: `LIF(64)(currents)`."""
+"""Neurons: one file each, with its equation. Usable alone, in anybody's network: `LIF(64)(currents)`."""
 
 from onespike.neurons.adaptive import AdaptiveLIF
 from onespike.neurons.base import Carry, Incoming, Neuron, NeuronConfig, OverTime

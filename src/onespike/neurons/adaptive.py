@@ -1,11 +1,4 @@
-"""Adaptive-threshold leaky integrate-and-fire neurons (after Bellec et al. 2018): firing makes firing harder.
-
-    V = alpha * P + I          S = 1 where V > threshold + a, else 0
-    a = rho * a' + beta * S'
-
-a' and S' come from the previous window, where potentials are handed on, and from the previous time step; if there are
-both, their contributions add up. beta is `adaptation`, rho `adaptation_decay`. a starts at 0.
-"""
+"""Adaptive-threshold leaky integrate-and-fire neurons (after Bellec et al. 2018): firing makes firing harder."""
 
 import math
 from typing import final
@@ -19,10 +12,15 @@ from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, step
 
 @final
 class AdaptiveLIF(Neuron):
-    """LIF neurons whose threshold rises after a spike and decays again. Shapes are `Neuron`'s.
+    """LIF neurons whose threshold rises after a spike and decays again. Shapes are `Neuron`'s, P is that of `LIF`.
 
-    Their own options are `adaptation`, beta >= 0, and `adaptation_decay`, rho, 0..1. A hook sees V, not V - a. The
-    reset "subtract" subtracts the threshold without its rise a.
+        V = alpha * P + I          S = 1 where V > threshold + a, else 0
+        a = rho * a' + beta * S'
+
+    a' and S' come from the previous window, where potentials are handed on, and from the previous time step; if there
+    are both, their contributions add up. a starts at 0. The options are `adaptation`, beta >= 0, and
+    `adaptation_decay`, rho, 0..1. A hook sees V, not V - a. The reset "subtract" subtracts the threshold without its
+    rise a.
     """
 
     def __init__(

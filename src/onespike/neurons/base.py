@@ -79,8 +79,13 @@ class NeuronConfig:
 class Incoming:
     """The potential that a window's neurons receive: P[v] = Omega(X[v - behind], V[v-1]), by default P[v] = V[v-1].
 
-    X is `beside`, (V, B, C, M, M) or None. The fields are arguments of `onespike.functional.charge`, which also says
-    what the first window receives.
+    `onespike.functional.charge` says what the first window receives.
+
+    Attributes:
+        beside: X, (V, B, C, M, M); None for the default.
+        behind: How many windows X lies behind, 0 or 1.
+        fusion: How Omega merges the two, a name in `onespike.functional.FUSIONS`.
+        theta: The fusion's radian factor.
     """
 
     beside: Tensor | None = None

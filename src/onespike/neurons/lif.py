@@ -1,10 +1,4 @@
-"""Leaky integrate-and-fire neurons, the paper's.
-
-    V = alpha * P + I          S = 1 where V > threshold, else 0
-
-P is the potential that the neurons receive: that of the previous window (`Incoming`) and, over time, their own, V(t-1)
-* (1 - S(t-1)).
-"""
+"""Leaky integrate-and-fire neurons, the paper's."""
 
 from typing import final
 
@@ -17,7 +11,13 @@ from onespike.neurons.base import Incoming, Neuron, State
 
 @final
 class LIF(Neuron):
-    """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s."""
+    """Leaky integrate-and-fire neurons. Arguments and shapes are `Neuron`'s.
+
+        V = alpha * P + I          S = 1 where V > threshold, else 0
+
+    P is the potential that the neurons receive: that of the previous window (`Incoming`) and, over time, their own,
+    V(t-1) * (1 - S(t-1)).
+    """
 
     def charge_and_fire(self, currents: Tensor, incoming: Incoming | None = None, before: State | None = None) -> State:
         """Charge and fire as every neuron does; in one autograd function where possible and gradients are enabled."""

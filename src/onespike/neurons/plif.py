@@ -1,10 +1,4 @@
-"""Parametric leaky integrate-and-fire neurons (Fang et al. 2021): the decay is learned, and weighs the current too.
-
-    V = alpha * P + (1 - alpha) * I          S = 1 where V > threshold, else 0          alpha = sigmoid(w)
-
-1 - alpha is the 1 / tau of "Incorporating Learnable Membrane Time Constant to Enhance Learning of Spiking Neural
-Networks". (Every neuron has a learned decay that leaves the current unscaled: `learnable_decay`.)
-"""
+"""Parametric leaky integrate-and-fire neurons (Fang et al. 2021): the decay is learned, and weighs the current too."""
 
 from dataclasses import replace
 from typing import final
@@ -18,8 +12,12 @@ from onespike.neurons.base import Neuron, NeuronConfig, State, along_channels
 class PLIF(Neuron):
     """LIF neurons with a learned decay for each layer, or, by `learnable_decay`, for each channel.
 
-    Arguments and shapes are `Neuron`'s. 1 - alpha weighs the current at each time step, even at a single one. Called
-    directly, these neurons take potentials and only fire.
+        V = alpha * P + (1 - alpha) * I          S = 1 where V > threshold, else 0          alpha = sigmoid(w)
+
+    Arguments, shapes and P are those of `LIF`. 1 - alpha is the 1 / tau of "Incorporating Learnable Membrane Time
+    Constant to Enhance Learning of Spiking Neural Networks"; it weighs the current at each time step, even at a single
+    one. (Every neuron has a learned decay that leaves the current unscaled: `learnable_decay`.) Called directly, these
+    neurons take potentials and only fire.
     """
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:

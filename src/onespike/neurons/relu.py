@@ -1,7 +1,4 @@
-"""The artificial twin of a spiking neuron: its output is its potential where that is positive, else 0.
-
-V = alpha * P + I          out = max(V, 0)
-"""
+"""The artificial twin of a spiking neuron: its output is its potential where that is positive, else 0."""
 
 from typing import final
 
@@ -13,7 +10,12 @@ from onespike.neurons.base import Neuron, NeuronConfig
 
 @final
 class ReLU(Neuron):
-    """Rectified potentials: no spikes, no threshold, no reset. Arguments and shapes are `Neuron`'s."""
+    """Rectified potentials: no spikes, no threshold, no reset.
+
+        V = alpha * P + I          out = max(V, 0)
+
+    Arguments, shapes and P are those of `LIF`.
+    """
 
     spiking = False
 

@@ -1,9 +1,4 @@
-"""Ternary neurons: spikes with a sign.
-
-    V = alpha * P + I          S = 1 where V > threshold, -1 where V < -threshold, else 0
-
-The surrogate acts around both thresholds.
-"""
+"""Ternary neurons: spikes with a sign."""
 
 from typing import final
 
@@ -14,7 +9,12 @@ from onespike.neurons.base import Neuron, step
 
 @final
 class Ternary(Neuron):
-    """Leaky neurons that fire both ways; a reset by subtraction goes towards 0. Arguments and shapes are `Neuron`'s."""
+    """Leaky neurons that fire both ways; a reset by subtraction goes towards 0.
+
+        V = alpha * P + I          S = 1 where V > threshold, -1 where V < -threshold, else 0
+
+    Arguments, shapes and P are those of `LIF`. The surrogate acts around both thresholds.
+    """
 
     signed = True
 

@@ -38,15 +38,25 @@ IDENTITY = "search"
 
 @dataclass(frozen=True)
 class Tried:
-    """The outcome of one set of values."""
+    """The outcome of one set of values.
 
-    number: int  # of the trial, from 0
-    outcome: str  # "trained", "pruned", "running", "waiting", or why it has no result
-    values: Mapping[str, Any]  # of the options that are searched for
-    accuracy: float | None  # top-1 on the held-out images, percent; of a pruned one after its last epoch
-    energy: float | None  # of one image, in microjoule, if it is searched for
-    facts: Mapping[str, Any]  # "folder", "seconds", "epoch", "parameters", as far as they are known
-    best: bool  # whether no other is better in all objectives
+    Attributes:
+        number: Number of the trial, from 0.
+        outcome: "trained", "pruned", "running", "waiting", or why it has no result.
+        values: Values of the options that are searched for.
+        accuracy: Top-1 on the held-out images, in percent; of a pruned trial after its last epoch; None if it has none.
+        energy: Energy of one image, in microjoule; None if it is not searched for.
+        facts: "folder", "seconds", "epoch", "parameters", as far as they are known.
+        best: Whether no other is better in all objectives.
+    """
+
+    number: int
+    outcome: str
+    values: Mapping[str, Any]
+    accuracy: float | None
+    energy: float | None
+    facts: Mapping[str, Any]
+    best: bool
 
     @property
     def done(self) -> bool:

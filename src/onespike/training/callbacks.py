@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """One step of the optimiser, over the images of all processes."""
+    """One step of the optimiser, over the images of all processes.
 
-    number: int  # steps before it, over all epochs
-    loss: float  # mean loss
-    images: int  # images in the batch
-    lr: float  # learning rate
+    Attributes:
+        number: How many steps were before it, over all epochs.
+        loss: Mean loss.
+        images: Images in the batch.
+        lr: Learning rate.
+    """
+
+    number: int
+    loss: float
+    images: int
+    lr: float
 
 
 class Callback:

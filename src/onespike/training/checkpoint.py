@@ -43,16 +43,27 @@ _COLUMNS |= {"valid_loss": float | None, "valid_top1": float | None, "epoch_seco
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to use a model, besides its weights: the content of `model.json`."""
+    """All that is needed to use a model, besides its weights: the content of `model.json`.
 
-    model: Any  # the architecture: a family's config, or a user's class
-    classes: tuple[str, ...]  # names of the classes
-    in_channels: int  # channels of the images
-    image_size: int  # side of the images, in pixels
-    mean: tuple[float, ...]  # channel-wise mean for normalisation, 0..1
-    std: tuple[float, ...]  # channel-wise standard deviation, 0..1
-    data: str  # name of the data set it was trained on
-    conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
+    Attributes:
+        model: The architecture: a family's config, or a user's class.
+        classes: Names of the classes.
+        in_channels: Channels of the images.
+        image_size: Side of the images, in pixels.
+        mean: Channel-wise mean for normalisation, 0..1.
+        std: Channel-wise standard deviation, 0..1.
+        data: Name of the data set it was trained on.
+        conversion: How the model was converted into a spiking one; None if it was not.
+    """
+
+    model: Any
+    classes: tuple[str, ...]
+    in_channels: int
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+    conversion: ConversionConfig | None = None
 
     def __post_init__(self) -> None:
         check(self, "model.json", in_channels=(1, 8192), image_size=(1, 8192), mean=(0, 1), std=(1e-9, 1))
@@ -107,12 +118,19 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in memory."""
+    """A checkpoint in memory.
 
-    card: ModelCard  # how to build the model
-    weights: dict[str, Tensor]  # the weights to use
-    training: dict[str, Tensor]  # tensors that only training needs
-    state: dict[str, Any]  # everything else that training needs; must be representable in JSON
+    Attributes:
+        card: How to build the model.
+        weights: The weights to use.
+        training: Tensors that only training needs.
+        state: Everything else that training needs; must be representable in JSON.
+    """
+
+    card: ModelCard
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor]
+    state: dict[str, Any]
 
     @property
     def digest(self) -> str:

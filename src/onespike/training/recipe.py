@@ -34,14 +34,21 @@ NO_MATTER |= {"train.device", "train.monitor_every", "train.save_minutes", "trai
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run: what `config.yaml` in a run folder holds."""
+    """A whole training run: what `config.yaml` in a run folder holds.
 
-    data: DataConfig = field(default_factory=DataConfig)  # the data set and its augmentation
-    # The architecture: the config of a registered family, or a user's class
+    Attributes:
+        data: The data set and its augmentation.
+        model: The architecture: the config of a registered family, or a user's class.
+        train: The training.
+        loss: A user's loss, in place of `train.loss`.
+        conversion: How the model was converted into a spiking one; None if it was not.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
     model: Any = field(default_factory=lambda: model_config("conv12"))
-    train: TrainConfig = field(default_factory=TrainConfig)  # the training
-    loss: ClassPath | None = None  # a user's loss, in place of `train.loss`
-    conversion: ConversionConfig | None = None  # how the model was converted into a spiking one; None if it was not
+    train: TrainConfig = field(default_factory=TrainConfig)
+    loss: ClassPath | None = None
+    conversion: ConversionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.data.augmix_splits and self.train.mixup:

@@ -268,10 +268,17 @@ class Run:
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:
-    """Load a trained network: from a run folder (see `Run.model`), a checkpoint in one, or a pretrained network.
+    """Load a trained network, on the CPU, in evaluation mode.
 
-    A pretrained network is in a folder, in the package ("pretrained:digits-spiking-vgg-xs"), or on the Hub
-    ("user/repo").
+    Args:
+        folder: A run folder; a checkpoint in one, such as RUN/best; or a pretrained network: its folder, one of the
+            package ("pretrained:digits-spiking-vgg-xs") or of the Hub ("hub:user/repo", or "user/repo" where no such
+            folder exists).
+        which: Which checkpoint of a run, "best" or "last"; ignored for a checkpoint and for a pretrained network.
+        model: As for `Run.model`.
+
+    Raises:
+        OnespikeError: There is no such network, the Hub cannot be reached, or as for `Run.model`.
     """
     place = located(folder)
     if not place.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):

@@ -44,18 +44,29 @@ Memory = tuple[State, ...]
 
 
 class Traffic(NamedTuple):
-    """The number of potentials that are handed on, over the whole batch: read, written."""
+    """The number of potentials that are handed on, over the whole batch.
+
+    Attributes:
+        reads: How many are read.
+        writes: How many are written.
+    """
 
     reads: float
     writes: float
 
 
 class UnitOutput(NamedTuple):
-    """The output of a unit, (V, B, C, M, M) each."""
+    """The output of a unit, (V, B, C, M, M) each.
+
+    Attributes:
+        spikes: What the neurons of the last layer fire.
+        potential: The potential for the next block; None if it hands none on.
+        memory: The state of its neurons, for the next time step.
+    """
 
     spikes: Tensor
-    potential: Tensor | None  # for the next block, if it hands any on
-    memory: Memory  # for the next time step
+    potential: Tensor | None
+    memory: Memory
 
 
 class Unit(nn.Module, ABC):
@@ -63,10 +74,14 @@ class Unit(nn.Module, ABC):
 
     The windows share the unit's weights. Weight layers see all windows as one batch (`as_one_batch`). Only potentials,
     which pass from window to window, are computed one window after the other (`Neuron.charge_and_fire`).
+
+    Attributes:
+        out_channels: Channels of the output spikes, and of the potentials that are handed to the next block.
+        travels: Whether potentials are handed from block to block.
     """
 
-    out_channels: int  # of the output spikes, and of the potentials that are handed to the next block
-    travels: bool  # whether potentials are handed from block to block
+    out_channels: int
+    travels: bool
 
     @abstractmethod
     def forward(self, spikes: Tensor, potential: Tensor | None = None, memory: Memory | None = None) -> UnitOutput:

@@ -1,10 +1,4 @@
-"""The convolutional unit (CNN-SNN): two 3x3 convolutions, each followed by a layer of neurons.
-
-    layer 1   V1[v] = alpha * V1[v-1] + conv1(s[v])                          S1 = fire(V1)
-    layer 2   V2[v] = alpha * Omega(V1[v-1], V2[v-1]) + conv2(S1[v])         S2 = fire(V2)
-
-v = 1..4 counts the windows; potentials start at 0 in every block; the output is S2.
-"""
+"""The convolutional unit (CNN-SNN): two 3x3 convolutions, each followed by a layer of neurons."""
 
 from typing import final
 
@@ -31,6 +25,11 @@ class WindowConv(Conv3x3):
 @final
 class ConvUnit(Unit):
     """Two convolutional spiking layers whose potentials pass from window to window.
+
+        layer 1   V1[v] = alpha * V1[v-1] + conv1(s[v])                          S1 = fire(V1)
+        layer 2   V2[v] = alpha * Omega(V1[v-1], V2[v-1]) + conv2(S1[v])         S2 = fire(V2)
+
+    v = 1..4 counts the windows; potentials start at 0 in every block; the output is S2.
 
     `norm` makes the normalisation after each convolution; its statistics cover windows, batch and map. It may turn each
     channel into a `population` of neurons: spikes then have `population` times as many channels as the convolutions.
