@@ -157,7 +157,7 @@ def recipes() -> str:
 
 def reached(text: str) -> str:
     """What a recipe's text says it reached of the test images."""
-    if "not yet run to its end" in text or "not trained to its end" in text.lower():
+    if re.search(r"not (yet run|trained) to its end", text, re.IGNORECASE):
         return "not trained to its end yet"
     found = re.search(r"(\d+\.\d+%) of the test images|test accuracy ([\d., and]+%)", text)
     return f"{found[1] or found[2]}{' so far' if 'so far' in text else ''}" if found else ""
