@@ -185,13 +185,13 @@ def flat(config: Any, prefix: str) -> dict[str, Any]:
     return found
 
 
-def names_of(kind: type, prefix: str) -> list[str]:
-    """All names that a config's values can be given by, those of nested configs included."""
-    found = []
+def names_of(kind: type, prefix: str) -> dict[str, Any]:
+    """All names that a config's values can be given by, those of nested configs included, and their types."""
+    found: dict[str, Any] = {}
     for key, hint in get_type_hints(kind).items():
-        found.append(f"{prefix}.{key}")
+        found[f"{prefix}.{key}"] = hint
         if isinstance(hint, type) and is_dataclass(hint):
-            found += names_of(hint, f"{prefix}.{key}")
+            found |= names_of(hint, f"{prefix}.{key}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a result was computed with: machine, versions, command and commit."""
+"""What a result is computed with: machine and its limits, versions, command and commit."""
 
 import os
 import platform
@@ -37,6 +37,11 @@ def accelerator_type() -> str | None:
     """Name the accelerator that PyTorch computes with here, such as "cuda"; None if there is none."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator.type if accelerator else None
+
+
+def emulates_bf16() -> bool:
+    """Whether this is an x86 processor without AVX-512: bf16 is slow there, and oneDNN's own operations refuse it."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
 def version_of(package: str) -> str | None:

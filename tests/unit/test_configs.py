@@ -85,7 +85,7 @@ def test_plain_values_make_the_same_config(config: Outer):
 
 
 def test_names_and_flat_values():
-    assert names_of(Outer, "o")[-3:] == ["o.inner.name", "o.inner.rate", "o.inner.options"]
+    assert [*names_of(Outer, "o")][-3:] == ["o.inner.name", "o.inner.rate", "o.inner.options"]
     assert flat(Outer(), "o")["o.inner.rate"] == 0.5
     assert "o.inner" not in flat(Outer(), "o")
 

@@ -20,7 +20,7 @@ from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, shown
-from onespike.evaluation.evaluate import expect_frames
+from onespike.evaluation.evaluate import expect_shape
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_accelerator
@@ -100,14 +100,9 @@ def audit_run(
     run = run if isinstance(run, Run) else Run.open(run)
     checkpoint, dataset = run.checkpoint("best"), run.dataset(data)
     card, network = checkpoint.card, checkpoint.network(model)
-    shape = (card.in_channels, card.image_size)
-    expect_frames(dataset, card)
-    if (dataset.in_channels, dataset.image_size) != shape:
-        raise OnespikeError(
-            f"the images of {dataset.name} have {dataset.in_channels} channels and {dataset.image_size} pixels a side, "
-            f"the network takes {card.in_channels} and {card.image_size}: choose others with the options --data.*"
-        )
+    expect_shape(dataset, card)
     batches = _test_images(dataset, card.mean, card.std, images)
+    shape = (card.in_channels, card.image_size)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
     same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else training's accuracy is of other images
     accuracy = _accuracy(run, checkpoint) if same else None

@@ -82,9 +82,8 @@ class Audit:
 
     def to_csv(self) -> str:
         """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
-        header = ["path", "type", "product", "arrives", "step", "levels", "rate", "macs", "reached", "nonzero"]
-        header += ["operations", "inputs", "weights", "beside", "first", "time_steps", "elementwise"]
-        header += ["potential_reads", "potential_writes"]
+        header = ["path", "type", "product", *(field.name for field in fields(Product)[1:])]
+        header += ["elementwise", "potential_reads", "potential_writes"]
         header += [f"joule_{convention}" for convention in CONVENTIONS]
         lines = []
         for layer in self.operations.layers:

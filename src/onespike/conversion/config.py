@@ -30,16 +30,16 @@ class ConversionConfig:
     batch_norm: Literal["folded", "kept"] = "folded"
     population: int = 1
     allow_real: bool = False
-    surrogate: Literal["rectangle", "triangle", "sigmoid", "arctan", "gaussian"] = "rectangle"
+    surrogate: str = "rectangle"
     surrogate_width: float = 1.0
 
     def __post_init__(self) -> None:
-        from onespike.neurons.integrate_fire import expect_neurons  # needs torch, as a help text does not
+        from onespike.neurons import NeuronConfig  # needs torch, as a help text does not
+        from onespike.neurons.integrate_fire import expect_neurons
 
         check(self, "conversion", time_steps=(1, 1000))
         expect_neurons(self.time_steps, self.population)
-        if not 1e-6 <= self.surrogate_width <= 1e6:
-            raise OnespikeError(f"surrogate_width: expected 1e-6 <= surrogate_width <= 1e6, got {self.surrogate_width}")
+        NeuronConfig(surrogate=self.surrogate, surrogate_width=self.surrogate_width)
 
 
 @dataclass(frozen=True)

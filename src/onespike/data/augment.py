@@ -37,10 +37,7 @@ class BatchAugment:
         reflect: bool = False,
     ) -> None:
         self.padding, self.flip, self.device, self.reflect = padding, flip, device, reflect
-        # (x / 255 - mean) / std as one multiplication and one addition.
-        std_ = torch.tensor(std, dtype=torch.float64)
-        self._scale = (1 / (255 * std_)).to(device, dtype)
-        self._shift = (-torch.tensor(mean, dtype=torch.float64) / std_).to(device, dtype)
+        self._scale, self._shift = (one.to(device, dtype) for one in scale_and_shift(mean, std))
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Draw (count, 3) integers: offset down, offset right, flipped (0 or 1); on the CPU, alike for every device."""
@@ -63,6 +60,12 @@ class BatchAugment:
             images = _crop_and_flip(images, draws.to(self.device), self.padding, self.reflect)
         floats = images.to(self._scale.dtype).mul_(self._scale).add_(self._shift)
         return floats.movedim(-1, 1) if floats.ndim == 4 else floats.movedim(3, 0).contiguous().movedim(-1, 2)
+
+
+def scale_and_shift(mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """(x / 255 - mean) / std as one multiplication and one addition, for each channel, in float64."""
+    deviation = torch.tensor(std, dtype=torch.float64)
+    return 1 / (255 * deviation), -torch.tensor(mean, dtype=torch.float64) / deviation
 
 
 def _crop_and_flip(images: Tensor, draws: Tensor, padding: int, reflect: bool) -> Tensor:

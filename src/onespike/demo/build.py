@@ -88,17 +88,20 @@ def build(
     counted = Counted(network, operations, seen[0])
     layers = _neurons(network, seen[0])
     model, outputs, proof = _proved(network, contract, counted, len(layers), raw, labels)
+    answers = "one time step" if operations.steps == 1 else f"{operations.steps} time steps"
+    offered = zip(raw[:OFFERED], labels[:OFFERED].tolist(), strict=True)
     description = {
         "onespike": __version__,
         "contract": contract.to_json(),
-        "title": _title(contract.model, operations.steps),
+        "title": f"{contract.model}: a spiking network that answers in {answers}",
         "cells": CELLS.get(card.data, card.image_size) if card.in_channels == 1 else None,
         "top1": (run.summary or {}).get("test_top1") if which == "best" and dataset.name == card.data else None,
         "parity": proof.to_json(),
         "layers": layers,
         "images": operations.images,
         "costs": described(operations, table, counted, outputs),
-        "offered": [_offered(*pair) for pair in zip(raw[:OFFERED], labels[:OFFERED].tolist(), strict=True)],
+        # Each test image, (H, W, C), by its bytes in base 64, and its class.
+        "offered": [{"pixels": base64.b64encode(one.numpy().tobytes()).decode(), "label": n} for one, n in offered],
     }
     files |= {path.name: path.read_bytes() for path in PAGE.iterdir()} | {FILE: model}
     files[DESCRIPTION] = json.dumps(description, allow_nan=False).encode()
@@ -107,11 +110,6 @@ def build(
     files[CONTRACT] = json.dumps(kept, indent=2).encode()
     save_folder(out, files)
     return Demo(out, names, proof)
-
-
-def _title(name: str, steps: int) -> str:
-    """The page's heading."""
-    return f"{name}: a spiking network that answers in {'one time step' if steps == 1 else f'{steps} time steps'}"
 
 
 def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
@@ -145,8 +143,3 @@ def _proved(
         return torch.from_numpy(logits), [torch.from_numpy(one) for one in found]
 
     return model, outputs, compare("onnx", network, run, contract, batches(images, labels))
-
-
-def _offered(image: Tensor, label: int) -> dict[str, Any]:
-    """A test image (H, W, C) as the page has it: its bytes in base 64, and its class."""
-    return {"pixels": base64.b64encode(image.numpy().tobytes()).decode(), "label": label}

@@ -51,37 +51,25 @@ def convert_run(
     with held(run.folder):
         run.expect_free()
         run.clear()
-        return _convert_run(source, run, data, images, calibration, model, options)
-
-
-def _convert_run(
-    source: Run,
-    run: Run,
-    data: DataConfig | None,
-    images: int,
-    calibration: Calibration | None,
-    model: nn.Module | None,
-    options: dict[str, Any],
-) -> Conversion:
-    checkpoint = source.checkpoint("best")
-    card = checkpoint.card
-    if card.conversion is not None:
-        raise OnespikeError(f"{source.folder} is converted already: expected a run of an artificial network")
-    dataset = source.dataset(data)
-    recipe = source.recipe if data is None else replace(source.recipe, data=data)
-    calibrating = _calibration_images(dataset, card, images)
-    conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
-    config = conversion.network.config
-    weights = conversion.network.state_dict()
-    for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
-        state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
-        Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
-        if which == "last":  # without weights it would be a run that can be neither used nor made anew
-            run.begin(replace(recipe, conversion=config))
-    save_json(conversion.to_json(), str(run.folder / "conversion.json"))
-    columns = [field.name for field in fields(LayerError)]
-    save_text(csv_text(columns, map(astuple, conversion.layers)), run.folder / "conversion.csv")
-    return conversion
+        checkpoint = source.checkpoint("best")
+        card = checkpoint.card
+        if card.conversion is not None:
+            raise OnespikeError(f"{source.folder} is converted already: expected a run of an artificial network")
+        dataset = source.dataset(data)
+        recipe = source.recipe if data is None else replace(source.recipe, data=data)
+        calibrating = _calibration_images(dataset, card, images)
+        conversion = convert(checkpoint.network(model), calibrating, calibration=calibration, **options)
+        config = conversion.network.config
+        weights = conversion.network.state_dict()
+        for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
+            state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
+            Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
+            if which == "last":  # without weights it would be a run that can be neither used nor made anew
+                run.begin(replace(recipe, conversion=config))
+        save_json(conversion.to_json(), str(run.folder / "conversion.json"))
+        columns = [field.name for field in fields(LayerError)]
+        save_text(csv_text(columns, map(astuple, conversion.layers)), run.folder / "conversion.csv")
+        return conversion
 
 
 def _calibration_images(data: Dataset, card: ModelCard, count: int) -> Tensor:

@@ -239,12 +239,18 @@ def _plain(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
     return {name: spread._asdict() for name, spread in spreads.items()}
 
 
-def expect_frames(data: Dataset, card: ModelCard) -> None:
-    """Raise `OnespikeError` unless recordings of events have as many frames as a network has time steps."""
+def expect_shape(data: Dataset, card: ModelCard) -> None:
+    """Raise `OnespikeError` unless images have a network's channels and size, and recordings its time steps."""
     steps = getattr(card.model, "time_steps", data.frames)
     if (data.frames > 1 or card.data in EVENTS) and steps != data.frames:
         found = f"{data.name} has {data.frames} frames of each recording, the network takes {steps}"
         raise OnespikeError(f"{found}: pass --data.frames {steps}")
+    images, side = f"the images of {data.name} have", card.image_size
+    if data.in_channels != card.in_channels:
+        raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
+    if data.image_size != side:
+        remedy = f"pass --data.image_size {side}"
+        raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
 
 
 def expect_one_frame(data: Dataset, what: str) -> None:
@@ -256,19 +262,13 @@ def expect_one_frame(data: Dataset, what: str) -> None:
 
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
     """Raise `OnespikeError` unless a data set has a network's classes, in images of its channels and size."""
-    found, expected, side = data.classes, card.classes, card.image_size
-    classes, images = f"the classes of {data.name} are not the network's", f"the images of {data.name} have"
+    found, expected, classes = data.classes, card.classes, f"the classes of {data.name} are not the network's"
     if len(found) != len(expected):
         raise OnespikeError(f"{classes}: {len(found)} of them, where the network has {len(expected)}")
     for number, (ours, its) in enumerate(zip(found, expected, strict=True)):
         if ours != its:
             raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
-    expect_frames(data, card)
-    if data.in_channels != card.in_channels:
-        raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
-    if data.image_size != side:
-        remedy = f"pass --data.image_size {side}"
-        raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
+    expect_shape(data, card)
     if set(data.mean) == {0.0} and set(data.std) == {1.0} and (data.mean, data.std) != (card.mean, card.std):
         mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
         warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")

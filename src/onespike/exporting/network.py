@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx, nn
 
+from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
@@ -26,10 +27,9 @@ class Exported(nn.Module):
     def __init__(self, network: nn.Module, contract: Contract, arrivals: Sequence[str] = ()) -> None:
         super().__init__()
         self.network, self.contract, self.arrivals = network, contract, tuple(arrivals)
-        std = torch.tensor(contract.std, dtype=torch.float64).view(-1, 1, 1)
-        mean = torch.tensor(contract.mean, dtype=torch.float64).view(-1, 1, 1)
         like = next(network.parameters(), torch.empty(()))
-        self.scale, self.shift = nn.Buffer((1 / (255 * std)).to(like)), nn.Buffer((-mean / std).to(like))
+        normalising = scale_and_shift(contract.mean, contract.std)
+        self.scale, self.shift = (nn.Buffer(one.view(-1, 1, 1).to(like)) for one in normalising)
         self._programs: dict[bool, torch.export.ExportedProgram] = {}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:

@@ -35,6 +35,11 @@ def window_kinds(windows: str) -> Iterator[str]:
     return cycle(kinds[windows])
 
 
+def window_kind_at(kind: str, size: int) -> str:
+    """The kind of window on a map of side L: average in place of dilated, unless L is a multiple of 4."""
+    return "average" if kind == "dilated" and size % 4 else kind
+
+
 def window_count(kind: str) -> int:
     """Number of windows V: 1 for "whole", else 4."""
     return 1 if kind == "whole" else 4

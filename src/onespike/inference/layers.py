@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onespike.environment import emulates_bf16
 from onespike.functional import to_integers
 from onespike.neurons import Neuron
-from onespike.processor import emulates_bf16
 
 #: oneDNN's kernels: PyTorch has them on x86.
 _KERNELS = torch.ops.onednn

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.functional import constant_mask, encode, partition, recompose, region_threshold, window_count, window_side
+from onespike.functional.window import window_kind_at
 from onespike.neurons import NeuronConfig, make_neuron
 from onespike.units.base import Memory
 from onespike.units.channel import ChannelLinear, Norm
@@ -39,7 +40,7 @@ class Block(nn.Module):
         super().__init__()
         (norm, norm_behind, norm_before), neuron = NORMS[config.norm], config.neuron
         self.size, self.channels = size, channels
-        self.window_kind = "average" if window_kind == "dilated" and size % 4 else window_kind
+        self.window_kind = window_kind_at(window_kind, size)
         self.encoding, self.dropout = config.encoding, config.dropout
         self.region_threshold = config.region_threshold if self.window_kind == "dilated" else None
         self.signed = neuron.neuron.signed

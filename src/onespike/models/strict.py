@@ -27,17 +27,16 @@ from onespike.functional import (
     region_threshold,
 )
 from onespike.functional.norm_fire import computes
+from onespike.functional.window import window_kind_at
 from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.recompute import run_again_later
 from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.neurons.base import stacked
+from onespike.neurons.integrate_fire import MOST
 from onespike.units import ConvUnit, UnitConfig
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import BatchNorm, Conv3x3, is_watched
-
-#: Most neurons of a channel.
-MOST = 16
 
 
 @dataclass(frozen=True)
@@ -259,7 +258,7 @@ class Windows(nn.Module):
     def _step(self, spikes: Tensor, memory: Any) -> tuple[Tensor, Any]:
         """One time step; a side that does not allow dilated windows has average ones."""
         size = spikes.shape[-1]
-        kind = "average" if self.kind == "dilated" and size % 4 else self.kind
+        kind = window_kind_at(self.kind, size)
         found = self.unit(partition(spikes, kind), None, memory)
         out = recompose(found.spikes, size, kind)
         if kind == "dilated" and self.region_threshold is not None:

@@ -17,7 +17,8 @@ from typing import Any
 
 from onespike.configs import Text, make, read_yaml
 from onespike.errors import OnespikeError, shown
-from onespike.training.recipe import load_recipe
+from onespike.models import model_names
+from onespike.training.recipe import load_recipe, option_names
 
 #: Most steps in a range.
 STEPS = 10**6
@@ -55,8 +56,8 @@ def read_space(path: Path, recipe: str, overrides: Mapping[str, Any]) -> dict[st
         raise OnespikeError(f"--{both[0]}: {path} searches for it; leave one of the two out")
     forms = {name: _form(form, f"{path}: {name}") for name, form in content.items()}
     _expect_possible(forms, path, recipe, overrides)
-    whole = {name: _is_whole(name, forms, recipe, overrides) for name in forms}
-    return {name: _distribution(form, whole[name], f"{path}: {name}") for name, form in forms.items()}
+    types = [option_names(model) for model in model_names()]  # some models alone may have an option
+    return {name: _distribution(form, _is_whole(name, form, types), f"{path}: {name}") for name, form in forms.items()}
 
 
 def _form(form: Any, where: str) -> _Range | _Choices:
@@ -122,21 +123,11 @@ def _expect_possible(
                 raise OnespikeError(f"{path}: {first}")
 
 
-def _is_whole(name: str, forms: Mapping[str, _Range | _Choices], recipe: str, overrides: Mapping[str, Any]) -> bool:
-    """Whether an option takes whole numbers alone; for a user's class, the space decides.
-
-    Some models alone may have the option, so it is asked for with draws of the other options, too.
-    """
-    form = forms[name]
+def _is_whole(name: str, form: _Range | _Choices, types: list[dict[str, Any]]) -> bool:
+    """Whether an option takes whole numbers alone; for a user's class, the space decides."""
     if isinstance(form, _Choices) or not (isinstance(form.low, int) and isinstance(form.high, int)):
         return False
-    for values in _draws(name, form.low + 0.5, forms):
-        try:
-            load_recipe(recipe, {**overrides, **values})
-        except OnespikeError as error:
-            if f"{name}: expected a whole number" in str(error):
-                return True
-    return ".init_args." in name
+    return ".init_args." in name or any(known.get(name) in (int, int | None) for known in types)
 
 
 def _distribution(form: _Range | _Choices, whole: bool, where: str) -> Any:

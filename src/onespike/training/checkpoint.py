@@ -232,7 +232,6 @@ class _State:
     progress: Progress  # how far the run has come
     train: dict[str, Any] = field(default_factory=dict)  # values of the recipe that cannot change
     images: int = 0  # training images
-    random: dict[str, int] = field(default_factory=dict)  # seed and position, from which all draws follow
     optimizer: Any = None  # trees, whose tensors lie in `training.safetensors`
     callbacks: Any = None
     scaler: dict[str, Any] | None = None

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from onespike.clock import watch_machine
-from onespike.processor import emulates_bf16
+from onespike.environment import emulates_bf16
 from onespike.terminal import Terminal
 from onespike.training.callbacks import Callback, Step
 

@@ -42,8 +42,6 @@ class EnergyBudget(Callback):
     def start(self, trainer: "Trainer") -> None:
         """Compare the earlier epochs of a resumed run with the budget, which may be new to them, as its best is."""
         progress = trainer.progress
-        if len(self._epoch) == 2:  # from a version that took all images for counted
-            self._epoch.append(progress.images)
         if self.budget and progress.history:
             best = best_row(progress.history)
             for row in progress.history:
@@ -93,7 +91,7 @@ class EnergyBudget(Callback):
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore them."""
         self.raised, epoch = state["raised"], convert(state["epoch"], tuple[float, ...], "the epoch's sums")
-        if len(epoch) not in (0, 2, 3):
+        if len(epoch) not in (0, 3):
             raise OnespikeError(f"the epoch's sums: expected 3 numbers, got {shown(epoch)}")
         self._epoch = list(epoch) or [0.0, 0.0, 0.0]
 

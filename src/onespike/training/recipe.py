@@ -111,11 +111,11 @@ def model_from(values: Any) -> Any:
     return make(family(values.get("name", "")).config, values, "model")
 
 
-def option_names(model: str = "conv12") -> list[str]:
-    """All names of a recipe's values, those of a registered model's family among them."""
+def option_names(model: str = "conv12") -> dict[str, Any]:
+    """All names of a recipe's values, those of a registered model's family among them, and their types."""
     kinds = (("data", DataConfig), ("model", family(model).config), ("train", TrainConfig), ("loss", ClassPath))
     more = (("conversion", ConversionConfig), ("model", ClassPath))
-    return [name for section, kind in (*kinds, *more) for name in names_of(kind, section)]
+    return {name: hint for section, kind in (*kinds, *more) for name, hint in names_of(kind, section).items()}
 
 
 def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Recipe | None) -> Recipe:
@@ -164,7 +164,7 @@ def _model(name: str, before: Mapping[str, Any], changes: Mapping[str, Any], res
     return model_config(name, preset, **{key: value for key, value in values.items() if key != "name"})
 
 
-def _check(values: Mapping[str, Any], known: list[str], label: str, mark: str = "", prefix: str = "") -> None:
+def _check(values: Mapping[str, Any], known: Mapping[str, Any], label: str, mark: str = "", prefix: str = "") -> None:
     """Refuse a key that does not exist, and name the nearest that does."""
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -18,7 +18,7 @@ from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
 from onespike.errors import OnespikeError, reason
-from onespike.neurons.watch import aside, resetter
+from onespike.neurons.watch import aside, logits_of, resetter
 from onespike.tensors import not_finite
 from onespike.training.callbacks import Callback, Int8Weights, Monitor, MovingAverage, Step
 from onespike.training.checkpoint import Checkpoint, ModelCard, split_tensors
@@ -234,8 +234,6 @@ class Trainer:
             "train": {name: getattr(self.config, name) for name in FIXED},
             "images": len(self.data.train),
             "progress": asdict(self.progress),
-            # All draws follow from the seed and the position: together they are the state of every random generator.
-            "random": {"seed": self.config.seed, "epoch": self.progress.epoch, "step": self.progress.step},
             "optimizer": split_tensors(self.optimizer.state_dict(), "optimizer", training),
             "callbacks": split_tensors(states, "callbacks", training),
             "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
@@ -280,28 +278,20 @@ def _together(contexts: Iterable[AbstractContextManager[None]]) -> Iterator[None
 
 
 def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
-    """Return a network's logits for blank images of a data set; an `OnespikeError` names the shapes if it refuses them.
+    """Return a network's logits for blank images of a data set; an `OnespikeError` if it has none for them.
 
     `side` is the side of the images after resizing, if they are resized first.
     """
-    count, classes, side = 2, data.num_classes, side or data.image_size
+    blank = data.blank(2, side, device=share.device, dtype=share.dtype)
+    if blank.ndim == 4:  # as batches are
+        blank = blank.contiguous(memory_format=torch.channels_last)
     try:
-        with aside(network), torch.no_grad():
-            blank = data.blank(count, side, device=share.device, dtype=share.dtype)
-            if blank.ndim == 4:  # as batches are
-                blank = blank.contiguous(memory_format=torch.channels_last)
-            logits = network(blank)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last: timm's networks, for a size
-        images = f"the images of {data.name}, {data.in_channels}x{side}x{side}"
+        with aside(network):
+            return logits_of(network, blank, data.num_classes)
+    except OnespikeError as error:
         advice = "; images and maps lie channels-last in memory: write flatten(1) or reshape in place of view"
-        why = reason(error) + (advice if "view size" in str(error) else "")
-        raise OnespikeError(f"model: it does not take {images}: {why}") from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if not isinstance(logits, Tensor) or shape[-2:] != (count, classes) or logits.ndim not in (2, 3):
-        expected = f"expected logits of the shape ({count}, {classes}), or (T, {count}, {classes}) over time"
-        given = f"it gives {shape} for {count} images"
-        raise OnespikeError(f"model: {given}; {expected}, for the {classes} classes of {data.name}")
-    return logits
+        why = f"{error}{advice if 'view size' in str(error) else ''}"
+        raise OnespikeError(f"model: with the images of {data.name}, {why}") from error
 
 
 def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> None:

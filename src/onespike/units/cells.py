@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onespike.environment import emulates_bf16
 from onespike.functional import scan_gru, scan_rnn
-from onespike.processor import emulates_bf16
 
 #: Number of tokens from which the scan is faster than PyTorch; measured.
 _LONG = 16

@@ -192,7 +192,7 @@ def test_bad_input(arguments, message, make_run, command):
 def test_images_of_another_size(make_run, command):
     code, _, complaints = command("audit", make_run(size=16).folder, *QUICK)
     assert code == 2
-    assert "the network takes 1 and 16" in complaints
+    assert "the images of digits have 32 pixels a side, the network takes 16: pass --data.image_size 16" in complaints
 
 
 @pytest.mark.parametrize(("name", "shape"), [("conv-tiny", (1, 32)), ("mlp12", (3, 32))])

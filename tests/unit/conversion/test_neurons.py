@@ -6,7 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from onespike.conversion import ConversionConfig
 from onespike.conversion.network import OverMeans, PoolSpikes
+from onespike.errors import OnespikeError
+from onespike.functional import SURROGATES
 from onespike.neurons import QCFS, IntegrateFire
 
 
@@ -35,6 +38,15 @@ def test_the_surrogates_width_is_in_units_of_one_spike():
     layer(x).backward()
     distances = [0.9 / 0.5 + 0.5 - place - 1 for place in range(4)]  # spikes of 1/2: the factor of their size cancels
     assert x.grad.item() == pytest.approx(sum(max(0, 1 - abs(d) / 1.5) / 1.5 for d in distances))
+
+
+def test_a_surrogate_of_your_own(monkeypatch):
+    with pytest.raises(OnespikeError, match=r"unknown surrogate 'mine'.* add --import MODULE"):
+        ConversionConfig(surrogate="mine")
+    monkeypatch.setitem(SURROGATES, "mine", lambda d: 0 * d + 3)
+    x = torch.tensor([9.0], requires_grad=True)
+    IntegrateFire(None, 1, 1, ConversionConfig(surrogate="mine").surrogate)(x).backward()
+    assert x.grad.item() == 3
 
 
 def test_each_neuron_of_a_population_is_seen():

@@ -81,7 +81,7 @@ def test_training_sees_the_sizes_of_its_steps_and_evaluation_whole_images(small,
     [
         (
             {"train__start_size": 16},
-            r"^train.start_size: model: it does not take the images of digits, 1x16x16: .*; choose",
+            r"^train.start_size: model: with the images of digits, .* does not take .*\(2, 1, 16, 16\), .*; choose",
         ),
         ({"train__start_size": 32}, r"^train.start_size: expected less than the 32 pixels of the images, or 0, got 32"),
         ({"train__start_size": -1}, r"^train.start_size: expected at least 0, got -1"),
@@ -99,7 +99,7 @@ def test_a_network_that_asserts_its_size_is_refused_like_others(small):
     import timm
 
     network = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=4, in_chans=1, num_classes=10, depth=1)
-    with pytest.raises(OnespikeError, match=r"^train.start_size: model: .* 1x24x24: Input height \(24\)"):
+    with pytest.raises(OnespikeError, match=r"^train.start_size: model: .*\(2, 1, 24, 24\).* Input height \(24\)"):
         set_up(small(train__start_size=24), network)
 
 

@@ -68,7 +68,7 @@ def plain() -> nn.Module:
         ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
         (
             {"model": Silent(AssertionError)},
-            "^model: it does not take the images of digits, 1x32x32: AssertionError$",
+            r"^model: with the images of digits, the network does not take .*\(2, 1, 32, 32\), .*: AssertionError:$",
         ),
         (
             {"model": plain(), "loss": lambda logits, labels: Silent(AssertionError)(logits, labels)},

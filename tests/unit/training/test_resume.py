@@ -157,12 +157,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small, tmp_path):
     assert process.returncode == 130
     assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
     assert "Traceback" not in error
-    saved = Checkpoint.load(tmp_path / "run" / "last").state
-    assert saved["random"] == {
-        "seed": 0,
-        "epoch": saved["progress"]["epoch"],
-        "step": saved["progress"]["step"],
-    }
+    assert Checkpoint.load(tmp_path / "run" / "last").state["progress"]
 
 
 def test_a_run_folder_tells_the_whole_story(small, tmp_path):

@@ -57,13 +57,13 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
         files = _find(opened, "nmnist", {"Train/": "beside Test/, each <digit>/*.bin"})
 
         def part(folder: str) -> Samples:
-            rows = [(name, _digit(files, name)) for name in _below(files, folder, (".bin",))]
+            names = _below(files, folder, (".bin",))
+            rows = [(name, _number(files, name, name.split("/")[-2], 10)) for name in names]
             return _samples(files, rows, {".bin": read_mnist}, NMNIST)
 
         parts = {"train": part("Train"), "test": part("Test")}
-        yield _source(
-            config, NMNIST, files, [n for n in files.names() if n.lower().endswith(".bin")], list("0123456789"), parts
-        )
+        names = [name for name in files.names() if name.lower().endswith(".bin")]
+        yield source(config, NMNIST, str(files.root), lambda: files.key(names), list("0123456789"), parts)
 
 
 def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -88,7 +88,7 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
             files.expect_listed([*every, *map(_gesture_table, every)], files.names())
             parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
         names = [name for name in files.names() if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
-        yield _source(config, DVS128, files, names, _GESTURES, parts)
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), _GESTURES, parts)
 
 
 def _gesture_arrays(files: Files, folder: str) -> Samples:
@@ -148,7 +148,8 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
 
         names = [name for rows in found.values() for name, _ in rows]
         parts = {name: _samples(files, rows, endings, DVS128) for name, rows in found.items()}
-        yield _source(config, DVS128, files, names, _OBJECTS, parts, "the last tenth of each class is the test set")
+        note = "the last tenth of each class is the test set"
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), _OBJECTS, parts, note)
 
 
 def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -159,7 +160,7 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
         files.expect_listed(names, files.names())
         read = {part: _hdf5(files, name) for part, name in zip(("train", "test"), names, strict=True)}
         parts = {part: samples for part, (_, samples) in read.items()}
-        yield _source(config, COCHLEA, files, names, read["train"][0], parts)
+        yield source(config, COCHLEA, str(files.root), lambda: files.key(names), read["train"][0], parts)
 
 
 def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
@@ -199,7 +200,7 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
         found = {part: [(name, classes.index(folder)) for name, folder in one] for part, one in listings.items()}
         names = [name for rows in found.values() for name, _ in rows]
         parts = {part: _samples(files, rows, READERS, sensor) for part, rows in found.items()}
-        yield _source(config, sensor, files, names, classes, parts, others=others)
+        yield source(config, sensor, str(files.root), lambda: files.key(names), classes, parts, others=others)
 
 
 def _given(root: Path | None, name: str, tonic: str) -> Path:
@@ -225,10 +226,6 @@ def _below(files: Files, folder: str, endings: tuple[str, ...]) -> list[str]:
         expected = f"<class>/<recording>, ending in {' '.join(endings)}" if depth > 1 else f"*{' or *'.join(endings)}"
         raise OnespikeError(f"{files.where(folder)}: no recordings; expected {expected}; restore them")
     return found
-
-
-def _digit(files: Files, name: str) -> int:
-    return _number(files, name, name.split("/")[-2], 10)
 
 
 def _number(files: Files, name: str, text: str, count: int) -> int:
@@ -257,16 +254,17 @@ def _text(files: Files, name: str) -> str:
     return files.read(name).decode("utf-8", "replace")
 
 
-def _source(
+def source(
     config: DataConfig,
     sensor: Sensor,
-    files: Files,
-    names: Sequence[str],
+    origin: str,
+    recordings: Callable[[], str],
     classes: Sequence[str],
     parts: Mapping[str, Samples],
     note: str = "",
     others: str = "",
 ) -> Source:
+    """Make a source of recordings, as frames; `recordings` is the key of their content, `others` a warning."""
     framing, keeps = Framing.of(config, sensor), augments(config)
 
     def part(name: str, samples: Samples) -> Part:
@@ -276,11 +274,11 @@ def _source(
         return Part(np.array(labels, np.int64), origins, frames, events if keeps and name == "train" else None)
 
     made: Any = {name: part(name, samples) for name, samples in parts.items()}
-    key = lambda: f"{files.key(names)} {framing.key()} {keeps}"  # noqa: E731
+    key = lambda: f"{recordings()} {framing.key()} {keeps}"  # noqa: E731
 
     def content() -> Content:
         if others:
             warn(others)
         return Content(tuple(classes), made, note)
 
-    return Source(config.name, str(files.root), key, content, framing)
+    return Source(config.name, origin, key, content, framing)

@@ -8,7 +8,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -89,8 +89,6 @@ def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
             found.append(np.frombuffer(body[first:at], "<u4").reshape(-1, 2))
     address, t = np.concatenate(found).T.astype(np.int64)
     address, t = address[valid := address & 1 == 1], t[valid]
-    if not len(t):
-        raise OnespikeError(f"{origin}: no events; expected a recording of {sensor}; record it again, or remove it")
     return recording((t, address >> 17 & 0x1FFF, address >> 2 & 0x1FFF, address >> 1 & 1), sensor, origin)
 
 
@@ -101,13 +99,11 @@ def read_aedat(files: Files, name: str, sensor: Sensor) -> np.ndarray:
 
 def read_aedat4(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read AEDAT 4 by the package aedat, as tonic does."""
-    try:
-        import aedat  # noqa: F401
-    except ImportError:
-        advice = "AEDAT 4 needs the package aedat: pip install 'onespike[events]'"
-        raise OnespikeError(f"{files.where(name)}: {advice}") from None
     origin = files.where(name)
-    with _on_disk(files, name) as path, _named(origin), _no_panic_text():
+    with requires("events", f"{origin}: AEDAT 4"):
+        import aedat  # noqa: F401
+    named = damage_named(origin, "not read by tonic", "events; download it again")
+    with _on_disk(files, name) as path, named, _no_panic_text():
         events = tonic_io().read_aedat4(path)
         t, x, y, p = (events[key] for key in events.dtype.names)
     return recording((t, x, y, p), sensor, origin)
@@ -145,15 +141,12 @@ def load_arrays(data: bytes, origin: str) -> Any:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 if (size := sum(info.file_size for info in archive.infolist())) > MOST:
                     raise ValueError(f"{size:,} bytes come out of it")
-                if twice := [one for one, n in Counter(map(_array_name, archive.namelist())).items() if n > 1]:
+                names = Counter(member.removesuffix(".npy") for member in archive.namelist())
+                if twice := [one for one, n in names.items() if n > 1]:
                     raise ValueError(f"{twice[0]} is there twice")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 return dict(arrays)
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-
-
-def _array_name(member: str) -> str:
-    return member.removesuffix(".npy")
 
 
 def truncated(origin: str, found: str, expected: str) -> OnespikeError:
@@ -199,10 +192,6 @@ def _on_disk(files: Files, name: str) -> Iterator[str]:
         copy.write(files.read(name))
         copy.flush()
         yield copy.name
-
-
-def _named(origin: str) -> AbstractContextManager[None]:
-    return damage_named(origin, "not read by tonic", "events; download it again")
 
 
 @contextmanager

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from onespike.data.config import DataConfig
-from onespike.data.events.frames import Framing, augments
+from onespike.data.events.layouts import Samples, source
 from onespike.data.events.stream import EVENT, Sensor
 from onespike.data.sets import split
-from onespike.data.sources import Content, Part, Source
+from onespike.data.sources import Source
 from onespike.errors import OnespikeError
 
 SENSOR = Sensor(32, 32)
@@ -41,7 +41,7 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
         raise OnespikeError(f"{root}: digits-saccades is made of scikit-learn's digits; leave --data.root out")
     from sklearn.datasets import load_digits
 
-    framing, shipped = Framing.of(config, SENSOR), load_digits()
+    shipped = load_digits()
     labels = shipped.target.astype(np.int64)
 
     @lru_cache(1)
@@ -49,21 +49,14 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
         seeds = range(_BLOCK * number, min(_BLOCK * (number + 1), len(labels)))
         return simulate(shipped.images[seeds.start : seeds.stop], seeds)
 
-    def events(index: int) -> np.ndarray:
-        return framing.fitted(block(index // _BLOCK)[index % _BLOCK])
-
-    def part(indices: np.ndarray, train: bool) -> Part:
+    def part(indices: np.ndarray) -> Samples:
         origins = [f"digits-saccades: sample {i}" for i in indices]
-        kept = (lambda i: events(int(indices[i]))) if train and augments(config) else None
-        return Part(labels[indices], origins, lambda i: framing.make(events(int(indices[i]))), kept)
+        return labels[indices].tolist(), origins, lambda i: block(indices[i] // _BLOCK)[indices[i] % _BLOCK]
 
-    def content() -> Content:
-        train, test = split(labels, 1437)
-        return Content(tuple("0123456789"), {"train": part(train, True), "test": part(test, False)})
-
+    train, test = map(part, split(labels, 1437))
     digits = hashlib.sha256(shipped.images.tobytes() + labels.tobytes()).hexdigest()
-    key = f"{digits} {_VERSION} {framing.key()} {augments(config)}"
-    yield Source("digits-saccades", "made of scikit-learn's digits", lambda: key, content, framing)
+    origin, key, parts = "made of scikit-learn's digits", f"{digits} {_VERSION}", {"train": train, "test": test}
+    yield source(config, SENSOR, origin, lambda: key, list("0123456789"), parts)
 
 
 def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:

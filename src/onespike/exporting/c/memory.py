@@ -29,7 +29,8 @@ class Memory:
         if isinstance(one, Pixels) or one is self._maps[-1]:
             return False
         readers = self._readers[one]
-        windows = any(isinstance(reader, Conv | Collect | Matmul) or _overlaps(reader) for reader in readers)
+        windows = any(isinstance(reader, Conv | Collect | Matmul) for reader in readers)
+        windows = windows or any(isinstance(reader, Pool) and reader.geometry.overlaps for reader in readers)
         return one.kind == "bits" or len(readers) > 1 or windows
 
     def _placed(self) -> tuple[dict[Map, int], int]:
@@ -98,10 +99,6 @@ class Memory:
         self._flash += 4 * (6 + 8)
         self._kernels.add("window")
         return name
-
-
-def _overlaps(one: Map) -> bool:
-    return isinstance(one, Pool) and one.geometry.overlaps
 
 
 def _padded(one: Map) -> int:

@@ -114,7 +114,7 @@ class Integers(Layers):
         turns = self._summed([Value(x.index, x.gain / (2 * math.pi), x.shift / (2 * math.pi))])
         index = torch.empty_like(turns.index)
         for of in self.maps_of(turns.index):
-            here = (turns.index >= of.offset) & (turns.index < of.offset + of.size)
+            here = of.holds(turns.index)
             fraction = -round(math.log2(turns.gain[here][0].item()))
             new = Wave(shape=of.shape, kind="i64", bound=2**60, source=of, fraction=fraction, cosine=cosine)
             self._add(new)
@@ -202,7 +202,7 @@ class Integers(Layers):
         for fire in self.maps_of(condition.index[~same]):
             if not isinstance(fire, Fire):
                 raise CannotSayError(f"a choice between tensors in {self._layer}")
-            here = ~same & (condition.index >= fire.offset) & (condition.index < fire.offset + fire.size)
+            here = ~same & fire.holds(condition.index)
             place = condition.index[here] - fire.offset
             channel = place // fire.channels * fire.source.channels + fire.chosen[place % fire.channels]
             if not torch.equal(fire.source.offset + channel, other.index[here]) or other.shift[here].any():

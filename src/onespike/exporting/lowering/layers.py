@@ -209,7 +209,7 @@ class Layers(Sums):
         out, fixed = torch.full_like(index, -1), torch.zeros_like(shift)
         fixed[index < 0] = always[index < 0].double()
         for of in self.maps_of(x.index):
-            here = torch.nonzero((index >= of.offset) & (index < of.offset + of.size)).flatten()
+            here = torch.nonzero(of.holds(index)).flatten()
             if of.kind == "bits" and bool(((limit[here] >= 0) & (limit[here] < 1) & ~inverted[here]).all()):
                 out[here] = index[here]  # spikes that fire again
                 continue

@@ -49,7 +49,7 @@ def in_bits(value: Value, maps: list[Map]) -> list[Value] | None:
     none, zeros = torch.full_like(value.index, -1), torch.zeros_like(value.gain)
     parts = [Value(none, zeros, value.shift)]
     for of in maps:
-        here = (value.index >= of.offset) & (value.index < of.offset + of.size)
+        here = of.holds(value.index)
         if of.kind == "bits":
             parts.append(Value(torch.where(here, value.index, none), value.gain, zeros))
             continue

@@ -61,9 +61,20 @@ class Map:
         """Bytes in memory where it is stored; bits are packed, 32 channels to a word."""
         return 4 * self.words * self.pixels if self.kind == "bits" else (8 if self.kind == "i64" else 4) * self.size
 
+    def holds(self, index: Tensor) -> Tensor:
+        """Which elements of an index are its own."""
+        return (index >= self.offset) & (index < self.offset + self.size)
+
     def reads(self) -> "list[Map]":
-        """The maps that it is computed from."""
-        return []
+        """The maps that it is computed from: those in its fields."""
+        found = []
+        for value in vars(self).values():
+            for one in value if isinstance(value, list | tuple) else (value,):
+                one = one.read if isinstance(one, Term) else one
+                one = one.map if isinstance(one, Read | Part) else one
+                if isinstance(one, Map):
+                    found.append(one)
+        return found
 
 
 @dataclass(eq=False)
@@ -109,10 +120,6 @@ class Conv(Map):
     weight: Tensor
     geometry: Geometry
 
-    def reads(self) -> list[Map]:
-        """The map it convolves, all of it."""
-        return [self.source]
-
 
 @dataclass(eq=False, kw_only=True)
 class PixelConv(Conv):
@@ -137,10 +144,6 @@ class Pool(Map):
     geometry: Geometry
     largest: bool
 
-    def reads(self) -> list[Map]:
-        """The map that it pools."""
-        return [self.read.map]
-
 
 @dataclass(eq=False)
 class Term:
@@ -160,10 +163,6 @@ class Sum(Map):
     drop: int = 0
     rectified: bool = False
 
-    def reads(self) -> list[Map]:
-        """All terms."""
-        return [term.read.map for term in self.terms]
-
 
 @dataclass(eq=False, kw_only=True)
 class Wave(Map):
@@ -173,20 +172,12 @@ class Wave(Map):
     fraction: int
     cosine: bool
 
-    def reads(self) -> list[Map]:
-        """The angles."""
-        return [self.source]
-
 
 @dataclass(eq=False, kw_only=True)
 class Product(Map):
     """Products of two maps, element by element; of two fixed-point numbers divided by 2^60."""
 
     factors: tuple[Read, Read]
-
-    def reads(self) -> list[Map]:
-        """Both."""
-        return [one.map for one in self.factors]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -196,10 +187,6 @@ class Function(Map):
     source: Map
     name: str
 
-    def reads(self) -> list[Map]:
-        """Its argument."""
-        return [self.source]
-
 
 @dataclass(eq=False, kw_only=True)
 class Matmul(Map):
@@ -207,10 +194,6 @@ class Matmul(Map):
 
     factors: tuple[Map, Map]
     rows: int
-
-    def reads(self) -> list[Map]:
-        """Both."""
-        return list(self.factors)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -221,10 +204,6 @@ class Fire(Map):
     chosen: Tensor  # channels of the source
     thresholds: Tensor
     inverted: Tensor
-
-    def reads(self) -> list[Map]:
-        """The map that fires."""
-        return [self.source]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -243,10 +222,6 @@ class Collect(Map):
     """Parts of other maps, and zeros."""
 
     parts: list[Part]
-
-    def reads(self) -> list[Map]:
-        """All parts."""
-        return [part.map for part in self.parts]
 
 
 def needed(maps: list[Map]) -> list[Map]:

@@ -33,7 +33,7 @@ class Reals(Layers):
         """A value as elements of maps of floats, without gain and shift; if `anew`, of new sums."""
         index = torch.full_like(value.index, -1)
         for of in self.maps_of(value.index):
-            here = (value.index >= of.offset) & (value.index < of.offset + of.size)
+            here = of.holds(value.index)
             place = value.index[here] - of.offset
             gain, shift = value.gain[here], value.shift[here]
             if not anew and of.kind == "f32" and bool((gain == 1).all()) and not shift.any():
@@ -180,7 +180,7 @@ class Reals(Layers):
         x = self._plain(x)
         index = torch.full_like(x.index, -1)
         for of in self.maps_of(x.index):
-            here = (x.index >= of.offset) & (x.index < of.offset + of.size)
+            here = of.holds(x.index)
             self._add(new := Function(shape=of.shape, kind="f32", bound=0, source=of, name=name))
             index[here] = x.index[here] - of.offset + new.offset
         known = nn.functional.gelu if name == "gelu" else getattr(torch, name)

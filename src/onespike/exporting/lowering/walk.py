@@ -177,7 +177,7 @@ class Walk(fx.Interpreter):
             return None
         found = []
         for of in self.maps_of(index):
-            inside = (index >= of.offset) & (index < of.offset + of.size)
+            inside = of.holds(index)
             columns = inside[0]
             if bool((inside != columns).any()):
                 return None
@@ -226,7 +226,7 @@ class Walk(fx.Interpreter):
             raise CannotSayError(f"values of several scales side by side in {self._layer}")
         parts = []
         for of in maps:
-            inside = (index >= of.offset) & (index < of.offset + of.size)
+            inside = of.holds(index)
             for columns in torch.unique(inside, dim=0):  # pixels that take the same channels of it
                 rows = (inside == columns).all(1)
                 if not columns.any():
