@@ -1,5 +1,7 @@
 import csv
 import os
+import re
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +16,10 @@ from onespike.training.loop import Diverged, Stopped
 from onespike.training.recipe import dump
 from onespike.training.run import Run
 from onespike.training.trainer import Trainer
+from reproduce import __main__ as command_line
 from reproduce import sweep as engine
 from reproduce.ablation import ABLATION
-from reproduce.accuracy import ACCURACY
+from reproduce.costs import read_costs
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger
 from reproduce.outcome import describe_budget, outcomes, write_outcomes
@@ -24,6 +27,8 @@ from reproduce.plan import Setting, Sweep, digest, plan, resolve
 from reproduce.report import portable
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture
@@ -198,6 +203,15 @@ def test_digest():
     assert digest(replace(base, data=replace(base.data, root="/somewhere"))) == digest(base)
 
 
+@pytest.mark.parametrize(
+    ("name", "whole", "point"),
+    [("train.weight_decay", 1, 1.0), ("model.neuron.decay", 0, 0.0), ("train.noise_range", [0, 1], [0.0, 1.0])],
+)
+def test_equal_numbers_are_one_recipe(name: str, whole: Any, point: Any):
+    one, other = (digest(load_recipe("cifar10/conv12", {name: value})) for value in (whole, point))
+    assert one == other
+
+
 def test_verdicts(sweep: Sweep, tmp_path: Path):
     recipes = resolve(sweep, SMALL)
     trainings = plan(sweep, recipes, 3)
@@ -315,10 +329,18 @@ def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_
     assert digest(recipes[0]) != digest(recipes[1])
 
 
-def test_the_committed_accuracies_are_of_the_sweep_as_it_is():
-    file = Path(__file__).parents[3] / "results" / "accuracy.runs.csv"
-    given = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
-    trainings = plan(ACCURACY, resolve(ACCURACY, given), 3)
-    ledger = Ledger(file)
-    ledger.check(trainings)
-    assert {row["digest"] for row in ledger.rows()} <= {one.digest for one in trainings}
+@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.runs.csv")), ids=lambda file: str(file.relative_to(RESULTS)))
+def test_the_command_below_a_committed_table_goes_on_from_its_rows(file: Path, monkeypatch: pytest.MonkeyPatch):
+    page = file.with_name(file.name.replace(".runs.csv", ".md"))
+    [typed] = re.findall(r"^- Command: `(?:python -m reproduce|onespike paper) (.+)`$", page.read_text(), re.M)
+    asked: list[Any] = []
+    monkeypatch.setattr(command_line, "run_sweep", lambda *given: asked.extend(given))
+    command_line.run(shlex.split(typed))
+    sweep, given, seeds, *_ = asked
+    recipes, ledger = resolve(sweep, given), Ledger(file)
+    ledger.check(plan(sweep, recipes, seeds))
+    digests = {(s.group, s.label): digest(one, s.start) for s, one in zip(sweep.settings, recipes, strict=True)}
+    rows = ledger.rows()
+    assert [row["digest"] for row in rows] == [digests[row["group"], row["setting"]] for row in rows]
+    audits = read_costs(file.with_name(file.name.replace(".runs.", ".audit.")))
+    assert {(row["digest"], row["seed"]) for row in audits} <= {(row["digest"], row["seed"]) for row in rows}
