@@ -16,6 +16,14 @@ from onespike.training.run import Run
 
 #: What rows change that were trained before images grew in the recipe cifar10/fast.
 FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
+#: Values of the recipe that the command of a sweep has an option of its own for.
+OWN = {
+    "train.epochs": "epochs",
+    "data.limit": "limit",
+    "model.channels": "channels",
+    "train.precision": "precision",
+    "train.seed": "seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,9 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
     swept = set.intersection(*(set(setting.overrides) for setting in sweep.settings))
     for key, value in overrides.items():
         if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
-            raise OnespikeError(f"--{key}: {sweep.name} sets it itself, to a value for each row; leave it out")
+            raise OnespikeError(
+                f"--{OWN.get(key, key)}: {sweep.name} sets it itself, to a value for each row; leave it out"
+            )
     base = load_recipe(sweep.recipe, overrides)
     warmup = {"train.warmup_epochs": base.train.epochs / 10}
     recipes = []
