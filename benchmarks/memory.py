@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.case import Case
+from benchmarks.machine import LEAST
 from onespike.allocator import keep_freed_memory
 from onespike.audit.latency import peak_memory
 from onespike.clock import timed, watch_machine
@@ -64,7 +65,7 @@ def _run(case: Case, threads: int, rounds: int) -> Alone:
     if not rounds:
         return Alone(peak / 1e6, 0.0)
     with watch_machine(case.device) as machine:
-        seconds = timed(call, rounds, 0.0)
+        seconds = timed(call, rounds, LEAST)
     return Alone(peak / 1e6, median(seconds), machine.busy)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.case import Case, expect_blocks
-from benchmarks.machine import describe, expect_counts
+from benchmarks.machine import LEAST, describe, expect_counts
 from onespike.cli.main import exit_with
 from onespike.clock import timed, watch_machine
 from onespike.durable import csv_text, expect_writable, save_text
@@ -107,7 +107,7 @@ def shares(case: Case) -> tuple[Counter[str], str | None]:
     """The time of a step, and the percentage of each kind of operation; why the time cannot be trusted, if so."""
     step = case.build()
     with watch_machine() as machine:
-        seconds = timed(step, STEPS, 0.0)
+        seconds = timed(step, STEPS, LEAST)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(STEPS):
             step()

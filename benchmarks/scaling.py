@@ -66,7 +66,7 @@ def scaling(
     Args:
         base: What is varied, as a training step; its classification is measured as well.
         threads: Threads of the points that do not vary them.
-        rounds: Timings of each point.
+        rounds: Timings of each point, at least.
         axes: What is varied, over which values.
         quiet: Whether to show no progress.
 
