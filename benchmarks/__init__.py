@@ -3,3 +3,7 @@
 import os
 
 os.environ.pop("MPLBACKEND", None)  # figures go into files; a name that matplotlib does not know stops its import
+
+from onespike.environment import commit
+
+commit()  # of the code that is loaded now

@@ -8,7 +8,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from rich.console import Console
 
-from benchmarks.case import Case
+from benchmarks.case import Case, expect_blocks
 from benchmarks.compare import Record, cases, compare
 from benchmarks.data import compare_data
 from benchmarks.engine import compare_engines
@@ -20,25 +20,31 @@ from onespike.cli.main import exit_with
 from onespike.cli.tables import person, plain_table
 from onespike.durable import expect_writable, save_json, save_text
 from onespike.errors import OnespikeError, unknown
-from onespike.models import OnespikeConfig, model_config
 from onespike.models.registry import family
-from onespike.models.strict import StrictConfig
 from onespike.training.run import Run
 from reproduce.report import expect_apart, provenance
 
 #: The largest side of a matrix product.
 MOST = 1 << 15
 AGAINST = ("sequential", "recompute", *PEERS)
-#: What train and infer alike may be told.
-_STEP: dict[str, Any] = {"vs": "", "model": "conv12", "precision": "bf16", "time_steps": 1, "json": None}
+#: What all may be told whose records stand beside the machine's products; what train and infer alike may be told.
+_BESIDE: dict[str, Any] = {"device": "cpu", "gemm": SIDES, "json": None}
+_STEP: dict[str, Any] = {"vs": "", "model": "conv12", "precision": "bf16", "time_steps": 1, **_BESIDE}
 #: What each task may be told, and what holds otherwise.
 OPTIONS: dict[str, dict[str, Any]] = {
     "train": {"preset": "paper", "batch": 128, **_STEP},
     "infer": {"preset": "modern", "batch": 64, **_STEP},
-    "unit": {"vs": "", "batch": 128, "json": None},
-    "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "json": None},
+    "unit": {"vs": "", "batch": 128, **_BESIDE},
+    "data": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", **_BESIDE},
     "engine": {"run": None, "images": 1000, "out": "engine.md"},
-    "scaling": {"model": "conv12", "preset": "paper", "batch": 128, "precision": "bf16", "out": "scaling"},
+    "scaling": {
+        "model": "conv12",
+        "preset": "paper",
+        "batch": 128,
+        "precision": "bf16",
+        "device": "cpu",
+        "out": "scaling",
+    },
 }
 
 
@@ -67,8 +73,8 @@ def benchmark(
     time_steps: int | None = None,
     rounds: int = 7,
     threads: int | None = None,
-    device: Device = "cpu",
-    gemm: tuple[int, ...] = SIDES,
+    device: Device | None = None,
+    gemm: tuple[int, ...] | None = None,
     images: int | None = None,
     json: str | None = None,
     out: str | None = None,
@@ -88,8 +94,8 @@ def benchmark(
         time_steps: Time steps for which train and infer show each image; by default 1.
         rounds: Timings of each.
         threads: Threads that compute; by default as many as PyTorch takes.
-        device: Where it is computed.
-        gemm: Sides of the square products to try, such as [1024,2048].
+        device: Where it is computed; by default cpu.
+        gemm: Sides of the square products to try; by default [1024,2048,4096].
         json: A file for the records; - prints them.
         images: Test images for engine's accuracies; by default 1000.
         out: Folder for scaling's CSV and picture, by default scaling; file for engine's tables, by default
@@ -102,12 +108,14 @@ def benchmark(
         "batch": batch,
         "precision": precision,
         "time_steps": time_steps,
+        "device": device,
+        "gemm": gemm,
         "json": json,
         "out": out,
         "run": run,
         "images": images,
     }
-    values = _checked(task, given, rounds, threads, device, gemm)
+    values = _checked(task, given, rounds, threads)
     if threads:
         torch.set_num_threads(threads)
     console = person(json)
@@ -115,18 +123,17 @@ def benchmark(
     if task == "engine":
         return _engines(values, rounds, console)
     if task == "unit":
-        listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), device)
+        listed = cases("unit", "", "", values["batch"], "fp32", _names(values["vs"]), values["device"])
     elif task in ("train", "infer"):
         named = values["model"], values["preset"], values["batch"], values["precision"]
-        listed = cases(task, *named, _names(values["vs"]), device, values["time_steps"])
+        listed = cases(task, *named, _names(values["vs"]), values["device"], values["time_steps"])
     else:
-        step = Case(
-            "train", "onespike", values["precision"], values["batch"], values["model"], values["preset"], device=device
-        )
+        named = values["precision"], values["batch"], values["model"], values["preset"]
+        step = Case("train", "onespike", *named, device=values["device"])
         step.check()
         if task == "scaling":
             return _scale(step, rounds, Path(values["out"]), console)
-    peaks = gemm_peaks(gemm, device=device)
+    peaks = gemm_peaks(values["gemm"], device=values["device"])
     if task == "data":
         records, peaks = compare_data(step, peaks, rounds)
     else:
@@ -140,9 +147,7 @@ def benchmark(
     return 0
 
 
-def _checked(
-    task: str, given: dict[str, Any], rounds: int, threads: int | None, device: str, gemm: Sequence[int]
-) -> dict[str, Any]:
+def _checked(task: str, given: dict[str, Any], rounds: int, threads: int | None) -> dict[str, Any]:
     """The task's options, with its own defaults; what it does not take is refused, not ignored."""
     if task not in OPTIONS:
         raise unknown("task", task, OPTIONS)
@@ -167,14 +172,13 @@ def _checked(
     if given["preset"] is None and model and values["preset"] not in family(model).presets:
         values["preset"] = ""
     if values.get("preset") is not None:
-        config = model_config(values["model"], values["preset"])
-        if not isinstance(config, OnespikeConfig | StrictConfig):
-            raise OnespikeError(f"--model {values['model']}: expected a network of spiking blocks, or a strict one")
-    expect_device(device)
+        expect_blocks(values["model"], values["preset"])
+    expect_device(values["device"] or "cpu")
     for name in _names(values.get("vs") or ""):
         if name not in AGAINST:
             raise unknown("implementation", name, AGAINST)
     counts = {name: values.get(name) for name in ("batch", "images", "time_steps")}
+    gemm = SIDES if values["gemm"] is None else values["gemm"]
     expect_counts(**counts, rounds=rounds, threads=threads, gemm=min(gemm or [0]))
     if max(gemm) > MOST:
         raise OnespikeError(f"--gemm: expected sides of at most {MOST:,}, got {max(gemm)}")
@@ -192,8 +196,9 @@ def _names(listed: str) -> list[str]:
 def _engines(values: dict[str, Any], rounds: int, console: Console) -> int:
     """Compare engines on trained networks; write the table of each, and its numbers beside it."""
     out, parts, facts = Path(values["out"]), ["# Engines side by side"], describe()
-    for run in _names(values["run"]):
-        found = compare_engines(Run.open(run), values["images"], rounds)
+    opened = {run: Run.open(run) for run in _names(values["run"])}
+    for run, one in opened.items():
+        found = compare_engines(one, values["images"], rounds)
         for line in found.markdown().split("\n"):
             console.print(line)
         parts.append(f"## {Path(run).name}\n\n{found.markdown().rstrip()}")
@@ -219,6 +224,7 @@ def _scale(base: Case, rounds: int, out: Path, console: Console) -> int:
         numbers = (str(one.value), f"{one.images_per_second:.1f}", f"{one.memory_mb_per_image:.1f}")
         table.add_row(one.task, one.axis, *numbers)
     console.print(table, soft_wrap=False)
+    _warn([one.busy for one in points], console)
     console.print(f"scaling.csv and scaling.png are in {out}")
     return 0
 
@@ -242,6 +248,13 @@ def _print(records: Sequence[Record], console: Console) -> None:
             "" if one.peak_memory_mb is None else f"{one.peak_memory_mb:.0f}",
         )
     console.print(table, soft_wrap=False)
+    _warn([one.busy for one in records], console)
+
+
+def _warn(busy: Sequence[str | None], console: Console) -> None:
+    """Say why times cannot be trusted, if something else ran meanwhile."""
+    for reason in dict.fromkeys(filter(None, busy)):
+        console.print(f"NOT TO BE TRUSTED, the machine was busy: {reason}")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

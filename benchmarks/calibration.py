@@ -22,6 +22,7 @@ from onespike import convert
 from onespike.cli.main import exit_with
 from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
+from onespike.durable import expect_writable
 from onespike.training import Run, load
 from reproduce.report import Table, write_report
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("results"))
     options = parser.parse_args(arguments)
     expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
+    expect_writable(folder=options.out)
     run = Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)
     ann = load(options.run)

@@ -29,6 +29,12 @@ UNIT_CHANNELS, UNIT_SIDE = 48, 12
 BOTH_WAYS = 3
 
 
+def expect_blocks(model: str, preset: str) -> None:
+    """Raise an `OnespikeError` unless a registered model, with a preset, is a network that cases can be made of."""
+    if not isinstance(model_config(model, preset), OnespikeConfig | StrictConfig):
+        raise OnespikeError(f"{model}: expected a network of spiking blocks, or a strict one")
+
+
 @dataclass(frozen=True)
 class Case:
     """One thing to be timed.

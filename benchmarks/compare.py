@@ -9,7 +9,7 @@ import torch
 from benchmarks.case import Case
 from benchmarks.machine import Peak
 from benchmarks.memory import alone
-from onespike.clock import interleaved
+from onespike.clock import interleaved, watch_machine
 from onespike.inference import PRECISIONS
 from onespike.inference.engine import takes
 
@@ -27,6 +27,7 @@ class Record:
         batch: Images in a batch.
         time_steps: For which each image was shown.
         threads: Threads that computed.
+        device: Where it was computed: "cpu", "cuda" or "mps".
         images_per_second: Median over the rounds.
         slowest: In the slowest round.
         fastest: In the fastest round.
@@ -34,9 +35,10 @@ class Record:
             times as many forward and backward; None where there is no weight layer.
         gflops: `operations` a second, in billions; None likewise.
         share_of_gemm: `gflops` as a share of the machine's fastest matrix product in that arithmetic, 0..1; None
-            likewise.
+            likewise. The int16 engine's is of the int8 product: it multiplies twice, which is counted once.
         peak_memory_mb: Peak resident size over that of the imports, in MB; None if it was not measured.
         rounds: How often it was timed.
+        busy: Why the times cannot be trusted, since something else ran meanwhile; None if they can.
     """
 
     task: str
@@ -47,6 +49,7 @@ class Record:
     batch: int
     time_steps: int
     threads: int
+    device: str
     images_per_second: float
     slowest: float
     fastest: float
@@ -55,6 +58,7 @@ class Record:
     share_of_gemm: float | None
     peak_memory_mb: float | None
     rounds: int
+    busy: str | None
 
 
 def cases(
@@ -116,16 +120,20 @@ def compare(listed: Sequence[Case], peaks: Mapping[str, Peak], rounds: int) -> t
     """
     peak_mb = [alone(case, torch.get_num_threads()).peak_mb for case in listed]
     functions = {str(number): case.build() for number, case in enumerate(listed)}
-    seconds = interleaved(functions | {dtype: peak.product() for dtype, peak in peaks.items()}, rounds)
+    products = {dtype: peak.product() for dtype, peak in peaks.items()}
+    with watch_machine(listed[0].device) as machine:
+        seconds = interleaved(functions | products, rounds)
     peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
     records = [
-        record(case, seconds[str(number)], peaks, megabytes)
+        record(case, seconds[str(number)], peaks, megabytes, machine.busy)
         for number, (case, megabytes) in enumerate(zip(listed, peak_mb, strict=True))
     ]
     return records, peaks
 
 
-def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None) -> Record:
+def record(
+    case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb: float | None, busy: str | None = None
+) -> Record:
     """Make a record of timings.
 
     Args:
@@ -133,6 +141,7 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         seconds: Of each call.
         peaks: The machine's matrix products, by type.
         peak_mb: Peak memory, if it was measured.
+        busy: Why they cannot be trusted; None if they can.
 
     Returns:
         The record.
@@ -151,6 +160,7 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         case.batch,
         case.overrides.get("time_steps", 1),
         torch.get_num_threads(),
+        case.device,
         rate,
         case.batch / max(seconds),
         case.batch / min(seconds),
@@ -159,4 +169,5 @@ def record(case: Case, seconds: list[float], peaks: Mapping[str, Peak], peak_mb:
         share,
         peak_mb,
         len(seconds),
+        busy,
     )

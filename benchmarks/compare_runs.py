@@ -16,15 +16,16 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from onespike.cli.main import exit_with
-from onespike.errors import OnespikeError
+from onespike.durable import expect_writable
+from onespike.errors import OnespikeError, reason
 from onespike.training import Run
 from reproduce.report import Table, write_report
 
 #: Below the table.
 MEANING = (
-    "*minutes* is the time of the training epochs alone, each as long as the run's fastest, since a machine that does "
-    "other things as well slows some of them down; *by the clock* is what the clock said. Of one seed a point or two "
-    "says little."
+    "*minutes* is the time of the training epochs alone, each at the pace of the run's fastest, by its operations, "
+    "since a machine that does other things as well slows some of them down; *by the clock* is what the clock said. Of "
+    "one seed a point or two says little."
 )
 COLUMNS = {
     "run": "",
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--title", default="Runs")
     parser.add_argument("--note", type=Path, help="a file with paragraphs for above the table")
     options = parser.parse_args(arguments)
+    expect_writable(folder=options.out)
     earlier = kept(options.add_to) if options.add_to else []
     table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
     parts = [*([options.note.read_text().strip()] if options.note else []), table, MEANING]
@@ -101,12 +103,15 @@ def row(folder: Path) -> list[object]:
 
 def kept(path: Path) -> list[list[object]]:
     """The rows of a table that was written before."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
     kinds = {"": str, "d": int}
-    return [
-        [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()] for one in rows
-    ]
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [
+            [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()] for one in rows
+        ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise OnespikeError(f"--add-to {path}: expected a table that this script wrote: {reason(error)}") from error
 
 
 def history(folder: Path) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from onespike.conversion import Calibration
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader
 from onespike.data.sets import ImageSet
-from onespike.durable import csv_text, save_text
+from onespike.durable import csv_text, expect_writable, save_text
 from onespike.environment import environment
 from onespike.errors import requires
 from onespike.training import Run, load
@@ -60,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--csv", type=Path, help="where to write the numbers")
     options = parser.parse_args(arguments)
     expect_counts(images=options.images, calibration_images=options.calibration_images, steps=min(options.steps))
+    if options.images < 2:
+        raise OnespikeError(f"--images: expected at least 2, which an interval takes, got {options.images}")
+    expect_writable(options.csv)
     torch.manual_seed(0)
     facts, run = environment(), Run.open(options.run)
     card, data = run.checkpoint("best").card, open_dataset(run.recipe.data)

@@ -3,6 +3,7 @@
 import itertools
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from benchmarks.case import Case
 from benchmarks.compare import Record, record
 from benchmarks.machine import Peak
-from onespike.clock import interleaved
+from onespike.clock import interleaved, watch_machine
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import Share, TrainLoader
@@ -45,8 +46,10 @@ def compare_data(
         loader = TrainLoader(data, DataConfig(), step.batch, 0, Share(step.device))
         batches = itertools.chain.from_iterable(loader.epoch(epoch) for epoch in itertools.count())
         products = {dtype: peak.product() for dtype, peak in peaks.items()}
-        seconds = interleaved({"path": lambda: next(batches), "step": step.build()} | products, rounds)
-    path_case = Case("data", "onespike", "fp32", step.batch, step.model, step.preset, step.image_size)
+        timed = {"path": lambda: next(batches), "step": step.build()} | products
+        with watch_machine(step.device) as machine:
+            seconds = interleaved(timed, rounds)
+    path_case = replace(step, task="data", dtype="fp32")
     peaks = {dtype: peak.measured(seconds[dtype]) for dtype, peak in peaks.items()}
-    records = [record(path_case, seconds["path"], peaks, None), record(step, seconds["step"], peaks, None)]
-    return records, peaks
+    both = {"path": path_case, "step": step}
+    return [record(case, seconds[name], peaks, None, machine.busy) for name, case in both.items()], peaks

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, expect_counts
 from benchmarks.memory import peak_bytes
 from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.clock import watch_machine
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
-from onespike.durable import save_json
+from onespike.durable import expect_writable, save_json
 from onespike.errors import OnespikeError
 
 #: Of ten images of a class this many are test images.
@@ -58,6 +58,8 @@ def folder(images: int = 20_000, classes: int = 1000, side: int = 64, json: str 
         side: Side of the images, in pixels.
         json: A file for the numbers; - prints them.
     """
+    expect_counts(side=side)
+    expect_writable(json)
     if not 1 <= classes <= images // 20:
         raise OnespikeError(f"classes: expected at most a twentieth of the images, {images // 20}, got {classes}")
     with tempfile.TemporaryDirectory() as place:

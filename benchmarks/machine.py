@@ -17,6 +17,8 @@ Device = Literal["cpu", "cuda", "mps"]
 #: Sides of the square products that are tried; the fastest counts.
 SIDES = (1024, 2048, 4096)
 ROUNDS = 5
+#: Seconds for which a case alone is timed at least: what others use of the cores is counted in hundredths of a second.
+LEAST = 0.5
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.case import Case
+from benchmarks.machine import LEAST
 from onespike.allocator import keep_freed_memory
 from onespike.audit.latency import peak_memory
-from onespike.clock import interleaved
+from onespike.clock import timed, watch_machine
 
 #: Calls in which the peak is reached: optimisers make their state in the first.
 CALLS = 2
@@ -27,10 +28,12 @@ class Alone(NamedTuple):
         peak_mb: Peak resident size over that of the imports, in MB (10^6 bytes); of a case that CUDA computes, the most
             memory that PyTorch held there.
         seconds: Median time of a call; 0 if it was not timed.
+        busy: Why that time cannot be trusted, since something else ran meanwhile; None if it can.
     """
 
     peak_mb: float
     seconds: float
+    busy: str | None = None
 
 
 def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
@@ -48,7 +51,7 @@ def alone(case: Case, threads: int, rounds: int = 0) -> Alone:
     for _ in range(1 if rounds else PROCESSES):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             found.append(pool.submit(_run, case, threads, rounds).result())
-    return Alone(median(one.peak_mb for one in found), found[0].seconds)
+    return Alone(median(one.peak_mb for one in found), found[0].seconds, found[0].busy)
 
 
 def _run(case: Case, threads: int, rounds: int) -> Alone:
@@ -59,8 +62,11 @@ def _run(case: Case, threads: int, rounds: int) -> Alone:
     for _ in range(CALLS):
         call()
     peak = torch.cuda.max_memory_allocated() if case.device == "cuda" else peak_bytes() - before
-    seconds = median(interleaved({"": call}, rounds)[""]) if rounds else 0.0
-    return Alone(peak / 1e6, seconds)
+    if not rounds:
+        return Alone(peak / 1e6, 0.0)
+    with watch_machine(case.device) as machine:
+        seconds = timed(call, rounds, LEAST)
+    return Alone(peak / 1e6, median(seconds), machine.busy)
 
 
 def peak_bytes() -> int:

@@ -8,7 +8,7 @@ forward and backward alone, in fp32.
 """
 
 import argparse
-import time
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +17,11 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from benchmarks.case import Case
-from benchmarks.machine import describe, expect_counts
+from benchmarks.case import Case, expect_blocks
+from benchmarks.machine import LEAST, describe, expect_counts
 from onespike.cli.main import exit_with
-from onespike.durable import csv_text, save_text
+from onespike.clock import timed, watch_machine
+from onespike.durable import csv_text, expect_writable, save_text
 from onespike.errors import OnespikeError
 from onespike.functional.kernels import Kernels
 from onespike.models import family
@@ -42,6 +43,8 @@ KINDS = {
 }
 REST = "the rest"
 STEPS = 3
+#: What is timed without a network.
+ALONE = "neuron", "conv-unit"
 RATES = MILLISECONDS, IMAGES = "milliseconds", "images a second"
 
 
@@ -57,27 +60,35 @@ def main(arguments: Sequence[str]) -> int:
     for model, colon, batch in named:
         if not (batch.isdecimal() and int(batch)):
             raise OnespikeError(f"expected MODEL:BATCH, such as conv12:128, got {model}{colon}{batch}")
+        if model not in ALONE:
+            expect_blocks(model, "")
+    expect_writable(options.out)
     torch.set_num_threads(options.threads)
     show_kernels()
-    columns = {}
+    columns, busy = {}, dict[str, str | None]()
     for model, _, batch in named:
-        alone = model in ("neuron", "conv-unit")
+        alone = model in ALONE
         for dtype in ("fp32",) if alone else ("fp32", "bf16"):
             preset = "" if alone or "paper" not in family(model).presets else "paper"
             task = (model, "onespike", dtype, int(batch)) if alone else ("train", "onespike", dtype, int(batch), model)
             case = Case(*task, preset=preset)
-            columns[f"{model}, {batch}, {dtype}"] = shares(case)
+            name = f"{model}, {batch}, {dtype}"
+            columns[name], busy[name] = shares(case)
     print("| | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))
     for row in (*RATES, *KINDS, REST):
         values = [column[row] for column in columns.values()]
         print(f"| {row} | " + " | ".join(f"{value:.0f}" if value >= 0.5 else "" for value in values) + " |")
+    for name, reason in busy.items():
+        if reason:
+            print(f"NOT TO BE TRUSTED, {name}: the machine was busy: {reason}", file=sys.stderr)
     if options.out:
         machine, shown = describe(), (*RATES, *KINDS, REST)
         rows = [
-            [name, *(round(column[row], 2) for row in shown), *machine.values()] for name, column in columns.items()
+            [name, *(round(column[row], 2) for row in shown), busy[name], *machine.values()]
+            for name, column in columns.items()
         ]
-        save_text(csv_text(["step", *shown, *machine], rows), options.out)
+        save_text(csv_text(["step", *shown, "busy", *machine], rows), options.out)
     return 0
 
 
@@ -92,14 +103,11 @@ def show_kernels() -> None:
     Kernels.ask = ask  # type: ignore[method-assign]
 
 
-def shares(case: Case) -> Counter[str]:
-    """The time of a step, and the percentage of each kind of operation."""
+def shares(case: Case) -> tuple[Counter[str], str | None]:
+    """The time of a step, and the percentage of each kind of operation; why the time cannot be trusted, if so."""
     step = case.build()
-    seconds = []
-    for _ in range(3 + STEPS):
-        start = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - start)
+    with watch_machine() as machine:
+        seconds = timed(step, STEPS, LEAST)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         for _ in range(STEPS):
             step()
@@ -109,8 +117,8 @@ def shares(case: Case) -> Counter[str]:
         times[kind] += event.self_cpu_time_total
     whole = times.total()
     found = Counter({kind: 100 * spent / whole for kind, spent in times.items()})
-    found[MILLISECONDS], found[IMAGES] = 1000 * median(seconds[3:]), case.batch / median(seconds[3:])
-    return found
+    found[MILLISECONDS], found[IMAGES] = 1000 * median(seconds), case.batch / median(seconds)
+    return found, machine.busy
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ class Point:
         threads: Threads that computed.
         images_per_second: Median over the rounds.
         memory_mb_per_image: Peak resident size over that of the imports, in MB, divided by the batch.
+        device: Where it was computed: "cpu", "cuda" or "mps".
+        busy: Why the times cannot be trusted, since something else ran meanwhile; None if they can.
     """
 
     task: str
@@ -52,6 +54,8 @@ class Point:
     threads: int
     images_per_second: float
     memory_mb_per_image: float
+    device: str = "cpu"
+    busy: str | None = None
 
 
 def scaling(
@@ -62,7 +66,7 @@ def scaling(
     Args:
         base: What is varied, as a training step; its classification is measured as well.
         threads: Threads of the points that do not vary them.
-        rounds: Timings of each point.
+        rounds: Timings of each point, at least.
         axes: What is varied, over which values.
         quiet: Whether to show no progress.
 
@@ -76,9 +80,8 @@ def scaling(
         own_threads = value if axis == "threads" else threads
         measured = alone(case, own_threads, rounds)
         rate, memory = case.batch / measured.seconds, measured.peak_mb / case.batch
-        points.append(
-            Point(task, axis, value, case.model, case.preset, case.dtype, case.batch, own_threads, rate, memory)
-        )
+        how = case.model, case.preset, case.dtype, case.batch, own_threads
+        points.append(Point(task, axis, value, *how, rate, memory, case.device, measured.busy))
     return points
 
 

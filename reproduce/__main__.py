@@ -16,18 +16,10 @@ from onespike.cli.tables import person
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, unknown
 from onespike.training.loop import Stopped
-from reproduce.plan import Sweep
+from reproduce.plan import OWN, Sweep
 from reproduce.registry import PAPER
 from reproduce.sweep import run_sweep
 
-#: Values of the recipe that a sweep has an option of its own for.
-OWN = {
-    "train.epochs": "epochs",
-    "data.limit": "limit",
-    "model.channels": "channels",
-    "train.precision": "precision",
-    "train.seed": "seeds",
-}
 INTERRUPTED = 130
 
 
@@ -103,7 +95,7 @@ def _sweep(sweep: Sweep) -> Callable[..., int]:
         Args:
             overrides: Values of the recipe.
             epochs: Epochs of each run that sets none of its own; warm-up is a tenth of them, in those runs, too.
-            limit: Training images of each run; 0 takes all.
+            limit: Training images of each run that sets none of its own; 0 takes all.
             seeds: Runs of each setting.
             channels: Channels of the stages; half the width: [24,48,96,192].
             precision: Arithmetic, as --train.precision.

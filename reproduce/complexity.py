@@ -150,8 +150,8 @@ def complexity(out: Path = Path("results")) -> None:
         "Floating-point operations for one token of a window, one direction, biases left out, every layer counted "
         "dense. Eq. 1 has a convolution and an LSTM; a linear layer is a convolution with a kernel of 1; for GRU and "
         "RNN there is no equation. Each of the "
-        f"{len(layers):,} weight layers of the {len(VARIANTS)} registered models is a row of complexity.csv; here is "
-        "each shape once.",
+        f"{len(layers):,} weight layers of the {len(VARIANTS)} registered networks of the paper's family is a row of "
+        "complexity.csv; here is each shape once.",
         by_shape,
         f"Convolutions and linear layers: counted and Eq. 1 differ by {worst:.2%} at most. LSTM: counted / Eq. 1 is "
         f"{min(cells):.4f} to {max(cells):.4f}; beside the products, an "

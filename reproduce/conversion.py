@@ -11,7 +11,7 @@ from statistics import median
 import torch
 
 from onespike.audit import audit_run
-from onespike.clock import interleaved
+from onespike.clock import interleaved, watch_machine
 from onespike.data.dataset import open_dataset
 from onespike.durable import write_whole
 from onespike.errors import OnespikeError
@@ -19,7 +19,7 @@ from onespike.evaluation.convert import convert_run
 from onespike.training.checkpoint import ModelCard
 from onespike.training.run import Run, load
 from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, write
-from reproduce.trained import expect_images, open_or_train, some_test_images
+from reproduce.trained import open_or_train, some_test_images
 
 #: What the small network for a first look changes in the recipe "digits".
 SMALL = {"model.name": "resmlp12", "train.epochs": 10, "train.lr": 0.05, "train.mixup": 0.0}
@@ -64,7 +64,8 @@ def conversion(
         raise OnespikeError(f"time_steps: expected numbers of at least 1, got {list(time_steps)}")
     if populations and min(populations) < 2:
         raise OnespikeError(f"populations: expected numbers of at least 2, got {list(populations)}")
-    expect_images(test_images)
+    if test_images < 2:
+        raise OnespikeError(f"test_images: expected at least 2, which an interval takes, got {test_images}")
     ann = open_or_train(run, "conversion/ann", SMALL, work)
     card = _card(ann)
     data, config = card.data, card.model
@@ -109,10 +110,10 @@ def conversion(
         found.append(entry("staircase network", Run.open(staircase)))
         found += converted("staircase, converted", Run.open(staircase))
     found += [entry(f"{TRAINED_ON}{_route(one)}", one) for one in trained_on]
-    times = _milliseconds([one.run for one in found])
+    times, busy = _milliseconds([one.run for one in found])
     found = [replace(one, milliseconds=time) for one, time in zip(found, times, strict=True)]
     name = f"conversion-{config.name}{'-spiking' if _branches(card) == 'spiking' else ''}-{data}"
-    write(found, found[1] if longer else found[0], MEASURED, out, name)
+    write(found, found[1] if longer else found[0], MEASURED, out, name, busy)
     return name
 
 
@@ -211,11 +212,16 @@ def _measure(run: Run, test_images: int, folder: Path) -> Measurement:
 
 
 @torch.no_grad()
-def _milliseconds(runs: list[Run]) -> list[float]:
-    """Time for an image of each run's network: medians, the networks in turns, in batches of the same images."""
+def _milliseconds(runs: list[Run]) -> tuple[list[float], str | None]:
+    """Time for an image of each run's network: medians, the networks in turns, in batches of the same images.
+
+    Beside it stands why they cannot be trusted, if something else ran.
+    """
     ((images, _),) = some_test_images(runs[0], runs[0].checkpoint("best"), MEASURED)
     networks = {str(number): partial(load(run.folder), images) for number, run in enumerate(runs)}
-    return [1e3 * median(seconds) / len(images) for seconds in interleaved(networks, ROUNDS).values()]
+    with watch_machine() as machine:
+        taken = interleaved(networks, ROUNDS)
+    return [1e3 * median(seconds) / len(images) for seconds in taken.values()], machine.busy
 
 
 @torch.no_grad()

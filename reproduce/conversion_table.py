@@ -66,7 +66,7 @@ class Entry:
     milliseconds: float
 
 
-def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str) -> None:
+def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: str, busy: str | None = None) -> None:
     """Write the table, the picture, and which route won.
 
     Args:
@@ -75,6 +75,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         measured: Images that time and energy were measured on.
         out: The folder.
         name: What the files are called.
+        busy: Why the times cannot be trusted; None if they can.
     """
     card = found[0].run.checkpoint("best").card
     config, data = card.model, card.data
@@ -108,7 +109,7 @@ def write(found: list[Entry], reference: Entry, measured: int, out: Path, name: 
         f"conversion together, *minutes* the run's own training, *whole test set* its accuracy on all test images at "
         f"its end, *commit* what it was trained or converted from. Time and energy are those of {measured} test images "
         f"in one batch: the time is the median, all networks timed in turns, the energy by `onespike audit`. Both grow "
-        f"with T, and with the number of neurons."
+        f"with T, and with the number of neurons.{f' The time is NOT TO BE TRUSTED: {busy}.' if busy else ''}"
     )
     parts: list[str | Table] = [about, *filter(None, [_winner(found, reference)]), table]
     write_report(out, name, f"Conversion: {config.name} on {data}", table, parts, _draw(found))

@@ -22,6 +22,8 @@ from reproduce.trained import open_or_train
 
 #: What the small networks change in the recipe "digits"; the twins have the preset of their name.
 SMALL = {"train.epochs": 6, "train.warmup_epochs": 1}
+#: The standard spiking network, and its width unless the user says otherwise.
+VGG, WIDTH = "spiking-vgg11", 8
 ASSUMED = "ASSUMED, not verified"
 _SMALL = (
     f"The network, its twins and the VGG-11 are **small: trained on the digits for {SMALL['train.epochs']} epochs, "
@@ -50,7 +52,7 @@ def energy(
     ann: Path | None = None,
     binary: Path | None = None,
     vgg: Path | None = None,
-    width: int = 8,
+    width: int | None = None,
     images: int = 512,
     work: Path = Path("runs/paper"),
 ) -> None:
@@ -62,11 +64,11 @@ def energy(
         ann: Run folder of its ANN twin (--model.preset ann).
         binary: Run folder of its binary twin (--model.preset binary).
         vgg: Run folder of a spiking VGG-11; where it does not exist, one is trained there by the recipe of the run.
-        width: Channels of the first convolution of a VGG-11 that is trained; 64 in the original.
+        width: Channels of the first convolution of a VGG-11 that is trained, by default 8; 64 in the original.
         images: Test images on which each network is audited, at most.
         work: Folder in which the small networks are trained.
     """
-    if images < 1 or width < 1:
+    if images < 1 or (width is not None and width < 1):
         raise OnespikeError(f"images and width: expected at least 1, got {images} and {width}")
     if run is None and (ann or binary or vgg):
         raise OnespikeError("--ann, --binary and --vgg stand beside a network of yours: give its run by --run")
@@ -79,11 +81,15 @@ def energy(
     ours = _audit(own, images)
     others = []
     if ann:
-        others.append(Subject(replace(_audit(Run.open(ann), images), name="ANN twin"), "ann"))
+        others.append(Subject(replace(_audit(_kin(own, ann, preset="ann"), images), name="ANN twin"), "ann"))
     if binary:
-        others.append(Subject(replace(_audit(Run.open(binary), images), name="binary twin")))
+        others.append(Subject(replace(_audit(_kin(own, binary, preset="binary"), images), name="binary twin")))
     if vgg:
-        others.append(Subject(_audit(_open_or_train_vgg(vgg, own.recipe, width), images), "snn"))
+        given = origin != _SMALL and Run(vgg).is_complete
+        found_vgg = (
+            _kin(own, vgg, name=VGG, width=width) if given else _open_or_train_vgg(vgg, own.recipe, width or WIDTH)
+        )
+        others.append(Subject(_audit(found_vgg, images), "snn"))
     table = EnergyTable.load()
     for one in RESNET19:
         found = Audit(one.name, one.operations(), table, data="cifar10", accuracy=one.accuracy)
@@ -130,12 +136,29 @@ def _train_small(preset: str, work: Path) -> Path:
     return open_or_train(None, f"energy-digits-{preset}", {**SMALL, "model.preset": preset}, work).folder
 
 
+def _kin(own: Run, folder: Path, **expected: Any) -> Run:
+    """Open a run of the user's that stands beside a network: the same but for what is expected, on the same data.
+
+    Raises:
+        OnespikeError: It is of another network.
+    """
+    run, model = Run.open(folder), own.recipe.model
+    expected = {"name": model.name, "data": own.recipe.data.name, **expected}
+    found = {name: getattr(run.recipe.model, name, None) for name in expected} | {"data": run.recipe.data.name}
+    for name, value in expected.items():
+        if value not in (None, found[name]):
+            raise OnespikeError(f"{folder}: expected a run of {name} {value} here, got {name} {found[name]}")
+    return run
+
+
 def _open_or_train_vgg(folder: Path, recipe: Recipe, width: int) -> Run:
     """Open a run of a spiking VGG-11, or train one: by the recipe of the network that it is compared with."""
+    # It learns from the labels alone, by the plain loss: a teacher, say, is of the other network.
+    train = replace(
+        recipe.train, rate_penalty=0.0, energy_budget=0.0, recompute=False, teacher="", teacher_features=0.0
+    )
     run = Run(folder)
-    if not run.is_complete:
-        train = replace(recipe.train, rate_penalty=0.0, energy_budget=0.0, recompute=False)
-        complete(replace(recipe, model=model_config("spiking-vgg11", width=width), train=train), run)
+    complete(Recipe(recipe.data, model_config(VGG, width=width), train), run)
     return run
 
 

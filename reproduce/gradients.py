@@ -69,6 +69,8 @@ def gradients(
         root: Local folder of its data set; the Hub by default.
         out: Folder for gradients.csv, gradients.md and gradients.png.
     """
+    if not units or not depths:
+        raise OnespikeError("units and depths: expected at least one of each")
     if steps < 2 * WINDOW:
         raise OnespikeError(f"steps: expected at least {2 * WINDOW}, got {steps}")
     found = []
@@ -134,6 +136,8 @@ def measure(
     if root is not None:
         overrides["data.root"] = str(root)
     resolved = load_recipe(recipe, overrides)
+    if resolved.data.augmix_splits:
+        raise OnespikeError(f"recipe: {recipe} has data.augmix_splits, batches of several parts; choose one without")
     trainer = set_up(resolved)
     network = expect_blocks(trainer.network, model)
     if len(trainer.batches) < steps:

@@ -199,12 +199,13 @@ def describe_budget(trainings: Sequence[Training], seeds: int, published: bool) 
     recipes, spent = [one.recipe for one in trainings], [budget(one) for one in trainings]
     epochs = sorted({one.train.epochs for one in recipes})
     span = f"{epochs[0]} to {epochs[-1]}" if len(epochs) > 1 else epochs[0]
-    channels = {one["channels"] for one in spent}
+    channels = {one["channels"] for one in spent} if all(hasattr(one.model, "channels") for one in recipes) else ()
+    width = f"channels {', '.join(channels)}, " if len(channels) == 1 else ""
     return (
         f"**Budget** of each run: {_each(f'{one.data.limit:,}' if one.data.limit else 'all' for one in recipes)} "
         f"training images, of which {_each(f'{one.data.holdout:.0%}' for one in recipes)} are held out to choose the "
         f"epoch, {span} epochs, batches of {_each(one['batch_size'] for one in spent)}, "
-        f"{f'channels {channels.pop()}, ' if len(channels) == 1 else ''}{_each(one['precision'] for one in spent)}, "
+        f"{width}{_each(one['precision'] for one in spent)}, "
         f"{_each(f'{one.train.optimizer} at {one.train.lr:g}' for one in recipes)} with "
         f"{_each(f'{one.train.warmup_epochs:g}' for one in recipes)} epochs of warm-up; seeds 0 to {seeds - 1}. "
         "Accuracies are of all test images, in percent."

@@ -5,13 +5,24 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from onespike.search.drawing import plain_figure
 from reproduce.outcome import Outcome
 
 #: Inches for a row, and for what is above a group.
 ROW, TITLE = 0.27, 0.38
+#: Colours, by what a row is.
+COLOURS = {
+    "baseline": "C0",
+    "best": "C0",
+    "indistinguishable": "k",
+    "above": "C2",
+    "below": "C1",
+    "no verdict": "C7",
+    "diverged with some seed": "C4",
+}
+ACCURACY = "test accuracy, %"
+BARS = "test accuracy, %; bars: 95% intervals"
 
 
 def draw_rows(outcomes: Sequence[Outcome]) -> Figure:
@@ -40,9 +51,9 @@ def draw_rows(outcomes: Sequence[Outcome]) -> Figure:
         axis.grid(axis="x", alpha=0.25)
         axis.tick_params(axis="y", length=0)
         axis.spines[["top", "right", "left"]].set_visible(False)
-    axes[-1].set_xlabel("test accuracy, %")
+    axes[-1].set_xlabel(BARS if any(one.estimate and one.estimate.interval for one in outcomes) else ACCURACY)
     figure.legend(
-        handles=_legend(outcomes, baseline is not None),
+        handles=_legend(outcomes),
         loc="outside upper right",
         frameon=False,
         fontsize=8.5,
@@ -67,25 +78,24 @@ def _row(axis: Axes, position: int, outcome: Outcome) -> None:
             color="grey",
         )
         return
-    colour = {"above": "C2", "below": "C1"}.get(
-        outcome.verdict, "C0" if outcome.verdict in ("baseline", "best") else "k"
-    )
+    colour = COLOURS[_kind(outcome)]
     if estimate.interval:
         axis.plot(estimate.interval, (position, position), color=colour, linewidth=1.5)
     axis.plot(accuracies, [position] * len(accuracies), "|", color=colour, markersize=7, alpha=0.6)
     axis.plot(estimate.mean, position, "o", color=colour, markersize=5)
 
 
-def _legend(outcomes: Sequence[Outcome], baseline: bool) -> list[Line2D | Patch]:
-    def dot(colour: str, label: str) -> Line2D:
-        return Line2D([], [], color=colour, marker="o", markersize=5, linewidth=1.5, label=label)
+def _kind(outcome: Outcome) -> str:
+    """What a row that has an accuracy is, as the legend says it."""
+    if outcome.diverged:
+        return "diverged with some seed"
+    return outcome.verdict if outcome.verdict in COLOURS else "no verdict"
 
-    verdicts = {outcome.verdict for outcome in outcomes}
-    reference = "baseline" if baseline or "baseline" in verdicts else "best"
-    handles: list[Line2D | Patch] = [dot("C0", f"{reference}, 95% interval")]
-    if "indistinguishable" in verdicts:
-        handles.append(dot("k", "indistinguishable"))
-    handles += [dot(colour, name) for name, colour in (("above", "C2"), ("below", "C1")) if name in verdicts]
+
+def _legend(outcomes: Sequence[Outcome]) -> list[Line2D]:
+    kinds = {_kind(outcome) for outcome in outcomes if outcome.estimate}
+    dots = {name: colour for name, colour in COLOURS.items() if name in kinds}
+    handles = [Line2D([], [], color=colour, marker="o", markersize=5, label=name) for name, colour in dots.items()]
     if any(outcome.setting.published is not None for outcome in outcomes):
         handles.append(Line2D([], [], color="C3", marker="x", linestyle="", label="published"))
     return handles
@@ -114,7 +124,8 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
     pending = sorted({int(one.setting.label) for one in outcomes if not one.rows})
     if pending:
         axis.set_title(f"pending: {', '.join(map(str, pending))} layers", loc="right", fontsize=9, color="grey")
-    axis.set(xlabel="layers", ylabel="test accuracy, %")
+    several = any(one.estimate and one.estimate.interval for one in outcomes)
+    axis.set(xlabel="layers", ylabel=BARS if several else ACCURACY)
     axis.set_xticks(sorted({int(one.setting.label) for one in outcomes}))
     axis.legend(frameon=False, title="unit")
     return figure

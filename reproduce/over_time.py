@@ -23,6 +23,7 @@ WINDOWS: dict[str, Any] = {"model.depth": 3, "model.stem": "none", "model.popula
 #: The network that sees CIFAR-10 several times.
 SMALL: dict[str, Any] = FULL_SIZE | {"model.name": "spiking-resnet-s"}
 ALTERNATING = WINDOWS | {"model.windows": "alternating"}
+ONE_FRAME: dict[str, Any] = {"data.frames": 1}
 
 
 def _shown(steps: int) -> dict[str, Any]:
@@ -44,7 +45,9 @@ def write_over_time(
         points.append((outcome, means))
     names = {"group": "", "setting": "", "T": "d", "seeds": "d", "test top-1 %": ".2f", "std": ".2f", "PFLOP": ".4f"}
     names |= {"ms for one": ".2f", "field µJ": ".3f", "memory µJ": ".3f", "synaptic operations": ",.0f", "MACs": ",.0f"}
-    table = Table(names, [_row(*point, recipe) for point, recipe in zip(points, recipes, strict=True)])
+    unfinished = any(not outcome.rows or outcome.diverged for outcome in found)
+    names |= {"state": ""} if unfinished else {}
+    table = Table(names, [_row(*point, recipe, unfinished) for point, recipe in zip(points, recipes, strict=True)])
     busy = any(costs["busy"].mean > 0 for _, costs in points if costs)
     parts: list[str | Table] = [
         sweep.about,
@@ -58,7 +61,7 @@ def write_over_time(
     write_report(out, sweep.name, sweep.title, table, parts, sweep.draw(points))
 
 
-def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[Any]:
+def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe, unfinished: bool) -> list[Any]:
     spent = [row["pflop"] for row in outcome.rows if row.get("pflop")]
     return [
         *(outcome.setting.group, outcome.setting.label, recipe.model.time_steps, len(outcome.accuracies)),
@@ -67,6 +70,7 @@ def _row(outcome: Outcome, costs: dict[str, Estimate], recipe: Recipe) -> list[A
         sum(spent) / len(spent) if spent else None,
         *(costs[name].mean if costs else None for name in ("milliseconds", "field", "memory")),
         *(costs[name].mean if costs else None for name in ("synaptic_operations", "macs")),
+        *([outcome.verdict if not outcome.rows or outcome.diverged else ""] if unfinished else []),
     ]
 
 
@@ -90,7 +94,8 @@ def draw_costs(
             for cost, estimate, name in known:
                 axis.annotate(name, (cost, estimate.mean), (4, 4), textcoords="offset points", fontsize=7)
     axis.set_xlabel(label)
-    axis.set_ylabel("test accuracy, %")
+    several = any(outcome.estimate and outcome.estimate.std for outcome, _ in points)
+    axis.set_ylabel("test accuracy, %; bars: standard deviations" if several else "test accuracy, %")
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -110,13 +115,13 @@ EVENTS = Sweep(
     "windows are the paper's ideas on one frame of events, in a network that differs by them alone.",
     settings=[
         *(Setting("frames, same epochs", f"T = {steps}", {"data.frames": steps}) for steps in STEPS),
-        *(Setting("one frame, cost of T", f"of T = {n}", {"train.epochs": 20 * n}) for n in STEPS[1:]),
+        *(Setting("one frame, cost of T", f"of T = {n}", ONE_FRAME | {"train.epochs": 20 * n}) for n in STEPS[1:]),
         Setting("several frames", "T = 4, TET", {"data.frames": 4, "train.loss": "tet"}),
         Setting("several frames", "T = 4, learned decay", {"data.frames": 4, "model.neuron.learnable_decay": "layer"}),
-        Setting("windows, one frame", "whole map", WINDOWS),
-        Setting("windows, one frame", "windows, nothing handed on", ALTERNATING | {"model.fusion": "none"}),
-        Setting("windows, one frame", "windows, potentials handed on", ALTERNATING),
-        Setting("windows, one frame", "conv-tiny, the paper's blocks", {"model.name": "conv-tiny"}),
+        Setting("windows, one frame", "whole map", ONE_FRAME | WINDOWS),
+        Setting("windows, one frame", "windows, nothing handed on", ONE_FRAME | ALTERNATING | {"model.fusion": "none"}),
+        Setting("windows, one frame", "windows, potentials handed on", ONE_FRAME | ALTERNATING),
+        Setting("windows, one frame", "conv-tiny, the paper's blocks", ONE_FRAME | {"model.name": "conv-tiny"}),
     ],
     reference="best",
     draw=draw_costs,
@@ -130,10 +135,10 @@ EVENTS = Sweep(
 
 TIME = Sweep(
     name="time",
-    title="CIFAR-10 shown T times, at the same cost of training",
+    title="CIFAR-10 shown T times",
     about="The recipe cifar10/fast as it was before images grew, with a small network, the image shown T times, for "
-    "8/T epochs: every training sees as many time steps. The stem reads an image once, whatever T, but at each step "
-    "where TET trains.",
+    "8/T epochs: the first five trainings see as many time steps; the last sees a quarter of them, for as many epochs "
+    "as T = 4. The stem reads an image once, whatever T, but at each step where TET trains.",
     settings=[
         *(Setting("the same cost", f"T = {n}", _shown(n)) for n in STEPS),
         Setting("the same cost", "T = 4, TET", _shown(4) | {"train.loss": "tet"}),

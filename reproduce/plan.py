@@ -3,19 +3,27 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from matplotlib.figure import Figure
 
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
-from onespike.training.recipe import NO_MATTER, Recipe, load_recipe, values_of
+from onespike.training.recipe import NO_MATTER, SECTIONS, Recipe, load_recipe, values_of
 from onespike.training.run import Run
 
 #: What rows change that were trained before images grew in the recipe cifar10/fast.
 FULL_SIZE: dict[str, Any] = {"train.start_size": 0, "train.weight_decay": 0.0}
+#: Values of the recipe that the command of a sweep has an option of its own for.
+OWN = {
+    "train.epochs": "epochs",
+    "data.limit": "limit",
+    "model.channels": "channels",
+    "train.precision": "precision",
+    "train.seed": "seeds",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +119,9 @@ def resolve(sweep: Sweep, overrides: Mapping[str, Any]) -> list[Recipe]:
     swept = set.intersection(*(set(setting.overrides) for setting in sweep.settings))
     for key, value in overrides.items():
         if key in swept and (key, value) != ("train.epochs", sweep.epochs):  # these come by default
-            raise OnespikeError(f"--{key}: {sweep.name} sets it itself, to a value for each row; leave it out")
+            raise OnespikeError(
+                f"--{OWN.get(key, key)}: {sweep.name} sets it itself, to a value for each row; leave it out"
+            )
     base = load_recipe(sweep.recipe, overrides)
     warmup = {"train.warmup_epochs": base.train.epochs / 10}
     recipes = []
@@ -156,11 +166,14 @@ def digest(recipe: Recipe, start: str | None = None) -> str:
 
     `start` is where it starts from, as in `Setting`. Only values that are not the default enter, so that an option that
     is added later does not change the digests of recipes that leave it alone; neurons' values have the names that they
-    had when the first rows were trained.
+    had when the first rows were trained. Equal numbers are one, however they were written: 1 is 1.0 in a float's field.
     """
     usual = values_of(Recipe(model=type(recipe.model)()))
+    floats = {name for section in SECTIONS for name in _floats(getattr(recipe, section), section)}
     changed = {
-        _OLD_NAMES.get(key, key.replace("model.neuron.", "model.")): value
+        _OLD_NAMES.get(key, key.replace("model.neuron.", "model.")): (
+            json.loads(json.dumps(value), parse_int=float) if key in floats else value
+        )
         for key, value in values_of(recipe).items()
         if key not in (*NO_MATTER, "train.seed") and value != usual.get(key)
     }
@@ -169,6 +182,16 @@ def digest(recipe: Recipe, start: str | None = None) -> str:
     if start:
         changed["start"] = start
     return hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _floats(config: Any, prefix: str) -> list[str]:
+    """Whole names of a config's values that are floating-point numbers, or lists of them."""
+    found = []
+    for key, hint in get_type_hints(type(config)).items() if is_dataclass(config) else ():
+        found += _floats(getattr(config, key), f"{prefix}.{key}")
+        if "float" in str(hint):  # float, float | None, tuple[float, float] | None
+            found.append(f"{prefix}.{key}")
+    return found
 
 
 _OLD_NAMES = {"model.neuron.name": "model.activation"}

@@ -94,8 +94,11 @@ def portable(command: Sequence[str]) -> list[str]:
         position = arguments.index("--part")
         del arguments[position : position + 2]
     arguments = [argument for argument in arguments if not argument.startswith("--part=")]
-    path = Path(program)
-    name = ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
+    path, name = Path(program), [Path(program).name]
+    if path.name == "__main__.py":
+        name = ["python", "-m", path.parent.name]
+    elif (path.parent / "__init__.py").is_file():  # a module of a package, which is no script
+        name = ["python", "-m", f"{path.parent.name}.{path.stem}"]
     return [*name, *map(_without_folders, arguments)]
 
 

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, mode, stdev
 
-from scipy.stats import t, ttest_rel
+from scipy.stats import t
+
+from onespike.errors import OnespikeError
 
 CONFIDENCE = 0.95
 
@@ -79,9 +81,11 @@ def paired(hits: str, other: str) -> tuple[float, float, float]:
 
     Returns:
         By how many points the first is ahead, and the 95% interval of that, Student's of the pairs.
+
+    Raises:
+        OnespikeError: There is but one image.
     """
-    if hits == other:
-        return 0.0, 0.0, 0.0
-    one, two = ([100.0 * int(hit) for hit in each] for each in (hits, other))
-    interval = ttest_rel(one, two).confidence_interval(CONFIDENCE)
-    return mean(one) - mean(two), float(interval.low), float(interval.high)
+    found = Estimate.over([100.0 * (int(hit) - int(beside)) for hit, beside in zip(hits, other, strict=True)])
+    if found.interval is None:
+        raise OnespikeError("expected at least 2 images, which an interval takes, got 1")
+    return found.mean, *found.interval

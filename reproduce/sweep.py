@@ -10,7 +10,7 @@ from onespike.cli.tables import person
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
 from onespike.training.loop import Diverged, train
-from onespike.training.recipe import Recipe
+from onespike.training.recipe import Recipe, differences
 from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, make_row
 from reproduce.outcome import write_outcomes
@@ -90,7 +90,12 @@ def complete(recipe: Recipe, run: Run, start: str | None = None) -> None:
         recipe: Its recipe.
         run: Its run folder.
         start: The run whose best weights it starts from; None for fresh ones.
+
+    Raises:
+        OnespikeError: Another recipe was trained there.
     """
+    if run.is_complete and (changed := differences(run.recipe, recipe)):
+        raise OnespikeError(f"{run.folder} holds a run of another recipe: {'; '.join(changed)}; choose another folder")
     if not run.is_complete:
         resume = run.config.is_file()  # such a run goes on from its own weights
         train(recipe, run.folder, resume=resume, init_from=None if resume else start)

@@ -11,6 +11,8 @@ NETWORK: dict[str, Any] = FULL_SIZE | {
     "model.depth": 3,
     "model.stem": "none",
     "model.population": 1,
+    "model.windows": "none",
+    "model.fusion": "sincos",
 }
 
 WINDOWS = Sweep(

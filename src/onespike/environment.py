@@ -1,5 +1,6 @@
 """What a result is computed with: machine and its limits, versions, command and commit."""
 
+import functools
 import os
 import platform
 import subprocess
@@ -21,7 +22,7 @@ def environment() -> dict[str, Any]:
     return {
         "command": sys.argv,
         "onespike": __version__,
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": _processor(),
@@ -60,8 +61,13 @@ def _processor() -> str:
     return next(names, platform.processor())
 
 
-def _commit() -> str | None:
-    """Commit of the source tree this package runs from, if it is a git checkout: a `.venv` may lie in a stranger's."""
+@functools.cache
+def commit() -> str | None:
+    """Commit of the source tree this package runs from, if it is a git checkout: a `.venv` may lie in a stranger's.
+
+    It is asked for once: while a process computes with the code that it has loaded, others may commit, or it may write
+    results into the tree itself.
+    """
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", Path(__file__).name], capture_output=True, check=True)

@@ -1,5 +1,6 @@
 """What a result was computed with is told, whatever lies around the package."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,17 @@ def test_the_commit_is_of_the_package_not_of_a_folder_around_it(tmp_path: Path, 
     for command in (["init", "-q"], ["add", "theirs"], ["commit", "-qm", "theirs"]):
         subprocess.run([*git, *command], check=True)
     monkeypatch.setattr(module, "__file__", str(file))
-    assert environment()["commit"] is None
+    assert module.commit.__wrapped__() is None
     subprocess.run([*git, "add", "."], check=True)
-    assert environment()["commit"].endswith("-dirty")
+    assert module.commit.__wrapped__().endswith("-dirty")
+
+
+@pytest.mark.parametrize("package", ["benchmarks", "reproduce"])
+def test_the_commit_is_that_of_the_code_that_was_loaded(package: str, monkeypatch: pytest.MonkeyPatch):
+    """Whatever is committed, or written into the tree, while a process computes for hours."""
+    module.commit.cache_clear()
+    importlib.reload(importlib.import_module(package))
+    assert module.commit.cache_info().currsize == 1
+    loaded = module.commit()
+    monkeypatch.setattr(module.subprocess, "run", None)
+    assert environment()["commit"] == loaded

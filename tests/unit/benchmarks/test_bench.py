@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -13,16 +14,17 @@ import torch
 from torch import nn
 
 import onespike
+from benchmarks import memory, profile_step
 from benchmarks.__main__ import main
 from benchmarks.case import CLASSES, Case
-from benchmarks.compare import cases, record
+from benchmarks.compare import cases, compare, record
 from benchmarks.compare_runs import minutes
 from benchmarks.data import compare_data
 from benchmarks.machine import Peak, gemm_peaks
 from benchmarks.memory import Alone, alone
 from benchmarks.peers import PEERS, PeerUnit, with_plain_layers
 from benchmarks.scaling import Point, _varied, save_scaling, scaling
-from onespike.clock import interleaved
+from onespike.clock import Machine, interleaved
 from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
@@ -224,6 +226,21 @@ def test_the_input_path_is_timed_beside_the_step() -> None:
     assert (step.task, step.rounds) == ("train", 3)
     assert path.images_per_second > 0
     assert step.images_per_second > 0
+    assert path.device == step.device == "cpu"
+
+
+@pytest.mark.parametrize("busy", [None, "others used 1.0 cores"])
+def test_what_was_timed_beside_something_else_is_marked(busy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(cpu=1.0, others=1.0 if busy else 0.0)
+    for name in ("compare", "data", "memory", "profile_step"):
+        monkeypatch.setattr(f"benchmarks.{name}.watch_machine", lambda *_: nullcontext(machine))
+    case = Case("infer", "onespike", "fp32", 2, **TINY)
+    monkeypatch.setattr("benchmarks.compare.alone", lambda *_: Alone(1.0, 0.0))
+    [one], _ = compare([case], PEAKS, 1)
+    (path, step), _ = compare_data(replace(case, task="train"), PEAKS, rounds=1, images=4)
+    assert [one.busy, path.busy, step.busy] == 3 * [busy]
+    assert memory._run(case, torch.get_num_threads(), 1).busy == busy
+    assert profile_step.shares(case)[1] == busy
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -241,6 +258,7 @@ def test_scaling_leaves_a_table_and_a_picture(tmp_path: Path) -> None:
     ]
     assert [(row["model"], row["batch"], row["threads"]) for row in rows] == 4 * [("conv-tiny", "2", "1")]
     assert all(row["commit"] and row["processor"] and row["torch"] == torch.__version__ for row in rows)
+    assert all(row["device"] == "cpu" and "busy" in row for row in rows)
     assert (tmp_path / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -264,7 +282,8 @@ def test_the_command_writes_records(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert one["share_of_gemm"] > 0
         assert set(one["gemm_gflops"]) == {"fp32", "bf16", "int8"}
         assert (one["onespike"], one["torch"]) == (onespike.__version__, torch.__version__)
-        assert {"commit", "processor", "threads", "snntorch", "spikingjelly"} <= one.keys()
+        assert {"commit", "processor", "threads", "snntorch", "spikingjelly", "busy"} <= one.keys()
+        assert one["device"] == "cpu"
 
 
 def test_names_are_printed_as_they_are(

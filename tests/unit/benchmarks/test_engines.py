@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import benchmarks.folder
+import benchmarks.norm_fire
 from benchmarks.__main__ import run as bench
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
@@ -51,7 +53,10 @@ def test_all_engines_classify_and_are_timed(tmp_path: Path) -> None:
     [
         (("train", "--gemm", "[99999999999]"), "--gemm: expected sides of at most"),
         (("infer", "--threads", "1000000000"), "--threads: expected at most"),
-        (("infer", "--model", "resnet18"), "--model resnet18: expected a network of spiking blocks"),
+        (("infer", "--model", "resnet18"), "resnet18: expected a network of spiking blocks"),
+        (("engine", "x", "--device", "cuda"), "--device: engine does not take it, only --images, --out"),
+        (("engine", "x", "--gemm", "[64]"), "--gemm: engine does not take it, only --images, --out"),
+        (("scaling", "--gemm", "[64]"), "--gemm: scaling does not take it"),
         (("engine",), "expected a run folder: python -m benchmarks engine RUN"),
         (("engine", ","), "expected a run folder: python -m benchmarks engine RUN"),
         (("engine", "a/x,b/y,b/x"), "expected a name for each, got 2 called x: rename their folders"),
@@ -86,6 +91,18 @@ def test_scripts_refuse_in_one_line(script: str, argument: str) -> None:
     [
         ("profile_step", "conv12:1 --threads 0", "--threads: expected at least 1, got 0"),
         ("profile_step", "conv12:1 --threads 1000000000", "--threads: expected at most"),
+        ("profile_step", "conv12:1 resnet18:8", "resnet18: expected a network of spiking blocks"),
+        ("profile_step", "conv12:1 --out /", "cannot write /: it is a folder"),
+        ("calibration", f"RUN --out {__file__}", "is no folder"),
+        (
+            "conversion_vs_spikingjelly",
+            "RUN --images 1",
+            "--images: expected at least 2, which an interval takes, got 1",
+        ),
+        ("conversion_vs_spikingjelly", "RUN --csv /", "cannot write /: it is a folder"),
+        ("compare_runs", f"RUN --out {__file__}", "is no folder"),
+        ("compare_runs", f"RUN --add-to {__file__}", "expected a table that this script wrote"),
+        ("compare_runs", "RUN --add-to absent.csv", "expected a table that this script wrote"),
         ("profile_step", "conv12:0", "expected MODEL:BATCH, such as conv12:128, got conv12:0"),
         ("calibration", "RUN --images 0", "--images: expected at least 1, got 0"),
         ("calibration", "RUN --calibration-images 0", "--calibration-images: expected at least 1, got 0"),
@@ -97,6 +114,29 @@ def test_scripts_refuse_in_one_line(script: str, argument: str) -> None:
 def test_scripts_need_something_to_count(script: str, arguments: str, message: str) -> None:
     with pytest.raises(OnespikeError, match=message):
         import_module(f"benchmarks.{script}").main(arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--side", "0"], "--side: expected at least 1, got 0"), (["--json", "/"], "cannot write /: it is a folder")],
+)
+def test_a_folder_of_nothing_and_an_answer_that_has_no_place_are_refused(arguments: list[str], message: str) -> None:
+    with pytest.raises(OnespikeError, match=message):
+        benchmarks.folder._run(arguments)
+
+
+def test_no_images_are_none_to_norm_and_fire() -> None:
+    with pytest.raises(OnespikeError, match="--images, --rounds: expected at least 1, got 0 and 15"):
+        benchmarks.norm_fire._run(["--images", "0"])
+
+
+def test_all_runs_are_opened_before_the_first_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(
+        tmp_path / "run", model_config("conv-tiny", depths=(1,), channels=(8,)), DataConfig("digits"), ("0",)
+    )
+    monkeypatch.setattr("benchmarks.__main__.compare_engines", lambda *_: pytest.fail("it measures"))
+    with pytest.raises(OnespikeError, match="absent"):
+        bench(["engine", f"{run.folder},{tmp_path / 'absent'}", "--out", str(tmp_path / "engine.md")])
 
 
 def test_the_table_of_an_engine_keeps_its_lines(

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import pytest
 from scipy.stats import t
 
+from onespike.clock import Machine
 from onespike.errors import OnespikeError
 from onespike.evaluation.convert import convert_run
 from onespike.evaluation.evaluate import evaluate
 from onespike.training import Run, load_recipe, train
-from reproduce.conversion import conversion
-from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner
+from reproduce.conversion import _milliseconds, conversion
+from reproduce.conversion_table import TRAINED_ON, Entry, Measurement, _draw, _winner, write
 from reproduce.statistics import paired
 
 ANN = {
@@ -153,6 +155,16 @@ def test_a_conversion_that_was_interrupted_is_made_anew(ann: Path, tmp_path: Pat
 def test_numbers_that_do_not_suit(numbers: dict[str, tuple[int, ...]], ann: Path, tmp_path: Path):
     with pytest.raises(OnespikeError, match=f"{next(iter(numbers))}: expected numbers of at least [12]"):
         conversion(ann, **arguments(tmp_path, **numbers))
+
+
+def test_times_taken_while_something_else_ran_are_marked(ann: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("reproduce.conversion.watch_machine", lambda: nullcontext(Machine(cpu=1.0, others=1.0)))
+    [time], busy = _milliseconds([Run(ann)])
+    entry = Entry("artificial network", 0, 0, 1, Run(ann), Measurement("10", 1, 1), time)
+    write([entry], entry, 64, tmp_path, "marked", busy)
+    assert "The time is NOT TO BE TRUSTED: others used 1.0 cores." in (tmp_path / "marked.md").read_text()
+    write([entry], entry, 64, tmp_path, "trusted")
+    assert "TRUSTED" not in (tmp_path / "trusted.md").read_text()
 
 
 @pytest.mark.slow

@@ -1,17 +1,21 @@
 import csv
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import SMALL
 
 from onespike.audit import audit_run
+from onespike.classpath import ClassPath
+from onespike.conversion import ConversionConfig
 from onespike.errors import OnespikeError
 from onespike.training import load_recipe
 from onespike.training.run import Run
 from reproduce import baselines
 from reproduce import energy as module
 from reproduce.published import ENERGY
+from reproduce.sweep import complete
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +92,50 @@ def test_what_is_no_vgg_is_refused(tmp_path: Path, capsys):
         module._open_or_train_vgg(tmp_path / "new", load_recipe("digits", {**SMALL, "data.image_size": 24}), 2)
     assert not (tmp_path / "new").exists()
     capsys.readouterr()
+
+
+def write(folder: Path, **changed: Any) -> Run:
+    """A run that is complete, for whoever does not look closer."""
+    run = Run(folder)
+    run.begin(load_recipe("digits", changed))
+    (folder / "summary.json").write_text("{}")
+    return run
+
+
+def test_a_run_of_another_recipe_is_not_taken_for_the_one_that_is_asked_for(tmp_path: Path):
+    own = write(tmp_path / "own").recipe
+    vgg = write(tmp_path / "vgg", **{"model.name": "spiking-vgg11", "model.width": 2})
+    with pytest.raises(OnespikeError, match=r"vgg holds a run of another recipe: .*model\.width was 2, now 4"):
+        module._open_or_train_vgg(vgg.folder, own, 4)
+    with pytest.raises(OnespikeError, match=r"own holds a run of another recipe: train\.epochs was 40, now 6"):
+        complete(load_recipe("digits", {"train.epochs": 6}), Run(tmp_path / "own"))
+
+
+def test_a_vgg_takes_no_teacher_loss_or_conversion_from_the_run_beside_it(tmp_path: Path, monkeypatch):
+    asked: list[Any] = []
+    monkeypatch.setattr(module, "complete", lambda recipe, _: asked.append(recipe))
+    recipe = load_recipe("digits", {**SMALL, "train.teacher": "twin", "train.teacher_features": 0.5})
+    module._open_or_train_vgg(
+        tmp_path, replace(recipe, conversion=ConversionConfig(), loss=ClassPath("torch.nn.CrossEntropyLoss")), 2
+    )
+    [found] = asked
+    assert (found.conversion, found.loss, found.train.teacher, found.train.teacher_features) == (None, None, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected", "message"),
+    [
+        ({}, {"preset": "ann"}, "expected a run of preset ann here, got preset paper"),
+        ({"model.name": "conv12"}, {"preset": "paper"}, "expected a run of name conv-tiny here, got name conv12"),
+        ({"data.name": "cifar10"}, {"preset": "paper"}, "expected a run of data digits here, got data cifar10"),
+        ({"model.name": "spiking-vgg11"}, {"name": "spiking-vgg11", "width": 8}, "width 8 here, got width"),
+    ],
+)
+def test_what_stands_beside_a_network_has_to_be_its_kin(changed, expected, message: str, tmp_path: Path):
+    own = write(tmp_path / "own")
+    with pytest.raises(OnespikeError, match=message):
+        module._kin(own, write(tmp_path / "other", **changed).folder, **expected)
+    assert module._kin(own, own.folder, preset="paper").folder == own.folder
 
 
 def test_bad_input(command, tmp_path: Path):

@@ -45,6 +45,20 @@ def test_too_few_steps_are_refused(tmp_path: Path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"units": ()}, "units and depths: expected at least one of each"),
+        ({"depths": ()}, "units and depths: expected at least one of each"),
+        ({"units": ("conv",), "depths": (12,), "recipe": "cifar10/conv12-augmix"}, r"has data\.augmix_splits"),
+    ],
+)
+def test_nothing_to_measure_and_batches_of_several_parts_are_refused(options, message: str, tmp_path: Path):
+    with pytest.raises(OnespikeError, match=message):
+        gradients(**options, out=tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_more_steps_than_the_images_give_are_refused(tmp_path: Path):
     with pytest.raises(OnespikeError, match=r"expected at most 20, the batches of 64 .* digits give, got 21"):
         gradients(("conv",), (12,), steps=21, batch_size=64, channels=(4, 4, 4, 4), recipe="digits", out=tmp_path)

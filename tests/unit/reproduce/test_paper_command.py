@@ -92,6 +92,8 @@ def test_help(name: str, command):
         ("demo --train.epochs 3", "demo has an option of its own for it: --epochs"),
         ("demo --train.sed 3", "did you mean '--train.seed'?"),
         ("table2 --data.name digits", "table2 sets it itself"),
+        ("time --epochs 4", "--epochs: time sets it itself"),
+        ("conversion --test-images 1", "test_images: expected at least 2, which an interval takes, got 1"),
         ("demo --recipe digit", "did you mean 'digits'?"),
         ("demo --model.theta 2", "theta: expected"),
     ],

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reproduce.statistics import Estimate
+from onespike.errors import OnespikeError
+from reproduce.statistics import Estimate, paired
 
 
 def test_by_hand():
@@ -16,6 +17,16 @@ def test_against_scipy():
     values = [71.2, 69.8, 73.1, 70.0]
     expected = stats.t.interval(0.95, 3, loc=np.mean(values), scale=stats.sem(values))
     assert Estimate.over(values).interval == pytest.approx(expected)
+
+
+def test_pairs_of_answers_against_scipy():
+    one, other = "1101110", "1001010"
+    expected = stats.ttest_rel(*([100.0 * int(hit) for hit in each] for each in (one, other))).confidence_interval()
+    assert paired(one, other) == pytest.approx((100 * 2 / 7, *expected))
+    assert paired("11", "00") == (100.0, 100.0, 100.0)
+    assert paired("10", "10") == (0.0, 0.0, 0.0)
+    with pytest.raises(OnespikeError, match="at least 2 images"):
+        paired("1", "0")
 
 
 def test_one_value_has_no_interval():

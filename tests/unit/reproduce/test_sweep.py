@@ -1,5 +1,7 @@
 import csv
 import os
+import re
+import shlex
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +11,29 @@ import pytest
 from tiny import SMALL
 
 from onespike.errors import OnespikeError
+from onespike.models import model_config
 from onespike.training import load_recipe
 from onespike.training.loop import Diverged, Stopped
 from onespike.training.recipe import dump
 from onespike.training.run import Run
 from onespike.training.trainer import Trainer
+from reproduce import __main__ as command_line
 from reproduce import sweep as engine
 from reproduce.ablation import ABLATION
 from reproduce.accuracy import ACCURACY
+from reproduce.costs import read_costs
 from reproduce.figure1 import FIGURE1
 from reproduce.ledger import COLUMNS, Ledger
-from reproduce.outcome import describe_budget, outcomes, write_outcomes
+from reproduce.outcome import Outcome, describe_budget, outcomes, write_outcomes
+from reproduce.outcome_figure import draw_depths, draw_rows
+from reproduce.over_time import EVENTS, write_over_time
 from reproduce.plan import Setting, Sweep, digest, plan, resolve
 from reproduce.report import portable
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
+from reproduce.windows import WINDOWS
+
+RESULTS = Path(__file__).parents[3] / "results"
 
 
 @pytest.fixture
@@ -198,6 +208,15 @@ def test_digest():
     assert digest(replace(base, data=replace(base.data, root="/somewhere"))) == digest(base)
 
 
+@pytest.mark.parametrize(
+    ("name", "whole", "point"),
+    [("train.weight_decay", 1, 1.0), ("model.neuron.decay", 0, 0.0), ("train.noise_range", [0, 1], [0.0, 1.0])],
+)
+def test_equal_numbers_are_one_recipe(name: str, whole: Any, point: Any):
+    one, other = (digest(load_recipe("cifar10/conv12", {name: value})) for value in (whole, point))
+    assert one == other
+
+
 def test_verdicts(sweep: Sweep, tmp_path: Path):
     recipes = resolve(sweep, SMALL)
     trainings = plan(sweep, recipes, 3)
@@ -249,6 +268,65 @@ def test_a_budget_names_what_its_runs_do_not_share(sweep: Sweep):
     text = describe_budget([*trainings, replace(trainings[0], recipe=recipe)], 1, published=False)
     assert "or 7, " in text
     assert " or muon at " in text
+    assert "channels 4-6, fp32" in text
+    strict = replace(trainings[0].recipe, model=model_config("spiking-vgg-m"))
+    text = describe_budget([replace(trainings[0], recipe=strict)], 1, published=False)
+    assert "batches of 16, fp32" in text
+
+
+def judged(sweep: Sweep, values: list[list[float | None]]) -> list[Outcome]:
+    """The outcomes of a sweep whose settings have these accuracies, seed after seed; None is one that diverged."""
+    recipes = resolve(sweep, SMALL)
+    trainings = plan(sweep, recipes, 3)
+    each = len(trainings) // 3
+    rows = [
+        row(
+            trainings[each * seed + number], top1 or 0.0, **({} if top1 else {"outcome": "diverged", "test_top1": None})
+        )
+        for number, seeds in enumerate(values)
+        for seed, top1 in enumerate(seeds)
+    ]
+    return outcomes(sweep, recipes, 3, rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "legend", "label"),
+    [
+        ([[50, 51, 52], [70, 71, 72]], ["baseline", "above", "published"], "test accuracy, %; bars: 95% intervals"),
+        ([[50, 51, 52], [70, None]], ["baseline", "diverged with some seed", "published"], None),
+        ([[50], [70]], ["baseline", "no verdict", "published"], "test accuracy, %"),
+        ([[], [70]], ["no verdict", "published"], "test accuracy, %"),
+    ],
+)
+def test_the_legend_of_a_picture_has_what_is_drawn(values, legend: list[str], label: str | None, sweep: Sweep):
+    figure = draw_rows(judged(sweep, values))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == legend
+    colours = [handle.get_color() for handle in figure.legends[0].legend_handles]
+    assert len(set(colours)) == len(colours)
+    assert label in (None, figure.axes[-1].get_xlabel())
+
+
+@pytest.mark.parametrize(("values", "bars"), [([[50, 51]], "; bars: 95% intervals"), ([[50]], "")])
+def test_a_picture_over_depths_says_what_its_bars_are(values, bars: str, sweep: Sweep):
+    depths = replace(sweep, settings=[Setting("conv", "12", {})], reference="best")
+    assert draw_depths(judged(depths, values)).axes[0].get_ylabel() == f"test accuracy, %{bars}"
+
+
+def test_a_table_over_time_tells_pending_from_diverged(sweep: Sweep, tmp_path: Path):
+    recipes = resolve(sweep, SMALL)
+    trainings = plan(sweep, recipes, 1)
+    drawn = replace(sweep, draw=EVENTS.draw)
+
+    def states(*rows: dict[str, Any]) -> list[str | None]:
+        write_over_time(drawn, recipes, trainings, 1, rows, tmp_path)
+        with (tmp_path / "demo.csv").open() as file:
+            return [one.get("state") for one in csv.DictReader(file)]
+
+    done, lost = row(trainings[0], 50), row(trainings[1], 0, outcome="diverged", test_top1=None)
+    assert states() == ["pending"] * 3
+    assert states(done) == ["", "pending", ""]
+    assert states(done, lost) == ["", "diverged in 1 of 1", ""]
+    assert states(done, row(trainings[1], 50)) == [None] * 3
 
 
 @pytest.mark.parametrize("sweep", [TABLE2, FIGURE1], ids=lambda sweep: sweep.name)
@@ -283,6 +361,12 @@ def test_a_command_says_nothing_of_who_did_which_part():
     assert portable(command) == ["onespike", "--runs", "[…/one,…/two]", "…/three", "cifar10/conv12", "a/b"]
 
 
+def test_the_command_of_a_module_can_be_run():
+    program = str(RESULTS.parent / "benchmarks" / "calibration.py")
+    assert portable([program, "RUN"]) == ["python", "-m", "benchmarks.calibration", "RUN"]
+    assert portable([str(RESULTS / "own.py"), "RUN"]) == ["own.py", "RUN"]
+
+
 def test_against_the_best_of_the_group(sweep: Sweep):
     best = replace(sweep, reference="best", settings=sweep.settings[1:])
     recipes = resolve(best, SMALL)
@@ -304,6 +388,20 @@ def test_the_papers_sweeps():
     assert ablation[0].recipe.model.preset == "paper"
 
 
+@pytest.mark.parametrize(
+    ("sweep", "key", "value"),
+    [
+        (ACCURACY, "data.name", "cifar100"),
+        (EVENTS, "data.frames", 4),
+        (WINDOWS, "model.windows", "average"),
+        (WINDOWS, "model.fusion", "sum"),
+    ],
+)
+def test_what_the_labels_of_all_rows_say_is_no_option(sweep: Sweep, key: str, value: Any):
+    with pytest.raises(OnespikeError, match=rf"--{key}: {sweep.name} sets it itself"):
+        resolve(sweep, {key: value})
+
+
 def test_a_folder_of_data_sets(tmp_path: Path):
     (tmp_path / "cifar10").mkdir()
     roots = [recipe.data.root for recipe in resolve(TABLE2, {"data.root": str(tmp_path)})]
@@ -315,10 +413,18 @@ def test_networks_of_two_families_are_two_recipes_though_both_leave_every_value_
     assert digest(recipes[0]) != digest(recipes[1])
 
 
-def test_the_committed_accuracies_are_of_the_sweep_as_it_is():
-    file = Path(__file__).parents[3] / "results" / "accuracy.runs.csv"
-    given = {"train.epochs": ACCURACY.epochs, "data.limit": ACCURACY.limit, "train.precision": ACCURACY.precision}
-    trainings = plan(ACCURACY, resolve(ACCURACY, given), 3)
-    ledger = Ledger(file)
-    ledger.check(trainings)
-    assert {row["digest"] for row in ledger.rows()} <= {one.digest for one in trainings}
+@pytest.mark.parametrize("file", sorted(RESULTS.rglob("*.runs.csv")), ids=lambda file: str(file.relative_to(RESULTS)))
+def test_the_command_below_a_committed_table_goes_on_from_its_rows(file: Path, monkeypatch: pytest.MonkeyPatch):
+    page = file.with_name(file.name.replace(".runs.csv", ".md"))
+    [typed] = re.findall(r"^- Command: `(?:python -m reproduce|onespike paper) (.+)`$", page.read_text(), re.M)
+    asked: list[Any] = []
+    monkeypatch.setattr(command_line, "run_sweep", lambda *given: asked.extend(given))
+    command_line.run(shlex.split(typed))
+    sweep, given, seeds, *_ = asked
+    recipes, ledger = resolve(sweep, given), Ledger(file)
+    ledger.check(plan(sweep, recipes, seeds))
+    digests = {(s.group, s.label): digest(one, s.start) for s, one in zip(sweep.settings, recipes, strict=True)}
+    rows = ledger.rows()
+    assert [row["digest"] for row in rows] == [digests[row["group"], row["setting"]] for row in rows]
+    audits = read_costs(file.with_name(file.name.replace(".runs.", ".audit.")))
+    assert {(row["digest"], row["seed"]) for row in audits} <= {(row["digest"], row["seed"]) for row in rows}
