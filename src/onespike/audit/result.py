@@ -22,6 +22,7 @@ class Audit:
     preset: str = ""  # the preset it was built with; empty for a user's model
     trained: bool = True  # whether its weights were trained: those of a fresh network fire at rates that mean little
     data: str = ""  # name of the data set that the images are from; "noise" if none are; empty if it has no name
+    test_set: str = ""  # digest of its test images and classes, see `Dataset.test_set`; empty if these are not known
     accuracy: float | None = None  # top-1 on the test images, in percent; None if it is not known
     latency: tuple[Latency, ...] = ()  # measurements, by batch size; empty if none were made
     scaling: tuple[Scaling, ...] = ()  # how the cost grows; empty if it was not asked for
@@ -43,7 +44,7 @@ class Audit:
             one: {variant: self.energy(one, variant).to_json() for variant in self.variants} for one in CONVENTIONS
         }
         return {
-            **{key: getattr(self, key) for key in ("name", "preset", "trained", "data")},
+            **{key: getattr(self, key) for key in ("name", "preset", "trained", "data", "test_set")},
             "images": ops.images,
             "steps": ops.steps,
             "accuracy": self.accuracy,

@@ -1,5 +1,7 @@
 """Sets of images, and the data sets made of them."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,10 +11,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
+#: Test images, evenly spread, by which a test set is known again.
+_KNOWN_BY = 64
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +85,10 @@ class ImageSet:
         where = self.indices[positions]
         return torch.from_numpy(self._whole(self.images[where], where)), torch.from_numpy(self.labels[where])
 
+    def content(self, recorded: bool = False) -> bytes:  # noqa: ARG002 - images are recorded as they are shown
+        """The values of all images; of recordings those of their frames, or if `recorded` of their events."""
+        return self.gather(np.arange(len(self)))[0].numpy().tobytes()
+
     def _whole(self, images: Any, indices: np.ndarray) -> Any:
         """Return the images; an `OnespikeError` if one of them is not what was written."""
         if self.sums is not None:
@@ -111,6 +120,12 @@ class RecordingSet(ImageSet):
     events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
     bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
     augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
+
+    @override
+    def content(self, recorded: bool = False) -> bytes:
+        if not recorded:
+            return super().content()
+        return b"".join(self.events[self.bounds[i] : self.bounds[i + 1]].tobytes() for i in self.indices)
 
     def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
         """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
@@ -171,6 +186,16 @@ class Dataset:
         """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
         shape = (self.in_channels, self.image_size, self.image_size)
         return (self.frames, *shape) if self.frames > 1 else shape
+
+    def test_set(self, recorded: bool = False) -> str:
+        """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.
+
+        Recordings are told apart by their frames, or if `recorded` by their events, however these become frames.
+        """
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for content in (self.test.targets.tobytes(), self.test.spread(_KNOWN_BY).content(recorded)):
+            digest.update(content)
+        return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":
         """Leave out training images above the limit, then hold some out unless there is a validation part."""

@@ -69,6 +69,7 @@ class Evaluation:
 
     data: str  # name of the data set
     part: str  # which part of it
+    test_set: str  # which test images the data set has, as `Dataset.test_set` tells them apart
     checkpoint: str  # "best" or "last", whichever was asked for
     epochs: int  # epochs after which its weights were saved
     time_steps: int | None  # time steps for one image, as asked for; None: the network's own number
@@ -200,6 +201,7 @@ def evaluate(
     return Evaluation(
         data=dataset.name,
         part=part,
+        test_set=dataset.test_set(),
         checkpoint=which,
         epochs=checkpoint.state["progress"]["epoch"],
         time_steps=time_steps,
@@ -239,13 +241,18 @@ def expect_one_frame(data: Dataset, what: str) -> None:
 
 def expect_same_images(data: Dataset, card: ModelCard) -> None:
     """Raise `OnespikeError` unless a data set has a network's classes, in images of its channels and size."""
-    found, expected, side = data.classes, card.classes, card.image_size
-    classes, images = f"the classes of {data.name} are not the network's", f"the images of {data.name} have"
+    found, expected, classes = data.classes, card.classes, f"the classes of {data.name} are not the network's"
     if len(found) != len(expected):
         raise OnespikeError(f"{classes}: {len(found)} of them, where the network has {len(expected)}")
     for number, (ours, its) in enumerate(zip(found, expected, strict=True)):
         if ours != its:
             raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
+    expect_shape(data, card)
+
+
+def expect_shape(data: Dataset, card: ModelCard) -> None:
+    """Raise `OnespikeError` unless images have a network's frames, channels and size; warn of other normalisation."""
+    side, images = card.image_size, f"the images of {data.name} have"
     expect_frames(data, card)
     if data.in_channels != card.in_channels:
         raise OnespikeError(f"{images} {data.in_channels} channels, the network takes {card.in_channels}")
