@@ -187,7 +187,7 @@ def _audit(
 
 
 def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset) -> float | None:
-    """Top-1 of these weights on these test images: from training, or else from an evaluation at their own time steps."""
+    """Top-1 of these weights on these test images: from training, or else from an evaluation at their time steps."""
     summary, epoch = run.summary or {}, checkpoint.state["progress"]["epoch"]
     found = summary.get("test_top1")
     if found is not None and summary.get("best_epoch") == epoch and _is_own(run, checkpoint, data, dataset):

@@ -70,7 +70,7 @@ class Audit:
 
     def to_csv(self) -> str:
         """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
-        header = ["path", "type", "product", "arrives", "step", "levels", "rate", "macs", "reached", "nonzero"]
+        header = ["path", "type", "product", "arrives", "step", "levels", "signs", "rate", "macs", "reached", "nonzero"]
         header += ["operations", "inputs", "weights", "beside", "first", "time_steps", "elementwise"]
         header += ["potential_reads", "potential_writes"]
         header += [f"joule_{convention}" for convention in CONVENTIONS]

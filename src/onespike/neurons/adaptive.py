@@ -25,6 +25,8 @@ class AdaptiveLIF(Neuron):
     reset "subtract" subtracts the threshold without its rise a.
     """
 
+    values_kept = 2  # V and a
+
     def __init__(
         self,
         channels: int,

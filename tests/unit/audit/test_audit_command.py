@@ -99,7 +99,7 @@ def folder_of(place: Path, shade: int, classes: tuple[str, ...] = ("one", "two")
 
 
 @pytest.fixture
-def of_folders(make_run, tmp_path: Path):
+def of_folders(make_run):
     """Make a trained run on the images of a folder."""
 
     def make(name: str, data: DataConfig, top1: float = 90.0, keys: tuple[str, ...] = ("test_set",)) -> Run:
