@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onespike.clock import timed
+from onespike.clock import timed, watch_machine
 from onespike.counting.operations import count_operations
 from onespike.models.onespike import stem_stride
 
@@ -25,6 +25,7 @@ class Scaling:
     values: tuple[float, ...]  # where on the axis
     macs: tuple[float, ...]  # dense multiply-accumulates there, for one image
     seconds: tuple[float, ...]  # median time of one image there; empty if it was not measured
+    busy: str | None = None  # why the times cannot be trusted: what else the machine did; None if they can
 
     @property
     def exponent(self) -> float:
@@ -63,14 +64,15 @@ def scaling(
 
     def along(axis: str, values: Sequence[float], networks: Iterable[tuple[Any, int]]) -> Scaling:
         macs, seconds = [], []
-        for one, size in networks:
-            network = one.build(10, in_channels, size).eval().to(device)
-            image = torch.rand(1, in_channels, size, size, device=device)
-            macs.append(count_operations(network, [image]).macs)
-            if time_it:
-                with torch.no_grad():
-                    seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
-        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))
+        with watch_machine(device) as machine:
+            for one, size in networks:
+                network = one.build(10, in_channels, size).eval().to(device)
+                image = torch.rand(1, in_channels, size, size, device=device)
+                macs.append(count_operations(network, [image]).macs)
+                if time_it:
+                    with torch.no_grad():
+                        seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
+        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds), machine.busy if time_it else None)
 
     of_size = (along(SIZE, sizes, ((config, size) for size in sizes)),) if len(sizes) > 1 else ()
     of_width = along("width", widths, ((one, image_size) for one in wide))

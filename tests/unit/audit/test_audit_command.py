@@ -10,8 +10,11 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
-from onespike.audit import audit_model, audit_run, compare
+from onespike.audit import audit, audit_model, audit_run, compare
+from onespike.cli.audit import _print
+from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
 from onespike.data.config import DataConfig
 from onespike.models import model_config
@@ -301,3 +304,8 @@ def test_on_a_busy_machine_latency_is_no_headline(command, monkeypatch: pytest.M
     assert [one["busy"] for one in found[0.0]] == [None, None]
     assert all("others used" in one["busy"] for one in found[9.0])
     assert "others used" in (tmp_path / "9.0.html").read_text()
+
+
+def test_a_network_without_a_product_is_printed(capsys):
+    _print(audit(nn.PReLU(), [torch.randn(2, 3)]), person(None))
+    assert "0 dense multiply-accumulates for one image, 0 of them on real values\n" in capsys.readouterr().out
