@@ -6,10 +6,10 @@ int8     the same, with the 8-bit arithmetic that deployed networks use
 memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
          of potentials that are handed on
 
-The twins: "binary" is the same network over as many time steps, with nothing handed from window to window or block to
-block; a layer that reads real numbers still does. "ann" is the same network with ReLU, so that all layers read real numbers, and runs as often: over several
-time steps that is too much, and an audit leaves it out. Both are estimates until they are trained and audited
-themselves.
+The twins: "binary" is the same network over as many time steps, with nothing handed from window to window or from block
+to block; a layer that reads real numbers still does. "ann" is the same network with ReLU, so that all layers read real
+numbers, and runs as often: over several time steps that is too much, and an audit leaves it out. Both are estimates
+until they are trained and audited themselves.
 """
 
 from collections.abc import Iterable
