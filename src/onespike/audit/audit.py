@@ -104,8 +104,8 @@ def audit_run(
     expect_shape(dataset, card)
     batches = _test_images(dataset, card.mean, card.std, images)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
-    shown = {"data": dataset.name, "test_set": dataset.test_set(recorded=True)}
-    return replace(result, name=str(run.folder), **shown, accuracy=_accuracy(run, checkpoint, data, dataset))
+    result = replace(result, data=dataset.name, test_set=dataset.test_set(recorded=True))
+    return replace(result, name=str(run.folder), accuracy=_accuracy(run, checkpoint, data, dataset))
 
 
 def audit_model(

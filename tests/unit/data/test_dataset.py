@@ -1,11 +1,13 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 from layouts import save_image, write_binary
 
 from onespike.data.config import DataConfig
-from onespike.data.dataset import open_dataset
+from onespike.data.dataset import Dataset, open_dataset
+from onespike.data.sets import ImageSet, RecordingSet
 from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
 
@@ -110,3 +112,20 @@ def test_where_the_cache_is(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     open_dataset(DataConfig())
     assert list((tmp_path / "home" / ".cache" / "onespike").glob("digits-*"))
+
+
+def test_a_test_set_is_known_by_what_it_holds():
+    def made(images: np.ndarray, classes: tuple[str, ...] = ("a", "b"), name: str = "folder", **kind: Any) -> Dataset:
+        labels, places = np.arange(len(images)) % 2, np.arange(len(images))
+        part = RecordingSet(images, labels, places, **kind) if kind else ImageSet(images, labels, places)
+        return Dataset.of({"train": part, "test": part}, name=name, classes=classes, mean=(0.0,), std=(1.0,))
+
+    pixels = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3, 1)
+    others = [made(pixels + 1), made(pixels[:3]), made(pixels, ("a", "c"))]
+    assert made(pixels).test_set() == made(pixels, name="other").test_set() == made(pixels).test_set(recorded=True)
+    assert made(pixels).test_set() not in [one.test_set() for one in others]
+    kept = {"events": np.arange(8), "bounds": np.array([0, 2, 4, 6, 8])}
+    one, other = made(pixels, **kept), made(pixels + 1, **kept)  # the same recordings, framed in two ways
+    assert one.test_set() != other.test_set()
+    assert one.test_set(recorded=True) == other.test_set(recorded=True)
+    assert one.test_set(recorded=True) != made(pixels, **kept | {"events": np.arange(1, 9)}).test_set(recorded=True)
