@@ -193,11 +193,11 @@ def _hook(path: str, module: Any, watch: "_NeuronWatch") -> Callable[..., None] 
         frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
         watch.steps = max(watch.steps, frames or own)  # frames are the steps, whatever its config says
 
+    if isinstance(module, Unit):
+        return watch_unit
     if hasattr(module, "kept_over_time"):
         return watch_time
-    if isinstance(getattr(getattr(module, "config", None), "time_steps", None), int):
-        return watch_network
-    return watch_unit if isinstance(module, Unit) else None
+    return watch_network if isinstance(getattr(getattr(module, "config", None), "time_steps", None), int) else None
 
 
 class _NeuronWatch:

@@ -87,7 +87,8 @@ class ImageSet:
 
     def content(self, recorded: bool = False) -> bytes:  # noqa: ARG002 - images are recorded as they are shown
         """The values of all images; of recordings those of their frames, or if `recorded` of their events."""
-        return self.gather(np.arange(len(self)))[0].numpy().tobytes()
+        images = self.gather(np.arange(len(self)))[0].detach().cpu().contiguous()
+        return images.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
 
     def _whole(self, images: Any, indices: np.ndarray) -> Any:
         """Return the images; an `OnespikeError` if one of them is not what was written."""

@@ -165,7 +165,8 @@ def test_the_accuracy_of_the_best_weights_does_not_stand_beside_others(make_run)
 
 
 def test_floats_as_they_are_are_warned_of_as_in_an_evaluation(make_run, capsys):
-    images = torch.utils.data.TensorDataset(torch.rand(8, 1, 32, 32), torch.arange(8))
+    pixels = torch.rand(8, 1, 32, 32, dtype=torch.bfloat16, requires_grad=True)
+    images = torch.utils.data.TensorDataset(pixels, torch.arange(8))
     audit_run(make_run(), (images, images), images=4, latency=False)
     assert "TensorDataset gives floats, taken as they are" in capsys.readouterr().err
 
