@@ -18,6 +18,7 @@ from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
+from onespike.data.sources import of_events
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_shape
@@ -104,7 +105,7 @@ def audit_run(
     expect_shape(dataset, card)
     batches = _test_images(dataset, card.mean, card.std, images)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
-    result = replace(result, data=dataset.name, test_set=dataset.test_set(recorded=True))
+    result = replace(result, data=dataset.name, test_set=_test_set(run.recipe.data if data is None else data, dataset))
     return replace(result, name=str(run.folder), accuracy=_accuracy(run, checkpoint, data, dataset))
 
 
@@ -136,7 +137,7 @@ def audit_model(
     else:
         dataset = open_dataset(data)
         shape, classes, name = (dataset.in_channels, dataset.image_size), dataset.num_classes, dataset.name
-        test_set = dataset.test_set(recorded=True)
+        test_set = _test_set(data, dataset)
         batches = _test_images(dataset, dataset.mean, dataset.std, images)
     result = _audit(config.build(classes, *shape), config, shape, batches, table, device, latency, scale)
     return replace(result, name=config.name, data=name, test_set=test_set, trained=False)
@@ -145,6 +146,11 @@ def audit_model(
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
     chosen = dataset.test.spread(_at_least_one(images))
     return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
+
+
+def _test_set(config: Any, dataset: Dataset) -> str:
+    """What test sets are compared by: networks may make other frames of the same recordings of events."""
+    return dataset.test_set(isinstance(config, DataConfig) and of_events(config))
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:

@@ -11,7 +11,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from onespike.errors import OnespikeError
 
@@ -85,11 +84,6 @@ class ImageSet:
         where = self.indices[positions]
         return torch.from_numpy(self._whole(self.images[where], where)), torch.from_numpy(self.labels[where])
 
-    def content(self, recorded: bool = False) -> bytes:  # noqa: ARG002 - images are recorded as they are shown
-        """The values of all images; of recordings those of their frames, or if `recorded` of their events."""
-        images = self.gather(np.arange(len(self)))[0].detach().cpu().contiguous()
-        return images.view(torch.uint8).numpy().tobytes()  # NumPy has no bfloat16
-
     def _whole(self, images: Any, indices: np.ndarray) -> Any:
         """Return the images; an `OnespikeError` if one of them is not what was written."""
         if self.sums is not None:
@@ -121,12 +115,6 @@ class RecordingSet(ImageSet):
     events: Any  # (E,) of `onespike.data.events.stream.EVENT`, of all recordings one behind the other
     bounds: np.ndarray  # (M + 1,) int64: recording k is events[bounds[k]:bounds[k + 1]]
     augment: Any = None  # makes normalised frames of events, by draws from a seed: see `EventAugment`
-
-    @override
-    def content(self, recorded: bool = False) -> bytes:
-        if not recorded:
-            return super().content()
-        return b"".join(self.events[self.bounds[i] : self.bounds[i + 1]].tobytes() for i in self.indices)
 
     def drawn(self, position: int, seed: int) -> tuple[Tensor, int]:
         """Frames of changed events, float32 (C, H, W) or (T, C, H, W), by draws from a seed, and label."""
@@ -188,14 +176,18 @@ class Dataset:
         shape = (self.in_channels, self.image_size, self.image_size)
         return (self.frames, *shape) if self.frames > 1 else shape
 
-    def test_set(self, recorded: bool = False) -> str:
+    def test_set(self, of_events: bool = False) -> str:
         """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.
 
-        Recordings are told apart by their frames, or if `recorded` by their events, however these become frames.
+        With `of_events`, recordings are told apart by the pixels that saw an event, however events become frames.
         """
+        some = self.test.spread(_KNOWN_BY)
+        images = some.gather(np.arange(len(some)))[0].detach().cpu()
+        if of_events:
+            images = (images.amax(3) if images.ndim == 5 else images) > 0  # (B, H, W, T, C), or without T
         digest = hashlib.sha256(json.dumps(self.classes).encode())
-        for content in (self.test.targets.tobytes(), self.test.spread(_KNOWN_BY).content(recorded)):
-            digest.update(content)
+        for values in (torch.from_numpy(self.test.targets), images):
+            digest.update(values.contiguous().view(torch.uint8).numpy())  # NumPy has no bfloat16
         return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":

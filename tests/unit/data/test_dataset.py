@@ -1,5 +1,4 @@
 import itertools
-from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from layouts import save_image, write_binary
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
-from onespike.data.sets import ImageSet, RecordingSet
+from onespike.data.sets import ImageSet
 from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
 
@@ -115,17 +114,15 @@ def test_where_the_cache_is(tmp_path, cache, monkeypatch):
 
 
 def test_a_test_set_is_known_by_what_it_holds():
-    def made(images: np.ndarray, classes: tuple[str, ...] = ("a", "b"), name: str = "folder", **kind: Any) -> Dataset:
-        labels, places = np.arange(len(images)) % 2, np.arange(len(images))
-        part = RecordingSet(images, labels, places, **kind) if kind else ImageSet(images, labels, places)
+    def made(images: np.ndarray, classes: tuple[str, ...] = ("a", "b"), name: str = "folder") -> Dataset:
+        part = ImageSet(images, np.arange(len(images)) % 2, np.arange(len(images)))
         return Dataset.of({"train": part, "test": part}, name=name, classes=classes, mean=(0.0,), std=(1.0,))
 
     pixels = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3, 1)
     others = [made(pixels + 1), made(pixels[:3]), made(pixels, ("a", "c"))]
-    assert made(pixels).test_set() == made(pixels, name="other").test_set() == made(pixels).test_set(recorded=True)
+    assert made(pixels).test_set() == made(pixels, name="other").test_set()
     assert made(pixels).test_set() not in [one.test_set() for one in others]
-    kept = {"events": np.arange(8), "bounds": np.array([0, 2, 4, 6, 8])}
-    one, other = made(pixels, **kept), made(pixels + 1, **kept)  # the same recordings, framed in two ways
-    assert one.test_set() != other.test_set()
-    assert one.test_set(recorded=True) == other.test_set(recorded=True)
-    assert one.test_set(recorded=True) != made(pixels, **kept | {"events": np.arange(1, 9)}).test_set(recorded=True)
+    frames = np.stack([pixels * (pixels % 2), pixels * (pixels % 2 == 0)], 3)  # the same events, at two times
+    assert made(frames).test_set() != made(pixels).test_set()
+    assert made(frames).test_set(of_events=True) == made(pixels).test_set(of_events=True)
+    assert made(frames).test_set(of_events=True) != made(1 - frames.clip(max=1)).test_set(of_events=True)
