@@ -187,7 +187,7 @@ class Dataset:
             images = (images.amax(3) if images.ndim == 5 else images) > 0  # (B, H, W, T, C), or without T
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for values in (torch.from_numpy(self.test.targets), images):
-            digest.update(values.contiguous().view(torch.uint8).numpy())  # NumPy has no bfloat16
+            digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":
