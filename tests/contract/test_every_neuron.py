@@ -57,6 +57,12 @@ def test_spikes_have_the_shape_of_the_currents(name, shape, each):
 
 
 @every_neuron
+def test_it_says_how_many_values_it_keeps_over_time(name):
+    neuron = make(name)
+    assert len(neuron.charge_and_fire(values(5, CHANNELS))) == neuron.values_kept + 1  # and its spikes
+
+
+@every_neuron
 def test_a_parameter_for_each_channel_belongs_to_that_channel(name):
     neuron = make(name, **learnable(name))
     with torch.no_grad():

@@ -18,6 +18,7 @@ from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
+from onespike.data.sources import of_events
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_shape
@@ -104,9 +105,8 @@ def audit_run(
     batches = _test_images(dataset, card.mean, card.std, images)
     shape = (card.in_channels, card.image_size)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
-    same = (dataset.name, dataset.classes) == (card.data, card.classes)  # else training's accuracy is of other images
-    accuracy = _accuracy(run, checkpoint) if same else None
-    return replace(result, name=str(run.folder), data=dataset.name, accuracy=accuracy)
+    result = replace(result, data=dataset.name, test_set=_test_set(run.recipe.data if data is None else data, dataset))
+    return replace(result, name=str(run.folder), accuracy=_accuracy(run, checkpoint, data, dataset))
 
 
 def audit_model(
@@ -132,18 +132,25 @@ def audit_model(
     torch.manual_seed(0)
     if data is None:
         shape, classes, name = (1 if config.name in _GREY else 3, _SIDE), _CLASSES, NOISE
+        test_set = ""
         batches = _noise(*shape, images)
     else:
         dataset = open_dataset(data)
         shape, classes, name = (dataset.in_channels, dataset.image_size), dataset.num_classes, dataset.name
+        test_set = _test_set(data, dataset)
         batches = _test_images(dataset, dataset.mean, dataset.std, images)
     result = _audit(config.build(classes, *shape), config, shape, batches, table, device, latency, scale)
-    return replace(result, name=config.name, data=name, trained=False)
+    return replace(result, name=config.name, data=name, test_set=test_set, trained=False)
 
 
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
     chosen = dataset.test.spread(_at_least_one(images))
     return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
+
+
+def _test_set(config: Any, dataset: Dataset) -> str:
+    """What test sets are compared by: networks may make other frames of the same recordings of events."""
+    return dataset.test_set(isinstance(config, DataConfig) and of_events(config))
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
@@ -185,14 +192,26 @@ def _audit(
     return replace(result, scaling=scaling(config, *shape, latency, place) if scale else ())
 
 
-def _accuracy(run: Run, checkpoint: Checkpoint) -> float | None:
-    """Top-1 on the test images: from training, or else from an evaluation of these weights, at their own time steps."""
-    if (found := (run.summary or {}).get("test_top1")) is not None:
+def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset) -> float | None:
+    """Top-1 of these weights on these test images: from training, or else from an evaluation at their time steps."""
+    summary, epoch = run.summary or {}, checkpoint.state["progress"]["epoch"]
+    found = summary.get("test_top1")
+    if found is not None and summary.get("best_epoch") == epoch and _is_own(run, checkpoint, data, dataset):
         return float(found)
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
-        found = content["part"], content["checkpoint"], content["data"], content["epochs"], content.get("time_steps")
+        known = content["part"], content["checkpoint"], content["test_set"], content["epochs"]
         # A training that went on since then has other weights; other time steps have another energy.
-        if found == ("test", "best", checkpoint.card.data, checkpoint.state["progress"]["epoch"], None):
+        if (*known, content.get("time_steps")) == ("test", "best", dataset.test_set(), epoch, None):
             return float(content["top1"]["mean"])
     return None
+
+
+def _is_own(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset) -> bool:
+    """Whether these are the test images of the run's summary."""
+    tested = (run.summary or {}).get("test_set")
+    if tested is not None:
+        return bool(tested == dataset.test_set())
+    # A summary that does not tell them apart: then the images must be those of the run's own options.
+    same = data is None or (isinstance(data, DataConfig) and data.shows_as(run.recipe.data))
+    return same and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)

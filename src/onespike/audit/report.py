@@ -41,22 +41,29 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     made, refused = list[Comparison](), list[str]()
     for other in others:
         no_ratio = f"{first.name} and {other.name}: no ratio"
-        if first.data != other.data:
+        if first.data != other.data or len({first.test_set, other.test_set} - {""}) > 1:
             images = f"{first.data or 'unknown'}, {other.data or 'unknown'}"
-            refused.append(f"{no_ratio}, since they were audited on different images ({images})")
+            refused.append(f"{no_ratio}, since they were audited on different images or classes ({images})")
         elif first.table != other.table:
             files = f"{first.table.file}, {other.table.file}"
             refused.append(f"{no_ratio}, since they were priced by different energy tables ({files})")
         elif first.accuracy is None or other.accuracy is None:
-            lacking = " and ".join(one.name for one in (first, other) if one.accuracy is None)
-            remedy = "finish the training, or run onespike evaluate RUN"
-            refused.append(f"{no_ratio} of energies, since the accuracy of {lacking} is not known: {remedy}")
+            lacking = [one for one in (first, other) if one.accuracy is None]
+            names, remedies = " and ".join(one.name for one in lacking), dict.fromkeys(map(_remedy, lacking))
+            refused.append(f"{no_ratio} of energies, since the accuracy of {names} is not known: {'; '.join(remedies)}")
         elif not all(one.energy(convention).total for one in (first, other) for convention in CONVENTIONS):
             refused.append(f"{no_ratio}, since by {first.table.file} they take no energy")
         else:
             ratios = {one: other.energy(one).total / first.energy(one).total for one in CONVENTIONS}
             made.append(Comparison(first.name, other.name, (first.accuracy, other.accuracy), ratios))
     return made, refused
+
+
+def _remedy(audit: Audit) -> str:
+    """What makes the accuracy of a network known."""
+    if not audit.trained:
+        return "train the model, and audit its run"
+    return "run onespike evaluate RUN on the same images" if audit.data else "pass it by accuracy=…"
 
 
 def save_report(audits: Sequence[Audit], path: str | Path) -> None:

@@ -23,6 +23,7 @@ class Audit:
         preset: The preset it was built with; empty for a user's model.
         trained: Whether its weights were trained: those of a fresh network fire at rates that mean little.
         data: Name of the data set that the images are from; "noise" if none are; empty if it has no name.
+        test_set: Digest of its test images and classes, see `Dataset.test_set`; empty if these are not known.
         accuracy: Top-1 on the test images, in percent; None if it is not known.
         latency: Measurements, by batch size; empty if none were made.
         scaling: How the cost grows; empty if it was not asked for.
@@ -35,6 +36,7 @@ class Audit:
     preset: str = ""
     trained: bool = True
     data: str = ""
+    test_set: str = ""
     accuracy: float | None = None
     latency: tuple[Latency, ...] = ()
     scaling: tuple[Scaling, ...] = ()
@@ -56,7 +58,7 @@ class Audit:
             one: {variant: self.energy(one, variant).to_json() for variant in self.variants} for one in CONVENTIONS
         }
         return {
-            **{key: getattr(self, key) for key in ("name", "preset", "trained", "data")},
+            **{key: getattr(self, key) for key in ("name", "preset", "trained", "data", "test_set")},
             "images": ops.images,
             "steps": ops.steps,
             "accuracy": self.accuracy,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from onespike.clock import timed
+from onespike.clock import timed, watch_machine
 from onespike.counting.operations import count_operations
 from onespike.models.onespike import stem_stride
 
@@ -26,12 +26,14 @@ class Scaling:
         values: Where on the axis.
         macs: Dense multiply-accumulates there, for one image.
         seconds: Median time of one image there; empty if it was not measured.
+        busy: Why the times cannot be trusted: what else the machine did; None if they can.
     """
 
     axis: str
     values: tuple[float, ...]
     macs: tuple[float, ...]
     seconds: tuple[float, ...]
+    busy: str | None = None
 
     @property
     def exponent(self) -> float:
@@ -70,14 +72,15 @@ def scaling(
 
     def along(axis: str, values: Sequence[float], networks: Iterable[tuple[Any, int]]) -> Scaling:
         macs, seconds = [], []
-        for one, size in networks:
-            network = one.build(10, in_channels, size).eval().to(device)
-            image = torch.rand(1, in_channels, size, size, device=device)
-            macs.append(count_operations(network, [image]).macs)
-            if time_it:
-                with torch.no_grad():
-                    seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
-        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds))
+        with watch_machine(device) as machine:
+            for one, size in networks:
+                network = one.build(10, in_channels, size).eval().to(device)
+                image = torch.rand(1, in_channels, size, size, device=device)
+                macs.append(count_operations(network, [image]).macs)
+                if time_it:
+                    with torch.no_grad():
+                        seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
+        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds), machine.busy if time_it else None)
 
     of_size = (along(SIZE, sizes, ((config, size) for size in sizes)),) if len(sizes) > 1 else ()
     of_width = along("width", widths, ((one, image_size) for one in wide))

@@ -122,7 +122,7 @@ def _print(audit: "Audit", console: "Console") -> None:
     say, ops = console.print, audit.operations
     preset, real = f", preset {audit.preset}" if audit.preset else "", ops.macs_of("real")
     say(f"{audit.name}{preset}: {ops.macs:,.0f} dense multiply-accumulates for one image,", end=" ")
-    say(f"{real:,.0f} of them on real values ({100 * real / ops.macs:.1f}%)")
+    say(f"{real:,.0f} of them on real values" + (f" ({100 * real / ops.macs:.1f}%)" if ops.macs else ""))
     if not audit.trained:
         say("the weights are UNTRAINED: dense counts are exact; firing rates, and what follows from them, mean little")
     known = f"top-1 {audit.accuracy:.2f}%" if audit.accuracy is not None else "accuracy not known"
@@ -142,17 +142,22 @@ def _print(audit: "Audit", console: "Console") -> None:
     _print_energy(audit, console)
     for one in audit.latency:
         memory = f", peak memory of the process {one.memory / 2**20:,.0f} MiB" if one.memory else ""
-        busy = f"; NOT TO BE TRUSTED, the machine was busy: {one.busy}" if one.busy else ""
         text = f"batch {one.batch}: {1e3 * one.median:.2f} ms (quartiles {1e3 * one.low:.2f} to {1e3 * one.high:.2f}, "
         text += f"{one.runs} passes), {one.images_per_second:,.0f} images/s{memory}; {one.dtype}, {one.device}, "
-        say(f"{text}threads {one.threads}{busy}", style="dim" if one.busy else None)
+        say(f"{text}threads {one.threads}{_distrust(one.busy)}", style="dim" if one.busy else None)
     joules = f"{audit.joules.per_image:.3g} J for one image, " if audit.joules.per_image is not None else ""
     say(f"real joules: {joules}{audit.joules.meter}")
     for scale in audit.scaling:
         seconds = f", seconds ~ {scale.axis}^{scale.seconds_exponent:.2f}" if scale.seconds_exponent else ""
-        say(f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}")
+        text = f"multiply-accumulates ~ {scale.axis}^{scale.exponent:.2f}{seconds}{_distrust(scale.busy)}"
+        say(text, style="dim" if scale.busy else None)
     if audit.scaling and SIZE not in [scale.axis for scale in audit.scaling]:
         say(f"no exponent of the {SIZE}: only one size fits its stages and its stem")
+
+
+def _distrust(busy: str | None) -> str:
+    """What is said of a time that was taken on a busy machine."""
+    return f"; NOT TO BE TRUSTED, the machine was busy: {busy}" if busy else ""
 
 
 def _print_energy(audit: "Audit", console: "Console") -> None:

@@ -13,7 +13,8 @@ def check_spikes(run: Path, overrides: Overrides, images: int = 512, device: Lit
 
     The stem is every layer that reads the image with no weight layer in between, and whatever is in a module named
     stem. Spikes are 0 and one other value, which folds into the weights, perhaps with a sign. The exit code is 1 if
-    that does not hold, or if nothing is behind the stem. The images are the run's own; --data.* choose others.
+    that does not hold, or if nothing is behind the stem. A dot product of two activations that is written out,
+    (q * k).sum(-1), has no line here. The images are the run's own; --data.* choose others.
 
     Args:
         run: Run folder.

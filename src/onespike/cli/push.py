@@ -78,4 +78,4 @@ def _measured(run: "Run", data: Any, images: int) -> dict[str, Any]:
         "joules": {one: audited.energy(one).total for one in CONVENTIONS},
     }
     tops = {"test_top1": found.top1.mean, "test_top5": found.top5.mean, "test_loss": found.loss.mean}
-    return {**tops, "test_images": found.images, "audit": audit}
+    return {**tops, "test_images": found.images, "test_set": found.test_set, "audit": audit}

@@ -68,6 +68,12 @@ class OverMeans(nn.Module):
         )
         return tuple(map(self._steps, out)) if isinstance(out, tuple) else self._steps(out)
 
+    def kept_over_time(self, out: Any, *inputs: Any, **options: Any) -> tuple[int, int]:
+        """How many values a time step keeps for the next, sums and F(t), and the number of steps."""
+        given = [x for place, x in (*enumerate(inputs), *options.items()) if place in self.varying]
+        found = [one for one in (*given, *(out if isinstance(out, tuple) else [out])) if isinstance(one, Tensor)]
+        return sum(one.numel() for one in found) // self.time_steps, self.time_steps
+
     def _so_far(self, x: Tensor) -> Tensor:
         sums = x.unflatten(0, (self.time_steps, -1)).cumsum(0)
         return (sums if self.degree is not None else sums / self._counts(sums)).flatten(0, 1)
@@ -106,6 +112,10 @@ class PoolSpikes(nn.Module):
         counts = (input != 0).to(input).unflatten(0, (self.time_steps, -1)).cumsum(0).flatten(0, 1)
         highest = self.function(counts, *inputs, **options).unflatten(0, (self.time_steps, -1))
         return pooled * (_changes(highest) > 0).flatten(0, 1)
+
+    def kept_over_time(self, out: Tensor, input: Tensor, *inputs: Any, **options: Any) -> tuple[int, int]:  # noqa: A002, ARG002
+        """How many values a time step keeps for the next, counts and the highest, and the number of steps."""
+        return (input.numel() + out.numel()) // self.time_steps, self.time_steps
 
 
 def _changes(x: Tensor) -> Tensor:

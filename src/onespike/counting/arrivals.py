@@ -21,7 +21,8 @@ from torch import Tensor
 Kind = Literal["binary", "signed", "graded", "real"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: The largest n of a graded value; more accumulates than that would cost more than the multiplication they replace.
+#: The largest n of a graded value: a convention. By the prices of `energy.yaml`, 6 accumulates cost no less than a
+#: multiply-accumulate; a graded value costs its n accumulates all the same.
 LEVELS = 16
 #: Values, and values of each channel, to sample before all are read: the sample finds out real numbers.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
@@ -36,6 +37,7 @@ class Arrival(NamedTuple):
     kind: Kind  # one of `KINDS`
     step: float | None  # c; None for real values, if all are zeros, and if each channel has its own
     levels: int  # the largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real
+    signs: bool = False  # whether n has both signs
 
 
 class Arrivals:
@@ -112,7 +114,7 @@ class Arrivals:
         found = _sizes(torch.tensor([values], dtype=torch.float64), LEVELS, self._tolerance)
         if found is None or (found[1] == 1 and len({abs(value) for value in self._values}) > 1):
             return Arrival("real", None, 0)  # where numbers nearly agree, the difference may mean something
-        return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1])
+        return Arrival("graded" if found[1] > 1 else "signed", found[0].item(), found[1], values[0] < 0 < values[-1])
 
 
 class _Channels:
@@ -152,10 +154,11 @@ class _Channels:
         if found is None:
             return None
         least, most = (values.sign() * there).aminmax(dim=1)
-        single: Kind = "signed" if bool((least * most < 0).any()) else "binary"
+        signs = bool((least * most < 0).any())
+        single: Kind = "signed" if signs else "binary"
         if found[1] == 1 and not (self._alike and _same_sizes(values)):
             return None
-        return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1])
+        return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1], signs)
 
 
 def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:

@@ -10,18 +10,29 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from onespike.counting.elementwise import work
-from onespike.counting.origins import BLANK, Input, OutOfSight, Weights, memory, tensors_in, written
+from onespike.counting.origins import (
+    BLANK,
+    Input,
+    Layout,
+    OutOfSight,
+    Padded,
+    Weighted,
+    Weights,
+    memory,
+    tensors_in,
+    written,
+)
 from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
+from onespike.neurons.watch import batch_of
 from onespike.units import cells
 from onespike.units.conv import WindowConv
 
@@ -36,6 +47,9 @@ class ProductCounter(TorchDispatchMode):
         self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
         self._modules = dict(model.named_modules())
         self._stack: list[str] = []  # paths of the modules that are running
+        self._shapes: list[torch.Size | None] = []  # of their inputs
+        self._images = 0  # in the batch
+        self._calls: dict[str, Counter[str]] = defaultdict(Counter)  # by module, of each matmul in this pass through it
         self._inside_recurrent = 0
         self._input, self._weights = Input(), Weights(model)
         # Operations on weights alone: (module, operation, arguments, by name, result).
@@ -44,7 +58,8 @@ class ProductCounter(TorchDispatchMode):
         self._first = False  # whether the current operation reads the input with no product in between
         # Activations that were multiplied by weights, by place in memory: if they are summed up later, it was a
         # product.
-        self._weighted: dict[int, _Weighted] = {}
+        self._weighted: dict[int, Weighted] = {}
+        self._padded: dict[int, Padded] = {}  # activations with zeros around them, by place in memory
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -67,14 +82,17 @@ class ProductCounter(TorchDispatchMode):
             yield
         self._count_as_state(self._weights.replaced())
         self._weights.clear()
-        for remembered in (self._input, self._uncounted, self._weighted):
+        for remembered in (self._input, self._uncounted, self._weighted, self._padded):
             remembered.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
         recurrent = isinstance(module, nn.RNNBase)
 
         def enter(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+            first = next(tensors_in((inputs, named)), None)
             self._stack.append(path)
+            self._shapes.append(None if first is None else first.shape)
+            self._calls.pop(path, None)
             self._inside_recurrent += recurrent
             if threading.get_ident() != self._thread:
                 remedy = "where nothing is counted: call it in this one"
@@ -83,6 +101,7 @@ class ProductCounter(TorchDispatchMode):
                 added = "adds to a recurrent layer's forward, and the two cannot be told apart"
                 raise OnespikeError(f"{self._here()} {added}: make it a module that holds such a layer")
             if len(self._stack) == 1:
+                self._images = batch_of(first) if first is not None and first.ndim else 0
                 self._input.trace((inputs, named), behind=False)
 
         # Also called after an exception, which the network may catch: then there is no output.
@@ -92,6 +111,7 @@ class ProductCounter(TorchDispatchMode):
                 if output is not None:
                     self._recurrent(path, layer, inputs[0] if inputs else named["input"])
             self._stack.pop()
+            self._shapes.pop()
 
         # Before the layer's own hooks: one that raises ends in `leave`.
         yield module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
@@ -108,7 +128,8 @@ class ProductCounter(TorchDispatchMode):
         hidden = layer.hidden_size * directions * layer.num_layers
         with _disable_current_modes():
             self._first = self._input.is_behind([x]) is False
-            self._tally(path, "input", gates * layer.input_size * directions).see_linear(x, gates * directions)
+            tally = self._tally(path, "input", gates * layer.input_size * directions)
+            tally.see_linear(x, gates * directions, self._rows(x) or tokens)
             self._first = False
             if layer.num_layers > 1:
                 between = values * (layer.num_layers - 1)
@@ -190,23 +211,31 @@ class ProductCounter(TorchDispatchMode):
             return True
         if done and not self._adds_bias(func, path, tensors):
             self.elementwise[path] += done
+        for tensor in written(func, args, kwargs):
+            self._weighted.pop(memory(tensor), None)
+            self._padded.pop(memory(tensor), None)
+        self._pad(func, args, result)
         self._weigh(func, path, args, result)
         return False
 
+    def _pad(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
+        """Remember activations around which zeros are put: in a convolution these are its padding."""
+        if func.overloadpacket.__name__ != "constant_pad_nd" or any(args[2:]) or min(args[1], default=0) < 0:
+            return
+        self._padded = {at: one for at, one in self._padded.items() if not one.layout.expired}
+        self._padded[memory(result)] = Padded(Layout.of(result), tuple(zip(args[1][::2], args[1][1::2], strict=True)))
+
     def _weigh(self, func: Any, path: str, args: tuple[Any, ...], result: Any) -> None:
         """Remember activations that are multiplied by weights one by one: they may be summed up later."""
-        for tensor in written(func, args, {}):
-            self._weighted.pop(memory(tensor), None)
         if func.overloadpacket.__name__ not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
             return
         (x, weight), place = sorted(args, key=self._weights.__contains__), memory(result)
         if weight not in self._weights or x in self._weights or result.is_complex() or not x.numel():
             return
-        self._weighted = {at: one for at, one in self._weighted.items() if not one.storage.expired()}
+        self._weighted = {at: one for at, one in self._weighted.items() if not one.layout.expired}
         sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
-            layout = StorageWeakRef(result.untyped_storage()), result.shape, result.stride()
-            self._weighted[place] = _Weighted(*layout, axes, path, x, weight, self._first)
+            self._weighted[place] = Weighted(Layout.of(result), axes, path, x, weight, self._first)
 
     def _sums_up(self, func: Any, args: tuple[Any, ...]) -> bool:
         """If weighted activations are summed along an axis on which their weights differ, count that as a product."""
@@ -214,13 +243,13 @@ class ProductCounter(TorchDispatchMode):
             return False
         one, made = self._weighted[memory(args[0])], args[0]
         axes = args[1] if len(args) > 1 and args[1] else range(made.dim())
-        alike = (made.shape, made.stride()) == (one.shape, one.stride)
-        if not alike or one.axes.isdisjoint(axis % made.dim() for axis in axes):
+        if not one.layout.is_of(made) or one.axes.isdisjoint(axis % made.dim() for axis in axes):
             return False
         del self._weighted[memory(made)]
         key = one.path, f"sums of {one.weight.numel()} weights", self._weights.place(one.weight), one.first
         tally = self.tallies.setdefault(key, Tally(key[1], one.weight.numel(), first=one.first))
-        tally.see_linear(one.x, made.numel() // one.x.numel())
+        rows = one.x.numel() // (one.x.shape[-1] if one.x.ndim else 1)
+        tally.see_linear(one.x, made.numel() // one.x.numel(), rows)
         self.elementwise[one.path] -= Counter(multiply=made.numel())
         return True
 
@@ -252,6 +281,11 @@ class ProductCounter(TorchDispatchMode):
         shape = result.shape
         if x.dim() == axes + 1:
             x, shape = x[None], torch.Size((1, *shape))
+        made = None if transposed else self._padded.get(memory(x))
+        if made is not None and made.is_all_of(x, axes):
+            for axis, (before, behind) in enumerate(made.zeros, 1):
+                x = x.narrow(-axis, before, x.shape[-axis] - before - behind)
+                steps[1][-axis] += before
         kernel = "x".join(map(str, weight.shape[2:]))
         name, place = f"conv {kernel}, {x.shape[1]} -> {shape[1]}", self._weights.place(weight)
         self._tally(path, name, weight.numel(), place, 1).see_conv(x, weight, shape, steps, groups, transposed)
@@ -266,7 +300,11 @@ class ProductCounter(TorchDispatchMode):
             self._linear(path, b, a, a.shape[-2], channels=-2)
         else:
             a, b = (one if one.dim() == 3 else one[None] for one in (a, b))
-            self._tally(path, f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}", 0).see_matmul(a, b)
+            name = f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}"
+            number = self._calls[path][name]  # queries and keys meet, and scores and values, perhaps in equal shapes
+            self._calls[path][name] += 1
+            tally = self._tally(path, name, 0, number)
+            tally.see_matmul(a, b, self._rows(a) or self._rows(b) or len(a))
 
     def _linear(self, path: str, x: Tensor, weight: Tensor, out: int, channels: int) -> None:
         module = self._modules[path]
@@ -276,20 +314,19 @@ class ProductCounter(TorchDispatchMode):
             return
         sides = [side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
         name = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}"
-        self._tally(path, name, math.prod(sides), self._weights.place(weight), channels).see_linear(x, out)
+        tally = self._tally(path, name, math.prod(sides), self._weights.place(weight), channels)
+        tally.see_linear(x, out, self._rows(x) or x.numel() // max(x.shape[channels], 1))
 
+    def _rows(self, x: Tensor) -> int:
+        """Images in an operand, at all time steps in it, if it is what the running module was given; else 0.
 
-class _Weighted(NamedTuple):
-    """Activations times weights."""
-
-    storage: StorageWeakRef  # where they are in memory
-    shape: torch.Size
-    stride: tuple[int, ...]
-    axes: set[int]  # along which the weights differ
-    path: str  # of the module that multiplied them
-    x: Tensor
-    weight: Tensor
-    first: bool  # as in `Product`
+        Tokens of an image are no images: they lie behind its axis.
+        """
+        shape = self._shapes[-1] if self._shapes else None
+        if not shape or shape.numel() != x.numel():
+            return 0
+        steps_first = len(shape) > 2 and shape[0] != self._images == shape[1]
+        return shape[0] * shape[1] if steps_first else shape[0]
 
 
 #: Recurrent layers that are counted from outside.

@@ -6,10 +6,10 @@ int8     the same, with the 8-bit arithmetic that deployed networks use
 memory   int8, and all else: exact synaptic operations, element-wise work, reads and writes of weights, activations and
          of potentials that are handed on
 
-The twins: "binary" is the same network over as many time steps, with nothing handed on; a layer that reads real numbers
-still does. "ann" is the same network with ReLU, so that all layers read real numbers, and runs as often: over several
-time steps that is too much, and an audit leaves it out. Both are estimates until they are trained and audited
-themselves.
+The twins: "binary" is the same network over as many time steps, with nothing handed from window to window or from block
+to block; a layer that reads real numbers still does. "ann" is the same network with ReLU, so that all layers read real
+numbers, and runs as often: over several time steps that is too much, and an audit leaves it out. Both are estimates
+until they are trained and audited themselves.
 """
 
 from collections.abc import Iterable
@@ -148,7 +148,7 @@ class EnergyTable:
         parts = [self._product(product, network, convention, variant) for product in layer.products]
         if convention == "memory":
             parts.append(Energy(elementwise=_PICO * sum(self.elementwise[k] * n for k, n in layer.elementwise.items())))
-            if variant == "network":
+            if variant != "ann":  # what neurons keep from step to step is handed to nobody
                 (reads, writes), bits = layer.potentials, self.bits["potential"]
                 # A step overwrites what the one before kept: units write in each, other neurons not in the last one.
                 times = network.steps if layer.handing else network.steps - 1
@@ -170,9 +170,9 @@ class EnergyTable:
             weight = self.bits["weight"]
             spent["storage"] = _PICO * self.transfer(product.weights, weight, network.weights * weight / 8)
             spent["weights"] = _PICO * self.transfer(times, weight, held=0)
-            # Of two activations the wider one decides: one of them may be real.
-            spikes = product.levels.bit_length() + (product.arrives == "signed")  # a sign is one bit more
-            bits = self.bits["real"] if real or not product.weights else float(spikes)
+            # Of two activations the wider one decides.
+            is_real = real or product.beside == "real"
+            bits = self.bits["real"] if is_real else float(product.levels.bit_length() + product.signs)
             held = product.inputs * bits / 8 / product.time_steps  # one step at a time
             spent["activations"] = _PICO * self.transfer(2 * product.inputs, bits, held)
         return Energy(**spent)

@@ -1,5 +1,6 @@
 """Operations of a network for one image, layer by layer, counted on real images."""
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -79,7 +80,7 @@ class Operations:
         images: Number of images that were counted on.
         layers: The modules that compute something, in the network's order.
         neurons: The layers of neurons, in that order.
-        weights: Parameters of the model.
+        weights: Parameters of the model, or the weights of its products if these are more, as buffers may be.
         steps: Time steps for one image, of a network over time.
     """
 
@@ -149,12 +150,12 @@ def count_operations(
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
     counter, watch = ProductCounter(model), _NeuronWatch()
-    reset, images, seen, steps = resetter(model), 0, 0, 1
+    reset, images, seen = resetter(model), 0, 0
     with ExitStack() as stack:
         stack.enter_context(aside(model))
         stack.enter_context(watch_neurons(model, watch.see))
         for path, module in model.named_modules():
-            if hook := _traffic_hook(path, module, watch.traffic):
+            if hook := _hook(path, module, watch):
                 stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
         for number, batch in enumerate(batches):
             reset()
@@ -171,17 +172,18 @@ def count_operations(
                 raise OnespikeError(f"batches: {expected}, got a {kind.__name__}")
             if isinstance(answer, Tensor) and not answer.isfinite().all():
                 raise OnespikeError("the network answers with numbers that are not finite: its training failed")
-            here = _images_in(model, batch, answer, batch_axis)
-            images, seen = images + here, seen + 1
-            steps = max(steps, watch.end_batch(), _steps_of(model, batch, here))
+            images, seen = images + _images_in(model, batch, answer, batch_axis), seen + 1
+            watch.end_batch()
     if not images:
         raise OnespikeError("there are no images to audit the network on: expected at least one")
     products = defaultdict[str, list[Product]](list)
     for (path, *_), tally in counter.tallies.items():
-        products[path].append(tally.conclude(images, seen, steps))
+        products[path].append(tally.conclude(images, seen, watch.steps))
     layers = tuple(_layers(model, counter, products, watch.traffic, images))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
-    return Operations(images, layers, neurons, sum(weight.numel() for weight in model.parameters()), steps)
+    read = {which or (path, name): tally.weights for (path, name, which, _), tally in counter.tallies.items()}
+    weights = max(sum(weight.numel() for weight in model.parameters()), sum(read.values()))
+    return Operations(images, layers, neurons, weights, watch.steps)
 
 
 def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> int:
@@ -196,28 +198,30 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
     return len(batch) if maps_of_volumes else batch_of(batch)
 
 
-def _steps_of(model: nn.Module, batch: Tensor, images: int) -> int:
-    """Frames that a network of the library is given, or else the time steps that it takes for an image."""
-    if batch.ndim == 5 and images == batch.shape[1] and hasattr(model, "over_time"):
-        return len(batch)  # whatever its config says
-    own = getattr(getattr(model, "config", None), "time_steps", 1)
-    return own if isinstance(own, int) else 1
-
-
-def _traffic_hook(path: str, module: nn.Module, traffic: dict[str, Counter[str]]) -> Callable[..., None] | None:
-    """Make the hook that counts what a unit hands on or neurons keep for the next step; None for other modules."""
+def _hook(path: str, module: Any, watch: "_NeuronWatch") -> Callable[..., None] | None:
+    """Make the hook that counts what a module hands on or keeps, and its time steps; None if it has nothing to say."""
 
     def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
         given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
         reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
-        traffic[path] += Counter(reads=int(reads), writes=int(writes))
+        watch.traffic[path] += Counter(reads=int(reads), writes=int(writes))
 
-    def watch_time(neuron: Any, args: tuple[Tensor], _kwargs: dict[str, Any], _spikes: Tensor) -> None:
-        traffic[path] += Counter(dict.fromkeys(("reads", "writes"), neuron.kept_over_time(args[0])))
+    def watch_time(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        kept, steps = layer.kept_over_time(out, *args, **kwargs)
+        watch.steps = max(watch.steps, steps)
+        if kept and steps > 1:  # written at all steps but the last, and read again
+            watch.traffic[path] += Counter(dict.fromkeys(("reads", "writes"), kept * (steps - 1)))
 
+    def watch_network(network: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
+        x, own = next(iter((*args, *kwargs.values())), None), network.config.time_steps
+        frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
+        watch.steps = max(watch.steps, frames or own)  # frames are the steps, whatever its config says
+
+    if isinstance(module, Unit):
+        return watch_unit
     if hasattr(module, "kept_over_time"):
         return watch_time
-    return watch_unit if isinstance(module, Unit) else None
+    return watch_network if isinstance(getattr(getattr(module, "config", None), "time_steps", None), int) else None
 
 
 class _NeuronWatch:
@@ -226,6 +230,7 @@ class _NeuronWatch:
     def __init__(self) -> None:
         self.neurons: dict[str, NeuronTally] = defaultdict(NeuronTally)
         self.traffic: dict[str, Counter[str]] = defaultdict(Counter)
+        self.steps = 1  # time steps that the network takes for an image
         self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
         self._steps: Counter[str] = Counter()  # of each layer of another package's neurons in this batch
 
@@ -239,15 +244,14 @@ class _NeuronWatch:
             self.traffic[fired.path] += Counter(reads=kept * fired.steps, writes=kept * fired.steps)
             self._last[fired.path] = kept
 
-    def end_batch(self) -> int:
-        """Conclude a batch; returns the time steps that every layer of another package's neurons took, at least 1."""
+    def end_batch(self) -> None:
+        """Conclude a batch; its time steps are those that every layer of another package's neurons took."""
         # Nobody reads what the last step wrote, and the first step had nothing to read.
         for path, kept in self._last.items():
             self.traffic[path] -= Counter(reads=kept, writes=kept)
-        steps = min(self._steps.values(), default=1)
+        self.steps = max(self.steps, min(self._steps.values(), default=1))
         self._last.clear()
         self._steps.clear()
-        return steps
 
 
 class NeuronTally:
@@ -274,8 +278,11 @@ class NeuronTally:
 
     def conclude(self, path: str) -> Neurons:
         """Summarise."""
-        quantiles = torch.cat(self._samples).quantile(torch.tensor(QUANTILES)).tolist() if self._samples else ()
-        return Neurons(path, self._fired / max(self._values, 1), self._threshold, tuple(quantiles))
+        seen = torch.cat(self._samples) if self._samples else torch.empty(0)
+        seen = seen[seen.isfinite()]  # neurons that only integrate may have an infinite threshold
+        quantiles = seen.quantile(torch.tensor(QUANTILES)).tolist() if len(seen) else ()
+        threshold = None if self._threshold is None or not math.isfinite(self._threshold) else self._threshold
+        return Neurons(path, self._fired / max(self._values, 1), threshold, tuple(quantiles))
 
 
 def _layers(

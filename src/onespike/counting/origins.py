@@ -6,7 +6,7 @@ alive, or its storage reserved, so that no other tensor takes its place.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +117,52 @@ class Weights:
             self._sources.pop(place, None)
         self._kept.clear()
         self._blank.clear()
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in memory."""
+
+    storage: StorageWeakRef
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Layout":
+        """That of a tensor, which may be freed; until this is forgotten no other takes its place."""
+        return cls(StorageWeakRef(tensor.untyped_storage()), tensor.shape, tensor.stride())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the tensor is gone."""
+        return self.storage.expired()
+
+    def is_of(self, tensor: Tensor) -> bool:
+        """Whether a tensor at the same place lies there in the same way."""
+        return (tensor.shape, tensor.stride()) == (self.shape, self.stride)
+
+
+class Weighted(NamedTuple):
+    """Activations times weights."""
+
+    layout: Layout
+    axes: set[int]  # along which the weights differ
+    path: str  # of the module that multiplied them
+    x: Tensor
+    weight: Tensor
+    first: bool  # as in `Product`
+
+
+class Padded(NamedTuple):
+    """Activations with zeros around them."""
+
+    layout: Layout
+    zeros: tuple[tuple[int, int], ...]  # before and behind, along the last axis, the one before it, ...
+
+    def is_all_of(self, x: Tensor, axes: int) -> bool:
+        """Whether x is all of it, with the zeros along its last `axes`; the axes before these may have been joined."""
+        _, shape, stride = self.layout
+        alike = (x.shape[-axes:], x.stride()[-axes:]) == (shape[-axes:], stride[-axes:])
+        return alike and len(self.zeros) <= axes and x.numel() == shape.numel()
 
 
 class OutOfSight(TorchFunctionMode):

@@ -24,6 +24,7 @@ class Product:
         arrives: Kind of its inputs: "binary", "signed", "graded" or "real", see `onespike.counting.arrivals`.
         step: Size c of one spike; None for real values, if all were zeros, or if each channel has its own.
         levels: The largest number of spikes in one value; 0 for real values.
+        signs: Whether spikes of one size come with both signs.
         rate: Spikes per input value; of real values, the share that is not 0.
         macs: Dense multiply-accumulates, as frameworks count them: zeros of the padding included.
         reached: Those that a value of the input reaches: zeros of the padding left out.
@@ -40,6 +41,7 @@ class Product:
     arrives: Kind
     step: float | None
     levels: int
+    signs: bool
     rate: float
     macs: float
     reached: float
@@ -94,9 +96,9 @@ class Tally:
     """A product while it is being counted, over all batches; `channels` as for `Arrivals`, `first` as in `Product`."""
 
     def __init__(self, name: str, weights: int, channels: int | None = None, first: bool = False) -> None:
-        self.name, self.weights, self.channels, self.first = name, weights, channels, first
+        self.name, self.weights, self.first = name, weights, first
         self.macs = self.reached = self.pairs = 0
-        self.calls = self.rows = 0  # how often it was computed, and on how many maps, or vectors of inputs
+        self.calls = self.rows = 0  # how often it was computed, and on how many maps or vectors of all images and steps
         self.magnitude = 0.0  # the sum of |a| * |b| over all pairs, while neither side is real
         self.left, self.right = Operand(channels), Operand()
 
@@ -112,7 +114,7 @@ class Tally:
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
                 operations = self.magnitude / abs((left.step or 1) * (right.step or 1))
-                if KINDS.index(left.kind) < KINDS.index(right.kind):
+                if (KINDS.index(left.kind), left.levels) < (KINDS.index(right.kind), right.levels):
                     operand, arrival = self.right, right
             elif left.kind == "real" and right.kind != "real":
                 operand, arrival, operations = self.right, right, self.right.counted(right)[1]
@@ -126,11 +128,10 @@ class Tally:
         counts = rate, macs, reached, met, done, inputs
         return Product(self.name, *arrival, *counts, self.weights, beside, self.first, ran)
 
-    def see_linear(self, x: Tensor, out: int) -> None:
-        """Count values (..., in) that each meet `out` weights."""
+    def see_linear(self, x: Tensor, out: int, rows: int) -> None:
+        """Count values (..., in) of `rows` maps or vectors that each meet `out` weights."""
         self.macs, self.reached = self.macs + x.numel() * out, self.reached + x.numel() * out
-        side = x.shape[-1 if self.channels is None else self.channels] if x.ndim else 1
-        self.calls, self.rows = self.calls + 1, self.rows + x.numel() // max(side, 1)
+        self.calls, self.rows = self.calls + 1, self.rows + rows
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
@@ -140,11 +141,11 @@ class Tally:
         self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
         self.left.nonzero += macs
 
-    def see_matmul(self, a: Tensor, b: Tensor) -> None:
-        """Count the product of two activations, (B, M, K) and (B, K, N)."""
+    def see_matmul(self, a: Tensor, b: Tensor, rows: int) -> None:
+        """Count the product of two activations, (B, M, K) and (B, K, N), of `rows` maps."""
         macs = a.numel() * b.shape[-1]
         self.macs, self.reached = self.macs + macs, self.reached + macs
-        self.calls, self.rows = self.calls + 1, self.rows + len(a)
+        self.calls, self.rows = self.calls + 1, self.rows + rows
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
         both = _double_sum(a != 0, -2) * _double_sum(b != 0, -1)  # (B, K)

@@ -14,6 +14,12 @@ OF_EVENTS = (
     *("frames", "frames_by", "representation", "sensor", "denoise"),
     *("spatial_jitter", "temporal_jitter", "drop_events"),
 )
+#: Options on which the test images depend, and the data sets of which nothing but the `root` says which they are.
+_OF_TEST = (
+    *("name", "image_size", "class_path", "init_args"),
+    *("frames", "frames_by", "representation", "sensor", "denoise"),
+)
+_BY_ROOT = ("folder", "hub", "events-folder")
 #: AutoAugment policies in timm's notation; timm itself silently leaves out what it does not know.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
 _POLICY = re.compile(
@@ -96,6 +102,11 @@ class DataConfig:
     drop_events: float = 0.0
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
+
+    def shows_as(self, other: "DataConfig") -> bool:
+        """Whether the test images are those of another configuration, by the options that choose and change them."""
+        options = [*_OF_TEST, *(["root"] if self.name in _BY_ROOT else [])]
+        return all(getattr(self, key) == getattr(other, key) for key in options)
 
     def __post_init__(self) -> None:
         check(self, "data")

@@ -1,5 +1,7 @@
 """Sets of images, and the data sets made of them."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,8 @@ from torch import Tensor
 from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
+#: Test images, evenly spread, by which a test set is known again.
+_KNOWN_BY = 64
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +185,20 @@ class Dataset:
         """The shape of one image, (C, H, W), or of the frames of a recording, (T, C, H, W)."""
         shape = (self.in_channels, self.image_size, self.image_size)
         return (self.frames, *shape) if self.frames > 1 else shape
+
+    def test_set(self, of_events: bool = False) -> str:
+        """SHA-256 that tells this test set from others: of the class names, of all labels, and of some of the images.
+
+        With `of_events`, recordings are told apart by the pixels that saw an event, however events become frames.
+        """
+        some = self.test.spread(_KNOWN_BY)
+        images = some.gather(np.arange(len(some)))[0].detach().cpu()
+        if of_events:
+            images = (images.amax(3) if images.ndim == 5 else images) > 0  # (B, H, W, T, C), or without T
+        digest = hashlib.sha256(json.dumps(self.classes).encode())
+        for values in (torch.from_numpy(self.test.targets), images):
+            digest.update(values.contiguous().view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        return digest.hexdigest()
 
     def divided(self, holdout: float, limit: int) -> "Dataset":
         """Leave out training images above the limit, then hold some out unless there is a validation part."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,15 +35,15 @@ class Counted:
         self._modules = {path: network.get_submodule(path) for path in self.products}
         self._sides, values = dict[str, tuple[int, ...]](), Counter[str]()
 
-        def see(path: str, x: Tensor) -> None:
+        def see(path: str, _layer: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            x = (*args, *named.values())[0]
             self.calls.append(path)
             self._sides[path] = tuple(x.shape[-2:])
             values[path] += x.numel()
 
         with ExitStack() as stack, torch.no_grad():
             for path, module in self._modules.items():
-                hook = module.register_forward_pre_hook(lambda _, args, path=path: see(path, args[0]))
-                stack.callback(hook.remove)
+                stack.callback(module.register_forward_pre_hook(partial(see, path), with_kwargs=True).remove)
             network(images)
         # A layer of a user's class may read something else than its product does.
         strange = {path for path, one in self.products.items() if values[path] != one.inputs * len(images)}

@@ -70,6 +70,7 @@ class Evaluation:
     Attributes:
         data: Name of the data set.
         part: Which part of it.
+        test_set: Which test images the data set has, as `Dataset.test_set` tells them apart.
         checkpoint: "best" or "last", whichever was asked for.
         epochs: Epochs after which its weights were saved.
         time_steps: Time steps for one image, as asked for; None: the network's own number.
@@ -88,6 +89,7 @@ class Evaluation:
 
     data: str
     part: str
+    test_set: str
     checkpoint: str
     epochs: int
     time_steps: int | None
@@ -217,6 +219,7 @@ def evaluate(
     return Evaluation(
         data=dataset.name,
         part=part,
+        test_set=dataset.test_set(),
         checkpoint=which,
         epochs=checkpoint.state["progress"]["epoch"],
         time_steps=time_steps,
@@ -240,7 +243,7 @@ def _plain(spreads: Mapping[str, Spread]) -> dict[str, dict[str, float | None]]:
 
 
 def expect_shape(data: Dataset, card: ModelCard) -> None:
-    """Raise `OnespikeError` unless images have a network's channels and size, and recordings its time steps."""
+    """Raise `OnespikeError` unless images have a network's channels and size, recordings its frames; warn of floats."""
     steps = getattr(card.model, "time_steps", data.frames)
     if (data.frames > 1 or card.data in EVENTS) and steps != data.frames:
         found = f"{data.name} has {data.frames} frames of each recording, the network takes {steps}"
@@ -251,6 +254,9 @@ def expect_shape(data: Dataset, card: ModelCard) -> None:
     if data.image_size != side:
         remedy = f"pass --data.image_size {side}"
         raise OnespikeError(f"{images} {data.image_size} pixels a side, the network takes {side}: {remedy}")
+    if set(data.mean) == {0.0} and set(data.std) == {1.0} and (data.mean, data.std) != (card.mean, card.std):
+        mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
+        warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")
 
 
 def expect_one_frame(data: Dataset, what: str) -> None:
@@ -269,6 +275,3 @@ def expect_same_images(data: Dataset, card: ModelCard) -> None:
         if ours != its:
             raise OnespikeError(f"{classes}: class {number} is {ours!r}, where the network has {its!r}")
     expect_shape(data, card)
-    if set(data.mean) == {0.0} and set(data.std) == {1.0} and (data.mean, data.std) != (card.mean, card.std):
-        mean, std = ([round(one, 4) for one in values] for values in (card.mean, card.std))
-        warn(f"{data.name} gives floats, taken as they are; the network knows images less {mean}, over {std}")

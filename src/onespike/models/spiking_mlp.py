@@ -55,6 +55,10 @@ class RecurrentOverTime(nn.Module):
         carry.after.append(state)
         return torch.cat(found)
 
+    def kept_over_time(self, out: Tensor, x: Tensor, carry: Carry) -> tuple[int, int]:  # noqa: ARG002
+        """How many values a time step keeps for the next: c of an LSTM; h is an input of the audit's "state"."""
+        return out[0].numel() if isinstance(self.cell, nn.LSTM) else 0, len(out)
+
 
 @register_model(SpikingMLPConfig, {"spiking-mlp": {}})
 class SpikingMLP(OverTimeNetwork):

@@ -228,9 +228,10 @@ class Firing(nn.Sequential):
         training = thresholds.training and thresholds.norm.training
         return known and training and not is_watched(thresholds, thresholds.norm, neuron)
 
-    def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials kept from step to step: those of all steps but the last."""
-        return self.population * currents[1:].numel() if currents.ndim == 5 else 0
+    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
+        """How many values a time step keeps for the next, and the number of steps, as `OverTime` says it."""
+        neuron = cast("Neuron", self[1])
+        return (spikes[0].numel() * neuron.values_kept, len(spikes)) if spikes.ndim == 5 else (0, 1)
 
 
 class Windows(nn.Module):

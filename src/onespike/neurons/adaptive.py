@@ -23,6 +23,8 @@ class AdaptiveLIF(Neuron):
     rise a.
     """
 
+    values_kept = 2  # V and a
+
     def __init__(
         self,
         channels: int,

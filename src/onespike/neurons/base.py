@@ -120,6 +120,7 @@ class Neuron(nn.Module):
     spiking = True  # whether its output is spikes, not real numbers
     signed = False  # whether its spikes have a sign
     grouped = False  # whether there is always an axis before the images: windows or a population
+    values_kept = 1  # values that a neuron keeps until the next time step, its potential among them
 
     def __init__(self, channels: int, config: NeuronConfig | None = None, integrates: bool = True) -> None:
         super().__init__()
@@ -279,9 +280,9 @@ class OverTime(nn.Module):
         """Map currents (T, B, C, …) to spikes of the same shape."""
         return self.neuron.over_time(currents, carry)
 
-    def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials kept between steps: written at all steps but the last, and read again."""
-        return currents.numel() // len(currents) * (len(currents) - 1)
+    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
+        """How many values a time step keeps for the next, and the number of steps; given the output and the inputs."""
+        return currents[0].numel() * self.neuron.values_kept, len(currents)
 
 
 def stacked(steps: Sequence[Tensor]) -> Tensor:

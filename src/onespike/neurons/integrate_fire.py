@@ -12,7 +12,7 @@ from onespike.errors import OnespikeError
 from onespike.neurons.base import NeuronConfig
 from onespike.neurons.lif import LIF
 
-#: Most neurons for one activation: adding up more spikes costs no less than computing with real numbers.
+#: Most neurons for one activation: a convention, the largest graded value that the audit counts in accumulates.
 MOST = 16
 
 
@@ -83,9 +83,9 @@ class IntegrateFire(nn.Module):
             left = potential - fired if len(spikes) < self.time_steps else left
         return (torch.cat(spikes) if self.time_steps > 1 else spikes[0]) * size
 
-    def kept_over_time(self, currents: Tensor) -> int:
-        """Count the potentials kept between steps: written at all steps but the last, and read again."""
-        return currents.numel() // self.time_steps * (self.time_steps - 1)
+    def kept_over_time(self, spikes: Tensor, currents: Tensor) -> tuple[int, int]:  # noqa: ARG002
+        """How many potentials a time step keeps for the next, and the number of steps, as `OverTime` says it."""
+        return currents.numel() // self.time_steps, self.time_steps
 
 
 class QCFS(nn.Module):

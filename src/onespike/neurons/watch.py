@@ -184,11 +184,11 @@ def _watch(
 ) -> Iterator[None]:
     own, caught = isinstance(neuron, Neuron), list[Tensor]()
 
-    def leave(_neuron: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    def leave(_neuron: nn.Module, args: tuple[Any, ...], named: dict[str, Any], out: Any) -> None:
         spikes = out[0] if isinstance(out, tuple) else out
         steps = len(spikes) if getattr(neuron, "step_mode", "s") == "m" else None
         with _disable_current_modes():
-            potential = args[0] if own else _joined(caught, spikes, steps)
+            potential = (*args, *named.values())[0] if own else _joined(caught, spikes, steps)
         caught.clear()
         # The axis of windows, of a population or of time comes before that of the images.
         ahead = steps or (own and (neuron.grouped or spikes.ndim == 5))
@@ -201,7 +201,7 @@ def _watch(
         see(Fired(path, neuron, potential, spikes, threshold, surrogate, steps or 1, int(bool(ahead))))
 
     with ExitStack() as stack:
-        stack.callback(neuron.register_forward_hook(leave).remove)
+        stack.callback(neuron.register_forward_hook(leave, with_kwargs=True).remove)
         if foreign_potentials and not own:
             # Potentials of other packages are caught where they are compared with the threshold: in the surrogate, or
             # in `fire`.

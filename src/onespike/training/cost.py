@@ -86,7 +86,7 @@ class CostMeter:
         self._operations, self._accumulates = list[Tensor](), list[Tensor]()
         with ExitStack() as stack:
             for layer in self._readers:
-                stack.callback(layer.register_forward_pre_hook(self._count).remove)
+                stack.callback(layer.register_forward_pre_hook(self._count, with_kwargs=True).remove)
             yield
 
     def read(self, images: int) -> Cost:
@@ -96,8 +96,8 @@ class CostMeter:
         joules = ACCUMULATE * accumulates / images + self.least
         return Cost(operations / images, operations / (images * self._macs), joules)
 
-    def _count(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        x, reader = inputs[0], self._readers[layer]
+    def _count(self, layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        x, reader = (*inputs, *named.values())[0], self._readers[layer]
         with torch.autocast(x.device.type, enabled=False):
             size = reader.size
             if reader.axis is not None:

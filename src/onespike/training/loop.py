@@ -304,6 +304,7 @@ def test(trainer: Trainer, run: Run) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "model": trainer.card.name,
         "data": trainer.data.name,
+        "test_set": trainer.data.test_set(),
     }
     if trainer.teacher:
         summary["teacher_pflop"] = peta(trainer.teacher.found.flops)

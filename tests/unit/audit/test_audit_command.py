@@ -3,15 +3,23 @@
 import csv
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from PIL import Image
+from torch import nn
 
-from onespike.audit import audit_run
+from onespike.audit import audit, audit_model, audit_run, compare
+from onespike.cli.audit import _print
+from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
 from onespike.data.config import DataConfig
+from onespike.models import model_config
+from onespike.training.checkpoint import Checkpoint
+from onespike.training.run import Run
 
 QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
 
@@ -73,25 +81,94 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
     (run.folder / "evaluation").mkdir()
-    found = {"part": "test", "checkpoint": "best", "data": "digits", "epochs": 1, "top1": {"mean": 12.5}}
+    tested = run.dataset().test_set()
+    found = {"part": "test", "checkpoint": "best", "test_set": tested, "epochs": 1, "top1": {"mean": 12.5}}
     (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
-    for other in ({"part": "train"}, {"checkpoint": "last"}, {"data": "mine"}, {"epochs": 2}, {"time_steps": 4}):
+    for other in ({"part": "train"}, {"checkpoint": "last"}, {"test_set": "others"}, {"epochs": 2}, {"time_steps": 4}):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None
 
 
-def test_on_other_images_the_accuracy_of_training_does_not_count(make_run, tmp_path: Path):
+def folder_of(place: Path, shade: int, classes: tuple[str, ...] = ("one", "two")) -> DataConfig:
+    """Grey images of the size of the digits, a folder for each class."""
     for part in ("train", "test"):
-        for name in ("one", "two"):
-            folder = tmp_path / "images" / part / name
+        for name in classes:
+            folder = place / part / name
             folder.mkdir(parents=True)
             for number in range(4):
-                Image.new("L", (32, 32), 60 * number).save(folder / f"{number}.png")
-    data = DataConfig(name="folder", root=str(tmp_path / "images"), cache=str(tmp_path / "cache"))
+                Image.new("L", (32, 32), shade * number).save(folder / f"{number}.png")
+    return DataConfig(name="folder", root=str(place), cache=str(place.parent / "cache"))
+
+
+@pytest.fixture
+def of_folders(make_run):
+    """Make a trained run on the images of a folder."""
+
+    def make(name: str, data: DataConfig, top1: float = 90.0, keys: tuple[str, ...] = ("test_set",)) -> Run:
+        run = make_run(name, top1=top1)
+        dataset, recipe, summary = run.dataset(data), replace(run.recipe, data=data), run.summary
+        run.begin(recipe)
+        card = replace(run.checkpoint("best").card, classes=dataset.classes, data=dataset.name)
+        Checkpoint(card, card.build().state_dict(), {}, {"progress": {"epoch": 1}}).save(run.best)
+        run.finish(summary | {key: dataset.test_set() for key in keys})
+        return run
+
+    return make
+
+
+def test_on_other_images_the_accuracy_of_training_does_not_count(make_run, of_folders, tmp_path: Path):
+    one, two = folder_of(tmp_path / "one", 60), folder_of(tmp_path / "two", 50)
     run = make_run(top1=90.0)
     assert audit_run(run, images=4, latency=False).accuracy == 90
-    assert audit_run(run, data, images=4, latency=False).accuracy is None
+    assert audit_run(run, one, images=4, latency=False).accuracy is None
+    for keys in (("test_set",), ()):  # whether the summary says which images were tested
+        run = of_folders(f"run{len(keys)}", one, keys=keys)
+        assert audit_run(run, images=4, latency=False).accuracy == 90
+        assert audit_run(run, replace(one, cache=str(tmp_path / "elsewhere")), 4, latency=False).accuracy == 90
+        assert audit_run(run, two, images=4, latency=False).accuracy is None
+    moved = (tmp_path / "one").rename(tmp_path / "moved")
+    assert audit_run(tmp_path / "run1", replace(one, root=str(moved)), 4, latency=False).accuracy == 90
+
+
+def test_folders_of_equal_names_are_different_images(of_folders, tmp_path: Path):
+    datas = [
+        *(folder_of(tmp_path / "one", 60), folder_of(tmp_path / "two", 50)),
+        folder_of(tmp_path / "three", 60, ("one", "three")),
+    ]
+    first, *others = (audit_run(of_folders(f"run{n}", data), images=4, latency=False) for n, data in enumerate(datas))
+    assert {one.data for one in (first, *others)} == {"folder"}
+    for other in others:
+        made, refused = compare([first, other])
+        assert not made
+        assert "different images or classes (folder, folder)" in refused[0]
+    assert len(compare([first, replace(first, name="twin")])[0]) == 1
+
+
+def test_what_helps_where_an_accuracy_is_not_known(make_run, of_folders, tmp_path: Path):
+    data, fresh = folder_of(tmp_path / "one", 60), model_config("conv-tiny", channels=(4,), depths=(1,))
+    run, unknown = of_folders("run", data), audit_run(make_run("other"), data, 4, latency=False)
+    known = audit_run(run, images=4, latency=False)
+    for other, remedy in (
+        (audit_model(fresh, data, 4, latency=False), "train the model, and audit its run"),
+        (unknown, "run onespike evaluate RUN on the same images"),
+    ):
+        assert compare([known, other])[1][0].endswith(f"is not known: {remedy}")
+
+
+def test_the_accuracy_of_the_best_weights_does_not_stand_beside_others(make_run):
+    run = make_run(top1=90.0)
+    later = replace(run.checkpoint("best"), state={"progress": {"epoch": 2}})
+    later.save(run.last)
+    (run.best / "model.safetensors").write_bytes(b"damaged")
+    assert audit_run(run, images=4, latency=False).accuracy is None
+
+
+def test_floats_as_they_are_are_warned_of_as_in_an_evaluation(make_run, capsys):
+    pixels = torch.rand(8, 1, 32, 32, dtype=torch.bfloat16, requires_grad=True)
+    images = torch.utils.data.TensorDataset(pixels, torch.arange(8))
+    audit_run(make_run(), (images, images), images=4, latency=False)
+    assert "TensorDataset gives floats, taken as they are" in capsys.readouterr().err
 
 
 def test_runs_to_compare_need_no_other_subject(make_run, command):
@@ -228,3 +305,8 @@ def test_on_a_busy_machine_latency_is_no_headline(command, monkeypatch: pytest.M
     assert [one["busy"] for one in found[0.0]] == [None, None]
     assert all("others used" in one["busy"] for one in found[9.0])
     assert "others used" in (tmp_path / "9.0.html").read_text()
+
+
+def test_a_network_without_a_product_is_printed(capsys):
+    _print(audit(nn.PReLU(), [torch.randn(2, 3)]), person(None))
+    assert "0 dense multiply-accumulates for one image, 0 of them on real values\n" in capsys.readouterr().out

@@ -9,6 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from onespike.counting.elementwise import work
 from onespike.counting.operations import Operations, count_operations
 from onespike.errors import OnespikeError
+from onespike.neurons import make_neuron
+from onespike.training.cost import CostMeter
 
 
 def spikes(*shape: int, rate: float = 0.3) -> Tensor:
@@ -317,3 +319,96 @@ def test_batch_norms_of_gpus_cost_what_those_of_cpus_cost(name):
     found = work(theirs, (x, *channels, False, 0.1, 1e-5), {}, (x,))
     assert found == work(ours, (x, *channels, 0.1, 1e-5), {}, (x,)) == {"multiply": 96, "add": 96}
     assert work(theirs, (x, *channels, True, 0.1, 1e-5), {}, (x,)) is None, "statistics of the batch"
+
+
+def same_count(one: Operations, other: Operations) -> None:
+    names = ("name", "macs", "reached", "operations", "inputs", "rate")
+    (first,), (second,) = one.products, other.products
+    assert [getattr(first, name) for name in names] == [getattr(second, name) for name in names]
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+def test_zeros_put_around_a_map_are_padding():
+    x = spikes(2, 4, 7, 9)
+    padded = nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(4, 8, 3, stride=2))
+    same_count(count_operations(padded, [x]), count_operations(nn.Conv2d(4, 8, 3, stride=2, padding=1), [x]))
+    layer = nn.Conv2d(4, 8, 4, padding="same")  # padded on one side by PyTorch itself
+    (product,) = count_operations(layer, [x]).products
+    assert product.inputs == 4 * 7 * 9
+    assert product.reached * 2 == by_running(layer, torch.ones_like(x))
+    assert product.operations * 2 == by_running(layer, x)
+
+
+class Padded(nn.Module):
+    """A convolution of a map with something around it, perhaps changed."""
+
+    def __init__(self, change: object) -> None:
+        super().__init__()
+        self.change, self.layer = change, nn.Conv2d(4, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.change(x))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: F.pad(x, (1, 1, 1, 1), value=1.0),
+        lambda x: F.pad(x, (1, 1, 1, 1)).fill_(1),
+        lambda x: F.pad(x, (1, 1, 1, 1)) + 0,
+        lambda x: F.pad(x[:, :2], (1, 1, 1, 1, 0, 2)),  # zeros as channels meet weights
+    ],
+)
+def test_other_values_around_a_map_are_inputs(change):
+    (product,) = count_operations(Padded(change), [spikes(2, 4, 7, 9)]).products
+    assert product.inputs == 4 * 9 * 11
+
+
+class Scores(nn.Module):
+    """Attention whose tokens are as many as its channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (self.stem(x) > 0).float()
+        return (x @ x.transpose(-1, -2)).softmax(-1) @ x
+
+
+def test_two_products_of_equal_shapes_are_two():
+    *products, _ = count_operations(Scores(), [torch.randn(3, 6, 6)] * 2).products
+    assert [(one.name, one.arrives, one.beside, one.macs) for one in products] == [
+        ("matmul 6 x 6 x 6", "binary", "binary", 216),
+        ("matmul 6 x 6 x 6", "binary", "real", 216),
+    ]
+
+
+def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("w", torch.randn(6, 6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.linear(x, self.w).relu(), self.w)
+
+    assert count_operations(Fixed(), [torch.randn(3, 6)]).weights == 36
+    assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
+
+
+def test_a_layer_may_be_told_its_input_by_name():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fire, self.fc = make_neuron(6), nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(input=self.fire(potential=x))
+
+    x, network = torch.randn(3, 6), Named()
+    operations = count_operations(network, [x])
+    meter = CostMeter(network, (6,))
+    with meter.watch():
+        network(x)
+    assert meter.read(3).operations.item() == pytest.approx(operations.synaptic_operations) == (x > 0.5).sum() * 5 / 3

@@ -55,6 +55,21 @@ def test_memory():
     assert real.weights == near(40 * 8 * access)
 
 
+def test_a_value_takes_as_many_bits_as_its_kind_needs():
+    access = 10e-12 / 64  # of one bit of a small memory
+    signed = torch.tensor([[-1.0, -0.5, 0, 1.5], [1.0, 0, 0.5, 0]])  # up to 3 spikes, and a sign
+    assert audit_of(nn.Linear(4, 10), signed).energy("memory").activations == near(2 * 4 * 3 * access)
+
+    class Product(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, 0] @ x[:, 1]
+
+    pairs = torch.stack([SPIKES, SPIKES])[..., None, :].expand(2, 2, 4, 4).clone()
+    assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 1 * access)
+    pairs[:, 1] *= torch.rand(4, 4)
+    assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 8 * access)
+
+
 def test_large_weights_lie_in_large_memories():
     table = EnergyTable.load()
     access = {held: table.transfer(1, 64, held) for held in (8192, 8193, 32769, 1048577)}

@@ -1,5 +1,6 @@
 """The library's own networks: what must come out, and what follows from their structure."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -211,6 +212,14 @@ def test_exponents():
     assert size.macs[0] == count_operations(Network(config, 10, 3, 4), [torch.rand(1, 3, 4, 4)]).macs
     assert size.seconds == ()
     assert size.seconds_exponent is None
+
+
+def test_times_of_a_busy_machine_are_marked(monkeypatch):
+    monkeypatch.setattr("onespike.clock._processors_seconds", lambda: 9 * time.perf_counter())
+    config = replace(model_config("mlp12"), depths=(1,), channels=(6,))
+    found = scaling(config, in_channels=3, image_size=4, time_it=True)
+    assert all("others used" in one.busy for one in found)
+    assert [one.busy for one in scaling(config, in_channels=3, image_size=4)] == [None] * len(found)
 
 
 def test_where_one_image_size_alone_suits_the_stem_there_is_no_exponent_of_it():

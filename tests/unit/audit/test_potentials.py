@@ -20,3 +20,10 @@ def test_few_values_are_all_kept():
     for number in range(5):
         watch.see(torch.full((1, 1, 1, 1), float(number)), torch.zeros(1, 1, 1, 1), 0.5)
     torch.testing.assert_close(torch.tensor(watch.conclude("").potentials), 4 * torch.tensor(QUANTILES))
+
+
+def test_neurons_that_never_fire_have_no_threshold_that_a_file_could_hold():
+    watch = NeuronTally()
+    watch.see(torch.full((1, 4), torch.nan), torch.zeros(1, 4), torch.inf)
+    found = watch.conclude("")
+    assert (found.threshold, found.potentials, found.firing_rate) == (None, (), 0)

@@ -5,7 +5,8 @@ import pytest
 from layouts import save_image, write_binary
 
 from onespike.data.config import DataConfig
-from onespike.data.dataset import open_dataset
+from onespike.data.dataset import Dataset, open_dataset
+from onespike.data.sets import ImageSet
 from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
 
@@ -110,3 +111,18 @@ def test_where_the_cache_is(tmp_path, cache, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     open_dataset(DataConfig())
     assert list((tmp_path / "home" / ".cache" / "onespike").glob("digits-*"))
+
+
+def test_a_test_set_is_known_by_what_it_holds():
+    def made(images: np.ndarray, classes: tuple[str, ...] = ("a", "b"), name: str = "folder") -> Dataset:
+        part = ImageSet(images, np.arange(len(images)) % 2, np.arange(len(images)))
+        return Dataset.of({"train": part, "test": part}, name=name, classes=classes, mean=(0.0,), std=(1.0,))
+
+    pixels = np.arange(4 * 9, dtype=np.uint8).reshape(4, 3, 3, 1)
+    others = [made(pixels + 1), made(pixels[:3]), made(pixels, ("a", "c"))]
+    assert made(pixels).test_set() == made(pixels, name="other").test_set()
+    assert made(pixels).test_set() not in [one.test_set() for one in others]
+    frames = np.stack([pixels * (pixels % 2), pixels * (pixels % 2 == 0)], 3)  # the same events, at two times
+    assert made(frames).test_set() != made(pixels).test_set()
+    assert made(frames).test_set(of_events=True) == made(pixels).test_set(of_events=True)
+    assert made(frames).test_set(of_events=True) != made(1 - frames.clip(max=1)).test_set(of_events=True)

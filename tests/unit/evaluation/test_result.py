@@ -19,6 +19,7 @@ def result() -> Evaluation:
     return Evaluation(
         data="pets",
         part="test",
+        test_set="0a1b",
         checkpoint="best",
         epochs=7,
         time_steps=4,

@@ -160,6 +160,10 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     once = audit_run_at_one(root, tmp_path)
     assert audit.operations.macs == pytest.approx(3 * once.operations.macs)
     assert audit.operations.potentials.reads > 0 == once.operations.potentials.reads
+    assert audit.test_set == once.test_set, "the same recordings, in other frames"
+    assert audit.accuracy == summary["test_top1"]
+    framed = audit_run(run, replace(made.data, representation="binary"), images=2, latency=False)
+    assert (framed.test_set, framed.accuracy) == (audit.test_set, None)
     for make in (optimise, convert_run, export):
         with pytest.raises(OnespikeError, match="3 frames; expected one"):
             make(run, tmp_path / "out")

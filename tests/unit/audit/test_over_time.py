@@ -1,0 +1,95 @@
+"""Networks over time, of whatever make: their time steps, and what is kept from one step to the next."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from onespike import convert
+from onespike.audit import audit
+from onespike.counting.operations import Operations, count_operations
+from onespike.models import create_model
+from onespike.neurons import NeuronConfig, OverTime, make_neuron
+
+STEPS = 4
+
+
+class Wrapped(nn.Module):
+    """A network inside another one, which has no config."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x)
+
+
+class Own(nn.Module):
+    """Patches of an image as tokens, embedded once; then `STEPS` time steps of neurons, all steps as one batch."""
+
+    def __init__(self, neuron: str = "lif") -> None:
+        super().__init__()
+        self.embed, self.mix = nn.Linear(8, 6), nn.Linear(6, 5)
+        self.neurons = OverTime(make_neuron(6, NeuronConfig(neuron)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        currents = self.embed(x).mean(1).expand(STEPS, len(x), 6)
+        return self.mix(self.neurons(currents).flatten(0, 1)).unflatten(0, (STEPS, -1)).mean(0)
+
+
+def counted(network: nn.Module, *shape: int) -> Operations:
+    torch.manual_seed(0)
+    return count_operations(network.eval(), [torch.rand(*shape)])
+
+
+@pytest.mark.parametrize(("shape", "steps"), [((2, 3, 16, 16), 4), ((2, 3, 3, 16, 16), 2)], ids=["images", "frames"])
+def test_a_network_inside_another_takes_its_time_steps(shape, steps):
+    inner = create_model("spiking-vgg-xs", image_size=16, width=8, time_steps=4)
+    found = audit(Wrapped(inner), [torch.rand(shape)])
+    assert (found.operations.steps, found.variants) == (steps, ("network", "binary"))
+
+
+def test_neurons_in_a_network_of_ones_own_tell_its_time_steps():
+    operations = counted(Own(), 3, 16, 8)
+    assert operations.steps == STEPS
+    embed, mix = operations.products
+    assert (embed.time_steps, mix.time_steps) == (1, STEPS)  # 16 tokens are no time steps
+
+
+def test_a_neuron_keeps_all_that_it_needs_at_the_next_step():
+    kept = {name: counted(Own(name), 3, 16, 8).potentials for name in ("lif", "adaptive")}
+    assert kept["lif"] == ((STEPS - 1) * 6,) * 2
+    assert kept["adaptive"] == ((STEPS - 1) * 2 * 6,) * 2  # its threshold's rise as well
+    strict = {
+        name: counted(
+            create_model("spiking-vgg-xs", image_size=16, width=8, time_steps=4, neuron={"name": name}), 2, 3, 16, 16
+        )
+        for name in ("lif", "adaptive")
+    }
+    assert strict["adaptive"].potentials.reads == 2 * strict["lif"].potentials.reads > 0
+
+
+def test_a_twin_without_windows_is_the_network_itself():
+    found = audit(create_model("spiking-vgg-xs", image_size=16, width=8, time_steps=4), [torch.rand(2, 3, 16, 16)])
+    assert found.energy("memory", "binary") == found.energy("memory")
+    assert found.energy("memory").potentials > 0
+
+
+def test_a_cell_of_an_lstm_is_kept_from_step_to_step():
+    options = {"image_size": 4, "width": 6, "depth": 1, "time_steps": STEPS}
+    reads = {
+        unit: counted(create_model("spiking-mlp", unit=unit, **options), 2, 3, 4, 4).potentials.reads
+        for unit in ("gru", "lstm")
+    }
+    assert reads == {"gru": (STEPS - 1) * 6, "lstm": (STEPS - 1) * 2 * 6}  # h is what the product "state" reads
+
+
+def test_a_conversion_keeps_sums_and_counts_from_step_to_step():
+    layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5), nn.Softmax(1)]
+    network = convert(nn.Sequential(*layers), torch.rand(8, 3, 8, 8), time_steps=STEPS, allow_real=True).network
+    kept = {layer.type: layer.potentials for layer in counted(network, 2, 3, 8, 8).layers if layer.potentials.writes}
+    assert kept == {
+        "IntegrateFire": ((STEPS - 1) * 4 * 36,) * 2,
+        "PoolSpikes": ((STEPS - 1) * 4 * (36 + 9),) * 2,  # counts, and the highest of each window
+        "OverMeans": ((STEPS - 1) * (5 + 5),) * 2,  # sums, and what came out so far
+    }
