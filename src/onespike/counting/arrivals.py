@@ -32,12 +32,19 @@ _TOLERANCE = 1e-5
 
 
 class Arrival(NamedTuple):
-    """The kind of a layer's inputs."""
+    """The kind of a layer's inputs.
 
-    kind: Kind  # one of `KINDS`
-    step: float | None  # c; None for real values, if all are zeros, and if each channel has its own
-    levels: int  # the largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real
-    signs: bool = False  # whether n has both signs
+    Attributes:
+        kind: One of `KINDS`.
+        step: c; None for real values, if all are zeros, and if each channel has its own.
+        levels: The largest |n|: 1 if binary or signed, up to 16 if graded, 0 if real.
+        signs: Whether n has both signs.
+    """
+
+    kind: Kind
+    step: float | None
+    levels: int
+    signs: bool = False
 
 
 class Arrivals:
