@@ -5,12 +5,14 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from onespike.audit import audit_run
 from onespike.counting.energy import DEFAULT
+from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 
 QUICK = ("--no-latency", "--images", 24, "--device", "cpu")
@@ -79,6 +81,19 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
     for other in ({"part": "train"}, {"checkpoint": "last"}, {"data": "mine"}, {"epochs": 2}, {"time_steps": 4}):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None
+
+
+def test_images_are_normalised_as_the_network_was_trained(make_run):
+    run = make_run(encoding="threshold")
+    checkpoint, images = run.checkpoint("best"), run.dataset().test.spread(24).gather(np.arange(24))[0]
+    assert (checkpoint.card.mean, checkpoint.card.std) == ((0.3,), (0.4,)) != (run.dataset().mean, run.dataset().std)
+    normal = (images.movedim(-1, -3) / 255 - 0.3) / 0.4
+    expected = count_operations(checkpoint.network().eval(), [normal])
+    found = audit_run(run, images=24, latency=False, device="cpu").operations
+    assert found.synaptic_operations == pytest.approx(expected.synaptic_operations, rel=1e-4)
+    assert [one.potentials for one in found.neurons] == [
+        pytest.approx(one.potentials, rel=1e-3, abs=1e-4) for one in expected.neurons
+    ]
 
 
 def test_on_other_images_the_accuracy_of_training_does_not_count(make_run, tmp_path: Path):
