@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -69,7 +70,7 @@ def command(main: Callable, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command line, or another `program`, with pipes for its output; after the test its group is killed."""
+    """Start a command line, or another `program`, with pipes for its output; the end of the test kills all of it."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object, program: Sequence[str] = ONESPIKE, **options: Any) -> subprocess.Popen[str]:
@@ -80,8 +81,12 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield begin
     for process in started:
-        with process, suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        with process:
+            with suppress(psutil.Error):  # launchers and searches give theirs a group of their own
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            with suppress(ProcessLookupError):  # what a process left that has ended
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture
