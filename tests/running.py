@@ -14,6 +14,6 @@ def wait_until(true: Callable[[], object], process: subprocess.Popen) -> None:
     """Wait until something is true, while a process runs that is to make it so."""
     end = time.monotonic() + PATIENCE
     while not true():
-        assert process.poll() is None, f"it ended with {process.returncode}: {process.stderr and process.stderr.read()}"
+        assert process.poll() is None, (process.returncode, process.communicate(timeout=PATIENCE))
         assert time.monotonic() < end, f"it has not come true in {PATIENCE} s"
         time.sleep(0.02)

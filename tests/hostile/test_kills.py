@@ -234,8 +234,8 @@ def test_workers_without_shared_memory(tmp_path):
     options = (
         "--data.auto_augment original --data.workers 2 --data.image_size 64 --train.batch_size 128 --train.epochs 1"
     )
-    train = f"{sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
-    shell = ["bash", "-c", f"{' '.join(small)} && exec {train}"]
+    line = f"{sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
+    shell = ["bash", "-c", f"{' '.join(small)} && exec {line}"]
     done = subprocess.run(["unshare", own, *shell], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
