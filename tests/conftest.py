@@ -1,12 +1,18 @@
 import os
 import shutil
+import signal
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import settings
+
+from tests.running import ONESPIKE
 
 # Before any test is collected, since `given` takes these as it decorates.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=25)
@@ -60,6 +66,27 @@ def command(main: Callable, capsys: pytest.CaptureFixture[str]) -> Callable[...,
         return int(exit_.value.code or 0), printed.out, printed.err
 
     return run
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a command line, or another `program`, with pipes for its output; the end of the test kills all of it."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*arguments: object, program: Sequence[str] = ONESPIKE, **options: Any) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [*program, *map(str, arguments)]
+        started.append(subprocess.Popen(command, start_new_session=True, **{**pipes, **options}))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        with process:
+            with suppress(psutil.Error):  # launchers and searches give theirs a group of their own
+                for child in psutil.Process(process.pid).children(recursive=True):
+                    child.kill()
+            with suppress(ProcessLookupError):  # what a process left that has ended
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture

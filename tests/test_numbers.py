@@ -21,6 +21,8 @@ PAGES = {
     + [ROOT / "results" / "README.md"]
 }
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?"
+#: What is ours, in a file of timings.
+OURS = {"onespike", "recompute", "engine"}
 FIGURE = re.compile(rf"(?<![\w.,])({NUMBER})(%|x(?![\w]))?(?![\w.]*\d|e[-+]?\d)")
 
 
@@ -60,11 +62,13 @@ def leaves(value: Any) -> Iterator[float]:
 
 
 def ratios(data: Any) -> Iterator[float]:
-    """Ours over others' and one arithmetic over another, of records that time the same task."""
+    """Ours over others' in either arithmetic, and one arithmetic over another, of records that time the same task."""
     if not isinstance(data, list):
         return
     for one, other in permutations(data, 2):
-        if all(one[key] == other[key] for key in ("task", "model", "preset", "batch", "threads")):
+        pair = {one["implementation"], other["implementation"]}
+        same = all(one[key] == other[key] for key in ("task", "model", "preset", "batch", "threads"))
+        if same and (len(pair) == 1 or pair & OURS):
             for key in ("images_per_second", "peak_memory_mb"):
                 if one[key] and other[key]:
                     yield one[key] / other[key]

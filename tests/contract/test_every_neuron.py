@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from onespike import create_model
+from onespike import create_model, export
+from onespike.errors import OnespikeError
+from onespike.exporting import FORMATS
 from onespike.functional import SURROGATES, fuse
 from onespike.neurons import NEURONS, Incoming, Neuron, NeuronConfig, OverTime, make_neuron
 from tests.reference import plain_neurons
@@ -241,3 +243,22 @@ def test_a_network_of_them_sees_in_an_image_what_it_sees_in_a_frame(name):
         logits, frame = network(images), network(images[None])[0]
     torch.testing.assert_close(logits, frame, rtol=0, atol=1e-5)
     assert logits.std(0).min() > 0.01, "no spike reaches the head"
+
+
+@pytest.mark.slow
+@every_neuron
+@pytest.mark.parametrize("to", FORMATS)
+def test_every_format_computes_it_or_says_that_it_cannot(name, to, tmp_path):
+    if to == "onnx":
+        pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    layers = [nn.Flatten(), nn.Linear(16, 12), make_neuron(12, NeuronConfig(name), integrates=False), nn.Linear(12, 3)]
+    images = torch.randint(256, (20, 4, 4, 1), dtype=torch.uint8)
+    try:
+        made = export(nn.Sequential(*layers), tmp_path / "out", to, images=images, mean=[0.5], std=[0.1])
+    except OnespikeError as error:
+        assert name != "lif"
+        assert str(error).isprintable()  # noqa: PT017
+        assert not (tmp_path / "out").exists()
+    else:
+        assert made.holds, made.parity

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,10 +14,10 @@ import torch
 
 import onespike
 from onespike.classpath import ClassPath, allowed
-from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint
+from tests.running import PATIENCE, wait_until
 
 NETS = ("ReluNet", "OurNet", "JellyNet", "TorchNet")
 BUDGET = {
@@ -48,17 +46,9 @@ def theirs(monkeypatch: pytest.MonkeyPatch):
     return othernets
 
 
-@pytest.fixture
-def command(capsys, cache, monkeypatch):
+@pytest.fixture(autouse=True)
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONESPIKE_CACHE", str(cache))
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def options() -> list[str]:
@@ -137,20 +127,16 @@ def _save_digit(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("theirs")
 @pytest.mark.parametrize("name", NETS)
-def test_from_the_command_line(name: str, command, tmp_path: Path, monkeypatch):
+def test_from_the_command_line(name: str, command, start, tmp_path: Path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    start = ["--model.class_path", f"othernets.{name}", "--model.init_args.width", "6", *options()]
-    start += ["--train.epochs", "6", "--train.save_minutes", "0"]
-    assert command("train", "--out", "straight", *start)[0] == 0
+    words = ["--model.class_path", f"othernets.{name}", "--model.init_args.width", "6", *options()]
+    words += ["--train.epochs", "6", "--train.save_minutes", "0"]
+    assert command("train", "--out", "straight", *words)[0] == 0
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])}
-    line = [sys.executable, "-m", "onespike", "train", "--out", "killed", *start]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(line, env=environment, **quiet) as process:
-        until = time.monotonic() + 100
-        while not (tmp_path / "killed" / "last").is_dir() and time.monotonic() < until:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = start("train", "--out", "killed", *words, env=environment, stdout=subprocess.DEVNULL)
+    wait_until((tmp_path / "killed" / "last").is_dir, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
     monkeypatch.setattr("onespike.classpath._ALLOWED", set())
     for arguments in (["train", "--resume"], ["evaluate"], ["audit"], ["check-spikes"]):
         code, _, complaint = command(*arguments, "killed")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,14 @@ from safetensors.torch import load_file
 from onespike.cli.main import exit_with
 from onespike.training import Run, load_recipe, train
 from onespike.training.recipe import dump
-from tests.hostile.harness import PATIENCE, TINY
+from tests.hostile.harness import TINY
+from tests.running import PATIENCE, wait_until
 
-ONESPIKE = [sys.executable, "-m", "onespike"]
 #: Trainings that are killed, each at a moment of its own: `ONESPIKE_KILLS=50 pytest tests/hostile/test_kills.py`.
 KILLS = int(os.environ.get("ONESPIKE_KILLS", 6))
 TIMES = ("epoch_seconds", "images_per_second")
-#: Trains in children, and kills each after a while; imports once. Arguments: recipe, folder, kills, seed.
+#: Trains in children, and kills each: every second one at any moment of its first second, be it before the run begins
+#: or before it is resumed, the others some time after a save. Imports once. Arguments: recipe, folder, kills, seed.
 KILLER = """
 import os, random, signal, sys, time
 from pathlib import Path
@@ -40,14 +42,19 @@ while done < kills:
     if not child:
         train(recipe, run, resume=(run / "config.yaml").exists(), quiet=True)
         os._exit(0)
-    ended = 0
-    while not ended and state(run) == before:
-        ended = os.waitpid(child, os.WNOHANG)[0]
+    early, ended = done % 2, 0
+    end = time.monotonic() + draws.uniform(0, 1) if early else None
+    while not ended and not (end and time.monotonic() > end):
+        if end is None and state(run) != before:
+            end = time.monotonic() + draws.uniform(0, 0.4)
+        ended, status = os.waitpid(child, os.WNOHANG)
         time.sleep(0.002)
-    time.sleep(draws.uniform(0, 0.4))
     if not ended:
         os.kill(child, signal.SIGKILL)
-        done += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        status = os.waitpid(child, 0)[1]
+        done += os.WIFSIGNALED(status)
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status):
+        sys.exit(f"{run} failed, {done} kills after the start")
     number += (run / "summary.json").exists()
 for one in range(number + 1):
     run = folder / str(one)
@@ -61,11 +68,6 @@ def recipe(**more: object):
     return load_recipe("digits", {**TINY, "data.cache": os.environ["ONESPIKE_CACHE"], **more})
 
 
-def start(*arguments: object, **options: object) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*ONESPIKE, *map(str, arguments)], **{**pipes, **options})
-
-
 def same_rows(one: Path, other: Path) -> None:
     tables = []
     for run in (one, other):
@@ -75,15 +77,16 @@ def same_rows(one: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_and_resumed_is_the_same(tmp_path):
+def test_killed_at_any_moment_and_resumed_is_the_same(start, tmp_path):
     values = {"train.save_minutes": 0, "train.epochs": 5, "train.mixup": 0.2, "model.dropout": 0.1}
     chosen = recipe(**values, **{"model.encoding": "bernoulli"})
     train(chosen, tmp_path / "straight", quiet=True)
     (tmp_path / "recipe.yaml").write_text(dump(chosen))
     arguments = [tmp_path / "recipe.yaml", tmp_path / "killed", KILLS, 0]
-    killer = subprocess.run([sys.executable, "-c", KILLER, *map(str, arguments)], capture_output=True, text=True)
-    assert killer.returncode == 0, killer.stderr
-    assert int(killer.stdout) == KILLS
+    killer = start(*arguments, program=[sys.executable, "-c", KILLER])
+    printed, error = killer.communicate(timeout=PATIENCE + 20 * KILLS)
+    assert killer.returncode == 0, error
+    assert int(printed) == KILLS
     for run in sorted((tmp_path / "killed").iterdir()):
         for which in ("best", "last"):
             one, other = (load_file(folder / which / "model.safetensors") for folder in (tmp_path / "straight", run))
@@ -94,10 +97,10 @@ def test_killed_at_any_moment_and_resumed_is_the_same(tmp_path):
 
 
 @pytest.mark.slow
-def test_of_two_that_resume_one_works_and_the_other_is_told(tmp_path):
+def test_of_two_that_resume_one_works_and_the_other_is_told(start, tmp_path):
     (tmp_path / "recipe.yaml").write_text(dump(recipe(**{"train.epochs": 300, "train.save_minutes": 0})))
     first = start("train", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
-    _wait(lambda: (tmp_path / "run" / "last").exists())
+    wait_until((tmp_path / "run" / "last").exists, first)
     for arguments in (("--resume", tmp_path / "run"), ("--resume", tmp_path / "run" / ".." / "run")):
         second = start("train", *arguments)
         out, error = second.communicate(timeout=PATIENCE)
@@ -111,7 +114,7 @@ def test_of_two_that_resume_one_works_and_the_other_is_told(tmp_path):
     first.communicate()
     before = _text(tmp_path / "run" / "last" / "state.json")
     third = start("train", "--resume", tmp_path / "run", "--train.epochs", 400)  # its lock went with it
-    _wait(lambda: _text(tmp_path / "run" / "last" / "state.json") not in ("", before))  # it trains
+    wait_until(lambda: _text(tmp_path / "run" / "last" / "state.json") not in ("", before), third)  # it trains
     assert str(third.pid) in _text(tmp_path / "run" / ".lock")
     third.send_signal(signal.SIGHUP)
     assert third.wait(PATIENCE) == 130
@@ -123,13 +126,6 @@ def _text(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
-
-
-def _wait(until) -> None:
-    end = time.monotonic() + PATIENCE
-    while not until():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 @pytest.mark.slow
@@ -146,7 +142,7 @@ def test_who_reads_no_further_stops_nothing(run, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["models"], ["cite"], ["--help"], ["models", "conv12"]], ids=" ".join)
-def test_a_full_disk_behind_the_output(arguments):
+def test_a_full_disk_behind_the_output(arguments, start):
     with Path("/dev/full").open("w") as full:
         process = start(*arguments, stdout=full)
         assert process.communicate(timeout=PATIENCE)[1].startswith("error: the standard output: No space left")
@@ -159,7 +155,7 @@ def test_a_full_disk_behind_the_output(arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["audit", "conv-tiny", "--images", "2", "--no-latency"], ["models", "conv12"]])
-def test_a_terminal_of_ascii(arguments):
+def test_a_terminal_of_ascii(arguments, start):
     process = start(*arguments, env={**os.environ, "PYTHONIOENCODING": "ascii:strict"})
     out, error = process.communicate(timeout=PATIENCE)
     assert (process.returncode, error) == (0, "")
@@ -168,7 +164,7 @@ def test_a_terminal_of_ascii(arguments):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
+def test_a_signal_while_images_are_decoded_leaves_nothing(number, start, tmp_path):
     cache = tmp_path / "cache"
     images = ["--data.cache", cache, "--data.image_size", 900]
     process = start(
@@ -178,7 +174,7 @@ def test_a_signal_while_images_are_decoded_leaves_nothing(number, tmp_path):
         *images,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    _wait(lambda: list(cache.glob(".building-*/*.npy")))
+    wait_until(lambda: list(cache.glob(".building-*/*.npy")), process)
     process.send_signal(number)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, error
@@ -205,7 +201,17 @@ def test_a_signal_in_a_destructor_is_not_lost(number, wait):
     assert ended.value.code == 128 + number
 
 
-def test_a_backend_that_matplotlib_does_not_know(tmp_path):
+def test_under_nohup_a_hangup_ends_no_command():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with pytest.raises(SystemExit) as ended:
+            exit_with(lambda _: signal.raise_signal(signal.SIGHUP) or 0, [])
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert ended.value.code == 0
+
+
+def test_a_backend_that_matplotlib_does_not_know(start, tmp_path):
     environment = {**os.environ, "MPLBACKEND": "nonsense"}
     process = start("train", "--out", tmp_path / "run", "--data.limit", 60, "--train.epochs", 1, env=environment)
     _, error = process.communicate(timeout=PATIENCE)
@@ -219,14 +225,18 @@ def test_a_backend_that_matplotlib_does_not_know(tmp_path):
 
 @pytest.mark.slow
 def test_workers_without_shared_memory(tmp_path):
-    small = "mount -t tmpfs -o size=64k tmpfs /dev/shm && exec "
+    small, own = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"], None
+    for flags in ("-m", "-rm"):  # root may; others may where they can have a name space in which they are root
+        if shutil.which("unshare") and subprocess.run(["unshare", flags, *small], capture_output=True).returncode == 0:
+            own = flags
+    if own is None:
+        pytest.skip("no rights to mount")
     options = (
         "--data.auto_augment original --data.workers 2 --data.image_size 64 --train.batch_size 128 --train.epochs 1"
     )
-    shell = f"{small} {sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
-    done = subprocess.run(["unshare", "-m", "bash", "-c", shell], capture_output=True, text=True, timeout=PATIENCE)
-    if "mount" in done.stderr or "unshare" in done.stderr:
-        pytest.skip("no rights to mount")
+    line = f"{sys.executable} -m onespike train --out {tmp_path / 'run'} {options} --model.channels [4,4,4]"
+    shell = ["bash", "-c", f"{' '.join(small)} && exec {line}"]
+    done = subprocess.run(["unshare", own, *shell], capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1

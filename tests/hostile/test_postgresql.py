@@ -5,9 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ import pytest
 from onespike.search.storage import open_storage
 from onespike.search.study import open_study, slots_of
 from tests.hostile.test_search import TINY, children
+from tests.running import wait_until
 
 PORT = 54329
 TRIALS = 5  # of six, the last might be pruned: the pruner begins once five are trained
@@ -57,24 +56,20 @@ def server() -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
-def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, tmp_path: Path):
+def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, start, tmp_path: Path):
     out = tmp_path / "search"
     (tmp_path / "space.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "onespike", "search", "--space", str(tmp_path / "space.yaml"), "--out", str(out)]
-    command += ["--trials", str(TRIALS), "--workers", "2", "--storage", server]
-    command += [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
-    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    end = time.monotonic() + 300
-    while len(list(out.glob("trial-*"))) < 2 or running(server, out) < 2:
-        assert parent.poll() is None, parent.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    command = ["search", "--space", tmp_path / "space.yaml", "--out", out]
+    command += ["--trials", TRIALS, "--workers", 2, "--storage", server]
+    command += [word for key, value in TINY.items() for word in (f"--{key}", value)]
+    parent = start(*command, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(list(out.glob("trial-*"))) >= 2 and running(server, out) >= 2, parent)
     for victim in (parent.pid, *children(parent.pid)):  # at once: who lived would take up, or end, what another left
         os.kill(victim, signal.SIGKILL)
     parent.communicate()
     assert running(server, out)
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert (done.returncode, done.stderr) == (0, "")
+    again = start(*command, stdout=subprocess.DEVNULL)
+    assert (again.communicate(timeout=600)[1], again.returncode) == ("", 0)
     with (out / "search.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["outcome"] for row in rows] == ["trained"] * TRIALS

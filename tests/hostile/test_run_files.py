@@ -5,6 +5,7 @@ import math
 import os
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from onespike.durable import digest_of
 from onespike.errors import OnespikeError
 from onespike.tensors import not_finite
-from onespike.training import Run, load
+from onespike.training import Run, load, load_recipe, train
 from onespike.training.checkpoint import ModelCard, read_state
 from tests.hostile.harness import in_time, rewrite
 
@@ -103,30 +104,50 @@ def _put(tree: Any, path: tuple, value: Any) -> Any:
     return before
 
 
-def survives_or_says(command: list[object], run_command, out: Path) -> None:
-    """A changed value may mean something; then all goes well. Otherwise it is one line."""
-    with in_time():
-        code, _, error = run_command(*command)
-    said = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert code == (2 if said else 0), error
-    assert len(said) <= 1
-    assert "Traceback" not in error
-    assert all(math.inf > len(line) and line.isprintable() and len(line) < 1100 for line in error.splitlines())
-    assert not (code == 2 and out.exists())
+@pytest.fixture(scope="session")
+def undamaged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What comes of the run by `arguments` if nobody damages it, by command; nobody changes it."""
+    folder = tmp_path_factory.mktemp("undamaged")
+    shutil.copytree(trained, folder / "resume")
+    train(load_recipe(trained / "config.yaml", {"train.epochs": 3}), folder / "resume", resume=True, quiet=True)
+    once = load_recipe(trained / "config.yaml", {"train.epochs": 1})
+    train(once, folder / "init-from", init_from=trained, quiet=True)
+    return {name: folder / name for name in ("resume", "init-from")}
+
+
+@pytest.fixture
+def survives_or_says(command, run, tmp_path, undamaged) -> Callable[..., None]:
+    """A command ends in one line; or else all goes well, and the weights are those of an undamaged run."""
+
+    def check(verb: str) -> None:
+        with in_time():
+            code, _, error = command(*arguments(verb, run, tmp_path))
+        said = [line for line in error.splitlines() if line.startswith("error: ")]
+        assert code == (2 if said else 0), error
+        assert len(said) <= 1
+        assert "Traceback" not in error
+        assert all(math.inf > len(line) and line.isprintable() and len(line) < 1100 for line in error.splitlines())
+        out = {"resume": run, "init-from": tmp_path / "out"}.get(verb)
+        assert code == 0 or not (tmp_path / "out").exists()
+        if code == 0 and out:
+            found, expected = (Run(one).checkpoint("last").weights for one in (out, undamaged[verb]))
+            assert all(found[name].equal(one) for name, one in expected.items())
+
+    return check
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(150))
-def test_any_value_of_any_file_is_replaced(seed, run, command, tmp_path):
-    _replace(seed, run, command, tmp_path)
+def test_any_value_of_any_file_is_replaced(seed, run, survives_or_says):
+    _replace(seed, run, survives_or_says)
 
 
 @pytest.mark.parametrize("seed", range(1000, 1012))
-def test_some_values_are_replaced(seed, run, command, tmp_path):
-    _replace(seed, run, command, tmp_path)
+def test_some_values_are_replaced(seed, run, survives_or_says):
+    _replace(seed, run, survives_or_says)
 
 
-def _replace(seed, run, command, tmp_path):
+def _replace(seed, run, survives_or_says):
     draws = random.Random(seed)
     file, wrong = draws.choice(["state.json", "state.json", "model.json"]), draws.choice(WRONG)
 
@@ -136,9 +157,7 @@ def _replace(seed, run, command, tmp_path):
         _put(files[file], random.choice(places), wrong)
 
     rewrite(run, change)
-    survives_or_says(
-        arguments(draws.choice(["evaluate", "resume", "init-from"]), run, tmp_path), command, tmp_path / "out"
-    )
+    survives_or_says(draws.choice(["evaluate", "resume", "init-from"]))
 
 
 @pytest.mark.parametrize("key", ["test_top1", "test_images", "best_epoch"])
@@ -292,13 +311,13 @@ def test_what_was_written_is_no_news(run, capsys):
 
 @pytest.mark.parametrize("value", [None, 10**400, "nan", True, [], {}])
 @pytest.mark.parametrize("column", ["epoch", "lr", "train_loss", "train_top1", "valid_top1", "epoch_seconds", "other"])
-def test_rows_of_the_history(column, value, run, command, tmp_path):
+def test_rows_of_the_history(column, value, run, survives_or_says):
     def change(files: dict[str, Any]) -> None:
         for row in files["state.json"]["progress"]["history"]:
             row[column] = value
 
     rewrite(run, change)
-    survives_or_says(arguments("resume", run, tmp_path), command, tmp_path / "out")
+    survives_or_says("resume")
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
@@ -382,13 +401,13 @@ def test_answers_that_are_no_numbers(verb, run, refused, tmp_path):
 
 @pytest.mark.parametrize("what", ["FIFO", "a link to mine", "folder"])
 @pytest.mark.parametrize("file", [".last.new", ".last.old", ".best.new", ".metrics.csv.new", ".summary.json.new"])
-def test_what_lies_in_the_way_of_a_run(file, what, run, command, tmp_path):
+def test_what_lies_in_the_way_of_a_run(file, what, run, survives_or_says, tmp_path):
     (tmp_path / "mine").write_text("mine")
     path = run / file
     {"FIFO": os.mkfifo, "a link to mine": lambda path: path.symlink_to(tmp_path / "mine"), "folder": Path.mkdir}[what](
         path
     )
-    survives_or_says(arguments("resume", run, tmp_path), command, tmp_path / "out")
+    survives_or_says("resume")
     assert (tmp_path / "mine").read_text() == "mine"
     Run.open(run).checkpoint("last")
 
@@ -401,7 +420,7 @@ def test_an_optimiser_that_holds_no_numbers(value, run, refused, tmp_path):
 
 @pytest.mark.parametrize("what", ["FIFO", "/dev/zero", "/dev/full", "itself", "folder"])
 @pytest.mark.parametrize("file", ["config.yaml", "metrics.csv", "environment.json", "last/state.json", "last", "best"])
-def test_special_files_in_a_run(file, what, run, command, tmp_path):
+def test_special_files_in_a_run(file, what, run, survives_or_says):
     path = run / file
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     if what == "FIFO":
@@ -410,19 +429,19 @@ def test_special_files_in_a_run(file, what, run, command, tmp_path):
         path.mkdir()
     else:
         path.symlink_to(path if what == "itself" else what)
-    survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
+    survives_or_says("resume")
 
 
 @pytest.mark.parametrize(
     "file", [".lock", "config.yaml", "metrics.csv", "environment.json", "summary.json", "curves.png"]
 )
-def test_a_link_in_a_run_overwrites_nothing(file, run, command, tmp_path):
+def test_a_link_in_a_run_overwrites_nothing(file, run, survives_or_says, tmp_path):
     mine = tmp_path / "mine"
     mine.write_bytes((run / file).read_bytes() if (run / file).exists() else b"mine")
     before = mine.read_bytes()
     (run / file).unlink(missing_ok=True)
     (run / file).symlink_to(mine)
-    survives_or_says(["train", "--resume", run, "--train.epochs", 3, "--quiet"], command, tmp_path / "out")
+    survives_or_says("resume")
     assert mine.read_bytes() == before
 
 
@@ -492,7 +511,9 @@ def test_a_network_of_other_layers_is_a_short_line(run, refused, tmp_path):
     assert len(said) < 1000
 
 
-def test_what_resumes_is_the_same(run, command, tmp_path):
+def test_what_resumes_is_the_same(run, command, undamaged, tmp_path):
     rewrite(run, dict)
     code, _, error = command(*arguments("resume", run, tmp_path))
     assert (code, error) == (0, "")
+    found, expected = (Run(one).checkpoint("last").weights for one in (run, undamaged["resume"]))
+    assert all(found[name].equal(one) for name, one in expected.items())

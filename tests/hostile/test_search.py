@@ -5,11 +5,12 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.running import PATIENCE
 
 TINY = {
     "data.limit": 300,
@@ -38,16 +39,16 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes in /proc")
-def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(tmp_path: Path):
+def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(start, tmp_path: Path):
     trials, kills, draws, out = 20, 12, random.Random(0), tmp_path / "search"
     (tmp_path / "space.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "onespike", "search", "--space", str(tmp_path / "space.yaml"), "--out", str(out)]
-    command += ["--trials", str(trials), "--workers", "2", "--energy", "field"]
-    command += [word for key, value in TINY.items() for word in (f"--{key}", str(value))]
+    command = ["search", "--space", tmp_path / "space.yaml", "--out", out]
+    command += ["--trials", trials, "--workers", 2, "--energy", "field"]
+    command += [word for key, value in TINY.items() for word in (f"--{key}", value)]
     killed, calls, end = [0, 0], 0, time.monotonic() + 1800
     while time.monotonic() < end:
         calls += 1
-        parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        parent = start(*command, stdout=subprocess.DEVNULL)
         while parent.poll() is None and time.monotonic() < end:
             time.sleep(draws.uniform(0.5, 4))
             if sum(killed) < kills and len(list(out.glob("trial-*"))) > 1:
@@ -55,7 +56,7 @@ def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(tmp_path:
                 if victims and parent.poll() is None:
                     os.kill(draws.choice(victims), signal.SIGKILL)
                     killed[victims == [parent.pid]] += 1
-        complaint = parent.communicate()[1]
+        complaint = parent.communicate(timeout=PATIENCE)[1]
         if parent.returncode == 0:
             break
         assert parent.returncode == -signal.SIGKILL or "of 20 trials are not done" in complaint, complaint

@@ -20,6 +20,10 @@ from onespike.models.registry import family
 from onespike.training import Run, load_recipe
 from onespike.training.config import TrainConfig
 
+#: What is said of an option where it does not go by its name.
+CALLED = {"--model.name": "unknown model", "--data.name": "unknown data set", "--data.root": "such home"}
+CALLED |= {"--data.cache": "such home", "--resume": "path of a folder", "--init-from": "/dev/null is not a run"}
+CALLED |= {"--time-steps": "time_steps", "--energy": "/dev/zero"}
 #: What no number is, and numbers that no option means.
 NO_NUMBERS = ("", " ", "[1", "{a: 1}", "abc", "*a", "2001-01-01", "true", "[1, 2]", "!!python/name:os.system x")
 NUMBERS = (".nan", ".inf", "-.inf", "1e400", "-1", str(10**30), "9" * 5000, "0x" + "f" * 9000)
@@ -29,6 +33,10 @@ KINDS = {"data": DataConfig, "train": TrainConfig}
 def _numeric(kind: Any) -> list[str]:
     hints = get_type_hints(kind)
     return [one.name for one in fields(kind) if {int, float} & {hints[one.name], *get_args(hints[one.name])}]
+
+
+def called(option: str) -> str:
+    return CALLED.get(option, option.lstrip("-").rpartition(".")[2])
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +133,7 @@ def test_calls_from_python_are_checked_too(kind, value):
 )
 def test_what_would_never_end_or_means_nothing(arguments, refused, tmp_path):
     out = () if "--resume" in arguments else ("--out", tmp_path / "out")
-    refused("train", *out, *arguments)
+    refused("train", *out, *arguments, words=(called(arguments[0]),))
 
 
 @pytest.mark.parametrize(
@@ -142,14 +150,15 @@ def test_what_would_never_end_or_means_nothing(arguments, refused, tmp_path):
         ("audit", "--energy", "/dev/zero"),
         ("inspect", "--image", "/dev/zero"),
         ("inspect", "--image", "/"),
-        ("inspect", "--image", "/dev/null", "--seed", "-1"),
+        ("inspect", "--image", "IMAGE", "--seed", "-1"),
         ("check-spikes", "--images", "-5"),
     ],
     ids=" ".join,
 )
-def test_options_of_commands(arguments, refused, run):
-    name, *rest = arguments
-    refused(name, run, *rest)
+def test_options_of_commands(arguments, refused, run, tmp_path):
+    (tmp_path / "image.pgm").write_bytes(b"P5 32 32 255 " + bytes(1024))
+    name, *rest = (word.replace("IMAGE", str(tmp_path / "image.pgm")) for word in arguments)
+    refused(name, run, *rest, words=(called(rest[-2]),))
 
 
 @pytest.mark.parametrize("name", ["evaluate", "export", "convert", "optimise", "prune-time", "train"])

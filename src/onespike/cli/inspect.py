@@ -38,7 +38,7 @@ def inspect(
     if (image is None) == (sample is None):
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER")
     opened = Run.open(run)
-    picture = out or beside(run) / "inspection" / f"{image.stem if image else f'sample-{sample}'}.png"
+    picture = out or beside(run) / "inspection" / f"{(image.stem or 'image') if image else f'sample-{sample}'}.png"
     if picture.suffix.lower() != ".png":
         raise OnespikeError(f"--out: expected the name of a PNG, such as spikes.png, got {picture}")
     moving = picture.with_suffix(".gif")

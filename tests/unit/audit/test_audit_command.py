@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from onespike.audit import audit, audit_model, audit_run, compare
 from onespike.cli.audit import _print
 from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
+from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint
@@ -88,6 +90,19 @@ def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
     for other in ({"part": "train"}, {"checkpoint": "last"}, {"test_set": "others"}, {"epochs": 2}, {"time_steps": 4}):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None
+
+
+def test_images_are_normalised_as_the_network_was_trained(make_run):
+    run = make_run(encoding="threshold")
+    checkpoint, images = run.checkpoint("best"), run.dataset().test.spread(24).gather(np.arange(24))[0]
+    assert (checkpoint.card.mean, checkpoint.card.std) == ((0.3,), (0.4,)) != (run.dataset().mean, run.dataset().std)
+    normal = (images.movedim(-1, -3) / 255 - 0.3) / 0.4
+    expected = count_operations(checkpoint.network().eval(), [normal])
+    found = audit_run(run, images=24, latency=False, device="cpu").operations
+    assert found.synaptic_operations == pytest.approx(expected.synaptic_operations, rel=1e-4)
+    assert [one.potentials for one in found.neurons] == [
+        pytest.approx(one.potentials, rel=1e-3, abs=1e-4) for one in expected.neurons
+    ]
 
 
 def folder_of(place: Path, shade: int, classes: tuple[str, ...] = ("one", "two")) -> DataConfig:

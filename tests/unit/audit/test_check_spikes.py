@@ -70,3 +70,12 @@ def test_spikes_with_a_sign_are_named_so(make_run, command):
     assert code == 0, printed
     assert "of them spikes with a sign, on 32 test images" in printed
     assert "0, 1 and its negative" in printed
+
+
+def test_of_a_network_that_is_silent_it_says_that_little_is_proved(make_run, command):
+    run = make_run(**STRICT, neuron={"threshold": 1e6})
+    code, printed, _ = command("check-spikes", run.folder, "--images", 16)
+    behind = printed.split("holds: behind the stem all ")[1].split()[0]
+    assert (code, int(behind) > 1) == (0, True)
+    said = " ".join(printed.split())
+    assert said.endswith(f"; NOTHING arrived at {behind} of them, which proves little: does the network fire?")

@@ -11,10 +11,12 @@ from onespike import convert
 from onespike.audit import audit
 from onespike.audit.report import compare
 from onespike.audit.result import Audit
-from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, EnergyTable
-from onespike.counting.operations import count_operations
+from onespike.counting.energy import CONVENTIONS, DEFAULT, VARIANTS, Energy, EnergyTable
+from onespike.counting.operations import Layer, Operations, count_operations
+from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models import create_model
+from onespike.units import Traffic
 
 
 def audit_of(layer: nn.Module, x: torch.Tensor, **rest: object) -> Audit:
@@ -68,6 +70,65 @@ def test_a_value_takes_as_many_bits_as_its_kind_needs():
     assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 1 * access)
     pairs[:, 1] *= torch.rand(4, 4)
     assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 8 * access)
+
+
+@pytest.mark.parametrize(("levels", "spikes", "bits"), [((0, 0.25, 0.5, 1), 7, 3), ((0, 0.5, 0, -0.5), 2, 2)])
+def test_graded_and_signed_spikes_take_the_bits_of_their_levels(levels, spikes, bits):
+    audit = audit_of(nn.Linear(4, 10), torch.tensor([levels]))
+    assert audit.energy("field").total == near(spikes * 10 * 0.9e-12)
+    assert audit.energy("memory").activations == near(2 * 4 * bits * 10e-12 / 64)
+
+
+class Matmul(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, 0] @ x[:, 1]
+
+
+def test_two_matrices_of_spikes_cost_what_meets():
+    x = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 1.0]]]])
+    audit = audit_of(Matmul(), x)
+    assert audit.operations.macs == 8  # of which 2 * 2 and 1 * 1 are of two spikes; three quarters of each side are
+    assert audit.energy("field") == Energy(spikes=near(5 * 0.9e-12))
+    assert audit.energy("int8") == Energy(spikes=near(5 * 0.1e-12))
+    bit = 10e-12 / 64  # both are written and read, a bit for each value, and none is a weight that is stored
+    expected = Energy(spikes=near(5 * 0.1e-12), weights=near(5 * 8 * bit), activations=near(2 * 8 * bit))
+    assert audit.energy("memory") == expected
+
+
+def test_the_twins_of_a_network_that_hands_potentials_on():
+    spikes = Product("linear 4 -> 10", "binary", 1.0, 1, False, 0.25, 40, 36, 12, 9, 4, 40, None, False, 1)
+    unit = Layer("unit", "Unit", (spikes,), {"add": 6}, Traffic(3, 5), handing=True)
+    behind = Layer("neuron", "LIF", (spikes,), {"compare": 2}, Traffic(8, 8), handing=False)
+    operations, table = Operations(1, (unit, behind), (), 40, steps=3), EnergyTable.load()
+    fields = {"field": (40 * 0.25 * 0.9e-12, 40 * 4.6e-12), "int8": (40 * 0.25 * 0.1e-12, 40 * 0.3e-12)}
+    for convention, (sparse, dense) in fields.items():
+        assert table.network(operations, convention) == Energy(spikes=near(2 * sparse))
+        assert table.network(operations, convention, "binary") == Energy(spikes=near(sparse))
+        assert table.network(operations, convention, "ann") == Energy(real=near(dense))
+    bit = 10e-12 / 64
+    own = {"spikes": 9 * 0.1e-12, "weights": 9 * 8 * bit, "activations": 2 * 4 * bit, "storage": 40 * 8 * bit}
+    whole = {key: 2 * value for key, value in own.items()} | {"elementwise": 8 * 0.4e-12, "potentials": 24 * 16 * bit}
+    twins = {
+        "network": whole,
+        "binary": own | {"elementwise": 2 * 0.4e-12, "potentials": 16 * 16 * bit},  # its neurons' own
+        "ann": {"real": 36 * 0.3e-12, "weights": 36 * 8 * bit, "activations": 2 * 4 * 8 * bit}
+        | {"storage": 40 * 8 * bit, "elementwise": 2 * 0.4e-12},
+    }
+    for variant, parts in twins.items():
+        found = table.network(operations, "memory", variant)
+        assert found == Energy(**{key: near(value) for key, value in parts.items()}), variant
+
+
+def test_a_twin_of_a_block_has_no_unit():
+    network = create_model("conv-tiny", depths=(1,), channels=(4,), image_size=16, time_steps=2).eval()
+    operations, table = count_operations(network, [torch.rand(1, 3, 16, 16)]), EnergyTable.load()
+    (unit,) = [layer for layer in operations.layers if layer.handing]
+    assert unit.path == "layers.0.unit"
+    rest = replace(operations, layers=tuple(layer for layer in operations.layers if layer is not unit))
+    for variant in ("binary", "ann"):
+        found = table.network(operations, "memory", variant)
+        assert (found, found.potentials) == (table.network(rest, "memory", variant), 0)
+    assert table.network(operations, "memory").potentials > 0
 
 
 def test_large_weights_lie_in_large_memories():

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from onespike.data.events.stream import EVENT
 from onespike.data.sources import Content, Part
 
 
@@ -17,6 +18,7 @@ class Made:
     name: str = "made"
     origin: str = "memory"
     classes: tuple = ("x", "y")
+    recorded: bool = False  # whether there are recordings of events, too
     decoded: list = field(default_factory=list)
 
     def key(self):
@@ -31,4 +33,8 @@ class Made:
             self.decoded.append(index)
             return np.random.default_rng((seed, index)).integers(0, 256, (4, 4, 3), np.uint8)
 
-        return Part(np.arange(6) % 2, [f"image {i}" for i in range(6)], pixels)
+        def events(index):
+            return np.array([(index, one, seed, one % 2) for one in range(3)], EVENT)
+
+        images = np.arange(6) % 2, [f"image {i}" for i in range(6)], pixels
+        return Part(*images, events if self.recorded else None)

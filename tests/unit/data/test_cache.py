@@ -149,11 +149,15 @@ def test_a_cache_folder_that_cannot_be_made(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "file", ["train-images.npy", "test-images.npy", "train-labels.npy", "train-sums.npy", "meta.json"]
+    "file",
+    [f"{name}.npy" for name in ("train-images", "test-images", "train-labels", "train-sums")]
+    + ["train-events.npy", "train-bounds.npy", "meta.json"],
 )
 @pytest.mark.parametrize("damage", ["flipped", "shorter", "gone"])
 def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
-    whole = open_cache(Made(), cache).train.images[:].copy()
+    source = Made(recorded=True)
+    opened = open_cache(source, cache).train
+    whole = [getattr(opened, name)[:].copy() for name in ("images", "events", "bounds")]
     (entry,) = cache.iterdir()
     assert verify_cache(cache) == {entry: ""}
     path = entry / file
@@ -161,7 +165,8 @@ def test_a_damaged_entry_is_named_and_made_anew(cache, file, damage, capsys):
     content[-5] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(content if damage == "flipped" else content[:-1])
     assert "damaged" in verify_cache(cache)[entry]
-    np.testing.assert_array_equal(open_cache(Made(), cache).train.images, whole)
+    again = open_cache(source, cache).train
+    assert all(np.array_equal(*both) for both in zip((again.images, again.events, again.bounds), whole, strict=True))
     assert f"{entry.name}: damaged cache entry" in capsys.readouterr().err
     assert verify_cache(cache) == {entry: ""}
     assert list(cache.iterdir()) == [entry]

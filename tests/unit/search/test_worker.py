@@ -3,6 +3,7 @@ import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy
@@ -16,6 +17,7 @@ from onespike.search import search, worker
 from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.report import write_report
+from onespike.search.search import _environment
 from onespike.search.worker import Job, work
 from onespike.training import Run
 from onespike.training.callbacks import Callback
@@ -49,8 +51,8 @@ def study_of(job: Job):
     return studies.open_study(storage, job.name, job.trials, job.energy, job.epochs)
 
 
-def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path):
-    made = job(2, "field")
+def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path, monkeypatch):
+    made, dataset = job(2, "field"), Run.dataset
     assert work(made) == 0
     study = study_of(made)
     found = studies.tried(study, "field")
@@ -59,7 +61,9 @@ def test_trials_are_runs_chosen_by_the_held_out_images(job, tmp_path):
         run = Run.open(tmp_path / one.facts["folder"])
         assert (one.accuracy, one.facts["epoch"]) == (run.summary["valid_top1"], 1)
         assert run.recipe.train.lr == one.values["train.lr"]
-        assert one.energy == worker.count_energy(run)["field"] > 0
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "dataset", lambda self: replace(dataset(self), test=None))  # nobody asks for them
+            assert one.energy == worker.count_energy(run)["field"] > 0
     assert not (tmp_path / studies.WORKERS).exists()
     write_report(tmp_path, found, ["--recipe", "<digits>"], "field", study)
     page = (tmp_path / "search.html").read_text()
@@ -205,6 +209,28 @@ def test_signs_of_life_go_on_after_a_failure_until_somebody_else_has_taken_over(
     with worker.Life(Attempt(), os.getppid()) as life:
         life._thread.join(60)
         assert (life._thread.is_alive(), life.lost) == (False, True)
+
+
+def test_an_attempt_that_another_process_has_taken_over_stops():
+    life, trainer = worker.Life(SimpleNamespace(), os.getppid()), SimpleNamespace(stop=False)
+    for life.lost in (False, True):
+        life.after_step(trainer, None)
+        assert trainer.stop == life.lost
+
+
+@pytest.mark.parametrize(("visible", "devices"), [("3,5", ["3", "5", "3"]), (None, ["0", "1", "0"])])
+def test_processes_share_threads_and_take_accelerators_in_turns(visible, devices, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    made = [_environment(number, 3) for number in range(3)]
+    assert [(one["OMP_NUM_THREADS"], one["CUDA_VISIBLE_DEVICES"]) for one in made] == [("2", one) for one in devices]
+    assert not {"OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"} & _environment(0, 1).keys()
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert _environment(0, 3)["OMP_NUM_THREADS"] == "5"
 
 
 def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys):

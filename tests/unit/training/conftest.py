@@ -1,8 +1,12 @@
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from onespike.training import Recipe, load_recipe
+from onespike.training.trainer import Trainer
 
 #: A network and a data set so small that an epoch takes a fraction of a second, with everything that draws switched on.
 SMALL = {
@@ -31,3 +35,21 @@ def small(cache: Path):
         return load_recipe("digits", {**SMALL, "data.cache": str(cache), **changed})
 
     return make
+
+
+@pytest.fixture
+def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Request a stop, as Ctrl-C does, during the given step, those of a teacher counted as well."""
+
+    def patch(steps: int) -> None:
+        step, done = Trainer.step, []
+
+        def counted(self: Trainer, number: int, *batch: object) -> tuple[float, float]:
+            done.append(number)
+            if len(done) == steps:
+                os.kill(os.getpid(), signal.SIGINT)
+            return step(self, number, *batch)
+
+        monkeypatch.setattr(Trainer, "step", counted)
+
+    return patch

@@ -1,8 +1,6 @@
 """Training for cost: the penalty on synaptic operations, and the energy budget."""
 
 import csv
-import os
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,18 +225,10 @@ def test_an_epoch_over_the_budget_ranks_below_all_that_keep_it():
 
 
 @pytest.mark.slow
-def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_with_a_budget_ends_in_the_same_bits(small, tmp_path, monkeypatch, stop_after):
     recipe = small(train__energy_budget=1.0, train__rate_penalty=0.1, train__accumulate=2, train__ema=0.9)
     train(recipe, tmp_path / "straight")
-    step, done = Trainer.step, []
-
-    def counted(self, number, images, labels):
-        done.append(number)
-        if len(done) == 11:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, number, images, labels)
-
-    monkeypatch.setattr(Trainer, "step", counted)
+    stop_after(11)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "stopped")
     monkeypatch.undo()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch.utils.data import TensorDataset
 
 from onespike.data.dataset import as_dataset
@@ -20,7 +21,8 @@ from onespike.training import load_recipe, train
 from onespike.training.callbacks import Callback
 from onespike.training.config import TrainConfig
 from onespike.training.display import Display
-from onespike.training.loop import expect_numbers, learn_from, set_up
+from onespike.training.interrupt import Interrupt
+from onespike.training.loop import expect_numbers, finish_epoch, learn_from, set_up, train_epoch
 from onespike.training.monitor import SpikeMonitor
 from onespike.training.run import Run
 from onespike.training.saving import Saving
@@ -111,6 +113,28 @@ def test_mixup_mixes_images_and_smoothed_labels_by_one_share(small):
     torch.testing.assert_close(mixed, share * images + (1 - share) * other)
     smooth = F.one_hot(labels, 10).double() * 0.9 + 0.01
     torch.testing.assert_close(targets[0].double(), share * smooth + (1 - share) * smooth.flip(0), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("more", [{}, {"train__accumulate": 4}, {"train__mixup": 5.0}], ids=["plain", "parts", "mixup"])
+def test_hits_of_steps_and_the_row_of_their_epoch_by_hand(more, small):
+    made, answers, steps = set_up(small(**QUIET | more)), [], []
+    torch.nn.init.normal_(made.network.head.weight)
+    loss, step = made.loss, made.step
+    made.loss = lambda *both: answers.append([one.detach().clone() for one in both]) or loss(*both)
+    made.step = lambda *batch: steps.append(step(*batch)) or steps[-1]
+    for callback in made.callbacks:
+        callback.start(made)
+    made.progress.start_clock()
+    with Interrupt() as interrupt:
+        train_epoch(made, interrupt)
+    row, smoothing = finish_epoch(made), 0 if made.mixup else 0.1
+    right = [logits.argmax(1) == (labels.argmax(1) if labels.ndim > 1 else labels) for logits, labels in answers]
+    hits = torch.cat(right).view(8, 16).sum(1).tolist()  # 8 steps of 16 images
+    losses = [F.cross_entropy(*both, label_smoothing=smoothing).item() for both in answers]
+    assert sum(hits) > 0
+    assert [found for _, found in steps] == hits
+    assert row["train_top1"] == pytest.approx(100 * sum(hits) / 128)
+    assert row["train_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 def test_augmix_is_cross_entropy_and_divergence_in_parts_too(small):
@@ -291,6 +315,19 @@ def test_scoring_is_repeatable_with_bernoulli_draws_and_leaves_the_mode(small):
     first, again, other = (score(made.network, loader, 10, made.accelerator, seed).loss for seed in (0, 0, 1))
     assert first == again != other
     assert made.network.training
+
+
+@pytest.mark.parametrize("where", ["training", "evaluation"])
+def test_each_process_draws_for_itself(where, small, monkeypatch):
+    def loss(process: int) -> float:
+        made = set_up(small(model__norm="none", model__dropout=0.0, train__mixup=0.0))
+        torch.nn.init.normal_(made.network.head.weight)
+        monkeypatch.setattr(Accelerator, "process_index", process)
+        if where == "training":
+            return made.step(0, *next(made.batches.epoch(0)))[0]
+        return made.evaluate(made.held_out).loss
+
+    assert loss(0) == loss(0) != loss(1)
 
 
 def test_monitor_counts_what_hooks_see():

@@ -1,13 +1,14 @@
 import csv
+import errno
+import itertools
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.trainer import Trainer
+from tests.running import wait_until
 
 EVERYTHING = {
     "train__ema": 0.9,
@@ -56,19 +58,6 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Request a stop, as Ctrl-C does, during the given step."""
-    step, done = Trainer.step, []
-
-    def counted(self, number, images, labels):
-        done.append(number)
-        if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, number, images, labels)
-
-    monkeypatch.setattr(Trainer, "step", counted)
-
-
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
@@ -79,10 +68,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
         for name, overrides in {"plain": {}, "all": EVERYTHING, **OTHERS}.items()
     ],
 )
-def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch):
+def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, tmp_path, monkeypatch, stop_after):
     recipe = small(**overrides)
     straight = train(recipe, tmp_path / "straight")
-    stop_after(monkeypatch, steps)
+    stop_after(steps)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "stopped")
     monkeypatch.undo()
@@ -113,9 +102,21 @@ def test_signals_that_follow_at_once_count_as_one_and_a_later_one_saves_nothing(
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_under_nohup_a_hangup_stops_nothing():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Interrupt() as interrupt:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupt.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("steps", PLACES)
 @pytest.mark.parametrize("policy", ["", pytest.param("original", marks=pytest.mark.slow)], ids=["batches", "singly"])
-def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, policy, steps, tmp_path, monkeypatch):
+def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(
+    small, policy, steps, tmp_path, monkeypatch, stop_after
+):
     images = {"data__flip": 0.5, "data__alternate_flip": True, "data__cutout": 8, "data__crop_fill": "reflect"}
     recipe = small(**images, data__auto_augment=policy, data__workers=0, train__start_size=24, train__ema=0.9)
 
@@ -125,7 +126,7 @@ def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, p
         return nn.Sequential(*layers, nn.Dropout(0.1), nn.Linear(8, 10))
 
     train(recipe, tmp_path / "straight", model=network())
-    stop_after(monkeypatch, steps)
+    stop_after(steps)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "stopped", model=network())
     monkeypatch.undo()
@@ -133,31 +134,49 @@ def test_images_that_grow_alternate_and_are_cut_resume_to_the_same_bits(small, p
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
 
 
-def state(run: Path) -> str:
-    try:
-        return (run / "last" / "state.json").read_text()
-    except FileNotFoundError:
-        return ""
-
-
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(small, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(small, start, tmp_path):
     (tmp_path / "recipe.yaml").write_text(dump(small(train__epochs=500)))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "onespike", "train", "--recipe", "recipe.yaml", "--out", "run"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while not state(tmp_path / "run"):
-        time.sleep(0.05)
+    process = start("train", "--recipe", "recipe.yaml", "--out", "run", cwd=tmp_path)
+    wait_until((tmp_path / "run" / "last" / "state.json").exists, process)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
     assert "Traceback" not in error
     assert Checkpoint.load(tmp_path / "run" / "last").state["progress"]
+
+
+def test_a_resumed_run_goes_on_with_its_clock_and_its_curves(small, tmp_path, monkeypatch, stop_after):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    looks = itertools.count()  # a second passes between two looks at the clock
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
+    straight = train(small(), tmp_path / "straight", quiet=True)
+    folder, seen = tmp_path / "stopped" / "tensorboard", []
+    with monkeypatch.context():
+        stop_after(11)  # of 8 steps an epoch
+        with pytest.raises(Stopped):
+            train(small(), tmp_path / "stopped", quiet=True)
+        seen += folder.rglob("events.*")
+    before = Checkpoint.load(tmp_path / "stopped" / "last").state["progress"]["seconds"]
+    assert 11 < before < straight["seconds"] < train(small(), tmp_path / "stopped", resume=True)["seconds"]
+    (file,) = {*folder.rglob("events.*")} - {*seen}
+    begun = [event.step for event in EventFileLoader(str(file)).Load() if event.HasField("session_log")]
+    assert begun == [11], "TensorBoard leaves out what was written after the checkpoint"
+
+
+def test_a_disk_that_fills_up_is_one_line_and_with_room_it_resumes_to_the_same_bits(small, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    train(small(), tmp_path / "straight", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "write_metrics", full)
+        with pytest.raises(OnespikeError, match=r"^the disk of .* is full: .*: make room, then go on with --resume"):
+            train(small(), tmp_path / "full", quiet=True)
+    train(small(), tmp_path / "full", resume=True, quiet=True)
+    assert same(weights(tmp_path / "straight"), weights(tmp_path / "full"))
 
 
 def test_a_run_folder_tells_the_whole_story(small, tmp_path):
@@ -254,19 +273,11 @@ def test_what_came_out_of_checkpoints_that_are_gone_is_not_trained_over(small, t
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_whole_group_saves_with_workers_running(small, tmp_path):
+def test_sigterm_to_the_whole_group_saves_with_workers_running(small, start, tmp_path):
     recipe = small(train__epochs=500, data__auto_augment="original", data__workers=1)
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "onespike", "train", "--recipe", "recipe.yaml", "--out", "run"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    while not state(tmp_path / "run"):
-        time.sleep(0.05)
+    process = start("train", "--recipe", "recipe.yaml", "--out", "run", cwd=tmp_path, stdout=subprocess.DEVNULL)
+    wait_until((tmp_path / "run" / "last" / "state.json").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -394,9 +405,9 @@ class Counting(Callback):
         self.seen = state["seen"]
 
 
-def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch):
+def test_what_was_passed_has_to_be_passed_again(small, tmp_path, monkeypatch, stop_after):
     recipe, loss = small(train__epochs=2, train__mixup=0), nn.MultiMarginLoss()
-    stop_after(monkeypatch, 10)
+    stop_after(10)
     with pytest.raises(Stopped):
         train(recipe, tmp_path / "run", loss=loss, callbacks=[Counting()], quiet=True)
     monkeypatch.undo()

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import signal
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -21,7 +20,6 @@ from onespike.training.checkpoint import Checkpoint
 from onespike.training.flops import Flops
 from onespike.training.loop import set_up
 from onespike.training.teacher import Found, twin_of
-from onespike.training.trainer import Trainer
 
 #: Nothing is drawn but Mixup; one step of plain SGD.
 EXACT = {
@@ -176,30 +174,19 @@ def test_a_twin_is_trained_first_by_the_same_recipe(small, tmp_path, precision):
     assert (alone["test_loss"], "teacher_pflop" in alone) == (twin.summary["test_loss"], False)
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Request a stop, as Ctrl-C does, during the given step, those of the teacher counted as well."""
-    step, done = Trainer.step, []
-
-    def counted(self, number, images, labels):
-        done.append(number)
-        if len(done) == steps:
-            os.kill(os.getpid(), signal.SIGINT)
-        return step(self, number, images, labels)
-
-    monkeypatch.setattr(Trainer, "step", counted)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("start", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["fresh", "init_from"])
-def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(small, tmp_path, monkeypatch, start):
+@pytest.mark.parametrize("fresh", [True, False], ids=["fresh", "init_from"])
+def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(
+    small, tmp_path, monkeypatch, stop_after, fresh
+):
     recipe = small(train__teacher="twin", train__teacher_features=0.5, train__ema=0.9)
     init_from = None
-    if start:
+    if not fresh:
         train(small(train__epochs=1), tmp_path / "old", quiet=True)
         init_from = tmp_path / "old"
     straight = train(recipe, tmp_path / "straight", init_from=init_from, quiet=True)
     for number, steps in enumerate((5, 8 + 16 - 5)):  # in the teacher's first epoch; in the student's first
-        stop_after(monkeypatch, steps)
+        stop_after(steps)
         with pytest.raises(Stopped):
             train(recipe, tmp_path / "stopped", bool(number), None if number else init_from, quiet=True)
         monkeypatch.undo()

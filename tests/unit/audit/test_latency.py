@@ -1,0 +1,62 @@
+"""Joules, as a meter says them."""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from onespike.audit import latency
+from onespike.audit.latency import measure_joules
+
+
+class Counting(nn.Module):
+    passes = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return x
+
+
+@pytest.fixture
+def meter(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What the meter says of the window between `begin` and `end`, in place of zeus."""
+    meter = SimpleNamespace(chips={0: 6.0, 1: 4.0}, model=Counting(), window=[])
+
+    class Monitor:
+        def __init__(self, gpu_indices: list[int]) -> None:
+            assert gpu_indices == []
+
+        def begin_window(self, _: str) -> None:
+            meter.window.append(meter.model.passes)
+
+        def end_window(self, _: str) -> SimpleNamespace:
+            meter.window.append(meter.model.passes)
+            return SimpleNamespace(cpu_energy=meter.chips, gpu_energy={0: 1e9})
+
+    contents = {
+        "zeus.device.cpu": {"get_cpus": lambda: None},
+        "zeus.exception": {"ZeusBaseError": type("ZeusBaseError", (Exception,), {})},
+        "zeus.monitor": {"ZeusMonitor": Monitor},
+    }
+    for name in ("zeus", "zeus.device", *contents):
+        module = ModuleType(name)
+        vars(module).update(contents.get(name, {}))
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(latency, "_SECONDS", 0.0)
+    return meter
+
+
+def test_joules_of_one_image_are_those_of_all_chips_over_all_images(meter):
+    found = measure_joules(meter.model, torch.rand(5, 3))
+    begin, end = meter.window
+    assert end - begin == meter.model.passes >= 10
+    assert found.per_image == pytest.approx(10 / (5 * (end - begin)))
+    assert found.meter == f"RAPL, through zeus, over {end - begin} batches of 5"
+
+
+def test_without_a_chip_that_is_metered_nothing_is_said(meter):
+    meter.chips = {}
+    found = measure_joules(meter.model, torch.rand(5, 3))
+    assert (found.per_image, found.meter) == (None, "not measured: this machine has no meter that can be read")
