@@ -1,7 +1,6 @@
 """Networks of a few operations, in whole numbers and in real ones: they are computed exactly, or refused by name."""
 
 import json
-import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -237,7 +236,8 @@ def test_what_many_pixels_read_is_computed_once(tmp_path: Path) -> None:
     images = torch.randint(0, 256, (1, 4, 4, 1), dtype=torch.uint8)
     assert export(Net(centred).eval(), tmp_path / "out", "c", images=images, weights="fp32").holds
     code = (tmp_path / "out" / "model.c").read_text()
-    assert re.search(r"/\* .*: pool, 1 x 1 x 1 x 4 \*/\n.*?\n}\n\nstatic void fill", code, flags=re.DOTALL)
+    mean = code.split(": pool, 1 x 1 x 1 x 4 */")[1].split("\n/* ")[0]
+    assert "static void fill" in mean
 
 
 def test_names_end_no_comment_of_the_program(tmp_path: Path) -> None:
