@@ -44,6 +44,7 @@ def demo(
         checkpoint: Which weights of the run: best or last.
     """
     import webbrowser
+    from threading import Thread
 
     from onespike.counting import EnergyTable
     from onespike.demo import build
@@ -67,7 +68,8 @@ def demo(
         else:
             console.print(f"the page is at {address(page)}; Ctrl-C ends it")
             if open_:
-                webbrowser.open(address(page))
+                # Beside the server: a browser of the terminal is back only when it has been left.
+                Thread(target=webbrowser.open, args=[address(page)], daemon=True).start()
             try:
                 page.serve_forever()
             except KeyboardInterrupt:

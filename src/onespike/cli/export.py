@@ -28,7 +28,8 @@ def export(
         run: Run folder.
         overrides: Other images.
         to: Formats, with commas between them: onnx (ONNX Runtime and others), pt2 (torch.export), nir (neuromorphic
-            tools), c (C99 with integers only, of strictly spiking networks; with --weights fp32 float C of any).
+            tools), c (C99 with integers only, of strictly spiking networks; with --weights fp32 in floats, of most that
+            are feed-forward).
         out: A new folder, or that of an earlier export, which it replaces.
         weights: fp32; int8, rounded to 8 bits; or auto, int8 for C and fp32 for all else.
         pixels: Whether ONNX and pt2 read uint8 pixels and normalise them in the graph; C always does.

@@ -3,7 +3,7 @@
 import base64
 import copy
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_
 from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import compare
-from onespike.neurons.watch import answer_and_calls
+from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.run import Run
 
 PAGE = Path(__file__).parent / "page"
@@ -86,10 +86,11 @@ def build(
     seen = [contract.normalise(part) for part, _ in batches(raw, labels)]
     operations = count_operations(network, seen)
     counted = Counted(network, operations, seen[0])
-    layers = _neurons(network, seen[0])
+    layers = _neurons(network, seen[0], operations.steps)
     model, outputs, proof = _proved(network, contract, counted, len(layers), raw, labels)
     answers = "one time step" if operations.steps == 1 else f"{operations.steps} time steps"
-    offered = zip(raw[:OFFERED], labels[:OFFERED].tolist(), strict=True)
+    spread = torch.linspace(0, len(raw) - 1, min(OFFERED, len(raw))).round().long()  # some data sets are sorted
+    offered = zip(raw[spread], labels[spread].tolist(), strict=True)
     description = {
         "onespike": __version__,
         "contract": contract.to_json(),
@@ -112,17 +113,26 @@ def build(
     return Demo(out, names, proof)
 
 
-def _neurons(network: nn.Module, images: Tensor) -> list[dict[str, Any]]:
-    """The calls of layers of neurons, in order: where each is, and the axes of its spikes."""
-    return [
-        {
-            "output": f"spikes{number}",
-            "path": call.path,
-            "axis": call.batch_axis,  # that of the images
-            "ahead": "time steps" if call.steps > 1 else "windows",  # what an axis before it stands for
-        }
-        for number, call in enumerate(answer_and_calls(network, images)[1])
-    ]
+def _neurons(network: nn.Module, images: Tensor, steps: int) -> list[dict[str, Any]]:
+    """The calls of layers of neurons, in order: what each is named, and the axes of its spikes."""
+    calls, layers = answer_and_calls(network, images)[1], list[dict[str, Any]]()
+    often, seen = Counter(call.path for call in calls), Counter[str]()
+    for number, call in enumerate(calls):
+        seen[call.path] += 1
+        which = f", {'step' if steps > 1 else 'call'} {seen[call.path]}" if often[call.path] > 1 else ""
+        axis = call.batch_axis  # that of the images
+        one = {"output": f"spikes{number}", "path": call.path, "name": call.path + which, "axis": axis}
+        layers.append(one | {"ahead": _ahead(call, len(images), steps)})
+    return layers
+
+
+def _ahead(call: Fired, images: int, steps: int) -> str:
+    """What an axis of spikes before that of the images, or images of which there are more, stand for."""
+    if getattr(call.neuron, "grouped", False):
+        return "neurons of a population"
+    if call.spikes.ndim != 5 and call.spikes.shape[call.batch_axis] == images and call.steps == 1:
+        return "tokens"
+    return "time steps" if steps > 1 else "windows"
 
 
 def _proved(

@@ -1,5 +1,6 @@
 """Serve the page on this machine alone; it is static, so any other web server will do."""
 
+import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +30,13 @@ class _Quiet(SimpleHTTPRequestHandler):
         super().end_headers()
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of browsers that go away before they have all."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
 def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     """Make a server for a folder on 127.0.0.1, on a free port if `port` is 0; `serve_forever` runs it.
 
@@ -38,7 +46,7 @@ def server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     if not 0 <= port <= 65535:
         raise OnespikeError(f"--port: expected 0 (a free one) to 65535, got {port}")
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Quiet, directory=str(folder)))
+        return _Server((HOST, port), partial(_Quiet, directory=str(folder)))
     except OSError as error:
         raise OnespikeError(
             f"cannot serve on {HOST}:{port}: {error.strerror or error}; choose another --port"

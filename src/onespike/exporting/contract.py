@@ -58,9 +58,9 @@ class Contract:
         """The network's input, in words."""
         return "uint8 (B, C, H, W)" if self.pixels else "float32 (B, C, H, W), (pixel / 255 - mean) / std"
 
-    def to_json(self) -> dict[str, Any]:
-        """The contract for JSON, to be kept with the weights."""
-        return {"onespike": __version__, "input": self.reads, **asdict(self)}
+    def to_json(self, reads: str | None = None) -> dict[str, Any]:
+        """The contract for JSON, to be kept with the weights; `reads` is the input in other words."""
+        return {"onespike": __version__, "input": reads or self.reads, **asdict(self)}
 
 
 def expect_pixels(images: Tensor, name: str) -> None:

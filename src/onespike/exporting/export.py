@@ -159,7 +159,7 @@ def export(
             warn(f"export: {NO_LAYERS}: only logits were compared")
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
-    described = {name: one.to_json() for name, one in written.items()}
+    described = {name: one.to_json(c.READS if name == "c" else None) for name, one in written.items()}
     kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
     kept |= {PARITY: {"onespike": __version__, "network": digest, "targets": [one.to_json() for one in proofs]}}
     texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}

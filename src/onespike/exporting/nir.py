@@ -120,7 +120,7 @@ class _Writer:
         self.nir.write(path, self.nir.NIRGraph(nodes=self.nodes, edges=self.edges))
 
     def _cannot(self, what: str) -> OnespikeError:
-        return OnespikeError(f"nir: it cannot say {what}; onnx, pt2 and c (--weights fp32) can")
+        return OnespikeError(f"nir: it cannot say {what}; onnx and pt2 can, c (--weights fp32) may")
 
     def _add(self, name: str, node: Any, parts: list[str], sides: tuple[int, int]) -> str:
         names = chain([name], (f"{name}_{number}" for number in count(1)))

@@ -6,11 +6,13 @@ import io
 import json
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -22,10 +24,14 @@ from onespike.counting import CONVENTIONS, EnergyTable, count_operations
 from onespike.data import DataConfig, open_dataset
 from onespike.demo import Demo, build, server
 from onespike.demo import runtime as fetching
+from onespike.demo.build import _neurons
 from onespike.demo.counts import Counted, described
 from onespike.errors import OnespikeError
 from onespike.exporting import Parity
 from onespike.models import model_config
+from onespike.neurons import LIF
+from onespike.neurons.integrate_fire import IntegrateFire
+from onespike.neurons.watch import answer_and_calls
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.config import TrainConfig
 from onespike.training.recipe import Recipe
@@ -172,10 +178,61 @@ def test_the_page_says_in_how_many_time_steps_the_network_answers(
     pytest.importorskip("onnxruntime")
     monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
     made = build(make_run("spiking-resnet-xs", width=4, time_steps=steps), tmp_path / "page", images=2).folder
-    title = json.loads((made / "demo.json").read_text())["title"]
-    assert title == f"spiking-resnet-xs: a spiking network that answers in {said}"
+    description = json.loads((made / "demo.json").read_text())
+    names = [one["name"] for one in description["layers"]]
+    assert len(set(names)) == len(names)
+    assert description["title"] == f"spiking-resnet-xs: a spiking network that answers in {said}"
     assert 'at("name").textContent = about.title;' in (made / "demo.js").read_text()
     assert "one time step" not in "".join((made / name).read_text().lower() for name in ("index.html", "demo.js"))
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "aheads"),
+    [
+        ("spiking-vgg-xs", {"width": 4, "population": 3}, set()),
+        ("spiking-vgg-xs", {"width": 4, "time_steps": 2}, set()),
+        ("conv-tiny", {"channels": (6,), "depths": (2,)}, {"windows"}),
+    ],
+)
+def test_axes_before_the_images_have_names(name: str, overrides: dict, aheads: set[str]) -> None:
+    network = create_model(name, num_classes=5, image_size=16, in_channels=1, **overrides).eval()
+    images, steps = torch.rand(3, 1, 16, 16), overrides.get("time_steps", 1)
+    layers, calls = _neurons(network, images, steps), answer_and_calls(network, images)[1]
+    sizes = [call.spikes.shape[: call.batch_axis + 1] for call in calls]
+    several = {one["ahead"] for one, size in zip(layers, sizes, strict=True) if size.numel() != len(images)}
+    assert several == aheads
+
+
+def test_a_layer_that_is_called_again_and_a_population_are_named() -> None:
+    neuron = IntegrateFire(None, 1, 1, "sigmoid", population=3)
+    images = torch.rand(2, 4, 6, 6)
+    named = [(one["name"], one["ahead"]) for one in _neurons(nn.Sequential(neuron, neuron), images, 1)]
+    assert named == [(f"0.firing, call {n}", "neurons of a population") for n in (1, 2)]
+    steps = _neurons(nn.Sequential(neuron, neuron), images, 2)
+    assert [one["name"] for one in steps] == ["0.firing, step 1", "0.firing, step 2"]
+    assert {one["path"] for one in steps} == {"0.firing"}
+
+    class Several(LIF):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    several = nn.Sequential(nn.Unflatten(0, (3, 1)), Several(4))
+    said = [_neurons(several, torch.rand(3, 4, 6, 6), steps)[0] for steps in (1, 3)]
+    assert [(one["name"], one["ahead"]) for one in said] == [("1", "windows"), ("1", "time steps")]
+
+
+def test_test_images_of_all_classes_are_offered(
+    make_run: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(build.__globals__, "runtime", dict)  # nothing is fetched
+    raw, labels = torch.arange(50, dtype=torch.uint8).view(50, 1, 1, 1).expand(50, 32, 32, 1), torch.arange(50) // 5
+    monkeypatch.setitem(build.__globals__, "some_test_images", lambda *_: (raw, labels))
+    folder = build(make_run("spiking-vgg-xs", width=4), tmp_path / "page").folder
+    offered = json.loads((folder / "demo.json").read_text())["offered"]
+    assert len(offered) == 24
+    assert {one["label"] for one in offered} == set(range(10))
+    assert all(base64.b64decode(one["pixels"])[0] // 5 == one["label"] for one in offered)
 
 
 def test_recordings_of_several_frames_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,11 +261,53 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
         server(tmp_path, taken.server_port)
 
 
+def test_browsers_that_go_away_are_no_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server(tmp_path) as serving:
+        for error, is_told in ((BrokenPipeError(), False), (ConnectionResetError(), False), (ValueError(), True)):
+            try:
+                raise error
+            except Exception:
+                serving.handle_error(None, ("127.0.0.1", 1))  # type: ignore[arg-type]
+            assert bool(capsys.readouterr().err) is is_told
+
+
+HELD = Parity("onnx", 60, 90.0, 90.0, 100.0, 0.0, 1.0, 1, 1, 0, None, None, exact=False, holds=True)
+
+
+def test_the_page_is_served_while_a_browser_of_the_terminal_is_open(
+    make_run: Callable, command: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, came = list[int](), threading.Event()
+
+    def build(_run: Run, folder: Path, *_: Any) -> Demo:
+        folder.mkdir()
+        return Demo(folder, (), HELD)
+
+    def visit(url: str) -> None:
+        with urlopen(url, timeout=10) as answer:
+            answers.append(answer.status)
+        came.set()
+
+    def until_visited(_server: Any) -> None:
+        if came.is_set():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("onespike.demo.build", build)
+    monkeypatch.setattr("webbrowser.open", visit)
+    monkeypatch.setattr("http.server.ThreadingHTTPServer.service_actions", until_visited)
+    assert command("demo", make_run("spiking-vgg-xs", width=4).folder)[0] == 0
+    assert answers == [200]
+
+
 def test_the_command_serves_until_ctrl_c(
     make_run: Callable, command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = Parity("onnx", 60, 90.0, 90.0, 100.0, 0.0, 1.0, 1, 1, 0, None, None, exact=False, holds=True)
-    proofs, built, shown, opened = [held, replace(held, holds=False), held], list[Path](), list[str](), list[Path]()
+    proofs, built, shown, opened = [HELD, replace(HELD, holds=False), HELD], list[Path](), list[str](), list[Path]()
+    came = threading.Event()
+
+    def show(url: str) -> None:
+        shown.append(url)
+        came.set()
 
     def build(chosen: Run, folder: Path, *_: Any) -> Demo:
         opened.append(chosen.folder)
@@ -216,10 +315,11 @@ def test_the_command_serves_until_ctrl_c(
         return Demo(folder, (), proofs[len(built) - 1])
 
     def interrupted(_server: Any) -> None:
+        came.wait(10)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("onespike.demo.build", build)
-    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr("webbrowser.open", show)
     monkeypatch.setattr("http.server.ThreadingHTTPServer.serve_forever", interrupted)
     run = make_run("spiking-vgg-xs", width=4)
     code, printed, complaint = command("demo", run.folder)

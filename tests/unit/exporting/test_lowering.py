@@ -1,5 +1,6 @@
 """Networks of a few operations, in whole numbers and in real ones: they are computed exactly, or refused by name."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -104,6 +105,54 @@ def channels_padded(n: Net, x: Tensor, value: float = 0.0) -> Tensor:
     return F.pad(n.a(x)[:, :2], (0, 0, 0, 0, 0, 2), value=value)
 
 
+def constants_in_matrices(n: Net, x: Tensor) -> Tensor:
+    rows = n.a(x).flatten(2).movedim(1, -1)
+    rows = torch.cat([rows, torch.ones_like(rows[..., :1])], -1)
+    return (rows @ rows.transpose(1, 2)).mean(1)[:, :3]
+
+
+def negative_currents(n: Net, x: Tensor) -> Tensor:
+    assert n.mix.bias is not None
+    currents = n.mix(n.spikes(x)) - n.mix.bias.view(3, 1, 1)
+    return torch.where(currents > 0, 1.0, currents).mean((2, 3))
+
+
+def means_made_whole(n: Net, x: Tensor) -> Tensor:
+    means = F.avg_pool2d(n.spikes(x), 2)
+    return n.mix(torch.where(means > 0.1, 1.0, means)).mean((2, 3))
+
+
+def padded_spikes(n: Net, x: Tensor) -> Tensor:
+    return F.pad(n.spikes(x)[:, :2], (0, 0, 0, 0, 0, 2))
+
+
+def others_of_constants(n: Net, x: Tensor) -> Tensor:
+    return n.mix(torch.where(padded_spikes(n, x) > 0.5, 1.0, n.spikes(x))).mean((2, 3))
+
+
+def zeros_of_constants(n: Net, x: Tensor) -> Tensor:
+    spikes = padded_spikes(n, x)
+    return n.mix(torch.where(spikes > 0.5, 1.0, spikes)).mean((2, 3))
+
+
+def another_order(n: Net, x: Tensor) -> Tensor:
+    spikes = n.spikes(x).index_select(1, torch.tensor([2, 1, 0, 3]))
+    spikes = spikes.repeat_interleave(torch.tensor([2, 0, 1, 1]), 1, output_size=4)
+    return n.head(spikes[:, [3, 2, 2, 0]].repeat_interleave(2, 1)[:, ::2].flatten(1))
+
+
+def fixed_spikes(n: Net, _x: Tensor) -> Tensor:
+    return n.fire(n.norm.weight.view(1, 4, 1, 1))[:, :3, 0, 0]
+
+
+def logical_or(n: Net, x: Tensor) -> Tensor:
+    return n.head(((n.spikes(x) > 0.5) + (n.more(x) > 0.5)).to(x.dtype).flatten(1))
+
+
+def infinite(*shape: int) -> Tensor:
+    return torch.tensor([0.0, 0, -torch.inf, 0])[: shape[0]].view(*shape)
+
+
 HOLDS = ""
 CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.head(n.fire(n.norm(n.spikes(x))).flatten(1)), "c fp32,nir", HOLDS),
@@ -127,6 +176,37 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (lambda n, x: n.mix(n.fire(bordered(n.a(x)) + bordered(n.b(x)))).mean((2, 3)), "c int8,c fp32", HOLDS),
     (halves, "c fp32,c int8", HOLDS),
     (squares, "c int8", "that exceed 64 bits"),
+    (constants_in_matrices, "c fp32", HOLDS),
+    (negative_currents, "c int8", "fractions of spikes that stay in"),
+    (means_made_whole, "c int8", HOLDS),
+    (others_of_constants, "c int8", "a choice between tensors in"),
+    (zeros_of_constants, "c int8", HOLDS),
+    (
+        lambda n, x: n.head(F.gelu(n.spikes(x)).flatten(1)),
+        "c int8",
+        "not strictly spiking: head read real values, or what integers cannot say: gelu of .* has to read spikes$",
+    ),
+    (lambda n, x: n.head(F.relu(n.a(x)).flatten(1)), "c int8", "head read real values; .*; --weights fp32 may export"),
+    (another_order, "c fp32,c int8", HOLDS),
+    (lambda n, x: n.head(n.spikes(x)[:, [3, 1, 0, 2]].flatten(1)), "nir", HOLDS),
+    (lambda n, x: n.head(n.norm.weight[n.spikes(x).long()].flatten(1)), "c fp32", "an order that depends on the image"),
+    (lambda n, x: n.head(n.spikes(x).flatten(1)) + fixed_spikes(n, x), "c fp32,c int8,nir", HOLDS),
+    (lambda n, x: n.mix(n.a(x)).mean((2, 3)) + fixed_spikes(n, x), "c fp32,nir", HOLDS),
+    (logical_or, "c fp32,c int8,nir", "a logical or in"),
+    (lambda n, x: n.head(n.spikes(x).flatten(1)) + infinite(3), "c fp32,c int8", "expected finite logits"),
+    (lambda n, x: n.mix(F.relu(n.a(x) + infinite(4, 1, 1))).mean((2, 3)), "c int8", "relu of .*infinity"),
+    (
+        lambda n, x: F.softmax(n.a(x).mean((2, 3)) + infinite(4), -1)[:, :3],
+        "c fp32",
+        "c: expected finite constants in float32, got -inf in",
+    ),
+    (lambda n, x: n.head(n.spikes(x).flatten(1)) + 1e-46 * n.more(x)[:, :3].mean((2, 3)), "c fp32", HOLDS),
+    (lambda n, x: n.mix(n.fire(n.a(bordered(x)))).mean((2, 3)), "c fp32", HOLDS),
+    (
+        lambda n, x: n.mix(n.fire(n.a(bordered(x)))).mean((2, 3)),
+        "c int8",
+        "pixels of the image that are moved or padded before a;",
+    ),
 ]
 
 
@@ -146,6 +226,31 @@ def test_a_few_operations(compute: Callable[[Net, Tensor], Tensor], targets: str
         assert proof.logit_error < 1e-5
         if weights == "int8":
             answers(tmp_path / "out", images, flags=SANITIZERS)
+
+
+def test_what_many_pixels_read_is_computed_once(tmp_path: Path) -> None:
+    def centred(n: Net, x: Tensor) -> Tensor:
+        return n.head((n.a(x) - n.a(x).mean((2, 3), keepdim=True)).flatten(1))
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (1, 4, 4, 1), dtype=torch.uint8)
+    assert export(Net(centred).eval(), tmp_path / "out", "c", images=images, weights="fp32").holds
+    code = (tmp_path / "out" / "model.c").read_text()
+    mean = code.split(": pool, 1 x 1 x 1 x 4 */")[1].split("\n/* ")[0]
+    assert "static void fill" in mean
+
+
+def test_names_end_no_comment_of_the_program(tmp_path: Path) -> None:
+    network = type("Net*/??/", (nn.Sequential,), {})()
+    for name, layer in (("*/a", nn.Conv2d(1, 4, 1)), ("/*", LIF(4)), ("b", nn.Flatten()), ("c\\\n", nn.Linear(64, 3))):
+        network.add_module(name, layer)
+    images = torch.randint(0, 256, (1, 4, 4, 1), dtype=torch.uint8)
+    made = export(network.eval(), tmp_path / "out", "c", images=images)
+    assert made.holds
+    assert "/* Net_/__/: a strictly spiking network" in (tmp_path / "out" / "model.h").read_text()
+    assert json.loads((tmp_path / "out" / "contract.json").read_text())["formats"]["c"]["input"] == (
+        "uint8 (H, W, C), row by row, one image"
+    )
 
 
 @pytest.mark.parametrize("weight", [0.25, 0.375])

@@ -33,16 +33,25 @@ export function energy(costs, counts, convention) {
   }, costs.rest[convention]);
 }
 
+/** Energy for a person: three digits, and the unit that these have. */
+export function joule(energy) {
+  const rounded = Number(energy.toPrecision(3));
+  const units = [[1, "J"], [1e3, "mJ"], [1e6, "µJ"], [1e9, "nJ"]];
+  const [scale, unit] = units.find(([scale]) => rounded * scale >= 1) ?? units.at(-1);
+  return `${(rounded * scale).toPrecision(3)} ${unit}`;
+}
+
+/** How many values are not 0. */
+export const fired = (values) => values.reduce((sum, one) => sum + (one !== 0), 0);
+
 /** Spikes per neuron, of all calls of each layer of neurons: [[path, rate], ...] in order. */
 export function rates(layers, outputs) {
   const sums = new Map();
   for (const { path, output } of layers) {
     const values = outputs[output].data, sum = sums.get(path) ?? [0, 0];
-    let fired = 0;
-    for (let i = 0; i < values.length; i++) if (values[i] !== 0) fired++;
-    sums.set(path, [sum[0] + fired, sum[1] + values.length]);
+    sums.set(path, [sum[0] + fired(values), sum[1] + values.length]);
   }
-  return [...sums].map(([path, [fired, all]]) => [path, fired / all]);
+  return [...sums].map(([path, [spikes, all]]) => [path, spikes / all]);
 }
 
 export function softmax(logits) {

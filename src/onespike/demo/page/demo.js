@@ -1,7 +1,7 @@
 // The page: it loads the network, takes an image from the hand, a file or the camera, and shows what the network did.
 
 import * as ort from "./ort.wasm.bundle.min.mjs";
-import { count, energy, rates, softmax, synaptic } from "./counts.js";
+import { count, energy, joule, rates, softmax, synaptic } from "./counts.js";
 import { drawn, offered, pixels, show } from "./image.js";
 import { drawLayers, make } from "./maps.js";
 
@@ -23,11 +23,6 @@ at("theme").onclick = () => theme(document.documentElement.dataset.theme === "da
 /** A number for a person, which holds the exact one for whoever wants it. */
 function value(exact, text) {
   return make("data", { value: exact, textContent: text, title: exact });
-}
-
-function joule(energy) {
-  const [scale, unit] = energy < 1e-6 ? [1e9, "nJ"] : energy < 1e-3 ? [1e6, "µJ"] : [1e3, "mJ"];
-  return `${(energy * scale).toPrecision(3)} ${unit}`;
 }
 
 // What the network looks at: one image at a time, always the newest.
@@ -116,7 +111,7 @@ function showProducts() {
 }
 
 function drawMaps() {
-  drawLayers(at("layers"), about.layers, last.outputs, last.rates, at("all").checked);
+  drawLayers(at("layers"), about.layers, last.outputs, at("all").checked);
 }
 at("all").onchange = () => last && drawMaps();
 let resized;
@@ -155,6 +150,8 @@ function blank() {
 function take(source, width, height) {
   const { in_channels: channels, image_size: side } = about.contract, stage = at("stage"), square = Math.min(width, height);
   const context = stage.getContext("2d");
+  context.fillStyle = "#fff"; // behind what is transparent
+  context.fillRect(0, 0, stage.width, stage.height);
   context.imageSmoothingEnabled = square > side; // an image as small as the network's shows its pixels
   context.drawImage(source, (width - square) / 2, (height - square) / 2, square, square, 0, 0, stage.width, stage.height);
   const bytes = pixels(source, width, height, side, channels);
@@ -180,6 +177,7 @@ async function film() {
   try {
     own = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
+    if (mode !== "camera") return; // something else was chosen meanwhile
     choose("");
     at("status").textContent = `There is no camera to look through (${error.message ?? error}): allow it, or choose a photo`;
     return;
@@ -274,6 +272,8 @@ async function start() {
   offer();
   pen();
   blank();
+  const photos = [1, 3].includes(about.contract.in_channels); // not the channels of events
+  at("pick").hidden = at("camera").hidden = !photos;
   at("draw").hidden = at("clear").hidden = at("inverted").hidden = !about.cells;
   at("draw").onclick = at("clear").onclick = clean;
   at("pick").onclick = () => at("file").click();
@@ -284,7 +284,7 @@ async function start() {
   document.ondrop = (event) => {
     event.preventDefault();
     at("place").classList.remove("dropping");
-    if (event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
+    if (photos && event.dataTransfer.files[0]) open(event.dataTransfer.files[0]);
   };
   await look(offered(about.offered[0].pixels, about.contract.image_size, about.contract.in_channels)); // to warm up
   at("offered").firstChild.click();

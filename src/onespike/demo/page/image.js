@@ -5,6 +5,8 @@ export function pixels(source, width, height, side, channels) {
   const square = Math.min(width, height), canvas = new OffscreenCanvas(side, side);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
+  context.fillStyle = "#fff"; // behind what is transparent
+  context.fillRect(0, 0, side, side);
   let from = source, left = (width - square) / 2, top = (height - square) / 2, size = square;
   while (size >= 4 * side) { // browsers look at few pixels when they make an image much smaller: halve it first
     const half = new OffscreenCanvas(Math.round(size / 2), Math.round(size / 2));

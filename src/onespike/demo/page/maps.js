@@ -1,17 +1,20 @@
 // Spike maps: each channel of a layer as a tile, a point for each neuron; and the share of channels that fire at each place.
 
+import { fired } from "./counts.js";
+
 const TILE = 48, GAP = 1, ROWS = 2; // pixels of a tile, about; points between tiles; rows unless all are wanted
 
 /** A new element with these properties. */
 export const make = (tag, properties = {}) => Object.assign(document.createElement(tag), properties);
 
-/** One layer's spikes as tiles: what has no map is laid out as a square. */
-function tiles(tensor, axis, ahead) {
-  const dims = tensor.dims.filter((size, i) => i !== axis || size !== 1), map = dims.length > 2;
-  const last = dims.at(-1) ?? 1, width = map ? last : Math.ceil(Math.sqrt(last)), area = map ? dims.at(-2) * width : last;
-  const height = Math.ceil(area / width), count = tensor.data.length / area;
-  const several = dims.length > (map ? 3 : 1) ? `${dims[0]} ${ahead} × ` : "", each = several ? dims.slice(1) : dims;
-  const shape = several + (map ? `${each.slice(0, -2).join(" × ")} channels of ${height}×${width}` : `${each.join(" × ")} neurons`);
+/** One layer's spikes as tiles: what has no map is laid out as a square. `axis` is that of images, behind what is `ahead`. */
+export function tiles(tensor, axis, ahead) {
+  const several = tensor.dims.slice(0, axis + 1).filter((size) => size !== 1), dims = tensor.dims.slice(axis + 1);
+  const map = dims.length > 2, last = dims.at(-1) ?? 1, width = map ? last : Math.ceil(Math.sqrt(last));
+  const area = map ? dims.at(-2) * width : last, height = Math.ceil(area / width), count = tensor.data.length / area;
+  const parts = several.map((size) => `${size} ${ahead}`);
+  if (dims.length > 1) parts.push(map ? `${dims.slice(0, -2).join(" × ")} channels of ${height}×${width}` : `${dims[0]} tokens`);
+  const shape = [...parts, ...(map ? [] : [`${last} neurons`])].join(" × ");
   return { data: tensor.data, width, height, area, count, shape, map };
 }
 
@@ -48,13 +51,9 @@ function drawMean(canvas, { data, width, height, area, count }) {
 function drawTiles(canvas, { data, width, height, area, count }, all, room) {
   const scale = Math.max(1, Math.round(TILE / Math.max(width, height)));
   const columns = Math.max(1, Math.min(count, Math.floor(room / scale / (width + GAP))));
-  const fired = Array.from({ length: count }, (_, tile) => {
-    let sum = 0;
-    for (let i = 0; i < area; i++) if (data[tile * area + i] !== 0) sum++;
-    return sum;
-  });
-  let chosen = Array.from(fired.keys());
-  if (!all && count > ROWS * columns) chosen = chosen.sort((a, b) => fired[b] - fired[a]).slice(0, ROWS * columns);
+  const busy = Array.from({ length: count }, (_, tile) => fired(data.subarray(tile * area, (tile + 1) * area)));
+  let chosen = Array.from(busy.keys());
+  if (!all && count > ROWS * columns) chosen = chosen.sort((a, b) => busy[b] - busy[a]).slice(0, ROWS * columns);
   const across = columns * (width + GAP) - GAP, down = Math.ceil(chosen.length / columns) * (height + GAP) - GAP;
   Object.assign(canvas, { width: across, height: down });
   canvas.style.width = `${across * scale}px`;
@@ -72,19 +71,19 @@ function drawTiles(canvas, { data, width, height, area, count }, all, room) {
 }
 
 /** Draw all layers into a place of the page; the parts are made once. */
-export function drawLayers(place, layers, outputs, rates, all) {
+export function drawLayers(place, layers, outputs, all) {
   while (place.children.length < layers.length) {
     const one = make("div", { className: "layer" });
     one.append(make("p"), make("canvas"), make("canvas"));
     place.append(one);
   }
-  const rate = new Map(rates);
-  layers.forEach(({ path, output, axis, ahead }, i) => {
+  layers.forEach(({ name, output, axis, ahead }, i) => {
     const [text, mean, map] = place.children[i].children, shown = tiles(outputs[output], axis, ahead);
+    const rate = fired(shown.data) / shown.data.length;
     mean.hidden = !shown.map;
     drawMean(mean, shown);
     const room = place.clientWidth - (shown.map ? mean.clientWidth + 16 : 0), count = drawTiles(map, shown, all, room);
     const few = count < shown.count ? `; the ${count} busiest` : "";
-    text.replaceChildren(make("b", { textContent: path }), `${shown.shape}, ${(100 * rate.get(path)).toFixed(1)}% fired${few}`);
+    text.replaceChildren(make("b", { textContent: name }), `${shown.shape}, ${(100 * rate).toFixed(1)}% fired${few}`);
   });
 }

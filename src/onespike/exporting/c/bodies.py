@@ -71,8 +71,7 @@ class Bodies(Memory):
             ]
         kernel = "conv_bits_f32" if (one.source.kind, one.kind) == ("bits", "f32") else f"conv_{one.source.kind}"
         self._kernels.add(kernel)
-        source = "image" if one.source.kind == "u8" else self._at(one.source)
-        return [f"{kernel}(&{window}, {weights}, {source}, p, out);"]
+        return [f"{kernel}(&{window}, {weights}, {self._at(one.source)}, p, out);"]
 
     def _fetch(self, of: Map, pixel: str, spaces: str = "") -> list[str]:
         """Make `v` the values of a pixel."""

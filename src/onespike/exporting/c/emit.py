@@ -1,13 +1,14 @@
 """From maps of numbers to C99: one static array of memory, constant tables, one function for each map.
 
-A map that is read once, pixel by pixel, is computed where it is read; others, and all spikes, are stored. Stored maps
+A map of which each pixel is read once is computed where it is read; others, and all spikes, are stored. Stored maps
 share memory with maps that are not needed any more.
 """
 
 from dataclasses import dataclass
 
+from onespike.errors import OnespikeError
 from onespike.exporting.c.bodies import Bodies
-from onespike.exporting.c.text import TYPES, kernel_texts
+from onespike.exporting.c.text import TYPES, comment, kernel_texts
 from onespike.exporting.lowering.maps import (
     Conv,
     Function,
@@ -47,7 +48,7 @@ class Writer(Bodies):
         functions = "\n".join(self._function(one) for one in self._maps if not isinstance(one, Pixels))
         scores, steps = self._maps[-1], []
         for one in self._stored:
-            steps.append(f"    /* {one.layer} */")
+            steps.append(f"    /* {comment(one.layer)} */")
             steps += [f"    fill{self._names[one]}(image);"]
             if one.kind == "bits":
                 steps.append(f"    MODEL_SPIKES({self._names[one]}, {self._at(one)}, {one.pixels * one.words});")
@@ -91,12 +92,15 @@ class Writer(Bodies):
 
     def _function(self, one: Map) -> str:
         """The function that computes a pixel of a map; and, if it is stored, the one that fills it."""
-        body = self._body(one)
+        try:
+            body = self._body(one)
+        except OverflowError as error:
+            raise OnespikeError(f"c: expected finite constants in float32, got {error} in {one.layer}") from error
         kind = TYPES[one.kind]
         unused = "" if any("image" in line for line in body) else "    (void)image;\n"
         unused += "    (void)p;\n" if isinstance(one, Sum) and not one.terms else ""  # padding alone
         head = f"static void map{self._names[one]}(const uint8_t *image, int p, {kind} *out)"
-        text = f"/* {one.layer}: {type(one).__name__.lower()}, {' x '.join(map(str, one.shape))} */\n"
+        text = f"/* {comment(one.layer)}: {type(one).__name__.lower()}, {' x '.join(map(str, one.shape))} */\n"
         text += f"{head}\n{{\n{unused}" + "".join(f"    {line}\n" for line in body) + "}\n"
         if one in self._stored:
             each = one.words if one.kind == "bits" else one.channels

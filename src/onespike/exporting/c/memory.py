@@ -1,5 +1,7 @@
 """Places of maps in memory, and of constants in tables."""
 
+import math
+
 from torch import Tensor
 
 from onespike.exporting.c.text import SIZES, lines_of, literal
@@ -31,7 +33,8 @@ class Memory:
         readers = self._readers[one]
         windows = any(isinstance(reader, Conv | Collect | Matmul) for reader in readers)
         windows = windows or any(isinstance(reader, Pool) and reader.geometry.overlaps for reader in readers)
-        return one.kind == "bits" or len(readers) > 1 or windows
+        broadcast = any(_reads_of(reader) > one.pixels for reader in readers)
+        return one.kind == "bits" or len(readers) > 1 or windows or broadcast
 
     def _placed(self) -> tuple[dict[Map, int], int]:
         """The place of each stored map, in bytes, and the total: the largest first, each where no other map lives."""
@@ -99,6 +102,11 @@ class Memory:
         self._flash += 4 * (6 + 8)
         self._kernels.add("window")
         return name
+
+
+def _reads_of(one: Map) -> int:
+    """How often a map reads a pixel of another, if it reads no windows that overlap."""
+    return math.prod(one.sides) if isinstance(one, Pool) else one.pixels
 
 
 def _padded(one: Map) -> int:

@@ -1,7 +1,7 @@
 """C: `model.c` and `model.h`, C99.
 
-With 8-bit weights, for strictly spiking networks: integers only. With float32 weights, for any network: floats, and
-spikes as bits, too.
+With 8-bit weights, for strictly spiking networks: integers only. With float32 weights, for feed-forward networks of the
+operations that `Reals` handles: floats, and spikes as bits, too.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from torch import Tensor
 from onespike._version import __version__
 from onespike.errors import OnespikeError
 from onespike.exporting.c.emit import Program, Writer
+from onespike.exporting.c.text import comment
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.exporting.lowering.integers import Integers
 from onespike.exporting.lowering.lower import lower
@@ -30,6 +31,8 @@ from onespike.exporting.parity import Target
 if TYPE_CHECKING:
     from onespike.exporting.lowering.layers import Layers
 
+#: What `model_run` reads, in words.
+READS = "uint8 (H, W, C), row by row, one image"
 #: The compiler's options; warnings are errors.
 FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-O2")
 
@@ -131,7 +134,7 @@ class _Compiled:
 
 
 def _source(contract: Contract, program: Program) -> str:
-    about = f"/* {contract.model}, by onespike {__version__}: see model.h. */\n"
+    about = f"/* {comment(contract.model)}, by onespike {__version__}: see model.h. */\n"
     plain = "#ifndef MODEL_SPIKES /* a function that is told the spikes of each layer */\n"
     plain += "#define MODEL_SPIKES(layer, bits, words) ((void)(bits))\n#endif\n"
     checked = '#include <limits.h>\n#if INT_MAX < 2147483647\n#error "an int of 32 bits is needed"\n#endif\n'
@@ -150,7 +153,7 @@ def _header(contract: Contract, program: Program, unit: float) -> str:
         " or a library" if "<math.h>" not in program.code else "; link the C library's maths, -lm"
     )
     define = f"\n#define MODEL_SCORE_BITS {bits}" if integers else ""
-    return f"""/* {contract.model}: {about}. Written by onespike {__version__}.
+    return f"""/* {comment(contract.model)}: {about}. Written by onespike {__version__}.
 
    Flash   {program.flash:,} bytes of constants, beside the code
    RAM     {program.ram:,} bytes of static memory, and {program.stack:,} bytes of arrays on the stack

@@ -1,7 +1,9 @@
 """C as text: types, constants, and the kernels of kernels.c."""
 
+import math
 import re
 from collections.abc import Iterable
+from ctypes import c_float
 from importlib.resources import files
 
 TYPES = {"u8": "uint8_t", "bits": "uint32_t", "i32": "int32_t", "i64": "int64_t", "f32": "float"}
@@ -43,13 +45,21 @@ def kernel_texts(used: set[str]) -> list[str]:
 
 
 def literal(value: float, kind: str) -> str:
-    """A value as a C constant of a type."""
+    """A value as a C constant of a type; an `OverflowError` that says the value if none is as large."""
     if kind == "float":
-        text = f"{value:.9g}"
+        rounded = c_float(value).value  # compilers complain about what underflows
+        if not math.isfinite(rounded):
+            raise OverflowError(f"{value:g}")
+        text = f"{rounded:.9g}"
         return f"{text}f" if "." in text or "e" in text else f"{text}.0f"
     if kind == "int64_t":
         return f"INT64_C({value})"  # so that products have 64 bits
     return f"{value}u" if kind == "uint32_t" else str(value)
+
+
+def comment(text: str) -> str:
+    """A name inside a C comment, without what could end it, nest another or go on behind it."""
+    return "".join(c if c.isprintable() and c not in "*\\?" else "_" for c in text)
 
 
 def lines_of(words: Iterable[str], width: int = 116) -> str:

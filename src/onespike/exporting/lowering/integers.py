@@ -14,12 +14,15 @@ from torch import Tensor, fx
 from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.maps import (
+    Collect,
     Conv,
     Fire,
     Geometry,
     Map,
     PixelConv,
     Pixels,
+    Pool,
+    Product,
     Read,
     Sum,
     Term,
@@ -52,10 +55,12 @@ class Integers(Layers):
         """Raise `OnespikeError` unless every layer behind the stem reads spikes."""
         fires = any(isinstance(one, Fire) for one in self.maps)
         if real := self.real or ([] if fires else self.first):
-            advice = "every layer behind the stem has to read spikes; --weights fp32 exports it in float C"
-            raise OnespikeError(
-                f"{name}: {model} is not strictly spiking: {listed(real, ', ')} read real values; {advice}"
-            )
+            found, advice = "", "; --weights fp32 may export it, in float C"
+            if self.problems:  # what a layer reads may be spikes that come out of an operation that is refused
+                found, advice = f", or what integers cannot say: {listed(self.problems, '; ')}", ""
+            reads = f"{listed(real, ', ')} read real values{found}"
+            expected = f"every layer behind the stem has to read spikes{advice}"
+            raise OnespikeError(f"{name}: {model} is not strictly spiking: {reads}; {expected}")
 
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
         """The result of an operation on real values: layers that read them are named, thresholds give spikes again."""
@@ -132,7 +137,7 @@ class Integers(Layers):
         of, sides = read.map, (x.shape[0], *x.shape[2:])
         if not of.image and of.kind == "i64":
             self._reads_real()
-            raise CannotSayError(f"real values that {self._layer} reads")
+            raise CannotSayError  # `check` names the layer
         self.first += [self._layer] if of.image else []
         integers, scale = find_integers(weight)
         if (integers * scale - weight).abs().max() > 1e-9 * weight.abs().max():
@@ -198,6 +203,9 @@ class Integers(Layers):
         fractions = isinstance(condition, Value) and isinstance(other, Value) and not isinstance(one, Value)
         if not fractions or not bool((torch.as_tensor(one) == 1).all()):
             raise CannotSayError(f"a choice between tensors in {self._layer}")
+        fixed = condition.index < 0  # never above the threshold, or always
+        if bool((fixed & (condition.shift == 0) & ((other.index >= 0) | (other.shift != 0))).any()):
+            raise CannotSayError(f"a choice between tensors in {self._layer}")
         same = (condition.index == other.index) & (other.gain == 1) & (other.shift == 0)
         for fire in self.maps_of(condition.index[~same]):
             if not isinstance(fire, Fire):
@@ -207,8 +215,9 @@ class Integers(Layers):
             channel = place // fire.channels * fire.source.channels + fire.chosen[place % fire.channels]
             if not torch.equal(fire.source.offset + channel, other.index[here]) or other.shift[here].any():
                 raise CannotSayError(f"a choice between tensors in {self._layer}")
+            levels = _levels(fire.source) or ({1} if _is_never_negative(fire.source) else {-1, 1})
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
-                if inverted or any(level for level in _levels(fire.source) or {1} if level <= limit):
+                if inverted or any(level for level in levels if level <= limit):
                     raise CannotSayError(f"fractions of spikes that stay in {self._layer}")
         return condition
 
@@ -254,6 +263,16 @@ def _levels(of: Map) -> set[int]:
         values = {level * factor >> term.drop for level in inner for factor in factors}
         sums = {one + other for one in sums for other in values}
     return sums if len(sums) <= 32 else set()
+
+
+def _is_never_negative(of: Map) -> bool:
+    """Whether no number of a map can be below 0: spikes, and what is added up of them."""
+    if isinstance(of, Sum) and not of.rectified:
+        factors = [of.constant, *(term.factors for term in of.terms)]
+        return not any((one < 0).any() for one in factors) and all(map(_is_never_negative, of.reads()))
+    if isinstance(of, Pool | Collect | Product):
+        return all(map(_is_never_negative, of.reads()))
+    return isinstance(of, Sum) or of.kind in ("bits", "u8")
 
 
 def _factors(gain: Tensor, wide: bool) -> tuple[Tensor, int]:

@@ -42,6 +42,8 @@ class Layers(Sums):
         return self._summed([a, b])
 
     def _op_add(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:
+        if self._dtype is torch.bool:
+            raise CannotSayError(f"a logical or in {self._layer}")
         return self._add_tensors(a, b, alpha)
 
     def _op_sub(self, a: Any, b: Any, *, alpha: float = 1.0) -> Value:

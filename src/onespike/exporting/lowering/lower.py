@@ -4,11 +4,12 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from onespike.errors import OnespikeError, listed
 from onespike.exporting.lowering.layers import Layers
 from onespike.exporting.lowering.maps import Map, Sum, needed
-from onespike.exporting.lowering.values import Unsaid, Value
+from onespike.exporting.lowering.values import Value, as_value
 from onespike.exporting.network import Exported
 
 
@@ -34,10 +35,11 @@ def lower(
         graph: Any = exported.program(dynamic=False).run_decompositions({}).module()
     lowering = numbers(graph)
     with torch.no_grad():
-        logits, *spikes = lowering.run(lowering.image(torch.Size((1, *exported.contract.shape)), image))
+        outputs = lowering.run(lowering.image(torch.Size((1, *exported.contract.shape)), image))
     lowering.check(name, exported.contract.model)
-    if lowering.problems or isinstance(logits, Unsaid):
+    if lowering.problems:
         raise OnespikeError(f"{name}: it cannot say {listed(lowering.problems, '; ')}; {numbers.others}")
+    logits, *spikes = [as_value(one) if isinstance(one, Tensor) else one for one in outputs]  # some are constants
     lowering.unit = lowering.scores(logits)
     computed = set(needed(lowering.maps))
     found = [(value, lowering.maps_of(value.index)) for value in spikes]

@@ -1,4 +1,4 @@
-"""Real numbers: any network, in float32, with the functions of C's <math.h>."""
+"""Real numbers: networks without a state, in float32, with the functions of C's <math.h>."""
 
 from functools import partialmethod
 from typing import Any
@@ -130,8 +130,9 @@ class Reals(Layers):
         return self._laid(new, [*outer, rows], len(outer) + 1, torch.ones(columns, dtype=torch.float64))
 
     def _rows(self, x: Value) -> Value:
-        """A value whose rows, along the last axis, follow each other in one map of floats."""
-        return super()._collected(self._plain(x), len(x.shape) - 1)
+        """A value whose rows, along the last axis, follow each other in one map of floats, constants included."""
+        value = super()._collected(self._plain(x), len(x.shape) - 1)
+        return self._summed([value]) if value.shift.any() else value
 
     _op_bmm = _op_mm = _op_matmul
 

@@ -189,8 +189,8 @@ class Sums(Walk, ABC):
     def scores(self, logits: Value) -> float:
         """Add the last map, the class scores; returns the logit that a score of 1 stands for."""
         terms = self._decoded(logits, logits.index.ndim - 1)
-        if terms is None:
-            raise OnespikeError("export: expected logits (B, K), class by class from one map")
+        if terms is None or not logits.shift.isfinite().all():
+            raise OnespikeError("export: expected finite logits (B, K), class by class from one map")
         new, size = self._scored(terms, logits.shift.flatten())
         new.image = False
         self._add(new)

@@ -73,5 +73,6 @@ def read_bits(parts: list[Value] | None, bits: Tensor) -> Tensor | None:
     """A sum of values, lowered for one image, of several, (B, …), from their bits (B, …), numbered as in maps."""
     if parts is None:
         return None
-    read = [torch.where(one.index >= 0, bits[:, one.index.clamp(min=0)], 0) * one.gain + one.shift for one in parts]
+    padded = torch.nn.functional.pad(bits, (1, 0))  # the 0 is that of constants
+    read = [padded[:, one.index + 1] * one.gain + one.shift for one in parts]
     return torch.stack(read).sum(0)

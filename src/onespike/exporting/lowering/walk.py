@@ -28,10 +28,12 @@ if TYPE_CHECKING:
 #: Operations that move elements, and those that leave them as they are.
 MOVES = {
     *("view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze"),
-    *("unsqueeze", "slice", "narrow", "select", "expand", "expand_as", "repeat", "repeat_interleave", "unbind"),
-    *("split", "chunk", "split_with_sizes", "stack", "cat", "slice_scatter", "select_scatter", "index_select"),
-    *("flip", "roll", "t", "copy", "numpy_T", "tile", "view_as", "swapaxes", "broadcast_to"),
+    *("unsqueeze", "slice", "narrow", "select", "expand", "expand_as", "repeat", "unbind"),
+    *("split", "chunk", "split_with_sizes", "stack", "cat", "slice_scatter", "select_scatter", "flip", "roll"),
+    *("t", "copy", "numpy_T", "tile", "view_as", "swapaxes", "broadcast_to"),
 }
+#: Operations that move the elements of their first tensor to where others, of whole numbers, say.
+BY_NUMBERS = {"index_select", "index", "repeat_interleave"}
 SAME = {"to", "_to_copy", "contiguous", "clone", "alias", "detach", "lift_fresh_copy", "dropout", "type_as", "float"}
 SAME |= {"feature_dropout", "double"}
 
@@ -48,7 +50,7 @@ class Walk(fx.Interpreter):
         self.maps: list[Map] = []
         self.problems: list[str] = []  # operations that cannot be expressed
         self.unit = 1.0  # the logit that a class score of 1 stands for
-        self._layer, self._shape, self._real = "", torch.Size(), True
+        self._layer, self._shape, self._dtype = "", torch.Size(), torch.float64
 
     def image(self, shape: torch.Size, kind: str = "u8") -> Value:
         """The image, (1, C, H, W)."""
@@ -65,7 +67,7 @@ class Walk(fx.Interpreter):
         self._layer = str(stack[-1][0]).removeprefix("L['self'].").removeprefix("network.") or n.name
         value = n.meta.get("val")
         self._shape = value.shape if isinstance(value, Tensor) else torch.Size()
-        self._real = not isinstance(value, Tensor) or value.is_floating_point()
+        self._dtype = value.dtype if isinstance(value, Tensor) else torch.float64
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -88,7 +90,7 @@ class Walk(fx.Interpreter):
         if name == "getitem":
             return Unsaid(self._shape) if isinstance(args[0], Unsaid) else args[0][args[1]]
         if name in SAME:
-            if self._real or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
+            if self._dtype.is_floating_point or isinstance(args[0], Unsaid) or self._are_spikes(args[0]):
                 return args[0]
             return self._refuse(f"a conversion to whole numbers in {self._layer}")
         if name.startswith("new_") or name.endswith("_like"):
@@ -98,20 +100,23 @@ class Walk(fx.Interpreter):
             return self._of_unsaid(name, args)
         handler: Callable[..., Any] | None = getattr(self, f"_op_{name}", None)
         try:
+            if name in BY_NUMBERS:
+                return self._move_by_numbers(target, args, kwargs)
             if name in MOVES:
                 return self._move(target, args, kwargs)
             if handler is not None:
                 return handler(*args, **kwargs)
         except CannotSayError as reason:
             return self._refuse(str(reason))
-        except (TypeError, ValueError, IndexError, RuntimeError) as error:  # arguments that nobody expected
+        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            # Arguments that nobody expected, and numbers that are not finite.
             return self._refuse(f"{name} of {self._layer} ({shown(error)})")
         return self._refuse(f"{name} of {self._layer}")
 
     # What cannot be expressed.
 
     def _refuse(self, reason: str) -> Unsaid:
-        self.problems.append(reason)
+        self.problems += [reason] if reason else []  # without a reason, `check` says it
         return Unsaid(self._shape)
 
     def _of_unsaid(self, name: str, args: tuple[Any, ...]) -> Any:
@@ -157,6 +162,12 @@ class Walk(fx.Interpreter):
 
         parts = part("index"), part("gain"), part("shift")
         return Value(*parts) if isinstance(parts[0], Tensor) else [Value(*one) for one in zip(*parts, strict=True)]
+
+    def _move_by_numbers(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
+        x, *others = args
+        if not isinstance(x, Value) or not others or any(isinstance(one, Value) for one in pytree.tree_leaves(others)):
+            raise CannotSayError(f"an order that depends on the image in {self._layer}")
+        return Value(*(target(part, *others, **kwargs) for part in (x.index, x.gain, x.shift)))
 
     # Which maps a value reads.
 
@@ -217,7 +228,9 @@ class Walk(fx.Interpreter):
         index, gain, shift = flat.index, flat.gain, flat.shift
         maps = self.maps_of(index)
         kinds = {of.kind for of in maps}
-        if len(kinds) != 1 or kinds & {"u8"}:
+        if "u8" in kinds:
+            raise CannotSayError(f"pixels of the image that are moved or padded before {self._layer}")
+        if len(kinds) != 1:
             raise CannotSayError(f"numbers of several kinds side by side in {self._layer}")
         gain = torch.where(index < 0, torch.nan, gain)
         column = gain.nan_to_num(-math.inf).amax(0)
