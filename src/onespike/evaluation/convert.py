@@ -14,9 +14,10 @@ from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
-from onespike.durable import csv_text, held, save_json, save_text
+from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
+from onespike.lock import held
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 

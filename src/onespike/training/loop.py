@@ -19,8 +19,8 @@ from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import held
 from onespike.errors import OnespikeError, shown
+from onespike.lock import held
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
