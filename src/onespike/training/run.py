@@ -80,8 +80,8 @@ class Run:
             reason = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
             raise OnespikeError(f"{folder} is not a run{reason}: {expected}") from None
         if RESOLVED not in text:
-            advice = "whose runs this version does not read: train it again, or use 0.1"
-            raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
+            state = f"{run.config} lacks the line {RESOLVED} that a run begins with: it is damaged, or no run's, or"
+            raise OnespikeError(f"{state} was made by onespike 0.1: restore it, train it again, or use 0.1")
         if not is_pretrained(run.folder):
             body, _, digest = text.rpartition(_DIGEST)
             changed = [run.config] if f"{sha256(body.encode()).hexdigest()}\n" != digest else []
@@ -263,6 +263,11 @@ class Run:
                     remove(left)
         except OSError as error:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
+
+    def withdraw(self) -> None:
+        """Take `begin` back, so that the same command may begin anew."""
+        for path in (self.config, self.folder / "environment.json"):
+            path.unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""

@@ -291,7 +291,7 @@ def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | N
             if blank.ndim == 4:  # as batches are
                 blank = blank.contiguous(memory_format=torch.channels_last)
             logits = network(blank)
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:  # the last: timm's networks, for a size
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
         images = f"the images of {data.name}, {data.in_channels}x{side}x{side}"
         advice = "; images and maps lie channels-last in memory: write flatten(1) or reshape in place of view"
         why = reason(error) + (advice if "view size" in str(error) else "")
@@ -331,7 +331,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
     try:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
         remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
