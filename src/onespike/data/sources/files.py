@@ -24,6 +24,7 @@ from onespike.errors import OnespikeError
 _LINKED, _RATIO = 2, 100
 #: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
 #: behind a password or with a compression that is unknown here; the second line is of numbers and names in headers.
+DAMAGE: tuple[type[Exception], ...]
 DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
 DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
 
@@ -243,7 +244,9 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    files = [(info.name, partial(_member, info.size, partial(read, info))) for info in infos if info.isreg()]
+    regular = (info for info in infos if info.isreg())
+    files: list[tuple[str, Callable[[], bytes]]]
+    files = [(info.name, partial(_member, info.size, partial(read, info))) for info in regular]
     return files, [info.name for info in infos if info.isdir()]
 
 
