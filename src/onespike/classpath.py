@@ -19,6 +19,8 @@ from onespike.errors import OnespikeError, reason, shown
 
 _ALLOWED: set[str] = set()
 _ADDED: set[str] = set()  # folders put on Python's path for them
+#: How code refuses arguments; the rest are its own bugs.
+_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -158,5 +160,5 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
         raise OnespikeError(f"{where}.init_args: {error}; expected those of {label}{signature}") from None
     try:
         return target(**given)
-    except (TypeError, ValueError, RuntimeError) as error:  # how code refuses arguments; the rest are its own bugs
+    except _REFUSALS as error:
         raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason(error)}") from error

@@ -1,6 +1,7 @@
 """The one way to time functions: in turns, after a warm-up; and how busy the machine was meanwhile."""
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -40,13 +41,14 @@ class Machine:
 @contextmanager
 def watch_machine(device: torch.device | str = "cpu") -> Iterator[Machine]:
     """Watch the machine while something is timed on a device; the yielded object is filled in at the end."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "")  # all processes of a training do the same work
+    processes = int(beside) if re.fullmatch("[1-9][0-9]{0,5}", beside) else 1
     machine = Machine(threads=torch.get_num_threads(), waits=torch.device(device).type != "cpu")
     began, spent, by_all = time.perf_counter(), time.process_time(), _processors_seconds()
     yield machine
     seconds = max(time.perf_counter() - began, 1e-9)
     machine.cpu = (time.process_time() - spent) / seconds
-    ours = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) * machine.cpu  # all processes of a training do the same work
-    machine.others = max(0.0, (_processors_seconds() - by_all) / seconds - ours)
+    machine.others = max(0.0, (_processors_seconds() - by_all) / seconds - processes * machine.cpu)
 
 
 def _processors_seconds() -> float:

@@ -23,6 +23,8 @@ _WORDS |= {tuple: "a list such as [1, 2]", list: "a list such as [1, 2]", dict: 
 _NOT_YAML = (yaml.YAMLError, RecursionError, ValueError, LookupError)
 #: Largest file of YAML, in bytes; the integers that 64 bits hold.
 _MOST_YAML, _WHOLE = 1 << 20, range(-(2**63), 2**63)
+#: Most levels of lists and mappings in a file: who walks through them calls itself for each.
+_DEEPEST = 200
 
 
 class Text(str):
@@ -198,7 +200,7 @@ def names_of(kind: type, prefix: str) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """Read a YAML file of plain values, no key twice, no aliases; anything else is an `OnespikeError`."""
     try:
-        return yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain)
+        return _shallow(yaml.load(read_whole(path, _MOST_YAML).decode(), _Plain))
     except (OSError, *_NOT_YAML) as error:
         raise OnespikeError(f"{path}: cannot be read as YAML: {reason(error)}") from None
 
@@ -206,9 +208,19 @@ def read_yaml(path: Path) -> Any:
 def read_json(content: bytes, where: object) -> Any:
     """Read JSON with finite numbers; anything else is an `OnespikeError`."""
     try:
-        return json.loads(content, parse_constant=_refuse, parse_float=_finite)
+        return _shallow(json.loads(content, parse_constant=_refuse, parse_float=_finite))
     except (ValueError, RecursionError) as error:
         raise OnespikeError(f"{where}: cannot be read as JSON: {error}") from None
+
+
+def _shallow(content: Any) -> Any:
+    """Return what was read; a ValueError if it has too many levels."""
+    level, depth = [content], 0
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        if (depth := depth + 1) > _DEEPEST:
+            raise ValueError(f"more than {_DEEPEST} levels of lists and mappings")
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+    return content
 
 
 class _Plain(yaml.SafeLoader):

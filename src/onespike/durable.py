@@ -8,27 +8,26 @@ import json
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from secrets import token_hex
+from typing import Any, TypeVar
 
-from onespike.errors import OnespikeError, printable, shown
+from onespike.errors import OnespikeError, listed, shown
+from onespike.lock import LOCK
 
 #: Largest file that is read whole, in bytes.
 MOST = 1 << 28
-#: The lock file by which a folder's only writer holds it, and the folders that this process holds.
-LOCK = ".lock"
-_HELD: set[str] = set()
 #: Files of a run, which other output must not replace.
 _OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
-#: Attempts to read a folder while somebody replaces it.
+#: Attempts to read or replace a folder while somebody replaces it.
 _ATTEMPTS = 20
+#: A temporary name, see `_beside`; seconds after which whoever wrote there is dead.
+_TEMPORARY, _DEAD = re.compile(r"\.(?P<name>.{1,50})\.[0-9a-f]{16}\.new", re.DOTALL), 86_400
 #: What is read from a folder.
 Content = TypeVar("Content")
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
@@ -81,17 +80,33 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         return
-    new = path.with_name(f".{path.name}.new")
+    new = _beside(path)
     try:
-        remove(new)  # a stranger's run may have a link to a file of yours there, or a FIFO
-        new.write_bytes(data)
+        with new.open("xb") as file:
+            file.write(data)
         flush(new)
         new.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             new.unlink(missing_ok=True)
         raise
     flush(path.parent)
+
+
+def _beside(path: Path) -> Path:
+    """A temporary name beside a path, which no other process has; remove what killed processes left there."""
+    with suppress(OSError):
+        remove(path.with_name(f".{path.name}.new"))  # as all processes called it once
+        for one in path.parent.iterdir():
+            if is_temporary(one) and time.time() - one.lstat().st_mtime > _DEAD:
+                remove(one)
+    return path.with_name(f".{path.name[:50]}.{token_hex(8)}.new")  # of at most 255 bytes
+
+
+def is_temporary(path: Path, *names: str) -> bool:
+    """Whether something of one of these names, or of any, is written there, or was when its writer was killed."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return match is not None and (not names or match["name"] in names)
 
 
 def _is_written_into(path: Path) -> bool:
@@ -110,7 +125,11 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
     """
     paths = [path_of(file, "file") for file in files if file is not None and file != "-"]
     paths += [folder] if folder else []
-    places = [os.path.realpath(path) for path in paths]
+    try:
+        places = [os.path.realpath(path) for path in paths]
+    except FileNotFoundError:  # of a relative path
+        expected = "the current folder is gone: cd to another, or give a whole path"
+        raise OnespikeError(f"cannot write {listed(map(str, paths))}: {expected}") from None
     for path in paths:
         try:
             place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
@@ -142,9 +161,17 @@ def expect_replaceable(folder: Path, earlier: Iterable[str], what: str) -> None:
     expect_writable(folder=folder)
     if folder.name in ("", ".."):
         raise OnespikeError(f"cannot write {folder}: expected a folder by its own name; choose another place")
-    found = {path.name for path in folder.iterdir()} - set(earlier) if folder.exists() else set()
-    if found:
+    there = {path.name for path in folder.iterdir() if not is_temporary(path)} if folder.exists() else set()
+    if found := there - set(earlier):
         raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier {what}: choose another folder")
+
+
+def expect_outside(file: str | None, folder: Path) -> None:
+    """Raise an `OnespikeError` if a further file ("-" and None are none) would lie in a folder that is replaced."""
+    if file is None or file == "-":
+        return
+    if Path(os.path.realpath(path_of(file, "file"))).is_relative_to(os.path.realpath(folder)):
+        raise OnespikeError(f"cannot write {file}: {folder} is replaced as a whole; choose a place outside of it")
 
 
 def _holds_checkpoint(folder: Path) -> bool:
@@ -157,59 +184,6 @@ def _is_there(path: Path) -> bool:
         path.lstat()
         return True
     return False
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder, made if need be, as its only writer; for anybody else it is an `OnespikeError` that names us.
-
-    The lock is the system's: it ends with this process, however that ends; child processes do not hold it.
-    """
-    path, folder, held_as = folder / LOCK, folder.absolute(), os.path.realpath(folder)
-    made = [one for one in (folder, *folder.parents) if not one.exists()]
-    try:
-        if held_as in _HELD:  # the system would grant this process its own lock again, and then drop it
-            raise BlockingIOError
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _lock(path)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
-        file.flush()
-    except BlockingIOError:
-        ours = f"process {os.getpid()}, this one" if held_as in _HELD else ""  # who closes the file gives the lock away
-        owner = ours or printable(path.read_text(errors="replace"), 200) or "another process"
-        raise OnespikeError(f"{folder} is being written by {owner}: wait for it, or stop it") from None
-    except OSError as error:
-        raise OnespikeError(f"cannot write the folder {folder}: {error.strerror or error}") from error
-    _HELD.add(held_as)
-    try:
-        yield
-    finally:
-        _HELD.discard(held_as)
-        with suppress(OSError):
-            path.unlink()
-        file.close()
-        with suppress(OSError):  # a refused run leaves no folder
-            for one in made:
-                one.rmdir()
-
-
-def _lock(path: Path) -> IO[str]:
-    """Open a lock file and lock it; a BlockingIOError if another process holds it."""
-    import fcntl  # not everywhere
-
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                return file
-        except FileNotFoundError:  # its owner has just removed it
-            pass
-        except OSError as error:
-            file.close()
-            raise BlockingIOError if error.errno in (errno.EACCES, errno.EAGAIN) else error from None
-        file.close()
 
 
 def flush(path: Path) -> None:
@@ -230,23 +204,34 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     if folder.name in ("", ".."):
         raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    new, old = _beside(folder), folder.with_name(f".{folder.name}.old")
     try:
-        remove(new)
         new.mkdir(parents=True)
         for name, content in files.items():
             (new / name).write_bytes(content)
         for path in [*new.iterdir(), new]:
             flush(path)
-    except OSError:
+        _swap(new, folder, old)
+    except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
-    if folder.exists():
-        remove(old)
-        folder.rename(old)
-    new.rename(folder)
     flush(folder.parent)
     remove(old)
+
+
+def _swap(new: Path, folder: Path, old: Path) -> None:
+    """Put a new folder into the place of another, which becomes the old one; others may do the same meanwhile."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            if folder.exists():
+                remove(old)
+                folder.rename(old)
+            new.rename(folder)
+            return
+        except OSError as error:
+            taken = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
+            if not taken or attempt == _ATTEMPTS - 1:
+                raise
 
 
 def save_folder(folder: Path, files: Mapping[str, bytes]) -> None:

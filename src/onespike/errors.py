@@ -91,16 +91,16 @@ class OnespikeError(Exception):
 
 def unknown(what: str, name: object, known: Iterable[str]) -> OnespikeError:
     """The error for an unknown name of a `what`, such as "model"; it names the nearest known one, and all if few."""
-    known = sorted(filter(None, known))
+    known, name = sorted(filter(None, known)), printable(name, VALUE)  # a long text would take seconds below
 
     def nearness(other: str) -> tuple[float, int]:  # of equally near names, the one with more letters in place
-        ratio = difflib.SequenceMatcher(None, other, str(name)).ratio()
-        return ratio, sum(a == b for a, b in zip(other, str(name), strict=False))
+        ratio = difflib.SequenceMatcher(None, other, name).ratio()
+        return ratio, sum(a == b for a, b in zip(other, name, strict=False))
 
     best = max(known, key=nearness, default="")
     hint = f"did you mean {best!r}?" if best and nearness(best)[0] >= 0.6 else ""
     listing = f"known: {', '.join(known)}" if len(known) <= 12 else ""
-    return OnespikeError(f"unknown {what} {str(name)!r}: " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
+    return OnespikeError(f"unknown {what} '{name}': " + ("; ".join(filter(None, [hint, listing])) or "see --help"))
 
 
 def unregistered(what: str, name: object, registry: Iterable[str]) -> OnespikeError:

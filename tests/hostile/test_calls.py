@@ -1,5 +1,6 @@
 """Calls from Python with what they do not take: data sets, networks, images, frames and losses of no sense."""
 
+import io
 import math
 import sys
 from dataclasses import replace
@@ -46,7 +47,34 @@ def test_items_of_data_sets(what):
     assert "mine" in str(caught.value)
 
 
-@pytest.mark.parametrize("data", [None, 5, "x", (), {}, [], ([],), {"test": []}, iter([])])
+def _image(form: str, whole: bool) -> Image.Image:
+    """Pillow's, of a file that it has not read yet."""
+    content = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(content, form)
+    return Image.open(io.BytesIO(content.getvalue()[: None if whole else content.tell() // 2]))
+
+
+class Files(list):
+    """Images that are read in `__getitem__`, as torchvision's are."""
+
+    def __getitem__(self, index: int):
+        image, label = super().__getitem__(index)
+        return image.convert("RGB"), label
+
+
+@pytest.mark.parametrize("kind", [list, Files])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+@pytest.mark.parametrize("number", [0, 7])
+def test_damaged_images_of_data_sets(number, form, kind):
+    with in_time(), pytest.raises(OnespikeError, match=f"mine, train: item {number}: its image cannot be read"):
+        as_dataset(kind((_image(form, one != number), one % 2) for one in range(20)), name="mine")
+
+
+IMAGES = {"images": np.zeros((20, 8, 8), np.uint8), "labels": np.arange(20) % 2}
+
+
+@pytest.mark.parametrize("data", [None, 5, "x", (), {}, [], ([],), {"test": []}, iter([]), IMAGES, {"train": IMAGES}])
 def test_what_is_no_data_set(data):
     with pytest.raises(OnespikeError):
         as_dataset(data, name="mine")
@@ -54,7 +82,15 @@ def test_what_is_no_data_set(data):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"holdout": 2}, {"holdout": math.nan}, {"holdout": "x"}, {"limit": -3}, {"limit": "x"}, {"classes": 5}]
+    [
+        {"holdout": 2},
+        {"holdout": math.nan},
+        {"holdout": "x"},
+        {"limit": -3},
+        {"limit": "x"},
+        {"classes": 5},
+        {"classes": "ab"},
+    ]
     + [{"image_size": size} for size in (-3, "x", 10**9)],
     ids=str,
 )

@@ -507,6 +507,79 @@ def test_half_an_archive(ending, cut, tree, tmp_path):
     fails(path, path.name)
 
 
+def _tar_with(
+    path: Path, number: int = 1, kind: bytes = b"", size: int | None = None, pax: dict[str, str] | None = None
+) -> None:
+    """A .tar of three images; a header of one is changed, as the library would write none."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT if pax else tarfile.GNU_FORMAT) as archive:
+        for one in range(3):
+            info, content = tarfile.TarInfo(f"train/cat/{one}.png"), _encoded("PNG")
+            info.size = len(content)
+            if one == number:
+                info.pax_headers = pax or {}
+            archive.addfile(info, io.BytesIO(content))
+    if not pax:
+        content = bytearray(path.read_bytes())
+        start = content.index(f"train/cat/{number}.png".encode())
+        header = bytearray(content[start : start + 512])
+        if size is not None:
+            header[124:136] = b"\xff" + (size % 2**88).to_bytes(11, "big")
+        header[156:157] = kind or header[156:157]
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        content[start : start + 512] = header
+        path.write_bytes(content)
+
+
+def _zip_with(path: Path, kind: int = zipfile.ZIP_STORED, **changes: tuple[int, bytes]) -> None:
+    """A .zip of an image; bytes behind a mark are changed: of its header, its data or its entry in the list."""
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("train/cat/0é.png", _encoded("PNG"))
+    content = bytearray(path.read_bytes())
+    marks = {"name": "é".encode(), "data": b".png", "entry": b"PK\1\2"}
+    for where, (offset, new) in changes.items():
+        found = [one for one in range(len(content)) if content.startswith(marks[where], one)]
+        for at in found:
+            content[at + offset : at + offset + len(new)] = new
+    path.write_bytes(content)
+
+
+def _zip_far(path: Path) -> None:
+    """A .zip whose only member begins at byte 2^63."""
+    _zip_with(path, entry=(42, b"\xff" * 4))
+    content, extra = path.read_bytes(), struct.pack("<HHQ", 1, 8, 2**63 + 5)
+    entry, end = content.index(b"PK\1\2"), content.index(b"PK\5\6")
+    listed = bytearray(content[entry:end]) + extra
+    struct.pack_into("<H", listed, 30, len(extra))
+    closing = bytearray(content[end:])
+    struct.pack_into("<I", closing, 12, len(listed))
+    path.write_bytes(content[:entry] + listed + closing)
+
+
+ARCHIVES = {
+    "tar: a size below 0": lambda path: _tar_with(path, size=-1024),
+    "tar: a first size below 0": lambda path: _tar_with(path, 0, size=-512),
+    "tar: a size below 0 in a further header": lambda path: _tar_with(path, pax={"size": "-1536"}),
+    "tar: a size of 30 digits": lambda path: _tar_with(path, pax={"size": "9" * 30}),
+    "tar: a sparse map of letters": lambda path: _tar_with(path, pax={"GNU.sparse.map": "a,b"}),
+    "tar: a sparse size of letters": lambda path: _tar_with(path, pax={"GNU.sparse.size": "a"}),
+    "tar: a real size of letters": lambda path: _tar_with(path, pax={"GNU.sparse.realsize": "a"}),
+    "tar: a sparse map without end": lambda path: _tar_with(path, 2, b"S"),
+    "tar: a long name below 0": lambda path: _tar_with(path, 0, b"L", -1024),
+    "tar: a further header below 0": lambda path: _tar_with(path, 0, b"x", -512),
+    "zip: a name that is no UTF-8": lambda path: _zip_with(path, name=(0, b"\xff\xff")),
+    "zip: damaged LZMA": lambda path: _zip_with(path, zipfile.ZIP_LZMA, data=(8, b"\xff" * 9)),
+    "zip: a member at byte 2^63": _zip_far,
+}
+
+
+@pytest.mark.parametrize("what", ARCHIVES)
+def test_archives_whose_headers_make_no_sense(what, tmp_path):
+    path = tmp_path / f"mine.{what[:3]}"
+    ARCHIVES[what](path)
+    fails(path, path.name)
+
+
 @pytest.mark.parametrize("make", [_fifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "/dev/zero"])
 @pytest.mark.parametrize("ending", ["zip", "tar", "tar.gz"])
 def test_an_archive_without_end(ending, make, tmp_path):

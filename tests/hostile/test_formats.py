@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import random
 import shutil
 import struct
@@ -348,6 +349,24 @@ def test_one_place_by_two_names(tmp_path, monkeypatch):
         expect_writable("x", folder=tmp_path / "x")
 
 
+@pytest.mark.parametrize("place", ["OUT", "OUT/engine.json", "OUT/new/x.json", "OUT/../out/x", "OUT/../link/x"])
+@pytest.mark.parametrize("line", ["optimise RUN --out OUT --json", "export RUN --out OUT --json"])
+def test_no_report_lies_in_a_folder_that_is_replaced(line, place, refused, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Run, "checkpoint", None)
+    (tmp_path / "link").symlink_to("out")
+    words = f"{line} {place}".replace("RUN", str(run)).replace("OUT", str(tmp_path / "out")).split()
+    refused(*words, words=("cannot write", "two things" if place == "OUT" else "replaced as a whole"))
+
+
+def test_a_folder_that_is_gone_is_said_to_be(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for act in (lambda: expect_writable("x.json"), lambda: expect_writable(folder=Path("runs/x"))):
+        says(act, "the current folder is gone")
+    expect_writable(tmp_path / "x.json")
+
+
 def test_a_state_of_somebody_elses_is_no_checkpoint(tmp_path):
     (tmp_path / "state.json").write_text("{}")
     expect_writable(tmp_path / "report.json")
@@ -459,6 +478,16 @@ def test_caches_that_cannot_be(place, refused, tmp_path, monkeypatch):
         assert dispatch(["cache", "verify"]) == 0
         return
     refused("train", "--out", tmp_path / "out")
+
+
+def test_a_cache_without_a_home(refused, monkeypatch):
+    def nobody(_: int) -> None:
+        raise KeyError
+
+    for name in ("HOME", "ONESPIKE_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    refused("cache", "verify", words=("no home", "$ONESPIKE_CACHE", "--data.cache"))
 
 
 SPACES = (

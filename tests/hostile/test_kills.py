@@ -141,10 +141,10 @@ def test_who_reads_no_further_stops_nothing(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["models"], ["cite"], ["--help"], ["models", "conv12"]], ids=" ".join)
-def test_a_full_disk_behind_the_output(arguments, start):
+@pytest.mark.parametrize("line", ["models", "cite", "--help", "--version", "train --help", "models conv12"])
+def test_a_full_disk_behind_the_output(line, start):
     with Path("/dev/full").open("w") as full:
-        process = start(*arguments, stdout=full)
+        process = start(*line.split(), stdout=full)
         assert process.communicate(timeout=PATIENCE)[1].startswith("error: the standard output: No space left")
     assert process.returncode == 2
     with Path("/dev/full").open("w") as full:

@@ -30,6 +30,7 @@ GARBAGE = {
     "list": b"[1, 2]",
     "text": b'"x"',
     "deep": DEEP,
+    "deep enough": b'{"model": {"class_path": "a.B", "init_args": {"a": %b}}}' % (b"[" * 500 + b"]" * 500),
     "deep and whole": b'{"a":' * 5000 + b"1" + b"}" * 5000,
     "not a number": b"NaN",
     "too large": b'{"a": 1e400}',
@@ -292,7 +293,7 @@ def test_a_flipped_byte_of_any_other_file_is_noticed(file, seed, run, capsys):
         Run.open(run)
     except OnespikeError as error:  # no run any more
         assert file == "config.yaml"
-        assert "made by onespike 0.1" in str(error)  # noqa: PT017
+        assert "lacks the line resolved_by" in str(error)  # noqa: PT017
         return
     assert file in capsys.readouterr().err
 

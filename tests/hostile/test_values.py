@@ -3,8 +3,10 @@
 from dataclasses import fields
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -14,11 +16,16 @@ from onespike.configs import Text
 from onespike.conversion import Calibration, ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
+from onespike.evaluation.convert import convert_run
+from onespike.evaluation.inspect import inspect_image, inspect_sample
 from onespike.functional import charge, fuse
 from onespike.models import model_config, model_names
 from onespike.models.registry import family
+from onespike.search import search
 from onespike.training import Run, load_recipe
 from onespike.training.config import TrainConfig
+from onespike.training.optim import make_accelerator
+from onespike.training.pruning import prune_time
 
 #: What is said of an option where it does not go by its name.
 CALLED = {"--model.name": "unknown model", "--data.name": "unknown data set", "--data.root": "such home"}
@@ -185,9 +192,16 @@ def test_no_report_replaces_a_file_of_a_run(name, refused, run):
     assert (run / name).read_bytes() == before
 
 
-def test_an_environment_that_accelerate_does_not_take(refused, monkeypatch, tmp_path):
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "maybe")
-    refused("train", "--recipe", "digits", "--out", tmp_path / "out", words=("ACCELERATE_USE_CPU=maybe",))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("USE_CPU", "maybe"), ("TORCH_DEVICE", "nonsense"), ("USE_MEGATRON_LM", "true"), ("USE_DEEPSPEED", "true")],
+)
+def test_an_environment_that_accelerate_does_not_take(name, value, refused, monkeypatch, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    refused("train", "--recipe", "digits", "--out", tmp_path / "out", words=(f"ACCELERATE_{name}={value}",))
+    monkeypatch.delenv(f"ACCELERATE_{name}")
+    assert make_accelerator(TrainConfig(device="cpu")).device.type == "cpu"
 
 
 PLACES = {"none": None, "a number": 5, "long": "x" * 5000, "a null byte": "a\0b", "bytes": b"x", "a list": []}
@@ -208,6 +222,34 @@ def test_what_is_no_path(call, place):
     with pytest.raises(OnespikeError) as caught:
         call(place)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("size", [np.int64(10), "10"])
+def test_sizes_of_any_kind(size):
+    assert onespike.create_model("spiking-vgg-xs", num_classes=size).head.weight.shape[0] == 10
+
+
+ODD = {
+    "a name of no recipe": lambda out: prune_time("x", 4, out),
+    "a network for a recipe": lambda out: prune_time(nn.Identity(), 4, out),
+    "no number of time steps": lambda out: prune_time("digits", "x", out),
+    "a single time step": lambda out: prune_time("digits", "1", out),
+    "no folder": lambda _: prune_time("digits", 4, None),
+    "a run that is none": lambda out: convert_run("nowhere", out),
+    "no number of images": lambda out: convert_run("pretrained:digits-spiking-vgg-xs", out, images="x"),
+    "no file": lambda _: inspect_image("pretrained:digits-spiking-vgg-xs", None),
+    "no number of a sample": lambda _: inspect_sample("pretrained:digits-spiking-vgg-xs", "x"),
+    "no number of trials": lambda out: search("digits", "space.yaml", out, trials="x"),
+    "too many processes": lambda out: search("digits", "space.yaml", out, workers="1000"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_calls_of_no_sense(what, tmp_path):
+    with pytest.raises(OnespikeError) as caught:
+        ODD[what](tmp_path / "out")
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("recipe", [None, 5, [], nn.Identity()])

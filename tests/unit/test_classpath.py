@@ -20,3 +20,12 @@ def test_what_is_built_in_and_tells_no_parameters_is_one_line():
     allow_imports("torch")
     with pytest.raises(OnespikeError, match=r"^model.class_path: torch.zeros is built in and has no signature; wrap"):
         ClassPath("torch.zeros").make("model")
+
+
+@pytest.mark.parametrize("error", [TypeError, ValueError, RuntimeError, AttributeError, KeyError, AssertionError])
+def test_arguments_that_are_refused_are_one_line(error: type[Exception]):
+    def make(weights: str) -> None:
+        raise error(weights)
+
+    with pytest.raises(OnespikeError, match=r"^model.init_args: .*make refuses {'weights': 'foo'}: '?foo'?$"):
+        call(make, {"weights": "foo"}, "model", {})

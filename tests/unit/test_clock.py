@@ -76,3 +76,11 @@ def test_timed_at_least_so_often_and_so_long():
     assert len(timed(lambda: calls.append(0.0), rounds=4, seconds=0.0)) == 4
     assert len(calls) == 7  # three to warm up
     assert sum(timed(lambda: time.sleep(0.01), rounds=1, seconds=0.05)) >= 0.05
+
+
+@pytest.mark.parametrize("said", ["", "x", "0", "-1", "9" * 5000, "2"])
+def test_the_number_of_processes_that_a_launcher_started_may_be_nonsense(said, clocks, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", said)
+    with watch_machine() as machine:
+        clocks.compute(10.0, others=1.5)
+    assert machine.others == pytest.approx(0.5 if said == "2" else 1.5)

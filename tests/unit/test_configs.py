@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onespike.configs import Text, convert, flat, make, merge, names_of, plain
+from onespike.configs import Text, convert, flat, make, merge, names_of, plain, read_json, read_yaml
 from onespike.errors import OnespikeError
 
 
@@ -117,3 +117,15 @@ def test_what_has_no_type_is_plain_all_through():
 @pytest.mark.parametrize(("text", "expected"), [("a,b", ("a", "b")), ("a", ("a",)), ("[a, b]", ("a", "b")), ("[]", ())])
 def test_a_list_may_be_written_with_commas(text: str, expected: tuple[str, ...]):
     assert convert(Text(text), tuple[str, ...], "names") == expected
+
+
+def test_files_have_so_many_levels_and_no_more(tmp_path: Path):
+    def nested(levels: int) -> bytes:
+        return b"[" * levels + b"]" * levels
+
+    assert read_json(nested(200), "x.json")
+    for levels in (201, 500, 5000):
+        (tmp_path / "x.yaml").write_bytes(nested(levels))
+        for read in (lambda levels=levels: read_json(nested(levels), "x.json"), lambda: read_yaml(tmp_path / "x.yaml")):
+            with pytest.raises(OnespikeError, match=r"x.*: cannot be read as"):
+                read()

@@ -1,6 +1,7 @@
-"""A folder has one writer, and what is written is on the disk before its name is."""
+"""A folder has one writer, a file may have many; what is written is on the disk before its name is."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from onespike.durable import held, write_folder, write_whole
+from onespike.durable import expect_replaceable, write_folder, write_whole
 from onespike.errors import OnespikeError
+from onespike.lock import held
 
-HOLD = "import sys, pathlib, onespike.durable as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
+HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
+#: Write a file, and a folder, many times.
+WRITE = """
+import pathlib, sys, onespike.durable as d
+for number in range(60):
+    d.write_whole(pathlib.Path(sys.argv[1], "file"), sys.argv[2] * 100_000)
+    d.write_folder(pathlib.Path(sys.argv[1], "folder"), {str(one): sys.argv[2].encode() for one in range(5)})
+"""
+LEFT = ".x.0123456789abcdef.new"
 
 
 def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path: Path):
@@ -31,14 +41,17 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What is flushed to the disk and what is renamed, in order; a file only once it holds something."""
     done: list[str] = []
 
+    def named(path: Path) -> str:
+        return re.sub(r"[0-9a-f]{16}", "RANDOM", path.name)
+
     def fsync(descriptor: int) -> None:
         flushed = os.fstat(descriptor)
         (path,) = [one for one in (tmp_path, *tmp_path.rglob("*")) if os.path.samestat(one.stat(), flushed)]
         assert path.is_dir() or path.read_text() == "new"
-        done.append(f"flush {'the folder' if path == tmp_path else path.name}")
+        done.append(f"flush {'the folder' if path == tmp_path else named(path)}")
 
     def noting(move: Callable[[Path, Path], Path]) -> Callable[[Path, Path], Path]:
-        return lambda path, target: done.append(f"rename {path.name}") or move(path, target)
+        return lambda path, target: done.append(f"rename {named(path)}") or move(path, target)
 
     monkeypatch.setattr(os, "fsync", fsync)
     for verb in ("rename", "replace"):
@@ -48,7 +61,7 @@ def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_file_is_on_the_disk_before_its_name_is(done, tmp_path):
     write_whole(tmp_path / "x", "new")
-    assert done == ["flush .x.new", "rename .x.new", "flush the folder"]
+    assert done == ["flush .x.RANDOM.new", "rename .x.RANDOM.new", "flush the folder"]
 
 
 def test_a_folder_and_all_files_in_it_are_on_the_disk_before_its_name_is(done, tmp_path):
@@ -56,4 +69,50 @@ def test_a_folder_and_all_files_in_it_are_on_the_disk_before_its_name_is(done, t
         done.clear()
         write_folder(tmp_path / "x", {"a": b"new", "b": b"new"})
         assert sorted(done[:2]) == ["flush a", "flush b"]
-        assert done[2:] == ["flush .x.new", *earlier, "rename .x.new", "flush the folder"]
+        assert done[2:] == ["flush .x.RANDOM.new", *earlier, "rename .x.RANDOM.new", "flush the folder"]
+
+
+def test_two_processes_may_write_one_file_and_one_folder(tmp_path: Path):
+    command = [sys.executable, "-c", WRITE, tmp_path]
+    writers = [subprocess.Popen([*command, one], stderr=subprocess.PIPE, text=True) for one in "ab"]
+    assert [one.communicate()[1] for one in writers] == ["", ""]
+    found = {(tmp_path / "folder" / str(one)).read_text() for one in range(5)}
+    assert len(found) == 1
+    assert (tmp_path / "file").read_text() in ("a" * 100_000, "b" * 100_000)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.parametrize("write", [write_whole, lambda path, text: write_folder(path, {"a": text.encode()})])
+def test_what_a_killed_writer_left_is_removed_once_it_is_surely_dead(write, tmp_path: Path):
+    (tmp_path / ".x.new").write_text("as it was called once")
+    (tmp_path / ".x.mine.new").write_text("mine")
+    for name in (LEFT, LEFT.replace("0", "1")):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / LEFT, (0, 0))
+    os.utime(tmp_path / ".x.mine.new", (0, 0))
+    write(tmp_path / "y", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [LEFT.replace("0", "1"), ".x.mine.new", ".x.new", "y"]
+    write(tmp_path / "x", "new")
+    assert not (tmp_path / ".x.new").exists()
+
+
+def test_what_a_killed_writer_left_is_in_nobodys_way(tmp_path: Path):
+    (tmp_path / LEFT).write_text("")
+    expect_replaceable(tmp_path, [], "export")
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "日" * 85, os.fsdecode(b"\xff" * 255)])
+def test_a_name_may_be_as_long_as_the_system_takes(name, tmp_path: Path):
+    write_whole(tmp_path / name, "new")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch):
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onespike.durable.flush", end)
+    for write in (lambda: write_whole(tmp_path / "x", "new"), lambda: write_folder(tmp_path / "x", {"a": b"new"})):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert not list(tmp_path.iterdir())

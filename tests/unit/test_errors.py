@@ -1,8 +1,10 @@
 """What errors say."""
 
+import time
+
 import pytest
 
-from onespike.errors import OnespikeError, requires
+from onespike.errors import OnespikeError, requires, unknown
 
 
 @pytest.mark.parametrize(("what", "begin"), [("events", "events: "), ("", "")])
@@ -17,3 +19,16 @@ def test_a_package_that_is_there_and_cannot_be_imported_keeps_its_reason():
     with pytest.raises(OnespikeError, match=message) as caught, requires("search", "search"):
         raise ImportError("libGL.so.1: cannot open shared object file")
     assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_a_name_without_end_is_cut_before_it_is_compared():
+    began = time.process_time()
+    known = [f"--train.option_{one}" for one in range(200)]
+    message = str(unknown("option", "--train." + "0123456789" * 100_000, known))
+    assert time.process_time() - began < 1
+    assert message.startswith("unknown option '--train.0123")
+    assert len(message) < 200
+
+
+def test_a_name_is_shown_as_it_would_be_typed():
+    assert str(unknown("model", "a\\b\x1b", ["x"])) == r"unknown model 'a\b\x1b': known: x"

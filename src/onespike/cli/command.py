@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
+from types import NoneType, UnionType
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -49,7 +50,7 @@ def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sec
             _add_options(parser, configs[name])
         elif parameter.default is parameter.empty or parameter.kind is parameter.POSITIONAL_ONLY:
             count = None if parameter.default is parameter.empty else "?"
-            kind = partial(convert, hint=hints[name], where=name)
+            kind = partial(convert, hint=_given(hints[name]), where=name)
             parser.add_argument(name, metavar=name.upper(), help=texts.get(name), type=kind, nargs=count)
         else:
             _add_option(parser, name, hints[name], parameter.default, texts.get(name, ""))
@@ -93,7 +94,8 @@ def _add_options(parser: Any, config: Any, prefix: str = "", with_defaults: bool
     hints, (_, texts) = get_type_hints(config), _documented(config)
     for one in fields(config):  # no instance is made: some need torch to be checked
         default = one.default if one.default_factory is MISSING else one.default_factory()
-        _add_option(parser, prefix + one.name, hints[one.name], default if with_defaults else None, texts[one.name])
+        text, default = texts.get(one.name, ""), default if with_defaults else None
+        _add_option(parser, prefix + one.name, hints[one.name], default, text)
 
 
 def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> None:
@@ -105,9 +107,15 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
         parser.add_argument(option, action=argparse.BooleanOptionalAction, **common)
         return
     several = get_origin(hint) is list
-    kind = partial(convert, hint=get_args(hint)[0] if several else hint, where=option)
+    kind = partial(convert, hint=get_args(hint)[0] if several else _given(hint), where=option)
     metavar = "true|false" if hint is bool else name.strip("_").rpartition(".")[2].upper()
     parser.add_argument(option, nargs="+" if several else None, metavar=metavar, type=kind, **common)
+
+
+def _given(hint: Any) -> Any:
+    """The type of what is given: of X or None, which stands for what is not, X. So null is a name like any other."""
+    kinds = [one for one in get_args(hint) if one is not NoneType]
+    return kinds[0] if get_origin(hint) is UnionType else hint
 
 
 def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:

@@ -37,13 +37,14 @@ def export(
         checkpoint: Which weights of the run: best or last.
         json: A further file for the proof; - prints it.
     """
-    from onespike.durable import expect_writable, save_json
+    from onespike.durable import expect_outside, expect_writable, save_json
     from onespike.exporting import export as write
     from onespike.training.run import Run
 
     if out is None:
         raise OnespikeError("expected a folder to write: onespike export RUN --out FOLDER")
-    expect_writable(json)
+    expect_writable(json, folder=out)
+    expect_outside(json, out)
     opened, console = Run.open(run), person(json)
     data = opened.recipe_with(overrides).data
     made = write(opened, out, to, weights=weights, pixels=pixels, count=images, which=checkpoint, data=data)

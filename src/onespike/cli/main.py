@@ -79,7 +79,10 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
     sys.stdout, sys.stderr = out, _ = Stream(sys.stdout), Stream(sys.stderr)
     try:
         with _signals():
-            code = command(list(sys.argv[1:] if arguments is None else arguments))
+            try:
+                code: Any = command(list(sys.argv[1:] if arguments is None else arguments))
+            except SystemExit as ended:  # of --help, whose output may be lost like any other
+                code = ended.code
         _leave_group()
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):

@@ -33,7 +33,7 @@ def optimise(
         rounds: Timings for each batch size.
         json: A further file for the report; - prints it.
     """
-    from onespike.durable import expect_writable, save_json
+    from onespike.durable import expect_outside, expect_writable, save_json
     from onespike.environment import environment
     from onespike.inference.optimise import optimise as make_engine
     from onespike.inference.storage import REPORT
@@ -42,6 +42,7 @@ def optimise(
 
     opened, folder = Run.open(run), out or beside(run) / "engine"
     expect_writable(json, folder=folder)
+    expect_outside(json, folder)
     report = make_engine(opened, folder, precision, checkpoint, images, rounds)
     console = person(json)
     for line in report.compared.markdown().splitlines():

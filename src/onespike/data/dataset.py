@@ -17,7 +17,7 @@ from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
 from onespike.data.sources import of_events, open_source
 from onespike.durable import path_of
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, lacks_memory, reason, shown
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -58,7 +58,13 @@ def _expect_used(config: DataConfig) -> None:
 
 def cache_folder(given: str | None = None) -> Path:
     """The folder of the decoded images: the one given, or else $ONESPIKE_CACHE, or else ~/.cache/onespike."""
-    return path_of(given or os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike")
+    if chosen := given or os.environ.get("ONESPIKE_CACHE"):
+        return path_of(chosen)
+    try:
+        return Path("~/.cache/onespike").expanduser()
+    except RuntimeError:
+        state = "the cache has no place: there is no home for ~/.cache/onespike"
+        raise OnespikeError(f"{state}; set $ONESPIKE_CACHE, or give --data.cache FOLDER") from None
 
 
 def as_dataset(
@@ -102,7 +108,7 @@ def as_dataset(
         return data
     checked = DataConfig(holdout=holdout, limit=limit, image_size=image_size)
     holdout, limit, image_size = checked.holdout, checked.limit, checked.image_size
-    if not isinstance(classes, Sequence | None):
+    if isinstance(classes, str) or not isinstance(classes, Sequence | None):
         raise OnespikeError(f"classes: expected a list of names, got {shown(classes)}")
     name = name or _name(data)
     parts = parts_of(data, name, test, validation)
@@ -148,10 +154,15 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
             raise OnespikeError(f"data.init_args: {error}; expected those of {name}{signature}") from None
         return factory(**init_args, **part)
 
-    if "train" in open_keys:
-        data: Any = {"train": make(train=True), "test": make(train=False)}
-    else:
-        data = _splits(make) if "split" in open_keys else make()
+    try:
+        if "train" in open_keys:
+            data: Any = {"train": make(train=True), "test": make(train=False)}
+        else:
+            data = _splits(make) if "split" in open_keys else make()
+    except (ValueError, RuntimeError) as error:  # how code refuses arguments, and says that files are missing
+        if lacks_memory(error):
+            raise
+        raise OnespikeError(f"data.init_args: {name} refuses {dict(init_args)}: {reason(error)}") from error
     return as_configured(data, config, name)
 
 

@@ -20,7 +20,10 @@ from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError, damage_named, shown
+from onespike.errors import OnespikeError, damage_named, reason, shown
+
+#: What is said of an image that cannot be read, and what is expected.
+_DAMAGED = "its image cannot be read", "a whole one; restore it"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +47,9 @@ class ItemSet(ImageSet):
 
     def pixels(self, position: int) -> np.ndarray:
         """Raw image, (H, W, C) uint8, C = 1 if it is stored in grey, else 3."""
-        return uint8_pixels(_fetch(self.images, int(self.indices[position]), self.where)[0], self.origin(position))
+        image = _fetch(self.images, int(self.indices[position]), self.where)[0]
+        with damage_named(self.origin(position), *_DAMAGED):  # Pillow may read it only now
+            return uint8_pixels(image, self.origin(position))
 
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
@@ -131,8 +136,12 @@ def _whole(source: Any) -> Any:
 
 def _fetch(source: Any, index: int, where: str, seed: int | None = None) -> tuple[Any, int]:
     """Image and label of an item; random transforms draw from a seed, or else from the index: always the same."""
-    with seeded(index if seed is None else seed):
-        item = source[index]
+    try:
+        with seeded(index if seed is None else seed):
+            item = source[index]
+    except OSError as error:  # of Pillow, too
+        what, expected = _DAMAGED
+        raise OnespikeError(f"{where}: item {index}: {what} ({reason(error)}); expected {expected}") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
         found = f"{where}: item {index}: a {type(item).__name__}"
         raise OnespikeError(f"{found}; expected an image and its label, (image, label); give a data set of such pairs")
@@ -153,8 +162,8 @@ def _part(source: Any, where: str) -> ItemSet:
     datasets = sys.modules.get("datasets")  # whoever holds one of its tables has imported it
     if datasets and isinstance(source, datasets.Dataset):
         source = _Rows(source, where)
-    iterable = isinstance(source, IterableDataset)  # it may know its length, for a progress bar
-    if iterable or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
+    other = isinstance(source, IterableDataset | Mapping)  # the former may know its length, for a progress bar
+    if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
     if isinstance(source, TensorDataset) and any(tensor.device.type != "cpu" for tensor in source.tensors):
@@ -178,7 +187,7 @@ def _expect_fixed(source: Any, where: str) -> None:
     try:
         first, *others = (np.asarray(image) for image in drawn)
         differ = any(one.shape != first.shape or not np.array_equal(one, first) for one in others)
-    except (TypeError, ValueError, RuntimeError):  # no picture: decoding it will say so
+    except (TypeError, ValueError, RuntimeError, OSError, SyntaxError):  # no picture: decoding it will say so
         return
     if differ:
         state = f"{where}: random transforms of raw images, which are decoded once, would be drawn once"

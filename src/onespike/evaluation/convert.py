@@ -8,22 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from onespike import configs
 from onespike.conversion import Calibration
 from onespike.conversion.calibration import LayerError
 from onespike.conversion.conversion import Conversion, convert
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader
-from onespike.durable import csv_text, held, save_json, save_text
+from onespike.durable import csv_text, save_json, save_text
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
+from onespike.lock import held
 from onespike.training.checkpoint import Checkpoint, ModelCard
 from onespike.training.run import Run
 
 
 def convert_run(
-    source: Run,
-    out: Path,
+    source: Run | str | Path,
+    out: str | Path,
     *,
     data: DataConfig | None = None,
     images: int = 512,
@@ -34,7 +36,7 @@ def convert_run(
     """Convert the network of a run, with its best weights, into a run folder like any other.
 
     Args:
-        source: The run of an artificial network; it stays as it is.
+        source: The run of an artificial network, or its folder; it stays as it is.
         out: The new run folder, new or empty.
         data: The data set of the new run, whose training images calibrate; the run's own if None.
         images: How many training images to calibrate on.
@@ -46,7 +48,8 @@ def convert_run(
         OnespikeError: The run was converted already, its data are missing or do not suit it, or as for `convert`;
             nothing is written then.
     """
-    run = Run(out)
+    source, run = source if isinstance(source, Run) else Run.open(source), Run(out)
+    images = configs.convert(images, int, "images")
     run.expect_free()
     with held(run.folder):
         run.expect_free()

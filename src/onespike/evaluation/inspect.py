@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from onespike.configs import convert
 from onespike.data.augment import BatchAugment
 from onespike.data.sources.image import decode, fit
-from onespike.durable import read_whole
+from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, warn
 from onespike.evaluation.evaluate import expect_same_images
 from onespike.evaluation.recordings import picture
@@ -193,9 +193,9 @@ def inspect_image(
     Raises:
         OnespikeError: The run or the image cannot be read, or the seed is out of its range.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run, path = run if isinstance(run, Run) else Run.open(run), path_of(path, "file")
     checkpoint = run.checkpoint(which)
-    return inspect_network(checkpoint.network(model), checkpoint.card, Path(path), seed, f"the network of {run.folder}")
+    return inspect_network(checkpoint.network(model), checkpoint.card, path, seed, f"the network of {run.folder}")
 
 
 def inspect_sample(
@@ -215,7 +215,7 @@ def inspect_sample(
     run = run if isinstance(run, Run) else Run.open(run)
     checkpoint, dataset = run.checkpoint(which), run.dataset(data)
     expect_same_images(dataset, checkpoint.card)
-    if not 0 <= number < len(dataset.test):
+    if not 0 <= (number := convert(number, int, "sample")) < len(dataset.test):
         raise OnespikeError(f"sample: expected 0 to {len(dataset.test) - 1} of {dataset.name}, got {number}")
     raw = np.array(dataset.test[number][0])
     if raw.dtype != np.uint8:

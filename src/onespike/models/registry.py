@@ -7,8 +7,8 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
-from onespike.configs import check, make, merge, plain
-from onespike.errors import OnespikeError, shown, unknown, unregistered
+from onespike.configs import check, convert, make, merge, plain
+from onespike.errors import OnespikeError, unknown, unregistered
 from onespike.tensors import shapes_alone
 
 #: Ranges of the fields of these names, in any family; with larger values a network would never be built.
@@ -51,12 +51,12 @@ class ModelConfig:
 
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
         """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot have that size."""
-        sizes, builder = (num_classes, in_channels, image_size), family(self.name).builder
-        for what, size in zip(("num_classes", "in_channels", "image_size"), sizes, strict=True):
+        given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
+        sizes, builder = [convert(size, int, what) for what, size in given.items()], family(self.name).builder
+        for what, size in zip(given, sizes, strict=True):
             most = 1 << 20 if what == "num_classes" else 8192
-            if type(size) is not int or not 1 <= size <= most:
-                expected = f"a whole number from 1 to {most:,}"
-                raise OnespikeError(f"{what}: expected {expected}, got {shown(size)}")
+            if not 1 <= size <= most:
+                raise OnespikeError(f"{what}: expected a whole number from 1 to {most:,}, got {size}")
         with shapes_alone():
             need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):

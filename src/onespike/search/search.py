@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import torch
 
 from onespike.classpath import allowed
-from onespike.configs import Text, plain
+from onespike.configs import Text, convert, plain
 from onespike.counting import CONVENTIONS
 from onespike.durable import expect_replaceable, expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
@@ -69,7 +69,7 @@ def search(
     """
     storages.need_optuna()
     out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
-    _expect_numbers(trials, workers)
+    trials, workers = _number("trials", trials, 10**6), _number("workers", workers, MOST)
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
     expect_writable(folder=out)
@@ -112,10 +112,11 @@ def search(
     return found
 
 
-def _expect_numbers(trials: int, workers: int) -> None:
-    for name, number, most in (("trials", trials, 10**6), ("workers", workers, MOST)):
-        if not 1 <= number <= most:
-            raise OnespikeError(f"--{name}: expected 1 to {most:,}, got {number}")
+def _number(name: str, given: int, most: int) -> int:
+    number: int = convert(given, int, f"--{name}")
+    if not 1 <= number <= most:
+        raise OnespikeError(f"--{name}: expected 1 to {most:,}, got {number}")
+    return number
 
 
 class _Process:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from onespike.configs import convert
-from onespike.durable import held
 from onespike.errors import OnespikeError, printable
+from onespike.lock import held
 from onespike.search.storage import need_optuna
 
 if TYPE_CHECKING:

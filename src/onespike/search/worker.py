@@ -20,8 +20,8 @@ from onespike.classpath import allow_imports
 from onespike.configs import Text
 from onespike.data.dataset import open_dataset
 from onespike.data.loader import EvalLoader, Share
-from onespike.durable import held
-from onespike.errors import OnespikeError, lacks_memory, printable
+from onespike.errors import OnespikeError, lacks_memory, printable, reason
+from onespike.lock import held
 from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.space import as_chosen
@@ -238,8 +238,8 @@ def main(text: str) -> int:
         keep_freed_memory()
         with storages.reached():
             return work(job)
-    except OnespikeError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OnespikeError, OSError) as error:  # the latter such as a full disk while the storage is written
+        print(f"error: {reason(error)}", file=sys.stderr)
         return 2
 
 

@@ -29,7 +29,7 @@ from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_folder, read_whole, write_folder
 from onespike.errors import OnespikeError, shown
-from onespike.tensors import expect_alike, not_finite, read_tensors, to_save
+from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
 
@@ -97,7 +97,9 @@ class ModelCard:
 
     def build(self, model: nn.Module | None = None) -> nn.Module:
         """Build the network, (B, C, H, W) to (B, K) or (T, B, K), with fresh weights or from an unconverted `model`."""
-        if model is None:
+        if model is not None:
+            expect_weights(model)
+        else:
             shape = {"num_classes": len(self.classes), "in_channels": self.in_channels, "image_size": self.image_size}
             foreign = isinstance(self.model, ClassPath)
             model = self.model.make("model", **shape) if foreign else self.model.build(**shape)

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parameter import UninitializedParameter
 
 from onespike.classpath import ClassPath
 from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import held
 from onespike.errors import OnespikeError, shown
+from onespike.lock import held
+from onespike.tensors import expect_weights
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
@@ -29,12 +29,12 @@ from onespike.training.interrupt import Interrupt
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.progress import best_row, quality
-from onespike.training.recipe import Recipe, load_recipe
+from onespike.training.recipe import Recipe, as_recipe
 from onespike.training.restoring import restore
 from onespike.training.run import Run
 from onespike.training.saving import Saving
 from onespike.training.teacher import FOLDER, TWIN, twin_of
-from onespike.training.trackers import Trackers
+from onespike.training.trackers import ClosedError, Trackers
 from onespike.training.trainer import Diverged as Diverged
 from onespike.training.trainer import Trainer
 
@@ -83,9 +83,7 @@ def train(
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
     start = Run.open(init_from).recipe if init_from and isinstance(recipe, str) else None
-    recipe = load_recipe(recipe, start=start) if isinstance(recipe, str) else recipe
-    if not isinstance(recipe, Recipe):
-        raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
+    recipe = as_recipe(recipe, start)
     run = Run.open(out) if resume else Run(out)
     if resume:
         run.expect_resumable()
@@ -130,7 +128,12 @@ def _train(
             twin = Run(run.folder / FOLDER)
             if recipe.train.teacher == TWIN and not twin.is_complete:
                 train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
-            return fit(trainer, run)
+            try:
+                return fit(trainer, run)
+            except ClosedError:
+                if main and not resume and not twin.config.is_file():
+                    run.withdraw()
+                raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -159,6 +162,8 @@ def set_up(
     """Make a trainer from a recipe, or from what is passed in place of its parts, as `train` does."""
     if model is not None and not isinstance(model, nn.Module):
         raise OnespikeError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    if not isinstance(callbacks, Sequence):
+        raise OnespikeError(f"callbacks: expected a list of onespike.Callback, got a {type(callbacks).__name__}")
     if odd := [one for one in callbacks if not isinstance(one, Callback)]:
         raise OnespikeError(f"callbacks: expected onespike.Callback, got a {type(odd[0]).__name__}")
     if model is not None and getattr(recipe.model, "init_args", None) is None:  # no path, or that of another object
@@ -176,10 +181,9 @@ def set_up(
             recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
+    expect_weights(network)
     if model is None:
         learn_from(network, images)
-    if any(isinstance(parameter, UninitializedParameter) for parameter in network.parameters()):
-        raise OnespikeError("model: it has layers without a shape yet, such as LazyLinear: show it a batch first")
     return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
 
 

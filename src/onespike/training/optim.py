@@ -13,7 +13,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from onespike.environment import accelerator_type
-from onespike.errors import OnespikeError, shown, unknown
+from onespike.errors import OnespikeError, lacks_memory, reason, shown, unknown
 from onespike.training.config import TrainConfig
 
 #: Optimisers that PyTorch fuses on CPU, CUDA and MPS (timm's names); on a CPU they are 2 to 4 times as fast.
@@ -39,8 +39,8 @@ def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimiz
     if getattr(optimizer, "is_second_order", False):
         raise OnespikeError(f"train.optimizer: {config.optimizer} wants second derivatives; a spike has none")
     if more := [key for key in optimizer.state_dict() if key not in ("state", "param_groups")]:
-        reason = f"keeps {more[0]} beside the state of the weights, so that no run could be resumed; choose another"
-        raise OnespikeError(f"train.optimizer: {config.optimizer} {reason}")
+        state = f"keeps {more[0]} beside the state of the weights, so that no run could be resumed; choose another"
+        raise OnespikeError(f"train.optimizer: {config.optimizer} {state}")
     return optimizer
 
 
@@ -96,13 +96,16 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         accelerator = Accelerator(
             mixed_precision=mixed, cpu=kind == "cpu", step_scheduler_with_optimizer=False, kwargs_handlers=handlers
         )
-    except ValueError as error:  # accelerate reads environment variables
+    except (ValueError, ImportError, RuntimeError) as error:  # accelerate reads environment variables
+        AcceleratorState._reset_state(reset_partial_state=True)  # half made: the next training would take it as it is
+        if lacks_memory(error):
+            raise
         reads = ("ACCELERATE_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
         given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith(reads))
         if not given:
-            raise OnespikeError(f"train.precision: {mixed} does not work on {kind} here: {error}") from error
-        raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {error}") from error
+            raise OnespikeError(f"train.precision: {mixed} does not work on {kind} here: {reason(error)}") from error
+        raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {reason(error)}") from error
     if accelerator.gradient_accumulation_steps != 1:
-        reason = "would divide every gradient; remove it, and set --train.accumulate"
-        raise OnespikeError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment {reason}")
+        advice = "would divide every gradient; remove it, and set --train.accumulate"
+        raise OnespikeError(f"ACCELERATE_GRADIENT_ACCUMULATION_STEPS in the environment {advice}")
     return accelerator

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onespike.configs import convert
 from onespike.data.sources import of_events
-from onespike.durable import expect_writable
+from onespike.durable import expect_writable, path_of
 from onespike.errors import OnespikeError
 from onespike.training.loop import train
-from onespike.training.recipe import Recipe, differences
+from onespike.training.recipe import Recipe, as_recipe, differences
 from onespike.training.run import Run
 
 
@@ -22,19 +23,20 @@ def at(recipe: Recipe, time_steps: int) -> Recipe:
     return replace(recipe, data=data, model=replace(recipe.model, time_steps=time_steps))
 
 
-def prune_time(recipe: Recipe, first: int, out: str | Path) -> dict[int, dict[str, Any]]:
+def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, dict[str, Any]]:
     """Train at `first` time steps, then at one less from the best weights, … down to one. Called again, it resumes.
 
     The recipe's own number of time steps does not matter. Run folders are T4, T3, … in `out`; returns each run's
     summary by its time steps. `first` below 2, or a folder with the run of another recipe, is an `OnespikeError`. If it
     is stopped, it raises `Stopped`, with a checkpoint saved.
     """
-    if first < 2:
+    recipe, out = as_recipe(recipe), path_of(out)
+    if (first := convert(first, int, "from")) < 2:
         raise OnespikeError(f"from: expected at least 2 time steps to prune, got {first}")
     if not hasattr(recipe.model, "time_steps"):
         expected = "expected a model such as conv12"
         raise OnespikeError(f"prune-time: {recipe.model.name} has no time steps to choose; {expected}")
-    stages = {steps: (at(recipe, steps), Run(Path(out) / f"T{steps}")) for steps in range(first, 0, -1)}
+    stages = {steps: (at(recipe, steps), Run(out / f"T{steps}")) for steps in range(first, 0, -1)}
     for stage, run in stages.values():  # all of them, before the first takes its hours
         expect_writable(folder=run.folder)
         if not run.config.is_file():

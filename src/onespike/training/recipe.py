@@ -13,7 +13,7 @@ import yaml
 
 from onespike._version import __version__
 from onespike.classpath import ClassPath
-from onespike.configs import convert, expect_keys, flat, is_name, make, merge, names_of, plain, read_yaml
+from onespike.configs import check, convert, expect_keys, flat, is_name, make, merge, names_of, plain, read_yaml
 from onespike.conversion import ConversionConfig
 from onespike.data.config import DataConfig
 from onespike.data.sources import of_events
@@ -38,7 +38,7 @@ class Recipe:
 
     Attributes:
         data: The data set and its augmentation.
-        model: The architecture: the config of a registered family, or a user's class.
+        model: The architecture: the config of a registered family, or its name; or a user's class.
         train: The training.
         loss: A user's loss, in place of `train.loss`.
         conversion: How the model was converted into a spiking one; None if it was not.
@@ -51,6 +51,12 @@ class Recipe:
     conversion: ConversionConfig | None = None
 
     def __post_init__(self) -> None:
+        check(self)
+        if isinstance(self.model, str):
+            object.__setattr__(self, "model", model_config(self.model))
+        if not isinstance(self.model, ClassPath) and not hasattr(self.model, "build"):
+            found = f"model: expected a name, a model_config or a ClassPath, got a {type(self.model).__name__}"
+            raise OnespikeError(f"{found}; pass a network to train (model=…)")
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")
@@ -77,7 +83,17 @@ def load_recipe(name: str | Path, overrides: Mapping[str, Any] | None = None, st
     """
     path = _recipe_path(str(name))
     expect_keys(overrides or {}, {}, "overrides")
+    if not isinstance(start, Recipe | None):
+        raise OnespikeError(f"start: expected a recipe, got {shown(repr(start))}")
     return _resolve(_read(path), _nested(overrides or {}), path, start)
+
+
+def as_recipe(recipe: Recipe | str, start: Recipe | None = None) -> Recipe:
+    """A recipe, or the one of a name, see `load_recipe`; anything else is an `OnespikeError`."""
+    recipe = load_recipe(recipe, start=start) if isinstance(recipe, str) else recipe
+    if not isinstance(recipe, Recipe):
+        raise OnespikeError(f"expected a recipe, or the name of one, got {shown(repr(recipe))}")
+    return recipe
 
 
 def dump(recipe: Recipe) -> str:

@@ -24,11 +24,11 @@ from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, as_configured, open_dataset
 from onespike.durable import (
-    LOCK,
     csv_text,
     digest_of,
     expect_writable,
     is_as_written,
+    is_temporary,
     path_of,
     read_whole,
     remove,
@@ -36,6 +36,7 @@ from onespike.durable import (
 )
 from onespike.environment import environment
 from onespike.errors import OnespikeError, shown, unknown, warn
+from onespike.lock import LOCK
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.pretrained import fetched, is_pretrained, located, read_pretrained
 from onespike.training.recipe import RESOLVED, Recipe, dump, load_recipe
@@ -79,8 +80,8 @@ class Run:
             reason = "" if isinstance(error, FileNotFoundError) else f" that can be read ({error.strerror})"
             raise OnespikeError(f"{folder} is not a run{reason}: {expected}") from None
         if RESOLVED not in text:
-            advice = "whose runs this version does not read: train it again, or use 0.1"
-            raise OnespikeError(f"{folder} was made by onespike 0.1, {advice}")
+            state = f"{run.config} lacks the line {RESOLVED} that a run begins with: it is damaged, or no run's, or"
+            raise OnespikeError(f"{state} was made by onespike 0.1: restore it, train it again, or use 0.1")
         if not is_pretrained(run.folder):
             body, _, digest = text.rpartition(_DIGEST)
             changed = [run.config] if f"{sha256(body.encode()).hexdigest()}\n" != digest else []
@@ -228,7 +229,8 @@ class Run:
     def expect_free(self) -> None:
         """Raise an `OnespikeError` if a new run would overwrite something."""
         expect_writable(folder=self.folder)
-        if self.folder.exists() and any(one.name not in _BEFORE for one in self.folder.iterdir()):
+        there = [one for one in self.folder.iterdir() if not is_temporary(one)] if self.folder.exists() else []
+        if any(one.name not in _BEFORE for one in there):
             advice = f"choose another --out, or go on with the run in it by --resume {self.folder}"
             raise OnespikeError(f"{self.folder} is not empty: {advice}")
 
@@ -256,8 +258,16 @@ class Run:
             write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
             (self.folder / "summary.json").unlink(missing_ok=True)
+            for left in list(self.folder.iterdir()):
+                if is_temporary(left, self.last.name, self.best.name):  # who writes those holds the folder, as we do
+                    remove(left)
         except OSError as error:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
+
+    def withdraw(self) -> None:
+        """Take `begin` back, so that the same command may begin anew."""
+        for path in (self.config, self.folder / "environment.json"):
+            path.unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""

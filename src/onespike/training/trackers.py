@@ -1,16 +1,21 @@
 """Curves for TensorBoard, Weights & Biases, MLflow and whatever else accelerate can write to."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 
-from onespike.errors import OnespikeError, unknown
+from onespike.errors import OnespikeError, reason, unknown
 from onespike.training.callbacks import Callback, Step
 from onespike.training.recipe import values_of
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
+
+
+class ClosedError(OnespikeError):
+    """A tracker cannot be opened; nothing is trained yet."""
 
 
 class Trackers(Callback):
@@ -31,12 +36,22 @@ class Trackers(Callback):
         folder, done = str(trainer.run.folder), trainer.progress.epoch * len(trainer.batches) + trainer.progress.step
         self._accelerator = accelerator = trainer.accelerator
         board = LOGGER_TYPE_TO_CLASS["tensorboard"]("tensorboard", logging_dir=folder, purge_step=done)
-        accelerator.log_with = [board if name == "tensorboard" else name for name in self.names]
+        # TensorBoard comes last: it writes into the run folder, which goes if another cannot be opened.
+        names = sorted(self.names, key=lambda name: name == "tensorboard")
+        accelerator.log_with = [board if name == "tensorboard" else name for name in names]
         accelerator.project_configuration.set_directories(folder)
-        accelerator.init_trackers("onespike")
-        for tracker in accelerator.trackers:
-            if tracker is not board:  # TensorBoard makes a further run of it; the recipe is in config.yaml anyway
-                tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
+        try:
+            accelerator.init_trackers("onespike")
+            for tracker in accelerator.trackers:
+                if tracker is not board:  # TensorBoard makes a further run of it; the recipe is in config.yaml anyway
+                    tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
+        except Exception as error:  # of whatever package, such as wandb without a login
+            with suppress(Exception):  # some are not open
+                self.close()
+            self._accelerator, accelerator.trackers = None, []
+            if isinstance(error, OSError) and error.errno:  # the system's own, such as a full disk
+                raise
+            raise ClosedError(f"train.track: {', '.join(names)} cannot be opened: {reason(error)}") from error
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:
         """Write the values of a watched step."""

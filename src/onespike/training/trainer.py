@@ -321,7 +321,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
     try:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
         remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:

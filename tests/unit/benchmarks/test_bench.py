@@ -307,7 +307,7 @@ def test_names_are_printed_as_they_are(
         (["infer", "--model", "conv13"], "did you mean 'conv12'"),
         (["infer", "--vs", "recompute"], "no recompute for the task infer"),
         (["train", "--threads", "0"], "--threads: expected at least 1"),
-        (["train", "--batch", "many"], "batch: expected a whole number or null, got many"),
+        (["train", "--batch", "many"], "--batch: expected a whole number, got many"),
         (["train", "--json", "/"], "cannot write /: it is a folder"),
         (["scaling", "--out", __file__], f"cannot write {__file__}: {__file__} is no folder"),
         (["data", "--vs", "sequential"], "--vs: data does not take it"),

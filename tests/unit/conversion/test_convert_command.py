@@ -15,10 +15,10 @@ import onespike
 from onespike.audit import audit_run
 from onespike.conversion import Calibration
 from onespike.conversion.network import ConvertedNetwork
-from onespike.durable import LOCK, held
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
 from onespike.evaluation.convert import convert_run
+from onespike.lock import LOCK, held
 from onespike.models import expect_blocks
 from onespike.training import Run, load_recipe, train
 from onespike.training.checkpoint import Checkpoint

@@ -59,7 +59,7 @@ def test_a_class_that_takes_split_is_asked_for_those_it_knows(known, sizes):
 def test_a_class_may_refuse_a_split_by_a_runtime_error():
     data = from_class(type("Mine", (BySplit,), {"known": ("train", "test"), "refusal": RuntimeError}), {}, PLAIN)
     assert (len(data.train), len(data.validation), len(data.test)) == (25, 0, 24)
-    with pytest.raises(RuntimeError):  # torchvision's way to say that files are missing
+    with pytest.raises(OnespikeError, match="unknown split test"):  # torchvision's way to say that files are missing
         from_class(type("Mine", (BySplit,), {"known": ("train",), "refusal": RuntimeError}), {}, PLAIN)
 
 
@@ -127,6 +127,20 @@ def test_arguments_that_do_not_fit(arguments):
     assert message.startswith("data.init_args: ")
     assert "ByTrain(count, train: bool = True)" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("refusal", [ValueError, RuntimeError])
+def test_arguments_that_the_class_refuses(refusal):
+    with pytest.raises(OnespikeError, match=r"^data.init_args: Mine refuses {'split': 'x'}: unknown split x$"):
+        from_class(type("Mine", (BySplit,), {"refusal": refusal}), {"split": "x"}, PLAIN)
+
+
+def test_too_little_memory_is_no_refusal():
+    def large(count):  # noqa: ARG001 - bound, not read
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="memory"):
+        from_class(large, {"count": 1}, PLAIN)
 
 
 def test_an_error_of_the_class_itself_is_not_hidden():

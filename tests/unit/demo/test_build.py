@@ -9,6 +9,7 @@ import tarfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from http.client import InvalidURL
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -120,11 +121,12 @@ def test_the_runtime_is_fetched_once_and_verified(
     assert not (tmp_path / "cache" / fetching.FILE).exists()
 
 
+@pytest.mark.parametrize("kind", [URLError, InvalidURL, ValueError])  # of a proxy, too
 def test_without_a_network_one_line_says_what_to_do(
-    package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: type[Exception], package: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
-        raise URLError("no route to host")
+        raise kind("no route to host")
 
     monkeypatch.setattr(fetching, "urlopen", fail)
     with pytest.raises(OnespikeError) as error:

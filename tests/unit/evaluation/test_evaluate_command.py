@@ -87,7 +87,7 @@ def test_help_needs_no_run(command):
         (["RUN", "--part", "tests"], "unknown --part 'tests': did you mean 'test'?"),
         (["RUN", "--checkpoint", "worst"], "unknown --checkpoint 'worst': known: best, last"),
         (["RUN", "--passes", "many"], "passes: expected"),
-        (["RUN", "--batch-size", "8.5"], "--batch-size: expected a whole number or null, got 8.5"),
+        (["RUN", "--batch-size", "8.5"], "--batch-size: expected a whole number, got 8.5"),
         (["RUN", "--precision", "fp17"], "unknown --precision 'fp17': did you mean 'fp16'?"),
         (["RUN", "--passes", "0"], "passes: expected at least 1, got 0"),
         (["RUN", "--data.holdout", "2"], "data.holdout: expected a share in [0, 1)"),

@@ -9,8 +9,8 @@ import pytest
 from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from onespike.durable import held
 from onespike.errors import OnespikeError
+from onespike.lock import held
 from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.storage import open_storage
@@ -33,7 +33,7 @@ def alive(tmp_path: Path):
 
 def dead(folder: Path, name: str) -> None:
     """What a process leaves that was killed."""
-    code = "import os, pathlib, sys\nfrom onespike.durable import held\nwith held(pathlib.Path(sys.argv[1])): "
+    code = "import os, pathlib, sys\nfrom onespike.lock import held\nwith held(pathlib.Path(sys.argv[1])): "
     process = folder / studies.WORKERS / name
     assert subprocess.run([sys.executable, "-c", f"{code}os._exit(9)", process]).returncode == 9
     assert process.is_dir()

@@ -197,6 +197,15 @@ def test_an_error_of_the_machine_ends_it_and_the_trial_waits(job, monkeypatch):
     assert [one.outcome for one in studies.tried(study_of(job(1)), "")] == ["waiting"]
 
 
+def test_an_error_of_the_machine_is_one_line_for_the_parent(job, monkeypatch, capsys):
+    def full(_: Job) -> None:
+        raise OSError(28, "No space left on device", "journal.log")
+
+    monkeypatch.setattr(worker, "work", full)
+    assert worker.main(job(1).to_json()) == 2
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'journal.log'\n"
+
+
 def test_signs_of_life_go_on_after_a_failure_until_somebody_else_has_taken_over(monkeypatch):
     class Attempt:
         answers = iter([OSError("full"), None, sqlalchemy.exc.OperationalError("", {}, Exception()), RuntimeError()])

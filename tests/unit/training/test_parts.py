@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from timm.loss import JsdCrossEntropy
 from torch import Tensor, nn
 
@@ -37,6 +38,9 @@ class Silent(nn.Module):
         raise self.error
 
 
+REFUSALS = (AssertionError, AttributeError, KeyError, IndexError)
+
+
 class Forgetful(onespike.Callback):
     """Its state cannot be read again."""
 
@@ -54,9 +58,12 @@ def plain() -> nn.Module:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: it has layers without a shape yet"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.LazyLinear(10))}, "model: 1.weight has no values yet: show it"),
+        ({"model": plain().to("meta")}, "model: 1.weight has no values yet: .* or load its weights"),
         ({"model": 3}, "model: expected a torch.nn.Module, got a int"),
         ({"model": plain(), "callbacks": [3]}, "callbacks: expected onespike.Callback, got a int"),
+        ({"model": plain(), "callbacks": Forgetful()}, "callbacks: expected a list of .*, got a Forgetful"),
+        ({"model": plain(), "callbacks": None}, "callbacks: expected a list of .*, got a NoneType"),
         (
             {"model": plain(), "loss": nn.CrossEntropyLoss(reduction="none")},
             r"loss: expected a tensor of one number for logits \(2, 10\) and labels \(2,\), got shape \(2,\)",
@@ -66,13 +73,19 @@ def plain() -> nn.Module:
             r"loss: it does not take logits \(2, 10\) and labels \(2,\)",
         ),
         ({"model": plain(), "loss": Scaled()}, "loss: its weight scale would not be trained: put it into the model"),
-        (
-            {"model": Silent(AssertionError)},
-            r"^model: with the images of digits, the network does not take .*\(2, 1, 32, 32\), .*: AssertionError:$",
+        *(
+            (
+                {"model": Silent(error)},
+                rf"^model: with the images of digits, the network does not take .*: {error.__name__}:?$",
+            )
+            for error in REFUSALS
         ),
-        (
-            {"model": plain(), "loss": lambda logits, labels: Silent(AssertionError)(logits, labels)},
-            r"^loss: it does not take logits \(2, 10\) and labels \(2,\): AssertionError$",
+        *(
+            (
+                {"model": plain(), "loss": Silent(error).forward},
+                rf"^loss: it does not take logits \(2, 10\) and labels \(2,\): {error.__name__}$",
+            )
+            for error in REFUSALS
         ),
     ],
 )
@@ -81,6 +94,28 @@ def test_parts_that_do_not_suit(given: dict[str, Any], message: str, tmp_path: P
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", quiet=True, **given)
     assert not (tmp_path / "run").exists()
+
+
+class Closed(GeneralTracker):
+    """A tracker that cannot be opened."""
+
+    name, requires_logging_directory = "wandb", False
+
+    def __init__(self, *_: object) -> None:
+        raise RuntimeError("not logged in\nrun wandb login")
+
+
+def test_a_tracker_that_cannot_be_opened_leaves_no_run(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Closed)
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.track": ["tensorboard", "wandb"]})
+    message = r"^train.track: wandb, tensorboard cannot be opened: not logged in run wandb login$"
+    with pytest.raises(OnespikeError, match=message):
+        onespike.train(recipe, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(OnespikeError, match=message):
+        onespike.train(recipe, tmp_path / "run", model=plain(), quiet=True)
+    onespike.Run(tmp_path / "run").expect_free()
 
 
 def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split():

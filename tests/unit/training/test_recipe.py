@@ -1,11 +1,12 @@
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from onespike.cli.main import main
 from onespike.errors import OnespikeError
 from onespike.models import model_config
-from onespike.training import load_recipe, recipe_names
+from onespike.training import Recipe, load_recipe, recipe_names
 from onespike.training.recipe import differences, dump
 
 
@@ -189,3 +190,29 @@ def test_citation_is_bibtex_of_the_paper(capsys: pytest.CaptureFixture[str]):
         main(["cite"])
     assert stop.value.code == 0
     assert "Training a General Spiking Neural Network" in capsys.readouterr().out
+
+
+def test_names_make_parts():
+    recipe = Recipe(data="digits", model="conv12", loss={"class_path": "pkg.Loss"})
+    assert (recipe.data.name, recipe.model, recipe.loss.name) == ("digits", model_config("conv12"), "Loss")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"model": nn.Linear(1, 1)}, r"^model: expected .*, got a Linear; pass a network to train \(model=…\)$"),
+        ({"model": None}, "^model: expected a name, .*, got a NoneType"),
+        ({"model": "conv13"}, "^unknown model 'conv13'"),
+        ({"data": 5}, "^data: expected keys and values, got 5$"),
+        ({"train": [1]}, r"^train: expected keys and values, got \[1\]$"),
+        ({"loss": "pkg.Loss"}, "^loss: expected keys and values or null, got pkg.Loss$"),
+    ],
+)
+def test_what_is_no_part(parts: dict[str, object], message: str):
+    with pytest.raises(OnespikeError, match=message):
+        Recipe(**parts)
+
+
+def test_what_is_no_start():
+    with pytest.raises(OnespikeError, match=r"^start: expected a recipe, got 'digits'$"):
+        load_recipe("digits", start="digits")

@@ -3,8 +3,10 @@
 import errno
 import gzip
 import hashlib
+import lzma
 import os
 import posixpath
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -21,8 +23,10 @@ from onespike.errors import OnespikeError
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
 _LINKED, _RATIO = 2, 100
 #: What the standard library raises on a damaged archive. RuntimeError, and what is derived from it, is a zip member
-#: behind a password or with a compression that is unknown here.
-_DAMAGE = (EOFError, RuntimeError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+#: behind a password or with a compression that is unknown here; the second line is of numbers and names in headers.
+DAMAGE: tuple[type[Exception], ...]
+DAMAGE = (EOFError, RuntimeError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, tarfile.TarError)
+DAMAGE += (ValueError, LookupError, OverflowError, struct.error)
 
 
 def is_hidden(name: str) -> bool:
@@ -229,7 +233,7 @@ def _decompress(path: Path, plain: IO[bytes]) -> IO[bytes]:
 def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]], list[str]]:
     """The files of an archive, and the names of its folders."""
     archive = tarfile.TarFile(fileobj=file)
-    files = [info for info in archive.getmembers() if info.isreg()]
+    infos = list(entries(archive))
     # The library takes a broken header, or none, for the end; a whole archive ends in a block of zeros.
     file.seek(archive.offset)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -240,8 +244,18 @@ def _tar_members(file: IO[bytes]) -> tuple[list[tuple[str, Callable[[], bytes]]]
         assert content is not None  # it is None for links and devices alone, which are no members here
         return content.read()
 
-    folders = [info.name for info in archive.getmembers() if info.isdir()]
-    return [(info.name, partial(_member, info.size, partial(read, info))) for info in files], folders
+    regular = (info for info in infos if info.isreg())
+    files: list[tuple[str, Callable[[], bytes]]]
+    files = [(info.name, partial(_member, info.size, partial(read, info))) for info in regular]
+    return files, [info.name for info in infos if info.isdir()]
+
+
+def entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The entries of an archive, one by one; a size below 0, which leads the library back for ever, is a ReadError."""
+    for info in archive:
+        if info.size < 0:
+            raise tarfile.ReadError(f"a member of {info.size} bytes")
+        yield info
 
 
 def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
@@ -256,7 +270,7 @@ def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
 def _errors_named(where: str) -> Iterator[None]:
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise OnespikeError(f"{where}: truncated or damaged archive ({reason}); download it again") from error
     except OSError as error:

@@ -1,0 +1,39 @@
+"""From words to a function's arguments."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from onespike.cli.command import call
+from onespike.errors import OnespikeError
+
+
+def copy(run: Path | None = None, /, out: Path | None = None, json: str | None = None, count: int | None = None) -> int:
+    copy.given = run, out, json, count
+    return 0
+
+
+def test_null_is_a_name_like_any_other():
+    assert call(copy, ["null", "--out", "null", "--json=null"], "copy") == 0
+    assert copy.given == (Path("null"), Path("null"), "null", None)
+
+
+def test_what_takes_no_name_takes_no_null():
+    with pytest.raises(OnespikeError, match=r"^--count: expected a whole number, got null$"):
+        call(copy, ["--count", "null"], "copy")
+
+
+@dataclass
+class Undocumented:
+    size: int = 1
+
+
+def test_options_need_no_documentation(capsys):  # which python -OO leaves out
+    def make(options: Undocumented) -> int:
+        return len(options)
+
+    assert call(make, ["--size", "2"], "make") == 1
+    with pytest.raises(SystemExit):
+        call(make, ["--help"], "make")
+    assert "--size" in capsys.readouterr().out
