@@ -233,6 +233,13 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     network = create_model("conv-tiny", encoding="bernoulli", depths=(1,), channels=(8,))
     with pytest.raises(OnespikeError, match=r"Network draws random numbers.*--model\.preset modern"):
         export(network, tmp_path / "out", "pt2", images=torch.randn(2, 3, 32, 32))
+
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.rand_like(x))
+
+    with pytest.raises(OnespikeError, match="draw the same: make it draw nothing in evaluation mode"):
+        export(nn.Sequential(nn.Flatten(), Noisy(12, 4)), tmp_path / "out", "pt2", images=torch.randn(2, 3, 2, 2))
     assert not (tmp_path / "out").exists()
 
 
@@ -273,6 +280,8 @@ def test_a_run_of_data_from_python_is_proved_on_images_that_are_given(run: Run, 
         export(run, tmp_path / "out", "pt2")
     made = export(run, tmp_path / "out", "pt2", images=digits[:5])
     assert made.parity[0].images == 5
+    with pytest.raises(OnespikeError, match="labels: expected 0 to 9"):
+        export(run, tmp_path / "out", "pt2", images=digits[:5], labels=torch.tensor([0, 1, 2, -1, 3]))
     with pytest.raises(OnespikeError, match=r"expected those of the network, \(1, 32, 32\), got \(1, 16, 16\)"):
         export(run, tmp_path / "out", "pt2", images=digits[:5, ::2, ::2])
 
@@ -375,3 +384,35 @@ def test_options_reach_the_export(run: Run, tmp_path: Path, command: Callable[..
     shifted = torch.export.load(out / "model.pt2").module()(pixels)
     export(run, tmp_path / "best", "pt2", count=10, weights="int8", pixels=True)
     assert not torch.allclose(shifted[0], torch.export.load(tmp_path / "best" / "model.pt2").module()(pixels)[0])
+
+
+def test_the_contract_says_how_images_come_as_far_as_it_is_known(tmp_path: Path) -> None:
+    network, floats = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(2, 3, 2, 2)
+    pixels = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
+
+    def contract(images: Tensor, **how: Any) -> tuple[str, Any]:
+        out = export(network, tmp_path / "out", images=images, **{"to": "pt2,pt2"} | how).folder
+        (made,) = json.loads((out / "contract.json").read_text())["formats"].values()
+        assert len(json.loads((out / "parity.json").read_text())["targets"]) == 1
+        return made["input"], made["mean"]
+
+    scaled = "float32 (B, C, H, W), (pixel / 255 - mean) / std"
+    assert contract(floats) == ("float32 (B, C, H, W), normalised as the test images were", None)
+    assert contract(floats, mean=[0.5] * 3) == (scaled, [0.5] * 3)
+    assert contract(pixels) == (scaled, [0.0] * 3)
+    assert contract(pixels, pixels=True) == ("uint8 (B, C, H, W)", [0.0] * 3)
+    pytest.importorskip("nir")
+    assert contract(pixels, pixels=True, to="nir") == ("float32 (B, C, H, W), pixels of 0 to 255", [0.0] * 3)
+
+
+def test_a_graph_that_onnx_runtime_does_not_take_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise runtime.capi.onnxruntime_pybind11_state.NotImplemented("no kernel\nfor this")
+
+    monkeypatch.setattr(runtime, "InferenceSession", refuse)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(OnespikeError, match=r"^onnx: ONNX Runtime does not take Sequential: .*no kernel.*; pt2 can$"):
+        export(network, tmp_path / "out", "onnx", images=torch.randn(2, 3, 2, 2))
+    assert not (tmp_path / "out").exists()
