@@ -136,7 +136,7 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
     assert load_converted(out, plain()).network.time_steps == 2
     conversion.save(out)
     assert load_converted(out, plain()).network.time_steps == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"saved", "notes", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "notes", "weights", "file"}
 
 
 @pytest.mark.parametrize(

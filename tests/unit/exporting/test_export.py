@@ -20,6 +20,7 @@ from onespike.classpath import ClassPath
 from onespike.data.config import PASSED, DataConfig
 from onespike.errors import OnespikeError
 from onespike.exporting import FORMATS
+from onespike.exporting.parity import FAR
 from onespike.models import model_config
 from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
@@ -182,6 +183,9 @@ def test_a_spike_that_differs_is_found_and_exits_with_1(
     assert "parity DOES NOT HOLD on 40 images: same class 100.00%" in printed
     assert f"spikes differ first: 1 in {list(neuron_layers(run.model()))[2]}, " in printed
     assert not json.loads((tmp_path / "out" / "parity.json").read_text())["targets"][0]["holds"]
+    monkeypatch.setattr("onespike.exporting.parity._distance", lambda *_: FAR)
+    code, printed, _ = command("export", run.folder, "--to", "wrong", "--out", tmp_path / "out", "--images", 4)
+    assert (code, "whose potentials are not known\n" in printed) == (1, True), printed
 
 
 def test_a_folder_that_is_no_earlier_export_is_refused(
