@@ -44,7 +44,6 @@ def test_onnx_and_pt2_compute_what_the_network_does(name: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:OpenVINO does not take")
 @pytest.mark.parametrize("name", NAMES)
 def test_onnx_in_integers_computes_what_the_network_of_8_bits_does(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike.audit import EnergyTable, audit, audit_run, save_report
@@ -167,6 +168,10 @@ PUSHES = {
     "weights without values": {"model": nn.Linear(2, 2, device="meta")},
     "weights to come": {"model": nn.LazyLinear(2)},
     "state of another kind": {"model": Stateful(2, 2)},
+    "no epoch": {"results": {"best_epoch": "x"}},
+    "five times right while training": {"results": {"valid_top1": 500.0}},
+    "a checkpoint of a network": {"which": "last"},
+    "8 bits of weights that are computed": {"model": weight_norm(nn.Linear(2, 2)), "weights": "int8"},
     "an audit of less than no images": {"results": SOUND | {"audit": SOUND["audit"] | {"images": -5}}},
 }
 

@@ -32,13 +32,15 @@ def export(
             are feed-forward).
         out: A new folder, or that of an earlier export, which it replaces.
         weights: fp32; int8, rounded to 8 bits; or auto, int8 for C and fp32 for all else.
-        pixels: Whether ONNX and pt2 read uint8 pixels and normalise them in the graph; C always does.
+        pixels: Whether ONNX and pt2 read uint8 pixels, and NIR floats 0 to 255, and normalise them in the graph; C
+            always reads uint8 pixels.
         images: How many test images prove it, evenly spread.
         checkpoint: Which weights of the run: best or last.
         json: A further file for the proof; - prints it.
     """
     from onespike.durable import expect_outside, expect_writable, save_json
     from onespike.exporting import export as write
+    from onespike.exporting.parity import FAR
     from onespike.training.run import Run
 
     if out is None:
@@ -56,7 +58,8 @@ def export(
             f"{one.target}: parity {verdict} on {one.images:,} images: same class {one.same_class:.2f}%{tops}, {error}"
         )
         if one.first is not None:
-            where = f"{one.differing:,} in {one.first}, whose potentials are within {one.distance:.2g} of the threshold"
+            near = f"within {one.distance:.2g} of the threshold" if one.distance != FAR else "not known"
+            where = f"{one.differing:,} in {one.first}, whose potentials are {near}"
             console.print(f"  spikes differ first: {where}")
         elif one.layers:
             console.print(f"  none of {one.spikes:,} spikes differs, in {one.layers} calls of layers of neurons")

@@ -37,21 +37,26 @@ def push(
         images: How many test images the audit sees, evenly spread.
         private: Whether a new repository is private.
     """
-    from onespike.durable import expect_replaceable
-    from onespike.exporting.hub import SAVED, push_to_hub, save_pretrained
+    from onespike.exporting.hub import expect_free, expect_repository, push_to_hub, save_pretrained
     from onespike.training.run import Run
 
     if (out is None) == (repo is None):
         raise OnespikeError("expected one place to write: onespike push RUN --out FOLDER, or --repo USER/NAME")
     if private and out is not None:
         raise OnespikeError("--private is for a repository of the Hub, --repo: leave it out, or --out")
+    if images < 1:
+        raise OnespikeError(f"--images: expected at least 1, got {images}")
     if out is not None:  # before the work
-        expect_replaceable(out, SAVED, "saved network")
+        expect_free(out)
+    if repo is not None:
+        expect_repository(repo)
     opened, console = Run.open(run), person()
-    data = opened.recipe_with(overrides).data
+    data, before = opened.recipe_with(overrides).data, opened.checkpoint(checkpoint).digest
     with TemporaryDirectory() as made:
         draft = save_pretrained(opened, Path(made) / "draft", weights=weights, which=checkpoint)
         results = _measured(Run.open(draft), data, images)
+    if opened.checkpoint(checkpoint).digest != before:
+        raise OnespikeError(f"{run} was trained on while it was measured: push it again")
     if repo is not None:
         place = push_to_hub(opened, repo, private=private, weights=weights, which=checkpoint, results=results)
     else:
@@ -78,4 +83,5 @@ def _measured(run: "Run", data: Any, images: int) -> dict[str, Any]:
         "joules": {one: audited.energy(one).total for one in CONVENTIONS},
     }
     tops = {"test_top1": found.top1.mean, "test_top5": found.top5.mean, "test_loss": found.loss.mean}
-    return {**tops, "test_images": found.images, "test_set": found.test_set, "audit": audit}
+    about = {"test_data": found.data, "test_images": found.images, "test_set": found.test_set}
+    return {**tops, **about, "audit": audit}

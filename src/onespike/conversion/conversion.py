@@ -84,7 +84,7 @@ class Conversion:
         nothing.
         """
         folder = path_of(folder)
-        expect_replaceable(folder, SAVED, "conversion")
+        expect_replaceable(folder, SAVED if (folder / CARD).is_file() else (), "conversion")  # others have TENSORS, too
         weights = save(to_save(self.network.state_dict()))
         card = {"config": asdict(self.network.config), **self.to_json(), "traced": list(self.traced)}
         card |= {"images_dtype": self.images_dtype} if self.images_dtype else {}

@@ -25,7 +25,8 @@ class Contract:
         mean: Channel-wise mean for normalisation, 0..1.
         std: Channel-wise standard deviation, likewise.
         weights: "fp32", or "int8": rounded to 8 bits.
-        pixels: Whether it reads uint8 pixels, and normalises them itself.
+        pixels: Whether it reads pixels, 0 to 255, and normalises them itself.
+        stated: Whether mean and std say how its images were normalised; False if they came as floats, and nobody said.
     """
 
     model: str
@@ -37,6 +38,7 @@ class Contract:
     std: tuple[float, ...]
     weights: str
     pixels: bool
+    stated: bool = True
 
     @classmethod
     def of(cls, card: ModelCard, weights: str, pixels: bool) -> "Contract":
@@ -56,11 +58,17 @@ class Contract:
     @property
     def reads(self) -> str:
         """The network's input, in words."""
-        return "uint8 (B, C, H, W)" if self.pixels else "float32 (B, C, H, W), (pixel / 255 - mean) / std"
+        if self.pixels:
+            return "uint8 (B, C, H, W)"
+        how = "(pixel / 255 - mean) / std" if self.stated else "normalised as the test images were"
+        return f"float32 (B, C, H, W), {how}"
 
     def to_json(self, reads: str | None = None) -> dict[str, Any]:
         """The contract for JSON, to be kept with the weights; `reads` is the input in other words."""
-        return {"onespike": __version__, "input": reads or self.reads, **asdict(self)}
+        values = asdict(self)
+        if not values.pop("stated"):
+            values |= {"mean": None, "std": None}
+        return {"onespike": __version__, "input": reads or self.reads, **values}
 
 
 def expect_pixels(images: Tensor, name: str) -> None:

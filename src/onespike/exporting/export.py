@@ -38,6 +38,8 @@ FORMATS: dict[str, Callable[[Exported, Path], dict[str, Target]]] = {
 #: Images that a target and the network see at once.
 BATCH = 50
 CONTRACT, PARITY = "contract.json", "parity.json"
+#: What formats read that take pixels otherwise than ONNX and pt2 do.
+READS = {"nir": nir.READS, "c": c.READS}
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def export(
         classes: Class names, for a network that is no run; by default "0", "1", …
         weights: "fp32"; "int8", rounded to 8 bits as `train.int8_weights` rounds them; or "auto", int8 for C and fp32
             for all else.
-        pixels: Whether ONNX and pt2 read uint8 pixels (B, C, H, W), and normalise them in the graph. C always does.
+        pixels: Whether ONNX and pt2 read uint8 pixels (B, C, H, W), and NIR floats 0 to 255, and normalise them in the
+            graph. C always reads uint8 pixels.
         count: Most test images.
         which: Which checkpoint of the run: "best" or "last".
         data: Other test images of a run, as for `Run.dataset`.
@@ -99,7 +102,7 @@ def export(
         OnespikeError: A format cannot express a layer, which is named; a package is missing; the folder is no earlier
             export. Nothing is written then.
     """
-    formats = to.split(",") if isinstance(to, str) else list(convert(to, list[str], "to"))
+    formats = list(dict.fromkeys(to.split(",") if isinstance(to, str) else convert(to, list[str], "to")))
     if not formats:
         raise OnespikeError(f"to: expected at least one of the formats {', '.join(FORMATS)}")
     for name in formats:
@@ -143,6 +146,8 @@ def export(
             images, labels = some_test_images(dataset, count)
         elif (shape := _shape_of(images, labels)) != contract.shape:
             raise OnespikeError(f"images: expected those of the network, {contract.shape}, got {shape} as (C, H, W)")
+    if labels is not None and not (labels.min() >= 0 and labels.max() < len(contract.classes)):
+        raise OnespikeError(f"labels: expected 0 to {len(contract.classes) - 1}")
     if pixels and images.dtype != torch.uint8:
         raise OnespikeError(
             "pixels: expected raw test images, uint8 (N, H, W, C): these are floats, normalised by their owner"
@@ -159,7 +164,7 @@ def export(
             warn(f"export: {NO_LAYERS}: only logits were compared")
         files = {path.name: path.read_bytes() for path in sorted(Path(made).iterdir())}
     names = (*files, CONTRACT, PARITY)
-    described = {name: one.to_json(c.READS if name == "c" else None) for name, one in written.items()}
+    described = {name: one.to_json(READS.get(name) if one.pixels else None) for name, one in written.items()}
     kept: dict[str, Any] = {CONTRACT: {"onespike": __version__, "formats": described, "files": names}}
     kept |= {PARITY: {"onespike": __version__, "network": digest, "targets": [one.to_json() for one in proofs]}}
     texts = {name: (json.dumps(content, indent=2, allow_nan=False) + "\n").encode() for name, content in kept.items()}
@@ -236,8 +241,6 @@ def _contract(
     probe = copied(network)  # a copy, since it may keep a state
     reset_state(probe)
     answers = logits_of(probe, some)
-    if labels is not None and not (labels.min() >= 0 and labels.max() < answers.shape[-1]):
-        raise OnespikeError(f"labels: expected 0 to {answers.shape[-1] - 1}")
     if not isinstance(classes, Iterable):
         raise OnespikeError(f"classes: expected their names, got {shown(classes)}")
     names = convert(tuple(classes), tuple[str, ...], "classes") or tuple(
@@ -246,7 +249,8 @@ def _contract(
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
     expect_class_names(names, "classes")
-    return replace(contract, classes=names)
+    stated = images.dtype == torch.uint8 or mean is not None or std is not None
+    return replace(contract, classes=names, stated=stated)
 
 
 def some_test_images(data: Dataset, count: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,12 +17,14 @@ from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
 from onespike.errors import OnespikeError, reason, shown, unknown
+from onespike.exporting.network import to_round
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_finite, expect_weights, to_save
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
-from onespike.training.recipe import dump
-from onespike.training.run import Run, load
+from onespike.training.recipe import Recipe, dump
+from onespike.training.run import Run, expect_results, load
+from onespike.training.teacher import SOURCES
 
 #: timm's description, for `timm.create_model("hf-hub:user/repo")`.
 TIMM = "config.json"
@@ -29,6 +32,9 @@ TIMM = "config.json"
 SAVED = (*FILES, TIMM)
 #: What the card shows of a proof.
 _PROOF = {"target": str, "same_class": float, "images": int, "spikes": int, "layers": int, "differing": int}
+_PROOF |= {"holds": bool}
+#: A repository of the Hub, user/name.
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 #: Standard deviations on either side of the mean that hold 95% of a normal distribution.
 Z = 1.96
 
@@ -55,10 +61,10 @@ def save_pretrained(
         results: Measurements of exactly these weights, in place of the run's own summary, or beside it.
 
     Raises:
-        OnespikeError: The folder holds something else; a network has no card.
+        OnespikeError: The folder holds something else; a network has no card; an argument would be ignored.
     """
     folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
-    expect_replaceable(folder, SAVED, "saved network")
+    expect_free(folder)
     expect_keys(results or {}, {}, "results")
     if weights not in ("fp32", "int8"):
         raise unknown("weights", weights, ("fp32", "int8"))
@@ -66,26 +72,30 @@ def save_pretrained(
     if isinstance(model, nn.Module):
         if not isinstance(card, ModelCard):
             raise OnespikeError("save_pretrained: expected a ModelCard beside a network: card=…")
+        if which != "best":
+            raise OnespikeError("which: with a network it would be ignored: leave it out")
         network = model
     else:
+        if card is not None:
+            raise OnespikeError("card: with a run it would be ignored: leave it out")
         run = model if isinstance(model, Run) else Run.open(model)
         checkpoint = run.checkpoint(which)
         card, network = checkpoint.card, checkpoint.network()
-        # Where this machine keeps its data is nobody else's business.
-        recipe = replace(run.recipe, data=replace(run.recipe.data, root=None, cache=None, workers=0))
-        files["config.yaml"] = dump(recipe).encode()
-        summary = {**(run.summary or {}), "seed": run.recipe.train.seed}
-        measured = summary.get("weights")  # of a pretrained network; a run was measured as it was trained, at its best
-        as_trained = which == "best" and (weights == "fp32" or run.recipe.train.int8_weights)
-        if not (as_trained if measured is None else weights in ("fp32", measured)):
-            summary = {key: one for key, one in summary.items() if not key.startswith("test_") and key != "audit"}
+        files["config.yaml"] = dump(_without_places(run.recipe)).encode()
+        epoch = checkpoint.state["progress"]["epoch"]
+        summary = {"best_epoch": epoch, **(run.summary or {}), "seed": run.recipe.train.seed}
+        measured = summary.get("weights")  # of a pretrained network; a run was measured as it was trained
+        as_trained = weights == "fp32" or run.recipe.train.int8_weights
+        same_weights = as_trained if measured is None else weights in ("fp32", measured)
+        if not same_weights or epoch != summary["best_epoch"]:  # those of the last epoch, or of a rounding, are others
+            kept = (key for key in summary if not key.startswith("test_") and key not in ("audit", "valid_top1"))
+            summary = {key: summary[key] for key in kept} | {"best_epoch": epoch}
     expect_weights(network)
     state = to_save(network.state_dict())
     expect_finite(state, network)
     if weights == "int8":
-        kinds = [name for name, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)]
-        state = in_integers(state, {f"{name}.weight" for name in kinds})
-    proofs = _proofs(run, checkpoint.digest) if run else []
+        state = in_integers(state, {f"{path}.weight" for path in to_round(network)})
+    proofs = _proofs(run, checkpoint.digest, weights) if run else []
     summary |= {"best_epoch": summary.get("best_epoch", 0), "weights": weights, **(results or {})}
     _expect_sound(summary)
     files |= {WEIGHTS: save(state), CARD: _json(plain(card)), "summary.json": _json(summary)}
@@ -96,12 +106,34 @@ def save_pretrained(
     return folder
 
 
+def expect_free(folder: Path) -> None:
+    """Raise `OnespikeError` if a network cannot be saved, or would overwrite anything but an earlier one."""
+    try:  # names alone say little: transformers and timm write three of them, too
+        card = read_json(read_whole(folder / CARD), CARD)
+        expect_keys(card, {"model": dict, "in_channels": int, "image_size": int, "data": str}, CARD)
+        earlier: tuple[str, ...] = SAVED
+    except (OnespikeError, OSError):
+        earlier = ()
+    expect_replaceable(folder, earlier, "saved network")
+
+
+def _without_places(recipe: Recipe) -> Recipe:
+    """A recipe without folders of this machine, which are nobody else's business; of a teacher's the name stays."""
+    data, teacher = recipe.data, recipe.train.teacher
+    place = data.root or ""  # of the Hub it may be owner/name:configuration
+    is_public = data.name == "hub" and _REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
+    data = replace(data, root=place if is_public else None, cache=None, workers=0)
+    named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).name
+    return replace(recipe, data=data, train=replace(recipe.train, teacher=named))
+
+
 def _expect_sound(summary: Mapping[str, Any]) -> None:
     """Raise an `OnespikeError` unless what the card shows is there, in its range, and valid JSON."""
     try:
         json.dumps(summary, allow_nan=False)
     except (ValueError, TypeError) as error:
         raise OnespikeError(f"results: {error}; expected names and plain, finite values") from error
+    expect_results(summary, {}, "results")
     _expect_numbers(summary, {"test_top1", "test_images"} & set(summary))
     if "audit" in summary:
         audit = summary["audit"]
@@ -145,6 +177,7 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
     Raises:
         OnespikeError: The Hub refuses, or cannot be reached.
     """
+    expect_repository(repository)
     import huggingface_hub
 
     with TemporaryDirectory() as made:
@@ -152,10 +185,17 @@ def push_to_hub(model: nn.Module | Run | str | Path, repository: str, *, private
         hub = huggingface_hub.HfApi()
         try:
             hub.create_repo(repository, private=private, exist_ok=True)
-            return str(hub.upload_folder(repo_id=repository, folder_path=folder))
+            # What an earlier network left there, such as timm's description, is not of this one.
+            return str(hub.upload_folder(repo_id=repository, folder_path=folder, delete_patterns=list(SAVED)))
         except Exception as error:  # the client's errors come from whichever HTTP library its version uses
             state = f"{repository}: the Hub refuses, or cannot be reached: {reason(error)[:200]}"
             raise OnespikeError(f"{state}; hf auth login keeps a token") from error
+
+
+def expect_repository(name: str) -> None:
+    """Raise `OnespikeError` unless a name is that of a repository of the Hub."""
+    if not _REPOSITORY.fullmatch(str(name)):
+        raise OnespikeError(f"{shown(name)}: expected a repository of the Hub, user/name")
 
 
 def interval(percent: float, images: int) -> tuple[float, float]:
@@ -203,6 +243,7 @@ def _readme(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mappin
     if "test_top1" in summary and summary.get("test_images"):
         low, high = interval(summary["test_top1"], summary["test_images"])
         lines += ["", "## Accuracy", "", f"{summary['test_top1']:.2f}% of {summary['test_images']:,} test images"]
+        lines[-1] += f" of {summary['test_data']}" if "test_data" in summary else ""
         seed = "" if summary.get("seed") is None else f", one seed ({summary['seed']})"
         lines[-1] += f" (95% interval {low:.2f} to {high:.2f}%, of the images alone){seed},"
         lines += [f"weights in {'8 bits' if summary.get('weights') == 'int8' else 'float32'}."]
@@ -218,8 +259,10 @@ def _readme(card: ModelCard, summary: Mapping[str, Any], proofs: Iterable[Mappin
         lines += [f"{', '.join(f'{key} {1e6 * value:.3g}' for key, value in audit['joules'].items())}."]
     for proof in proofs:
         same = f"{proof['same_class']:.2f}% of {proof['images']:,} images in the same class"
-        spikes = f", {proof['differing']} of {proof['spikes']:,} spikes differ" if proof["layers"] else ""
-        lines += ["", f"Exported to {proof['target']}: {same}{spikes}."]
+        spikes = f", {proof['differing']:,} of {proof['spikes']:,} spikes differ" if proof["layers"] else ""
+        spikes += " in the first layer where any do" if proof["differing"] else ""  # behind it all may
+        verdict = "" if proof["holds"] else "; parity does not hold"
+        lines += ["", f"Exported to {proof['target']}: {same}{spikes}{verdict}."]
     if recipe:
         lines += ["", "## Recipe", "", "```yaml", recipe.strip(), "```"]
     reference = "Yao, Wu, Chen, Zhang: Training a General Spiking Neural Network with Improved Efficiency and Minimum"
@@ -235,13 +278,17 @@ def _few(values: tuple[float, ...]) -> str:
     return ", ".join(f"{value:.4g}" for value in values)
 
 
-def _proofs(run: Run, network: str) -> list[dict[str, Any]]:
-    """The proofs of exports into folders of the run; those of another network, by its digest, are left out."""
+def _proofs(run: Run, network: str, weights: str) -> list[dict[str, Any]]:
+    """The proofs of exports into folders of the run; those of another network, by its digest, are left out.
+
+    So are those of weights that are rounded otherwise; files of earlier versions do not say how theirs are.
+    """
     found = list[dict[str, Any]]()
     for path in sorted(run.folder.glob("*/parity.json")):
         with suppress(OnespikeError, OSError, KeyError, TypeError):
             content = read_json(read_whole(path), path)
             for one in content["targets"]:
                 expect_keys(one, _PROOF, str(path))
-            found += content["targets"] if content["network"] == network else []
+            same = [one for one in content["targets"] if (one.get("weights") or weights) == weights]
+            found += same if content["network"] == network else []
     return found

@@ -10,6 +10,7 @@ from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
+from onespike.models import Network
 from onespike.neurons.watch import ask, neuron_layers, reset_state
 from onespike.training.losses import over_time
 
@@ -100,21 +101,28 @@ class Exported(nn.Module):
         ask(self, images)
         if not torch.equal(before, torch.get_rng_state()):
             torch.set_rng_state(before)
-            advice = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
+            ours = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
+            advice = ours if isinstance(self.network, Network) else "make it draw nothing in evaluation mode"
             raise OnespikeError(
                 f"{self.contract.model} draws random numbers, and no target can draw the same: {advice}"
             )
+
+
+def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers, by path, whose weights are rounded to 8 bits; an `OnespikeError` if they are computed from others."""
+    layers = {path: one for path, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
+    for path, layer in layers.items():
+        if "weight" not in layer._parameters:  # what is written into it would be forgotten
+            expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
+            raise OnespikeError(f"{path}.weight is computed from other tensors; {expected}")
+    return layers
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Round the weights of convolutions and linear layers to 8 bits, as `train.int8_weights` does, in float64."""
     network = network.double()
     with torch.no_grad():
-        for path, layer in network.named_modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                if "weight" not in layer._parameters:  # what is written into it would be forgotten
-                    expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
-                    raise OnespikeError(f"{path}.weight is computed from other tensors; {expected}")
-                integers, scale = to_integers(layer.weight)
-                layer.weight.copy_(integers * scale)
+        for layer in to_round(network).values():
+            integers, scale = to_integers(layer.weight)
+            layer.weight.copy_(integers * scale)
     return network.to(dtype)

@@ -41,6 +41,8 @@ from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
 
 FILE = "model.nir"
+#: What it reads where it normalises pixels itself: it knows floats alone.
+READS = "float32 (B, C, H, W), pixels of 0 to 255"
 
 
 def write(exported: Exported, folder: Path) -> dict[str, Target]:
@@ -123,6 +125,7 @@ class _Writer:
         return OnespikeError(f"nir: it cannot say {what}; onnx and pt2 can, c (--weights fp32) may")
 
     def _add(self, name: str, node: Any, parts: list[str], sides: tuple[int, int]) -> str:
+        name = name.replace("/", ".")  # a slash would be a group inside the file
         names = chain([name], (f"{name}_{number}" for number in count(1)))
         name = next(one for one in names if one not in self.nodes)
         self.nodes[name], self._sides[name] = node, sides

@@ -42,7 +42,12 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
     onnx.checker.check_model(plain)
     onnx.save(plain, folder / FILE)
     file, inside = folder / FILE, watched.SerializeToString()
-    targets = {"onnx": _runtime(session(file), session(inside), names[1:], exported)}
+    try:
+        targets = {"onnx": _runtime(session(file), session(inside), names[1:], exported)}
+    except Exception as error:  # ONNX Runtime has errors of its own
+        raise OnespikeError(
+            f"onnx: ONNX Runtime does not take {exported.contract.model}: {reason(error)[:300]}; pt2 can"
+        ) from error
     if importlib.util.find_spec("openvino"):
         try:
             targets["onnx (OpenVINO)"] = _runtime(openvino_model(file), openvino_model(inside), names[1:], exported)

@@ -1,5 +1,6 @@
 """The proof that an export computes the same as the network: on real images, through the target itself."""
 
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ Target = Callable[[Tensor], tuple[Tensor, Sequence[Tensor | None]]]
 #: Largest distance from its threshold of a potential about which float arithmetic may decide otherwise; largest
 #: difference of logits from the same spikes, in units of the largest logit, and in any case, where all are small.
 NEAR, CLOSE, TINY = 1e-4, 1e-4, 1e-6
-#: Stands for a distance that is not known.
+#: Stands for a distance that is not known, or not finite.
 FAR = 1e9
 
 
@@ -33,7 +34,7 @@ class Parity:
         top1: Accuracy of the network, in percent; None without labels.
         target_top1: Accuracy of the target, likewise.
         same_class: Share of the images that both put into the same class, in percent.
-        logit_error: The largest difference of two logits.
+        logit_error: The largest difference of two logits; `FAR` if it is larger, or a target's logit is not finite.
         largest_logit: The largest logit of the network, with either sign.
         layers: Calls of layers of neurons whose spikes were compared; 0 where the target cannot show them.
         spikes: Outputs of neurons, spike or none, that were compared.
@@ -42,6 +43,7 @@ class Parity:
         distance: Largest distance from the threshold of its potentials that decide otherwise.
         exact: Whether nothing at all may differ but the rounding of logits.
         holds: Whether the target computes the same as the network.
+        weights: Those of the network: "fp32" or "int8"; "" in files of earlier versions.
     """
 
     target: str
@@ -58,6 +60,7 @@ class Parity:
     distance: float | None
     exact: bool
     holds: bool
+    weights: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """All numbers."""
@@ -101,7 +104,7 @@ def compare(
             for call, one in zip(calls, shown, strict=bool(shown))
             if one is not None and getattr(call.neuron, "spiking", True)
         ]
-        errors = (answers.double() - logits.double()).abs().amax(1)
+        errors = (answers.double() - logits.double()).abs().amax(1).nan_to_num(math.inf, math.inf)
         images += len(logits)
         same += int((answers.argmax(1) == logits.argmax(1)).sum())
         labelled = labelled and labels is not None
@@ -144,7 +147,7 @@ def compare(
         top1=shares[0],
         target_top1=shares[1],
         same_class=100 * same / images,
-        logit_error=error,
+        logit_error=min(FAR, error),
         largest_logit=largest,
         layers=layers,
         spikes=spikes,
@@ -153,6 +156,7 @@ def compare(
         distance=distance if first is not None else None,
         exact=resolution is not None,
         holds=holds,
+        weights=contract.weights,
     )
 
 

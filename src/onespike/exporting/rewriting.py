@@ -234,5 +234,5 @@ def _is_pixels(name: str, graph: Graph) -> bool:
     node = graph.producers.get(name)
     return node is not None and (
         (node.op_type == "Cast" and node.input[0] == "images")
-        or (node.op_type in ("Add", "Mul", "Sub", "Div") and _is_pixels(node.input[0], graph))
+        or (node.op_type in ("Add", "Mul", "Sub", "Div", *PASSING) and _is_pixels(node.input[0], graph))
     )

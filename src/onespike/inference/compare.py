@@ -12,6 +12,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from onespike.clock import interleaved, watch_machine
+from onespike.data.augment import seeded
 from onespike.data.loader import derive_seed
 from onespike.errors import OnespikeError
 
@@ -101,6 +102,7 @@ class Comparison:
 
 
 @torch.no_grad()
+@seeded(0)  # the caller's random numbers go on as if nothing had been compared
 def compare(
     model: str,
     candidates: Mapping[str, Candidate],

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from onespike.configs import convert
+from onespike.data.augment import seeded
 from onespike.data.loader import EvalLoader, derive_seed
 from onespike.durable import path_of
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting.onnx import FILE, expect_packages
 from onespike.inference.compare import Candidate, Comparison, compare
@@ -136,7 +137,7 @@ def optimise(
         )
     expect_packages()
     pictures = torch.cat([part for part, _ in batches[:WATCHED]])
-    weights = ("int8" if reads_spikes(network, pictures) else "fp32") if precision == "auto" else precision
+    weights = _suited(network, pictures) if precision == "auto" else precision
     with TemporaryDirectory() as made:
         folder = Path(made)
         others = runtimes(copied(network), checkpoint.card, weights, pictures, folder)
@@ -145,6 +146,15 @@ def optimise(
         assert isinstance(chosen, Runtime)
         save_file((folder / FILE).read_bytes(), chosen.name, weights, checkpoint.card, run.folder.name, out)
     return Report(compared.fastest, compared)
+
+
+def _suited(network: nn.Module, pictures: Tensor) -> str:
+    """The weights that suit a network as ONNX: int8 where all layers behind the stem are known to read spikes."""
+    try:
+        return "int8" if reads_spikes(network, pictures) else "fp32"
+    except OnespikeError as error:
+        warn(f"optimise: what layers read is not known, so weights stay in fp32: {error}")
+        return "fp32"
 
 
 def opened(
@@ -197,6 +207,7 @@ def flipped(blocks: list[BlockSpikes]) -> float:
 
 
 @torch.no_grad()
+@seeded(0)  # the caller's random numbers go on as if nothing had been compared
 def compare_spikes(network: Network, engine: Engine, batches: list[Tensor]) -> list[BlockSpikes]:
     """Compare every spike of the units of a network and of its engine on normalised images, block by block."""
     layers = [[m for m in block.unit.modules() if isinstance(m, Neuron)] for block in network.blocks()]

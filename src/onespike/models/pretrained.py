@@ -53,13 +53,18 @@ def create_pretrained(name: str, data: str, **sizes: int | None) -> nn.Module:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read saved weights; those of 8 bits become float32. A damaged file is an `OnespikeError`."""
+    """Read saved weights; those of 8 bits become float32. A damaged file is an `OnespikeError`.
+
+    An int8 tensor without scales stays as it is: a network may have whole numbers of its own.
+    """
     tensors = read_tensors(read_whole(path, _MOST), path)
     found: dict[str, Tensor] = {}
     for name, one in tensors.items():
         if one.dtype == torch.int8:
-            scale = tensors.get(name + SCALE)
-            if scale is None or not one.ndim or scale.shape != one.shape[:1] or not scale.is_floating_point():
+            if (scale := tensors.get(name + SCALE)) is None:
+                found[name] = one
+                continue
+            if not one.ndim or scale.shape != one.shape[:1] or not scale.is_floating_point():
                 raise OnespikeError(f"{name}, {tuple(one.shape)}: expected {name}{SCALE}, a float for each channel")
             # In float64, so that rounding to 8 bits once more gives the same whole numbers.
             found[name] = (one.double() * scale.double().view(-1, *[1] * (one.ndim - 1))).float()

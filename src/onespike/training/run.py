@@ -118,13 +118,8 @@ class Run:
             content = read_json(text, path)
         except OSError as error:
             raise OnespikeError(f"{path} cannot be read: {error.strerror}") from error
-        expected, pretrained = _SUMMARY, is_pretrained(self.folder)
-        if pretrained and isinstance(content, dict):  # weights that nobody may have measured
-            expected = {name: one for name, one in _SUMMARY.items() if name in content}
-        expect_keys(content, expected, str(path))
-        for name in ("test_top1", "test_top5", "valid_top1"):
-            if not 0 <= (content.get(name) or 0) <= 100:
-                raise OnespikeError(f"{path}: {name}: expected 0 to 100 percent, got {shown(content[name])}")
+        pretrained = is_pretrained(self.folder)  # weights that nobody may have measured
+        expect_results(content, {} if pretrained else _SUMMARY, str(path))
         whole: dict[str, Any] = content
         summary = {key: value for key, value in whole.items() if key != "sha256"}
         digest = None if pretrained else digest_of(summary)
@@ -275,6 +270,15 @@ class Run:
         columns = list(dict.fromkeys(key for row in history for key in row))
         rows = ([row.get(key, "") for key in columns] for row in history)
         write_whole(self.folder / "metrics.csv", csv_text(columns, rows))
+
+
+def expect_results(content: Any, required: Mapping[str, Any], where: str) -> None:
+    """Raise an `OnespikeError` unless results are of their types and in their ranges, and all `required` are there."""
+    known = {name: one for name, one in _SUMMARY.items() if isinstance(content, Mapping) and name in content}
+    expect_keys(content, {**known, **required}, where)
+    for name in ("test_top1", "test_top5", "valid_top1"):
+        if not 0 <= (content.get(name) or 0) <= 100:
+            raise OnespikeError(f"{where}: {name}: expected 0 to 100 percent, got {shown(content[name])}")
 
 
 def load(folder: str | Path, which: str = "best", model: nn.Module | None = None) -> nn.Module:

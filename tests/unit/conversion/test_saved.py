@@ -115,7 +115,10 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "model.safetensors").write_text("mine")
     refusals = {"notes": "notes holds mine.txt, which is of no earlier conversion", "file": "file is no folder"}
+    refusals |= {"weights": "weights holds model.safetensors, which is of no earlier conversion"}
     for other, refusal in refusals.items():
         with pytest.raises(OnespikeError, match=refusal):
             conversion.save(tmp_path / other)
@@ -133,7 +136,7 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
     assert load_converted(out, plain()).network.time_steps == 2
     conversion.save(out)
     assert load_converted(out, plain()).network.time_steps == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"saved", "notes", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"saved", "notes", "weights", "file"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from onespike.classpath import ClassPath
 from onespike.data.config import PASSED, DataConfig
 from onespike.errors import OnespikeError
 from onespike.exporting import FORMATS
+from onespike.exporting.parity import FAR
 from onespike.models import model_config
 from onespike.neurons import LIF
 from onespike.neurons.watch import neuron_layers
@@ -182,6 +183,9 @@ def test_a_spike_that_differs_is_found_and_exits_with_1(
     assert "parity DOES NOT HOLD on 40 images: same class 100.00%" in printed
     assert f"spikes differ first: 1 in {list(neuron_layers(run.model()))[2]}, " in printed
     assert not json.loads((tmp_path / "out" / "parity.json").read_text())["targets"][0]["holds"]
+    monkeypatch.setattr("onespike.exporting.parity._distance", lambda *_: FAR)
+    code, printed, _ = command("export", run.folder, "--to", "wrong", "--out", tmp_path / "out", "--images", 4)
+    assert (code, "whose potentials are not known\n" in printed) == (1, True), printed
 
 
 def test_a_folder_that_is_no_earlier_export_is_refused(
@@ -233,6 +237,13 @@ def test_a_network_that_draws_is_refused_with_what_to_do(tmp_path: Path) -> None
     network = create_model("conv-tiny", encoding="bernoulli", depths=(1,), channels=(8,))
     with pytest.raises(OnespikeError, match=r"Network draws random numbers.*--model\.preset modern"):
         export(network, tmp_path / "out", "pt2", images=torch.randn(2, 3, 32, 32))
+
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.rand_like(x))
+
+    with pytest.raises(OnespikeError, match="draw the same: make it draw nothing in evaluation mode"):
+        export(nn.Sequential(nn.Flatten(), Noisy(12, 4)), tmp_path / "out", "pt2", images=torch.randn(2, 3, 2, 2))
     assert not (tmp_path / "out").exists()
 
 
@@ -273,6 +284,8 @@ def test_a_run_of_data_from_python_is_proved_on_images_that_are_given(run: Run, 
         export(run, tmp_path / "out", "pt2")
     made = export(run, tmp_path / "out", "pt2", images=digits[:5])
     assert made.parity[0].images == 5
+    with pytest.raises(OnespikeError, match="labels: expected 0 to 9"):
+        export(run, tmp_path / "out", "pt2", images=digits[:5], labels=torch.tensor([0, 1, 2, -1, 3]))
     with pytest.raises(OnespikeError, match=r"expected those of the network, \(1, 32, 32\), got \(1, 16, 16\)"):
         export(run, tmp_path / "out", "pt2", images=digits[:5, ::2, ::2])
 
@@ -375,3 +388,35 @@ def test_options_reach_the_export(run: Run, tmp_path: Path, command: Callable[..
     shifted = torch.export.load(out / "model.pt2").module()(pixels)
     export(run, tmp_path / "best", "pt2", count=10, weights="int8", pixels=True)
     assert not torch.allclose(shifted[0], torch.export.load(tmp_path / "best" / "model.pt2").module()(pixels)[0])
+
+
+def test_the_contract_says_how_images_come_as_far_as_it_is_known(tmp_path: Path) -> None:
+    network, floats = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), torch.randn(2, 3, 2, 2)
+    pixels = torch.zeros(2, 2, 2, 3, dtype=torch.uint8)
+
+    def contract(images: Tensor, **how: Any) -> tuple[str, Any]:
+        out = export(network, tmp_path / "out", images=images, **{"to": "pt2,pt2"} | how).folder
+        (made,) = json.loads((out / "contract.json").read_text())["formats"].values()
+        assert len(json.loads((out / "parity.json").read_text())["targets"]) == 1
+        return made["input"], made["mean"]
+
+    scaled = "float32 (B, C, H, W), (pixel / 255 - mean) / std"
+    assert contract(floats) == ("float32 (B, C, H, W), normalised as the test images were", None)
+    assert contract(floats, mean=[0.5] * 3) == (scaled, [0.5] * 3)
+    assert contract(pixels) == (scaled, [0.0] * 3)
+    assert contract(pixels, pixels=True) == ("uint8 (B, C, H, W)", [0.0] * 3)
+    pytest.importorskip("nir")
+    assert contract(pixels, pixels=True, to="nir") == ("float32 (B, C, H, W), pixels of 0 to 255", [0.0] * 3)
+
+
+def test_a_graph_that_onnx_runtime_does_not_take_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = pytest.importorskip("onnxruntime")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise runtime.capi.onnxruntime_pybind11_state.NotImplemented("no kernel\nfor this")
+
+    monkeypatch.setattr(runtime, "InferenceSession", refuse)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    with pytest.raises(OnespikeError, match=r"^onnx: ONNX Runtime does not take Sequential: .*no kernel.*; pt2 can$"):
+        export(network, tmp_path / "out", "onnx", images=torch.randn(2, 3, 2, 2))
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
 """NIR: what is read back, by us and by others, against the network."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,9 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "mean": lambda: create_model("spiking-vgg-xs", in_channels=1, width=4, head="mean", stem="none"),
     "sums": Sums,
     "again": Again,
+    "slash": lambda: nn.Sequential(
+        OrderedDict({"a/b": nn.Flatten(), "a": nn.Linear(1024, 16), "c/d": LIF(16), "c/e": nn.Linear(16, 5)})
+    ),
     "linear": lambda: nn.Sequential(nn.Flatten(), nn.Linear(1024, 16), LIF(16), nn.Linear(16, 5)),
 }
 

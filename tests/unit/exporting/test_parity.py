@@ -1,5 +1,6 @@
 """What a proof takes for the same: targets that answer as the network does, and such as do not."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from onespike.exporting.contract import Contract
-from onespike.exporting.parity import Parity, compare
+from onespike.exporting.parity import FAR, Parity, compare
 from onespike.neurons import LIF
 from onespike.neurons.watch import watch_neurons
 
@@ -50,6 +51,14 @@ def test_what_holds(scale: float, change: Callable[[Tensor, list[Tensor]], Answe
 )
 def test_an_exact_target_is_excused_nothing(change: Callable[[Tensor, list[Tensor]], Answer], holds: bool) -> None:
     assert proof(1.0, change, resolution=1e-4).holds is holds
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_a_target_that_answers_no_numbers_is_far_from_the_network(wrong: float) -> None:
+    found = proof(1.0, lambda logits, spikes: (torch.full_like(logits, wrong), spikes))
+    assert (found.holds, found.logit_error) == (False, FAR)
+    assert not proof(1e20, lambda logits, spikes: (torch.full_like(logits, wrong), spikes)).holds
+    json.dumps(found.to_json(), allow_nan=False)
 
 
 def proof(scale: float, change: Callable[[Tensor, list[Tensor]], Answer], resolution: float | None = None) -> Parity:

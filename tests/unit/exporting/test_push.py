@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def test_8_bits_are_those_of_training(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [{"weights": "int8"}, {"which": "last"}])
 def test_what_was_measured_of_other_weights_is_not_said(how: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    replace(run.checkpoint("best"), state={"progress": {"epoch": 2, "history": []}}).save(run.last)
     folder = onespike.save_pretrained(run, tmp_path / "out", **how)
     assert "## Accuracy" not in (folder / "README.md").read_text()
     assert "test_top1" not in Run.open(folder).summary
@@ -158,13 +160,15 @@ def test_push_uploads_what_is_saved(run: Run, monkeypatch: pytest.MonkeyPatch) -
         def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
             seen["repo"] = name, private, exist_ok
 
-        def upload_folder(self, repo_id: str, folder_path: Path) -> str:
+        def upload_folder(self, repo_id: str, folder_path: Path, delete_patterns: list[str]) -> str:
+            seen["deleted"] = sorted(delete_patterns)
             seen["files"] = sorted(path.name for path in folder_path.iterdir())
             return f"https://hub/{repo_id}"
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     assert onespike.push_to_hub(run, "user/repo", private=True) == "https://hub/user/repo"
     assert seen["repo"] == ("user/repo", True, True)
+    assert seen["deleted"] == seen["files"], "nothing of an earlier push stays"
     assert "model.safetensors" in seen["files"]
     assert not any(name.endswith((".pt", ".bin", ".pkl")) for name in seen["files"])
 
@@ -242,11 +246,30 @@ def test_push_measures_what_it_writes(
     assert summary["audit"]["images"] == 8
     assert summary["audit"]["synaptic_operations"] > 0
     assert "synaptic operations" in (out / "README.md").read_text()
+    assert "test images of digits (95%" in (out / "README.md").read_text()
     (out / "notes.txt").write_text("mine")
-    with monkeypatch.context() as patch:  # before the work
-        patch.setattr("onespike.cli.push._measured", lambda *_: pytest.fail("it measured first"))
-        code, _, complaint = command("push", run.folder, "--out", out)
-    assert (code, "holds notes.txt" in complaint) == (2, True)
+    other = tmp_path / "other"
+    for words, message in (
+        (["--out", out], "holds notes.txt"),
+        (["--out", other, "--images", 0], "--images: expected at least 1, got 0"),
+        (["--repo", "name"], "name: expected a repository of the Hub, user/name"),
+    ):
+        with monkeypatch.context() as patch:  # before the work
+            patch.setattr("onespike.cli.push._measured", lambda *_: pytest.fail("it measured first"))
+            code, _, complaint = command("push", run.folder, *words)
+        assert (code, message in complaint) == (2, True), complaint
+
+    def train_on(*_: Any) -> dict[str, Any]:
+        checkpoint = run.checkpoint("best")
+        checkpoint.weights["head.weight"] += 1
+        checkpoint.save(run.best)
+        return {}
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onespike.cli.push._measured", train_on)
+        code, _, complaint = command("push", run.folder, "--out", other)
+    assert (code, "was trained on while it was measured: push it again" in complaint) == (2, True), complaint
+    assert not other.exists()
     assert "--train.int8_weights true|false" in " ".join(command("train", "--help")[1].split())
     code, _, complaint = command("push", run.folder)
     assert code == 2

@@ -11,7 +11,7 @@ runtime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from onespike.exporting.onnx import name_outputs  # noqa: E402
-from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds  # noqa: E402
+from onespike.exporting.rewriting import Graph, exact_step, fold_thresholds, quantise  # noqa: E402
 
 FLOAT = TensorProto.FLOAT
 RANDOM = np.random.default_rng(0)
@@ -120,3 +120,25 @@ def test_bytes_say_spikes_and_sums_and_halves_exactly(operations: list[Any], ste
     made = model(nodes, {name: np.float32(value) for name, value in numbers.items()})
     assert exact_step("out" if operations else "s", Graph(made)) == step
     assert exact_step("x", Graph(made)) is None
+
+
+@pytest.mark.parametrize("read", ["pixels", "x"])
+def test_a_layer_that_reads_pixels_keeps_its_floats_whatever_moves_them(read: str) -> None:
+    operations = [
+        ("Cast", ["images"], "float"),
+        ("Mul", ["float", "tenth"], "pixels"),
+        ("Transpose", [read], "turned"),
+        ("Flatten", ["turned"], "flat"),
+        ("Gemm", ["flat", "weight"], "out"),
+    ]
+    nodes = [
+        helper.make_node(kind, inputs, [name], name=name, **({"to": FLOAT} if kind == "Cast" else {}))
+        for kind, inputs, name in operations
+    ]
+    weight = RANDOM.integers(-127, 128, (48, 5)).astype(np.float32)
+    weight[0] = 127  # so that rounding changes nothing
+    made = model(nodes, {"tenth": np.float32(0.1), "weight": weight})
+    made.graph.input.append(helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 3, 4, 4]))
+    quantise(made)
+    kinds = [node.op_type for node in made.graph.node]
+    assert ("DequantizeLinear" in kinds) == (read == "x"), kinds

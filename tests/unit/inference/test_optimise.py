@@ -21,7 +21,8 @@ from onespike.durable import read_whole
 from onespike.errors import OnespikeError
 from onespike.exporting.network import rounded
 from onespike.inference import Engine, load_engine
-from onespike.inference.optimise import Eager, optimise
+from onespike.inference.compare import Candidate, compare
+from onespike.inference.optimise import Eager, _suited, compare_spikes, optimise
 from onespike.inference.storage import save_engine
 from onespike.models import ModelConfig, create_model, model_config
 from onespike.training import train
@@ -235,6 +236,25 @@ def test_pytorch_answers_every_batch_anew_and_with_means_over_time() -> None:
     assert torch.equal(eager(images), eager(images))
     assert eager(images[:2]).shape == (2, 3)
     assert torch.equal(Eager(nn.Identity())(torch.ones(2, 5, 3)), torch.ones(5, 3))
+
+
+def test_what_cannot_be_counted_is_run_in_floats(capsys: pytest.CaptureFixture) -> None:
+    class Odd(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.linalg.svdvals(images[:, 0])
+
+    assert _suited(Odd(), torch.randn(2, 3, 4, 4)) == "fp32"
+    assert "warning: optimise: what layers read is not known, so weights stay in fp32: " in capsys.readouterr().err
+
+
+def test_your_random_numbers_go_on_as_if_nothing_had_been_compared() -> None:
+    network = create_model("conv-tiny", image_size=16, channels=(4, 4, 4), preset="paper").eval()
+    batches = [(torch.randn(2, 3, 16, 16), torch.zeros(2).long())]
+    engine, before = Engine(network, "int8"), torch.get_rng_state()
+    compare_spikes(network, engine, [batches[0][0]])
+    assert torch.equal(torch.get_rng_state(), before)
+    compare("conv-tiny", {"a": Candidate(network), "b": Candidate(engine)}, batches, 1, sizes=(1,))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_timings_take_turns() -> None:

@@ -1,0 +1,153 @@
+"""What travels with weights: the model card, the recipe, the results; and whose folder it replaces."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import onespike
+from onespike.data.config import DataConfig
+from onespike.errors import OnespikeError
+from onespike.models import model_config
+from onespike.training.checkpoint import ModelCard
+from onespike.training.run import Run
+from tests.unit.written_run import write_run
+
+CLASSES = tuple("0123456789")
+SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": 91.0}
+SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
+CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """A complete run of a strict network with random weights."""
+    data = DataConfig(name="digits", cache=str(tmp_path / "cache"), image_size=32)
+    run = write_run(tmp_path / "run", model_config("spiking-vgg-xs", width=4), data, CLASSES)
+    run.finish(SUMMARY)
+    return run
+
+
+@pytest.mark.parametrize("described", ["", "{}", '{"model": "bert", "image_size": 224}'])
+def test_a_folder_of_somebody_else_stays(
+    described: str, run: Run, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    """Transformers and timm have files of the same names."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    files = dict.fromkeys(("README.md", "config.json", "model.safetensors"), "mine")
+    files |= {"model.json": described} if described else {}
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    with pytest.raises(OnespikeError, match=r"holds README\.md, which is of no earlier saved network"):
+        onespike.save_pretrained(run, folder)
+    code, _, complaint = command("push", run.folder, "--out", folder)
+    assert (code, "of no earlier saved network" in complaint) == (2, True)
+    assert {path.name: path.read_text() for path in folder.iterdir()} == files
+
+
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        ("/home/me/runs/big", "big"),
+        ("twin", "twin"),
+        ("timm:resnet18.a1_in1k", "timm:resnet18.a1_in1k"),
+        ("torchvision:resnet18", "torchvision:resnet18"),
+        ("", ""),
+    ],
+)
+def test_a_teachers_place_is_nobody_elses_business(teacher: str, said: str, run: Run, tmp_path: Path) -> None:
+    run.begin(replace(run.recipe, train=replace(run.recipe.train, teacher=teacher)))
+    folder = onespike.save_pretrained(run, tmp_path / "out")
+    assert Run.open(folder).recipe.train.teacher == said
+    assert "/home/me" not in "".join((folder / name).read_text() for name in ("config.yaml", "README.md"))
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "said"),
+    [
+        ("hub", "uoft-cs/cifar10", "uoft-cs/cifar10"),
+        ("hub", "owner/name:plain_text", "owner/name:plain_text"),
+        ("hub", "mine/images", None),
+        ("hub", "/home/me/images", None),
+        ("folder", "owner/name", None),
+    ],
+)
+def test_a_data_set_of_the_hub_is_named(
+    name: str, root: str, said: str | None, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    run.begin(replace(run.recipe, data=replace(run.recipe.data, name=name, root=root)))
+    assert Run.open(onespike.save_pretrained(run, tmp_path / "out")).recipe.data.root == said
+
+
+def test_the_card_says_what_a_proof_says(run: Run, tmp_path: Path) -> None:
+    shown = {"same_class": 100.0, "images": 20, "spikes": 5000, "layers": 6, "differing": 0, "holds": True}
+    targets = [
+        {"target": "onnx", "weights": "fp32"} | shown | {"differing": 2},
+        {"target": "c", "weights": "int8"} | shown,
+        {"target": "pt2"} | shown | {"holds": False},  # of an earlier version
+    ]
+    (run.folder / "exported").mkdir()
+    proofs = {"network": run.checkpoint("best").digest, "targets": targets}
+    (run.folder / "exported" / "parity.json").write_text(json.dumps(proofs))
+
+    def said(weights: Any) -> list[str]:
+        card = (onespike.save_pretrained(run, tmp_path / "out", weights=weights) / "README.md").read_text()
+        return [line for line in card.splitlines() if line.startswith("Exported to ")]
+
+    same = "100.00% of 20 images in the same class"
+    old = f"Exported to pt2: {same}, 0 of 5,000 spikes differ; parity does not hold."
+    assert said("fp32") == [f"Exported to onnx: {same}, 2 of 5,000 spikes differ in the first layer where any do.", old]
+    assert said("int8") == [f"Exported to c: {same}, 0 of 5,000 spikes differ.", old]
+    (run.folder / "exported" / "parity.json").unlink()
+    made = onespike.export(run, run.folder / "exported", "pt2", count=4, weights="int8")
+    assert made.parity[0].weights == "int8"
+    assert (len(said("fp32")), len(said("int8"))) == (0, 1)
+
+
+def test_results_are_those_of_the_epoch_whose_weights_are_written(run: Run, tmp_path: Path) -> None:
+    best = run.checkpoint("best")
+    replace(best, state={"progress": {"epoch": 5, "history": []}}).save(run.last)
+
+    def results(which: str) -> tuple[Any, ...]:
+        summary = Run.open(onespike.save_pretrained(run, tmp_path / "out", which=which)).summary
+        assert summary is not None
+        return summary["best_epoch"], summary.get("test_top1"), summary.get("valid_top1")
+
+    assert results("best") == (1, 90.0, 91.0)
+    assert results("last") == (5, None, None)
+    (run.best / "model.safetensors").write_bytes(b"")
+    assert results("best") == (5, None, None), "the best weights are lost"
+    best.save(run.last)
+    assert results("last") == (1, 90.0, 91.0)
+
+
+def test_other_test_images_than_the_runs_are_named(run: Run, tmp_path: Path) -> None:
+    results = {"test_top1": 50.0, "test_images": 10, "test_data": "mine"}
+    folder = onespike.save_pretrained(run, tmp_path / "out", results=results)
+    assert "50.00% of 10 test images of mine (95% interval" in (folder / "README.md").read_text()
+
+
+def test_a_card_beside_a_run_would_be_ignored(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(OnespikeError, match="card: with a run it would be ignored: leave it out"):
+        onespike.save_pretrained(run, tmp_path / "out", card=CARD)
+
+
+def test_whole_numbers_of_a_network_come_back(tmp_path: Path) -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 2)
+            self.register_buffer("shifts", torch.tensor([1, -2], dtype=torch.int8))
+
+    network, other = Counting(), Counting()
+    other.shifts.zero_()
+    for weights in ("fp32", "int8"):
+        folder = onespike.save_pretrained(network, tmp_path / "out", card=CARD, weights=weights)
+        assert torch.equal(onespike.load(folder, model=other).shifts, network.shifts)
