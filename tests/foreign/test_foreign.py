@@ -281,7 +281,7 @@ def test_temporal_efficient_training_takes_each_step(theirs, cache: Path, tmp_pa
             ["model.init_args", "breadth", "width"],
         ),
         (["--model.class_path", "othernets.ReluNet", "--model.init_args.width", "-1"], ["model.init_args", "width"]),
-        (["--model.class_path", "othernets.WrongNet"], ["(2, 7)", "(2, 10)", "10 classes of digits"]),
+        (["--model.class_path", "othernets.WrongNet"], ["(2, 7)", "(B, 10)", "the images of digits"]),
         (["--data.class_path", "othernets.Unlabelled"], ["Unlabelled", "label"]),
         (["--loss.class_path", "othernets.Absent"], ["loss.class_path"]),
         (["--train.loss", "tett"], ["train.loss", "'tet'"]),

@@ -159,7 +159,7 @@ def test_class_names_come_from_the_argument_or_the_data_set():
     source.classes = ["a", "b", "c", "d", "e"]
     assert as_dataset(source).classes == tuple("abcde")
     assert as_dataset(Subset(source, range(10))).classes == tuple("abcde")
-    assert as_dataset(source, classes="stuvw", name="mine").classes == tuple("stuvw")
+    assert as_dataset(source, classes=tuple("stuvw"), name="mine").classes == tuple("stuvw")
     assert as_dataset(Subset(source, range(10))).name == "Own"
 
 
