@@ -189,7 +189,11 @@ def test_others_on_500_photographs(shared_data: Path, tmp_path: Path, settled: S
     ("name", "overrides", "message"),
     [
         ("spiking-resnet-xs", {"width": 4}, r"nir: it cannot say max pooling of real values in stem\.0\.2"),
-        ("conv-tiny", {"depths": (1,), "channels": (8,)}, r"nir: it cannot say .* in .*; onnx and pt2 can, c \(--weights"),
+        (
+            "conv-tiny",
+            {"depths": (1,), "channels": (8,)},
+            r"nir: it cannot say .*; onnx and pt2 can, c \(--weights",
+        ),
         (
             "spiking-vgg-xs",
             {"width": 4, "preset": "ann"},
