@@ -83,8 +83,9 @@ ROWS = [
 ACCURACY = Sweep(
     name="accuracy",
     title="Accuracy at one time step",
-    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best and cifar100/best in "
-    "two processes, on Tiny-ImageNet by tiny-imagenet/fast; SpikingJelly's networks by momentum at 0.1. "
+    about="Everything is trained by the recipe cifar10/fast, spiking-resnet-xl by cifar10/best and cifar100/best, "
+    "for 40 and 28 epochs, in two processes, on Tiny-ImageNet by tiny-imagenet/fast; "
+    "SpikingJelly's networks by momentum at 0.1. "
     "Images grow, with weight decay, except in rows of full size, SpikingJelly's and Tiny-ImageNet's, which "
     "have neither, as the recipe was before, and in those of conv12 and lstm12, which have 0.2 of it. Ours "
     "are strictly spiking behind the stem, but for the twins, conv12 and lstm12. The learning rate rises for "

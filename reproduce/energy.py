@@ -68,11 +68,13 @@ def energy(
         images: Test images on which each network is audited, at most.
         work: Folder in which the small networks are trained.
     """
-    if images < 1 or (width is not None and width < 1):
-        raise OnespikeError(f"images and width: expected at least 1, got {images} and {width}")
-    if run is None and (ann or binary or vgg):
+    for name, number in (("images", images), ("width", width)):
+        if number is not None and number < 1:
+            raise OnespikeError(f"{name}: expected at least 1, got {number}")
+    small = run is None
+    if small and (ann or binary or vgg):
         raise OnespikeError("--ann, --binary and --vgg stand beside a network of yours: give its run by --run")
-    if run is None:
+    if small:
         run, ann, binary = (_train_small(preset, work) for preset in ("paper", "ann", "binary"))
         vgg, origin = work / "energy-digits-vgg", _SMALL
     else:
@@ -85,7 +87,7 @@ def energy(
     if binary:
         others.append(Subject(replace(_audit(_kin(own, binary, preset="binary"), images), name="binary twin")))
     if vgg:
-        given = origin != _SMALL and Run(vgg).is_complete
+        given = not small and Run(vgg).is_complete
         found_vgg = (
             _kin(own, vgg, name=VGG, width=width) if given else _open_or_train_vgg(vgg, own.recipe, width or WIDTH)
         )

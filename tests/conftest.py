@@ -70,7 +70,7 @@ def command(main: Callable, capsys: pytest.CaptureFixture[str]) -> Callable[...,
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Start a command line, or another `program`, with pipes for its output; the end of the test kills all of it."""
+    """Start a command line, or another `program`, with pipes for its output; with the test it and its children end."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*arguments: object, program: Sequence[str] = ONESPIKE, **options: Any) -> subprocess.Popen[str]:
@@ -82,9 +82,10 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield begin
     for process in started:
         with process:
-            with suppress(psutil.Error):  # launchers and searches give theirs a group of their own
-                for child in psutil.Process(process.pid).children(recursive=True):
-                    child.kill()
+            if process.poll() is None:
+                with suppress(psutil.Error):  # launchers and searches give theirs a group of their own
+                    for child in psutil.Process(process.pid).children(recursive=True):
+                        child.kill()
             with suppress(ProcessLookupError):  # what a process left that has ended
                 os.killpg(process.pid, signal.SIGKILL)
 

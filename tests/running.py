@@ -1,4 +1,4 @@
-"""What tests of processes share; the fixture `start` starts them, and none outlives its test."""
+"""What tests of processes share; the fixture `start` starts them."""
 
 import subprocess
 import sys
@@ -10,10 +10,13 @@ ONESPIKE = (sys.executable, "-m", "onespike")
 PATIENCE = 120
 
 
-def wait_until(true: Callable[[], object], process: subprocess.Popen) -> None:
-    """Wait until something is true, while a process runs that is to make it so."""
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert process.poll() is None, (process.returncode, process.communicate(timeout=PATIENCE))
-        assert time.monotonic() < end, f"it has not come true in {PATIENCE} s"
-        time.sleep(0.02)
+def wait_until(
+    true: Callable[[], object], process: subprocess.Popen, patience: float = PATIENCE, every: float = 0.02
+) -> None:
+    """Wait until something is true, while a process runs that is to make it so; times are in seconds."""
+    end, ended = time.monotonic() + patience, process.poll() is not None
+    while not true():  # what a process did before it ended is seen
+        assert not ended, (process.returncode, process.communicate(timeout=PATIENCE))
+        assert time.monotonic() < end, f"it has not come true in {patience} s"
+        time.sleep(every)
+        ended = process.poll() is not None

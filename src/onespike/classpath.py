@@ -15,11 +15,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from onespike.errors import OnespikeError, reason, shown
+from onespike.errors import OnespikeError, lacks_memory, reason, shown
 
 _ALLOWED: set[str] = set()
 _ADDED: set[str] = set()  # folders put on Python's path for them
-#: How code refuses arguments; the rest are its own bugs.
+#: How code refuses arguments; what else it raises keeps its traceback.
 _REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
@@ -161,4 +161,6 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
     try:
         return target(**given)
     except _REFUSALS as error:
+        if lacks_memory(error):
+            raise
         raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason(error)}") from error

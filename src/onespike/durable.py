@@ -213,6 +213,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             flush(path)
         _swap(new, folder, old)
     except BaseException:
+        if old.exists() and not folder.exists():  # interrupted between the two renames
+            old.rename(folder)
         shutil.rmtree(new, ignore_errors=True)
         raise
     flush(folder.parent)

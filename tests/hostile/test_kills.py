@@ -225,11 +225,10 @@ def test_a_backend_that_matplotlib_does_not_know(start, tmp_path):
 
 @pytest.mark.slow
 def test_workers_without_shared_memory(tmp_path):
-    small, own = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"], None
-    for flags in ("-m", "-rm"):  # root may; others may where they can have a name space in which they are root
-        if shutil.which("unshare") and subprocess.run(["unshare", flags, *small], capture_output=True).returncode == 0:
-            own = flags
-    if own is None:
+    small = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", "/dev/shm"]
+    forms = ("-m", "-rm") if shutil.which("unshare") else ()  # root may; others may where they can be root in a space
+    mounts = (one for one in forms if not subprocess.run(["unshare", one, *small], capture_output=True).returncode)
+    if (own := next(mounts, None)) is None:
         pytest.skip("no rights to mount")
     options = (
         "--data.auto_augment original --data.workers 2 --data.image_size 64 --train.batch_size 128 --train.epochs 1"

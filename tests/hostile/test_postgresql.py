@@ -63,7 +63,8 @@ def test_its_processes_are_killed_and_no_trial_is_lost_or_doubled(server: str, s
     command += ["--trials", TRIALS, "--workers", 2, "--storage", server]
     command += [word for key, value in TINY.items() for word in (f"--{key}", value)]
     parent = start(*command, stdout=subprocess.DEVNULL)
-    wait_until(lambda: len(list(out.glob("trial-*"))) >= 2 and running(server, out) >= 2, parent)
+    begun = lambda: len(list(out.glob("trial-*"))) >= 2 and running(server, out) >= 2  # noqa: E731
+    wait_until(begun, parent, patience=300, every=0.2)
     for victim in (parent.pid, *children(parent.pid)):  # at once: who lived would take up, or end, what another left
         os.kill(victim, signal.SIGKILL)
     parent.communicate()

@@ -56,6 +56,7 @@ def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(start, tm
                 if victims and parent.poll() is None:
                     os.kill(draws.choice(victims), signal.SIGKILL)
                     killed[victims == [parent.pid]] += 1
+        assert parent.poll() is not None, "not done in half an hour"
         complaint = parent.communicate(timeout=PATIENCE)[1]
         if parent.returncode == 0:
             break

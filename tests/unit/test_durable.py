@@ -12,6 +12,7 @@ import pytest
 from onespike.durable import expect_replaceable, write_folder, write_whole
 from onespike.errors import OnespikeError
 from onespike.lock import held
+from tests.running import PATIENCE
 
 HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
 #: Write a file, and a folder, many times.
@@ -72,10 +73,9 @@ def test_a_folder_and_all_files_in_it_are_on_the_disk_before_its_name_is(done, t
         assert done[2:] == ["flush .x.RANDOM.new", *earlier, "rename .x.RANDOM.new", "flush the folder"]
 
 
-def test_two_processes_may_write_one_file_and_one_folder(tmp_path: Path):
-    command = [sys.executable, "-c", WRITE, tmp_path]
-    writers = [subprocess.Popen([*command, one], stderr=subprocess.PIPE, text=True) for one in "ab"]
-    assert [one.communicate()[1] for one in writers] == ["", ""]
+def test_two_processes_may_write_one_file_and_one_folder(start, tmp_path: Path):
+    writers = [start("-c", WRITE, tmp_path, one, program=[sys.executable]) for one in "ab"]
+    assert [one.communicate(timeout=PATIENCE)[1] for one in writers] == ["", ""]
     found = {(tmp_path / "folder" / str(one)).read_text() for one in range(5)}
     assert len(found) == 1
     assert (tmp_path / "file").read_text() in ("a" * 100_000, "b" * 100_000)

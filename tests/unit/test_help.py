@@ -27,7 +27,7 @@ def test_defaults_are_shown_where_they_hold_alone(name: str, helped) -> None:
     by_recipe = name in ("train", "search", "prune-time")
     assert ("(default: digits)" in printed.partition("--data.name")[2]) == by_recipe
     assert ("data options; the recipe's values come before these defaults:" in printed) == by_recipe
-    assert ("data options; by default the run's own:" in printed) != by_recipe
+    assert ("data options; by default those of the run, if there is one:" in printed) != by_recipe
     assert ("(default: 300)" in printed) == by_recipe
 
 

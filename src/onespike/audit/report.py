@@ -41,7 +41,8 @@ def compare(audits: Sequence[Audit]) -> tuple[list[Comparison], list[str]]:
     made, refused = list[Comparison](), list[str]()
     for other in others:
         no_ratio = f"{first.name} and {other.name}: no ratio"
-        if first.data != other.data or len({first.test_set, other.test_set} - {""}) > 1:
+        same = (first.test_set == other.test_set) if first.test_set and other.test_set else (first.data == other.data)
+        if not same:
             images = f"{first.data or 'unknown'}, {other.data or 'unknown'}"
             refused.append(f"{no_ratio}, since they were audited on different images or classes ({images})")
         elif first.table != other.table:

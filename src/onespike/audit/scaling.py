@@ -71,16 +71,14 @@ def scaling(
     deep = [replace(config, depths=tuple(depth * factor for depth in config.depths)) for factor in depths]
 
     def along(axis: str, values: Sequence[float], networks: Iterable[tuple[Any, int]]) -> Scaling:
-        macs, seconds = [], []
-        with watch_machine(device) as machine:
-            for one, size in networks:
-                network = one.build(10, in_channels, size).eval().to(device)
-                image = torch.rand(1, in_channels, size, size, device=device)
-                macs.append(count_operations(network, [image]).macs)
-                if time_it:
-                    with torch.no_grad():
-                        seconds.append(statistics.median(timed(partial(network, image), rounds=5, seconds=0.0)))
-        return Scaling(axis, tuple(values), tuple(macs), tuple(seconds), machine.busy if time_it else None)
+        built = [(one.build(10, in_channels, size).eval().to(device), size) for one, size in networks]
+        calls = [(network, torch.rand(1, in_channels, size, size, device=device)) for network, size in built]
+        macs = tuple(count_operations(network, [image]).macs for network, image in calls)
+        if not time_it:
+            return Scaling(axis, tuple(values), macs, ())
+        with watch_machine(device) as machine, torch.no_grad():
+            each = [timed(partial(network, image), rounds=5, seconds=0.1) for network, image in calls]
+        return Scaling(axis, tuple(values), macs, tuple(map(statistics.median, each)), machine.busy)
 
     of_size = (along(SIZE, sizes, ((config, size) for size in sizes)),) if len(sizes) > 1 else ()
     of_width = along("width", widths, ((one, image_size) for one in wide))

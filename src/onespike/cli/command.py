@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 
@@ -27,7 +27,10 @@ SHARED = "Or pretrained:NAME, of the package, or hub:USER/NAME, of the Hub: what
 SHARED += "pretrained-NAME or hub-USER/NAME here."
 #: What holds where a command line says nothing, for a command that goes by a recipe, and for one that reads a run.
 BY_RECIPE = "the recipe's values come before these defaults"
-BY_RUN = {"data": "by default the run's own", "train": "by default those of the recipe cifar10/finetune"}
+BY_RUN = {
+    "data": "by default those of the run, if there is one",
+    "train": "by default those of the recipe cifar10/finetune",
+}
 
 
 def call(function: Callable[..., int], arguments: Sequence[str], usage: str, sections: Sequence[str] = ()) -> int:
@@ -115,7 +118,7 @@ def _add_option(parser: Any, name: str, hint: Any, default: Any, text: str) -> N
 def _given(hint: Any) -> Any:
     """The type of what is given: of X or None, which stands for what is not, X. So null is a name like any other."""
     kinds = [one for one in get_args(hint) if one is not NoneType]
-    return kinds[0] if get_origin(hint) is UnionType else hint
+    return kinds[0] if get_origin(hint) in (Union, UnionType) and len(kinds) == 1 else hint
 
 
 def _split(words: Sequence[str], sections: Sequence[str], parser: _Parser) -> tuple[Overrides, list[str], list[str]]:

@@ -20,7 +20,8 @@ class ConversionConfig:
         population: How many neurons stand for one activation, their thresholds evenly spaced, 1..16; at one time
             step only.
         allow_real: Leave what cannot be converted real-valued, rather than refuse it.
-        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian".
+        surrogate: Surrogate derivative of firing: "rectangle", "triangle", "sigmoid", "arctan" or "gaussian", or one
+            that you registered.
         surrogate_width: Width of the surrogate, > 0, in units of one spike.
     """
 

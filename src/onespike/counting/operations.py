@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from onespike.counting.arrivals import in_memory_order
 from onespike.counting.counter import ProductCounter
+from onespike.counting.origins import memory
 from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models.patch import Merging
@@ -181,8 +182,9 @@ def count_operations(
         products[path].append(tally.conclude(images, seen, watch.steps))
     layers = tuple(_layers(model, counter, products, watch.traffic, images))
     neurons = tuple(tally.conclude(path) for path, tally in watch.neurons.items())
-    read = {which or (path, name): tally.weights for (path, name, which, _), tally in counter.tallies.items()}
-    weights = max(sum(weight.numel() for weight in model.parameters()), sum(read.values()))
+    sizes = {memory(one): one.numel() for one in (*model.buffers(), *model.parameters())}
+    read = {which[0] for _, _, which, _ in counter.tallies if isinstance(which, tuple)}  # whole, or in parts
+    weights = max(sum(one.numel() for one in model.parameters()), sum(sizes.get(place, 0) for place in read))
     return Operations(images, layers, neurons, weights, watch.steps)
 
 

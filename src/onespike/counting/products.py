@@ -114,7 +114,8 @@ class Tally:
                 operations = self.pairs
             elif "real" not in (left.kind, right.kind):  # each spike of one value meets each spike of the other
                 operations = self.magnitude / abs((left.step or 1) * (right.step or 1))
-                if (KINDS.index(left.kind), left.levels) < (KINDS.index(right.kind), right.levels):
+                order = [(KINDS.index(one.kind), one.levels.bit_length() + one.signs) for one in (left, right)]
+                if order[0] < order[1]:
                     operand, arrival = self.right, right
             elif left.kind == "real" and right.kind != "real":
                 operand, arrival, operations = self.right, right, self.right.counted(right)[1]

@@ -159,7 +159,7 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
             data: Any = {"train": make(train=True), "test": make(train=False)}
         else:
             data = _splits(make) if "split" in open_keys else make()
-    except (ValueError, RuntimeError) as error:  # how code refuses arguments, and says that files are missing
+    except (ValueError, RuntimeError, LookupError, AssertionError, FileNotFoundError) as error:  # as data sets refuse
         if lacks_memory(error):
             raise
         raise OnespikeError(f"data.init_args: {name} refuses {dict(init_args)}: {reason(error)}") from error

@@ -19,7 +19,7 @@ URL = f"https://registry.npmjs.org/{PACKAGE}/-/{FILE}"
 INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 #: The files of it that the page needs: the script, and its WebAssembly for one thread.
 NEEDED = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-_SECONDS = 15  # to wait for an answer
+_SECONDS = 60  # to wait for an answer
 
 
 def runtime() -> dict[str, bytes]:
@@ -35,7 +35,7 @@ def runtime() -> dict[str, bytes]:
         try:
             with urlopen(URL, timeout=_SECONDS) as answer:
                 content = answer.read(MOST)
-        except (OSError, ValueError, HTTPException) as error:  # the latter two such as for a proxy of an odd address
+        except (OSError, ValueError, HTTPException) as error:  # a proxy with a malformed address, for one
             reason = getattr(error, "reason", error)
             advice = f"where there is a network, run npm pack {PACKAGE}@{VERSION}, and put the file to {kept}"
             raise OnespikeError(f"{URL} cannot be fetched ({reason}): {advice}") from error

@@ -249,7 +249,7 @@ def _contract(
     if len(names) != answers.shape[-1]:
         raise OnespikeError(f"classes: expected {answers.shape[-1]} names, got {len(names)}")
     expect_class_names(names, "classes")
-    stated = images.dtype == torch.uint8 or mean is not None or std is not None
+    stated = images.dtype == torch.uint8 or not (mean is None or std is None)
     return replace(contract, classes=names, stated=stated)
 
 

@@ -123,7 +123,7 @@ def _without_places(recipe: Recipe) -> Recipe:
     place = data.root or ""  # of the Hub it may be owner/name:configuration
     is_public = data.name == "hub" and _REPOSITORY.fullmatch(place.partition(":")[0]) and not Path(place).is_dir()
     data = replace(data, root=place if is_public else None, cache=None, workers=0)
-    named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).name
+    named = teacher if teacher.partition(":")[0] in SOURCES else Path(teacher).resolve().name if teacher else ""
     return replace(recipe, data=data, train=replace(recipe.train, teacher=named))
 
 

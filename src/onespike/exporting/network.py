@@ -10,7 +10,6 @@ from onespike.data.augment import scale_and_shift
 from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
-from onespike.models import Network
 from onespike.neurons.watch import ask, neuron_layers, reset_state
 from onespike.training.losses import over_time
 
@@ -101,11 +100,9 @@ class Exported(nn.Module):
         ask(self, images)
         if not torch.equal(before, torch.get_rng_state()):
             torch.set_rng_state(before)
-            ours = "train it with --model.preset modern, or --model.encoding threshold, which draw nothing"
-            advice = ours if isinstance(self.network, Network) else "make it draw nothing in evaluation mode"
-            raise OnespikeError(
-                f"{self.contract.model} draws random numbers, and no target can draw the same: {advice}"
-            )
+            draws = f"{self.contract.model} draws random numbers, and no target can draw the same"
+            advice = "ours draw none with --model.preset modern, or --model.encoding threshold"
+            raise OnespikeError(f"{draws}: make it draw nothing in evaluation mode; {advice}")
 
 
 def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

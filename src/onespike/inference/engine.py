@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
+from onespike.errors import OnespikeError, unknown
 from onespike.inference.layers import Fire, IntegerLinear, RealLinear, fold, is_affine
 from onespike.inference.units import Arithmetic, EngineConvUnit, EngineTravellingUnit, Windows, between, linear
 from onespike.models import Block, Network, OnespikeConfig
@@ -73,7 +73,7 @@ class Engine(nn.Module):
         precision: A name in `PRECISIONS`.
 
     Raises:
-        OnespikeError: The engine cannot run this architecture.
+        OnespikeError: The engine cannot run this architecture, or the precision is unknown.
     """
 
     #: The card of its model, with class names and normalisation; only an engine that was loaded has one.
@@ -81,6 +81,8 @@ class Engine(nn.Module):
 
     def __init__(self, network: Network, precision: str = "int8") -> None:
         super().__init__()
+        if precision not in PRECISIONS:
+            raise unknown("precision", precision, PRECISIONS)
         self.precision, arithmetic = precision, PRECISIONS[precision]
         check_supported(network)
         network = deepcopy(network)  # some layers are taken over as they are

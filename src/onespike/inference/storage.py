@@ -11,7 +11,7 @@ from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, is_as_written, path_of, read_folder, read_whole, save_folder, sealed
 from onespike.errors import OnespikeError, reason, requires, unknown
 from onespike.exporting.onnx import FILE
-from onespike.inference.engine import PRECISIONS, Engine
+from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks
 from onespike.tensors import expect_alike, not_finite, read_tensors, shapes_alone
@@ -89,8 +89,6 @@ def _read(folder: Path) -> tuple[bytes, dict[str, Any], bytes]:
 
 
 def _ours(content: bytes, card: ModelCard, precision: str) -> Engine:
-    if precision not in PRECISIONS:
-        raise unknown("precision", precision, PRECISIONS)
     tensors = read_tensors(content, WEIGHTS)
     with shapes_alone():  # the values are in the file
         network = expect_blocks(card.build(), card.name)

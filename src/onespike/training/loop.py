@@ -18,6 +18,7 @@ from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
+from onespike.durable import remove
 from onespike.errors import OnespikeError, shown
 from onespike.lock import held
 from onespike.tensors import expect_weights
@@ -126,12 +127,14 @@ def _train(
             if main:
                 run.begin(trainer.recipe)
             twin = Run(run.folder / FOLDER)
-            if recipe.train.teacher == TWIN and not twin.is_complete:
-                train(twin_of(trainer.recipe), twin.folder, twin.config.is_file(), data=data, loss=loss, quiet=quiet)
             try:
+                if recipe.train.teacher == TWIN and not twin.is_complete:
+                    begun = twin.config.is_file()
+                    train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
                 return fit(trainer, run)
             except ClosedError:
                 if main and not resume and not twin.config.is_file():
+                    remove(twin.folder)
                     run.withdraw()
                 raise
     except OSError as error:

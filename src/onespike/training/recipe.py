@@ -56,7 +56,7 @@ class Recipe:
             object.__setattr__(self, "model", model_config(self.model))
         if not isinstance(self.model, ClassPath) and not hasattr(self.model, "build"):
             found = f"model: expected a name, a model_config or a ClassPath, got a {type(self.model).__name__}"
-            raise OnespikeError(f"{found}; pass a network to train (model=…)")
+            raise OnespikeError(f"{found}; a network goes to onespike.train(…, model=network)")
         if self.data.augmix_splits and self.train.mixup:
             reason = "the Jensen-Shannon loss takes hard labels; set --train.mixup 0"
             raise OnespikeError(f"data.augmix_splits and train.mixup: {reason}")

@@ -231,8 +231,14 @@ class Run:
 
     def clear(self) -> None:
         """Remove the checkpoint that another run may have left, killed before its beginning; after `expect_free`."""
-        for left in (self.last, self.last.with_name(".last.new")):
-            remove(left)
+        remove(self.last)
+        self._remove_leftovers()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what writers of checkpoints left that were killed: who writes those holds the folder, as we do."""
+        for left in list(self.folder.iterdir()) if self.folder.exists() else ():
+            if is_temporary(left, self.last.name, self.best.name):
+                remove(left)
 
     def expect_resumable(self) -> None:
         """Raise an `OnespikeError` if there is no checkpoint to resume from, and training would overwrite results."""
@@ -253,9 +259,7 @@ class Run:
             write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
             (self.folder / "summary.json").unlink(missing_ok=True)
-            for left in list(self.folder.iterdir()):
-                if is_temporary(left, self.last.name, self.best.name):  # who writes those holds the folder, as we do
-                    remove(left)
+            self._remove_leftovers()
         except OSError as error:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 

@@ -1,5 +1,6 @@
 """Curves for TensorBoard, Weights & Biases, MLflow and whatever else accelerate can write to."""
 
+import errno
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ClosedError(OnespikeError):
-    """A tracker cannot be opened; nothing is trained yet."""
+    """A tracker cannot be opened; this call has trained nothing yet."""
 
 
 class Trackers(Callback):
@@ -49,7 +50,7 @@ class Trackers(Callback):
             with suppress(Exception):  # some are not open
                 self.close()
             self._accelerator, accelerator.trackers = None, []
-            if isinstance(error, OSError) and error.errno:  # the system's own, such as a full disk
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk is not its own
                 raise
             raise ClosedError(f"train.track: {', '.join(names)} cannot be opened: {reason(error)}") from error
 

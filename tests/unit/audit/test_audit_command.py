@@ -157,7 +157,7 @@ def test_folders_of_equal_names_are_different_images(of_folders, tmp_path: Path)
         made, refused = compare([first, other])
         assert not made
         assert "different images or classes (folder, folder)" in refused[0]
-    assert len(compare([first, replace(first, name="twin")])[0]) == 1
+    assert len(compare([first, replace(first, name="twin", data="other")])[0]) == 1  # the images are the same
 
 
 def test_what_helps_where_an_accuracy_is_not_known(make_run, of_folders, tmp_path: Path):

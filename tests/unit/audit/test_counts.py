@@ -393,7 +393,12 @@ def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
         def forward(self, x: Tensor) -> Tensor:
             return F.linear(F.linear(x, self.w).relu(), self.w)
 
+    class InParts(Fixed):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + F.linear(x, self.w[:3]).repeat(1, 2) + F.linear(x, self.w[2:5]).repeat(1, 2)
+
     assert count_operations(Fixed(), [torch.randn(3, 6)]).weights == 36
+    assert count_operations(InParts(), [torch.randn(3, 6)]).weights == 36
     assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
 
 

@@ -57,22 +57,9 @@ def test_memory():
     assert real.weights == near(40 * 8 * access)
 
 
-def test_a_value_takes_as_many_bits_as_its_kind_needs():
-    access = 10e-12 / 64  # of one bit of a small memory
-    signed = torch.tensor([[-1.0, -0.5, 0, 1.5], [1.0, 0, 0.5, 0]])  # up to 3 spikes, and a sign
-    assert audit_of(nn.Linear(4, 10), signed).energy("memory").activations == near(2 * 4 * 3 * access)
-
-    class Product(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x[:, 0] @ x[:, 1]
-
-    pairs = torch.stack([SPIKES, SPIKES])[..., None, :].expand(2, 2, 4, 4).clone()
-    assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 1 * access)
-    pairs[:, 1] *= torch.rand(4, 4)
-    assert audit_of(Product(), pairs).energy("memory").activations == near(2 * 32 * 8 * access)
-
-
-@pytest.mark.parametrize(("levels", "spikes", "bits"), [((0, 0.25, 0.5, 1), 7, 3), ((0, 0.5, 0, -0.5), 2, 2)])
+@pytest.mark.parametrize(
+    ("levels", "spikes", "bits"), [((0, 0.25, 0.5, 1), 7, 3), ((0, 0.5, 0, -0.5), 2, 2), ((-1, -0.5, 0, 1.5), 6, 3)]
+)
 def test_graded_and_signed_spikes_take_the_bits_of_their_levels(levels, spikes, bits):
     audit = audit_of(nn.Linear(4, 10), torch.tensor([levels]))
     assert audit.energy("field").total == near(spikes * 10 * 0.9e-12)
@@ -93,6 +80,12 @@ def test_two_matrices_of_spikes_cost_what_meets():
     bit = 10e-12 / 64  # both are written and read, a bit for each value, and none is a weight that is stored
     expected = Energy(spikes=near(5 * 0.1e-12), weights=near(5 * 8 * bit), activations=near(2 * 8 * bit))
     assert audit.energy("memory") == expected
+
+
+def test_two_matrices_of_which_one_is_real_take_the_bits_of_real_numbers():
+    pairs = torch.stack([SPIKES, SPIKES])[..., None, :].expand(2, 2, 4, 4).clone()
+    pairs[:, 1] *= torch.rand(4, 4)
+    assert audit_of(Matmul(), pairs).energy("memory").activations == near(2 * 32 * 8 * 10e-12 / 64)
 
 
 def test_the_twins_of_a_network_that_hands_potentials_on():

@@ -117,6 +117,12 @@ def negative_currents(n: Net, x: Tensor) -> Tensor:
     return torch.where(currents > 0, 1.0, currents).mean((2, 3))
 
 
+def currents_above_a_negative_threshold(n: Net, x: Tensor) -> Tensor:
+    assert n.mix.bias is not None
+    currents = n.mix(n.spikes(x)) - n.mix.bias.view(3, 1, 1)
+    return torch.where(currents > -0.05, 1.0, currents).mean((2, 3))
+
+
 def means_made_whole(n: Net, x: Tensor) -> Tensor:
     means = F.avg_pool2d(n.spikes(x), 2)
     return n.mix(torch.where(means > 0.1, 1.0, means)).mean((2, 3))
@@ -178,6 +184,7 @@ CASES: list[tuple[Callable[[Net, Tensor], Tensor], str, str]] = [
     (squares, "c int8", "that exceed 64 bits"),
     (constants_in_matrices, "c fp32", HOLDS),
     (negative_currents, "c int8", "fractions of spikes that stay in"),
+    (currents_above_a_negative_threshold, "c int8", "fractions of spikes that stay in"),
     (means_made_whole, "c int8", HOLDS),
     (others_of_constants, "c int8", "a choice between tensors in"),
     (zeros_of_constants, "c int8", HOLDS),

@@ -140,7 +140,7 @@ def test_what_stands_beside_a_network_has_to_be_its_kin(changed, expected, messa
 
 def test_bad_input(command, tmp_path: Path):
     for options, message in (
-        (("--images", 0), "images and width: expected at least 1"),
+        (("--images", 0), "images: expected at least 1, got 0"),
         (("--ann", tmp_path), "give its run by --run"),
         (("--run", tmp_path), "is not a run"),
     ):

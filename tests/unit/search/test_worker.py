@@ -201,6 +201,7 @@ def test_an_error_of_the_machine_is_one_line_for_the_parent(job, monkeypatch, ca
     def full(_: Job) -> None:
         raise OSError(28, "No space left on device", "journal.log")
 
+    monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(worker, "work", full)
     assert worker.main(job(1).to_json()) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'journal.log'\n"

