@@ -218,9 +218,9 @@ def split_tensors(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def join_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """Put tensors back in the places from which `split_tensors` took them (tuples come back as lists)."""
+    """Take tensors out of `tensors`, to the places from which `split_tensors` took them (tuples come back as lists)."""
     if isinstance(tree, dict) and "tensor" in tree:
-        return tensors[tree["tensor"]]
+        return tensors.pop(tree["tensor"])
     if isinstance(tree, dict):
         return {key: join_tensors(value, tensors) for key, value in tree["pairs"]}
     return [join_tensors(value, tensors) for value in tree] if isinstance(tree, list) else tree

@@ -61,7 +61,10 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
 
     Returns the user's callbacks that kept a state, and are not there now.
     """
-    progress, optimizer = trainer.progress, join_tensors(saved.state["optimizer"], saved.training)
+    progress, tensors = trainer.progress, dict(saved.training)
+    optimizer, callbacks = (join_tensors(saved.state[key], tensors) for key in ("optimizer", "callbacks"))
+    if unused := [name for name in tensors if not name.startswith("raw.")]:
+        raise OnespikeError(f"state.json names no place for {unused[0]}")
     if len(progress.history) != progress.epoch or progress.step > len(trainer.batches):
         raise OnespikeError(f"epoch {progress.epoch}, step {progress.step}: not where it can have stopped")
     if bool(progress.step) != bool(progress.images):
@@ -78,7 +81,7 @@ def _take_over(trainer: "Trainer", saved: Checkpoint) -> list[str]:
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-    kept = _numbered(join_tensors(saved.state["callbacks"], saved.training))
+    kept = _numbered(callbacks)
     for name, callback in _numbered(dict(trainer.named_callbacks())).items():
         if state := kept.pop(name, None):
             expect_same(state, callback.state(), name[0])
