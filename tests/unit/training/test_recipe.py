@@ -200,7 +200,10 @@ def test_names_make_parts():
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        ({"model": nn.Linear(1, 1)}, r"^model: expected .*, got a Linear; pass a network to train \(model=…\)$"),
+        (
+            {"model": nn.Linear(1, 1)},
+            r"^model: expected .*, got a Linear; a network goes to onespike.train\(…, model=network\)$",
+        ),
         ({"model": None}, "^model: expected a name, .*, got a NoneType"),
         ({"model": "conv13"}, "^unknown model 'conv13'"),
         ({"data": 5}, "^data: expected keys and values, got 5$"),
