@@ -20,7 +20,7 @@ from onespike.errors import OnespikeError, lacks_memory, reason, shown
 _ALLOWED: set[str] = set()
 _ADDED: set[str] = set()  # folders put on Python's path for them
 #: How code refuses arguments; what else it raises keeps its traceback.
-_REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def call(target: Callable[..., Any], arguments: Mapping[str, Any], where: str, o
         raise OnespikeError(f"{where}.init_args: {error}; expected those of {label}{signature}") from None
     try:
         return target(**given)
-    except _REFUSALS as error:
+    except REFUSALS as error:
         if lacks_memory(error):
             raise
         raise OnespikeError(f"{where}.init_args: {label} refuses {given}: {reason(error)}") from error

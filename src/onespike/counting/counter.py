@@ -17,14 +17,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from onespike.counting.composed import Composed
 from onespike.counting.elementwise import work
 from onespike.counting.origins import (
     BLANK,
     Input,
-    Layout,
     OutOfSight,
-    Padded,
-    Weighted,
     Weights,
     memory,
     tensors_in,
@@ -56,10 +54,7 @@ class ProductCounter(TorchDispatchMode):
         self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
         self._first = False  # whether the current operation reads the input with no product in between
-        # Activations that were multiplied by weights, by place in memory: if they are summed up later, it was a
-        # product.
-        self._weighted: dict[int, Weighted] = {}
-        self._padded: dict[int, Padded] = {}  # activations with zeros around them, by place in memory
+        self._composed = Composed(self._weights)
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -82,7 +77,7 @@ class ProductCounter(TorchDispatchMode):
             yield
         self._count_as_state(self._weights.replaced())
         self._weights.clear()
-        for remembered in (self._input, self._uncounted, self._weighted, self._padded):
+        for remembered in (self._input, self._uncounted, self._composed):
             remembered.clear()
 
     def _hooks(self, path: str, module: nn.Module) -> Iterator[Any]:
@@ -207,50 +202,24 @@ class ProductCounter(TorchDispatchMode):
                 f"{self._here()} spreads its parameters by {func.overloadpacket}, where the audit cannot "
                 "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
             )
-        if self._sums_up(func, args):
+        if self._counts_sum(func, args):
             return True
         if done and not self._adds_bias(func, path, tensors):
             self.elementwise[path] += done
         for tensor in written(func, args, kwargs):
-            self._weighted.pop(memory(tensor), None)
-            self._padded.pop(memory(tensor), None)
-        self._pad(func, args, result)
-        self._weigh(func, path, args, result)
+            self._composed.forget(tensor)
+        self._composed.see(func, path, args, result, self._first)
         return False
 
-    def _pad(self, func: Any, args: tuple[Any, ...], result: Any) -> None:
-        """Remember activations around which zeros are put: in a convolution these are its padding."""
-        if func.overloadpacket.__name__ != "constant_pad_nd" or any(args[2:]) or min(args[1], default=0) < 0:
-            return
-        self._padded = {at: one for at, one in self._padded.items() if not one.layout.expired}
-        self._padded[memory(result)] = Padded(Layout.of(result), tuple(zip(args[1][::2], args[1][1::2], strict=True)))
-
-    def _weigh(self, func: Any, path: str, args: tuple[Any, ...], result: Any) -> None:
-        """Remember activations that are multiplied by weights one by one: they may be summed up later."""
-        if func.overloadpacket.__name__ not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
-            return
-        (x, weight), place = sorted(args, key=self._weights.__contains__), memory(result)
-        if weight not in self._weights or x in self._weights or result.is_complex() or not x.numel():
-            return
-        self._weighted = {at: one for at, one in self._weighted.items() if not one.layout.expired}
-        sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
-        if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
-            self._weighted[place] = Weighted(Layout.of(result), axes, path, x, weight, self._first)
-
-    def _sums_up(self, func: Any, args: tuple[Any, ...]) -> bool:
+    def _counts_sum(self, func: Any, args: tuple[Any, ...]) -> bool:
         """If weighted activations are summed along an axis on which their weights differ, count that as a product."""
-        if func.overloadpacket.__name__ not in ("sum", "mean") or memory(args[0]) not in self._weighted:
+        if (one := self._composed.summed(func, args)) is None:
             return False
-        one, made = self._weighted[memory(args[0])], args[0]
-        axes = args[1] if len(args) > 1 and args[1] else range(made.dim())
-        if not one.layout.is_of(made) or one.axes.isdisjoint(axis % made.dim() for axis in axes):
-            return False
-        del self._weighted[memory(made)]
         key = one.path, f"sums of {one.weight.numel()} weights", self._weights.place(one.weight), one.first
         tally = self.tallies.setdefault(key, Tally(key[1], one.weight.numel(), first=one.first))
         rows = one.x.numel() // (one.x.shape[-1] if one.x.ndim else 1)
-        tally.see_linear(one.x, made.numel() // one.x.numel(), rows)
-        self.elementwise[one.path] -= Counter(multiply=made.numel())
+        tally.see_linear(one.x, args[0].numel() // one.x.numel(), rows)
+        self.elementwise[one.path] -= Counter(multiply=args[0].numel())
         return True
 
     def _adds_bias(self, func: Any, path: str, tensors: Sequence[Tensor]) -> bool:
@@ -281,9 +250,8 @@ class ProductCounter(TorchDispatchMode):
         shape = result.shape
         if x.dim() == axes + 1:
             x, shape = x[None], torch.Size((1, *shape))
-        made = None if transposed else self._padded.get(memory(x))
-        if made is not None and made.is_all_of(x, axes):
-            for axis, (before, behind) in enumerate(made.zeros, 1):
+        if not transposed:
+            for axis, (before, behind) in enumerate(self._composed.zeros(x, axes), 1):
                 x = x.narrow(-axis, before, x.shape[-axis] - before - behind)
                 steps[1][-axis] += before
         kernel = "x".join(map(str, weight.shape[2:]))

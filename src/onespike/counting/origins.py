@@ -141,30 +141,6 @@ class Layout(NamedTuple):
         return (tensor.shape, tensor.stride()) == (self.shape, self.stride)
 
 
-class Weighted(NamedTuple):
-    """Activations times weights."""
-
-    layout: Layout
-    axes: set[int]  # along which the weights differ
-    path: str  # of the module that multiplied them
-    x: Tensor
-    weight: Tensor
-    first: bool  # as in `Product`
-
-
-class Padded(NamedTuple):
-    """Activations with zeros around them."""
-
-    layout: Layout
-    zeros: tuple[tuple[int, int], ...]  # before and behind, along the last axis, the one before it, ...
-
-    def is_all_of(self, x: Tensor, axes: int) -> bool:
-        """Whether x is all of it, with the zeros along its last `axes`; the axes before these may have been joined."""
-        _, shape, stride = self.layout
-        alike = (x.shape[-axes:], x.stride()[-axes:]) == (shape[-axes:], stride[-axes:])
-        return alike and len(self.zeros) <= axes and x.numel() == shape.numel()
-
-
 class OutOfSight(TorchFunctionMode):
     """Raises where a network takes values that depend on its input out of PyTorch: nothing could be counted then."""
 

@@ -14,6 +14,7 @@ from accelerate.utils import broadcast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from onespike.classpath import REFUSALS
 from onespike.data.augment import seed_everything
 from onespike.data.dataset import Dataset
 from onespike.data.loader import EvalLoader, Share, TrainLoader, derive_seed
@@ -321,7 +322,7 @@ def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None
     try:
         with torch.enable_grad():
             number = loss(logits.detach().requires_grad_(), targets)
-    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError) as error:
+    except REFUSALS as error:
         remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
         raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
     if not isinstance(number, Tensor) or number.numel() != 1:
