@@ -20,7 +20,7 @@ from onespike.evaluation import evaluate, inspect_network
 from onespike.inference import load_engine
 from onespike.models import model_config
 from onespike.training.checkpoint import ModelCard
-from onespike.training.trainer import expect_loss
+from onespike.training.requirements import expect_loss
 from tests.hostile.harness import in_time
 
 ITEMS = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import onespike
 from onespike import OnespikeError
 from onespike.training.loop import set_up
-from onespike.training.trainer import expect_loss
+from onespike.training.requirements import expect_loss
 
 
 class Scaled(nn.Module):

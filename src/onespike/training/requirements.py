@@ -1,0 +1,65 @@
+"""What a network and a loss have to be for a training, tried on blank images before it begins."""
+
+import torch
+from torch import Tensor, nn
+
+from onespike.classpath import REFUSALS
+from onespike.data.dataset import Dataset
+from onespike.data.loader import Share
+from onespike.errors import OnespikeError, reason
+from onespike.neurons.watch import aside, logits_of
+from onespike.training.losses import Loss
+
+
+def expect_logits(network: nn.Module, data: Dataset, share: Share, side: int | None = None) -> Tensor:
+    """Return a network's logits for blank images of a data set; an `OnespikeError` if it has none for them.
+
+    `side` is the side of the images after resizing, if they are resized first.
+    """
+    blank = data.blank(2, side, device=share.device, dtype=share.dtype)
+    if blank.ndim == 4:  # as batches are
+        blank = blank.contiguous(memory_format=torch.channels_last)
+    try:
+        with aside(network):
+            return logits_of(network, blank, data.num_classes)
+    except OnespikeError as error:
+        advice = "; images and maps lie channels-last in memory: write flatten(1) or reshape in place of view"
+        why = f"{error}{advice if 'view size' in str(error) else ''}"
+        raise OnespikeError(f"model: with the images of {data.name}, {why}") from error
+
+
+def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> None:
+    """Raise an `OnespikeError` unless a network takes a data set's images resized to `side` pixels a side."""
+    try:
+        expect_logits(network, data, share, side)
+    except OnespikeError as error:
+        remedy = "choose another size, another model, or --train.start_size 0"
+        raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
+
+
+def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
+    """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
+
+    Of AugMix's `splits` of each image there are logits, one split after the other, and a single label.
+
+    The optimiser moves the network's weights alone, so a loss may have none that need a gradient.
+    """
+    weights = loss.named_parameters() if isinstance(loss, nn.Module) else ()
+    if learned := [name for name, one in weights if one.requires_grad]:
+        advice = "put it into the model, or freeze it by requires_grad_(False)"
+        raise OnespikeError(f"loss: its weight {learned[0]} would not be trained: {advice}")
+    labels = torch.zeros(logits.shape[-2], dtype=torch.long, device=logits.device)
+    targets = nn.functional.one_hot(labels, logits.shape[-1]).to(logits.dtype) if soft else labels
+    logits = torch.cat([logits] * splits, -2)
+    shapes = f"logits {tuple(logits.shape)} and labels {tuple(targets.shape)}"
+    try:
+        with torch.enable_grad():
+            number = loss(logits.detach().requires_grad_(), targets)
+    except REFUSALS as error:
+        remedy = "; Mixup makes labels soft: --train.mixup 0" if soft else ""
+        raise OnespikeError(f"loss: it does not take {shapes}: {reason(error)}{remedy}") from error
+    if not isinstance(number, Tensor) or number.numel() != 1:
+        given = f"shape {tuple(number.shape)}" if isinstance(number, Tensor) else type(number).__name__
+        raise OnespikeError(f"loss: expected a tensor of one number for {shapes}, got {given}")
+    if not number.requires_grad:
+        raise OnespikeError("loss: it does not depend on the logits: expected one with a gradient")
