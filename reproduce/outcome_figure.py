@@ -125,7 +125,7 @@ def draw_depths(outcomes: Sequence[Outcome]) -> Figure:
     if pending:
         axis.set_title(f"pending: {', '.join(map(str, pending))} layers", loc="right", fontsize=9, color="grey")
     several = any(one.estimate and one.estimate.interval for one in outcomes)
-    axis.set(xlabel="layers", ylabel=BARS if several else ACCURACY)
+    axis.set(xlabel="blocks", ylabel=BARS if several else ACCURACY)
     axis.set_xticks(sorted({int(one.setting.label) for one in outcomes}))
     axis.legend(frameon=False, title="unit")
     return figure
