@@ -180,6 +180,8 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
             if key not in (studies.SLOT, studies.WORKER, studies.SEEN):
                 attempt.set_user_attr(key, value)
         return list(same.values)
+    base = load_recipe(job.recipe, job.values({}))
+    studies.expect_same_search(study, base, job.space, job.energy, f"{job.recipe} was changed: {job.out}")
     run = Run(Path(job.out) / f"trial-{number:03d}")
     attempt.set_user_attr("folder", run.folder.name)
     try:

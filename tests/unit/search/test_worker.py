@@ -23,6 +23,7 @@ from onespike.search.search import _environment
 from onespike.search.worker import Job, work
 from onespike.training import Run
 from onespike.training.callbacks import Callback
+from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Diverged, Trainer
 from tests.unit.search.trial import TINY
 
@@ -332,6 +333,30 @@ def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
     assert work(job(1, "field")) == 0
     (one,) = studies.tried(study_of(job(1, "field")), "field")
     assert one.outcome == "refused: the network's head does aten.cumprod, which the audit cannot count"
+
+
+def test_a_recipe_that_is_edited_while_it_is_searched_by_ends_the_search(job, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {momentum: 0.9}\n")
+    made = replace(job(1), recipe=str(recipe))
+    base = load_recipe(str(recipe), made.values({}))
+    studies.expect_same_search(study_of(made), base, made.space, "", "here")
+    for content, complaint in (("train: {momentum: 0.5}", "train.momentum was 0.9, now 0.5"), ("{", "cannot be read")):
+        recipe.write_text(content)
+        with pytest.raises(OnespikeError, match=complaint):
+            work(made)
+        assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
+
+
+def test_a_folder_that_is_renamed_holds_the_same_search(tmp_path, monkeypatch):
+    monkeypatch.setitem(search.__globals__, "_processes", lambda *_: nullcontext([]))
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    for name in ("one", "other"):
+        with pytest.raises(OnespikeError, match="1 of 1 trials are not done"):
+            search("digits", tmp_path / "space.yaml", tmp_path / name, overrides=TINY, trials=1)
+        (tmp_path / name).rename(tmp_path / "other")
+    (study,) = storages.open_storage(None, tmp_path / "other").get_all_studies()
+    assert study.study_name == "one"
 
 
 def test_a_job_is_read_as_it_was_written(job):
