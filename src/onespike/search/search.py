@@ -68,7 +68,9 @@ def search(
         KeyboardInterrupt: It was stopped; what is done is kept.
     """
     storages.need_optuna()
-    out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
+    out, space = path_of(out), path_of(space, "file")
+    values = (overrides or {}).items()  # as JSON has them, for the processes and the report
+    given = {key: one if isinstance(one, Text) else plain(convert(one, Any, key)) for key, one in values}
     trials, workers = _number("trials", trials, 10**6), _number("workers", workers, MOST)
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
@@ -86,7 +88,7 @@ def search(
 
     texts = {name: distribution_to_json(one) for name, one in distributions.items()}
     studies.expect_same_search(study, base, texts, energy, (storage and "the storage") or str(out))
-    options: dict[str, Any] = {"recipe": recipe, "overrides": {key: plain(one) for key, one in given.items()}}
+    options: dict[str, Any] = {"recipe": recipe, "overrides": given}
     options["typed"] = [key for key, one in given.items() if isinstance(one, Text)]
     options |= {"space": texts, "out": str(out), "name": name, "storage": storage, "trials": trials}
     job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())

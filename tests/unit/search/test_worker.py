@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import sqlalchemy
 import torch
@@ -144,11 +145,12 @@ def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
     jobs: list[Job] = []
     monkeypatch.setitem(search.__globals__, "_processes", lambda job, _: jobs.append(job) or nullcontext([]))
     (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
-    given = {**TINY, "train.track": Text("tensorboard,wandb"), "train.mixup": 0.1}
+    given = {**TINY, "train.track": Text("tensorboard,wandb"), "train.mixup": np.float32(0.1)}
     with pytest.raises(OnespikeError, match="1 of 1 trials are not done"):
         search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=given, trials=1)
     (made,) = jobs
-    assert (made.typed, made.overrides["train.mixup"]) == (["train.track"], 0.1)
+    read = Job(**json.loads(made.to_json()))
+    assert (read.typed, read.overrides["train.mixup"]) == (["train.track"], np.float32(0.1).item())
 
 
 def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
