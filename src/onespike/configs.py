@@ -128,7 +128,7 @@ def _untyped(value: Any) -> Any:
         return type(value)(_untyped(one) for one in value)
     if isinstance(value, Text):
         parsed = _parsed(value)
-        return _number_of(parsed) if isinstance(parsed, str) else parsed
+        return _number_of(parsed) if parsed == value.strip() else parsed  # "1e3" in quotes is text
     return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import PATIENCE
+from onespike.search.storage import open_storage
+from onespike.search.study import STOPPED, WORKERS, open_study
+from tests.running import PATIENCE, wait_until
 
 TINY = {
     "data.limit": 300,
@@ -73,3 +75,19 @@ def test_killed_at_random_and_called_again_no_trial_is_lost_or_doubled(start, tm
     assert {one.name for one in out.glob("trial-*")} == {row["run"] for row in rows}
     assert all((out / row["run"] / "summary.json").is_file() for row in rows)
     print(f"{calls} calls, {killed[0]} processes and {killed[1]} callers killed")
+
+
+@pytest.mark.slow
+def test_without_the_command_its_processes_save_and_end(start, tmp_path: Path):
+    out = tmp_path / "search"
+    (tmp_path / "space.yaml").write_text(SPACE)
+    command = ["search", "--space", tmp_path / "space.yaml", "--out", out, "--workers", 2]
+    command += [word for key, value in {**TINY, "train.epochs": 9999}.items() for word in (f"--{key}", value)]
+    parent = start(*command, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(list(out.glob("trial-*/last"))) == 2, parent)
+    parent.kill()
+    end = time.monotonic() + PATIENCE
+    while any((out / WORKERS).iterdir()) and time.monotonic() < end:
+        time.sleep(0.1)
+    trials = open_study(open_storage(None, out), out.name, 20, "", 9999).trials
+    assert [one.user_attrs.get(STOPPED) for one in trials] == ["stopped"] * 2

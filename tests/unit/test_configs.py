@@ -111,6 +111,7 @@ def test_what_has_no_type_is_plain_all_through():
     assert found == {"a": "*.png", "b": {"c": 3}, "d": [0.001, 2.0], "e": (1, 2)}
     assert type(found["a"]) is str
     assert yaml.safe_load(yaml.safe_dump(plain(found)))["b"] == {"c": 3}
+    assert [convert(Text(one), Any, "x") for one in ("1e3", '"1e3"', "no", "'no'")] == [1000.0, "1e3", False, "no"]
     assert convert(Path("there"), Any, "x") == "there"
 
 

@@ -19,7 +19,7 @@ _OF_TEST = (
     *("name", "image_size", "class_path", "init_args"),
     *("frames", "frames_by", "representation", "sensor", "denoise"),
 )
-_BY_ROOT = ("folder", "hub", "events-folder")
+BY_ROOT = ("folder", "hub", "events-folder")
 #: AutoAugment policies in timm's notation; timm itself silently leaves out what it does not know.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
 _POLICY = re.compile(
@@ -105,7 +105,7 @@ class DataConfig:
 
     def shows_as(self, other: "DataConfig") -> bool:
         """Whether the test images are those of another configuration, by the options that choose and change them."""
-        options = [*_OF_TEST, *(["root"] if self.name in _BY_ROOT else [])]
+        options = [*_OF_TEST, *(["root"] if self.name in BY_ROOT else [])]
         return all(getattr(self, key) == getattr(other, key) for key in options)
 
     def __post_init__(self) -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onespike.classpath import allowed
+from onespike.configs import Text, convert
 from onespike.durable import csv_text, save_text
 from onespike.errors import printable
+from onespike.search.space import as_chosen
 from onespike.search.study import Tried
 
 if TYPE_CHECKING:
@@ -32,20 +34,25 @@ tr.best { font-weight: 600; }
 """
 
 
-def as_text(value: Any) -> str:
-    """A value of an option as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def as_words(values: Mapping[str, Any]) -> list[str]:
+    """Options as the command line takes them: text that would be read as another value, such as `no`, in quotes."""
+    words = []
+    for name, value in values.items():
+        untyped = ".init_args." in name and not isinstance(value, Text)
+        same = isinstance(value, str) and not (untyped and convert(Text(value), Any, name) != value)
+        words += [f"--{name}", value if same else json.dumps(value, ensure_ascii=False)]
+    return words
 
 
 def words_of(recipe: str, given: Mapping[str, Any]) -> list[str]:
     """The words that the commands of all trials share: modules that may be imported, the recipe, values of it."""
     imports = [word for name in allowed() for word in ("--import", name)]
-    return [*imports, "--recipe", recipe, *(word for key, one in given.items() for word in (f"--{key}", as_text(one)))]
+    return [*imports, "--recipe", recipe, *as_words(given)]
 
 
 def command_of(one: Tried, command: Sequence[str]) -> str:
     """The command that trains with the values of a trial; `command` are the words from `words_of`."""
-    own = [word for key, value in one.values.items() for word in (f"--{key}", as_text(value))]
+    own = as_words({key: as_chosen(value) for key, value in one.values.items()})
     return shlex.join(["onespike", "train", *command, *own])
 
 
@@ -122,7 +129,9 @@ def describe(one: Tried) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.5g}" if isinstance(value, float) else printable(as_text(value), 80)
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return printable(value if isinstance(value, str) else json.dumps(value), 80)
 
 
 def _image(figure: "Figure", about: str) -> str:

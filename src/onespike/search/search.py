@@ -24,7 +24,7 @@ from onespike.search.report import PAGE, words_of, write_report
 from onespike.search.space import read_space
 from onespike.search.study import Tried
 from onespike.search.worker import Job, expect_held_out
-from onespike.training.recipe import NO_MATTER, load_recipe, values_of
+from onespike.training.recipe import load_recipe
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +68,9 @@ def search(
         KeyboardInterrupt: It was stopped; what is done is kept.
     """
     storages.need_optuna()
-    out, space, given = path_of(out), path_of(space, "file"), dict(overrides or {})
+    out, space = path_of(out), path_of(space, "file")
+    values = (overrides or {}).items()  # as JSON has them, for the processes and the report
+    given = {key: one if isinstance(one, Text) else plain(convert(one, Any, key)) for key, one in values}
     trials, workers = _number("trials", trials, 10**6), _number("workers", workers, MOST)
     if energy and energy not in CONVENTIONS:
         raise unknown("convention of energy", energy, CONVENTIONS)
@@ -78,16 +80,17 @@ def search(
     base, distributions = load_recipe(recipe, given), read_space(space, recipe, given)
     expect_held_out(base)
     opened = storages.open_storage(storage, out)
-    study = studies.open_study(opened, out.resolve().name, trials, energy, base.train.epochs)
+    # A journal is of this folder alone, and stays what it is if that is renamed.
+    names = [] if storage else [one.study_name for one in opened.get_all_studies()]
+    name = names[0] if names else out.resolve().name
+    study = studies.open_study(opened, name, trials, energy, base.train.epochs)
     from optuna.distributions import distribution_to_json
 
     texts = {name: distribution_to_json(one) for name, one in distributions.items()}
-    identity = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
-    identity |= {"space": texts, "energy": energy}
-    studies.expect_same_search(study, identity, (storage and "the storage") or str(out))
-    options: dict[str, Any] = {"recipe": recipe, "overrides": {key: plain(one) for key, one in given.items()}}
+    studies.expect_same_search(study, base, texts, energy, (storage and "the storage") or str(out))
+    options: dict[str, Any] = {"recipe": recipe, "overrides": given}
     options["typed"] = [key for key, one in given.items() if isinstance(one, Text)]
-    options |= {"space": texts, "out": str(out), "name": study.study_name, "storage": storage, "trials": trials}
+    options |= {"space": texts, "out": str(out), "name": name, "storage": storage, "trials": trials}
     job = Job(**options, energy=energy, epochs=base.train.epochs, imports=allowed(), parent=os.getpid())
     (out / studies.WORKERS).mkdir(parents=True, exist_ok=True)  # marks the folder as one of a search
     command = words_of(recipe, given)

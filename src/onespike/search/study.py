@@ -9,14 +9,17 @@ import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from onespike.configs import convert
+from onespike.configs import convert, plain
+from onespike.data.config import BY_ROOT
+from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError, printable
 from onespike.lock import held
 from onespike.search.storage import need_optuna
+from onespike.training.recipe import NO_MATTER, Recipe, values_of
 
 if TYPE_CHECKING:
     import optuna
@@ -33,7 +36,8 @@ BEAT, GRACE = 10.0, 90.0
 DEATHS = 5
 #: Draws in a row that are discarded because they repeat earlier values; then hardly any other values are left.
 REPEATS = 20
-IDENTITY = "search"
+#: Attributes of a study: which search it is, and of which images.
+IDENTITY, IMAGES = "search", "images"
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,28 @@ def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -
     return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options)
 
 
-def expect_same_search(study: "optuna.Study", identity: Mapping[str, Any], where: str) -> None:
-    """Raise an `OnespikeError` if a study has another `identity`, that is, other values; a new study takes it."""
-    known = study.user_attrs.get(IDENTITY)
+def expect_same_search(study: "optuna.Study", base: Recipe, space: Mapping[str, str], energy: str, where: str) -> None:
+    """Raise an `OnespikeError` if a study is of another recipe, space or convention; a new study takes them.
+
+    Where nothing but the root says which images they are, these have to be the same, wherever they lie.
+    """
+    values = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
+    _expect_same(study, IDENTITY, values | {"space": dict(space), "energy": energy}, where)
+    if base.data.name in BY_ROOT and base.data.class_path is None:
+        data = open_dataset(base.data)
+        parts = {"training": data.train, "held-out": data.validation}
+        digests = {f"digest of the {name} images": replace(data, test=part).test_set() for name, part in parts.items()}
+        _expect_same(study, IMAGES, digests, where)
+
+
+def _expect_same(study: "optuna.Study", key: str, now: Mapping[str, Any], where: str) -> None:
+    known = study.user_attrs.get(key)
     if known is None:
-        study.set_user_attr(IDENTITY, dict(identity))
+        study.set_user_attr(key, dict(now))
         return
-    if changed := [key for key in dict.fromkeys([*known, *identity]) if known.get(key) != identity.get(key)]:
-        was, now = known.get(changed[0]), identity.get(changed[0])
-        raise OnespikeError(
-            f"{where} holds another search: {changed[0]} was {printable(was, 200)}, now {printable(now, 200)}; "
-            "choose another --out"
-        )
+    if changed := [name for name in dict.fromkeys([*known, *now]) if known.get(name) != now.get(name)]:
+        was, will = (printable(one.get(changed[0]), 200) for one in (known, now))
+        raise OnespikeError(f"{where} holds another search: {changed[0]} was {was}, now {will}; choose another --out")
 
 
 def slots_of(trials: Sequence["FrozenTrial"]) -> dict[int, list["FrozenTrial"]]:

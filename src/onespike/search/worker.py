@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 #: Most held-out images to count energy on; images in a batch; first trials that end the search if all are refused.
 IMAGES, BATCH, REFUSALS = 512, 64, 3
+#: Seconds between two looks whether the parent is there; seconds in which a process may save its work without it.
+LOOK, LAST = 1.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Job:
     energy: str
     epochs: int
     imports: list[str]
-    parent: int  # the process that started this one; without it nobody could stop this one
+    parent: int  # the process that started this one
     typed: list[str] = field(default_factory=list)  # of the overrides, those that were typed: JSON does not tell
 
     def to_json(self) -> str:
@@ -69,10 +72,10 @@ class Job:
 
 
 class Life(Callback):
-    """Sends signs of life to the storage during an attempt, and stops it if nobody waits for it any more."""
+    """Sends signs of life to the storage during an attempt, and stops it if another process has taken over."""
 
-    def __init__(self, attempt: "Trial", parent: int) -> None:
-        self.lost, self._attempt, self._parent, self._end = False, attempt, parent, threading.Event()
+    def __init__(self, attempt: "Trial") -> None:
+        self.lost, self._attempt, self._end = False, attempt, threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Life":
@@ -94,8 +97,8 @@ class Life(Callback):
                 continue
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
-        """Stop, with a checkpoint, if another process has taken over or the process that started us is gone."""
-        if self.lost or os.getppid() != self._parent:
+        """Stop, with a checkpoint, if another process has taken over."""
+        if self.lost:
             trainer.stop = True
 
 
@@ -108,42 +111,46 @@ def work(job: Job) -> int:
     space = {name: json_to_distribution(text) for name, text in job.space.items()}
     worker = uuid4().hex
     with held(out / studies.WORKERS / worker):
-        while os.getppid() == job.parent:
+        while True:
             attempt = studies.claim(study, space, job.trials, out, worker)
             if attempt == "done":
                 return 0
             if attempt == "wait":
                 time.sleep(1)
             elif not _attempt(study, attempt, job):
-                break
-    return 130
+                return 130
 
 
 def _attempt(study: "optuna.Study", attempt: "Trial", job: Job) -> bool:
     """Make an attempt and tell its result; returns whether to go on with another."""
     from optuna import TrialPruned
+    from optuna.exceptions import UpdateFinishedTrialError
     from optuna.trial import TrialState
 
     def tell(*arguments: Any, **options: Any) -> None:
         with suppress(ValueError, RuntimeError):  # another process has told it
             study.tell(attempt, *arguments, **options)
 
-    life = Life(attempt, job.parent)
+    def fail(key: str, why: str) -> None:
+        with suppress(UpdateFinishedTrialError):
+            attempt.set_user_attr(key, why)
+        tell(state=TrialState.FAIL)
+
+    life = Life(attempt)
     try:
         with life:
             values = _train(study, attempt, job, life)
         tell(values)
     except TrialPruned:
         tell(state=TrialState.PRUNED)
+    except UpdateFinishedTrialError:  # another process has taken over
+        return True
     except Stopped:
-        if not life.lost:
-            attempt.set_user_attr(studies.STOPPED, "stopped")
-        tell(state=TrialState.FAIL)
+        fail(studies.STOPPED, "stopped")
         return life.lost
     except BaseException as error:
         outcome = _outcome(error)
-        attempt.set_user_attr(studies.OUTCOME if outcome else studies.STOPPED, outcome or printable(error, 300))
-        tell(state=TrialState.FAIL)
+        fail(studies.OUTCOME if outcome else studies.STOPPED, outcome or printable(error, 300))
         if not outcome:
             raise
         so_far = [one.outcome for one in studies.tried(study, job.energy) if one.done]
@@ -173,6 +180,8 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
             if key not in (studies.SLOT, studies.WORKER, studies.SEEN):
                 attempt.set_user_attr(key, value)
         return list(same.values)
+    base = load_recipe(job.recipe, job.values({}))
+    studies.expect_same_search(study, base, job.space, job.energy, f"{job.recipe} was changed: {job.out}")
     run = Run(Path(job.out) / f"trial-{number:03d}")
     attempt.set_user_attr("folder", run.folder.name)
     try:
@@ -226,13 +235,26 @@ def count_energy(run: Run) -> dict[str, float]:
     checkpoint, held_out = run.checkpoint("best"), run.dataset().validation
     device, card = make_accelerator(run.recipe.train).device, checkpoint.card
     batches = (images for images, _ in EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device)))
-    found = audit(checkpoint.network().to(device).eval(), batches)
+    try:
+        found = audit(checkpoint.network().to(device).eval(), batches)
+    except OnespikeError as error:  # a network of these values cannot be counted, however often it is trained
+        raise _Refused(str(error)) from error
     return {convention: 1e6 * found.energy(convention).total for convention in CONVENTIONS}
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent is gone, in whatever it does: nobody waits for it, nor could stop it."""
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first
+    time.sleep(LAST)
+    os._exit(130)
 
 
 def main(text: str) -> int:
     """Do a job; returns the exit code. An error that the user can fix is one line for the parent process."""
     job = Job(**json.loads(text))
+    threading.Thread(target=_end_with, args=(job.parent,), daemon=True).start()
     try:
         allow_imports(*job.imports)
         keep_freed_memory()

@@ -1,4 +1,4 @@
-"""What stops a training: signals, which let the current step end first."""
+"""What stops a training: signals, which let the current step end first, or the test."""
 
 import signal
 import threading
@@ -9,15 +9,20 @@ from typing import Any
 PATIENCE = 2.0
 
 
-class Interrupt:
-    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step.
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
-    One that comes more than `PATIENCE` later stops it at once and saves nothing.
+
+class Interrupt:
+    """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step, which raises `Stopped`.
+
+    If no step comes any more, as in the test, it takes effect when the loop has ended: whoever called the loop would go
+    on otherwise. One that comes more than `PATIENCE` later stops the loop at once and saves nothing.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self._since = 0.0
+        self._since, self._number = 0.0, 0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -28,12 +33,14 @@ class Interrupt:
             self._before = {one: signal.signal(one, self._handle) for one in numbers}
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self.requested and not issubclass(kind or object, Stopped | KeyboardInterrupt):
+            signal.raise_signal(self._number)
 
-    def _handle(self, *_: object) -> None:
+    def _handle(self, number: int, _: object) -> None:
         if not self.requested:
-            self.requested, self._since = True, time.monotonic()
+            self.requested, self._since, self._number = True, time.monotonic(), number
         elif time.monotonic() - self._since > PATIENCE:
             raise KeyboardInterrupt

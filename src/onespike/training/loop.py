@@ -27,6 +27,7 @@ from onespike.training.checkpoint import ModelCard
 from onespike.training.display import Display
 from onespike.training.flops import peta
 from onespike.training.interrupt import Interrupt
+from onespike.training.interrupt import Stopped as Stopped
 from onespike.training.losses import Loss, make_loss
 from onespike.training.optim import make_accelerator
 from onespike.training.progress import best_row, quality
@@ -41,10 +42,6 @@ from onespike.training.trainer import Trainer
 
 #: Number of training images from which layers such as whitening are set before training.
 LEARNT_FROM = 5000
-
-
-class Stopped(Exception):  # noqa: N818 - it is no error
-    """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
 def train(
@@ -80,6 +77,7 @@ def train(
     Raises:
         OnespikeError: Something outside the program is wrong; the message says what.
         Stopped: The run was stopped; a checkpoint was saved first.
+        KeyboardInterrupt: Ctrl-C came after the last step; the run is complete.
     """
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
@@ -206,8 +204,8 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Train from the trainer's position to the end of the last epoch, then test; returns the summary."""
     trainer.run = run
     trainer.progress.start_clock()
-    try:
-        with Interrupt() as interrupt:
+    with Interrupt() as interrupt:
+        try:
             for callback in trainer.callbacks:
                 callback.start(trainer)
             while trainer.progress.epoch < trainer.config.epochs and not trainer.enough:
@@ -221,9 +219,9 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
             for callback in trainer.callbacks:
                 callback.finish(trainer, summary)
             return summary
-    finally:
-        for callback in reversed(trainer.callbacks):
-            callback.close()
+        finally:
+            for callback in reversed(trainer.callbacks):
+                callback.close()
 
 
 def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:

@@ -2,10 +2,12 @@ import csv
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from onespike.classpath import allow_imports
+from onespike.configs import Text, convert
 from onespike.search.report import command_of, words_of
 from onespike.search.study import Tried
 from onespike.training import Run
@@ -101,6 +103,22 @@ def test_the_command_of_a_trial_imports_what_the_search_did():
     command = command_of(one, words_of("digits", {"train.track": []}))
     expected = "onespike train --import json.tool --recipe digits --train.track '[]' --train.lr 0.1"
     assert command == expected
+
+
+@pytest.mark.parametrize("value", ["no", "null", "1e3", "1.5", "", "~", "[1, 2]", "a: b", "relu", "it's", "é 😀", "_1"])
+def test_the_command_of_a_trial_gives_text_back_as_it_is(value):
+    name = "model.init_args.mode"
+    own = Tried(0, "trained", {name: value, "train.optimizer": "sgd"}, 90.0, None, {}, best=True)
+    commands = [words_of("digits", {name: value})]
+    if value != "[1, 2]":  # which stands for a list in a space
+        commands.append(shlex.split(command_of(own, [])))
+        assert commands[-1][-2:] == ["--train.optimizer", "sgd"]
+    for words in commands:
+        assert convert(Text(words[words.index(f"--{name}") + 1]), Any, name) == value
+    assert words_of("digits", {name: Text(value)})[-1] == value  # as it was typed
+    assert words_of("digits", {"data.root": value})[-1] == value  # the type tells
+    chosen = Tried(0, "trained", {name: "[4, 8]"}, 90.0, None, {}, best=True)
+    assert command_of(chosen, []).endswith("'[4, 8]'")
 
 
 @pytest.mark.parametrize("name", ["search.csv", "trial-000/mine", "notes.txt"])

@@ -15,6 +15,8 @@ from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.storage import open_storage
 from onespike.search.study import claim, expect_same_search, open_study, tried
+from onespike.training.recipe import load_recipe
+from tests.unit.data.layouts import save_image
 
 SPACE = {"train.lr": FloatDistribution(0.01, 0.1)}
 
@@ -132,10 +134,32 @@ def test_a_trial_that_kills_its_process_each_time_is_given_up(study, tmp_path, a
 
 
 def test_another_search_in_the_same_place_is_refused(study):
-    expect_same_search(study, {"train.lr": 0.1, "space": {}}, "here")
-    expect_same_search(study, {"train.lr": 0.1, "space": {}}, "here")
+    base, other = (load_recipe("digits", {"train.lr": lr, "data.workers": 2}) for lr in (0.1, 0.2))
+    moved = load_recipe("digits", {"train.lr": 0.1, "data.root": "elsewhere", "data.workers": 1})
+    for one in (base, base, moved):
+        expect_same_search(study, one, {"train.momentum": "{}"}, "", "here")
     with pytest.raises(OnespikeError, match=r"here holds another search: train.lr was 0.1, now 0.2; choose another"):
-        expect_same_search(study, {"train.lr": 0.2, "space": {}}, "here")
+        expect_same_search(study, other, {"train.momentum": "{}"}, "", "here")
+    with pytest.raises(OnespikeError, match=r"here holds another search: space was .*; choose another"):
+        expect_same_search(study, base, {}, "", "here")
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_other_images_are_another_search_wherever_they_lie(study, tmp_path, part):
+    def check(root: Path) -> None:
+        recipe = load_recipe("digits", {"data.name": "folder", "data.root": str(root), "data.cache": str(tmp_path)})
+        expect_same_search(study, recipe, {}, "", "here")
+
+    for place in ("train/cat", "train/dog", "val/cat", "val/dog", "test/cat", "test/dog"):
+        save_image(tmp_path / "images" / place / "1.png")
+    check(tmp_path / "images")
+    moved = (tmp_path / "images").rename(tmp_path / "moved")
+    check(moved)
+    save_image(moved / part / "dog" / "1.png", seed=1)
+    with pytest.raises(OnespikeError, match=r"here holds another search: digest of the .* images was \w+, now \w+"):
+        check(moved)
+    study.set_user_attr(studies.IMAGES, None)  # as an earlier version left it
+    check(moved)
 
 
 def test_half_a_line_at_the_end_of_the_journal_costs_nothing(study, tmp_path):

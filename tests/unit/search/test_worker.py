@@ -1,14 +1,17 @@
 import json
 import os
+import signal
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import sqlalchemy
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.trial import TrialState
 
 from onespike.classpath import allow_imports
 from onespike.configs import Text
@@ -21,7 +24,8 @@ from onespike.search.search import _environment
 from onespike.search.worker import Job, work
 from onespike.training import Run
 from onespike.training.callbacks import Callback
-from onespike.training.trainer import Trainer
+from onespike.training.recipe import load_recipe
+from onespike.training.trainer import Diverged, Trainer
 from tests.unit.search.trial import TINY
 
 
@@ -84,7 +88,7 @@ def test_what_a_killed_process_left_is_gone_on_with(job, tmp_path, monkeypatch):
     attempt = studies.claim(study_of(made), {"train.lr": lr}, 1, tmp_path, "killed")
     monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(SystemExit):
-        worker._train(study_of(made), attempt, made, worker.Life(attempt, os.getppid()))
+        worker._train(study_of(made), attempt, made, worker.Life(attempt))
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(studies, "GRACE", -1.0)
     steps: list[int] = []
@@ -141,11 +145,12 @@ def test_what_was_typed_is_known_in_the_processes(tmp_path, monkeypatch):
     jobs: list[Job] = []
     monkeypatch.setitem(search.__globals__, "_processes", lambda job, _: jobs.append(job) or nullcontext([]))
     (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
-    given = {**TINY, "train.track": Text("tensorboard,wandb"), "train.mixup": 0.1}
+    given = {**TINY, "train.track": Text("tensorboard,wandb"), "train.mixup": np.float32(0.1)}
     with pytest.raises(OnespikeError, match="1 of 1 trials are not done"):
         search("digits", tmp_path / "space.yaml", tmp_path / "out", overrides=given, trials=1)
     (made,) = jobs
-    assert (made.typed, made.overrides["train.mixup"]) == (["train.track"], 0.1)
+    read = Job(**json.loads(made.to_json()))
+    assert (read.typed, read.overrides["train.mixup"]) == (["train.track"], np.float32(0.1).item())
 
 
 def test_a_trial_without_held_out_images_is_refused_and_the_search_goes_on(job):
@@ -203,6 +208,7 @@ def test_an_error_of_the_machine_is_one_line_for_the_parent(job, monkeypatch, ca
 
     monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(worker, "work", full)
+    monkeypatch.setattr(worker, "_end_with", lambda _: None)
     assert worker.main(job(1).to_json()) == 2
     assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'journal.log'\n"
 
@@ -216,16 +222,35 @@ def test_signs_of_life_go_on_after_a_failure_until_somebody_else_has_taken_over(
                 raise error
 
     monkeypatch.setattr(studies, "BEAT", 0.01)
-    with worker.Life(Attempt(), os.getppid()) as life:
+    with worker.Life(Attempt()) as life:
         life._thread.join(60)
         assert (life._thread.is_alive(), life.lost) == (False, True)
 
 
 def test_an_attempt_that_another_process_has_taken_over_stops():
-    life, trainer = worker.Life(SimpleNamespace(), os.getppid()), SimpleNamespace(stop=False)
+    life, trainer = worker.Life(SimpleNamespace()), SimpleNamespace(stop=False)
     for life.lost in (False, True):
         life.after_step(trainer, None)
         assert trainer.stop == life.lost
+
+
+@pytest.mark.parametrize("energy", ["", "field"])
+def test_an_attempt_that_another_process_has_taken_over_ends_no_search(job, monkeypatch, energy):
+    made, step = job(1, energy), Trainer.step
+
+    def taken_over(self: Trainer, number: int, *batch: object) -> tuple[float, float]:
+        study = study_of(made)
+        if study.trials[0].state == TrialState.RUNNING:
+            study.tell(0, state=TrialState.FAIL)
+            if energy:  # and nothing is reported before it fails
+                raise Diverged("the loss is no longer a finite number")
+        return step(self, number, *batch)
+
+    monkeypatch.setattr(Trainer, "step", taken_over)
+    assert work(made) == 0
+    study = study_of(made)
+    assert [one.state for one in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert [one.outcome for one in studies.tried(study, energy)] == ["trained"]
 
 
 @pytest.mark.parametrize(("visible", "devices"), [("3,5", ["3", "5", "3"]), (None, ["0", "1", "0"])])
@@ -250,6 +275,7 @@ def test_a_storage_that_goes_away_is_one_line(job, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(studies, "claim", gone)
     monkeypatch.setattr(worker, "keep_freed_memory", lambda: None)
     expected = "the search cannot go on: OperationalError: no server at all; once that is mended, the same command does"
+    monkeypatch.setattr(worker, "_end_with", lambda _: None)
     assert worker.main(job(1).to_json()) == 2
     assert capsys.readouterr().err == f"error: {expected}\n"
     monkeypatch.setattr(studies, "tried", gone)
@@ -268,12 +294,71 @@ def test_a_pruned_trial_has_its_last_accuracy(job, tmp_path, monkeypatch):
     assert Run.open(tmp_path / "trial-000").checkpoint("last").state["progress"]["epoch"] == 1
 
 
-def test_without_its_caller_a_process_stops_and_the_trial_waits(job, monkeypatch):
-    parents = iter([os.getppid(), os.getppid()])
-    monkeypatch.setattr(os, "getppid", lambda: next(parents, 1))
+def test_a_process_that_is_asked_to_stop_stops_and_the_trial_waits(job, monkeypatch):
+    step = Trainer.step
+
+    def asked(self: Trainer, number: int, *batch: object) -> tuple[float, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return step(self, number, *batch)
+
+    monkeypatch.setattr(Trainer, "step", asked)
     made = job(3)
     assert work(made) == 130
     assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
+
+
+def test_a_process_that_is_asked_to_stop_in_the_test_begins_no_other_trial(job, tmp_path, monkeypatch):
+    made = job(2)
+    with monkeypatch.context() as patch:
+        patch.setattr("onespike.training.display.Display.finish", lambda *_: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            work(made)
+    assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
+    assert Run.open(tmp_path / "trial-000").is_complete
+
+
+def test_without_its_parent_a_process_is_asked_to_stop_and_then_ended(monkeypatch):
+    parents, done = iter([7, 7, 1]), []
+    monkeypatch.setattr(os, "getppid", lambda: next(parents))
+    monkeypatch.setattr(os, "kill", lambda process, number: done.append((process == os.getpid(), number)))
+    monkeypatch.setattr(os, "_exit", done.append)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=done.append))
+    worker._end_with(7)
+    assert done == [worker.LOOK, worker.LOOK, (True, signal.SIGTERM), worker.LAST, 130]
+
+
+def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
+    def uncountable(*_: object) -> None:
+        raise OnespikeError("the network's head does aten.cumprod, which the audit cannot count")
+
+    monkeypatch.setattr(worker, "audit", uncountable)
+    assert work(job(1, "field")) == 0
+    (one,) = studies.tried(study_of(job(1, "field")), "field")
+    assert one.outcome == "refused: the network's head does aten.cumprod, which the audit cannot count"
+
+
+def test_a_recipe_that_is_edited_while_it_is_searched_by_ends_the_search(job, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("train: {momentum: 0.9}\n")
+    made = replace(job(1), recipe=str(recipe))
+    base = load_recipe(str(recipe), made.values({}))
+    studies.expect_same_search(study_of(made), base, made.space, "", "here")
+    for content, complaint in (("train: {momentum: 0.5}", "train.momentum was 0.9, now 0.5"), ("{", "cannot be read")):
+        recipe.write_text(content)
+        with pytest.raises(OnespikeError, match=complaint):
+            work(made)
+        assert [one.outcome for one in studies.tried(study_of(made), "")] == ["waiting"]
+
+
+def test_a_folder_that_is_renamed_holds_the_same_search(tmp_path, monkeypatch):
+    monkeypatch.setitem(search.__globals__, "_processes", lambda *_: nullcontext([]))
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.02, high: 0.3}\n")
+    for name in ("one", "other"):
+        with pytest.raises(OnespikeError, match="1 of 1 trials are not done"):
+            search("digits", tmp_path / "space.yaml", tmp_path / name, overrides=TINY, trials=1)
+        (tmp_path / name).rename(tmp_path / "other")
+    (study,) = storages.open_storage(None, tmp_path / "other").get_all_studies()
+    assert study.study_name == "one"
 
 
 def test_a_job_is_read_as_it_was_written(job):

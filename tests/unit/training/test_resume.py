@@ -17,13 +17,14 @@ from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate
-from onespike.training import Recipe, Run, Stopped, loop, progress, train
+from onespike.training import Diverged, Recipe, Run, Stopped, loop, progress, train
 from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.interrupt import PATIENCE, Interrupt
 from onespike.training.loop import set_up
 from onespike.training.recipe import dump
 from onespike.training.restoring import restore
+from onespike.training.saving import Saving
 from onespike.training.trainer import Trainer
 from tests import running
 from tests.running import wait_until
@@ -93,14 +94,45 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
 def test_signals_that_follow_at_once_count_as_one_and_a_later_one_saves_nothing(monkeypatch: pytest.MonkeyPatch):
     now = 100.0
     monkeypatch.setattr("onespike.training.interrupt.time.monotonic", lambda: now)
-    with Interrupt() as interrupt:
-        os.kill(os.getpid(), signal.SIGTERM)
-        now += PATIENCE / 2
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert interrupt.requested
-        now += PATIENCE
-        with pytest.raises(KeyboardInterrupt):
+
+    def signalled() -> None:
+        nonlocal now
+        with Interrupt() as interrupt:
+            os.kill(os.getpid(), signal.SIGTERM)
+            now += PATIENCE / 2
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupt.requested
+            now += PATIENCE
             os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        signalled()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("place", ["after_epoch", "finish"])
+def test_a_signal_after_the_last_step_ends_the_command_once_the_run_is_complete(
+    small, command, tmp_path, monkeypatch, number, place
+):
+    before, closed = getattr(Saving, place), []
+    monkeypatch.setattr(Saving, place, lambda *given: signal.raise_signal(number) or before(*given))
+    monkeypatch.setattr(Saving, "close", lambda _: closed.append("saving"))
+    (tmp_path / "recipe.yaml").write_text(dump(small(train__epochs=1, data__limit=60)))
+    code, printed, complaint = command("train", "--recipe", tmp_path / "recipe.yaml", "--out", tmp_path / "run")
+    said = "interrupted\n" if number == signal.SIGINT else "ended by a signal\n"
+    assert (code, complaint) == (128 + number, said)
+    assert "test: top-1" in printed
+    assert (Run.open(tmp_path / "run").is_complete, closed) == (True, ["saving"])
+
+
+def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatch):
+    def diverged(_: object, __: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+        raise Diverged("the loss is no longer a finite number")
+
+    monkeypatch.setattr(loop, "test", diverged)
+    with pytest.raises(KeyboardInterrupt):  # who tries the next one after a failure would go on
+        train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
 
 
 def test_under_nohup_a_hangup_stops_nothing():
