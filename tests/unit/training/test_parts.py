@@ -1,5 +1,7 @@
 """What does not suit a training is refused in one line, before anything is written."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.loss import JsdCrossEntropy
 from torch import Tensor, nn
 
@@ -116,6 +119,69 @@ def test_a_tracker_that_cannot_be_opened_leaves_no_run(tmp_path: Path, monkeypat
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", model=plain(), quiet=True)
     onespike.Run(tmp_path / "run").expect_free()
+
+
+def test_a_tracker_that_cannot_be_opened_leaves_a_complete_run_as_it_is(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Closed)
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb"])
+
+    def trained(epochs: int, track: list[str], resume: bool = True) -> dict[str, Any]:
+        values = {"data.limit": 100, "data.workers": 0, "train.epochs": epochs, "train.track": track}
+        return onespike.train(onespike.load_recipe("digits", values), tmp_path, resume, model=plain(), quiet=True)
+
+    trained(1, [], resume=False)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(OnespikeError, match=r"^train.track: wandb cannot be opened"):
+        trained(2, ["wandb"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert trained(2, [])["epochs"] == 2
+
+
+class Failing(GeneralTracker):
+    """A tracker that fails in one of its methods, with an error."""
+
+    name, requires_logging_directory, tracker = "wandb", False, None
+    method, error = "", Exception()
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def log(self, *_: object, **__: object) -> None:
+        self._fail("log")
+
+    def finish(self) -> None:
+        self._fail("finish")
+
+    def _fail(self, method: str) -> None:
+        if method == self.method:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("log", ConnectionError(111, "refused\nby its server")), ("finish", RuntimeError("gone"))]
+)
+def test_a_tracker_that_fails_later_does_not_end_the_training(
+    method: str, error: Exception, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", type("Mine", (Failing,), {"method": method, "error": error}))
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
+    values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb", "tensorboard"]}
+    onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
+    said = f"warning: train.track: wandb: {' '.join(str(error).split())}; training goes on without it\n"
+    assert capsys.readouterr().err == said
+    assert onespike.Run(tmp_path / "run").is_complete
+    read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    read.Reload()
+    assert len(read.Scalars("epoch/train_loss")) == 1, "the others go on"
+
+
+def test_a_disk_that_is_full_for_a_tracker_is_full(tmp_path: Path, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", type("Mine", (Failing,), {"method": "log", "error": full}))
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb"])
+    values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb"]}
+    with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
+        onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
 
 
 def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split():
