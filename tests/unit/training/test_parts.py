@@ -12,6 +12,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.loss import JsdCrossEntropy
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
@@ -182,6 +183,29 @@ def test_a_disk_that_is_full_for_a_tracker_is_full(tmp_path: Path, monkeypatch):
     values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb"]}
     with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
         onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
+
+
+def test_a_loss_of_each_step_wants_logits_of_each():
+    def made(steps: int) -> nn.Module:
+        images, layers = torch.rand(4, 1, 32, 32), [nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 10)]
+        return onespike.convert(nn.Sequential(nn.Flatten(), *layers), images, time_steps=steps).network
+
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.loss": "tet"})
+    for network in (plain(), made(4)):  # which may have several steps, and has
+        message = r"^train\.loss: tet expects logits of each time step \(T, B, K\), got \(2, 10\); use mean$"
+        with pytest.raises(OnespikeError, match=message):
+            set_up(recipe, network)
+    set_up(recipe, made(1))
+    set_up(recipe, plain(), loss=nn.CrossEntropyLoss())
+
+
+def test_weights_that_are_computed_cannot_be_rounded_to_8_bits():
+    network = plain()
+    weight_norm(network[1])
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.int8_weights": True})
+    with pytest.raises(OnespikeError, match=r"^1\.weight is computed from other tensors; expected plain weights"):
+        set_up(recipe, network)
+    set_up(recipe, plain())
 
 
 def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split():
