@@ -125,17 +125,19 @@ def _train(
             accelerator.wait_for_everyone()
             if main:
                 run.begin(trainer.recipe)
-            twin = Run(run.folder / FOLDER)
+            twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
+            lacks_twin = recipe.train.teacher == TWIN and not twin.is_complete
             try:
-                if recipe.train.teacher == TWIN and not twin.is_complete:
+                if lacks_twin:
                     begun = twin.config.is_file()
                     train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
                 return fit(trainer, run)
-            except ClosedError:
-                begun = twin.config.is_file()
-                if main and not begun:
+            except Exception as error:
+                moved = place != (trainer.progress.epoch, trainer.progress.step)
+                if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
+                    run.withdraw()
+                elif main and isinstance(error, ClosedError) and not twin.config.is_file():
                     remove(twin.folder)
-                if main and (resume or not begun):  # a twin that was trained stays, in a run to be resumed
                     run.withdraw()
                 raise
     except OSError as error:

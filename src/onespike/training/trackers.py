@@ -82,7 +82,7 @@ class Trackers(Callback):
 
     def _each(self, use: Callable[[GeneralTracker], None]) -> None:
         """Use all trackers; one that fails, such as by its server, is dropped with a warning: the training goes on."""
-        trackers = self._accelerator.trackers if self._accelerator is not None else []
+        trackers: list[GeneralTracker] = self._accelerator.trackers if self._accelerator is not None else []
         for tracker in list(trackers):
             try:
                 use(tracker)

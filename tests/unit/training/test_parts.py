@@ -122,19 +122,33 @@ def test_a_tracker_that_cannot_be_opened_leaves_no_run(tmp_path: Path, monkeypat
     onespike.Run(tmp_path / "run").expect_free()
 
 
-def test_a_tracker_that_cannot_be_opened_leaves_a_complete_run_as_it_is(tmp_path: Path, monkeypatch):
+class Refusing(onespike.Callback):
+    """It refuses to start."""
+
+    def start(self, trainer: Any) -> None:  # noqa: ARG002
+        raise ValueError("not now")
+
+
+def test_a_resumption_that_is_refused_leaves_a_complete_run_as_it_is(tmp_path: Path, monkeypatch):
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Closed)
     monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb"])
 
-    def trained(epochs: int, track: list[str], resume: bool = True) -> dict[str, Any]:
+    def trained(epochs: int, track: list[str], *callbacks: onespike.Callback) -> dict[str, Any]:
         values = {"data.limit": 100, "data.workers": 0, "train.epochs": epochs, "train.track": track}
-        return onespike.train(onespike.load_recipe("digits", values), tmp_path, resume, model=plain(), quiet=True)
+        recipe = onespike.load_recipe("digits", values)
+        return onespike.train(recipe, tmp_path, epochs > 1, model=plain(), callbacks=callbacks, quiet=True)
 
-    trained(1, [], resume=False)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    trained(1, [])
+    before = files()
     with pytest.raises(OnespikeError, match=r"^train.track: wandb cannot be opened"):
         trained(2, ["wandb"])
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert files() == before
+    with pytest.raises(ValueError, match="not now"):
+        trained(2, [], Refusing())
+    assert files() == before
     assert trained(2, [])["epochs"] == 2
 
 
