@@ -34,6 +34,11 @@ Content = TypeVar("Content")
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk is full, or what a user may write there."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def path_of(place: str | os.PathLike[str], what: str = "folder") -> Path:
     """Return a path, whatever a user may have given; one that no file system takes is an `OnespikeError`."""
     if not isinstance(place, str | os.PathLike) or isinstance(os.fspath(place), bytes) or not os.fspath(place):

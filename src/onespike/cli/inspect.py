@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
+from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 from onespike.errors import OnespikeError
 
 
 def inspect(
     run: Path,
+    overrides: Overrides,
     image: Path | None = None,
     sample: int | None = None,
     out: Path | None = None,
@@ -20,6 +22,7 @@ def inspect(
 
     Args:
         run: Run folder.
+        overrides: Other images for --sample, or another place of the run's own.
         image: The image file; made to fit the network's size and channels.
         sample: Instead of an image, a test sample of the run's data, by its number from 0. Events are drawn as frames;
             several frames also become a GIF beside the picture.
@@ -37,6 +40,8 @@ def inspect(
 
     if (image is None) == (sample is None):
         raise OnespikeError("expected a run folder and an image: onespike inspect RUN --image FILE, or --sample NUMBER")
+    if image and overrides:
+        raise OnespikeError(f"--{next(iter(overrides))}: --image FILE is no sample of a data set; leave one out")
     opened = Run.open(run)
     picture = out or beside(run) / "inspection" / f"{(image.stem or 'image') if image else f'sample-{sample}'}.png"
     if picture.suffix.lower() != ".png":
@@ -46,7 +51,7 @@ def inspect(
     if image:
         view = inspect_image(opened, image, checkpoint, seed)
     else:
-        view, raw = inspect_sample(opened, sample or 0, checkpoint, seed)
+        view, raw = inspect_sample(opened, sample or 0, checkpoint, seed, data=opened.recipe_with(overrides).data)
         if raw.ndim == 4:
             save_text(animation(raw), moving)
     save_figure(draw_inspection(view), picture, dpi=100)

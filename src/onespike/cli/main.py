@@ -27,9 +27,9 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("train a network; leaves a run folder", "", ("data", "model", "train", "loss", "conversion")),
     "evaluate": Command("accuracy of a run, by class, with its confusion matrix", "RUN", ("data",)),
-    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE"),
+    "inspect": Command("draw what a run's network makes of one image", "RUN --image FILE", ("data",)),
     "audit": Command("what a network costs: operations, energy, memory, latency", "RUN|MODEL", ("data", "model")),
-    "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN"),
+    "optimise": Command("make an engine of a run for fast inference on CPUs", "RUN", ("data",)),
     "export": Command(
         "write a network as ONNX, pt2, NIR or C, each with a proof of parity", "RUN --out FOLDER", ("data",)
     ),

@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
+from onespike.cli.command import Overrides
 from onespike.cli.tables import person, plain_table
 
 
 def optimise(
     run: Path,
+    overrides: Overrides,
     out: Path | None = None,
     precision: Literal["auto", "int8", "int16", "fp32"] = "auto",
     checkpoint: Literal["best", "last"] = "best",
@@ -15,7 +17,7 @@ def optimise(
     rounds: int = 20,
     json: str | None = None,
 ) -> int:
-    """Make an engine for fast inference on CPUs, and compare it with the run's network on the run's test images.
+    """Make an engine for fast inference on CPUs, and compare it with the run's network on test images.
 
     Our own engine (batch norm folded, spikes as bytes, weights as integers) takes the paper's networks with lif
     neurons, at one time step, with a spiking encoding, the stem patch and the norm none or batch (not the preset
@@ -24,6 +26,7 @@ def optimise(
 
     Args:
         run: Run folder.
+        overrides: Other images, or another place of the run's own.
         out: A new folder for the engine, or that of an earlier one; by default RUN/engine.
         precision: int8: 8 bits for weights that meet spikes (and, in our own engine, bf16 in layers that read real
             values). int16, of our own engine alone: 16 bits and fp32, slower, and nearly every spike stays the same.
@@ -43,7 +46,8 @@ def optimise(
     opened, folder = Run.open(run), out or beside(run) / "engine"
     expect_writable(json, folder=folder)
     expect_outside(json, folder)
-    report = make_engine(opened, folder, precision, checkpoint, images, rounds)
+    data = opened.recipe_with(overrides).data
+    report = make_engine(opened, folder, precision, checkpoint, images, rounds, data=data)
     console = person(json)
     for line in report.compared.markdown().splitlines():
         console.print(line)

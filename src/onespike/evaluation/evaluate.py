@@ -188,7 +188,7 @@ def evaluate(
     run = run if isinstance(run, Run) else Run.open(run)
     config = run.recipe.train
     config = replace(config, device=device, precision=config.precision if precision == "trained" else precision)
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, f"--precision {precision}")
     with accelerator.main_process_first():
         dataset = run.dataset(data)
     checkpoint = run.checkpoint(which)

@@ -17,9 +17,9 @@ from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
 from onespike.errors import OnespikeError, reason, shown, unknown
-from onespike.exporting.network import to_round
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_finite, expect_weights, to_save
+from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
 from onespike.training.recipe import Recipe, dump

@@ -11,6 +11,7 @@ from onespike.errors import OnespikeError, reason
 from onespike.exporting.contract import Contract, expect_pixels
 from onespike.functional import to_integers
 from onespike.neurons.watch import ask, neuron_layers, reset_state
+from onespike.training.callbacks import to_round
 from onespike.training.losses import over_time
 
 #: Images that the network is traced with: two, since a batch of one is special to torch.export.
@@ -103,16 +104,6 @@ class Exported(nn.Module):
             draws = f"{self.contract.model} draws random numbers, and no target can draw the same"
             advice = "ours draw none with --model.preset modern, or --model.encoding threshold"
             raise OnespikeError(f"{draws}: make it draw nothing in evaluation mode; {advice}")
-
-
-def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers, by path, whose weights are rounded to 8 bits; an `OnespikeError` if they are computed from others."""
-    layers = {path: one for path, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
-    for path, layer in layers.items():
-        if "weight" not in layer._parameters:  # what is written into it would be forgotten
-            expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
-            raise OnespikeError(f"{path}.weight is computed from other tensors; {expected}")
-    return layers
 
 
 def rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:

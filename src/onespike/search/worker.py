@@ -27,6 +27,7 @@ from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.space import as_chosen
 from onespike.training.callbacks import Callback, Pruning, Step
+from onespike.training.config import TrainConfig
 from onespike.training.loop import Diverged, Stopped, train
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, differences, load_recipe
@@ -233,7 +234,7 @@ def _twin_of(study: "optuna.Study", attempt: "Trial") -> Any:
 def count_energy(run: Run) -> dict[str, float]:
     """Energy of one image in microjoule, by convention: the best weights, on held-out images, evenly spread."""
     checkpoint, held_out = run.checkpoint("best"), run.dataset().validation
-    device, card = make_accelerator(run.recipe.train).device, checkpoint.card
+    device, card = make_accelerator(TrainConfig(device=run.recipe.train.device)).device, checkpoint.card
     batches = (images for images, _ in EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device)))
     try:
         found = audit(checkpoint.network().to(device).eval(), batches)

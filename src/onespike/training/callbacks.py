@@ -95,6 +95,16 @@ class MovingAverage(Callback):
         self.ema.update(trainer.network, step=step.number + 1)
 
 
+def to_round(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The layers, by path, whose weights are rounded to 8 bits; an `OnespikeError` if they are computed from others."""
+    layers = {path: one for path, one in network.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
+    for path, layer in layers.items():
+        if "weight" not in layer._parameters:  # what is written into it would be forgotten
+            expected = "expected plain weights, to round to 8 bits: remove its parametrisation"
+            raise OnespikeError(f"{path}.weight is computed from other tensors; {expected}")
+    return layers
+
+
 class Int8Weights(Callback):
     """Quantization-aware training (Jacob et al. 2018): the network computes with weights of 8 bits.
 
@@ -104,7 +114,7 @@ class Int8Weights(Callback):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._weights = [layer.weight for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+        self._weights = [layer.weight for layer in to_round(network).values()]
         self._exact: list[Tensor] = []
 
     def weights(self) -> AbstractContextManager[None]:

@@ -34,7 +34,8 @@ class TrainConfig:
         weight_decay: Weight decay; biases, norms and learnable thresholds and decays are exempt.
         clip_grad: Largest norm of the gradient; 0 does not clip.
         loss: Loss of logits over several time steps, (T, B, K): the cross-entropy of their "mean", or "tet", the mean
-            of each step's cross-entropy (temporal efficient training, Deng et al. 2022).
+            of each step's cross-entropy (temporal efficient training, Deng et al. 2022). A network that averages its
+            steps itself, such as a converted one, takes "mean" alone.
         label_smoothing: Label smoothing, 0..1.
         mixup: Mixup's alpha; 0 is off.
         rate_penalty: Weight in the loss of the synaptic operations, as a share of the dense multiply-accumulates; 0 is

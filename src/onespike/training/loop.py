@@ -1,9 +1,8 @@
 """The training loop, to be read from top to bottom."""
 
-import errno
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,7 @@ from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
 from onespike.data.dataset import as_configured, open_dataset
 from onespike.data.sets import Dataset
-from onespike.durable import remove
+from onespike.durable import is_full, remove
 from onespike.errors import OnespikeError, shown
 from onespike.lock import held
 from onespike.tensors import expect_weights
@@ -124,19 +123,23 @@ def _train(
             accelerator.wait_for_everyone()
             if main:
                 run.begin(trainer.recipe)
-            twin = Run(run.folder / FOLDER)
+            twin, place = Run(run.folder / FOLDER), (trainer.progress.epoch, trainer.progress.step)
+            lacks_twin = recipe.train.teacher == TWIN and not twin.is_complete
             try:
-                if recipe.train.teacher == TWIN and not twin.is_complete:
+                if lacks_twin:
                     begun = twin.config.is_file()
                     train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
                 return fit(trainer, run)
-            except ClosedError:
-                if main and not resume and not twin.config.is_file():
+            except Exception as error:
+                moved = place != (trainer.progress.epoch, trainer.progress.step)
+                if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
+                    run.withdraw()
+                elif main and isinstance(error, ClosedError) and not twin.config.is_file():
                     remove(twin.folder)
                     run.withdraw()
                 raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_full(error):
             raise
         advice = "its checkpoints are whole: make room, then go on with --resume"
         raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
@@ -204,24 +207,22 @@ def fit(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Train from the trainer's position to the end of the last epoch, then test; returns the summary."""
     trainer.run = run
     trainer.progress.start_clock()
-    with Interrupt() as interrupt:
-        try:
+    with Interrupt() as interrupt, ExitStack() as closing:
+        for callback in trainer.callbacks:
+            closing.callback(callback.close)
+        for callback in trainer.callbacks:
+            callback.start(trainer)
+        while trainer.progress.epoch < trainer.config.epochs and not trainer.enough:
+            train_epoch(trainer, interrupt)
+            row = finish_epoch(trainer)
             for callback in trainer.callbacks:
-                callback.start(trainer)
-            while trainer.progress.epoch < trainer.config.epochs and not trainer.enough:
-                train_epoch(trainer, interrupt)
-                row = finish_epoch(trainer)
-                for callback in trainer.callbacks:
-                    callback.after_epoch(trainer, row)
-                # What the first process has saved holds for all: one that went on alone would wait for ever.
-                trainer.enough = trainer.add_up([trainer.enough and trainer.accelerator.is_main_process])[0] > 0
-            summary = test(trainer, run)
-            for callback in trainer.callbacks:
-                callback.finish(trainer, summary)
-            return summary
-        finally:
-            for callback in reversed(trainer.callbacks):
-                callback.close()
+                callback.after_epoch(trainer, row)
+            # What the first process has saved holds for all: one that went on alone would wait for ever.
+            trainer.enough = trainer.add_up([trainer.enough and trainer.accelerator.is_main_process])[0] > 0
+        summary = test(trainer, run)
+        for callback in trainer.callbacks:
+            callback.finish(trainer, summary)
+        return summary
 
 
 def train_epoch(trainer: Trainer, interrupt: Interrupt) -> None:

@@ -81,11 +81,14 @@ def make_mixup(config: TrainConfig, classes: int) -> Mixup | None:
     return Mixup(mixup_alpha=config.mixup, label_smoothing=config.label_smoothing, num_classes=classes)
 
 
-def make_accelerator(config: TrainConfig) -> Accelerator:
-    """Choose device, precision and processes; an `OnespikeError` if the device cannot compute in that precision."""
+def make_accelerator(config: TrainConfig, option: str = "train.precision") -> Accelerator:
+    """Choose device, precision and processes.
+
+    An `OnespikeError` if the device cannot compute in that precision names the `option` that chooses another.
+    """
     kind = (config.device == "auto" and accelerator_type()) or "cpu"
     if (config.precision, kind) in (("fp16", "cpu"), ("fp64", "mps")):
-        raise OnespikeError(f"train.precision: {config.precision} does not work on {kind}; use bf16 or fp32")
+        raise OnespikeError(f"{option}: {config.precision} does not work on {kind}; use bf16 or fp32")
     # One process may train several networks, one by one; accelerate would keep the first one's device.
     first = PartialState._shared_state
     moves = bool(first) and first.get("num_processes") == 1 and first["device"].type != kind
@@ -103,7 +106,7 @@ def make_accelerator(config: TrainConfig) -> Accelerator:
         reads = ("ACCELERATE_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
         given = ", ".join(f"{name}={value}" for name, value in os.environ.items() if name.startswith(reads))
         if not given:
-            raise OnespikeError(f"train.precision: {mixed} does not work on {kind} here: {reason(error)}") from error
+            raise OnespikeError(f"{option}: {mixed} does not work on {kind} here: {reason(error)}") from error
         raise OnespikeError(f"accelerate refuses its environment, {shown(given)}: {reason(error)}") from error
     if accelerator.gradient_accumulation_steps != 1:
         advice = "would divide every gradient; remove it, and set --train.accumulate"

@@ -12,7 +12,7 @@ from onespike.neurons.base import Neuron, along_channels
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.training.callbacks import Callback, Step
 from onespike.training.cost import ASCENT, CostMeter
-from onespike.training.progress import best_row, quality
+from onespike.training.progress import share_of
 
 if TYPE_CHECKING:
     from onespike.training.trainer import Trainer
@@ -38,16 +38,6 @@ class EnergyBudget(Callback):
         # Synaptic operations and joules: of this process's images of this step, and of the epoch's images, with their
         # number: those before a stop are not among them if the penalty was added afterwards.
         self._step, self._epoch = [0.0, 0.0], [0.0, 0.0, 0.0]
-
-    def start(self, trainer: "Trainer") -> None:
-        """Compare the earlier epochs of a resumed run with the budget, which may be new to them, as its best is."""
-        progress = trainer.progress
-        if self.budget and progress.history:
-            best = best_row(progress.history)
-            for row in progress.history:
-                energy = row.get("energy_uj")
-                row["energy_of_budget"] = None if energy is None else energy / self.budget
-            progress.best = quality(best)
 
     def before_step(self, trainer: "Trainer", number: int) -> None:  # noqa: ARG002
         """Reset the counts of the step."""
@@ -81,7 +71,7 @@ class EnergyBudget(Callback):
         row["energy_uj"] = energy = 1e6 * (joules / images) if images else None
         row["penalty_weight"] = self.weight + self.raised
         if self.budget:
-            row["energy_of_budget"] = None if energy is None else energy / self.budget
+            row["energy_of_budget"] = share_of(self.budget, energy)
         self._epoch = [0.0, 0.0, 0.0]
 
     def state(self) -> dict[str, Any]:

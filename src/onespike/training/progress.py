@@ -48,6 +48,22 @@ class Progress:
         self.loss = self.hits = self.epoch_seconds = 0.0
         self.tick()
 
+    def compare_with(self, budget: float) -> None:
+        """Compare all epochs with an energy budget in µJ, 0 for none, which may be new to them, as their best is."""
+        if self.history:
+            best = best_row(self.history)  # by the budget that they had: its weights are those that are saved
+            for row in self.history:
+                if budget:
+                    row["energy_of_budget"] = share_of(budget, row.get("energy_uj"))
+                else:
+                    row.pop("energy_of_budget", None)
+            self.best = quality(best)
+
+
+def share_of(budget: float, energy: float | None) -> float | None:
+    """The column `energy_of_budget`: energy as a share of a budget; None where it is not known."""
+    return None if energy is None else energy / budget
+
 
 def quality(row: dict[str, Any]) -> float:
     """Quality by which the best checkpoint is chosen: accuracy on the held-out images; without any, the epoch."""

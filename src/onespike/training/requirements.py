@@ -37,6 +37,23 @@ def expect_size(network: nn.Module, data: Dataset, share: Share, side: int) -> N
         raise OnespikeError(f"train.start_size: {error}; {remedy}") from error
 
 
+def time_steps(network: nn.Module) -> int | None:
+    """For how many time steps a network says that it shows an image; None if it says nothing."""
+    return getattr(getattr(network, "config", None), "time_steps", None)
+
+
+def frames_of(network: nn.Module) -> int:
+    """As how many frames an image is shown to a network that answers each; 1 if the network repeats it by itself."""
+    return (time_steps(network) or 1) if hasattr(network, "over_time") else 1
+
+
+def expect_steps(network: nn.Module, logits: Tensor) -> None:
+    """Raise an `OnespikeError` unless a loss of each step gets logits of each, or there is a single one."""
+    if logits.ndim == 2 and frames_of(network) == 1 and time_steps(network) != 1:
+        expected = "tet expects logits of each time step (T, B, K)"
+        raise OnespikeError(f"train.loss: {expected}, got {tuple(logits.shape)}; use mean")
+
+
 def expect_loss(loss: Loss, logits: Tensor, soft: bool, splits: int = 1) -> None:
     """Raise an `OnespikeError` unless a user's loss maps these logits and labels, or `soft` ones, to one number.
 

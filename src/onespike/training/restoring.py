@@ -15,7 +15,7 @@ from onespike.training.callbacks import Callback
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer
-from onespike.training.progress import Progress, quality
+from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, values_of
 from onespike.training.run import Run
 
@@ -39,7 +39,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
         advice = "(--init-from starts a new one from its weights)"
         raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
-    trainer.progress.best = max(map(quality, trainer.progress.history), default=trainer.progress.best)
+    trainer.progress.compare_with(trainer.config.energy_budget)
     epoch, epochs = trainer.progress.epoch, trainer.config.epochs
     trainer.enough &= epochs <= run.recipe.train.epochs  # whoever asks for more does not hold it for enough
     if (run.is_complete and (epoch == epochs or trainer.enough)) or epoch > epochs:

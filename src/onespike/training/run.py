@@ -64,6 +64,7 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder = path_of(folder)
         self.config, self.best, self.last = folder / "config.yaml", folder / "best", folder / "last"
+        self._before = dict[Path, bytes | None]()  # what `begin` replaced; None where there was nothing
 
     @classmethod
     def open(cls, folder: str | Path) -> "Run":
@@ -253,8 +254,10 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
+        places = (self.config, self.folder / "environment.json", self.folder / "summary.json")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._before = {path: read_whole(path) if path.is_file() else None for path in places}
             text = dump(recipe)
             write_whole(self.config, f"{text}{_DIGEST}{sha256(text.encode()).hexdigest()}\n")
             write_whole(self.folder / "environment.json", json.dumps(environment(), indent=2))
@@ -264,9 +267,13 @@ class Run:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 
     def withdraw(self) -> None:
-        """Take `begin` back, so that the same command may begin anew."""
-        for path in (self.config, self.folder / "environment.json"):
-            path.unlink(missing_ok=True)
+        """Take `begin` back: the same command may begin anew, and a complete run keeps its results."""
+        self.__dict__.pop("recipe", None)
+        for path, content in self._before.items():
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, content)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""

@@ -24,9 +24,11 @@ class Saving(Callback):
     def __init__(self, run: Run) -> None:
         self.run, self._saved, self._drawn = run, time.monotonic(), -math.inf
 
-    def start(self, trainer: "Trainer") -> None:  # noqa: ARG002
-        """Start counting the minutes."""
+    def start(self, trainer: "Trainer") -> None:
+        """Start counting the minutes; write the table and the curves that an ended session may have owed to its end."""
         self._saved = time.monotonic()
+        if trainer.progress.history:
+            self._report(trainer)
 
     def after_step(self, trainer: "Trainer", step: Step) -> None:  # noqa: ARG002
         """Save if it is time, or if training stops here."""
@@ -37,11 +39,14 @@ class Saving(Callback):
 
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:  # noqa: ARG002
         """Save, and draw the curves now and then."""
-        run, progress = self.run, trainer.progress
-        if progress.is_best:
-            trainer.checkpoint().save(run.best)
-        trainer.checkpoint().save(run.last)
+        if trainer.progress.is_best:
+            trainer.checkpoint().save(self.run.best)
+        trainer.checkpoint().save(self.run.last)
         self._saved = time.monotonic()
+        self._report(trainer)
+
+    def _report(self, trainer: "Trainer") -> None:
+        run, progress = self.run, trainer.progress
         run.write_metrics(progress.history)
         if time.monotonic() - self._drawn > REDRAW or progress.enough or progress.epoch == trainer.config.epochs:
             draw_curves(progress.history, run.folder / "curves.png")

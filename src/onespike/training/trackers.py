@@ -1,13 +1,13 @@
 """Curves for TensorBoard, Weights & Biases, MLflow and whatever else accelerate can write to."""
 
-import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, get_available_trackers
 
-from onespike.errors import OnespikeError, reason, unknown
+from onespike.durable import is_full
+from onespike.errors import OnespikeError, reason, unknown, warn
 from onespike.training.callbacks import Callback, Step
 from onespike.training.recipe import values_of
 
@@ -47,10 +47,11 @@ class Trackers(Callback):
                 if tracker is not board:  # TensorBoard makes a further run of it; the recipe is in config.yaml anyway
                     tracker.store_init_configuration({key: str(one) for key, one in values_of(trainer.recipe).items()})
         except Exception as error:  # of whatever package, such as wandb without a login
-            with suppress(Exception):  # some are not open
-                self.close()
+            for tracker in accelerator.trackers:
+                with suppress(Exception):  # some are not open
+                    tracker.finish()
             self._accelerator, accelerator.trackers = None, []
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):  # a full disk is not its own
+            if is_full(error):
                 raise
             raise ClosedError(f"train.track: {', '.join(names)} cannot be opened: {reason(error)}") from error
 
@@ -66,15 +67,27 @@ class Trackers(Callback):
     def after_epoch(self, trainer: "Trainer", row: dict[str, Any]) -> None:
         """Write the epoch's line of `metrics.csv`."""
         keys = ("train_loss", "train_top1", "valid_loss", "valid_top1", "images_per_second")
-        self._log({f"epoch/{key}": row[key] for key in keys}, trainer.progress.epoch * len(trainer.batches))
+        # The number of its last step: a run that is resumed here hides what comes from the next one on.
+        self._log({f"epoch/{key}": row[key] for key in keys}, trainer.progress.epoch * len(trainer.batches) - 1)
 
     def close(self) -> None:
         """Close the trackers."""
+        self._each(lambda tracker: tracker.finish())
         if self._accelerator is not None:
-            for tracker in self._accelerator.trackers:
-                tracker.finish()
             self._accelerator.trackers = []
 
     def _log(self, values: dict[str, Any], step: int) -> None:
-        if self._accelerator is not None:
-            self._accelerator.log({key: one for key, one in values.items() if one is not None}, step=step)
+        known = {key: one for key, one in values.items() if one is not None}
+        self._each(lambda tracker: tracker.log(known, step=step))
+
+    def _each(self, use: Callable[[GeneralTracker], None]) -> None:
+        """Use all trackers; one that fails, such as by its server, is dropped with a warning: the training goes on."""
+        trackers: list[GeneralTracker] = self._accelerator.trackers if self._accelerator is not None else []
+        for tracker in list(trackers):
+            try:
+                use(tracker)
+            except Exception as error:  # of whatever package
+                if is_full(error):
+                    raise
+                trackers.remove(tracker)
+                warn(f"train.track: {tracker.name}: {reason(error)}; training goes on without it")

@@ -29,7 +29,7 @@ from onespike.training.optim import make_mixup, make_optimizer, make_scheduler
 from onespike.training.penalties import EnergyBudget, Hoyer, SurrogateWidth
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe
-from onespike.training.requirements import expect_logits, expect_loss, expect_size
+from onespike.training.requirements import expect_logits, expect_loss, expect_size, expect_steps, frames_of
 from onespike.training.restoring import FIXED
 from onespike.training.run import Run, channels_last
 from onespike.training.scores import Scores, score
@@ -92,6 +92,8 @@ class Trainer:
             expect_size(self.network, data, share, side)
         if recipe.loss is not None:
             expect_loss(self.loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
+        elif config.loss == "tet":
+            expect_steps(self.network, logits)
         if config.recompute:
             if not hasattr(self.network, "recompute"):
                 expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
@@ -194,9 +196,8 @@ class Trainer:
         """Put time first, (T, B, C, H, W); for a loss of each step, images are repeated as frames."""
         if images.ndim == 5:
             return images.transpose(0, 1)
-        steps = getattr(self.network, "config", None)
-        steps = getattr(steps, "time_steps", 1) if hasattr(self.network, "over_time") else 1
-        return images.expand(steps, *images.shape) if self.config.loss == "tet" and steps > 1 else images
+        frames = frames_of(self.network) if self.config.loss == "tet" else 1
+        return images.expand(frames, *images.shape) if frames > 1 else images
 
     def after_step(self, number: int, loss: float, images: int) -> None:
         """Tell the callbacks of a step."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,14 @@ def test_many_classes_and_another_folder(make_run, command, tmp_path: Path):
     assert [name for name in names if name in worst] == sorted(ten)
 
 
+def test_a_network_of_another_device_is_told_by_which_option_it_is_evaluated(make_run, command):
+    run = make_run()
+    run.begin(replace(run.recipe, train=replace(run.recipe.train, precision="fp16")))
+    code, _, complaint = command("evaluate", run.folder, "--device", "cpu")
+    assert (code, complaint) == (2, "error: --precision trained: fp16 does not work on cpu; use bf16 or fp32\n")
+    assert command("evaluate", run.folder, "--device", "cpu", "--precision", "fp32")[0] == 0
+
+
 def test_help_needs_no_run(command):
     code, printed, _ = command("evaluate", "--help")
     assert code == 0
@@ -91,7 +100,7 @@ def test_help_needs_no_run(command):
         (["RUN", "--precision", "fp17"], "unknown --precision 'fp17': did you mean 'fp16'?"),
         (["RUN", "--passes", "0"], "passes: expected at least 1, got 0"),
         (["RUN", "--data.holdout", "2"], "data.holdout: expected a share in [0, 1)"),
-        (["RUN", "--precision", "fp16", "--device", "cpu"], "fp16 does not work on cpu"),
+        (["RUN", "--precision", "fp16", "--device", "cpu"], "--precision fp16: fp16 does not work on cpu; use bf16"),
         (["RUN", "--data.limit", "--out", "x"], "data.limit: expected a value behind --data.limit, got --out"),
         (["RUN", "--data.limit"], "data.limit: expected a value behind --data.limit, got nothing"),
         (["RUN/best"], "RUN/best is not a run: expected a folder with config.yaml"),

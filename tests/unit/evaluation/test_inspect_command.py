@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,20 @@ def test_options(make_run, image: Path, command, tmp_path: Path):
     assert not (run.folder / "inspection").exists()
 
 
+def test_a_sample_of_images_that_moved_is_found_at_their_new_place(make_run, images: Path, command, tmp_path: Path):
+    run, moved = make_run(), tmp_path / "moved"
+    assert command("inspect", run.folder, "--sample", 1, "--out", tmp_path / "before.png")[0] == 0
+    gone = replace(run.recipe, data=replace(run.recipe.data, root=str(tmp_path / "gone")))
+    run.begin(gone)
+    shutil.copytree(images, moved)
+    code, _, complaint = command("inspect", run.folder, "--sample", 1)
+    assert (code, "correct --data.root" in complaint) == (2, True)
+    picture = tmp_path / "after.png"
+    code, _, complaint = command("inspect", run.folder, "--sample", 1, "--data.root", moved, "--out", picture)
+    assert (code, complaint) == (0, "")
+    assert picture.read_bytes() == (tmp_path / "before.png").read_bytes()
+
+
 def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, capsys):
     run = make_run()
     (run.best / "model.json").write_text("{")
@@ -64,7 +80,8 @@ def test_a_damaged_checkpoint_gives_way_to_the_other(make_run, image: Path, caps
         (["{run}", "--image", "{tmp}/cut.png"], "{tmp}/cut.png: corrupt image"),
         (["{run}", "--image", "{tmp}/empty.png"], "{tmp}/empty.png: corrupt image"),
         (["{run}", "--imgae", "{image}"], "unknown option '--imgae': did you mean '--image'?"),
-        (["{run}", "--image", "{image}", "--data.root", "x"], "unknown option '--data.root'"),
+        (["{run}", "--image", "{image}", "--data.root", "x"], "--data.root: --image FILE is no sample of a data set"),
+        (["{run}", "--sample", "0", "--data.rot", "x"], "unknown option '--data.rot': did you mean '--data.root'?"),
         (["{run}", "--image", "{image}", "--seed", "x"], "seed: expected"),
         (
             ["{run}", "--image", "{image}", "--seed", "-1"],

@@ -127,6 +127,13 @@ def test_the_answers_that_are_compared_are_those_of_both(run: Run, tmp_path: Pat
     assert shares == pytest.approx([100 * count.item() / 9 for count in counts], abs=1e-3)
 
 
+def test_images_that_moved_are_found_at_their_new_place(images: Path, tmp_path: Path, capsys) -> None:
+    run = run_of(model_config("conv-tiny", preset="modern", channels=(8, 8, 16)), tmp_path / "gone", tmp_path)
+    assert command(run.folder, "--rounds", 1) == 2
+    assert "correct --data.root" in capsys.readouterr().err
+    assert command(run.folder, "--rounds", 1, "--data.root", images) == 0
+
+
 @pytest.mark.parametrize("names", [["model.onnx"], ["engine.json"], ["engine.json", "model.onnx"], ["notes.txt"]])
 def test_what_is_no_earlier_engine_stays(names: list[str], run: Run, tmp_path: Path, capsys) -> None:
     out = tmp_path / "engine"

@@ -18,8 +18,9 @@ from onespike.training.checkpoint import Checkpoint
 from onespike.training.cost import ACCUMULATE, MULTIPLY_ACCUMULATE, CostMeter
 from onespike.training.loop import quality, set_up
 from onespike.training.penalties import EnergyBudget
-from onespike.training.progress import best_row
-from onespike.training.run import load
+from onespike.training.progress import Progress, best_row
+from onespike.training.restoring import restore
+from onespike.training.run import Run, load
 from onespike.training.trainer import Trainer
 
 NARROW = {"channels": (4, 6, 8), "depths": (1, 2, 1)}
@@ -280,15 +281,25 @@ def test_epochs_of_unknown_energy_rank_below_those_that_keep_a_budget_which_came
     assert Checkpoint.load(tmp_path / "run" / "best").state["progress"]["epoch"] == 2
 
 
-def test_earlier_epochs_are_compared_with_the_budget_of_now(small):
-    trainer = set_up(small(train__energy_budget=2.0))
+def test_earlier_epochs_are_compared_with_the_budget_of_now():
     rows = ({"energy_uj": 3.0, "energy_of_budget": 0.5}, {"energy_uj": 1.0, "energy_of_budget": 0.2}, {})
-    trainer.progress.history = [{"epoch": n, "valid_top1": 90.0 - n, **row} for n, row in enumerate(rows, 1)]
-    (budget,) = (one for one in trainer.callbacks if isinstance(one, EnergyBudget))
-    budget.start(trainer)
-    assert [row["energy_of_budget"] for row in trainer.progress.history] == [1.5, 0.5, None]
-    assert best_row(trainer.progress.history)["epoch"] == 2
-    assert trainer.progress.best == quality(trainer.progress.history[0]) < 0  # the weights that are saved as the best
+    progress = Progress(history=[{"epoch": n, "valid_top1": 90.0 - n, **row} for n, row in enumerate(rows, 1)])
+    progress.compare_with(2.0)
+    assert [row["energy_of_budget"] for row in progress.history] == [1.5, 0.5, None]
+    assert best_row(progress.history)["epoch"] == 2
+    assert progress.best == quality(progress.history[0]) < 0  # the weights that are saved as the best
+
+
+def test_without_a_budget_earlier_epochs_count_by_their_accuracy(small, tmp_path):
+    train(small(train__epochs=1, train__energy_budget=1000.0), tmp_path / "run")
+    assert "energy_of_budget" in metrics(tmp_path / "run")[0]
+    trainer = set_up(small(train__epochs=2))
+    restore(trainer, Run.open(tmp_path / "run"))
+    assert "energy_of_budget" not in trainer.progress.history[0]
+    over = {"epoch": 1, "valid_top1": 90.0, "energy_of_budget": 2.0}
+    progress = Progress(history=[over, over | {"epoch": 2, "valid_top1": 60.0, "energy_of_budget": 1.5}])
+    progress.compare_with(0.0)
+    assert progress.best == 60, "the best of those that were over the budget was the nearest to it"
 
 
 def test_a_penalty_that_came_within_an_epoch_is_measured_on_the_rest_of_it(small, tmp_path, monkeypatch):

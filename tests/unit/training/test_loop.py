@@ -382,16 +382,31 @@ def test_times_of_a_busy_machine_are_marked(small, tmp_path, monkeypatch, capsys
         assert ("NOT TO BE TRUSTED, the machine was busy" in capsys.readouterr().out) == (load > 0)
 
 
-def test_tensorboard_has_the_rows_of_metrics_csv(small, tmp_path: Path):
+@pytest.mark.parametrize("sessions", [1, 2], ids=["straight", "resumed"])
+def test_tensorboard_has_the_rows_of_metrics_csv(small, sessions, tmp_path: Path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(small(), tmp_path / "run", quiet=True)
-    (file,) = (tmp_path / "run").rglob("events.*")
-    read = EventAccumulator(str(file))
+    for epochs in (1, 2)[-sessions:]:
+        train(small(train__epochs=epochs), tmp_path / "run", resume=(epochs, sessions) == (2, 2), quiet=True)
+    read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     read.Reload()
     rows = Run.open(tmp_path / "run").checkpoint().state["progress"]["history"]
     found = [(one.step, one.value) for one in read.Scalars("epoch/valid_top1")]
-    assert found == [(8 * row["epoch"], pytest.approx(row["valid_top1"])) for row in rows], "8 steps an epoch"
+    assert found == [(8 * row["epoch"] - 1, pytest.approx(row["valid_top1"])) for row in rows], "8 steps an epoch"
+
+
+def test_whatever_fails_to_close_all_else_is_closed(small, tmp_path: Path):
+    class Mine(Callback):
+        def close(self):
+            closed.append(self)
+            raise ValueError("not closed")
+
+    closed: list[Callback] = []
+    first, second = Mine(), Mine()
+    with pytest.raises(ValueError, match="not closed"):
+        train(small(train__epochs=1), tmp_path / "run", callbacks=[first, second], quiet=True)
+    assert closed == [second, first]
+    assert Run.open(tmp_path / "run").is_complete
 
 
 def test_a_checkpoint_is_due_after_so_many_minutes(tmp_path: Path, monkeypatch):

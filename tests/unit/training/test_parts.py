@@ -1,5 +1,7 @@
 """What does not suit a training is refused in one line, before anything is written."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.loss import JsdCrossEntropy
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
@@ -116,6 +120,106 @@ def test_a_tracker_that_cannot_be_opened_leaves_no_run(tmp_path: Path, monkeypat
     with pytest.raises(OnespikeError, match=message):
         onespike.train(recipe, tmp_path / "run", model=plain(), quiet=True)
     onespike.Run(tmp_path / "run").expect_free()
+
+
+class Refusing(onespike.Callback):
+    """It refuses to start."""
+
+    def start(self, trainer: Any) -> None:  # noqa: ARG002
+        raise ValueError("not now")
+
+
+def test_a_resumption_that_is_refused_leaves_a_complete_run_as_it_is(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Closed)
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb"])
+
+    def trained(epochs: int, track: list[str], *callbacks: onespike.Callback) -> dict[str, Any]:
+        values = {"data.limit": 100, "data.workers": 0, "train.epochs": epochs, "train.track": track}
+        recipe = onespike.load_recipe("digits", values)
+        return onespike.train(recipe, tmp_path, epochs > 1, model=plain(), callbacks=callbacks, quiet=True)
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    trained(1, [])
+    before = files()
+    with pytest.raises(OnespikeError, match=r"^train.track: wandb cannot be opened"):
+        trained(2, ["wandb"])
+    assert files() == before
+    with pytest.raises(ValueError, match="not now"):
+        trained(2, [], Refusing())
+    assert files() == before
+    assert trained(2, [])["epochs"] == 2
+
+
+class Failing(GeneralTracker):
+    """A tracker that fails in one of its methods, with an error."""
+
+    name, requires_logging_directory, tracker = "wandb", False, None
+    method, error = "", Exception()
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def log(self, *_: object, **__: object) -> None:
+        self._fail("log")
+
+    def finish(self) -> None:
+        self._fail("finish")
+
+    def _fail(self, method: str) -> None:
+        if method == self.method:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("method", "error"), [("log", ConnectionError(111, "refused\nby its server")), ("finish", RuntimeError("gone"))]
+)
+def test_a_tracker_that_fails_later_does_not_end_the_training(
+    method: str, error: Exception, tmp_path: Path, monkeypatch, capsys
+):
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", type("Mine", (Failing,), {"method": method, "error": error}))
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
+    values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb", "tensorboard"]}
+    onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
+    said = f"warning: train.track: wandb: {' '.join(str(error).split())}; training goes on without it\n"
+    assert capsys.readouterr().err == said
+    assert onespike.Run(tmp_path / "run").is_complete
+    read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    read.Reload()
+    assert len(read.Scalars("epoch/train_loss")) == 1, "the others go on"
+
+
+def test_a_disk_that_is_full_for_a_tracker_is_full(tmp_path: Path, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", type("Mine", (Failing,), {"method": "log", "error": full}))
+    monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb"])
+    values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb"]}
+    with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
+        onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
+
+
+def test_a_loss_of_each_step_wants_logits_of_each():
+    def made(steps: int) -> nn.Module:
+        images, layers = torch.rand(4, 1, 32, 32), [nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 10)]
+        return onespike.convert(nn.Sequential(nn.Flatten(), *layers), images, time_steps=steps).network
+
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.loss": "tet"})
+    for network in (plain(), made(4)):  # which may have several steps, and has
+        message = r"^train\.loss: tet expects logits of each time step \(T, B, K\), got \(2, 10\); use mean$"
+        with pytest.raises(OnespikeError, match=message):
+            set_up(recipe, network)
+    set_up(recipe, made(1))
+    set_up(recipe, plain(), loss=nn.CrossEntropyLoss())
+
+
+def test_weights_that_are_computed_cannot_be_rounded_to_8_bits():
+    network = plain()
+    weight_norm(network[1])
+    recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.int8_weights": True})
+    with pytest.raises(OnespikeError, match=r"^1\.weight is computed from other tensors; expected plain weights"):
+        set_up(recipe, network)
+    set_up(recipe, plain())
 
 
 def test_a_loss_of_splits_gets_a_label_for_each_image_and_logits_for_each_split():

@@ -60,6 +60,13 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def table(run: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv`, without what the clock says."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = [*csv.DictReader(file)]
+    return [{k: v for k, v in row.items() if k not in ("epoch_seconds", "images_per_second")} for row in rows]
+
+
 @pytest.mark.parametrize(
     ("overrides", "steps"),
     [
@@ -80,15 +87,8 @@ def test_interrupted_and_resumed_ends_in_the_same_bits(small, overrides, steps, 
     summary = train(recipe, tmp_path / "stopped", resume=True)
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "stopped"))
     assert summary["test_top1"] == straight["test_top1"]
-    tables = []
-    for run in ("straight", "stopped"):
-        with (tmp_path / run / "metrics.csv").open(newline="") as file:
-            rows = [*csv.DictReader(file)]
-        assert len(rows) == recipe.train.epochs
-        tables.append(
-            [{k: v for k, v in row.items() if k not in ("epoch_seconds", "images_per_second")} for row in rows]
-        )
-    assert tables[0] == tables[1]
+    assert table(tmp_path / "straight") == table(tmp_path / "stopped")
+    assert len(table(tmp_path / "stopped")) == recipe.train.epochs
 
 
 def test_signals_that_follow_at_once_count_as_one_and_a_later_one_saves_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -198,17 +198,27 @@ def test_a_resumed_run_goes_on_with_its_clock_and_its_curves(small, tmp_path, mo
     assert begun == [11], "TensorBoard leaves out what was written after the checkpoint"
 
 
-def test_a_disk_that_fills_up_is_one_line_and_with_room_it_resumes_to_the_same_bits(small, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_disk_that_fills_up_is_one_line_and_with_room_it_resumes_to_the_same_bits(
+    small, epoch, tmp_path, monkeypatch
+):
+    write = Run.write_metrics
+
+    def full(self, history):
+        if len(history) == epoch:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(self, history)
 
     train(small(), tmp_path / "straight", quiet=True)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "write_metrics", full)
         with pytest.raises(OnespikeError, match=r"^the disk of .* is full: .*: make room, then go on with --resume"):
             train(small(), tmp_path / "full", quiet=True)
+        (tmp_path / "full" / "curves.png").unlink(missing_ok=True)
     train(small(), tmp_path / "full", resume=True, quiet=True)
     assert same(weights(tmp_path / "straight"), weights(tmp_path / "full"))
+    assert table(tmp_path / "straight") == table(tmp_path / "full")
+    assert (tmp_path / "full" / "curves.png").is_file()
 
 
 def test_a_run_folder_tells_the_whole_story(small, tmp_path):
