@@ -90,8 +90,9 @@ def as_dataset(
         data: A `Dataset` of the library, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs
             (image, label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or
             several of these: (train, test), (train, validation, test), or a mapping from "train", "validation" and
-            "test", such as a `datasets.DatasetDict`. Without a test part, the validation part takes its place; without
-            either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
+            "test" (or "training", "val", "valid", "dev", "testing", "eval", "evaluation"; a warning names any others,
+            which are left out), such as a `datasets.DatasetDict`. Without a test part, the validation part takes its
+            place; without either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: Name of the data set; if None, that of its class, or on the Hub.

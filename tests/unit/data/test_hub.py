@@ -199,3 +199,4 @@ def test_parts_are_found_by_words_in_names(train, test, other, tmp_path, capsys)
     data = open_dataset(DataConfig("hub", str(tmp_path), holdout=0))
     assert (len(data.train), len(data.test)) == (2, 2)
     assert f"{tmp_path / other.format('cat')}: no image of a part" in capsys.readouterr().err
+        ("Training/{}/0.png", "Testing/{}/0.png", "Meta/{}/0.png"),
