@@ -9,11 +9,9 @@ from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, and cannot be opened by name.
 PASSED = "passed-from-python"
-#: Options for events alone.
-OF_EVENTS = (
-    *("frames", "frames_by", "representation", "sensor", "denoise"),
-    *("spatial_jitter", "temporal_jitter", "drop_events"),
-)
+#: Options for events alone: for events to train on, and for all.
+OF_TRAINING_EVENTS = ("spatial_jitter", "temporal_jitter", "drop_events")
+OF_EVENTS = ("frames", "frames_by", "representation", "sensor", "denoise", *OF_TRAINING_EVENTS)
 #: Options on which the test images depend, and the data sets of which nothing but the `root` says which they are.
 _OF_TEST = (
     *("name", "image_size", "class_path", "init_args"),
