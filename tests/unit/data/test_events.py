@@ -480,5 +480,8 @@ def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     ],
 )
 def test_options_that_would_be_ignored(options, message):
-    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}"):
+    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}") as caught:
         open_dataset(DataConfig(**options))
+    key = message.partition(":")[0]
+    usual = getattr(DataConfig, key.removeprefix("data."))
+    assert str(caught.value).endswith(f"; pass --{key} {'null' if usual is None else usual}")

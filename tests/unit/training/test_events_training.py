@@ -1,5 +1,6 @@
 """Training on frames of events, from the recipe to every command that takes a run."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,6 +94,35 @@ def test_changed_recordings_are_the_same_with_workers(root):
         found.append(list(TrainLoader(open_dataset(config), config, 12, 0).epoch(1))[-1])
     assert found[0][0].shape == (3, 12, 2, 16, 16)
     assert torch.equal(found[0][0], found[1][0])
+
+
+@pytest.mark.parametrize(
+    ("opened", "asked", "said"),
+    [
+        (None, {"denoise": 9.0}, "data.denoise: passed-from-python has images, no events; expected 0.0"),
+        ({}, {"drop_events": 0.5}, "data.drop_events: events-folder has no events; expected 0.0, got 0.5"),
+        ({"drop_events": 0.5}, {}, "data.drop_events: events-folder was opened with 0.5; expected 0.5, got 0.0"),
+        ({"drop_events": 0.5, "flip": 0.5}, {"drop_events": 0.5}, "data.flip: events-folder was opened with 0.5"),
+        (
+            {"drop_events": 0.5, "flip": 0.5},
+            {"drop_events": 0.5, "flip": 0.5, "alternate_flip": True},
+            "data.alternate_flip: events-folder was opened with False; expected False, got True",
+        ),
+    ],
+)
+def test_options_of_events_that_data_from_python_ignore(root, opened, asked, said):
+    made = recipe(root, **{"data.frames": 1, "data.sensor": None if opened is None else [16, 16]})
+    data = [(np.zeros((16, 16, 3), np.uint8), 0)] * 9
+    if opened is not None:
+        data = open_dataset(replace(made.data, **opened))
+    made = replace(made, data=replace(made.data, **asked))
+    with pytest.raises(OnespikeError, match=f"^{re.escape(said)}"):
+        set_up(made, data=data)
+
+
+def test_recordings_from_python_that_were_opened_alike_are_taken(root):
+    made = recipe(root, **{"data.drop_events": 0.5, "data.flip": 0.5})
+    assert set_up(made, data=open_dataset(made.data)).recipe.data.drop_events == 0.5
 
 
 def test_the_models_time_steps_are_the_datas_frames(root):
