@@ -40,7 +40,8 @@ def open_dataset(config: DataConfig) -> Dataset:
     if isinstance(decoded.train, RecordingSet):
         augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
         decoded = replace(decoded, train=replace(decoded.train, augment=augment))
-    return replace(decoded, name=source.name).divided(config.holdout, config.limit)
+    known = replace(decoded, name=source.name, of_events=source.framing is not None)
+    return known.divided(config.holdout, config.limit)
 
 
 def expect_used(config: DataConfig) -> None:

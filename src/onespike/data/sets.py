@@ -143,6 +143,7 @@ class Dataset:
             for images that are not raw.
         std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
         note: What was decided for the user and matters when results are compared; often empty.
+        of_events: Whether the images are frames of recordings of events.
     """
 
     name: str
@@ -153,6 +154,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
+    of_events: bool = False
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:

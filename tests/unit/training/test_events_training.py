@@ -194,6 +194,8 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     assert audit.accuracy == summary["test_top1"]
     framed = audit_run(run, replace(made.data, representation="binary"), images=2, latency=False)
     assert (framed.test_set, framed.accuracy) == (audit.test_set, None)
+    passed = audit_run(run, open_dataset(made.data), images=2, latency=False)
+    assert (passed.test_set, passed.accuracy) == (audit.test_set, audit.accuracy), "however they are given"
     for make in (optimise, convert_run, export):
         with pytest.raises(OnespikeError, match="3 frames; expected one"):
             make(run, tmp_path / "out")
