@@ -47,7 +47,8 @@ class DataConfig:
             all. A data set with a validation part of its own uses that and holds nothing out.
         image_size: Side in pixels. Every image's shorter side is resized to it and the centre square is kept, once,
             while decoding; None leaves the images as they are.
-        crop_padding: Pixels added on each side before the random crop back to the image's size; 0 does not crop.
+        crop_padding: Pixels added on each side before the random crop back to the image's size, at most that size; 0
+            does not crop.
         crop_fill: What these pixels are: "zero" (black), or "reflect", the image mirrored at its border.
         flip: Probability, in [0, 1], of mirroring a training image left to right.
         alternate_flip: Mirror each training image in every other epoch, rather than at random (airbench94, Jordan
