@@ -64,7 +64,7 @@ def expect_used_with(data: Any, config: DataConfig) -> None:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
     made = getattr(data.train, "augment", None)  # changes events by the options that the data set was opened with
-    opened = made.config if made else replace(config, **dict.fromkeys(OF_TRAINING_EVENTS, 0.0))
+    opened = made.config if made else replace(config, spatial_jitter=0.0, temporal_jitter=0.0, drop_events=0.0)
     for key in (*OF_TRAINING_EVENTS, "crop_padding", "crop_fill", "flip", "alternate_flip"):
         if (given := getattr(config, key)) != (own := getattr(opened, key)):
             state = f"data.{key}: {data.name} {f'was opened with {own}' if made else 'has no events'}"

@@ -82,7 +82,7 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     if isinstance(data, Mapping):
         used = {part: one for part, names in NAMES.items() for one in reversed(names) if one in data}
         given |= {part: data[one] for part, one in used.items()}
-        if left := [str(one) for one in data if one not in used.values()]:
+        if "train" in used and (left := [str(one) for one in data if one not in used.values()]):
             known = listed((one for names in NAMES.values() for one in names), most=20)
             warn(f"{name}: left out: {listed(left)}; parts are called {known}")
     elif isinstance(data, tuple):
