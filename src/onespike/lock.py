@@ -33,8 +33,12 @@ def held(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}")
         file.flush()
     except BlockingIOError:
-        ours = f"process {os.getpid()}, this one" if held_as in _HELD else ""  # who closes the file gives the lock away
-        owner = ours or printable(path.read_text(errors="replace"), 200) or "another process"
+        owner = "another process"
+        if held_as in _HELD:  # who closes the file gives the lock away
+            owner = f"process {os.getpid()}, this one"
+        else:
+            with suppress(OSError):  # it may have ended just now, and its file with it
+                owner = printable(path.read_text(errors="replace"), 200) or owner
         raise OnespikeError(f"{folder} is being written by {owner}: wait for it, or stop it") from None
     except OSError as error:
         raise OnespikeError(f"cannot write the folder {folder}: {error.strerror or error}") from error

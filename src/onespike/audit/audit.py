@@ -18,7 +18,6 @@ from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
 from onespike.data.loader import EvalLoader, Share, derive_seed
-from onespike.data.sources import of_events
 from onespike.durable import read_whole
 from onespike.errors import OnespikeError, shown
 from onespike.evaluation.evaluate import expect_shape
@@ -105,8 +104,11 @@ def audit_run(
     batches = _test_images(dataset, card.mean, card.std, images)
     shape = (card.in_channels, card.image_size)
     result = _audit(network, card.model, shape, batches, table, device, latency, scale)
-    result = replace(result, data=dataset.name, test_set=_test_set(run.recipe.data if data is None else data, dataset))
-    return replace(result, name=str(run.folder), accuracy=_accuracy(run, checkpoint, data, dataset))
+    tested = dataset.test_set()
+    # Test sets are compared by recordings: networks may make other frames of the same events.
+    test_set = dataset.test_set(of_events=True) if dataset.of_events else tested
+    accuracy = _accuracy(run, checkpoint, data, dataset, tested)
+    return replace(result, name=str(run.folder), data=dataset.name, test_set=test_set, accuracy=accuracy)
 
 
 def audit_model(
@@ -137,7 +139,7 @@ def audit_model(
     else:
         dataset = open_dataset(data)
         shape, classes, name = (dataset.in_channels, dataset.image_size), dataset.num_classes, dataset.name
-        test_set = _test_set(data, dataset)
+        test_set = dataset.test_set(dataset.of_events)
         batches = _test_images(dataset, dataset.mean, dataset.std, images)
     result = _audit(config.build(classes, *shape), config, shape, batches, table, device, latency, scale)
     return replace(result, name=config.name, data=name, test_set=test_set, trained=False)
@@ -146,11 +148,6 @@ def audit_model(
 def _test_images(dataset: Dataset, mean: tuple[float, ...], std: tuple[float, ...], images: int) -> _Batches:
     chosen = dataset.test.spread(_at_least_one(images))
     return lambda device: (batch for batch, _ in EvalLoader(chosen, mean, std, _BATCH, Share(device)))
-
-
-def _test_set(config: Any, dataset: Dataset) -> str:
-    """What test sets are compared by: networks may make other frames of the same recordings of events."""
-    return dataset.test_set(isinstance(config, DataConfig) and of_events(config))
 
 
 def _noise(channels: int, side: int, images: int) -> _Batches:
@@ -192,26 +189,26 @@ def _audit(
     return replace(result, scaling=scaling(config, *shape, latency, place) if scale else ())
 
 
-def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset) -> float | None:
+def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, test_set: str) -> float | None:
     """Top-1 of these weights on these test images: from training, or else from an evaluation at their time steps."""
     summary, epoch = run.summary or {}, checkpoint.state["progress"]["epoch"]
     found = summary.get("test_top1")
-    if found is not None and summary.get("best_epoch") == epoch and _is_own(run, checkpoint, data, dataset):
+    if found is not None and summary.get("best_epoch") == epoch and _is_own(run, checkpoint, data, dataset, test_set):
         return float(found)
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
         known = content["part"], content["checkpoint"], content["test_set"], content["epochs"]
         # A training that went on since then has other weights; other time steps have another energy.
-        if (*known, content.get("time_steps")) == ("test", "best", dataset.test_set(), epoch, None):
+        if (*known, content.get("time_steps")) == ("test", "best", test_set, epoch, None):
             return float(content["top1"]["mean"])
     return None
 
 
-def _is_own(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset) -> bool:
+def _is_own(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, test_set: str) -> bool:
     """Whether these are the test images of the run's summary."""
     tested = (run.summary or {}).get("test_set")
     if tested is not None:
-        return bool(tested == dataset.test_set())
+        return bool(tested == test_set)
     # A summary that does not tell them apart: then the images must be those of the run's own options.
     same = data is None or (isinstance(data, DataConfig) and data.shows_as(run.recipe.data))
     return same and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)

@@ -51,7 +51,8 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
         if known := _newest(source, directory, image_size):
             return _read(known)
         raise
-    entry = directory / f"{source.name}-{mixed[:16]}"
+    # A folder's name may begin with a dot, as do entries that are not finished, or be too long for one more word.
+    entry = directory / f"{source.name.lstrip('.')[:40] or 'folder'}-{mixed[:16]}"
     try:
         if entry.is_dir():
             try:
@@ -250,7 +251,7 @@ def _newest(source: Source, directory: Path, image_size: int | None) -> Path | N
     """The newest entry of a source's origin, whatever its key."""
     wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
     found = []
-    for path in directory.glob(f"{source.name}-*/meta.json"):
+    for path in directory.glob("[!.]*/meta.json"):
         with suppress(OSError, OnespikeError, AttributeError):  # damaged entries do not count
             if wanted.items() <= read_json(read_whole(path), path).items():
                 found.append(path)

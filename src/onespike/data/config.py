@@ -9,11 +9,9 @@ from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, and cannot be opened by name.
 PASSED = "passed-from-python"
-#: Options for events alone.
-OF_EVENTS = (
-    *("frames", "frames_by", "representation", "sensor", "denoise"),
-    *("spatial_jitter", "temporal_jitter", "drop_events"),
-)
+#: Options for events alone: for events to train on, and for all.
+OF_TRAINING_EVENTS = ("spatial_jitter", "temporal_jitter", "drop_events")
+OF_EVENTS = ("frames", "frames_by", "representation", "sensor", "denoise", *OF_TRAINING_EVENTS)
 #: Options on which the test images depend, and the data sets of which nothing but the `root` says which they are.
 _OF_TEST = (
     *("name", "image_size", "class_path", "init_args"),
@@ -49,7 +47,8 @@ class DataConfig:
             all. A data set with a validation part of its own uses that and holds nothing out.
         image_size: Side in pixels. Every image's shorter side is resized to it and the centre square is kept, once,
             while decoding; None leaves the images as they are.
-        crop_padding: Pixels added on each side before the random crop back to the image's size; 0 does not crop.
+        crop_padding: Pixels added on each side before the random crop back to the image's size, at most that size; 0
+            does not crop.
         crop_fill: What these pixels are: "zero" (black), or "reflect", the image mirrored at its border.
         flip: Probability, in [0, 1], of mirroring a training image left to right.
         alternate_flip: Mirror each training image in every other epoch, rather than at random (airbench94, Jordan

@@ -10,7 +10,7 @@ from typing import Any
 
 from onespike.classpath import resolve
 from onespike.data.cache import decode_here, open_cache
-from onespike.data.config import OF_EVENTS, PASSED, DataConfig
+from onespike.data.config import OF_EVENTS, OF_TRAINING_EVENTS, PASSED, DataConfig
 from onespike.data.events.frames import EventAugment, augments
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
@@ -30,7 +30,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     """
     if config.class_path is None and config.name == PASSED:
         raise OnespikeError("data: this run's images were passed from Python; pass them again (data=…), or --data.name")
-    _expect_used(config)
+    expect_used(config)
     if config.class_path is not None:
         return from_class(resolve(config.class_path, "data"), config.init_args, config)
     root = path_of(config.root) if config.root is not None else None
@@ -40,10 +40,11 @@ def open_dataset(config: DataConfig) -> Dataset:
     if isinstance(decoded.train, RecordingSet):
         augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
         decoded = replace(decoded, train=replace(decoded.train, augment=augment))
-    return replace(decoded, name=source.name).divided(config.holdout, config.limit)
+    known = replace(decoded, name=source.name, of_events=source.framing is not None)
+    return known.divided(config.holdout, config.limit)
 
 
-def _expect_used(config: DataConfig) -> None:
+def expect_used(config: DataConfig) -> None:
     """Raise an `OnespikeError` for a choice that this data set would ignore."""
     name, has_events = config.class_path or config.name, of_events(config)
     ignored = {} if has_events else dict.fromkeys(OF_EVENTS, "has images, no events")
@@ -53,7 +54,21 @@ def _expect_used(config: DataConfig) -> None:
         ignored["crop_fill"] = "loses changed events that leave the frame"
     for key, why in ignored.items():
         if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
-            raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}; leave --data.{key} out")
+            remedy = f"pass --data.{key} {'null' if usual is None else usual}"  # a recipe or a run may have given it
+            raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}; {remedy}")
+
+
+def expect_used_with(data: Any, config: DataConfig) -> None:
+    """Raise an `OnespikeError` for a choice about events that a data set passed from Python, to train on, ignores."""
+    if not isinstance(data, Dataset):
+        expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
+        return
+    made = getattr(data.train, "augment", None)  # changes events by the options that the data set was opened with
+    opened = made.config if made else replace(config, spatial_jitter=0.0, temporal_jitter=0.0, drop_events=0.0)
+    for key in (*OF_TRAINING_EVENTS, "crop_padding", "crop_fill", "flip", "alternate_flip"):
+        if (given := getattr(config, key)) != (own := getattr(opened, key)):
+            state = f"data.{key}: {data.name} {f'was opened with {own}' if made else 'has no events'}"
+            raise OnespikeError(f"{state}; expected {own}, got {given}; pass --data.{key} {own}, or open it so")
 
 
 def cache_folder(given: str | None = None) -> Path:
@@ -90,8 +105,9 @@ def as_dataset(
         data: A `Dataset` of the library, which is returned as it is; a map-style `torch.utils.data.Dataset` of pairs
             (image, label); a `datasets.Dataset`, whose columns are found by their features Image and ClassLabel; or
             several of these: (train, test), (train, validation, test), or a mapping from "train", "validation" and
-            "test", such as a `datasets.DatasetDict`. Without a test part, the validation part takes its place; without
-            either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
+            "test" (or "training", "val", "valid", "dev", "testing", "eval", "evaluation"; a warning names any others,
+            which are left out), such as a `datasets.DatasetDict`. Without a test part, the validation part takes its
+            place; without either, a fixed fifth of the images (stratified, seed 0) does, and `note` says so.
         test: The test part, if `data` holds none.
         validation: The validation part, likewise.
         name: Name of the data set; if None, that of its class, or on the Hub.

@@ -3,7 +3,7 @@
 import operator
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -20,7 +20,7 @@ from onespike.data.sets import Batch, ImageSet, split
 from onespike.data.sources import MOST_CLASSES, NAMES, PARTS, Content, Part
 from onespike.data.sources.image import decode, uint8_pixels
 from onespike.durable import read_whole
-from onespike.errors import OnespikeError, damage_named, reason, shown
+from onespike.errors import OnespikeError, damage_named, listed, reason, shown, warn
 
 #: What is said of an image that cannot be read, and what is expected.
 _DAMAGED = "its image cannot be read", "a whole one; restore it"
@@ -80,7 +80,11 @@ def parts_of(data: Any, name: str, test: Any = None, validation: Any = None) -> 
     """Split a data set into its parts; arguments, errors and the choice of the test part are as in `as_dataset`."""
     given: dict[str, Any] = {"test": test, "validation": validation}
     if isinstance(data, Mapping):
-        given |= {part: data[name] for part, names in NAMES.items() for name in reversed(names) if name in data}
+        used = {part: one for part, names in NAMES.items() for one in reversed(names) if one in data}
+        given |= {part: data[one] for part, one in used.items()}
+        if "train" in used and (left := [str(one) for one in data if one not in used.values()]):
+            known = listed((one for names in NAMES.values() for one in names), most=20)
+            warn(f"{name}: left out: {listed(left)}; parts are called {known}")
     elif isinstance(data, tuple):
         if len(data) not in (2, 3):
             raise OnespikeError(f"{name}: {len(data)} data sets; expected (train, test), or (train, validation, test)")
@@ -126,8 +130,13 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
 
 
 def _known_classes(part: ItemSet) -> list[str]:
+    """The names that a data set has as `classes`, a list in the order of the labels, or their numbers by name."""
     known = getattr(_whole(part.images), "classes", None)
-    return list(map(str, known)) if isinstance(known, Iterable) else []
+    if isinstance(known, Mapping):
+        by_number = {number: name for name, number in known.items() if isinstance(number, int | np.integer)}
+        known = [by_number[n] for n in sorted(by_number)] if by_number.keys() == set(range(len(known))) else None
+    known = known.tolist() if isinstance(known, np.ndarray) else known
+    return list(map(str, known)) if isinstance(known, list | tuple) else []
 
 
 def _whole(source: Any) -> Any:
@@ -159,8 +168,9 @@ def _as_floats(image: Any) -> Tensor | None:
 
 
 def _part(source: Any, where: str) -> ItemSet:
-    datasets = sys.modules.get("datasets")  # whoever holds one of its tables has imported it
-    if datasets and isinstance(source, datasets.Dataset):
+    # Whoever holds one of its tables has imported it; a module that is just called `datasets` may be anybody's.
+    table = getattr(sys.modules.get("datasets.arrow_dataset"), "Dataset", None)
+    if isinstance(table, type) and isinstance(source, table):
         source = _Rows(source, where)
     other = isinstance(source, IterableDataset | Mapping)  # the former may know its length, for a progress bar
     if other or not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):

@@ -44,7 +44,7 @@ class Share:
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix numbers into one seed of 63 bits; neighbouring numbers give unrelated seeds."""
+    """Mix numbers into one seed of 63 bits; neighbours give unrelated seeds. Zeros at the end do not count."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -52,8 +52,8 @@ class TrainLoader:
     """Shuffled, augmented batches of the training part; the last, incomplete batch of an epoch is left out.
 
     The batch size is over all processes together; the seed determines order and draws. It is an `OnespikeError` if the
-    batch size does not fit the data set or the processes, if AugMix is asked of float images, or if a reflected border
-    or Cutout's square does not fit the images.
+    batch size does not fit the data set or the processes, if AugMix is asked of float images, or if a crop's border or
+    Cutout's square does not fit the images.
     """
 
     def __init__(self, data: Dataset, config: DataConfig, batch_size: int, seed: int, share: Share = Share()) -> None:
@@ -70,7 +70,7 @@ class TrainLoader:
         self.cutout, self.side = config.cutout, data.image_size
         self.mirrored: Tensor | None = None  # (N,) bool: which images alternating flips mirror in the first epoch
         if config.alternate_flip:
-            # Seeded by four numbers: the seeds of orders and batches have fewer.
+            # Seeded by four numbers, the last not 0: the seeds of orders and batches have fewer.
             generator = torch.Generator().manual_seed(derive_seed(seed, 0, 0, 1))
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
@@ -175,7 +175,7 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
     """Raise an `OnespikeError` if a crop's border or Cutout's square is larger than raw images allow."""
     if isinstance(data.train, ItemSet):
         return
-    limits = {"cutout": data.image_size}
+    limits = {"cutout": data.image_size, "crop_padding": data.image_size}  # beyond, a crop may be border alone
     if data.image_size == 1:
         limits["crop_padding"] = limits["cutout"] = 0
     if config.crop_fill == "reflect":

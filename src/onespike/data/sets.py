@@ -20,13 +20,19 @@ _KNOWN_BY = 64
 
 
 def split(labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted."""
+    """Choose `count` of N images, stratified by labels (N,) if possible: their positions and the others', sorted.
+
+    The single image of a class, which cannot be divided, goes with the largest class.
+    """
     from sklearn.model_selection import train_test_split
 
     options = {"train_size": count, "random_state": 0}  # not a run's seed, so that runs stay comparable
+    _, strata, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if min(count, len(labels) - count) >= len(counts):  # else nothing is stratified
+        strata[counts[strata] == 1] = counts.argmax()
     try:
-        chosen, others = train_test_split(np.arange(len(labels)), stratify=labels, **options)
-    except ValueError:  # a class with a single image, or fewer images than classes on one of the two sides
+        chosen, others = train_test_split(np.arange(len(labels)), stratify=strata, **options)
+    except ValueError:  # fewer images than classes on one of the two sides
         chosen, others = train_test_split(np.arange(len(labels)), **options)
     return np.sort(chosen), np.sort(others)
 
@@ -137,6 +143,7 @@ class Dataset:
             for images that are not raw.
         std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
         note: What was decided for the user and matters when results are compared; often empty.
+        of_events: Whether the images are frames of recordings of events.
     """
 
     name: str
@@ -147,6 +154,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
+    of_events: bool = False
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:

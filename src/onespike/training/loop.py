@@ -15,7 +15,7 @@ from torch import nn
 from onespike.classpath import ClassPath
 from onespike.data.augment import BatchAugment, seeded
 from onespike.data.config import PASSED
-from onespike.data.dataset import as_configured, open_dataset
+from onespike.data.dataset import as_configured, expect_used_with, open_dataset
 from onespike.data.sets import Dataset
 from onespike.durable import is_full, remove
 from onespike.errors import OnespikeError, shown
@@ -181,6 +181,7 @@ def set_up(
         if data is None:
             images = open_dataset(recipe.data)
         else:
+            expect_used_with(data, recipe.data)
             images = as_configured(data, recipe.data)
             recipe = replace(recipe, data=replace(recipe.data, name=PASSED, root=None, class_path=None, init_args={}))
     torch.manual_seed(recipe.train.seed)

@@ -109,7 +109,7 @@ def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
     def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
         values = values_of(Recipe(model=card.model, conversion=card.conversion))
         values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
-        values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+        values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size", "mean", "std")}
         return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
 
     was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))

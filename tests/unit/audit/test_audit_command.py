@@ -19,6 +19,7 @@ from onespike.cli.tables import person
 from onespike.counting.energy import DEFAULT
 from onespike.counting.operations import count_operations
 from onespike.data.config import DataConfig
+from onespike.data.sets import Dataset
 from onespike.models import model_config
 from onespike.training.checkpoint import Checkpoint
 from onespike.training.run import Run
@@ -79,14 +80,17 @@ def test_compared_with_twins(make_run, command):
     assert f"no ratio of energies, since the accuracy of {runs[2].folder} is not known" in printed
 
 
-def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run):
+def test_an_evaluation_gives_the_accuracy_that_a_summary_lacks(make_run, monkeypatch):
     run = make_run()
     assert audit_run(run, images=8, latency=False).accuracy is None
     (run.folder / "evaluation").mkdir()
     tested = run.dataset().test_set()
     found = {"part": "test", "checkpoint": "best", "test_set": tested, "epochs": 1, "top1": {"mean": 12.5}}
     (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
+    hashed, own = [], Dataset.test_set
+    monkeypatch.setattr(Dataset, "test_set", lambda *given: (hashed.append(given), own(*given))[1])
     assert audit_run(run, images=8, latency=False).accuracy == 12.5
+    assert len(hashed) == 1, "of many images it takes a while"
     for other in ({"part": "train"}, {"checkpoint": "last"}, {"test_set": "others"}, {"epochs": 2}, {"time_steps": 4}):
         (run.folder / "evaluation" / "evaluation.json").write_text(json.dumps(found | other))
         assert audit_run(run, images=8, latency=False).accuracy is None

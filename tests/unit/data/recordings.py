@@ -25,9 +25,9 @@ def mnist_bytes(made):
 
 
 def aedat2_bytes(made, header=b"#!AER-DAT2.0\r\n# This is a raw AE data file - do not edit\r\n", swapped=False):
-    """AEDAT 2 of a DVS128, big-endian: 7 bits of y from the bottom, 7 of x from the right, polarity; microseconds."""
+    """AEDAT 2 of a DVS128, big-endian: 7 bits of y from the bottom, 7 of x from the right, 0 for brighter; time."""
     rows, (x, y) = np.empty((len(made), 2), ">u4"), ("yx" if swapped else "xy")
-    rows[:, 0] = 127 - made[y].astype(np.uint32) << 8 | 127 - made[x].astype(np.uint32) << 1 | made["p"]
+    rows[:, 0] = 127 - made[y].astype(np.uint32) << 8 | 127 - made[x].astype(np.uint32) << 1 | 1 - made["p"]
     rows[:, 1] = made["t"]
     return header + rows.tobytes()
 
@@ -46,7 +46,7 @@ def aedat3_bytes(made, packet=16, kind=1):
 
 
 def write_nmnist(root, made):
-    """Train/ and Test/ of two digits; `made` is a list of recordings."""
+    """Train/ and Test/ in turns, two recordings of a digit after the other; `made` is a list of recordings."""
     for number, one in enumerate(made):
         part, digit = ("Train", "Test")[number % 2], number // 2 % 10
         folder = root / part / str(digit)

@@ -6,7 +6,7 @@ from layouts import save_image, write_binary
 
 from onespike.data.config import DataConfig
 from onespike.data.dataset import Dataset, open_dataset
-from onespike.data.sets import ImageSet
+from onespike.data.sets import ImageSet, split
 from onespike.data.sources import EVENTS, SOURCES
 from onespike.errors import OnespikeError
 
@@ -59,6 +59,15 @@ def test_the_limit_is_stratified():
     data = open_dataset(DataConfig(limit=100, holdout=0.5))
     assert np.bincount(labels(data.train), minlength=10).min() >= 4
     assert np.bincount(labels(data.validation), minlength=10).min() >= 4
+
+
+def test_a_class_of_one_image_goes_with_the_largest():
+    for sizes in ([50, 49, 1], [500, 490, 10, 1, 1]):
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        chosen, others = split(labels, len(labels) // 2)
+        assert np.array_equal(np.sort([*chosen, *others]), np.arange(len(labels)))
+        found = np.bincount(labels[chosen], minlength=len(sizes))
+        assert np.abs(found[:2] - np.array(sizes[:2]) / 2).max() <= 1
 
 
 def test_few_images_of_many_classes_are_split_all_the_same(cifar):

@@ -1,6 +1,7 @@
 """Data sets of events: their official bytes become the very events, through tonic; what is damaged is named."""
 
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 
 from onespike.data import DataConfig, open_dataset
 from onespike.data.events.frames import Framing, jittered
-from onespike.data.events.readers import read_arrays, read_dvs128, read_ibm, read_mnist
+from onespike.data.events.readers import read_arrays, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.saccades import simulate
 from onespike.data.events.stream import EVENT, Sensor
 from onespike.data.sources import open_source
@@ -65,11 +66,19 @@ def test_gesture_as_tonic_downloads_it(name, tmp_path):
         folder = tmp_path / "DVSGesture" / f"ibmGesture{part}" / "user01_led"
         folder.mkdir(parents=True)
         with (folder / name).open("wb") as file:  # by its name alone, numpy would add an ending
-            np.save(file, np.stack([made[key].astype(np.float64) for key in "xypt"], 1))
+            np.save(file, np.stack([made[key] / (1000 if key == "t" else 1) for key in "xypt"], 1))
     _, ((label, found),) = recordings_of("dvs-gesture", tmp_path)
     assert label == 7
-    assert np.array_equal(found["t"], 1000 * made["t"])
-    assert np.array_equal(found["p"], made["p"])
+    assert np.array_equal(found, made), "fractions of milliseconds count"
+
+
+def test_gesture_arrays_of_whole_milliseconds_and_of_no_whole_pixels(tmp_path):
+    rows = np.array([[1, 2, 0, 5], [3, 4, 1, 7]])
+    np.save(tmp_path / "1.npy", rows)
+    assert read_gesture_array(Files(tmp_path), "1.npy", DVS128)["t"].tolist() == [5000, 7000]
+    np.save(tmp_path / "1.npy", rows + np.array([[0], [0.5]]))
+    with pytest.raises(OnespikeError, match=r"1.npy: event 1 has x, y, p = 3.5, 4.5, 1.5; expected whole numbers"):
+        read_gesture_array(Files(tmp_path), "1.npy", DVS128)
 
 
 def test_cifar10_dvs_holds_out_the_last_of_each_class(tmp_path):
@@ -101,8 +110,10 @@ def test_cifar10_dvs_of_tonic_has_the_same_test_part(tmp_path):
 def test_an_address_of_a_dvs128_counts_from_the_lower_right(tmp_path):
     event = bytes([0, 0, 5, 7 << 1 | 1]) + bytes([0, 0, 0, 9])  # y = 5 from the bottom, x = 7 from the right
     content = b"#!AER-DAT2.0\r\n" + event
-    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128).tolist() == [(9, 120, 122, 1)]
-    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128, swapped=True).tolist() == [(9, 122, 120, 1)]
+    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128).tolist() == [(9, 120, 122, 0)]
+    assert read_dvs128(*files(tmp_path, content, "a.aedat"), DVS128, swapped=True).tolist() == [(9, 122, 120, 0)]
+    brighter = content.replace(event, bytes([0, 0, 5, 7 << 1]) + event[4:])
+    assert read_dvs128(*files(tmp_path, brighter, "a.aedat"), DVS128).tolist() == [(9, 120, 122, 1)]
 
 
 def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, monkeypatch):
@@ -158,12 +169,37 @@ def test_recordings_of_other_names_are_left_out_with_a_warning(tmp_path, capsys)
 def test_the_cache_knows_recordings_whose_names_end_in_capitals(tmp_path):
     keys = set()
     for seed in (1, 2):
-        write_nmnist(tmp_path / str(seed), [events(seed=seed)] * 4)
+        write_nmnist(tmp_path / str(seed), [events(seed=seed)] * 20)
         for path in tmp_path.rglob("*.bin"):
             path.rename(path.with_suffix(".BIN"))
         with open_source(DataConfig(name="nmnist"), tmp_path / str(seed)) as source:
             keys.add(source.key())
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize("part", ["Train", "Test"])
+def test_nmnist_has_every_digit(tmp_path, part):
+    write_nmnist(tmp_path, [events()] * 20)
+    shutil.rmtree(tmp_path / part / "3")
+    with pytest.raises(OnespikeError, match=rf"{part}/3: no recordings; expected some of each digit"):
+        recordings_of("nmnist", tmp_path)
+
+
+def test_cifar10_dvs_has_two_recordings_of_a_class(tmp_path):
+    for name in OBJECTS:
+        (tmp_path / name).mkdir()
+        for number in range(1 if name == "frog" else 2):
+            (tmp_path / name / f"{number}.aedat").write_bytes(b"not read here")
+    with pytest.raises(OnespikeError, match="frog: a single recording; expected more"):
+        recordings_of("cifar10-dvs", tmp_path)
+
+
+def test_the_words_of_shd_are_in_one_order(tmp_path):
+    made = [(np.array([0.0, 0.25]), np.array([699, 0]))] * 2
+    write_shd(tmp_path / "shd_train.h5", made)
+    write_shd(tmp_path / "shd_test.h5", made, ("eins", "null"))
+    with pytest.raises(OnespikeError, match=r"shd_test.h5: its words are eins, null; expected those of shd_train.h5"):
+        recordings_of("shd", tmp_path)
 
 
 # Frames
@@ -444,5 +480,8 @@ def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     ],
 )
 def test_options_that_would_be_ignored(options, message):
-    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}"):
+    with pytest.raises(OnespikeError, match=f"^{re.escape(message)}") as caught:
         open_dataset(DataConfig(**options))
+    key = message.partition(":")[0]
+    usual = getattr(DataConfig, key.removeprefix("data."))
+    assert str(caught.value).endswith(f"; pass --{key} {'null' if usual is None else usual}")

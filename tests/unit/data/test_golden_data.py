@@ -7,46 +7,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from layouts import pack, write_binary, write_hub, write_pickled
+from layouts import netpbm, official, pack, write_binary, write_hub, write_pickled
 from PIL import Image
 
 from onespike.data import DataConfig, as_dataset, open_dataset
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
-
-
-def netpbm(root: Path, seed: int = 0) -> Path:
-    """Image files whose bytes no library decides: train/, val/ and test/ of two classes, some of the images grey."""
-    rng = np.random.default_rng(seed)
-    for number, part in enumerate(("train", "val", "test")):
-        for name in ("cat", "dog"):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for i in range(6 - number):
-                colour = i % 3 > 0
-                header, size = (b"P6 8 8 255\n", 192) if colour else (b"P5 8 8 255\n", 64)
-                (folder / f"{i}.ppm").write_bytes(header + rng.integers(0, 256, size, np.uint8).tobytes())
-    return root
-
-
-def official(root: Path) -> Path:
-    """Tiny-ImageNet as it is shipped, of three classes. The files hold Netpbm whatever their ending."""
-    rng = np.random.default_rng(1)
-
-    def image(name: str) -> None:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"P6 8 8 255\n" + rng.integers(0, 256, 192, np.uint8).tobytes())
-
-    wnids, lines = ["n03", "n01", "n02"], []
-    for wnid in wnids:
-        for i in range(4):
-            image(f"train/{wnid}/images/{wnid}_{i}.JPEG")
-        image(f"val/images/val_{wnid}.JPEG")
-        lines.append(f"val_{wnid}.JPEG\t{wnid}\t0\t0\t7\t7\n")
-    (root / "val" / "val_annotations.txt").write_text("".join(lines))
-    (root / "wnids.txt").write_text("\n".join(wnids))
-    (root / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tbullfrog\n")
-    return root
 
 
 ROOTS = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from layouts import png, save_image, write_hub, write_parquet
 
+from onespike.data.cache import verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
 from onespike.errors import OnespikeError
@@ -110,6 +111,15 @@ def test_a_folder_of_image_files_through_datasets(tree, tmp_path):
     assert open_dataset(DataConfig("hub", str(tree), holdout=0)).note == data.note
 
 
+@pytest.mark.parametrize("name", [".mine", "é" * 120, "..."])
+def test_a_folder_of_any_name_has_an_entry_that_is_verified(name, tree, cache):
+    root = tree.rename(tree.with_name(name))
+    for _ in range(2):
+        assert open_dataset(DataConfig("hub", str(root), holdout=0)).name == name
+    (entry,) = cache.iterdir()
+    assert verify_cache(cache) == {entry: ""}
+
+
 def test_a_folder_that_datasets_cannot_read(local, tmp_path, fails):
     fails("hub", None, "no data set given", "owner/name", "--data.root")
     fails("hub", tmp_path / "none", tmp_path / "none", "no such folder", "owner/name")
@@ -190,6 +200,7 @@ def test_tiny_imagenet_of_the_hub(tmp_path, monkeypatch):
         ("train/{}/test 0.png", "my-eval/{}/0.png", "{}/0.png"),
         ("{}/training_0.png", "{}/0-test-0.png", "{}/latest.png"),
         ("a/train/test/{}/0.png", "a/val/train/{}/0.png", "a/x/{}/0.png"),  # the first word tells
+        ("Training/{}/0.png", "Testing/{}/0.png", "Meta/{}/0.png"),
     ],
 )
 def test_parts_are_found_by_words_in_names(train, test, other, tmp_path, capsys):

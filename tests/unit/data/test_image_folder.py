@@ -34,6 +34,12 @@ def test_val_alone_is_the_test_set_and_with_test_it_is_the_validation_set(tree):
     assert data.validation.images is not data.train.images
 
 
+@pytest.mark.parametrize("name", ["testing", "eval", "evaluation"])
+def test_the_test_part_may_be_called_otherwise(tree, name):
+    (tree / "test").rename(tree / name)
+    assert len(open_dataset(DataConfig("folder", str(tree))).test) == 4
+
+
 @pytest.mark.parametrize("name", ["validation", "valid", "dev"])
 def test_the_validation_part_may_be_called_otherwise(tree, name):
     shutil.copytree(tree / "test", tree / name)

@@ -280,6 +280,10 @@ def test_a_reflected_border_holds_pixels_of_the_image(policy, data):
     ("options", "message"),
     [
         ({"crop_padding": 8, "crop_fill": "reflect"}, "data.crop_padding: expected at most 7 for images of 8 pixels"),
+        (
+            {"crop_padding": 9},
+            "data.crop_padding: expected at most 8 for images of 8 pixels a side, got 9; lower --data",
+        ),
         ({"cutout": 9}, "data.cutout: expected at most 8 for images of 8 pixels a side, got 9; lower --data.cutout"),
     ],
 )

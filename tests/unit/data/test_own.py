@@ -3,6 +3,8 @@
 import io
 import pickle
 import random
+import sys
+from types import ModuleType
 
 import datasets
 import numpy as np
@@ -163,6 +165,21 @@ def test_class_names_come_from_the_argument_or_the_data_set():
     assert as_dataset(Subset(source, range(10))).name == "Own"
 
 
+def test_parts_have_the_names_of_folders_and_others_are_named(capsys):
+    train, test = Own(raw(), labels()), Own(raw(8), labels(8))
+    for names in (("training", "eval"), ("train", "testing"), ("train", "evaluation")):
+        data = as_dataset(dict(zip(names, (train, test), strict=True)), holdout=0)
+        assert (len(data.train), len(data.test), data.note) == (20, 8, "")
+    assert capsys.readouterr().err == ""
+    assert len(as_dataset({"train": train, "test": test, "extra": train, "eval": train}, name="mine").test) == 8
+    assert capsys.readouterr().err.startswith("warning: mine: left out: extra, eval; parts are called train, training,")
+
+
+def test_a_module_of_ones_own_may_be_called_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", ModuleType("datasets"))
+    assert len(as_dataset(Own(raw(), labels()), holdout=0).train) == 16
+
+
 def test_labels_that_are_known_are_not_looked_for_in_the_images():
     data = as_dataset(TensorDataset(floats(), torch.tensor(labels())), holdout=0)
     assert data.train.labels.tolist() == labels()
@@ -249,12 +266,25 @@ def test_images_in_dictionaries_are_refused():
         as_dataset(Named(raw(), labels()), name="mine")
 
 
-@pytest.mark.parametrize("known", [np.array(["a", "b", "c", "d"]), 4, None])
-def test_classes_are_names_where_they_are_a_list_of_some_kind(known):
+@pytest.mark.parametrize(
+    ("known", "names"),
+    [
+        (np.array(["a", "b", "c", "d"]), "abcd"),
+        ({"d": 3, "b": 1, "a": 0, "c": np.int64(2)}, "abcd"),
+        ({"a": 1, "b": 2, "c": 3, "d": 4}, "0123"),
+        ({"a": 0, "b": 0, "c": 1, "d": 2}, "0123"),
+        ({0: "a", 1: "b", 2: "c", 3: "d"}, "0123"),
+        ({"d", "a", "c", "b"}, "0123"),
+        ("dcba", "0123"),
+        (np.array("dcba"), "0123"),
+        (4, "0123"),
+        (None, "0123"),
+    ],
+)
+def test_classes_are_names_where_they_are_in_an_order(known, names):
     mine = Own(raw(), labels())
     mine.classes = known
-    names = ("a", "b", "c", "d") if isinstance(known, np.ndarray) else ("0", "1", "2", "3")
-    assert as_dataset(mine).classes == names
+    assert as_dataset(mine).classes == tuple(names)
 
 
 def test_random_transforms_draw_by_seed_epoch_and_image_alone():

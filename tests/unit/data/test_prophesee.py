@@ -122,6 +122,10 @@ def test_hdf5_that_holds_something_else(tmp_path):
             file.create_dataset(name, (10**12,), "i8", chunks=(1000,))
     with pytest.raises(OnespikeError, match="bytes come out of it"):
         read_hdf5(Files(tmp_path), "b.h5", HD)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["events"] = np.zeros((3, 4), np.int64)
+    with pytest.raises(OnespikeError, match=r"d.h5: not read as HDF5 \(t is missing\)"):
+        read_hdf5(Files(tmp_path), "d.h5", HD)
     whole = (tmp_path / "a.h5").read_bytes()
     (tmp_path / "c.h5").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(OnespikeError, match=r"c\.h5: not read as HDF5"):

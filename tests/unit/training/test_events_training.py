@@ -1,5 +1,6 @@
 """Training on frames of events, from the recipe to every command that takes a run."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +96,35 @@ def test_changed_recordings_are_the_same_with_workers(root):
     assert torch.equal(found[0][0], found[1][0])
 
 
+@pytest.mark.parametrize(
+    ("opened", "asked", "said"),
+    [
+        (None, {"denoise": 9.0}, "data.denoise: passed-from-python has images, no events; expected 0.0"),
+        ({}, {"drop_events": 0.5}, "data.drop_events: events-folder has no events; expected 0.0, got 0.5"),
+        ({"drop_events": 0.5}, {}, "data.drop_events: events-folder was opened with 0.5; expected 0.5, got 0.0"),
+        ({"drop_events": 0.5, "flip": 0.5}, {"drop_events": 0.5}, "data.flip: events-folder was opened with 0.5"),
+        (
+            {"drop_events": 0.5, "flip": 0.5},
+            {"drop_events": 0.5, "flip": 0.5, "alternate_flip": True},
+            "data.alternate_flip: events-folder was opened with False; expected False, got True",
+        ),
+    ],
+)
+def test_options_of_events_that_data_from_python_ignore(root, opened, asked, said):
+    made = recipe(root, **{"data.frames": 1, "data.sensor": None if opened is None else [16, 16]})
+    data = [(np.zeros((16, 16, 3), np.uint8), 0)] * 9
+    if opened is not None:
+        data = open_dataset(replace(made.data, **opened))
+    made = replace(made, data=replace(made.data, **asked))
+    with pytest.raises(OnespikeError, match=f"^{re.escape(said)}"):
+        set_up(made, data=data)
+
+
+def test_recordings_from_python_that_were_opened_alike_are_taken(root):
+    made = recipe(root, **{"data.drop_events": 0.5, "data.flip": 0.5})
+    assert set_up(made, data=open_dataset(made.data)).recipe.data.drop_events == 0.5
+
+
 def test_the_models_time_steps_are_the_datas_frames(root):
     assert recipe(root).model.time_steps == 3
     assert recipe(root, **{"data.frames": 1}).model.time_steps == 1
@@ -164,6 +194,8 @@ def test_a_run_goes_through_every_command(root, tmp_path, command):
     assert audit.accuracy == summary["test_top1"]
     framed = audit_run(run, replace(made.data, representation="binary"), images=2, latency=False)
     assert (framed.test_set, framed.accuracy) == (audit.test_set, None)
+    passed = audit_run(run, open_dataset(made.data), images=2, latency=False)
+    assert (passed.test_set, passed.accuracy) == (audit.test_set, audit.accuracy), "however they are given"
     for make in (optimise, convert_run, export):
         with pytest.raises(OnespikeError, match="3 frames; expected one"):
             make(run, tmp_path / "out")

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -283,6 +284,19 @@ def test_what_the_position_of_a_run_depends_on_cannot_change(small, tmp_path, ch
     train(small(), tmp_path / "run")
     with pytest.raises(OnespikeError, match=message):
         train(small(train__epochs=3, **changed), tmp_path / "run", resume=True)
+
+
+def test_other_images_than_before_are_another_run(small, tmp_path):
+    def pairs(images):
+        return [(image.astype(np.uint8), number % 2) for number, image in enumerate(images)]
+
+    dark = np.arange(20 * 16**2).reshape(20, 16, 16) % 100
+    made = small(train__epochs=1, train__batch_size=4, data__crop_padding=0)
+    train(made, tmp_path / "run", data=pairs(dark), quiet=True)
+    made = replace(made, train=replace(made.train, epochs=2))
+    with pytest.raises(OnespikeError, match=r"another run: mean was \(0.19.*,\), now \(0.2.*,\); a run is resumed"):
+        train(made, tmp_path / "run", data=pairs(dark + 20), resume=True, quiet=True)
+    assert train(made, tmp_path / "run", data=pairs(dark), resume=True, quiet=True)["epochs"] == 2
 
 
 def test_rates_and_decay_are_chosen_anew(small, tmp_path):

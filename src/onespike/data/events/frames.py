@@ -18,12 +18,12 @@ from typing import Literal, Self
 
 import numpy as np
 
-from onespike.data.config import DataConfig
+from onespike.data.config import OF_TRAINING_EVENTS, DataConfig
 from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
-#: Increase it whenever the same events would give other frames: those in the cache are then made anew.
-_FRAMES = 3
+#: Increase it whenever the same files would give other frames: those in the cache are then made anew.
+_FRAMES = 4
 #: A voxel is counted in these parts of an event.
 _PARTS = 16
 
@@ -183,4 +183,4 @@ def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random
 
 def augments(config: DataConfig) -> bool:
     """Whether training recordings are changed before they become frames."""
-    return bool(config.drop_events or config.spatial_jitter or config.temporal_jitter)
+    return any(getattr(config, key) for key in OF_TRAINING_EVENTS)

@@ -24,7 +24,7 @@ from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files, is_hidden, open_files
 from onespike.data.sources.folders import in_class_folders
 from onespike.data.sources.hub import not_recognised
-from onespike.errors import OnespikeError, warn
+from onespike.errors import OnespikeError, shown, warn
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
 _GESTURES = [
@@ -59,6 +59,9 @@ def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
         def part(folder: str) -> Samples:
             names = _below(files, folder, (".bin",))
             rows = [(name, _number(files, name, name.split("/")[-2], 10)) for name in names]
+            if missing := set(range(10)) - {label for _, label in rows}:
+                where = files.where(f"{folder}/{min(missing)}")
+                raise OnespikeError(f"{where}: no recordings; expected some of each digit; restore them")
             return _samples(files, rows, {".bin": read_mnist}, NMNIST)
 
         parts = {"train": part("Train"), "test": part("Test")}
@@ -142,6 +145,9 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
         found: dict[str, Rows] = {"train": [], "test": []}
         for label, folder in enumerate(_OBJECTS):
             names = sorted(_below(files, folder, tuple(endings)), key=_last_number)
+            if len(names) < 2:
+                expected = "expected more, of which the last tenth is the test set"
+                raise OnespikeError(f"{files.where(folder)}: a single recording; {expected}; restore them")
             held_out = max(1, len(names) // 10)
             found["train"] += [(name, label) for name in names[:-held_out]]
             found["test"] += [(name, label) for name in names[-held_out:]]
@@ -158,9 +164,12 @@ def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
         files = _find(opened, "shd", {"shd_train.h5": "beside shd_test.h5"})
         names = ["shd_train.h5", "shd_test.h5"]
         files.expect_listed(names, files.names())
-        read = {part: _hdf5(files, name) for part, name in zip(("train", "test"), names, strict=True)}
-        parts = {part: samples for part, (_, samples) in read.items()}
-        yield source(config, COCHLEA, str(files.root), lambda: files.key(names), read["train"][0], parts)
+        (words, train), (others, test) = (_hdf5(files, name) for name in names)
+        if others != words:  # a label would mean another word
+            found = f"{files.where(names[1])}: its words are {shown(', '.join(others))}"
+            raise OnespikeError(f"{found}; expected those of {names[0]}, in their order; download both again")
+        parts = {"train": train, "test": test}
+        yield source(config, COCHLEA, str(files.root), lambda: files.key(names), words, parts)
 
 
 def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:

@@ -48,7 +48,8 @@ def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     with opened_hdf5(files, name, expected) as file:
         found: Any = next((file[group] for group in _GROUPS if group in file), {})
         names = getattr(getattr(found, "dtype", None), "names", None)  # of an array of all four
-        if missing := [key for key in "txyp" if key not in (names or found)]:
+        has = names or (() if hasattr(found, "dtype") else found)  # to look into an array would be to look for a number
+        if missing := [key for key in "txyp" if key not in has]:
             raise ValueError(f"{missing[0]} is missing")
         if (size := max(one.nbytes for one in ([found] if names else [found[key] for key in "txyp"]))) > LARGEST:
             raise ValueError(f"{size:,} bytes come out of it")

@@ -52,7 +52,9 @@ def read_dvs128(files: Files, name: str, sensor: Sensor, swapped: bool = False) 
     """Read AEDAT 2 of a DVS128: 4 bytes of address, 4 of microseconds.
 
     From its lowest bit an address has the polarity, 7 bits of x that count from the right, and 7 of y that count from
-    the bottom, as iniVation documents them (tonic takes y for x). `swapped` exchanges x and y, see `open_cifar10_dvs`.
+    the bottom, as iniVation documents them (tonic takes y for x). But the lowest bit is 0 where it became brighter, as
+    jAER and SpikingJelly read it; iniVation's page says the opposite. `swapped` exchanges x and y, see
+    `open_cifar10_dvs`.
     """
     version, body = _aedat(files, name)
     origin = files.where(name)
@@ -67,7 +69,7 @@ def read_dvs128(files: Files, name: str, sensor: Sensor, swapped: bool = False) 
     address, t = address[inside := address < _OUTSIDE], t[inside]
     x, y = 127 - (address >> 1 & 0x7F), 127 - (address >> 8 & 0x7F)
     x, y = (y, x) if swapped else (x, y)
-    return recording((t, x, y, address & 1), sensor, origin)
+    return recording((t, x, y, 1 - (address & 1)), sensor, origin)
 
 
 def read_ibm(files: Files, name: str, sensor: Sensor) -> np.ndarray:
@@ -128,10 +130,15 @@ def read_gesture_array(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     if not isinstance(rows, np.ndarray) or rows.ndim != 2 or rows.shape[1] != 4 or rows.dtype.kind not in "iuf":
         found = f"{rows.dtype} of shape {rows.shape}" if isinstance(rows, np.ndarray) else "several arrays"
         raise OnespikeError(f"{origin}: {found}; expected rows of x, y, p, milliseconds; download it again")
-    if not (np.abs(rows.astype(np.float64)) < _LARGE).all():
+    rows = rows.astype(np.float64)
+    if not (np.abs(rows) < _LARGE).all():
         raise OnespikeError(f"{origin}: numbers that are not finite, or above 2^50; expected others; download it again")
-    x, y, p, t = rows.astype(np.int64).T
-    return recording((1000 * t, x, y, p), sensor, origin)
+    if len(wrong := np.flatnonzero((rows[:, :3] % 1).any(1))):
+        found = f"event {wrong[0]:,} has x, y, p = {', '.join(f'{one:g}' for one in rows[wrong[0], :3])}"
+        raise OnespikeError(f"{origin}: {found}; expected whole numbers; download it again")
+    rows[:, 3] *= 1000
+    x, y, p, t = np.rint(rows).astype(np.int64).T
+    return recording((t, x, y, p), sensor, origin)
 
 
 def load_arrays(data: bytes, origin: str) -> Any:

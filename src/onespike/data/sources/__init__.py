@@ -35,7 +35,11 @@ EVENTS = {
 #: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
 PARTS = ("train", "validation", "test")
 #: Names of each part, in folders, in Python and on the Hub, the usual name first.
-NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 #: Most classes: the confusion matrix has the square of it.
 MOST_CLASSES = 1 << 15
 
@@ -83,7 +87,7 @@ def expect_class_names(names: Sequence[Any], where: str) -> None:
 class Source(NamedTuple):
     """A data set as its owner ships it. `key` and `content` raise OnespikeError where files are missing or damaged."""
 
-    name: str  # also the first part of its cache folder's name
+    name: str  # its beginning is that of its cache folder's name
     origin: str  # for a person to read: a path, a Hub repository or "embedded"
     key: Callable[[], str]  # hash of the content; where it is cached nothing else is called, so it decodes nothing
     content: Callable[[], Content]

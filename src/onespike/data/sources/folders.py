@@ -23,8 +23,9 @@ def open_folder(root: Path | None) -> Iterator[Source]:
     """Open folders train/<class>/, and val/<class>/ or test/<class>/ or both; images may lie deeper than that.
 
     They may lie in a folder or archive, or one folder down. With both, val/ is the validation part; with one, it is the
-    test part. val/ may be called validation/, valid/ or dev/. Classes are numbered in the order of their names, images
-    sorted by name; other files in folders are left out, with a warning unless they are hidden.
+    test part. val/ may be called validation/, valid/ or dev/, and test/ testing/, eval/ or evaluation/. Classes are
+    numbered in the order of their names, images sorted by name; other files in folders are left out, with a warning
+    unless they are hidden.
     """
     if root is None:
         raise OnespikeError("folder: no root given; expected a folder with train/ and val/ or test/; pass --data.root")

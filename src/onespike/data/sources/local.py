@@ -14,7 +14,7 @@ from typing import Any
 
 from onespike.classpath import installed_only
 from onespike.data.items import content_of, parts_of
-from onespike.data.sources import PARTS, Content
+from onespike.data.sources import NAMES, PARTS, Content
 from onespike.data.sources.files import DAMAGE, Files, entries, is_hidden, open_files
 from onespike.data.sources.image import EXTENSIONS
 from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
@@ -27,10 +27,10 @@ _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images:
 _MEMBERS = (*EXTENSIONS, ".cls", ".txt", ".json")  # other members are decoded by whatever module knows their ending
 _UNREAD = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # tables of other kinds
 _BESIDE = ("README.md", "LICENSE", "dataset_infos.json")  # files that say nothing here, left out without a warning
-_WORDS = {"train": "train|training", "validation": "validation|valid|val|dev", "test": "test|testing|eval|evaluation"}
-_NAMED = "|".join(f"(?P<{part}>{words})" for part, words in _WORDS.items())
-#: Which part a folder or file belongs to, by a word in its name, as `datasets` has it.
-_PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)")
+_NAMED = "|".join(f"(?P<{part}>{'|'.join(words)})" for part, words in NAMES.items())
+#: Which part a folder or file belongs to, by a word in its name, as `datasets` has it. But that knows small letters
+#: alone: Testing/ beside Training/ would be trained on.
+_PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)", re.IGNORECASE)
 
 
 @installed_only()
