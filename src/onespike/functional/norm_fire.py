@@ -204,7 +204,7 @@ def moments_of(
     """
     rows = _rows(currents)
     mean, variance, far = _around(kernels, currents, currents[0, :, 0, 0].to(kernels.real))
-    if far.any():  # the first pixel is an outlier of its channel
+    if far.any():  # the first pixel is an outlier of its channel; a GPU is waited for
         again = _around(kernels, currents, mean.to(kernels.real))
         mean, variance = (torch.where(far, new, old) for new, old in zip(again, (mean, variance), strict=False))
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:

@@ -290,7 +290,7 @@ def test_a_channel_may_start_with_an_outlier(outlier, dtype) -> None:
     x[0, :2, 0, 0] = outlier
     norm, exact = BatchNorm(3), nn.BatchNorm2d(3).double()
     out, reference = norm(x), exact(x.double())
-    most = 1e-5 if dtype == torch.float32 else 4e-3  # a bfloat16 has 8 digits
+    most = 1e-5 if dtype == torch.float32 else 2**-7  # a bfloat16 has 8 digits, and the interpreter cuts the others off
     torch.testing.assert_close(out.double(), reference, rtol=most, atol=most)
     torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=1e-5, atol=0)
     torch.testing.assert_close(norm.running_mean.double(), exact.running_mean, rtol=1e-5, atol=1e-6)
