@@ -12,6 +12,7 @@ from onespike.errors import OnespikeError
 from onespike.exporting import FORMATS
 from onespike.functional import SURROGATES, fuse
 from onespike.neurons import NEURONS, Incoming, Neuron, NeuronConfig, OverTime, make_neuron
+from onespike.neurons.adaptive import AdaptiveLIF
 from tests.reference import plain_neurons
 
 CHANNELS = 3
@@ -225,6 +226,34 @@ def test_it_trains_in_our_network(name):
         losses.append(loss.item())
     assert all(parameter.grad is not None for parameter in network.parameters())
     assert losses[-1] < losses[0]
+
+
+@every_neuron
+@pytest.mark.parametrize("learnable", ["none", "layer"])
+def test_what_arrives_is_as_the_currents_are(name, learnable):
+    neuron, currents = make(name, learnable_decay=learnable), values(*SHAPES["windows"])
+    for odd in (Incoming(behind=2), Incoming(currents[:, :1]), Incoming(values(5, 5, CHANNELS, 2, 2))):
+        with pytest.raises(ValueError, match=r"^(behind|beside): expected"):
+            neuron.charge_and_fire(currents, odd)
+
+
+@every_neuron
+@pytest.mark.parametrize("shape", [(2, 1), (2, 4), (2, 1, 4, 4), (4, 2, 1, 4, 4)])
+def test_parameters_of_each_channel_take_potentials_of_these_channels(name, shape):
+    neuron = make(name, **learnable(name))
+    with pytest.raises(ValueError, match=r"for each channel: expected potentials .* of 3 channels"):
+        neuron(values(*shape)) if neuron.spiking else neuron.leak(*values(2, *shape))
+
+
+def test_an_adaptive_neuron_reads_its_config_unless_told_otherwise():
+    config = NeuronConfig("adaptive", options={"adaptation": 5.0})
+    for given, expected in (({}, (5.0, 0.8)), ({"adaptation": 1.0, "adaptation_decay": 0.5}, (1.0, 0.5))):
+        neuron = AdaptiveLIF(3, config, **given)
+        assert (neuron.adaptation, neuron.adaptation_decay) == expected
+    assert "adaptation=1.0, adaptation_decay=0.5" in repr(neuron)
+    assert AdaptiveLIF(3).adaptation == 0.2
+    with pytest.raises(OnespikeError, match=r"^adaptation_decay: expected 0 <= adaptation_decay <= 1, got 1.5"):
+        AdaptiveLIF(3, adaptation_decay=1.5)
 
 
 def test_options_reach_the_neuron_and_change_it():

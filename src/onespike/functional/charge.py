@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
-from onespike.functional.kernels import Kernels, is_plain, kernels_for
+from onespike.functional.kernels import Kernels, is_plain, is_traced, kernels_for
 from onespike.functional.norm_fire import KINDS, computes
-from onespike.functional.spike import Surrogate, as_surrogate, expect_threshold, spike_backward
+from onespike.functional.spike import Surrogate, as_surrogate, constant, expect_threshold, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -36,14 +36,12 @@ class _ChargeAndFire(torch.autograd.Function):
         fusion: tuple[str, float],
         differentiable: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        if behind not in (0, 1):
-            raise ValueError(f"behind: expected 0 or 1, got {behind}")
         if not 0 <= decay <= 1:
             raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
         expect_fusion(*fusion)
-        _expect_windows(currents, beside)
+        expect_windows(currents, beside, behind)
         # C would read a number of another type as an address, or as another argument.
-        decay, behind, fusion = float(decay), int(behind), (fusion[0], float(fusion[1]))
+        behind, fusion = int(behind), (fusion[0], float(fusion[1]))
         v = torch.empty_like(currents)
         spikes = None if firing is None else torch.empty_like(currents)
         ctx.save_for_backward(v, beside)
@@ -101,8 +99,10 @@ class _ChargeAndFire(torch.autograd.Function):
         return currents, None, None, besides, None, None, None
 
 
-def _expect_windows(currents: Tensor, beside: Tensor | None) -> None:
+def expect_windows(currents: Tensor, beside: Tensor | None, behind: int) -> None:
     """Raise a ValueError unless there are windows and X has their shape: broadcasting would hide the mistake."""
+    if behind not in (0, 1):
+        raise ValueError(f"behind: expected 0 or 1, got {behind}")
     if not currents.dim() or not currents.is_floating_point():
         found = f"{currents.dtype} of shape {tuple(currents.shape)}"
         raise ValueError(f"currents: expected real numbers (V, B, C, M, M), got {found}")
@@ -121,7 +121,7 @@ def _kernels(
     fusion: tuple[str, float],
 ) -> Kernels | None:
     """Return the kernels if they compute this fusion and surrogate and can read these tensors, else None."""
-    if beside is None or not is_sincos(fusion[0]) or torch.compiler.is_compiling():
+    if beside is None or not is_sincos(fusion[0]) or is_traced():
         return None
     if firing is not None and not computes(firing[1]):
         return None
@@ -184,6 +184,7 @@ def charge(
         ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, the fusion does not exist, or X has
             another shape than I.
     """
+    decay = constant("decay", decay)
     return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
 
@@ -205,6 +206,7 @@ def charge_and_fire(
     Raises:
         ValueError: The surrogate does not exist, the threshold is NaN, or as for `charge`.
     """
+    decay, threshold = constant("decay", decay), constant("threshold", threshold)
     expect_threshold(threshold)
     firing = threshold, as_surrogate(surrogate)
     return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
+from onespike.functional.autocast import computed_in
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
@@ -27,18 +28,16 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = 
     """
     if weight.shape[1:] != (*x.shape[-3:-2], 3, 3):
         raise ValueError(f"weight: expected (O, C, 3, 3) for x {tuple(x.shape)}, got {tuple(weight.shape)}")
-    dtype = x.dtype
-    if torch.amp.is_autocast_available(x.device.type) and torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    x, bias = x.to(dtype), None if bias is None else bias.to(dtype)
-    if weight.requires_grad and _is_faster(x) and not (pool and min(x.shape[-2:]) < 2):  # PyTorch refuses to pool it
+    x, bias = x.to(computed_in(x)), None if bias is None else bias.to(computed_in(bias))
+    refused = computed_in(weight) != x.dtype or (pool and min(x.shape[-2:]) < 2)  # by PyTorch
+    if weight.requires_grad and _is_faster(x) and not refused:
         return _Conv3x3.apply(x, weight, bias, pool)
-    out = conv2d(x, weight.to(dtype), bias, padding=1)
+    out = conv2d(x, weight.to(computed_in(weight)), bias, padding=1)
     return max_pool(out) if pool else out
 
 
 def _is_faster(x: Tensor) -> bool:
-    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.dim() != 4 or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.dim() != 4 or is_traced():
         return False
     small = max(x.shape[2:]) <= MOST and x.numel() > 0
     return small and is_plain(x) and x.is_contiguous(memory_format=torch.channels_last) and tiles() is not None

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
-from onespike.functional.spike import Surrogate
+from onespike.functional.spike import Surrogate, constant
 
 #: Most potentials of one pixel (time steps times channels), which are on a thread's stack.
 _MOST = 2**15
@@ -23,9 +23,11 @@ def has_kernels_over_time(currents: Tensor) -> bool:
 
     The time steps lie one behind the other in memory, or are a single step, expanded.
     """
-    if currents.device.type != "cpu" or currents.dim() != 5 or not currents.numel() or torch.compiler.is_compiling():
+    if currents.device.type != "cpu" or currents.dim() != 5 or not currents.numel() or is_traced():
         return False
     one, (steps, _, channels) = currents[0], currents.shape[:3]
+    if currents.numel() == channels:  # as for `has_kernels`
+        return False
     fits = steps * channels <= _MOST and channels <= CHANNELS and _stride(currents) in (0, one.numel())
     if not fits or not is_plain(currents) or not one.is_contiguous(memory_format=torch.channels_last):
         return False
@@ -52,14 +54,14 @@ def fire_over_time(
     Returns:
         The spikes, (T, B, P*C, H, W).
     """
-    expect_kernels(has_kernels_over_time(currents), currents, norm)
+    expect_kernels(has_kernels_over_time, currents, norm)
+    threshold, decay = constant("threshold", threshold), constant("decay", decay)
     expect_neurons(shift, currents, threshold, surrogate)
     if threshold <= 0:
         raise ValueError(f"threshold: expected a number above 0, got {threshold}")
     if not 0 <= decay <= 1:
         raise ValueError(f"decay: expected 0 <= decay <= 1, got {decay}")
-    # An int would be passed to C as one, and be read as an address.
-    return _FireOverTime.apply(currents, shift, norm, float(threshold), float(decay), surrogate)
+    return _FireOverTime.apply(currents, shift, norm, threshold, decay, surrogate)
 
 
 class _FireOverTime(torch.autograd.Function):

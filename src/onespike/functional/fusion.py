@@ -14,7 +14,7 @@ from torch import Tensor
 
 def _sincos_backward(x: Tensor, y: Tensor, gradient: Tensor, angle: float) -> tuple[Tensor, Tensor]:
     # 2 cos(aX) cos(aY) and -2 sin(aX) sin(aY) are the sum and difference of two cosines: two functions, not four.
-    x, gradient = x * angle, gradient * angle
+    x, gradient = x.to(torch.promote_types(x.dtype, y.dtype)) * angle, gradient * angle
     plus, minus = torch.add(x, y, alpha=angle).cos_(), x.sub_(y, alpha=angle).cos_()
     return (plus + minus).mul_(gradient), plus.sub_(minus).mul_(gradient)
 
@@ -37,7 +37,13 @@ class _SinCos(torch.autograd.Function):
         return *_sincos_backward(x, y, gradient, ctx.angle), None
 
 
-_sincos = _SinCos.apply
+def _sincos(x: Tensor, y: Tensor, angle: float) -> Tensor:
+    if (x.shape, x.dtype) != (y.shape, y.dtype):  # the function writes into what has the shape and dtype of X
+        dtype = torch.promote_types(x.dtype, y.dtype)
+        x, y = torch.broadcast_tensors(x.to(dtype), y.to(dtype))
+    fused: Tensor = _SinCos.apply(x, y, angle)
+    return fused
+
 
 #: Fusions as functions of X, Y and the angle a = theta pi/2. To add one, add an entry: `FUSIONS["mine"] = …`.
 FUSIONS: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {

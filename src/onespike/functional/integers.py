@@ -18,8 +18,10 @@ def to_integers(weight: Tensor) -> tuple[Tensor, Tensor]:
     integers.
 
     Raises:
-        ValueError: A weight is infinite or NaN.
+        ValueError: A weight is infinite or NaN, or the shape has no axis behind the output channels, or an empty one.
     """
+    if weight.ndim < 2 or not weight.shape[1:].numel():
+        raise ValueError(f"weight: expected (C_out, ...) with weights of each channel, got {tuple(weight.shape)}")
     largest = weight.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
     if not largest.is_meta and not largest.isfinite().all():
         raise ValueError(f"weight: expected finite numbers, got {largest[~largest.isfinite()][0].item()} among them")

@@ -9,8 +9,8 @@
  */
 #include "tensors.h"
 
-/* sums[0] = sum of I - first, sums[1] = sum of their squares, for each channel; `first` is the first row. */
-int moments(const stored *x, int64_t rows, int64_t channels, double *sums) {
+/* sums[0] = sum of I - pivot, sums[1] = sum of their squares, for each channel. */
+int moments(const stored *x, int64_t rows, int64_t channels, const real *pivot, double *sums) {
     int threads = omp_get_max_threads();
     double *partial = calloc((size_t)threads * 2 * channels, sizeof(double));
     if (!partial) return 1;
@@ -19,15 +19,15 @@ int moments(const stored *x, int64_t rows, int64_t channels, double *sums) {
         int64_t begin, end;
         share(rows, &begin, &end);
         double *mine = partial + omp_get_thread_num() * 2 * channels;
-        real first[channels], a[channels], b[channels];
-        for (int64_t c = 0; c < channels; c++) first[c] = get(x[c]);
+        real center[channels], a[channels], b[channels];
+        memcpy(center, pivot, sizeof center);
         for (int64_t from = begin; from < end; from += BLOCK) {
             int64_t to = from + BLOCK < end ? from + BLOCK : end;
             memset(a, 0, sizeof a);
             memset(b, 0, sizeof b);
             for (int64_t row = from; row < to; row++)
                 for (int64_t c = 0; c < channels; c++) {
-                    real d = get(x[row * channels + c]) - first[c];
+                    real d = get(x[row * channels + c]) - center[c];
                     a[c] += d;
                     b[c] += d * d;
                 }

@@ -7,9 +7,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -28,6 +30,9 @@ FLAGS: tuple[list[str], ...] = (
 #: Dtypes that have kernels, and the compiler's option that selects each.
 TYPES = {torch.bfloat16: "-DBF16", torch.float32: "-DREAL=float", torch.float64: "-DREAL=double"}
 
+#: How the name of a folder begins in which a compiler is at work.
+_BUILDING = "building-"
+
 
 class Kernels:
     """Compiled functions for one type of tensor: `kernels("fire", x, rows, …)` with tensors, ints and floats."""
@@ -45,6 +50,11 @@ class Kernels:
         """Call a function that writes into a tensor; MemoryError if the function lacks memory."""
         if self.ask(name, *arguments):
             raise MemoryError(name)
+
+
+def is_traced() -> bool:
+    """Whether a compiler or a transform of `torch.func` follows the operations: both know PyTorch's alone."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -77,12 +87,12 @@ def _in_c(value: Tensor | int | float | None) -> object:
 @cache
 def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None:
     """Compile a file of kernels for a dtype, or load them from the cache; None where neither works."""
-    compiler = shutil.which(os.environ.get("CC") or "cc")
-    if dtype not in TYPES or os.environ.get("ONESPIKE_KERNELS") == "0" or compiler is None:
+    command = compiler()
+    if dtype not in TYPES or os.environ.get("ONESPIKE_KERNELS") == "0" or command is None:
         return None
     code = Path(__file__).with_name(source)
     content = b"".join(one.read_bytes() for one in (code, *sorted(code.parent.glob("*.h"))))
-    key = hashlib.sha256(content + repr((FLAGS, compiler, _processor())).encode()).hexdigest()[:16]
+    key = hashlib.sha256(content + repr((FLAGS, command, _processor())).encode()).hexdigest()[:16]
     name = f"{key}{TYPES[dtype]}"
     try:
         folder = Path(os.environ.get("ONESPIKE_CACHE") or "~/.cache/onespike").expanduser() / "kernels"
@@ -94,10 +104,14 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
         with suppress(OSError):
             if kept.is_file() and _is_own(kept) and kept.name == _named(name, kept):  # else damaged: compile again
                 return Kernels(kept, dtype)
+    for left in folder.glob(f"{_BUILDING}*") if own else ():
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - 3600:  # of a process that was killed
+                shutil.rmtree(left)
     try:
-        with tempfile.TemporaryDirectory(dir=folder if own else None) as building:
+        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=folder if own else None) as building:
             made = Path(building) / f"{name}.so"
-            if not _compile(compiler, [TYPES[dtype], str(code), "-o", str(made)]):
+            if not _compile(command, [TYPES[dtype], str(code), "-o", str(made)]):
                 return None
             made.chmod(0o700)
             kernels = Kernels(made, dtype)
@@ -106,6 +120,16 @@ def kernels_for(dtype: torch.dtype, source: str = "kernels.c") -> Kernels | None
             return kernels
     except OSError:  # nowhere to write
         return None
+
+
+def compiler() -> list[str] | None:
+    """The command of a C compiler: $CC, which may have options, or the first of cc, gcc and clang; None without one."""
+    given = os.environ.get("CC")
+    with suppress(ValueError):  # a quote that nothing closes
+        for name, *options in filter(None, map(shlex.split, [given] if given else ["cc", "gcc", "clang"])):
+            if found := shutil.which(name):
+                return [found, *options]
+    return None
 
 
 def _named(name: str, file: Path) -> str:
@@ -122,8 +146,8 @@ def _is_own(path: Path) -> bool:
     return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
-def _compile(compiler: str, arguments: list[str]) -> bool:
-    command = [compiler, "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
+def _compile(command: list[str], arguments: list[str]) -> bool:
+    command = [*command, "-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
     every = ([*command, *flags, *arguments] for flags in FLAGS)
     return any(subprocess.run(one, capture_output=True, check=False).returncode == 0 for one in every)
 

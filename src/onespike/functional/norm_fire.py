@@ -6,6 +6,7 @@ deviation alone.
 
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, kernels_for, plain
-from onespike.functional.spike import SURROGATES, Surrogate
+from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
+from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, constant
 
 if TYPE_CHECKING:
     from onespike.functional.norm_fire_triton import TritonKernels
@@ -25,6 +26,8 @@ KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
+#: Largest square of the distance between a channel's first pixel and its mean, in variances, that costs few digits.
+_FAR = 1000
 
 
 def computes(surrogate: Surrogate) -> bool:
@@ -37,7 +40,7 @@ def has_kernels(currents: Tensor) -> bool:
 
     A CPU needs a C compiler; a GPU needs Triton, and $ONESPIKE_KERNELS = 1.
     """
-    if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or torch.compiler.is_compiling():
+    if currents.dim() != 4 or currents.numel() == 0 or currents.shape[1] > CHANNELS or is_traced():
         return False
     if currents.numel() == currents.shape[1]:  # one value has no variance: PyTorch refuses it in training
         return False
@@ -63,25 +66,27 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
     Returns:
         The spikes, (B, P*C, H, W).
     """
-    expect_kernels(has_kernels(currents), currents, norm)
+    expect_kernels(has_kernels, currents, norm)
+    threshold = constant("threshold", threshold)
     expect_neurons(shift, currents, threshold, surrogate)
     return _NormFire.apply(currents, shift, norm, threshold, surrogate)
 
 
 def batch_norm(currents: Tensor, norm: nn.BatchNorm2d) -> Tensor:
     """Normalise (B, C, H, W) by the batch's statistics, as `norm` does in training; `has_kernels` must hold for it."""
-    expect_kernels(has_kernels(currents), currents, norm)
-    ones, zeros = currents.new_ones(norm.num_features), currents.new_zeros(norm.num_features)
-    weights = (norm.weight, norm.bias) if norm.affine else (ones, zeros)
-    return _BatchNorm.apply(currents, *weights, norm)
+    expect_kernels(has_kernels, currents, norm)
+    weight = currents.new_ones(norm.num_features) if norm.weight is None else norm.weight
+    bias = currents.new_zeros(norm.num_features) if norm.bias is None else norm.bias
+    return _BatchNorm.apply(currents, weight, bias, norm)
 
 
-def expect_kernels(fit: bool, currents: Tensor, norm: nn.BatchNorm2d) -> None:
-    """Raise a ValueError unless the currents `fit` and the norm has their channels and device: no kernel checks it."""
-    if not fit or norm.num_features != currents.shape[-3]:
+def expect_kernels(has: Callable[[Tensor], bool], currents: Tensor, norm: nn.BatchNorm2d) -> None:
+    """Raise a ValueError unless it `has` kernels for the currents, and the norm fits them: no kernel checks it."""
+    if not has(currents) or norm.num_features != currents.shape[-3]:
         strides = currents.stride() if currents.layout == torch.strided else currents.layout
+        expected = f"such as {has.__name__} takes, of {norm.num_features} channels"
         found = f"{currents.dtype} of shape {tuple(currents.shape)}, strides {strides}"
-        raise ValueError(f"currents: expected such as has_kernels takes, of {norm.num_features} channels, got {found}")
+        raise ValueError(f"currents: expected {expected}, got {found}")
     for one in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
         if one is not None and one.device != currents.device:
             raise ValueError(f"norm: expected its tensors on {currents.device}, as the currents are, got {one.device}")
@@ -95,6 +100,7 @@ def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate:
     if shift.device != currents.device or shift.is_complex() or not is_plain(shift.resolve_neg()):
         found = f"{type(shift).__name__} of {shift.dtype} on {shift.device}"
         raise ValueError(f"shift: expected real numbers on {currents.device}, as the currents are, got {found}")
+    as_surrogate(surrogate)
     if not computes(surrogate):
         got = f"another {surrogate.name!r}, put in its place" if surrogate.name in KINDS else repr(surrogate.name)
         raise ValueError(f"surrogate: expected one of {', '.join(KINDS)}, got {got}")
@@ -196,21 +202,33 @@ def moments_of(
 
     Both are over all pixels of the batch; for the running variance, each pixel counts `times` times.
     """
-    rows, channels = _rows(currents), currents.shape[1]
-    sums = torch.empty(2, channels, dtype=torch.float64, device=currents.device)
-    kernels("moments", currents, rows, channels, sums)
-    offset, square = sums / rows  # less the first pixel: mean of squares less square of the mean would lose digits
-    mean, variance = currents[0, :, 0, 0] + offset, square - offset**2
-    with torch.no_grad():
-        if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
-            assert norm.num_batches_tracked is not None
-            norm.num_batches_tracked.add_(1)
-            momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
-            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
-            unbiased = variance * (times * rows / max(times * rows - 1, 1))
-            norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
+    rows = _rows(currents)
+    mean, variance, far = _around(kernels, currents, currents[0, :, 0, 0].to(kernels.real))
+    if far.any():  # the first pixel is an outlier of its channel; a GPU is waited for
+        again = _around(kernels, currents, mean.to(kernels.real))
+        mean, variance = (torch.where(far, new, old) for new, old in zip(again, (mean, variance), strict=False))
+    if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.add_(1)
+        momentum = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+        unbiased = variance * (times * rows / max(times * rows - 1, 1))
+        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     scale = (variance + norm.eps).rsqrt()
     return mean.to(kernels.real), scale.to(kernels.real)
+
+
+def _around(kernels: "Kernels | TritonKernels", currents: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return each channel's mean and variance, from differences to a pivot, and where the pivot was too far off.
+
+    The variance is the mean of their squares less the square of their mean: the further off, the more digits are lost.
+    """
+    sums = torch.empty(2, len(pivot), dtype=torch.float64, device=currents.device)
+    kernels("moments", currents, _rows(currents), len(pivot), pivot, sums)
+    offset, square = sums / _rows(currents)
+    lost = offset**2
+    variance = square - lost
+    return pivot + offset, variance, lost > _FAR * variance
 
 
 def _rows(currents: Tensor) -> int:

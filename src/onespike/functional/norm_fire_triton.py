@@ -79,17 +79,17 @@ def rows_from(start, rows, tile: tl.constexpr):
 
 
 @triton.jit
-def moments(x, rows, channels, sums, chunk: tl.constexpr, tile: tl.constexpr, wide: tl.constexpr):
-    """sums[0] = sum of I - first, sums[1] = sum of their squares, for each channel; `first` is the first row."""
+def moments(x, rows, channels, pivot, sums, chunk: tl.constexpr, tile: tl.constexpr, wide: tl.constexpr):
+    """sums[0] = sum of I - pivot, sums[1] = sum of their squares, for each channel."""
     number = tl.program_id(0).to(tl.int64)
     c, there = columns_of(channels, wide)
-    first = tl.load(x + c, there, 0.0).to(sums.dtype.element_ty)
-    a = tl.zeros((tile, wide), first.dtype)
-    b = tl.zeros((tile, wide), first.dtype)
+    center = tl.load(pivot + c, there, 0.0)
+    a = tl.zeros((tile, wide), center.dtype)
+    b = tl.zeros((tile, wide), center.dtype)
     for start in range(0, chunk, tile):
         row, inside = rows_from(number * chunk + start, rows, tile)
-        current = tl.load(x + row * channels + c, inside & there, 0.0).to(first.dtype)
-        d = tl.where(inside & there, current - first, 0.0)
+        current = tl.load(x + row * channels + c, inside & there, 0.0).to(center.dtype)
+        d = tl.where(inside & there, current - center, 0.0)
         a += d
         b += d * d
     mine = sums + number * 2 * channels + c

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from onespike.functional.autocast import computed_in
+
 #: Tokens in a chunk, those of all sequences together; measured.
 _CHUNK = 8192
 
@@ -182,12 +184,6 @@ def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
             raise ValueError(f"{name}: expected {expected} for x {tuple(x.shape)}, got {found}")
 
 
-def _in_its_precision(x: Tensor) -> Tensor:
-    """Cast to autocast's dtype, where it is enabled; as in PyTorch's layers, the state has that dtype, too."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
 def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool = False) -> Tensor:
     """Run a plain recurrent layer: h[t] = tanh(W x[t] + b + U h[t-1] + c), from h = 0.
 
@@ -198,7 +194,7 @@ def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
         ValueError: The shapes do not fit.
     """
     _expect_weights(1, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
-    return _Rnn.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)
+    return _Rnn.apply(x.to(computed_in(x)), w_ih, w_hh, b_ih, b_hh, backwards)
 
 
 def scan_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool = False) -> Tensor:
@@ -213,4 +209,4 @@ def scan_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
         ValueError: The shapes do not fit.
     """
     _expect_weights(3, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
-    return _Gru.apply(_in_its_precision(x), w_ih, w_hh, b_ih, b_hh, backwards)
+    return _Gru.apply(x.to(computed_in(x)), w_ih, w_hh, b_ih, b_hh, backwards)

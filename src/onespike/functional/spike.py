@@ -99,6 +99,14 @@ def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
     return surrogate
 
 
+def constant(name: str, value: float | Tensor) -> float:
+    """Return the number; `ValueError` for a tensor that several neurons, or a gradient, would need to stay one."""
+    if isinstance(value, Tensor) and (value.numel() != 1 or (value.requires_grad and torch.is_grad_enabled())):
+        found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
+        raise ValueError(f"{name}: expected a number; use `spike`, or a neuron with learnable_{name}; got {found}")
+    return float(value)
+
+
 def expect_threshold(threshold: float) -> None:
     """Raise a ValueError for a NaN, which no potential would ever exceed."""
     if math.isnan(threshold):
@@ -144,7 +152,12 @@ def bernoulli(x: Tensor, u: Tensor) -> Tensor:
     """Spike with probability x, 0..1: s = 1 if x > u else 0, for draws u from U(0, 1) of the shape of x.
 
     The gradient passes straight through where -0.5 < x < 1.5, and nowhere else. Below 0 none fire, above 1 all do.
+
+    Raises:
+        ValueError: The draws have another shape.
     """
+    if u.shape != x.shape:
+        raise ValueError(f"draws: expected {tuple(x.shape)}, got {tuple(u.shape)}")
     return _Bernoulli.apply(x, u)
 
 
@@ -166,7 +179,7 @@ def encode(
         surrogate: For "threshold".
 
     Raises:
-        ValueError: The kind does not exist, or a Bernoulli encoding got no draws.
+        ValueError: The kind does not exist, or a Bernoulli encoding got no draws or draws of another shape.
     """
     if kind not in ENCODINGS:
         raise ValueError(f"encoding: expected one of {', '.join(ENCODINGS)}, got {kind!r}")
@@ -184,5 +197,10 @@ def constant_mask(u: Tensor, probability: float) -> Tensor:
 
     The mask is 0 where u < p, as if that neuron were dead, else 1 / (1 - p), with 0 <= p < 1: the expected value of an
     input does not change. u are draws from U(0, 1), (B, C, M, M).
+
+    Raises:
+        ValueError: The probability is out of its range.
     """
+    if not 0 <= probability < 1:
+        raise ValueError(f"probability: expected 0 <= probability < 1, got {probability}")
     return (u >= probability).to(u.dtype) / (1 - probability)

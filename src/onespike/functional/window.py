@@ -190,6 +190,11 @@ def region_threshold(x: Tensor, threshold: float, signed: bool = False) -> Tenso
     In the overlap, values are multiples of 1/4: with a threshold below 0.25, one spike of four windows is enough. The
     threshold is less than 1. If spikes are `signed`, every value below minus the threshold becomes -1. The gradient
     passes straight through.
+
+    Raises:
+        ValueError: The threshold is not 0 <= threshold < 1.
     """
+    if not 0 <= threshold < 1:
+        raise ValueError(f"threshold: expected 0 <= threshold < 1, got {threshold}")
     whole: Tensor = _Saturate.apply(x, threshold)
     return -_Saturate.apply(-whole, threshold) if signed else whole

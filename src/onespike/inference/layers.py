@@ -57,7 +57,7 @@ def affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         raise ValueError(f"norm: expected nn.Identity, or nn.BatchNorm2d with weights and statistics, got {norm}")
     assert norm.running_var is not None and norm.running_mean is not None  # noqa: PT018 - both or neither
     gain = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
-    return gain, norm.bias.detach() - norm.running_mean * gain
+    return gain, (0 if norm.bias is None else norm.bias.detach()) - norm.running_mean * gain
 
 
 class IntegerLayer(nn.Module, ABC):

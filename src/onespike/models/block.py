@@ -100,8 +100,6 @@ class Block(nn.Module):
             return self.encoder(windows)
         if draws is None and self.encoding.startswith("bernoulli"):
             draws = uniform(windows, windows.shape, generator)
-        if draws is not None and draws.shape != windows.shape:
-            raise ValueError(f"draws: expected {tuple(windows.shape)}, got {tuple(draws.shape)}")
         return encode(windows, self.encoding, draws)
 
 

@@ -1,13 +1,16 @@
 """Adaptive-threshold leaky integrate-and-fire neurons (after Bellec et al. 2018): firing makes firing harder."""
 
-import math
+from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
 
 from onespike.errors import OnespikeError
+from onespike.functional.charge import expect_windows
 from onespike.neurons.base import Incoming, Neuron, NeuronConfig, State, step
+
+_OPTIONS = {"adaptation": 0.2, "adaptation_decay": 0.8}
 
 
 @final
@@ -19,8 +22,8 @@ class AdaptiveLIF(Neuron):
 
     a' and S' come from the previous window, where potentials are handed on, and from the previous time step; if there
     are both, their contributions add up. a starts at 0. The options are `adaptation`, beta >= 0, and
-    `adaptation_decay`, rho, 0..1. A hook sees V, not V - a. The reset "subtract" subtracts the threshold without its
-    rise a.
+    `adaptation_decay`, rho, 0..1: those of the config, unless given here; else 0.2 and 0.8. A hook sees V, not V - a.
+    The reset "subtract" subtracts the threshold without its rise a.
     """
 
     values_kept = 2  # V and a
@@ -30,18 +33,25 @@ class AdaptiveLIF(Neuron):
         channels: int,
         config: NeuronConfig | None = None,
         integrates: bool = True,
-        adaptation: float = 0.2,
-        adaptation_decay: float = 0.8,
+        adaptation: float | None = None,
+        adaptation_decay: float | None = None,
     ) -> None:
-        super().__init__(channels, config, integrates)
-        self.adaptation, self.adaptation_decay = adaptation, adaptation_decay
+        config = config or NeuronConfig()
+        given = {"adaptation": adaptation, "adaptation_decay": adaptation_decay}
+        options = _OPTIONS | config.options | {name: one for name, one in given.items() if one is not None}
+        super().__init__(channels, replace(config, name="adaptive", options=options), integrates)  # which checks them
+        self.adaptation, self.adaptation_decay = options["adaptation"], options["adaptation_decay"]
+
+    def extra_repr(self) -> str:
+        """The constants, which are not among the weights."""
+        return f"{super().extra_repr()}, adaptation={self.adaptation}, adaptation_decay={self.adaptation_decay}"
 
     @classmethod
     def check(cls, config: NeuronConfig) -> None:
         """Refuse an adaptation out of its range."""
-        for name, most, limit in (("adaptation", math.inf, ""), ("adaptation_decay", 1, " <= 1")):
-            if not 0 <= config.options.get(name, 0) <= most:
-                raise OnespikeError(f"{name}: expected 0 <= {name}{limit}, got {config.options[name]}")
+        for name, most in (("adaptation", "1e6"), ("adaptation_decay", "1")):
+            if not 0 <= config.options.get(name, 0) <= float(most):
+                raise OnespikeError(f"{name}: expected 0 <= {name} <= {most}, got {config.options[name]}")
 
     def fire(self, potential: Tensor, rise: Tensor | None = None) -> Tensor:
         """S = 1 where V - a > threshold, else 0; without `rise`, a is 0."""
@@ -53,6 +63,7 @@ class AdaptiveLIF(Neuron):
         start = torch.zeros_like(currents) if before is None else self._risen(before[2], before[1])
         if incoming is None:
             return currents, self(currents, spikes=self.fire(currents, start)), start
+        expect_windows(currents, incoming.beside, incoming.behind)
         windows: list[tuple[Tensor, Tensor, Tensor]] = []
         for window, (current, rise) in enumerate(zip(currents.unbind(), start.unbind(), strict=True)):
             handed = None

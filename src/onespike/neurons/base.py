@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from onespike.configs import check
 from onespike.errors import OnespikeError, shown, unknown, unregistered
 from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
-from onespike.functional.charge import neighbour
+from onespike.functional.charge import expect_windows, neighbour
+from onespike.functional.kernels import is_traced
 
 #: The state of neurons between time steps: V, S and any values of their kind, in the shape of the currents.
 State = tuple[Tensor, ...]
@@ -161,7 +162,7 @@ class Neuron(nn.Module):
         """Map potentials (currents, if nothing is handed on) to spikes, or pass `spikes` on, for hooks to see.
 
         Raises:
-            ValueError: A parameter is per channel, and the potentials have no axis of channels.
+            ValueError: A parameter is per channel, and the potentials have no such axis, or other channels.
         """
         return self.fire(potential) if spikes is None else spikes
 
@@ -197,6 +198,7 @@ class Neuron(nn.Module):
             return currents
         if self._in_one_function():
             return charge(currents, self.constant_decay, **vars(incoming))
+        expect_windows(currents, incoming.beside, incoming.behind)
         potentials: list[Tensor] = []
         for window, current in enumerate(currents.unbind()):
             arriving = incoming.arriving(window, self.handed_on(potentials[-1]) if window else None)
@@ -234,8 +236,8 @@ class Neuron(nn.Module):
         return stacked(spikes)
 
     def _in_one_function(self) -> bool:
-        """Whether `onespike.functional.charge` computes the same, and no compiler is tracing the loop."""
-        if self.reset != "none" or self.raw_decay is not None or torch.compiler.is_compiling():
+        """Whether `onespike.functional.charge` computes the same, and nothing traces the loop."""
+        if self.reset != "none" or self.raw_decay is not None or is_traced():
             return False
         # What a subclass overrides counts: that function would pass it by.
         return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
@@ -294,12 +296,12 @@ def stacked(steps: Sequence[Tensor]) -> Tensor:
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:
     """Shape a number, or a tensor () or (C, 1, 1), so that it broadcasts along the channels of potentials."""
-    if not isinstance(value, Tensor) or not value.ndim or like.ndim > 3:
+    if not isinstance(value, Tensor) or not value.ndim:
         return value
-    if like.ndim != 2:
-        expected = "potentials (B, C), (B, C, H, W) or (V, B, C, M, M)"
+    if like.ndim in (0, 1, 3) or len(value) != like.shape[1 if like.ndim == 2 else -3]:
+        expected = f"potentials (B, C), (B, C, H, W) or (V, B, C, M, M) of {len(value)} channels"
         raise ValueError(f"a threshold or decay for each channel: expected {expected}, got {tuple(like.shape)}")
-    return value.flatten()
+    return value.flatten() if like.ndim == 2 else value
 
 
 def step(potential: Tensor, threshold: float | Tensor, surrogate: Surrogate) -> Tensor:

@@ -94,11 +94,15 @@ class QCFS(nn.Module):
         n = ceil(levels * x / threshold - 1/2), clipped to 0..levels          out = threshold * n / levels
 
     A population of L integrate-and-fire neurons computes the same in one time step, to the bit; one neuron computes the
-    same in L time steps, if its input is constant. The threshold is learned; the gradient of rounding is 1.
+    same in L time steps, if its input is constant. The threshold, > 0, is learned; the gradient of rounding is 1.
     """
 
     def __init__(self, levels: int, threshold: float = 2.0) -> None:
         super().__init__()
+        if not isinstance(levels, int) or levels < 1:
+            raise OnespikeError(f"levels: expected a whole number above 0, got {levels}")
+        if not 0 < threshold < math.inf:
+            raise OnespikeError(f"threshold: expected a finite number above 0, got {threshold}")
         self.levels, self.raw_threshold = levels, nn.Parameter(torch.tensor(math.log(threshold)))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from onespike.environment import emulates_bf16
 from onespike.functional import scan_gru, scan_rnn
+from onespike.functional.kernels import is_traced
 
 #: Number of tokens from which the scan is faster than PyTorch; measured.
 _LONG = 16
@@ -66,7 +67,7 @@ def _ours(
         states = [token(x, *weights) for weights in directions]
         return torch.cat(states, -1), torch.stack(states).squeeze(2)
     # cuDNN and compilers are faster than the scan, and inference has nothing to gain.
-    faster = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    faster = torch.is_grad_enabled() and not is_traced()
     if not (faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG):
         return None
     states = [scan(x, *weights, backwards=number == 1) for number, weights in enumerate(directions)]

@@ -142,3 +142,9 @@ def test_a_layer_that_reads_pixels_keeps_its_floats_whatever_moves_them(read: st
     quantise(made)
     kinds = [node.op_type for node in made.graph.node]
     assert ("DequantizeLinear" in kinds) == (read == "x"), kinds
+
+
+def test_a_vector_of_weights_has_no_channels_and_stays() -> None:
+    made = model([helper.make_node("MatMul", ["x", "weight"], ["out"])], {"weight": np.float32([127, 1, 0, 0])})
+    quantise(made)
+    assert [node.op_type for node in made.graph.node] == ["MatMul"]

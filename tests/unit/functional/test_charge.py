@@ -293,3 +293,23 @@ def test_an_infinite_gradient_outside_the_surrogate_is_zero():
     i, x = (torch.full((1, 1, 1, 1, 1), value, requires_grad=True) for value in (9.0, 0.0))
     _, spikes = charge_and_fire(i, 0.4, 0.5, beside=x)
     assert torch.autograd.grad(spikes, i, torch.full_like(spikes, torch.inf))[0].item() == 0
+
+
+def test_potentials_beside_may_be_less_precise():
+    currents, beside = draw(4, 2, 3, 2, 2, seed=9), draw(4, 2, 3, 2, 2, seed=10).detach().float().requires_grad_()
+    results = [charge(currents, 0.4, one, behind=1) for one in (beside, beside.double())]
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(out.square().sum(), (currents, beside)) for out in results]
+    torch.testing.assert_close(*(of_currents for of_currents, _ in gradients), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(*(of_beside for _, of_beside in gradients), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["decay", "threshold"])
+@pytest.mark.parametrize("meets", [False, True])
+def test_constants_are_no_parameters(name, meets):
+    currents = draw(4, 2, 3, 2, 2, seed=11)
+    given = {"decay": 0.4, "threshold": 0.3, "beside": currents.sin() if meets else None}
+    with pytest.raises(ValueError, match=f"^{name}: expected a number; use `spike`, or a neuron with learnable_{name}"):
+        charge_and_fire(currents, **given | {name: torch.tensor(0.5, requires_grad=True)})
+    constant = {name: torch.tensor(given[name], dtype=torch.float64)}
+    torch.testing.assert_close(charge_and_fire(currents, **given | constant), charge_and_fire(currents, **given))

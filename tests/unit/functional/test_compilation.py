@@ -9,9 +9,13 @@ from onespike.functional import (
     SURROGATES,
     Surrogate,
     bernoulli,
+    charge,
+    charge_and_fire,
     constant_mask,
+    conv3x3,
     encode,
     fuse,
+    max_pool,
     partition,
     recompose,
     region_threshold,
@@ -29,6 +33,7 @@ def values(*shape, seed=0):
 MAP = values(2, 3, 8, 8)
 DRAWS = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 THRESHOLD = torch.tensor([0.4, 0.5, 0.6], dtype=torch.float64).view(3, 1, 1)
+WINDOWS = values(4, 2, 3, 4, 4), values(4, 2, 3, 4, 4, seed=3)
 #: A function of tensors, and the tensors.
 CASES = {
     "partition-average": (lambda x: partition(x, "average"), MAP),
@@ -40,6 +45,11 @@ CASES = {
     "region_threshold": (lambda x: region_threshold(x, 0.1), MAP),
     "bernoulli": (bernoulli, MAP, DRAWS),
     "constant_mask": (lambda u: constant_mask(u, 0.1), DRAWS),
+    "conv3x3": (conv3x3, MAP, values(4, 3, 3, 3)),
+    "conv3x3-pool": (lambda x, weight: conv3x3(x, weight, pool=True), MAP, values(4, 3, 3, 3)),
+    "max_pool": (max_pool, MAP),
+    "charge": (lambda i, x: charge(i, 0.4, x), *WINDOWS),
+    "charge_and_fire": (lambda i, x: charge_and_fire(i, 0.4, 0.5, "rectangle", x, 1)[1], *WINDOWS),
     **{f"fuse-{kind}": (lambda x, y, kind=kind: fuse(x, y, kind, 0.3), MAP, DRAWS) for kind in FUSIONS},
     **{f"spike-{name}": (lambda v, th, name=name: spike(v, th, name), MAP, THRESHOLD) for name in SURROGATES},
     **{f"spike-{name}-wide": (lambda v, name=name: spike(v, 0.4, Surrogate(name, 1.7)), MAP) for name in SURROGATES},

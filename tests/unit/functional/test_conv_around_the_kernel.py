@@ -7,6 +7,7 @@ from torch.nn.functional import conv2d
 
 from onespike.functional import conv, conv3x3, max_pool
 from onespike.functional.kernels import kernels_for
+from onespike.units.layers import Conv3x3
 
 
 class Emulated:
@@ -60,3 +61,19 @@ def test_the_kernel_adds_to_single_precision_whatever_the_default_is(monkeypatch
         gradients(conv3x3, x, weight)
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("images", [torch.uint8, torch.int64, torch.float64, torch.bfloat16])
+def test_other_types_than_the_weights_are_refused_as_by_pytorch(images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv, "tiles", Emulated)
+    x, layer = torch.ones(2, 3, 8, 8).to(images, memory_format=torch.channels_last), Conv3x3(3, 4)
+    for training in (True, False):
+        with pytest.raises(RuntimeError, match="type"):
+            layer.train(training)(x)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.float32, torch.bfloat16), (torch.float64, torch.float64)])
+def test_autocast_leaves_double_precision_alone(dtype, expected) -> None:
+    x, layer = torch.ones(2, 3, 8, 8, dtype=dtype), Conv3x3(3, 4, bias=True).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.train()(x).dtype == layer.eval()(x).dtype == expected

@@ -1,5 +1,7 @@
 """The constant dropout mask."""
 
+import math
+
 import pytest
 import torch
 
@@ -32,3 +34,9 @@ def test_the_mean_is_preserved(probability):
 
 def test_nothing_is_dropped_at_probability_zero():
     assert torch.equal(constant_mask(uniform(100), 0), torch.ones(100, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("odd", [-0.1, 1.0, 1.5, math.nan])
+def test_a_probability_is_below_one(odd):
+    with pytest.raises(ValueError, match=r"^probability: expected 0 <= probability < 1, got"):
+        constant_mask(uniform(3), odd)

@@ -175,6 +175,12 @@ ODD = [
     {"norm": nn.BatchNorm2d(3, affine=False, device="meta")},
     {"currents": torch.randn(2, 2, 3, 4, 4)},
     {"currents": torch.zeros(2, 2, 3, 4, 4).to_sparse()},
+    {"currents": torch.zeros(1, 1, 3, 1, 1)},
+    {"surrogate": Surrogate("triangle", 0.0)},
+    {"surrogate": Surrogate("triangle", float("nan"))},
+    {"threshold": torch.tensor(0.5, requires_grad=True)},
+    {"decay": torch.tensor(0.5, requires_grad=True)},
+    {"decay": torch.full((3,), 0.5)},
 ]
 
 
@@ -186,6 +192,30 @@ def test_what_the_kernels_would_read_beyond_is_refused(odd):
     assert fire_over_time(**given).shape == currents.shape
     with pytest.raises(ValueError, match=f"^{next(iter(odd))}: expected"):
         fire_over_time(**given | odd)
+
+
+def test_the_refusal_names_the_function_that_tells() -> None:
+    with pytest.raises(ValueError, match="expected such as has_kernels_over_time takes"):
+        fire_over_time(torch.randn(2, 3), torch.zeros(3), nn.BatchNorm2d(3), 0.5, 0.5, Surrogate("triangle"))
+
+
+def test_one_value_of_each_channel_has_no_variance() -> None:
+    assert not has_kernels_over_time(currents(1, 1, 3, 1, 1))
+    assert has_kernels_over_time(currents(2, 1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_channel_may_start_with_an_outlier(dtype) -> None:
+    x = currents(3, 8, 2, 32, 32, dtype=dtype)
+    x[0, 0, 0, 0, 0] = 1e4
+    norms = nn.BatchNorm2d(2, affine=False), nn.BatchNorm2d(2, affine=False).double()
+    given = torch.zeros(2), 0.5, 0.4, Surrogate("triangle")
+    found, expected = (
+        fire_over_time(one, given[0].to(norm.running_var), norm, *given[1:])
+        for one, norm in zip((x, x.double()), norms, strict=True)
+    )
+    assert (found != expected).double().mean() < 1e-4
+    torch.testing.assert_close(norms[0].running_var.double(), norms[1].running_var, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("kind", [int, torch.tensor])

@@ -150,3 +150,17 @@ def test_the_symmetric_fusions_do_not_care_for_the_order(kind):
 def test_an_unknown_fusion_is_an_error_that_lists_the_known_ones():
     with pytest.raises(ValueError, match="sincos, sinsum, nested, mean, sum, none, got 'sinecosine'"):
         fuse(torch.zeros(1), torch.zeros(1), "sinecosine")
+
+
+@every_fusion
+def test_potentials_may_differ_in_shape_and_precision(kind):
+    x, y = torch.rand(3, 1, 1), potentials(2, 3, 4, 4)[1]
+    for pair in ((x, y), (y, x)):
+        found = [one.clone().requires_grad_() for one in pair]
+        exact = [one.double().expand(2, 3, 4, 4).clone().requires_grad_() for one in pair]
+        results = [fuse(*both, kind, 0.7) for both in (found, exact)]
+        torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+        gradients = torch.autograd.grad(results[0].sum(), found), torch.autograd.grad(results[1].sum(), exact)
+        for one, other, of in zip(*gradients, pair, strict=True):
+            assert one.dtype == of.dtype
+            torch.testing.assert_close(one.double(), other.sum_to_size(of.shape), rtol=1e-5, atol=1e-5)

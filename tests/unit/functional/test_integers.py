@@ -64,3 +64,11 @@ def test_real_numbers_are_no_whole_numbers():
     weight = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).double()
     integers, scale = find_integers(weight)
     assert ((integers * scale - weight).abs().amax(1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0)])
+def test_each_channel_has_weights(shape):
+    for function in (to_integers, find_integers):
+        with pytest.raises(ValueError, match=r"^weight: expected \(C_out, \.\.\.\) with weights of each channel, got"):
+            function(torch.ones(shape))
+    assert to_integers(torch.ones(0, 3))[1].shape == (0, 1)

@@ -1,6 +1,8 @@
 """Where kernels come from: this machine's compiler, and a cache that nobody else writes."""
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,10 @@ from onespike.functional import (
     max_pool,
     norm_fire,
 )
-from onespike.functional.kernels import kernels_for
+from onespike.functional.kernels import compiler, kernels_for
+from onespike.neurons import LIF, Incoming
+from onespike.units.cells import GRU
+from onespike.units.layers import BatchNorm, MaxPool
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -87,6 +92,37 @@ def test_there_may_be_none(monkeypatch) -> None:
     monkeypatch.setenv("CC", "false")  # one that fails
     assert kernels_for(torch.float32) is None
     assert kernels_for(torch.float16) is None
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_compiler_may_be_a_command_of_several_words(monkeypatch) -> None:
+    monkeypatch.setenv("CC", "env cc")
+    assert works()
+
+
+def test_the_first_of_three_compilers_is_taken_unless_one_is_named(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiler() is None
+    for name in ("clang", "gcc", "cc"):
+        (tmp_path / name).touch(0o700)
+        assert compiler() == [str(tmp_path / name)]
+    monkeypatch.setenv("CC", "gcc -m64")
+    assert compiler() == [str(tmp_path / "gcc"), "-m64"]
+    for odd in ("no-such-compiler", " ", 'gcc "'):
+        monkeypatch.setenv("CC", odd)
+        assert compiler() is None
+
+
+def test_what_a_killed_process_left_is_removed(cache) -> None:
+    left, busy = cache / "building-left", cache / "building-busy"
+    for folder in (left, busy):
+        folder.mkdir(parents=True)
+        (folder / "half.so").touch()
+    os.utime(left, (time.time() - 7200,) * 2)
+    assert works()
+    assert busy.exists()
+    assert not left.exists()
 
 
 def test_a_damaged_file_is_made_anew(cache) -> None:
@@ -174,3 +210,34 @@ def test_no_kernel_reads_an_address_of_nothing(lost) -> None:
 def test_a_3x3_convolution_has_3x3_weights(shape) -> None:
     with pytest.raises(ValueError, match=r"^weight: expected \(O, C, 3, 3\) for x \(4, 3, 4, 4\), got"):
         conv3x3(in_memory(4, 3, 4, 4), torch.ones(shape, requires_grad=True))
+
+
+def charged(currents: torch.Tensor) -> torch.Tensor:
+    return LIF(3).charge_and_fire(currents[None], Incoming(currents[None]))[0]
+
+
+TRANSFORMED = {
+    "norm": BatchNorm(3, track_running_stats=False),  # which PyTorch's own could not update there
+    "pooling": MaxPool(),
+    "neurons": charged,
+    "cells": lambda x: GRU(4, 4, batch_first=True)(x.flatten(1, 2))[0],
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMED)
+def test_gradients_of_torch_func_are_autograds(name) -> None:
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        return TRANSFORMED[name](x).pow(3).sum()
+
+    x = in_memory(4, 3, 4, 4)
+    found = torch.func.grad(loss)(x)
+    expected = torch.autograd.grad(loss(x.requires_grad_()), x)[0]
+    assert expected.any()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["norm", "pooling"])
+def test_layers_may_be_mapped_over(name) -> None:
+    x, layer = in_memory(8, 3, 4, 4).unflatten(0, (2, 4)), TRANSFORMED[name]
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([*map(layer, x)]))

@@ -1,5 +1,6 @@
 """Norm and fire as one operation, against batch norm, shifts and neurons one after the other."""
 
+import inspect
 import math
 import os
 import sys
@@ -246,6 +247,11 @@ REFUSED = {
     "numbers with a sign elsewhere": {"currents": torch._neg_view(MAP)},
     "a threshold of no number": {"threshold": math.nan},
     "a surrogate that kernels do not know": {"surrogate": Surrogate("gaussian", 1.0)},
+    "a surrogate without width": {"surrogate": Surrogate("triangle", 0.0)},
+    "a surrogate whose width is no number": {"surrogate": Surrogate("triangle", math.nan)},
+    "a surrogate of negative width": {"surrogate": Surrogate("triangle", -1.0)},
+    "a threshold for each channel": {"threshold": torch.full((3,), 0.5)},
+    "a threshold to be learned": {"threshold": torch.tensor(0.5, requires_grad=True)},
 }
 
 
@@ -271,3 +277,33 @@ def test_a_norm_of_another_type():
     (found**2).sum().backward()
     (expected**2).sum().backward()
     torch.testing.assert_close((found, ours.grad), (expected, reference.grad), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("outlier", [1000.0037, -3e4])
+def test_a_channel_may_start_with_an_outlier(outlier, dtype) -> None:
+    """Sums are taken relative to a channel's first pixel: the further off it is, the fewer digits a variance keeps."""
+    x = currents(16, 3, 32, 32, dtype=dtype)
+    ordinary = BatchNorm(3)
+    expected = ordinary(x)
+    x[:, 0] = 0
+    x[0, :2, 0, 0] = outlier
+    norm, exact = BatchNorm(3), nn.BatchNorm2d(3).double()
+    out, reference = norm(x), exact(x.double())
+    most = 1e-5 if dtype == torch.float32 else 2**-7  # a bfloat16 has 8 digits, and the interpreter cuts the others off
+    torch.testing.assert_close(out.double(), reference, rtol=most, atol=most)
+    torch.testing.assert_close(norm.running_var.double(), exact.running_var, rtol=1e-5, atol=0)
+    torch.testing.assert_close(norm.running_mean.double(), exact.running_mean, rtol=1e-5, atol=1e-6)
+    assert torch.equal(out[:, 2], expected[:, 2]), "other channels keep their bits"
+    assert norm.running_var[2] == ordinary.running_var[2]
+
+
+@pytest.mark.skipif("bias" not in inspect.signature(nn.BatchNorm2d).parameters, reason="PyTorch's has no such option")
+def test_a_norm_without_bias() -> None:
+    results = []
+    for slow in (False, True):
+        norm = BatchNorm(5, bias=False).double()
+        nn.init.constant_(norm.weight, 0.7)
+        results.append(run(norm, currents(6, 5, 5, 7), slow))
+    for name, expected in results[1].items():
+        torch.testing.assert_close(results[0][name], expected, rtol=1e-10, atol=1e-10, msg=name)

@@ -57,6 +57,7 @@ class Compiled:
             made = compile_(source, target=target, options=options)
             assert made.asm["cubin"].startswith(b"\x7fELF")
             assert f".target sm_{capability}" in made.asm["ptx"]
+        next(one for one in reversed(arguments) if isinstance(one, torch.Tensor)).zero_()  # what it would write
         self.launches += 1
 
 

@@ -101,3 +101,18 @@ def test_what_does_not_fit_is_refused(function, odd, size):
     elsewhere = weights[3].detach().to("meta")
     with pytest.raises(ValueError, match=r"^b_hh: expected .* on cpu .*got .* on meta"):
         function(**given | {"b_hh": elsewhere})
+
+
+@pytest.mark.parametrize("function", CELLS)
+def test_autocast_leaves_double_precision_alone(function):
+    cell, (weights, _) = make(function, 4, 4)
+    x = torch.randn(2, 3, 4, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert function(x, *weights).dtype == cell(x)[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("function", CELLS)
+def test_shapes_alone_are_scanned_too(function):
+    _, (weights, _) = make(function, 4, 5)
+    elsewhere = (one.detach().to("meta") for one in weights)
+    assert function(torch.empty(2, 3, 4, dtype=torch.float64, device="meta"), *elsewhere).shape == (2, 3, 5)

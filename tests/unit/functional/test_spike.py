@@ -191,6 +191,7 @@ def test_direct_encoding_is_the_value_itself():
         (lambda x: encode(x, "poisson"), f"{', '.join(ENCODINGS)}, got 'poisson'"),
         (lambda x: encode(x, "bernoulli"), r"'bernoulli': expected draws .*\(2, 3\), got none"),
         (lambda x: encode(x, "bernoulli-detached"), r"'bernoulli-detached': expected draws .*\(2, 3\), got none"),
+        (lambda x: encode(x, "bernoulli", x[0]), r"^draws: expected \(2, 3\), got \(3,\)"),
     ],
 )
 def test_what_does_not_exist_or_is_missing_is_an_error_that_says_what_was_expected(call, message):

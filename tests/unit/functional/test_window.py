@@ -231,3 +231,9 @@ def test_kinds_of_blocks_in_turn(windows: str, kinds: list[str]):
 def test_windows_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match=r"^windows: expected one of alternating, none, average, .*, got 'sliding'$"):
         window_kinds("sliding")
+
+
+@pytest.mark.parametrize("odd", [-0.1, 1.0, 1.5, float("nan")])
+def test_region_threshold_is_below_one(odd):
+    with pytest.raises(ValueError, match=r"^threshold: expected 0 <= threshold < 1, got"):
+        region_threshold(torch.zeros(3), odd)

@@ -12,7 +12,7 @@ from onespike.errors import OnespikeError
 from onespike.functional import FUSIONS
 from onespike.inference import Engine
 from onespike.inference.engine import takes
-from onespike.inference.layers import IntegerConv, IntegerLinear
+from onespike.inference.layers import IntegerConv, IntegerLinear, affine
 from onespike.inference.optimise import compare_spikes, flipped
 from onespike.models import Network, create_model
 from onespike.neurons import NEURONS, Neuron
@@ -219,6 +219,15 @@ def test_a_network_with_a_forward_of_its_own_is_refused() -> None:
 def test_a_norm_that_is_no_gain_and_shift_is_refused(norm: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"norm: expected nn\.Identity, or nn\.BatchNorm2d"):
         IntegerLinear(nn.Linear(8, 8), norm, 1)
+
+
+def test_a_norm_may_lack_a_shift() -> None:
+    norm = nn.BatchNorm2d(3).eval()
+    for name in ("weight", "running_mean", "running_var"):
+        nn.init.uniform_(getattr(norm, name), 0.5, 1.5)
+    norm.bias = None
+    (gain, shift), x = affine(norm), torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(x * gain[:, None, None] + shift[:, None, None], norm(x))
 
 
 @pytest.mark.parametrize("unit", ["conv", "gru"])

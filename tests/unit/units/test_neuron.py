@@ -167,7 +167,11 @@ def test_a_forward_hook_sees_the_potentials_that_come_in_and_the_spikes_that_go_
         ({"name": "lief"}, "unknown neuron 'lief': did you mean 'lif'"),
         ({"options": {"beta": 1.0}}, "unknown option of the neuron lif 'beta'"),
         ({"name": "adaptive", "options": {"adaption": 1.0}}, "did you mean 'adaptation'"),
-        ({"name": "adaptive", "options": {"adaptation": -1.0}}, "adaptation: expected 0 <= adaptation, got -1.0"),
+        (
+            {"name": "adaptive", "options": {"adaptation": -1.0}},
+            "expected 0 <= adaptation <= 1e6, got -1.0",
+        ),
+        ({"name": "adaptive", "options": {"adaptation": 1e7}}, "expected 0 <= adaptation <= 1e6, got 10000000.0"),
         ({"name": "adaptive", "options": {"adaptation_decay": 1.5}}, "adaptation_decay <= 1, got 1.5"),
         ({"name": "relu", "reset": "zero"}, "neuron relu: .*nothing to reset"),
         ({"decay": 0, "learnable_decay": "layer"}, "decay: to be learnable .*got 0"),

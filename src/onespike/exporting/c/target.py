@@ -6,7 +6,6 @@ operations that `Reals` handles: floats, and spikes as bits, too.
 
 import ctypes
 import math
-import shutil
 import subprocess
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +26,7 @@ from onespike.exporting.lowering.reals import Reals
 from onespike.exporting.lowering.values import Value, read_bits
 from onespike.exporting.network import Exported
 from onespike.exporting.parity import Target
+from onespike.functional.kernels import compiler
 
 if TYPE_CHECKING:
     from onespike.exporting.lowering.layers import Layers
@@ -44,29 +44,29 @@ def write(exported: Exported, folder: Path) -> dict[str, Target]:
         OnespikeError: The network is not strict, or an operation cannot be expressed in integers; there is no compiler.
     """
     contract = exported.contract
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    command = compiler()
+    if command is None:
         raise OnespikeError("c: no C compiler, by which the export is proved: apt-get install gcc")
     numbers: type[Layers] = Integers if contract.weights == "int8" else Reals
     lowering, spikes = lower(exported, numbers, "c")
     program, unit = Writer(lowering.maps).program(), lowering.unit
     (folder / "model.h").write_text(_header(contract, program, unit), encoding="utf-8")
     (folder / "model.c").write_text(_source(contract, program), encoding="utf-8")
-    library = build(folder, compiler)
+    library = build(folder, command)
     return {"c": _Compiled(library, contract, spikes, unit, program.spikes)}
 
 
-def build(folder: Path, compiler: str) -> ctypes.CDLL:
+def build(folder: Path, command: list[str]) -> ctypes.CDLL:
     """Compile and load; the library calls `watch` for the spikes of each layer."""
     with TemporaryDirectory() as made:
         harness, library = Path(made) / "harness.c", Path(made) / "model.so"
         harness.write_text(_HARNESS)
-        command = [compiler, *FLAGS, "-fPIC", "-shared", "-DMODEL_SPIKES=model_spikes", "-I", str(folder)]
+        command = [*command, *FLAGS, "-fPIC", "-shared", "-DMODEL_SPIKES=model_spikes", "-I", str(folder)]
         done = subprocess.run(
             [*command, str(harness), "-lm", "-o", str(library)], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise OnespikeError(f"c: {compiler} failed: {done.stderr.strip()[-500:]}")
+            raise OnespikeError(f"c: {command[0]} failed: {done.stderr.strip()[-500:]}")
         return ctypes.CDLL(str(library))
 
 
