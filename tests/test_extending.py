@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from onespike import OnespikeError
 from onespike.functional import FUSIONS
 from onespike.models import MODELS
 from onespike.neurons import NEURONS
@@ -45,6 +46,22 @@ def test_the_new_neuron_fires_in_steps(scope):
     neuron(potential).sum().backward()
     assert potential.grad.flatten().tolist() == [0, 4, 4, 4, 0]
     assert scope["neuron"].most == 2
+
+
+def test_graded_spikes_are_refused_where_they_would_be_cut_or_are_not_strict(scope):
+    for name, options, message in (
+        ("conv-tiny", {}, "neuron graded: expected region_threshold null, since a threshold makes 1 of all"),
+        (
+            "conv-tiny",
+            {"preset": "strict", "region_threshold": None},
+            "preset strict: expected a neuron that spikes, by 1",
+        ),
+        ("spiking-vgg-xs", {}, "neuron graded: behind the stem a layer would read real values"),
+        ("spiking-vgg-xs", {"preset": "windows", "strict": False}, "neuron graded: expected region_threshold null"),
+    ):
+        with pytest.raises(OnespikeError, match=message):
+            scope["create_model"](name, neuron="graded", **options)
+    assert scope["create_model"]("spiking-vgg-xs", neuron="graded", width=4, strict=False)
 
 
 def test_the_new_model_has_its_variants_and_presets(scope):

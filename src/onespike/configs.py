@@ -37,7 +37,7 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     Text is read as YAML where the field holds something else. In messages, names begin with `where`, such as "train".
     An unknown field, or a value of the wrong type or out of its range, is an `OnespikeError`.
     """
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     if not isinstance(values, Mapping):
         raise OnespikeError(f"{where}: expected keys and values, got {shown(values)}")
     for key in values:
@@ -49,13 +49,19 @@ def make(kind: type, values: Mapping[str, Any], where: str) -> Any:
     return kind(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()})
 
 
+def _hints(kind: type) -> dict[str, Any]:
+    """The types of a dataclass's fields; its annotations also hold what is none, such as a ClassVar."""
+    hints = get_type_hints(kind)
+    return {one.name: hints[one.name] for one in fields(kind)}
+
+
 def check(config: Any, where: str = "", **ranges: tuple[float, float]) -> None:
     """Check a dataclass that anybody may have made: give its fields their types, as `make` does, and check ranges.
 
     Lists, and the numbers in them, are checked one by one. Both ends of a range are allowed; None always is.
     """
     before = f"{where}." if where else ""
-    for key, hint in get_type_hints(type(config)).items():
+    for key, hint in _hints(type(config)).items():
         value = convert(getattr(config, key), hint, f"{before}{key}")
         object.__setattr__(config, key, value)
         least, most = ranges.get(key, (-math.inf, math.inf))
@@ -74,7 +80,9 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
     kind: Any = get_origin(hint) or hint
     arguments = get_args(hint)
     if kind in (Union, types.UnionType):
-        (inner,) = (one for one in arguments if one is not type(None))
+        inner, *others = (one for one in arguments if one is not type(None))
+        if others:
+            raise OnespikeError(f"{where}: its type is {hint}; expected one type, or one type or None")
         is_none = isinstance(value, str | None) and value in (None, "null")
         return None if is_none else convert(value, inner, where, " or null")
     if kind is Any:
@@ -91,7 +99,7 @@ def convert(value: Any, hint: Any, where: str, or_null: str = "") -> Any:
                 return one
         raise unknown(where, shown(value), map(str, arguments))
     if config:
-        named = {"name": parsed} if isinstance(parsed, str) and "name" in get_type_hints(config) else parsed
+        named = {"name": parsed} if isinstance(parsed, str) and "name" in _hints(config) else parsed
         if not isinstance(named, Mapping):
             raise OnespikeError(f"{where}: expected keys and values{or_null}, got {shown(value)}")
         return make(config, named, where)
@@ -190,7 +198,7 @@ def flat(config: Any, prefix: str) -> dict[str, Any]:
 def names_of(kind: type, prefix: str) -> dict[str, Any]:
     """All names that a config's values can be given by, those of nested configs included, and their types."""
     found: dict[str, Any] = {}
-    for key, hint in get_type_hints(kind).items():
+    for key, hint in _hints(kind).items():
         found[f"{prefix}.{key}"] = hint
         if isinstance(hint, type) and is_dataclass(hint):
             found |= names_of(hint, f"{prefix}.{key}")

@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike.audit import EnergyTable, audit, audit_run, save_report
+from onespike.classpath import ClassPath
 from onespike.data import as_dataset
 from onespike.errors import OnespikeError
 from onespike.evaluation import evaluate, inspect_network
@@ -149,12 +150,15 @@ def filled(module, value):
     return module
 
 
-CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
+LINEAR = ClassPath("torch.nn.Linear", {"in_features": 2, "out_features": 2})
+CARD = ModelCard(LINEAR, ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
 AUDIT = {"images": 1, "weights": 1, "synaptic_operations": 1.0, "firing_rate": 0.1, "joules": {"field": 1e-6}}
 SOUND = {"test_top1": 50.0, "test_images": 10, "audit": AUDIT | {"macs": {"dense": 5}}}
 PUSHES = {
     "other weights": {"weights": "x"},
     "no card": {"card": "x"},
+    "a card of another network": {"card": replace(CARD, model=model_config("spiking-vgg-xs"), image_size=32)},
+    "a card of no network": {"card": replace(CARD, model=model_config("spiking-vgg-xs"))},
     "a list": {"results": [1]},
     "no number": {"results": {"a": math.nan}},
     "an object": {"results": {"a": object()}},

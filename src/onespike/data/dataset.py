@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onespike.classpath import resolve
+from onespike.classpath import REFUSALS, resolve
 from onespike.data.cache import decode_here, open_cache
 from onespike.data.config import OF_EVENTS, OF_TRAINING_EVENTS, PASSED, DataConfig
 from onespike.data.events.frames import EventAugment, augments
@@ -175,7 +175,7 @@ def from_class(factory: Callable[..., Any], init_args: Mapping[str, Any], config
             data: Any = {"train": make(train=True), "test": make(train=False)}
         else:
             data = _splits(make) if "split" in open_keys else make()
-    except (ValueError, RuntimeError, LookupError, AssertionError, FileNotFoundError) as error:  # as data sets refuse
+    except (*REFUSALS, FileNotFoundError) as error:
         if lacks_memory(error):
             raise
         raise OnespikeError(f"data.init_args: {name} refuses {dict(init_args)}: {reason(error)}") from error

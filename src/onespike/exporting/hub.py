@@ -15,10 +15,11 @@ from torch import nn
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
+from onespike.data.augment import seeded
 from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
 from onespike.errors import OnespikeError, reason, shown, unknown
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
-from onespike.tensors import expect_finite, expect_weights, to_save
+from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round
 from onespike.training.checkpoint import ModelCard
 from onespike.training.pretrained import FILES
@@ -61,7 +62,8 @@ def save_pretrained(
         results: Measurements of exactly these weights, in place of the run's own summary, or beside it.
 
     Raises:
-        OnespikeError: The folder holds something else; a network has no card; an argument would be ignored.
+        OnespikeError: The folder holds something else; a network has no card, or another network's; an argument would
+            be ignored.
     """
     folder, summary, files = path_of(folder), dict[str, Any](), dict[str, bytes]()
     expect_free(folder)
@@ -93,6 +95,9 @@ def save_pretrained(
     expect_weights(network)
     state = to_save(network.state_dict())
     expect_finite(state, network)
+    if run is None and card.conversion is None and hasattr(card.model, "build"):
+        with seeded(0):  # nobody else's draws should change for its weights
+            expect_alike(state, card.build().state_dict(), f"the network is another than its card says, {card.name}")
     if weights == "int8":
         state = in_integers(state, {f"{path}.weight" for path in to_round(network)})
     proofs = _proofs(run, checkpoint.digest, weights) if run else []

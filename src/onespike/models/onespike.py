@@ -13,6 +13,7 @@ from onespike.models.block import NORMS, Block, BlockState, behind, uniform
 from onespike.models.initialise import calm, initialise
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.recompute import run_again_later
+from onespike.models.refusals import expect_whole_spikes, leaves_fractions
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
@@ -27,9 +28,10 @@ class OnespikeConfig(ModelConfig):
         name: The registered model these values started from.
         preset: The preset that changed them: "paper" (the supplement's), "released-cifar10" and "released-cifar100"
             (the released code's), "modern" (no draws, no dropout: deterministic), "strict" (after the stem every weight
-            layer reads spikes alone), "improved" (modern, with normalisation before the thresholds, thresholds learned
-            for each channel, a wide triangle as surrogate, and two convolutions in the stem), or the twins for
-            comparison "ann" (ReLU instead of spikes, nothing handed on) and "binary" (spikes, nothing handed on).
+            layer reads spikes alone; options that break this are refused), "improved" (modern, with normalisation
+            before the thresholds, thresholds learned for each channel, a wide triangle as surrogate, and two
+            convolutions in the stem), or the twins for comparison "ann" (ReLU instead of spikes, nothing handed on) and
+            "binary" (spikes, nothing handed on).
         unit: The spiking unit inside the blocks: "conv", or a layer over the window's tokens: "lstm" (both ways),
             "lstm-forward", "gru", "bigru", "rnn", "birnn" or "mlp" (see `onespike.units.UNITS`).
         neuron: The neurons, in units, encodings and readout alike.
@@ -103,17 +105,32 @@ class OnespikeConfig(ModelConfig):
         if not spiking and (self.time_steps > 1 or self.draws):
             expected = "one time step and the encoding threshold (then a ReLU) or direct"
             raise OnespikeError(f"neuron {name}: expected {expected}, got {self.time_steps} and {self.encoding}")
-        if not spiking and self.region_threshold is not None:
-            expected = "region_threshold null, for there are no spikes to make whole"
-            raise OnespikeError(f"neuron {name}: expected {expected}, got {self.region_threshold}; or use preset ann")
-        if self.preset == "strict" and not spiking:
-            raise OnespikeError(f"preset strict: expected a neuron that spikes, got {name}")
-        if self.preset == "strict" and self.unit in RECURRENT:
+        expect_whole_spikes(self.neuron, self.region_threshold)
+        if self.preset == "strict":
+            self._expect_strict()
+        # With one window a convolutional unit hands nothing on; a recurrent one receives the block's before.
+        alone = self.fusion == "none" or (self.windows == "none" and self.unit == "conv")
+        weighs = self.neuron.neuron.driven is not Neuron.driven  # its decay weighs currents, too
+        if self.neuron.learnable_decay != "none" and alone and self.time_steps == 1 and not weighs:
+            where = f"fusion {self.fusion}, windows {self.windows}"
+            raise OnespikeError(f"learnable_decay: with {where} and one time step no potential is handed on")
+
+    def _expect_strict(self) -> None:
+        """Raise an `OnespikeError` if a layer behind the stem would read anything but spikes."""
+        kind, threshold = self.neuron.neuron, self.region_threshold
+        if not kind.spiking or kind.levels > 1:
+            raise OnespikeError(f"preset strict: expected a neuron that spikes, by 1 at most, got {self.neuron.name}")
+        if self.unit in RECURRENT:
             raise OnespikeError(f"preset strict: expected the unit conv or mlp, got {self.unit}, whose state is real")
-        if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1:
-            raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
+        shown = f"region_threshold {'null' if threshold is None else threshold} (expected below 0.25)"
+        real = {f"{name} {value}": getattr(self, name) == value for name, value in REAL.items()}
+        for name, is_real in (real | {shown: leaves_fractions(self.windows, threshold)}).items():
+            if is_real:
+                raise OnespikeError(f"preset strict: {name}: a layer would read real values; or leave the preset")
 
 
+#: Values of options by which layers behind the stem read real numbers.
+REAL = {"encoding": "direct", "mlp_activation": "gelu", "readout": "real"}
 #: Blocks in each stage, by depth. 12 is the paper's; how the others are split is ours.
 DEPTHS = {12: (2, 2, 6, 2), 20: (4, 3, 10, 3), 24: (4, 3, 14, 3), 36: (8, 8, 16, 4)}
 #: Options that make a network deterministic.

@@ -1,17 +1,18 @@
 """Models by name: a family is a config dataclass, a builder of its networks, and the names of its models."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from os import sysconf
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from torch import nn
+from torch import Tensor, nn
 
 from onespike.configs import check, convert, make, merge, plain
 from onespike.errors import OnespikeError, unknown, unregistered
 from onespike.tensors import shapes_alone
 
-#: Ranges of the fields of these names, in any family; with larger values a network would never be built.
+#: Ranges of whole numbers in fields of these names, in any family; with larger ones a network would never be built.
 _RANGES: dict[str, Any] = dict.fromkeys(
     ("depths", "depth", "stages", "stem_layers", "mlp_ratio", "levels", "time_steps"), (1, 1000)
 )
@@ -36,8 +37,11 @@ class ModelConfig:
     preset: str = ""
 
     def __post_init__(self) -> None:
-        check(self, **_RANGES)
-        if (blocks := sum(getattr(self, "depths", ()))) > (most := _RANGES["depths"][1]):
+        hints = get_type_hints(type(self))
+        ranges = {key: one for key, one in _RANGES.items() if hints.get(key) in (int, tuple[int, ...])}
+        check(self, **ranges)
+        depths = getattr(self, "depths", ()) if hints.get("depths") == tuple[int, ...] else ()
+        if (blocks := sum(depths)) > (most := _RANGES["depths"][1]):
             raise OnespikeError(f"depths: expected at most {most:,} blocks in all, got {blocks:,}")
         ours = family(self.name).config
         if type(self) is not ours:
@@ -57,8 +61,10 @@ class ModelConfig:
             most = 1 << 20 if what == "num_classes" else 8192
             if not 1 <= size <= most:
                 raise OnespikeError(f"{what}: expected a whole number from 1 to {most:,}, got {size}")
-        with shapes_alone():
-            need = sum(one.nbytes for one in builder(self, *sizes).state_dict().values())
+        need = 0
+        with suppress(Exception), shapes_alone():  # a builder that looks at values cannot do without them
+            state = builder(self, *sizes).state_dict().values()
+            need = sum(one.nbytes for one in state if isinstance(one, Tensor))  # modules may keep anything there
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):
             large = f"its weights take {need / 2**30:,.0f} GiB, of memory there are {memory / 2**30:,.0f}"
             raise OnespikeError(f"model {self.name}: {large}: choose fewer channels or blocks, or smaller images")

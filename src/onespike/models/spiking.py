@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from onespike.models.over_time import OverTimeNetwork, each_step
+from onespike.models.refusals import expect_spikes_over_time
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.models.strict import Head
 from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
@@ -25,6 +26,10 @@ class OverTimeConfig(ModelConfig):
     width: int = 64
     time_steps: int = 4
     neuron: NeuronConfig = field(default_factory=NeuronConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expect_spikes_over_time(self.neuron, self.time_steps)
 
 
 class SpikingConv(nn.Module):

@@ -1,7 +1,11 @@
 """The stem of strictly spiking networks: the layers that read the real values of the image."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from onespike.errors import OnespikeError
 from onespike.models.strict import StrictConfig
@@ -19,6 +23,9 @@ class Whitening(nn.Conv2d):
     The weights are not trained: `learn_from` sets them before training, as in Keller Jordan's airbench94.
     """
 
+    #: Whether images have set the weights, or a state has been loaded; they begin as any orthogonal ones.
+    is_set = False
+
     def __init__(self, in_channels: int, side: int, stride: int) -> None:
         super().__init__(in_channels, 2 * in_channels * side**2, side, stride, bias=False)
         self.weight.requires_grad_(False)
@@ -35,6 +42,12 @@ class Whitening(nn.Conv2d):
         variances, components = torch.linalg.eigh(products / number)
         whitening = (components / (variances + _WHITENING_EPSILON).sqrt()).T.view(-1, channels, side, side)
         self.weight.copy_(torch.cat([whitening, -whitening]))
+        self.is_set = True
+
+    @override
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *more: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *more)
+        self.is_set = self.is_set or f"{prefix}weight" in state_dict
 
 
 class Stem(Layers):

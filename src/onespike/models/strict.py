@@ -30,6 +30,7 @@ from onespike.functional.norm_fire import computes
 from onespike.functional.window import window_kind_at
 from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.recompute import run_again_later
+from onespike.models.refusals import DILATED, expect_spikes_over_time, expect_whole_spikes, leaves_fractions
 from onespike.models.registry import ModelConfig
 from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
 from onespike.neurons.base import stacked
@@ -45,12 +46,12 @@ class StrictConfig(ModelConfig):
 
     Attributes:
         name: The registered model these values started from.
-        preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with),
-            or "windows" (the paper's windows, potentials handed on and fused; depth 3, one neuron a channel, no
-            whitening).
+        preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with;
+            with windows it takes fusion "none" and region_threshold null), or "windows" (the paper's windows,
+            potentials handed on and fused; depth 3, one neuron a channel, no whitening).
         width: Channels of the first stage, and of the stem.
         stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
-        depth: 3x3 convolutions in each stage.
+        depth: 3x3 convolutions in each stage; with windows an odd number, from 3 on.
         population: Neurons P of each channel, 1..16. They share a current and have a threshold each.
         firing_rate: Share of the neurons that fire before training, above 0, at most 0.5: it sets their initial
             thresholds. Ternary neurons also fire below the negative threshold, which it does not count.
@@ -60,7 +61,7 @@ class StrictConfig(ModelConfig):
         stem_layers: 3x3 convolutions that read real values, after the first layer; at least 1.
         head: What the head reads of the last map: "or" (the largest spike of a neuron), or "mean" (all of it: linear,
             then the mean over the map).
-        attention: Channel attention: one hidden neuron for this many channels, such as 8; 0 is off.
+        attention: Channel attention: one hidden neuron for this many channels, such as 8; 0 is off. Not with windows.
         windows: How two convolutions in a row, at one width, see the map: as a whole ("none"), or cut into windows with
             potentials handed from one to the next: "average", "dilated", or "alternating".
         fusion: How the two potentials that meet at a neuron are merged: a name in `onespike.functional.FUSIONS`, or
@@ -100,8 +101,7 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"stages: expected 1 as the first, since `width` is the stem's, got {self.stages[0]}")
         if not 1 <= self.population <= MOST:
             raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
-        if self.time_steps > 1 and not self.neuron.neuron.spiking:
-            raise OnespikeError(f"neuron {self.neuron.name}: expected one time step, got {self.time_steps}")
+        expect_spikes_over_time(self.neuron, self.time_steps)
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
         if not 1e-6 <= self.firing_rate <= 0.5:
@@ -109,15 +109,20 @@ class StrictConfig(ModelConfig):
         assert self.units  # building it checks its ranges
         if self.region_threshold is not None and not 0 <= self.region_threshold < 1:
             raise OnespikeError(f"region_threshold: expected 0 <= region_threshold < 1, got {self.region_threshold}")
-        if self.windows != "none" and self.depth % 2 == 0:
+        if self.windows != "none" and (self.depth < 3 or self.depth % 2 == 0):
             odd = "one convolution that changes the width, then pairs in windows"
-            raise OnespikeError(f"depth: with windows expected an odd number ({odd}), got {self.depth}")
-        # In an overlap values are multiples of 1/4; what is above the region threshold counts as a whole spike.
-        region = 1.0 if self.region_threshold is None else self.region_threshold
-        fractions = self.windows in ("dilated", "alternating") and region >= 0.25
-        threshold = "null" if self.region_threshold is None else self.region_threshold
-        real = {f"neuron {self.neuron.name}": not self.neuron.neuron.spiking}
-        real |= {f"region_threshold {threshold} (expected below 0.25)": fractions}
+            raise OnespikeError(f"depth: with windows expected an odd number from 3 on ({odd}), got {self.depth}")
+        if self.windows != "none" and self.attention:
+            raise OnespikeError(f"attention: expected 0 with windows, whose units have none, got {self.attention}")
+        if self.preset == "ann" and self.windows != "none" and (self.fusion, self.region_threshold) != ("none", None):
+            expected = "expected --model.fusion none and --model.region_threshold null"
+            raise OnespikeError(f"preset ann: with windows {expected}, got {self.fusion} and {self.region_threshold}")
+        if self.windows in DILATED:
+            expect_whole_spikes(self.neuron, self.region_threshold)
+        kind, threshold = self.neuron.neuron, "null" if self.region_threshold is None else self.region_threshold
+        fractions = f"region_threshold {threshold} (expected below 0.25)"
+        real = {f"neuron {self.neuron.name}": not kind.spiking or kind.levels > 1}
+        real |= {fractions: leaves_fractions(self.windows, self.region_threshold)}
         for name, is_real in real.items():
             if self.strict and is_real:
                 raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
@@ -180,7 +185,8 @@ class Thresholds(nn.Module):
         above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
         threshold = config.neuron.threshold if config.neuron.neuron.spiking else 0.0
         with torch.no_grad():
-            self.shift.copy_(threshold + above.repeat_interleave(channels))
+            driven = make_neuron(1, config.neuron).driven(torch.ones(1, 1), None).flatten()  # by a current of 1
+            self.shift.copy_(threshold / driven + above.repeat_interleave(channels))
 
     def forward(self, currents: Tensor) -> Tensor:
         """Normalise, and add each neuron's shift."""

@@ -120,6 +120,7 @@ class Neuron(nn.Module):
 
     spiking = True  # whether its output is spikes, not real numbers
     signed = False  # whether its spikes have a sign
+    levels = 1  # its largest spike: 1, or a whole number if its spikes are graded
     grouped = False  # whether there is always an axis before the images: windows or a population
     values_kept = 1  # values that a neuron keeps until the next time step, its potential among them
 

@@ -28,7 +28,7 @@ from onespike.data.augment import seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
 from onespike.durable import digest_of, is_as_written, read_folder, read_whole, write_folder
-from onespike.errors import OnespikeError, shown
+from onespike.errors import OnespikeError, reason, shown
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from
@@ -70,6 +70,11 @@ class ModelCard:
         expect_class_names(self.classes, "model.json")
         if not len(self.mean) == len(self.std) == self.in_channels:
             raise OnespikeError("model.json: expected a mean and std for each channel of the images")
+        try:  # now, since a training would end before anybody reads its checkpoint
+            read_json(json.dumps(plain(self)).encode(), "model.json")
+        except (OnespikeError, TypeError, ValueError, RecursionError) as error:
+            expected = "expected finite numbers, text, True, False, None, or lists and dictionaries of these"
+            raise OnespikeError(f"model.init_args: {reason(error)}; {expected}") from error
 
     @classmethod
     def of(cls, recipe: Recipe, data: Dataset) -> "ModelCard":

@@ -63,8 +63,8 @@ def train(
         resume: Go on with the run in `out`.
         init_from: A run whose best weights the network starts from.
         model: The network, in place of the recipe's: any module from images (B, C, H, W) to logits (B, K), or (T, B,
-            K). It is trained in place, from the weights that it has; `train.seed` does not affect these. A resumed run
-            takes a network of the same class.
+            K). It is trained in place, from the weights that it has; `train.seed` does not affect these. Only a
+            whitening that nothing has set yet is set by the images. A resumed run takes a network of the same class.
         data: The images, in place of the recipe's: any data set that `onespike.data.as_dataset` takes.
         loss: A function from logits and labels to a number, in place of the recipe's.
         callbacks: Callbacks that run after the recipe's own.
@@ -104,6 +104,7 @@ def _train(
     callbacks: Sequence[Callback],
     quiet: bool,
 ) -> dict[str, Any]:
+    ran_again = getattr(model, "recompute", False)
     trainer = set_up(recipe, model, data, loss, callbacks)
     accelerator, main = trainer.accelerator, trainer.accelerator.is_main_process
     trainer.callbacks += [Display(quiet=quiet or not main), Trackers(trainer.config.track)]
@@ -144,7 +145,10 @@ def _train(
         advice = "its checkpoints are whole: make room, then go on with --resume"
         raise OnespikeError(f"the disk of {run.folder} is full: {error}; {advice}") from error
     finally:
-        _take_back_forward(accelerator.unwrap_model(trainer.model))
+        network = accelerator.unwrap_model(trainer.model)
+        _take_back_forward(network)
+        if recipe.train.recompute:
+            setattr(network, "recompute", ran_again)  # noqa: B010 - a module's attributes are not declared
 
 
 def _take_back_forward(network: nn.Module) -> None:
@@ -187,14 +191,17 @@ def set_up(
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
     expect_weights(network)
-    if model is None:
-        learn_from(network, images)
+    learn_from(network, images, passed=model is not None)
     return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
 
 
-def learn_from(network: nn.Module, data: Dataset) -> None:
-    """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training."""
-    learners: list[Any] = [module for module in network.modules() if hasattr(module, "learn_from")]
+def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
+    """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training.
+
+    A layer stays as it is if its `is_set` says that it is set; one without `is_set`, if the network was `passed`.
+    """
+    layers = [module for module in network.modules() if hasattr(module, "learn_from")]
+    learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]
     if learners:
         most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
         positions = np.random.default_rng(0).permutation(len(data.train))[:most]

@@ -160,11 +160,14 @@ def _resolve(file: dict[str, Any], given: dict[str, Any], path: Path, start: Rec
             before = {}  # of another family, which has other values
     _check(given, known, "option", "--")
     _check({**file, "model": before}, known, f"key in {path}")
-    if not by_class:
-        model = _model(name, before, changes, resolved)
     kinds = {"data": DataConfig, "train": TrainConfig, "loss": ClassPath, "conversion": ConversionConfig}
     sections = {section: merge(file.get(section, {}), given.get(section, {})) for section in kinds}
     made = {section: make(kinds[section], values, section) for section, values in sections.items() if values}
+    if not by_class:
+        data = made.get("data", DataConfig())
+        if of_events(data) and "model.time_steps" in known:  # at once: options may be refused for one or for several
+            changes = {**changes, "time_steps": data.frames}
+        model = _model(name, before, changes, resolved)
     return Recipe(model=model, **made)
 
 

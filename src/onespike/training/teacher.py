@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TWIN, FOLDER = "twin", "teacher"
 #: Options that are switched off for a twin: it fires no spikes.
 SPIKES_ALONE: dict[str, Any] = {"rate_penalty": 0.0, "energy_budget": 0.0, "hoyer": 0.0, "surrogate_width_end": 0.0}
+#: Options of windows that a twin has none of, where its student has windows.
+IN_WINDOWS: dict[str, Any] = {"fusion": "none", "region_threshold": None}
 
 
 @dataclass
@@ -177,8 +179,11 @@ def twin_of(recipe: Recipe) -> Recipe:
         expected = f"expected data.frames 1, got {recipe.data.frames}, or another teacher"
         raise OnespikeError(f"train.teacher: a twin runs at one time step: {expected}")
     values, preset = plain(model), family(model.name).presets.get("ann")
-    # The neuron's options start anew: those of spikes have no meaning.
-    changes = {"neuron": "relu", "preset": "", **({"preset": "ann", **preset} if preset else {})}
+    # The neuron's options start anew: those of spikes have no meaning. In windows nothing is handed on or made whole.
+    changes: dict[str, Any] = {"neuron": "relu", "preset": ""}
+    if values.get("windows", "none") != "none":
+        changes |= {key: value for key, value in IN_WINDOWS.items() if key in values}
+    changes |= {"preset": "ann", **preset} if preset else {}
     changes |= {"time_steps": 1} if "time_steps" in values else {}
     twin = make(type(model), {**values, **changes}, "model")
     return replace(recipe, model=twin, train=replace(recipe.train, teacher="", **SPIKES_ALONE))

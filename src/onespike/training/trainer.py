@@ -94,11 +94,9 @@ class Trainer:
             expect_loss(self.loss, logits, soft=bool(config.mixup), splits=max(1, recipe.data.augmix_splits))
         elif config.loss == "tet":
             expect_steps(self.network, logits)
-        if config.recompute:
-            if not hasattr(self.network, "recompute"):
-                expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
-                raise OnespikeError(f"train.recompute: {expected}, got {self.card.name}")
-            setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
+        if config.recompute and not hasattr(self.network, "recompute"):
+            expected = "expected a network of the library, such as conv12 or spiking-resnet-m"
+            raise OnespikeError(f"train.recompute: {expected}, got {self.card.name}")
         self.evaluated, self.reset = self.network, resetter(self.network)
         self.monitor = Monitor(self.network, config.monitor_every)
         self.teacher = Teacher(self.network, recipe, data, share) if config.teacher else None
@@ -118,6 +116,8 @@ class Trainer:
         if isinstance(self.model, DistributedDataParallel):
             # Processes keep buffers of their own, which `evaluate` shares: some neurons keep potentials there.
             self.model.broadcast_buffers = False  # the argument of that name is deprecated; older ones have no other
+        if config.recompute:  # last: a network that is refused stays as it was
+            setattr(self.network, "recompute", True)  # noqa: B010 - a module's attributes are not declared
 
     def _asked_for(self) -> Iterator[Callback]:
         """The callbacks that the recipe asks for."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import onespike
+from onespike.classpath import ClassPath
 from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 from onespike.models import model_config
@@ -21,7 +22,8 @@ from tests.unit.written_run import write_run
 CLASSES = tuple("0123456789")
 SUMMARY = {"test_top1": 90.0, "test_top5": 99.0, "test_loss": 0.4, "test_images": 360, "epochs": 1, "valid_top1": 91.0}
 SUMMARY |= {"best_epoch": 1, "seconds": 1.0, "parameters": 1000}
-CARD = ModelCard(model_config("spiking-vgg-xs"), ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
+LINEAR = ClassPath("torch.nn.Linear", {"in_features": 2, "out_features": 2})
+CARD = ModelCard(LINEAR, ("a", "b"), 1, 8, (0.5,), (0.5,), "digits")
 
 
 @pytest.fixture
@@ -138,6 +140,17 @@ def test_other_test_images_than_the_runs_are_named(run: Run, tmp_path: Path) -> 
 def test_a_card_beside_a_run_would_be_ignored(run: Run, tmp_path: Path) -> None:
     with pytest.raises(OnespikeError, match="card: with a run it would be ignored: leave it out"):
         onespike.save_pretrained(run, tmp_path / "out", card=CARD)
+
+
+@pytest.mark.parametrize("change", [{"width": 8}, {"num_classes": 7}, {"in_channels": 3}, {"head": "mean", "depth": 3}])
+def test_a_network_that_is_another_than_its_card_says_replaces_nothing(change: dict[str, Any], tmp_path: Path) -> None:
+    card = ModelCard(model_config("spiking-vgg-xs", width=4), CLASSES, 1, 32, (0.5,), (0.5,), "digits")
+    folder = onespike.save_pretrained(card.build(), tmp_path / "out", card=card)
+    before = (folder / "model.safetensors").read_bytes()
+    other = onespike.create_model("spiking-vgg-xs", **{"width": 4, "in_channels": 1, **change})
+    with pytest.raises(OnespikeError, match=r"^the network is another than its card says, spiking-vgg-xs: .* instead"):
+        onespike.save_pretrained(other, folder, card=card)
+    assert (folder / "model.safetensors").read_bytes() == before
 
 
 def test_whole_numbers_of_a_network_come_back(tmp_path: Path) -> None:

@@ -63,6 +63,12 @@ def test_the_neurons_of_a_population_start_at_even_shares_whose_mean_is_the_firi
     torch.testing.assert_close(shares, expected, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize("learnable", ["none", "channel"])
+def test_neurons_that_weigh_their_current_start_at_the_firing_rate_too(learnable):
+    firing = Firing(1, config(population=2, neuron={"name": "plif", "decay": 0.6, "learnable_decay": learnable}))
+    assert firing(torch.randn(200, 1, 20, 20)).mean().item() == pytest.approx(0.25, abs=0.01)
+
+
 def test_whitened_patches_are_uncorrelated_and_of_variance_one():
     layer, seen = Whitening(3, 2, 1), images(64, 8)
     seen = seen + 3 * seen.mean(1, keepdim=True)  # correlated over channels
@@ -217,7 +223,21 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"population": 17}, "population: expected 1..16, got 17"),
         ({"image_size": 8}, "image_size: spiking-.*-m halves the map 3 times, which leaves no pixel of 8"),
         ({"stages": (1, 1, 1, 1, 1)}, "halves the map 5 times, which leaves no pixel of 32; .*--model.stages"),
-        ({"windows": "average"}, "depth: with windows expected an odd number .* got 2"),
+        ({"windows": "average"}, "depth: with windows expected an odd number from 3 on .* got 2"),
+        ({"preset": "windows", "depth": 1}, "depth: with windows expected an odd number from 3 on .* got 1"),
+        ({"preset": "windows", "attention": 8}, "attention: expected 0 with windows, whose units have none, got 8"),
+        (
+            {"preset": "ann", "windows": "average", "depth": 3, "region_threshold": None},
+            "preset ann: with windows expected --model.fusion none and .*region_threshold null, got sincos and None",
+        ),
+        (
+            {"preset": "ann", "windows": "dilated", "depth": 3, "fusion": "none"},
+            "preset ann: with windows expected .*, got none and 0.1",
+        ),
+        (
+            {"preset": "windows", "neuron": "relu", "strict": False},
+            "neuron relu: expected region_threshold null, since a threshold makes 1 of all that is larger, got 0.1",
+        ),
         ({"neuron": "relu"}, "neuron relu: behind the stem a layer would read real values; set --model.strict false"),
         ({"windows": "dilated", "depth": 3, "region_threshold": None}, "region_threshold null .expected below 0.25.: "),
         ({"windows": "dilated", "depth": 3, "region_threshold": 0.25}, "region_threshold 0.25 .expected below 0.25.: "),

@@ -1,5 +1,8 @@
 import errno
+import functools
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch import nn
 
+from onespike.classpath import ClassPath
 from onespike.errors import OnespikeError
 from onespike.models import OnespikeConfig
 from onespike.training.checkpoint import Checkpoint, ModelCard, join_tensors, read_state, split_tensors
@@ -42,6 +47,20 @@ def test_channels_last_weights_are_saved_by_value(tmp_path: Path):
     weights = {"w": torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last)}
     Checkpoint(make().card, weights, {}, {}).save(tmp_path / "last")
     assert torch.equal(load_file(tmp_path / "last" / "model.safetensors")["w"], weights["w"])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (math.inf, "Infinity is no finite number"),
+        ([{"deep": math.nan}], "NaN is no finite number"),
+        (nn.ReLU, "Object of type type is not JSON serializable"),
+        (functools.reduce(lambda inner, _: [inner], range(250), 0), "more than 200 levels of lists"),
+    ],
+)
+def test_arguments_that_no_checkpoint_could_be_read_with_are_refused_before_the_training(value: object, found: str):
+    with pytest.raises(OnespikeError, match=f"^model.init_args: .*{found}.*; expected finite numbers, text, True"):
+        replace(make().card, model=ClassPath("pkg.Net", {"clip": value}))
 
 
 @pytest.mark.parametrize("moment", ["first rename", "second rename"])

@@ -131,6 +131,12 @@ def test_the_models_time_steps_are_the_datas_frames(root):
     assert load_recipe("events/digits", {"model.name": "spiking-vgg11"}).model.time_steps == 1
     with pytest.raises(OnespikeError, match="neuron relu: expected one time step, got 3"):
         recipe(root, **{"model.preset": "ann"})
+    relu = {"model.name": "spiking-vgg11", "model.neuron": "relu", "data.frames": 1}  # its default is four
+    assert load_recipe("events/digits", relu).model.time_steps == 1
+    learnt = {"model.name": "conv-tiny", "model.windows": "none", "model.neuron.learnable_decay": "layer"}
+    assert load_recipe("events/digits", {**learnt, "data.frames": 3}).model.time_steps == 3
+    with pytest.raises(OnespikeError, match=r"^learnable_decay: .* one time step"):
+        load_recipe("events/digits", {**learnt, "data.frames": 1})
 
 
 @pytest.mark.parametrize("options", [{}, {"train.mixup": 0.2, "train.accumulate": 2, "data.cutout": 4}])

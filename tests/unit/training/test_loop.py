@@ -53,6 +53,29 @@ def test_layers_learn_from_fewer_of_large_images(side, expected, monkeypatch):
     assert seen == [(expected, 1, side, side)]
 
 
+def test_a_whitening_that_nothing_has_set_is_set_by_the_images_in_a_network_that_was_passed_too(small):
+    recipe = replace(small(train__mixup=0.0), model=model_config("spiking-vgg-xs", width=4))
+
+    def whitening(network: torch.nn.Module | None = None) -> torch.Tensor:
+        return set_up(recipe, network).network.stem[0].weight
+
+    passed = create_model("spiking-vgg-xs", width=4, in_channels=1)
+    expected = whitening()
+    assert torch.equal(whitening(passed), expected)
+    for value in (3.0, 4.0):  # loaded, and then passed again
+        state = {name: one.clone() for name, one in passed.state_dict().items()}
+        passed.load_state_dict(state | {"stem.0.weight": torch.full_like(expected, value)})
+        assert (whitening(passed) == value).all()
+
+
+def test_a_layer_that_does_not_say_whether_it_is_set_keeps_what_it_is_passed_with(small):
+    class Learner(torch.nn.Linear):
+        def learn_from(self, images: torch.Tensor) -> None:  # noqa: ARG002
+            raise AssertionError
+
+    set_up(small(train__mixup=0.0), torch.nn.Sequential(torch.nn.Flatten(), Learner(1024, 10)))
+
+
 def test_images_from_python_get_the_side_that_is_asked_for(small, tmp_path):
     images = TensorDataset(torch.zeros(40, 1, 16, 16, dtype=torch.uint8), torch.arange(40) % 2)
     made, run = set_up(small(data__image_size=8), data=images), Run(tmp_path / "run")
@@ -262,6 +285,14 @@ def test_strict_networks_run_again_in_steps_that_are_watched_and_others(cache: P
         found.append(some_steps(recipe, 3))
     for name, value in found[0].items():
         torch.testing.assert_close(found[1][name], value, rtol=0, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_network_that_was_passed_runs_again_afterwards_only_if_it_did_before(small, before, tmp_path):
+    network = create_model("spiking-vgg-xs", width=4, in_channels=1)
+    network.recompute = before
+    train(small(train__epochs=1, train__recompute=True), tmp_path / "run", model=network, quiet=True)
+    assert network.recompute == before
 
 
 def test_an_artificial_network_has_no_blocks_to_run_again(small):

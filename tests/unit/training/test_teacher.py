@@ -206,6 +206,8 @@ def test_interrupted_in_the_teacher_and_in_the_student_it_ends_in_the_same_bits(
         ("conv12", {"preset": "strict", "neuron": {"learnable_threshold": "channel", "surrogate": "triangle"}}),
         ("lstm12", {"preset": "paper", "time_steps": 2}),
         ("spiking-vgg11", {}),
+        ("spiking-vgg-xs", {"preset": "windows", "width": 4}),
+        ("spiking-resnet-m", {"preset": "windows", "windows": "dilated", "width": 4}),
     ],
 )
 def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
@@ -213,6 +215,8 @@ def test_the_twin_of_every_kind_of_model_is_artificial(small, name, overrides):
     twin = twin_of(recipe).model
     assert (twin.name, twin.neuron.name, twin.neuron.learnable_threshold) == (name, "relu", "none")
     assert getattr(twin, "time_steps", 1) == 1
+    if getattr(twin, "windows", "none") != "none":
+        assert (twin.fusion, twin.region_threshold) == ("none", None)
     assert twin.build(10, 1, 32)(torch.randn(2, 1, 32, 32)).shape == (2, 10)
 
 

@@ -1,0 +1,29 @@
+"""What several families of spiking networks refuse."""
+
+from onespike.errors import OnespikeError
+from onespike.neurons import NeuronConfig
+
+#: Windows of which some overlap.
+DILATED = ("dilated", "alternating")
+
+
+def leaves_fractions(windows: str, region_threshold: float | None) -> bool:
+    """Whether fractions of a spike are left where windows overlap.
+
+    Two windows overlap along an edge, four in the centre, so means of their spikes are multiples of 1/4. What is above
+    the region threshold becomes a whole spike; the smallest, 1/4, does if the threshold is below it.
+    """
+    return windows in DILATED and (region_threshold is None or region_threshold >= 0.25)
+
+
+def expect_whole_spikes(neuron: NeuronConfig, region_threshold: float | None) -> None:
+    """Raise `OnespikeError` if a region threshold would cut what neurons give: it makes 1 of larger values, too."""
+    if region_threshold is not None and not (neuron.neuron.spiking and neuron.neuron.levels == 1):
+        expected = "expected region_threshold null, since a threshold makes 1 of all that is larger"
+        raise OnespikeError(f"neuron {neuron.name}: {expected}, got {region_threshold}")
+
+
+def expect_spikes_over_time(neuron: NeuronConfig, time_steps: int) -> None:
+    """Raise `OnespikeError` if neurons that do not spike, whose potentials nothing resets, have several time steps."""
+    if time_steps > 1 and not neuron.neuron.spiking:
+        raise OnespikeError(f"neuron {neuron.name}: expected one time step, got {time_steps}")
