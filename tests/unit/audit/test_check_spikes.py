@@ -1,5 +1,7 @@
 import pytest
 
+from onespike.models.onespike import PRESETS
+
 STRICT = {"preset": "strict"}
 
 
@@ -25,7 +27,8 @@ def test_a_strict_network_holds_layer_by_layer(make_run, command, unit, time_ste
     ],
 )
 def test_one_real_valued_place_is_found_and_named(make_run, command, change, layer):
-    run = make_run(**{**STRICT, "mlp_ratio": 2, **change})
+    # The values of the preset, without its label: that refuses such a change.
+    run = make_run(**{"preset": "modern", **PRESETS["strict"], "mlp_ratio": 2, **change})
     code, printed, _ = command("check-spikes", run.folder, "--images", 32)
     assert code == 1
     assert f"the first in {layer}" in printed

@@ -159,7 +159,7 @@ def test_potentials_may_differ_in_shape_and_precision(kind):
         found = [one.clone().requires_grad_() for one in pair]
         exact = [one.double().expand(2, 3, 4, 4).clone().requires_grad_() for one in pair]
         results = [fuse(*both, kind, 0.7) for both in (found, exact)]
-        torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)  # the digits of float32, which one of them has
         gradients = torch.autograd.grad(results[0].sum(), found), torch.autograd.grad(results[1].sum(), exact)
         for one, other, of in zip(*gradients, pair, strict=True):
             assert one.dtype == of.dtype
