@@ -133,7 +133,7 @@ def test_the_models_time_steps_are_the_datas_frames(root):
         recipe(root, **{"model.preset": "ann"})
     relu = {"model.name": "spiking-vgg11", "model.neuron": "relu", "data.frames": 1}  # its default is four
     assert load_recipe("events/digits", relu).model.time_steps == 1
-    learnt = {"model.name": "conv-tiny", "model.windows": "none", "model.neuron.learnable_decay": "layer"}
+    learnt = {"model.name": "conv-tiny", "model.fusion": "none", "model.neuron.learnable_decay": "layer"}
     assert load_recipe("events/digits", {**learnt, "data.frames": 3}).model.time_steps == 3
     with pytest.raises(OnespikeError, match=r"^learnable_decay: .* one time step"):
         load_recipe("events/digits", {**learnt, "data.frames": 1})
