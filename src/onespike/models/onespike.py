@@ -123,7 +123,8 @@ class OnespikeConfig(ModelConfig):
         real = {f"{name} {value}": getattr(self, name) == value for name, value in REAL.items()}
         for name, is_real in (real | {shown: leaves_fractions(self.windows, threshold)}).items():
             if is_real:
-                raise OnespikeError(f"preset strict: {name}: a layer would read real values; or leave the preset")
+                remedy = "change it, or leave the preset"
+                raise OnespikeError(f"preset strict: {name}: a layer would read real values; {remedy}")
 
 
 #: Values of options by which layers behind the stem read real numbers.

@@ -167,7 +167,7 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ),
         ("conv-tiny", {"preset": "strict", "encoding": "direct"}, "preset strict: encoding direct: a layer would read"),
         ("mlp12", {"preset": "strict", "mlp_activation": "gelu"}, "preset strict: mlp_activation gelu: a layer would"),
-        ("conv-tiny", {"preset": "strict", "readout": "real"}, "preset strict: readout real: a layer would read real"),
+        ("conv-tiny", {"preset": "strict", "readout": "real"}, "preset strict: readout real: .*; change it, or leave"),
         ("conv12", {"preset": "strict", "region_threshold": None}, "preset strict: region_threshold null .*below 0.25"),
         ("conv12", {"preset": "strict", "region_threshold": 0.25}, "preset strict: region_threshold 0.25 .*below 0.25"),
         ("conv12", {"thetta": 0.3}, "unknown option 'model.thetta': did you mean 'model.theta'"),
