@@ -178,7 +178,8 @@ def _print_energy(audit: "Audit", console: "Console") -> None:
         )
         console.print(f"  {text}", style="dim")
     why = "The twins are estimates from this network's counts and have no accuracy, so no ratio is given"
-    console.print(f"{why}: train them (--model.preset binary, ann) and pass the runs by --compare")
+    how = "--model.preset ann, and of the paper's networks --model.preset binary"
+    console.print(f"{why}: train them ({how}) and pass the runs by --compare")
     spent = audit.energy("memory")
     parts = ", ".join(f"{name} {100 * joule / spent.total:.0f}%" for name, joule in vars(spent).items() if joule)
     console.print(f"memory, by what it is spent on: {parts}; storage is one reading of all weights\n")

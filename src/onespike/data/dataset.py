@@ -60,15 +60,16 @@ def expect_used(config: DataConfig) -> None:
 
 def expect_used_with(data: Any, config: DataConfig) -> None:
     """Raise an `OnespikeError` for a choice about events that a data set passed from Python, to train on, ignores."""
-    if not isinstance(data, Dataset):
+    if not isinstance(data, Dataset) or not data.of_events:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
     made = getattr(data.train, "augment", None)  # changes events by the options that the data set was opened with
     opened = made.config if made else replace(config, spatial_jitter=0.0, temporal_jitter=0.0, drop_events=0.0)
-    for key in (*OF_TRAINING_EVENTS, "crop_padding", "crop_fill", "flip", "alternate_flip"):
+    opened = replace(opened, frames=data.frames)
+    for key in ("frames", *OF_TRAINING_EVENTS, "crop_padding", "crop_fill", "flip", "alternate_flip"):
         if (given := getattr(config, key)) != (own := getattr(opened, key)):
-            state = f"data.{key}: {data.name} {f'was opened with {own}' if made else 'has no events'}"
-            raise OnespikeError(f"{state}; expected {own}, got {given}; pass --data.{key} {own}, or open it so")
+            state = f"data.{key}: {data.name} was opened with {own}; expected {own}, got {given}"
+            raise OnespikeError(f"{state}; pass --data.{key} {own}, or open it with {given}")
 
 
 def cache_folder(given: str | None = None) -> Path:

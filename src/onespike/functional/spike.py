@@ -103,7 +103,8 @@ def constant(name: str, value: float | Tensor) -> float:
     """Return the number; `ValueError` for a tensor that several neurons, or a gradient, would need to stay one."""
     if isinstance(value, Tensor) and (value.numel() != 1 or (value.requires_grad and torch.is_grad_enabled())):
         found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
-        raise ValueError(f"{name}: expected a number; use `spike`, or a neuron with learnable_{name}; got {found}")
+        remedy = f"use {'`spike`, or ' if name == 'threshold' else ''}a neuron with learnable_{name}"
+        raise ValueError(f"{name}: expected a number; {remedy}; got {found}")
     return float(value)
 
 

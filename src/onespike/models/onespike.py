@@ -108,12 +108,9 @@ class OnespikeConfig(ModelConfig):
         expect_whole_spikes(self.neuron, self.region_threshold)
         if self.preset == "strict":
             self._expect_strict()
-        # With one window a convolutional unit hands nothing on; a recurrent one receives the block's before.
-        alone = self.fusion == "none" or (self.windows == "none" and self.unit == "conv")
         weighs = self.neuron.neuron.driven is not Neuron.driven  # its decay weighs currents, too
-        if self.neuron.learnable_decay != "none" and alone and self.time_steps == 1 and not weighs:
-            where = f"fusion {self.fusion}, windows {self.windows}"
-            raise OnespikeError(f"learnable_decay: with {where} and one time step no potential is handed on")
+        if self.neuron.learnable_decay != "none" and self.fusion == "none" and self.time_steps == 1 and not weighs:
+            raise OnespikeError("learnable_decay: with fusion none and one time step no potential is handed on")
 
     def _expect_strict(self) -> None:
         """Raise an `OnespikeError` if a layer behind the stem would read anything but spikes."""
@@ -126,7 +123,8 @@ class OnespikeConfig(ModelConfig):
         real = {f"{name} {value}": getattr(self, name) == value for name, value in REAL.items()}
         for name, is_real in (real | {shown: leaves_fractions(self.windows, threshold)}).items():
             if is_real:
-                raise OnespikeError(f"preset strict: {name}: a layer would read real values; or leave the preset")
+                remedy = "change it, or leave the preset"
+                raise OnespikeError(f"preset strict: {name}: a layer would read real values; {remedy}")
 
 
 #: Values of options by which layers behind the stem read real numbers.

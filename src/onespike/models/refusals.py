@@ -20,7 +20,8 @@ def expect_whole_spikes(neuron: NeuronConfig, region_threshold: float | None) ->
     """Raise `OnespikeError` if a region threshold would cut what neurons give: it makes 1 of larger values, too."""
     if region_threshold is not None and not (neuron.neuron.spiking and neuron.neuron.levels == 1):
         expected = "expected region_threshold null, since a threshold makes 1 of all that is larger"
-        raise OnespikeError(f"neuron {neuron.name}: {expected}, got {region_threshold}")
+        remedy = "set --model.region_threshold null"
+        raise OnespikeError(f"neuron {neuron.name}: {expected}, got {region_threshold}; {remedy}")
 
 
 def expect_spikes_over_time(neuron: NeuronConfig, time_steps: int) -> None:

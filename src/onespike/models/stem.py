@@ -35,6 +35,9 @@ class Whitening(nn.Conv2d):
     def learn_from(self, images: Tensor) -> None:
         """Set the weights: W = diag(1 / sqrt(variance)) V^T for the principal components V of the images' patches."""
         (side, _), channels = self.kernel_size, self.in_channels
+        if images.shape[1] != channels:  # a layer before this one makes others of them
+            expected = f"expected images of {channels} channels, got {images.shape[1]}"
+            raise OnespikeError(f"whitening: {expected}; call its learn_from with what it reads, before training")
         products, number = images.new_zeros((), dtype=torch.float64), 0
         for some in images.split(max(1, _AT_ONCE // (images[0].numel() * side**2))):
             patches = nn.functional.unfold(some.double(), side).transpose(1, 2).flatten(0, 1)

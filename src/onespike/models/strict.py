@@ -47,8 +47,8 @@ class StrictConfig(ModelConfig):
     Attributes:
         name: The registered model these values started from.
         preset: The preset that changed them: "ann" (ReLU instead of neurons: the twin that comparisons are made with;
-            with windows it takes fusion "none" and region_threshold null), or "windows" (the paper's windows,
-            potentials handed on and fused; depth 3, one neuron a channel, no whitening).
+            with windows it takes fusion "none", with dilated ones region_threshold null), or "windows" (the paper's
+            windows, potentials handed on and fused; depth 3, one neuron a channel, no whitening).
         width: Channels of the first stage, and of the stem.
         stages: Channels of each stage, in units of `width`; the first is 1. Each stage but the first halves the map.
         depth: 3x3 convolutions in each stage; with windows an odd number, from 3 on.
@@ -114,9 +114,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"depth: with windows expected an odd number from 3 on ({odd}), got {self.depth}")
         if self.windows != "none" and self.attention:
             raise OnespikeError(f"attention: expected 0 with windows, whose units have none, got {self.attention}")
-        if self.preset == "ann" and self.windows != "none" and (self.fusion, self.region_threshold) != ("none", None):
-            expected = "expected --model.fusion none and --model.region_threshold null"
-            raise OnespikeError(f"preset ann: with windows {expected}, got {self.fusion} and {self.region_threshold}")
+        if self.preset == "ann" and self.windows != "none" and self.fusion != "none":
+            raise OnespikeError(f"preset ann: with windows expected --model.fusion none, got {self.fusion}")
         if self.windows in DILATED:
             expect_whole_spikes(self.neuron, self.region_threshold)
         kind, threshold = self.neuron.neuron, "null" if self.region_threshold is None else self.region_threshold

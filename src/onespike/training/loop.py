@@ -191,18 +191,25 @@ def set_up(
     torch.manual_seed(recipe.train.seed)
     network = ModelCard.of(recipe, images).build(model)
     expect_weights(network)
-    learn_from(network, images, passed=model is not None)
-    return Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
+    if model is None:
+        learn_from(network, images)
+    trainer = Trainer(network, loss or make_loss(recipe), images, recipe, accelerator, callbacks)
+    if model is not None:  # now: a network that is refused stays as it was
+        for one in {trainer.network, trainer.evaluated}:  # a moving average has copied what nothing had set
+            learn_from(one, images, passed=True)
+    return trainer
 
 
 def learn_from(network: nn.Module, data: Dataset, passed: bool = False) -> None:
     """Set layers that have a method `learn_from`, such as whitening, by normalised training images, before training.
 
-    A layer stays as it is if its `is_set` says that it is set; one without `is_set`, if the network was `passed`.
+    A layer stays as it is if its `is_set` says that it is set. In a network that was `passed`, one without `is_set`
+    does, too, and all do if a norm has seen images: it was trained, as by a loop of the user's own.
     """
     layers = [module for module in network.modules() if hasattr(module, "learn_from")]
     learners: list[Any] = [layer for layer in layers if not getattr(layer, "is_set", passed)]
-    if learners:
+    seen = [number for name, number in network.named_buffers() if name.endswith("num_batches_tracked")]
+    if learners and not (passed and any(number.any() for number in seen)):
         most = min(LEARNT_FROM, max(1, LEARNT_FROM * 64**2 // data.image_size**2))  # of large images fewer will do
         positions = np.random.default_rng(0).permutation(len(data.train))[:most]
         images = BatchAugment(data.mean, data.std)(data.train.gather(positions)[0])

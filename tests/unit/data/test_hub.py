@@ -13,6 +13,8 @@ from layouts import png, save_image, write_hub, write_parquet
 from onespike.data.cache import verify_cache
 from onespike.data.config import DataConfig
 from onespike.data.dataset import open_dataset
+from onespike.data.sources.files import Files
+from onespike.data.sources.local import _chosen
 from onespike.errors import OnespikeError
 
 
@@ -210,3 +212,10 @@ def test_parts_are_found_by_words_in_names(train, test, other, tmp_path, capsys)
     data = open_dataset(DataConfig("hub", str(tmp_path), holdout=0))
     assert (len(data.train), len(data.test)) == (2, 2)
     assert f"{tmp_path / other.format('cat')}: no image of a part" in capsys.readouterr().err
+
+
+def test_a_class_whose_name_is_that_of_a_part_is_a_class(tmp_path):
+    for kind in ("Bus", "Car", "Train"):
+        save_image(tmp_path / kind / "0.png", seed=0)
+    parts = _chosen(Files(tmp_path))[1]
+    assert {part: len(paths) for part, paths in parts.items()} == {"train": 3}

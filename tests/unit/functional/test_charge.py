@@ -304,12 +304,12 @@ def test_potentials_beside_may_be_less_precise():
     torch.testing.assert_close(*(of_beside for _, of_beside in gradients), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["decay", "threshold"])
+@pytest.mark.parametrize(("name", "remedy"), [("decay", "a neuron"), ("threshold", "`spike`, or a neuron")])
 @pytest.mark.parametrize("meets", [False, True])
-def test_constants_are_no_parameters(name, meets):
+def test_constants_are_no_parameters(name, remedy, meets):
     currents = draw(4, 2, 3, 2, 2, seed=11)
     given = {"decay": 0.4, "threshold": 0.3, "beside": currents.sin() if meets else None}
-    with pytest.raises(ValueError, match=f"^{name}: expected a number; use `spike`, or a neuron with learnable_{name}"):
+    with pytest.raises(ValueError, match=f"^{name}: expected a number; use {remedy} with learnable_{name}"):
         charge_and_fire(currents, **given | {name: torch.tensor(0.5, requires_grad=True)})
     constant = {name: torch.tensor(given[name], dtype=torch.float64)}
     torch.testing.assert_close(charge_and_fire(currents, **given | constant), charge_and_fire(currents, **given))

@@ -227,12 +227,12 @@ def test_images_of_other_sizes_are_taken(name, size, side):
         ({"preset": "windows", "depth": 1}, "depth: with windows expected an odd number from 3 on .* got 1"),
         ({"preset": "windows", "attention": 8}, "attention: expected 0 with windows, whose units have none, got 8"),
         (
-            {"preset": "ann", "windows": "average", "depth": 3, "region_threshold": None},
-            "preset ann: with windows expected --model.fusion none and .*region_threshold null, got sincos and None",
+            {"preset": "ann", "windows": "average", "depth": 3},
+            "preset ann: with windows expected --model.fusion none, got sincos",
         ),
         (
             {"preset": "ann", "windows": "dilated", "depth": 3, "fusion": "none"},
-            "preset ann: with windows expected .*, got none and 0.1",
+            "neuron relu: expected region_threshold null, .*, got 0.1; set --model.region_threshold null",
         ),
         (
             {"preset": "windows", "neuron": "relu", "strict": False},
@@ -250,6 +250,11 @@ def test_what_makes_no_network_or_none_that_is_strict_is_refused_in_a_line(name,
     with pytest.raises(OnespikeError, match=message) as error:
         create_model(name, **overrides)
     assert "\n" not in str(error.value)
+
+
+def test_a_twin_in_average_windows_takes_any_region_threshold():
+    twin = model_config("spiking-vgg-m", preset="ann", windows="average", depth=3, fusion="none")
+    assert twin.region_threshold == 0.1
 
 
 def test_a_resnet_in_windows_takes_one_neuron_a_channel():

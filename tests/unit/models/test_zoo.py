@@ -167,7 +167,7 @@ def test_no_classes_or_no_channels_are_an_error(count):
         ),
         ("conv-tiny", {"preset": "strict", "encoding": "direct"}, "preset strict: encoding direct: a layer would read"),
         ("mlp12", {"preset": "strict", "mlp_activation": "gelu"}, "preset strict: mlp_activation gelu: a layer would"),
-        ("conv-tiny", {"preset": "strict", "readout": "real"}, "preset strict: readout real: a layer would read real"),
+        ("conv-tiny", {"preset": "strict", "readout": "real"}, "preset strict: readout real: .*; change it, or leave"),
         ("conv12", {"preset": "strict", "region_threshold": None}, "preset strict: region_threshold null .*below 0.25"),
         ("conv12", {"preset": "strict", "region_threshold": 0.25}, "preset strict: region_threshold 0.25 .*below 0.25"),
         ("conv12", {"thetta": 0.3}, "unknown option 'model.thetta': did you mean 'model.theta'"),
@@ -200,7 +200,6 @@ def test_an_unknown_model_or_option_is_an_error_that_names_the_nearest(name, ove
         ({"neuron": {"surrogate_width": float("inf")}}, "surrogate_width: .*got inf"),
         ({"neuron": {"decay": 1.5}}, "decay: .*got 1.5"),
         ({"neuron": {"learnable_decay": "layer"}, "fusion": "none"}, "learnable_decay: .*no potential is handed on"),
-        ({"neuron": {"learnable_decay": "layer"}, "windows": "none"}, "learnable_decay: .*no potential is handed on"),
     ],
 )
 def test_a_value_out_of_its_range_is_an_error_that_says_what_was_expected(overrides, message):
@@ -241,7 +240,7 @@ def test_a_value_that_is_no_name_of_the_option_is_an_error_when_the_network_is_b
         *({"neuron": {"learnable_threshold": each, "learnable_decay": each}} for each in ("layer", "channel")),
         {"neuron": {"learnable_threshold": "channel"}, "encoding": "threshold", "mlp_activation": "spiking"},
         {"neuron": {"learnable_decay": "channel"}, "fusion": "none", "time_steps": 2},
-        {"neuron": {"name": "plif", "learnable_decay": "channel", "threshold": 0.1}, "windows": "none"},
+        {"neuron": {"name": "plif", "learnable_decay": "channel", "threshold": 0.1}, "fusion": "none"},
         {"norm": "batch"},
         {"norm": "before", "stem": "conv"},
         {"preset": "strict", "norm": "before"},
@@ -268,6 +267,11 @@ def test_every_option_gives_a_network_whose_parameters_all_learn(overrides):
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
         assert parameter.grad.any(), name
+
+
+def test_a_run_over_time_whose_windows_hand_nothing_on_can_be_built_at_one_time_step():
+    config = model_config("conv-tiny", windows="none", neuron={"learnable_decay": "layer"}, time_steps=4)
+    assert replace(config, time_steps=1).neuron.learnable_decay == "layer"
 
 
 def test_a_registered_model_can_be_changed_and_is_not():

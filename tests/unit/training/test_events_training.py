@@ -100,7 +100,18 @@ def test_changed_recordings_are_the_same_with_workers(root):
     ("opened", "asked", "said"),
     [
         (None, {"denoise": 9.0}, "data.denoise: passed-from-python has images, no events; expected 0.0"),
-        ({}, {"drop_events": 0.5}, "data.drop_events: events-folder has no events; expected 0.0, got 0.5"),
+        (
+            {"name": "digits", "root": None, "sensor": None},
+            {"sensor": None, "representation": "voxel"},
+            "data.representation: passed-from-python has images, no events; expected histogram, got voxel",
+        ),
+        (
+            {},
+            {"drop_events": 0.5},
+            "data.drop_events: events-folder was opened with 0.0; expected 0.0, got 0.5; "
+            "pass --data.drop_events 0.0, or open it with 0.5",
+        ),
+        ({}, {"frames": 2}, "data.frames: events-folder was opened with 1; expected 1, got 2"),
         ({"drop_events": 0.5}, {}, "data.drop_events: events-folder was opened with 0.5; expected 0.5, got 0.0"),
         ({"drop_events": 0.5, "flip": 0.5}, {"drop_events": 0.5}, "data.flip: events-folder was opened with 0.5"),
         (
@@ -133,7 +144,7 @@ def test_the_models_time_steps_are_the_datas_frames(root):
         recipe(root, **{"model.preset": "ann"})
     relu = {"model.name": "spiking-vgg11", "model.neuron": "relu", "data.frames": 1}  # its default is four
     assert load_recipe("events/digits", relu).model.time_steps == 1
-    learnt = {"model.name": "conv-tiny", "model.windows": "none", "model.neuron.learnable_decay": "layer"}
+    learnt = {"model.name": "conv-tiny", "model.fusion": "none", "model.neuron.learnable_decay": "layer"}
     assert load_recipe("events/digits", {**learnt, "data.frames": 3}).model.time_steps == 3
     with pytest.raises(OnespikeError, match=r"^learnable_decay: .* one time step"):
         load_recipe("events/digits", {**learnt, "data.frames": 1})

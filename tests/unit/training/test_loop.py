@@ -68,6 +68,36 @@ def test_a_whitening_that_nothing_has_set_is_set_by_the_images_in_a_network_that
         assert (whitening(passed) == value).all()
 
 
+def test_a_moving_average_of_a_network_that_was_passed_has_its_whitening(small):
+    recipe = replace(small(train__mixup=0.0, train__ema=0.9), model=model_config("spiking-vgg-xs", width=4))
+    trainer = set_up(recipe, create_model("spiking-vgg-xs", width=4, in_channels=1))
+    assert trainer.evaluated is not trainer.network
+    assert torch.equal(trainer.evaluated.stem[0].weight, set_up(recipe).network.stem[0].weight)
+    assert torch.equal(trainer.evaluated.stem[0].weight, trainer.network.stem[0].weight)
+
+
+def test_a_whitening_under_a_norm_that_has_seen_images_stays(small):
+    recipe = replace(small(train__mixup=0.0), model=model_config("spiking-vgg-xs", width=4))
+    passed = create_model("spiking-vgg-xs", width=4, in_channels=1)
+    before = passed.stem[0].weight.clone()
+    passed.train()(torch.randn(2, 1, 32, 32))
+    assert torch.equal(set_up(recipe, passed).network.stem[0].weight, before)
+
+
+def test_a_network_that_is_refused_keeps_its_whitening(small):
+    recipe = replace(small(train__mixup=0.0), model=model_config("spiking-vgg-xs", width=4))
+    for loss, channels, said in ((lambda *_: 1.0, 1, "loss"), (None, 3, "model")):
+        passed = create_model("spiking-vgg-xs", width=4, in_channels=channels)
+        before = passed.stem[0].weight.clone()
+        with pytest.raises(OnespikeError, match=f"^{said}"):
+            set_up(recipe, passed, loss=loss)
+        assert torch.equal(passed.stem[0].weight, before)
+        assert not passed.stem[0].is_set
+    grey = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1), create_model("spiking-vgg-xs", width=4))
+    with pytest.raises(OnespikeError, match=r"^whitening: expected images of 3 channels, got 1"):
+        set_up(recipe, grey)
+
+
 def test_a_layer_that_does_not_say_whether_it_is_set_keeps_what_it_is_passed_with(small):
     class Learner(torch.nn.Linear):
         def learn_from(self, images: torch.Tensor) -> None:  # noqa: ARG002

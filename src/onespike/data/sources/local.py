@@ -28,9 +28,9 @@ _MEMBERS = (*EXTENSIONS, ".cls", ".txt", ".json")  # other members are decoded b
 _UNREAD = ("arrow", "h5", "hdf5", "lance", "vortex", "tsfile")  # tables of other kinds
 _BESIDE = ("README.md", "LICENSE", "dataset_infos.json")  # files that say nothing here, left out without a warning
 _NAMED = "|".join(f"(?P<{part}>{'|'.join(words)})" for part, words in NAMES.items())
-#: Which part a folder or file belongs to, by a word in its name, as `datasets` has it. But that knows small letters
-#: alone: Testing/ beside Training/ would be trained on.
-_PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)", re.IGNORECASE)
+#: Which part a folder or file belongs to, by a word in its name, as `datasets` has it.
+_PART = re.compile(rf"(?:^|[-._ 0-9/])(?:{_NAMED})(?=[-._ 0-9/]|$)")
+_PART_IN_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
 
 
 @installed_only()
@@ -89,11 +89,9 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
     if kind is None:
         raise OnespikeError(f"{files.root}: no images; expected {_EXPECTED}; correct --data.root")
     read = [*by_kind[kind], *(name for name in names if kind == "ImageFolder" and name.split("/")[-1] in _METADATA)]
-    parts: dict[str, list[str]] = {part: [] for part in (*PARTS, "")}
-    for name in read:
-        folder, _, file = name.rpartition("/")
-        found = _PART.search(folder) or _PART.search(file)
-        parts[found.lastgroup or "" if found else ""].append(name)
+    parts = _by_part(read, _PART_IN_ANY_CASE)  # or Testing/ beside Training/ would be trained on
+    if not parts["train"] or not (parts["validation"] or parts["test"]):  # Train/ beside Bus/ is a class
+        parts = _by_part(read, _PART)
     rest = parts.pop("")
     if not any(parts.values()):
         parts["train"] = rest
@@ -102,6 +100,16 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
         state = f"no {what} of a part by its name"
         warn(f"{files.where(min(left))}: {state}; {len(left)} such file{'s are' if len(left) > 1 else ' is'} left out")
     return kind, {part: [Path(files.where(name)) for name in chosen] for part, chosen in parts.items() if chosen}
+
+
+def _by_part(names: list[str], pattern: re.Pattern[str]) -> dict[str, list[str]]:
+    """Files of each part by their names, and under "" those of none."""
+    parts: dict[str, list[str]] = {part: [] for part in (*PARTS, "")}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        found = pattern.search(folder) or pattern.search(file)
+        parts[found.lastgroup or "" if found else ""].append(name)
+    return parts
 
 
 def _is_of(kind: str, name: str) -> bool:
