@@ -76,7 +76,7 @@ def train(
     Raises:
         OnespikeError: Something outside the program is wrong; the message says what.
         Stopped: The run was stopped; a checkpoint was saved first.
-        KeyboardInterrupt: Ctrl-C came after the last step; the run is complete.
+        KeyboardInterrupt: Ctrl-C came in a test, its own or its teacher's, which ended first; or it came twice.
     """
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")

@@ -136,6 +136,16 @@ def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatc
         train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
 
 
+def test_a_disk_that_is_full_at_a_stop_is_said(small, tmp_path, monkeypatch, stop_after):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Saving, "after_step", full)
+    stop_after(1)
+    with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
+        train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
+
+
 def test_under_nohup_a_hangup_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
