@@ -13,6 +13,12 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
+def is_requested() -> bool:
+    """Whether a training of this process was asked to stop, and is not over yet; any thread may ask."""
+    handler = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return isinstance(handler, Interrupt) and handler.requested
+
+
 class Interrupt:
     """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step, which raises `Stopped`.
 

@@ -131,7 +131,7 @@ def _train(
                     begun = twin.config.is_file()
                     train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
                 return fit(trainer, run)
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C at a tracker's prompt, too
                 moved = place != (trainer.progress.epoch, trainer.progress.step)
                 if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
                     run.withdraw()
