@@ -39,6 +39,7 @@ def run_sweep(
         OnespikeError: An option is out of its range, `out` holds runs of another budget, or a data set is not there.
             Nothing is written then.
         Stopped: Somebody stopped it; call it again to go on.
+        KeyboardInterrupt: Likewise, by Ctrl-C in a test, or twice.
     """
     if not 1 <= part[0] <= part[1]:
         raise OnespikeError(f"part: expected K/N with 1 <= K <= N, got {part[0]}/{part[1]}")

@@ -136,7 +136,7 @@ def _untyped(value: Any) -> Any:
         return type(value)(_untyped(one) for one in value)
     if isinstance(value, Text):
         parsed = _parsed(value)
-        return _number_of(parsed) if parsed == value.strip() else parsed  # "1e3" in quotes is text
+        return _number_of(parsed) if parsed in (value, value.strip()) else parsed  # "1e3" in quotes is text
     return value.item() if isinstance(value, np.generic) else str(value) if isinstance(value, Path) else value
 
 

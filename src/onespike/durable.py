@@ -35,7 +35,7 @@ _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk is full, or what a user may write there."""
+    """Whether an error says that a disk is full, or a user's quota on it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -115,6 +115,13 @@ def test_what_has_no_type_is_plain_all_through():
     assert convert(Path("there"), Any, "x") == "there"
 
 
+@pytest.mark.parametrize("text", ["%s ", " %d", "a: b: c ", "%s"])
+def test_text_that_is_no_yaml_stays_as_it_is_and_can_be_written(text: str):
+    found = convert(Text(text), Any, "x")
+    assert (found, type(found)) == (text, str)
+    assert yaml.safe_load(yaml.safe_dump(found)) == text
+
+
 @pytest.mark.parametrize(("text", "expected"), [("a,b", ("a", "b")), ("a", ("a",)), ("[a, b]", ("a", "b")), ("[]", ())])
 def test_a_list_may_be_written_with_commas(text: str, expected: tuple[str, ...]):
     assert convert(Text(text), tuple[str, ...], "names") == expected

@@ -32,6 +32,9 @@ def prune_time(overrides: Overrides, recipe: str = "digits", from_: int = 4, out
     except Stopped:
         print("stopped and saved; the same command goes on", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:  # in the test of a stage, or the second one
+        print("the same command goes on", file=sys.stderr)
+        raise
     table = plain_table("time steps", ">test top-1", ">held out", ">seconds")
     for steps, summary in summaries.items():
         held_out = "-" if summary["valid_top1"] is None else f"{summary['valid_top1']:.2f}%"

@@ -52,6 +52,10 @@ def train(
     except Stopped:
         print(f"stopped and saved; go on with: onespike train --resume {folder}", file=sys.stderr)
         return 130
+    except KeyboardInterrupt:  # in the test, perhaps of a teacher that is trained first; or the second one
+        if (run := Run(folder)).config.is_file() and not run.is_complete:
+            print(f"go on with: onespike train --resume {folder}", file=sys.stderr)
+        raise
     return 0
 
 

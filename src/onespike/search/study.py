@@ -88,13 +88,17 @@ def open_study(storage: Any, name: str, trials: int, energy: str, epochs: int) -
     return optuna.create_study(storage=storage, study_name=name, load_if_exists=True, **options)
 
 
-def expect_same_search(study: "optuna.Study", base: Recipe, space: Mapping[str, str], energy: str, where: str) -> None:
+def expect_same_search(
+    study: "optuna.Study", base: Recipe, space: Mapping[str, str], energy: str, where: str, edited: str = ""
+) -> None:
     """Raise an `OnespikeError` if a study is of another recipe, space or convention; a new study takes them.
 
-    Where nothing but the root says which images they are, these have to be the same, wherever they lie.
+    `edited` is the recipe that is to blame, if there was a search by it. Where nothing but the root says which images
+    they are, these have to be the same, wherever they lie.
     """
     values = {key: plain(value) for key, value in values_of(base).items() if key not in NO_MATTER}
-    _expect_same(study, IDENTITY, values | {"space": dict(space), "energy": energy}, where)
+    values |= {"space": dict(space), "energy": energy}
+    _expect_same(study, IDENTITY, values, f"{edited} was changed: {where}" if edited else where)
     if base.data.name in BY_ROOT and base.data.class_path is None:
         data = open_dataset(base.data)
         parts = {"training": data.train, "held-out": data.validation}

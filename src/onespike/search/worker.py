@@ -28,6 +28,7 @@ from onespike.search import study as studies
 from onespike.search.space import as_chosen
 from onespike.training.callbacks import Callback, Pruning, Step
 from onespike.training.config import TrainConfig
+from onespike.training.interrupt import is_requested
 from onespike.training.loop import Diverged, Stopped, train
 from onespike.training.optim import make_accelerator
 from onespike.training.recipe import Recipe, differences, load_recipe
@@ -182,7 +183,7 @@ def _train(study: "optuna.Study", attempt: "Trial", job: Job, life: Life) -> lis
                 attempt.set_user_attr(key, value)
         return list(same.values)
     base = load_recipe(job.recipe, job.values({}))
-    studies.expect_same_search(study, base, job.space, job.energy, f"{job.recipe} was changed: {job.out}")
+    studies.expect_same_search(study, base, job.space, job.energy, job.out, job.recipe)
     run = Run(Path(job.out) / f"trial-{number:03d}")
     attempt.set_user_attr("folder", run.folder.name)
     try:
@@ -235,7 +236,8 @@ def count_energy(run: Run) -> dict[str, float]:
     """Energy of one image in microjoule, by convention: the best weights, on held-out images, evenly spread."""
     checkpoint, held_out = run.checkpoint("best"), run.dataset().validation
     device, card = make_accelerator(TrainConfig(device=run.recipe.train.device)).device, checkpoint.card
-    batches = (images for images, _ in EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device)))
+    loader = EvalLoader(held_out.spread(IMAGES), card.mean, card.std, BATCH, Share(device))
+    batches = [images for images, _ in loader]  # what cannot be read is no fault of these values
     try:
         found = audit(checkpoint.network().to(device).eval(), batches)
     except OnespikeError as error:  # a network of these values cannot be counted, however often it is trained
@@ -247,7 +249,8 @@ def _end_with(parent: int) -> None:
     """End this process once its parent is gone, in whatever it does: nobody waits for it, nor could stop it."""
     while os.getppid() == parent:
         time.sleep(LOOK)
-    os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first
+    if not is_requested():  # a second signal would be one of impatience
+        os.kill(os.getpid(), signal.SIGTERM)  # a training saves a checkpoint first
     time.sleep(LAST)
     os._exit(130)
 

@@ -114,7 +114,11 @@ class Int8Weights(Callback):
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self._weights = [layer.weight for layer in to_round(network).values()]
+        try:
+            layers = to_round(network)
+        except OnespikeError as error:
+            raise OnespikeError(f"train.int8_weights: {error}") from error
+        self._weights = [layer.weight for layer in layers.values()]
         self._exact: list[Tensor] = []
 
     def weights(self) -> AbstractContextManager[None]:

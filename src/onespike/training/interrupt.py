@@ -1,4 +1,4 @@
-"""What stops a training: signals, which let the current step end first, or the test."""
+"""What stops a training: signals; the current step, or the test, ends first."""
 
 import signal
 import threading
@@ -13,11 +13,17 @@ class Stopped(Exception):  # noqa: N818 - it is no error
     """The run was stopped by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was saved first."""
 
 
+def is_requested() -> bool:
+    """Whether a training of this process was asked to stop, and is not over yet; any thread may ask."""
+    handler = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return isinstance(handler, Interrupt) and handler.requested
+
+
 class Interrupt:
     """Ctrl-C, SIGTERM, SIGHUP: the first stops the loop after its step, which raises `Stopped`.
 
     If no step comes any more, as in the test, it takes effect when the loop has ended: whoever called the loop would go
-    on otherwise. One that comes more than `PATIENCE` later stops the loop at once and saves nothing.
+    on otherwise. A second one that comes more than `PATIENCE` later stops the loop at once and saves nothing.
     """
 
     def __init__(self) -> None:
@@ -36,7 +42,8 @@ class Interrupt:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if self.requested and not issubclass(kind or object, Stopped | KeyboardInterrupt):
+        # An error of the system, such as a full disk, ends the process as well, and says why nothing was saved.
+        if self.requested and not issubclass(kind or object, Stopped | KeyboardInterrupt | OSError):
             signal.raise_signal(self._number)
 
     def _handle(self, number: int, _: object) -> None:

@@ -76,7 +76,7 @@ def train(
     Raises:
         OnespikeError: Something outside the program is wrong; the message says what.
         Stopped: The run was stopped; a checkpoint was saved first.
-        KeyboardInterrupt: Ctrl-C came after the last step; the run is complete.
+        KeyboardInterrupt: Ctrl-C came in a test, its own or its teacher's, which ended first; or it came twice.
     """
     if resume and init_from:
         raise OnespikeError("init_from: a resumed run goes on from its own weights: leave it out")
@@ -131,7 +131,7 @@ def _train(
                     begun = twin.config.is_file()
                     train(twin_of(trainer.recipe), twin.folder, begun, data=data, loss=loss, quiet=quiet)
                 return fit(trainer, run)
-            except Exception as error:
+            except BaseException as error:  # Ctrl-C at a tracker's prompt, too
                 moved = place != (trainer.progress.epoch, trainer.progress.step)
                 if main and resume and not (lacks_twin or moved or run.is_complete):  # refused, as by a callback
                     run.withdraw()

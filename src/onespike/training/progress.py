@@ -49,7 +49,7 @@ class Progress:
         self.tick()
 
     def compare_with(self, budget: float) -> None:
-        """Compare all epochs with an energy budget in µJ, 0 for none, which may be new to them, as their best is."""
+        """Compare all epochs with an energy budget in µJ, 0 for none; it may be another than they were trained by."""
         if self.history:
             best = best_row(self.history)  # by the budget that they had: its weights are those that are saved
             for row in self.history:

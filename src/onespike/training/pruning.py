@@ -28,7 +28,7 @@ def prune_time(recipe: Recipe | str, first: int, out: str | Path) -> dict[int, d
 
     The recipe's own number of time steps does not matter. Run folders are T4, T3, … in `out`; returns each run's
     summary by its time steps. `first` below 2, or a folder with the run of another recipe, is an `OnespikeError`. If it
-    is stopped, it raises `Stopped`, with a checkpoint saved.
+    is stopped, it raises `Stopped`, with a checkpoint saved; by Ctrl-C in a test, or a second one, KeyboardInterrupt.
     """
     recipe, out = as_recipe(recipe), path_of(out)
     if (first := convert(first, int, "from")) < 2:

@@ -35,7 +35,7 @@ def restore(trainer: "Trainer", run: Run) -> None:
     if "optimizer" not in saved.state:
         raise OnespikeError(f"{run.folder} was converted, not trained: fine-tune it by --init-from {run.folder}")
     if differences := _differences(trainer, saved):
-        expected = "a run is resumed with the model and the optimiser it began with"
+        expected = "a run is resumed with the model, the optimiser and the images it began with"
         advice = "(--init-from starts a new one from its weights)"
         raise OnespikeError(f"{run.folder} is another run: {'; '.join(differences)}; {expected} {advice}")
     trainer.progress = make(Progress, saved.state["progress"], "state.json: progress")
@@ -109,13 +109,15 @@ def _differences(trainer: "Trainer", saved: Checkpoint) -> list[str]:
     def described(card: ModelCard, trained: dict[str, object], images: int) -> dict[str, object]:
         values = values_of(Recipe(model=card.model, conversion=card.conversion))
         values = {name: value for name, value in values.items() if name.split(".")[0] in ("model", "conversion")}
-        values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size", "mean", "std")}
+        values |= {name: getattr(card, name) for name in ("classes", "in_channels", "image_size")}
+        values |= {f"the images' {name}": getattr(card, name) for name in ("mean", "std")}
         return values | {f"train.{name}": trained.get(name) for name in FIXED} | {"training images": images}
 
     was = described(saved.card, saved.state.get("train", {}), saved.state.get("images", 0))
     now = described(trainer.card, {name: getattr(trainer.config, name) for name in FIXED}, len(trainer.data.train))
     keys = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
-    return [f"{name} {'were' if ' ' in name else 'was'} {was.get(name)}, now {now.get(name)}" for name in keys]
+    verbs = {"training images": "were"}
+    return [f"{name} {verbs.get(name, 'was')} {was.get(name)}, now {now.get(name)}" for name in keys]
 
 
 def expect_optimizer(saved: Any, own: dict[str, Any], config: TrainConfig, network: nn.Module) -> set[str]:

@@ -12,6 +12,7 @@ summary.json        the results; written at the end: if it is there, the run is 
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -254,7 +255,8 @@ class Run:
     def begin(self, recipe: Recipe) -> None:
         """Write what is known before the first step; a resumed run, perhaps with other values, writes it again."""
         self.__dict__.pop("recipe", None)
-        places = (self.config, self.folder / "environment.json", self.folder / "summary.json")
+        # Those of `KEPT` too, since `Saving` may write them before the first step. The results come first.
+        places = [self.folder / name for name in ("summary.json", self.config.name, *KEPT)]
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._before = {path: read_whole(path) if path.is_file() else None for path in places}
@@ -267,13 +269,14 @@ class Run:
             raise OnespikeError(f"cannot write the run folder {self.folder}: {error}") from error
 
     def withdraw(self) -> None:
-        """Take `begin` back: the same command may begin anew, and a complete run keeps its results."""
+        """Take `begin` back, as far as the disk allows: the same command may begin anew, and results are kept."""
         self.__dict__.pop("recipe", None)
         for path, content in self._before.items():
-            if content is None:
-                path.unlink(missing_ok=True)
-            else:
-                write_whole(path, content)
+            with suppress(OSError):  # why it is taken back is more than that
+                if content is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_whole(path, content)
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write `metrics.csv`, whole."""

@@ -90,4 +90,4 @@ class Trackers(Callback):
                 if is_full(error):
                     raise
                 trackers.remove(tracker)
-                warn(f"train.track: {tracker.name}: {reason(error)}; training goes on without it")
+                warn(f"train.track: {tracker.name}: {reason(error)}; it is left out from here on")

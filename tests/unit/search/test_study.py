@@ -148,7 +148,7 @@ def test_another_search_in_the_same_place_is_refused(study):
 def test_other_images_are_another_search_wherever_they_lie(study, tmp_path, part):
     def check(root: Path) -> None:
         recipe = load_recipe("digits", {"data.name": "folder", "data.root": str(root), "data.cache": str(tmp_path)})
-        expect_same_search(study, recipe, {}, "", "here")
+        expect_same_search(study, recipe, {}, "", "here", "recipe.yaml")
 
     for place in ("train/cat", "train/dog", "val/cat", "val/dog", "test/cat", "test/dog"):
         save_image(tmp_path / "images" / place / "1.png")
@@ -156,7 +156,7 @@ def test_other_images_are_another_search_wherever_they_lie(study, tmp_path, part
     moved = (tmp_path / "images").rename(tmp_path / "moved")
     check(moved)
     save_image(moved / part / "dog" / "1.png", seed=1)
-    with pytest.raises(OnespikeError, match=r"here holds another search: digest of the .* images was \w+, now \w+"):
+    with pytest.raises(OnespikeError, match=r"^here holds another search: digest of the .* images was \w+, now \w+"):
         check(moved)
     study.set_user_attr(studies.IMAGES, None)  # as an earlier version left it
     check(moved)

@@ -24,6 +24,7 @@ from onespike.search.search import _environment
 from onespike.search.worker import Job, work
 from onespike.training import Run
 from onespike.training.callbacks import Callback
+from onespike.training.interrupt import Interrupt
 from onespike.training.recipe import load_recipe
 from onespike.training.trainer import Diverged, Trainer
 from tests.unit.search.trial import TINY
@@ -325,6 +326,13 @@ def test_without_its_parent_a_process_is_asked_to_stop_and_then_ended(monkeypatc
     monkeypatch.setattr(worker, "time", SimpleNamespace(sleep=done.append))
     worker._end_with(7)
     assert done == [worker.LOOK, worker.LOOK, (True, signal.SIGTERM), worker.LAST, 130]
+    parents = iter([1])
+    done.clear()
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        worker._end_with(7)
+        interrupt.requested = False  # or it would take effect here
+    assert done == [worker.LAST, 130], "asked once, it is not asked again"
 
 
 def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
@@ -337,13 +345,25 @@ def test_a_network_that_cannot_be_counted_is_refused(job, monkeypatch):
     assert one.outcome == "refused: the network's head does aten.cumprod, which the audit cannot count"
 
 
+def test_images_that_cannot_be_read_while_energy_is_counted_end_it_and_the_trial_waits(job, monkeypatch):
+    def unreadable(*_: object) -> None:
+        raise OnespikeError("cat.png cannot be read")
+
+    made, before = job(1, "field"), worker.EvalLoader
+    monkeypatch.setattr(worker, "EvalLoader", type("Unreadable", (before,), {"__iter__": unreadable}))
+    with pytest.raises(OnespikeError, match=r"^cat\.png cannot be read$"):
+        work(made)
+    assert [one.outcome for one in studies.tried(study_of(made), "field")] == ["waiting"]
+
+
 def test_a_recipe_that_is_edited_while_it_is_searched_by_ends_the_search(job, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("train: {momentum: 0.9}\n")
     made = replace(job(1), recipe=str(recipe))
     base = load_recipe(str(recipe), made.values({}))
     studies.expect_same_search(study_of(made), base, made.space, "", "here")
-    for content, complaint in (("train: {momentum: 0.5}", "train.momentum was 0.9, now 0.5"), ("{", "cannot be read")):
+    edited = r"recipe\.yaml was changed: .* holds another search: train\.momentum was 0\.9, now 0\.5"
+    for content, complaint in (("train: {momentum: 0.5}", edited), ("{", "cannot be read")):
         recipe.write_text(content)
         with pytest.raises(OnespikeError, match=complaint):
             work(made)

@@ -16,6 +16,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 import onespike
 from onespike import OnespikeError
+from onespike.training import run
 from onespike.training.loop import set_up
 from onespike.training.requirements import expect_loss
 
@@ -123,10 +124,13 @@ def test_a_tracker_that_cannot_be_opened_leaves_no_run(tmp_path: Path, monkeypat
 
 
 class Refusing(onespike.Callback):
-    """It refuses to start."""
+    """It refuses the first step, once all else is open."""
 
-    def start(self, trainer: Any) -> None:  # noqa: ARG002
-        raise ValueError("not now")
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def before_step(self, trainer: Any, number: int) -> None:  # noqa: ARG002
+        raise self.error
 
 
 def test_a_resumption_that_is_refused_leaves_a_complete_run_as_it_is(tmp_path: Path, monkeypatch):
@@ -146,9 +150,28 @@ def test_a_resumption_that_is_refused_leaves_a_complete_run_as_it_is(tmp_path: P
     with pytest.raises(OnespikeError, match=r"^train.track: wandb cannot be opened"):
         trained(2, ["wandb"])
     assert files() == before
+    monkeypatch.setattr("onespike.training.saving.draw_curves", lambda _, path: path.write_text("another hand's"))
+    for error in (ValueError("not now"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            trained(2, [], Refusing(error))
+        assert files() == before
+    write = run.write_whole
+
+    def full(path: Path, content: str | bytes) -> None:
+        if path.name != "summary.json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    class Filling(Refusing):
+        def before_step(self, trainer: Any, number: int) -> None:
+            monkeypatch.setattr(run, "write_whole", full)
+            super().before_step(trainer, number)
+
     with pytest.raises(ValueError, match="not now"):
-        trained(2, [], Refusing())
-    assert files() == before
+        trained(2, [], Filling(ValueError("not now")))
+    monkeypatch.setattr(run, "write_whole", write)
+    summary = tmp_path / "summary.json"
+    assert summary.read_bytes() == before[summary]
     assert trained(2, [])["epochs"] == 2
 
 
@@ -182,7 +205,7 @@ def test_a_tracker_that_fails_later_does_not_end_the_training(
     monkeypatch.setattr("onespike.training.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
     values = {"data.limit": 100, "data.workers": 0, "train.epochs": 1, "train.track": ["wandb", "tensorboard"]}
     onespike.train(onespike.load_recipe("digits", values), tmp_path / "run", model=plain(), quiet=True)
-    said = f"warning: train.track: wandb: {' '.join(str(error).split())}; training goes on without it\n"
+    said = f"warning: train.track: wandb: {' '.join(str(error).split())}; it is left out from here on\n"
     assert capsys.readouterr().err == said
     assert onespike.Run(tmp_path / "run").is_complete
     read = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
@@ -217,7 +240,7 @@ def test_weights_that_are_computed_cannot_be_rounded_to_8_bits():
     network = plain()
     weight_norm(network[1])
     recipe = onespike.load_recipe("digits", {"data.limit": 100, "train.int8_weights": True})
-    with pytest.raises(OnespikeError, match=r"^1\.weight is computed from other tensors; expected plain weights"):
+    with pytest.raises(OnespikeError, match=r"^train\.int8_weights: 1\.weight is computed from other tensors;"):
         set_up(recipe, network)
     set_up(recipe, plain())
 

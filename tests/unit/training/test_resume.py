@@ -136,6 +136,16 @@ def test_a_signal_is_not_lost_where_a_training_fails(small, tmp_path, monkeypatc
         train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
 
 
+def test_a_disk_that_is_full_at_a_stop_is_said(small, tmp_path, monkeypatch, stop_after):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Saving, "after_step", full)
+    stop_after(1)
+    with pytest.raises(OnespikeError, match=r"^the disk of .* is full"):
+        train(small(train__epochs=1, data__limit=60), tmp_path, quiet=True)
+
+
 def test_under_nohup_a_hangup_stops_nothing():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
@@ -294,7 +304,8 @@ def test_other_images_than_before_are_another_run(small, tmp_path):
     made = small(train__epochs=1, train__batch_size=4, data__crop_padding=0)
     train(made, tmp_path / "run", data=pairs(dark), quiet=True)
     made = replace(made, train=replace(made.train, epochs=2))
-    with pytest.raises(OnespikeError, match=r"another run: mean was \(0.19.*,\), now \(0.2.*,\); a run is resumed"):
+    said = r"another run: the images' mean was \(0.19.*,\), now \(0.2.*,\); .* the images it began with"
+    with pytest.raises(OnespikeError, match=said):
         train(made, tmp_path / "run", data=pairs(dark + 20), resume=True, quiet=True)
     assert train(made, tmp_path / "run", data=pairs(dark), resume=True, quiet=True)["epochs"] == 2
 

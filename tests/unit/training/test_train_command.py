@@ -1,4 +1,4 @@
-"""What `onespike train` trains, by its options."""
+"""What `onespike train` trains, by its options, and what it says when it is interrupted; so does `prune-time`."""
 
 from pathlib import Path
 
@@ -17,3 +17,26 @@ def test_a_run_from_old_weights_goes_by_the_old_recipe(named, epochs, small, com
     ((recipe, out),) = seen
     assert (recipe.model, recipe.train.epochs, recipe.train.lr) == (old.recipe.model, epochs, 0.5)
     assert out.name.startswith("old-" if not named else "cifar10-finetune-")
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_ctrl_c_in_the_test_of_a_twin_says_how_to_go_on(complete, command, tmp_path: Path, monkeypatch):
+    def interrupted(recipe: Recipe, out: Path, *_: object, **__: object) -> None:
+        Run(out).begin(recipe)
+        if complete:
+            Run(out).finish({})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onespike.training.loop.train", interrupted)
+    code, _, complaint = command("train", "--out", tmp_path / "run")
+    advice = "" if complete else f"go on with: onespike train --resume {tmp_path / 'run'}\n"
+    assert (code, complaint) == (130, f"{advice}interrupted\n")
+
+
+def test_ctrl_c_in_the_test_of_a_stage_says_how_to_go_on(command, tmp_path: Path, monkeypatch):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onespike.training.pruning.prune_time", interrupted)
+    code, _, complaint = command("prune-time", "--from", 2, "--out", tmp_path, "--recipe", "cifar10/conv12")
+    assert (code, complaint) == (130, "the same command goes on\ninterrupted\n")
