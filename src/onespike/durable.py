@@ -253,8 +253,12 @@ def remove(path: Path) -> None:
     """Remove a folder, or what is in its place: opening a FIFO would wait for ever."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    try:
         path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError):
+        if not path.is_dir():  # else another process has put its folder there since, and removes it
+            raise
 
 
 def whole_folder(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from onespike.durable import expect_replaceable, write_folder, write_whole
+from onespike.durable import expect_replaceable, remove, write_folder, write_whole
 from onespike.errors import OnespikeError
 from onespike.lock import held
 from tests.running import PATIENCE
@@ -80,6 +80,13 @@ def test_two_processes_may_write_one_file_and_one_folder(start, tmp_path: Path):
     assert len(found) == 1
     assert (tmp_path / "file").read_text() in ("a" * 100_000, "b" * 100_000)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_folder_that_another_process_puts_there_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    looks = iter([False, True])  # not there yet, and there
+    monkeypatch.setattr(Path, "is_dir", lambda _: next(looks))
+    remove(tmp_path)
+    assert tmp_path.exists()
 
 
 @pytest.mark.parametrize("write", [write_whole, lambda path, text: write_folder(path, {"a": text.encode()})])
