@@ -53,12 +53,11 @@ class _ChargeAndFire(torch.autograd.Function):
             ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, spikes)
             return v, spikes
         for window, current in enumerate(currents.unbind()):
-            pair = _pair(beside, v, window, behind)
-            handed = fuse(*pair, *fusion) if pair else v[window - 1] if window else None
-            if handed is None:
+            arriving = arriving_at(window, v[window - 1] if window else None, beside, behind, *fusion)
+            if arriving is None:
                 v[window].copy_(current)
             else:
-                torch.add(current, handed, alpha=decay, out=v[window])
+                torch.add(current, arriving, alpha=decay, out=v[window])
             if firing is not None and spikes is not None:
                 torch.gt(v[window], firing[0], out=spikes[window])
         return v, spikes
@@ -90,7 +89,7 @@ class _ChargeAndFire(torch.autograd.Function):
             if back is not None:
                 here.add_(back, alpha=share)
             back = here
-            pair = _pair(beside, v, window, ctx.behind)
+            pair = _pair(window, v[window - 1] if window else None, beside, ctx.behind)
             if pair is not None:
                 to_x, back = fuse_backward(*pair, here * ctx.decay, *ctx.fusion)
                 besides[window - ctx.behind].copy_(to_x)
@@ -147,11 +146,19 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
-def _pair(beside: Tensor | None, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
+def arriving_at(
+    window: int, handed: Tensor | None, beside: Tensor | None, behind: int, fusion: str, theta: float
+) -> Tensor | None:
+    """P of a window, which gets the potential `handed` on by the window before (None at the first); None if P is 0."""
+    pair = _pair(window, handed, beside, behind)
+    return fuse(*pair, fusion, theta) if pair else handed
+
+
+def _pair(window: int, handed: Tensor | None, beside: Tensor | None, behind: int) -> tuple[Tensor, Tensor] | None:
     """The two potentials that are fused for a window; None if nothing is fused."""
     if beside is None or window < behind:
         return None
-    return beside[window - behind], v[window - 1] if window else beside[neighbour(beside)]
+    return beside[window - behind], beside[neighbour(beside)] if handed is None else handed
 
 
 def neighbour(beside: Tensor) -> int:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from onespike.configs import check
 from onespike.errors import OnespikeError, shown, unknown, unregistered
-from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
-from onespike.functional.charge import expect_windows, neighbour
+from onespike.functional import SURROGATES, Surrogate, charge, spike
+from onespike.functional.charge import arriving_at, expect_windows
 from onespike.functional.kernels import is_traced
 
 #: The state of neurons between time steps: V, S and any values of their kind, in the shape of the currents.
@@ -96,11 +96,7 @@ class Incoming:
 
     def arriving(self, window: int, handed: Tensor | None) -> Tensor | None:
         """P of a window, from what the previous one hands on (None at the first); None if there is no potential."""
-        if self.beside is None:
-            return handed
-        if handed is None and self.behind == 0:
-            handed = self.beside[neighbour(self.beside)]
-        return None if handed is None else fuse(self.beside[window - self.behind], handed, self.fusion, self.theta)
+        return arriving_at(window, handed, self.beside, self.behind, self.fusion, self.theta)
 
 
 class Neuron(nn.Module):
