@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
-from onespike.functional.spike import Surrogate, constant
+from onespike.functional.spike import Surrogate, as_number
 
 #: Most potentials of one pixel (time steps times channels), which are on a thread's stack.
 _MOST = 2**15
@@ -55,7 +55,7 @@ def fire_over_time(
         The spikes, (T, B, P*C, H, W).
     """
     expect_kernels(has_kernels_over_time, currents, norm)
-    threshold, decay = constant("threshold", threshold), constant("decay", decay)
+    threshold, decay = as_number("threshold", threshold), as_number("decay", decay)
     expect_neurons(shift, currents, threshold, surrogate)
     if threshold <= 0:
         raise ValueError(f"threshold: expected a number above 0, got {threshold}")

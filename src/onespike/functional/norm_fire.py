@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
 from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
-from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, constant
+from onespike.functional.spike import SURROGATES, Surrogate, as_number, as_surrogate
 
 if TYPE_CHECKING:
     from onespike.functional.norm_fire_triton import TritonKernels
@@ -26,7 +26,7 @@ KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
-#: Largest square of the distance between a channel's first pixel and its mean, in variances, that costs few digits.
+#: How far a channel's first pixel may be from its mean, squared and in variances: further off, too many digits go.
 _FAR = 1000
 
 
@@ -67,7 +67,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
         The spikes, (B, P*C, H, W).
     """
     expect_kernels(has_kernels, currents, norm)
-    threshold = constant("threshold", threshold)
+    threshold = as_number("threshold", threshold)
     expect_neurons(shift, currents, threshold, surrogate)
     return _NormFire.apply(currents, shift, norm, threshold, surrogate)
 
