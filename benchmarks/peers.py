@@ -21,7 +21,7 @@ from onespike.errors import OnespikeError, requires
 from onespike.models import Network
 from onespike.models.over_time import each_step
 from onespike.models.stem import Stem
-from onespike.models.strict import Firing
+from onespike.models.strict_layers import Firing
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units import ConvUnit, UnitOutput
 from onespike.units.base import as_one_batch

@@ -79,9 +79,10 @@ def test_a_parameter_for_each_channel_belongs_to_that_channel(name):
 
 
 @pytest.mark.parametrize("name", SPIKING)
-def test_where_channels_are_not_told_it_refuses(name):
+def test_where_channels_are_not_told_it_refuses_unless_all_are_alike(name):
     with pytest.raises(ValueError, match=r"for each channel: expected potentials .*got \(2, 3, 4\)"):
         make(name, learnable_threshold="channel")(values(2, CHANNELS, 4))
+    assert make(name)(values(2, CHANNELS, 4)).shape == (2, CHANNELS, 4)
 
 
 @every_neuron
@@ -135,8 +136,11 @@ def test_windows_and_time_steps_are_those_of_a_plain_loop(name, reset, time_step
 
 @every_neuron
 @pytest.mark.parametrize("behind", [0, 1])
-def test_what_lies_beside_meets_what_the_window_before_hands_on(name, behind):
-    neuron, currents = make(name), values(4, 2, CHANNELS, 2, 2)
+@pytest.mark.parametrize("reset", ["none", "zero", "subtract"])
+def test_what_lies_beside_meets_what_the_window_before_hands_on(name, reset, behind):
+    if reset != "none" and not NEURONS[name].spiking:
+        return
+    neuron, currents = make(name, reset=reset), values(4, 2, CHANNELS, 2, 2)
     beside = values(4, 2, CHANNELS, 2, 2, seed=1)
     v, s, *_ = neuron.charge_and_fire(currents, Incoming(beside, behind, "sinsum", 0.3))
     driven = neuron.driven(currents, None)

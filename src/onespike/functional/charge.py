@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from onespike.functional.fusion import expect_fusion, fuse, fuse_backward, is_sincos
 from onespike.functional.kernels import Kernels, is_plain, is_traced, kernels_for
 from onespike.functional.norm_fire import KINDS, computes
-from onespike.functional.spike import Surrogate, as_surrogate, constant, expect_threshold, spike_backward
+from onespike.functional.spike import Surrogate, as_number, as_surrogate, expect_threshold, spike_backward
 
 
 class _ChargeAndFire(torch.autograd.Function):
@@ -53,12 +53,11 @@ class _ChargeAndFire(torch.autograd.Function):
             ctx.kernels("charge", *_arguments(ctx, v, beside, threshold), currents, v, spikes)
             return v, spikes
         for window, current in enumerate(currents.unbind()):
-            pair = _pair(beside, v, window, behind)
-            handed = fuse(*pair, *fusion) if pair else v[window - 1] if window else None
-            if handed is None:
+            arriving = arriving_at(window, v[window - 1] if window else None, beside, behind, *fusion)
+            if arriving is None:
                 v[window].copy_(current)
             else:
-                torch.add(current, handed, alpha=decay, out=v[window])
+                torch.add(current, arriving, alpha=decay, out=v[window])
             if firing is not None and spikes is not None:
                 torch.gt(v[window], firing[0], out=spikes[window])
         return v, spikes
@@ -90,7 +89,7 @@ class _ChargeAndFire(torch.autograd.Function):
             if back is not None:
                 here.add_(back, alpha=share)
             back = here
-            pair = _pair(beside, v, window, ctx.behind)
+            pair = _pair(window, v[window - 1] if window else None, beside, ctx.behind)
             if pair is not None:
                 to_x, back = fuse_backward(*pair, here * ctx.decay, *ctx.fusion)
                 besides[window - ctx.behind].copy_(to_x)
@@ -147,11 +146,19 @@ def _like(tensor: Tensor, other: Tensor) -> Tensor:
     return tensor if fits else torch.empty_like(other).copy_(tensor)
 
 
-def _pair(beside: Tensor | None, v: Tensor, window: int, behind: int) -> tuple[Tensor, Tensor] | None:
+def arriving_at(
+    window: int, handed: Tensor | None, beside: Tensor | None, behind: int, fusion: str, theta: float
+) -> Tensor | None:
+    """P of a window, which gets the potential `handed` on by the window before (None at the first); None if P is 0."""
+    pair = _pair(window, handed, beside, behind)
+    return fuse(*pair, fusion, theta) if pair else handed
+
+
+def _pair(window: int, handed: Tensor | None, beside: Tensor | None, behind: int) -> tuple[Tensor, Tensor] | None:
     """The two potentials that are fused for a window; None if nothing is fused."""
     if beside is None or window < behind:
         return None
-    return beside[window - behind], v[window - 1] if window else beside[neighbour(beside)]
+    return beside[window - behind], beside[neighbour(beside)] if handed is None else handed
 
 
 def neighbour(beside: Tensor) -> int:
@@ -184,7 +191,7 @@ def charge(
         ValueError: `behind` is neither 0 nor 1, decay or theta is out of its range, the fusion does not exist, or X has
             another shape than I.
     """
-    decay = constant("decay", decay)
+    decay = as_number("decay", decay)
     return _ChargeAndFire.apply(currents, decay, None, beside, behind, (fusion, theta), torch.is_grad_enabled())[0]
 
 
@@ -206,7 +213,7 @@ def charge_and_fire(
     Raises:
         ValueError: The surrogate does not exist, the threshold is NaN, or as for `charge`.
     """
-    decay, threshold = constant("decay", decay), constant("threshold", threshold)
+    decay, threshold = as_number("decay", decay), as_number("threshold", threshold)
     expect_threshold(threshold)
     firing = threshold, as_surrogate(surrogate)
     return _ChargeAndFire.apply(currents, decay, firing, beside, behind, (fusion, theta), torch.is_grad_enabled())

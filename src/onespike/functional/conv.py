@@ -13,7 +13,7 @@ from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced
 from onespike.functional.pool import largest, max_pool, to_largest
 
 #: Largest side of a map, in pixels: above it, PyTorch's own gradient is as fast.
-MOST = 16
+LARGEST_SIDE = 16
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = False) -> Tensor:
@@ -39,7 +39,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, pool: bool = 
 def _is_faster(x: Tensor) -> bool:
     if x.device.type != "cpu" or x.dtype != torch.bfloat16 or x.dim() != 4 or is_traced():
         return False
-    small = max(x.shape[2:]) <= MOST and x.numel() > 0
+    small = max(x.shape[2:]) <= LARGEST_SIDE and x.numel() > 0
     return small and is_plain(x) and x.is_contiguous(memory_format=torch.channels_last) and tiles() is not None
 
 
@@ -53,10 +53,9 @@ def tiles() -> Kernels | None:
 class _Conv3x3(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, pool: bool) -> Tensor:
-        ctx.shape, kernels = x.shape, tiles()
-        assert kernels
+        ctx.shape, ctx.kernels = x.shape, tiles()
         bits = x.new_empty(x.numel() // 32 + 2, dtype=torch.int32)  # two words are read at a time
-        ctx.are_spikes = not kernels.ask("to_bits", x, x.numel(), bits)
+        ctx.are_spikes = not ctx.kernels.ask("to_bits", x, x.numel(), bits)
         out, which = conv2d(x, weight.to(x.dtype), bias, padding=1), None
         if pool:
             out, which = largest(out.contiguous(memory_format=torch.channels_last))
@@ -66,8 +65,7 @@ class _Conv3x3(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (kept, weight, which), kernels = ctx.saved_tensors, tiles()
-        assert kernels
+        kept, weight, which = ctx.saved_tensors
         (images, inputs, *sides), outputs = ctx.shape, len(weight)
         gradient = plain(gradient.contiguous(memory_format=torch.channels_last))
         many = images if which is None else -(-images // 4)
@@ -78,7 +76,7 @@ class _Conv3x3(torch.autograd.Function):
             part = slice(first, first + many)
             piece = gradient if which is None else to_largest(gradient[part], which[part], sides)
             x = (None, kept) if ctx.are_spikes else (kept, None)
-            kernels("weight_gradient", *x, piece, first, len(piece), *sides, inputs, outputs, of_weight)
+            ctx.kernels("weight_gradient", *x, piece, first, len(piece), *sides, inputs, outputs, of_weight)
             if ctx.needs_input_grad[0]:  # PyTorch's own gradient would first write an input that it never reads
                 found = conv2d(piece, turned, padding=1)
                 if of_x is None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
+from onespike.functional.kernels import empty_maps, is_plain, is_traced, kernels_for, plain
 from onespike.functional.norm_fire import CHANNELS, KINDS, expect_kernels, expect_neurons, moments_of
-from onespike.functional.spike import Surrogate, constant
+from onespike.functional.spike import Surrogate, as_number
 
 #: Most potentials of one pixel (time steps times channels), which are on a thread's stack.
 _MOST = 2**15
@@ -55,7 +55,7 @@ def fire_over_time(
         The spikes, (T, B, P*C, H, W).
     """
     expect_kernels(has_kernels_over_time, currents, norm)
-    threshold, decay = constant("threshold", threshold), constant("decay", decay)
+    threshold, decay = as_number("threshold", threshold), as_number("decay", decay)
     expect_neurons(shift, currents, threshold, surrogate)
     if threshold <= 0:
         raise ValueError(f"threshold: expected a number above 0, got {threshold}")
@@ -67,14 +67,13 @@ def fire_over_time(
 class _FireOverTime(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, *constants: Any) -> Tensor:
-        (steps, batch, _, *sides), kernels = currents.shape, kernels_for(currents.dtype)
-        assert kernels  # see has_kernels_over_time
-        once = _stride(currents) == 0
-        moments = moments_of(kernels, currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
-        vectors = *moments, plain(shift.to(kernels.real).contiguous())
+        (steps, batch, _, *sides), once = currents.shape, _stride(currents) == 0
+        mean, scale = moments_of(currents[0] if once else currents.flatten(0, 1), norm, steps if once else 1)
+        vectors = mean, scale, plain(shift.to(mean.dtype).contiguous())
         spikes = empty_maps(currents, (steps * batch, len(shift), *sides))
         threshold, decay, _ = constants
-        _kernels(currents)("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
+        ctx.kernels = kernels_for(currents.dtype, _SOURCE)
+        ctx.kernels("fire_over_time", *_sized(currents, len(shift)), *vectors, threshold, decay, spikes)
         ctx.save_for_backward(currents, *vectors)
         ctx.constants, ctx.dtype = constants, shift.dtype
         return spikes.unflatten(0, (steps, batch))
@@ -83,22 +82,16 @@ class _FireOverTime(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (currents, mean, scale, shift), (threshold, decay, surrogate) = ctx.saved_tensors, ctx.constants
-        (steps, batch, channels, *sides), kernels = currents.shape, _kernels(currents)
+        steps, batch, channels, *sides = currents.shape
         gradient = plain(gradient.to(currents.dtype).flatten(0, 1).contiguous(memory_format=torch.channels_last))
         sums = currents.new_empty(2, len(shift) // channels, channels, dtype=torch.float64)
         out = empty_maps(currents, (steps * batch, channels, *sides))
         arguments = *_sized(currents, len(shift)), mean, scale, shift, threshold, decay
         way = KINDS[surrogate.name], gradient, float(surrogate.width)
-        kernels("backward_over_time", *arguments, *way, sums, out)
-        offset, slope = (sums.sum(1) / (out.numel() // channels)).to(kernels.real)
-        kernels("normalise_over_time", *_sized(currents, channels)[:-1], mean, scale, offset, slope, out)
+        ctx.kernels("backward_over_time", *arguments, *way, sums, out)
+        offset, slope = (sums.sum(1) / (out.numel() // channels)).to(mean.dtype)
+        ctx.kernels("normalise_over_time", *_sized(currents, channels)[:-1], mean, scale, offset, slope, out)
         return out.unflatten(0, (steps, batch)), sums[0].flatten().to(ctx.dtype), None, None, None, None
-
-
-def _kernels(currents: Tensor) -> Kernels:
-    kernels = kernels_for(currents.dtype, _SOURCE)
-    assert kernels  # see has_kernels_over_time
-    return kernels
 
 
 def _sized(currents: Tensor, neurons: int) -> tuple[Tensor, int, int, int, int, int]:

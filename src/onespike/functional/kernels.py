@@ -30,7 +30,7 @@ FLAGS: tuple[list[str], ...] = (
 #: Dtypes that have kernels, and the compiler's option that selects each.
 TYPES = {torch.bfloat16: "-DBF16", torch.float32: "-DREAL=float", torch.float64: "-DREAL=double"}
 
-#: How the name of a folder begins in which a compiler is at work.
+#: Prefix of the folders in which a compiler is at work.
 _BUILDING = "building-"
 
 
@@ -69,7 +69,7 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def empty_maps(like: Tensor, shape: Sequence[int]) -> Tensor:
-    """Make maps (B, C, H, W), channels last, of the dtype and on the device of another tensor; they hold anything."""
+    """Uninitialised maps (B, C, H, W), channels last, in the dtype and on the device of another tensor."""
     return torch.empty(tuple(shape), dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from onespike.errors import warn
 from onespike.functional.kernels import Kernels, empty_maps, is_plain, is_traced, kernels_for, plain
-from onespike.functional.spike import SURROGATES, Surrogate, as_surrogate, constant
+from onespike.functional.spike import SURROGATES, Surrogate, as_number, as_surrogate
 
 if TYPE_CHECKING:
     from onespike.functional.norm_fire_triton import TritonKernels
@@ -26,7 +26,7 @@ KINDS = {"rectangle": 1, "triangle": 2}
 _KNOWN = {name: SURROGATES[name] for name in KINDS}  # as they are defined here
 #: Most channels, and most neurons of a pixel: kernels keep a sum for each on a thread's stack.
 CHANNELS, NEURONS = 2**13, 2**17
-#: Largest square of the distance between a channel's first pixel and its mean, in variances, that costs few digits.
+#: How far a channel's first pixel may be from its mean, squared and in variances: further off, too many digits go.
 _FAR = 1000
 
 
@@ -67,7 +67,7 @@ def norm_fire(currents: Tensor, shift: Tensor, norm: nn.BatchNorm2d, threshold: 
         The spikes, (B, P*C, H, W).
     """
     expect_kernels(has_kernels, currents, norm)
-    threshold = constant("threshold", threshold)
+    threshold = as_number("threshold", threshold)
     expect_neurons(shift, currents, threshold, surrogate)
     return _NormFire.apply(currents, shift, norm, threshold, surrogate)
 
@@ -111,12 +111,11 @@ def expect_neurons(shift: Tensor, currents: Tensor, threshold: float, surrogate:
 class _NormFire(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, shift, norm, threshold, surrogate):  # type: ignore[no-untyped-def]
-        kernels = _kernels(currents)
-        mean, scale = moments_of(kernels, currents, norm)
+        mean, scale = moments_of(currents, norm)
         (images, channels, *sides), neurons = currents.shape, len(shift)
-        limit = (threshold - shift.to(kernels.real).view(-1, channels)) / scale + mean
+        limit = (threshold - shift.to(mean.dtype).view(-1, channels)) / scale + mean
         spikes = empty_maps(currents, (images, neurons, *sides))
-        kernels("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
+        _kernels(currents)("fire", currents, _rows(currents), channels, neurons // channels, limit, spikes)
         ctx.save_for_backward(currents, mean, scale, limit)
         ctx.surrogate, ctx.dtype = surrogate, shift.dtype
         return spikes
@@ -133,12 +132,11 @@ class _NormFire(torch.autograd.Function):
 class _BatchNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, currents, weight, bias, norm):  # type: ignore[no-untyped-def]
-        kernels = _kernels(currents)
-        mean, scale = moments_of(kernels, currents, norm)
-        factor = scale * weight.to(kernels.real)
+        mean, scale = moments_of(currents, norm)
+        factor = scale * weight.to(mean.dtype)
         shift = bias - mean * factor
         out = empty_maps(currents, currents.shape)
-        kernels("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(kernels.real), out)
+        _kernels(currents)("affine", currents, _rows(currents), currents.shape[1], factor, shift.to(mean.dtype), out)
         ctx.save_for_backward(currents, mean, scale, weight)
         return out
 
@@ -195,17 +193,15 @@ def _on_gpu(dtype: torch.dtype, device: torch.device) -> "TritonKernels | None":
     return kernels
 
 
-def moments_of(
-    kernels: "Kernels | TritonKernels", currents: Tensor, norm: nn.BatchNorm2d, times: int = 1
-) -> tuple[Tensor, Tensor]:
+def moments_of(currents: Tensor, norm: nn.BatchNorm2d, times: int = 1) -> tuple[Tensor, Tensor]:
     """Return each channel's mean and 1 / sqrt(variance + epsilon), and update the norm's running statistics.
 
     Both are over all pixels of the batch; for the running variance, each pixel counts `times` times.
     """
-    rows = _rows(currents)
-    mean, variance, far = _around(kernels, currents, currents[0, :, 0, 0].to(kernels.real))
+    rows, real = _rows(currents), _kernels(currents).real
+    mean, variance, far = _around(currents, currents[0, :, 0, 0].to(real))
     if far.any():  # the first pixel is an outlier of its channel; a GPU is waited for
-        again = _around(kernels, currents, mean.to(kernels.real))
+        again = _around(currents, mean.to(real))
         mean, variance = (torch.where(far, new, old) for new, old in zip(again, (mean, variance), strict=False))
     if norm.track_running_stats and norm.running_mean is not None and norm.running_var is not None:
         assert norm.num_batches_tracked is not None
@@ -215,16 +211,16 @@ def moments_of(
         unbiased = variance * (times * rows / max(times * rows - 1, 1))
         norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     scale = (variance + norm.eps).rsqrt()
-    return mean.to(kernels.real), scale.to(kernels.real)
+    return mean.to(real), scale.to(real)
 
 
-def _around(kernels: "Kernels | TritonKernels", currents: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _around(currents: Tensor, pivot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return each channel's mean and variance, from differences to a pivot, and where the pivot was too far off.
 
     The variance is the mean of their squares less the square of their mean: the further off, the more digits are lost.
     """
     sums = torch.empty(2, len(pivot), dtype=torch.float64, device=currents.device)
-    kernels("moments", currents, _rows(currents), len(pivot), pivot, sums)
+    _kernels(currents)("moments", currents, _rows(currents), len(pivot), pivot, sums)
     offset, square = sums / _rows(currents)
     lost = offset**2
     variance = square - lost

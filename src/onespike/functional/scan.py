@@ -173,15 +173,15 @@ def _put(out: Tensor, chunk: slice, backwards: bool, rows: Tensor) -> None:
 
 
 def _expect_weights(gates: int, x: Tensor, **weights: Tensor) -> None:
-    """Raise a ValueError unless weights and biases fit this many gates: broadcasting would hide the mistake."""
+    """Raise a ValueError unless weights and biases fit x and this many gates: broadcasting or a cast would hide it."""
     if x.dim() != 3:
         raise ValueError(f"x: expected (N, T, C_in), got {tuple(x.shape)}")
     rows = gates * weights["w_hh"].shape[-1] if weights["w_hh"].dim() else 0
     shapes = {"w_ih": (rows, x.shape[2]), "w_hh": (rows, rows // gates), "b_ih": (rows,), "b_hh": (rows,)}
     for name, one in weights.items():
-        if one.shape != shapes[name] or one.device != x.device:
-            expected, found = f"{shapes[name]} on {x.device}", f"{tuple(one.shape)} on {one.device}"
-            raise ValueError(f"{name}: expected {expected} for x {tuple(x.shape)}, got {found}")
+        if one.shape != shapes[name] or one.device != x.device or computed_in(one) != computed_in(x):
+            expected = f"{x.dtype} {shapes[name]} on {x.device} for x {tuple(x.shape)}"
+            raise ValueError(f"{name}: expected {expected}, got {one.dtype} {tuple(one.shape)} on {one.device}")
 
 
 def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, backwards: bool = False) -> Tensor:
@@ -191,7 +191,7 @@ def scan_rnn(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
     starts from the last token: h[t+1] in place of h[t-1].
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes, devices or dtypes do not fit.
     """
     _expect_weights(1, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     return _Rnn.apply(x.to(computed_in(x)), w_ih, w_hh, b_ih, b_hh, backwards)
@@ -206,7 +206,7 @@ def scan_gru(x: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, 
     Shapes are those of `scan_rnn`, the gates r, z and n on top of each other: W (3C, C_in), U (3C, C), b and c (3C,).
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes, devices or dtypes do not fit.
     """
     _expect_weights(3, x, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     return _Gru.apply(x.to(computed_in(x)), w_ih, w_hh, b_ih, b_hh, backwards)

@@ -99,8 +99,8 @@ def as_surrogate(surrogate: str | Surrogate) -> Surrogate:
     return surrogate
 
 
-def constant(name: str, value: float | Tensor) -> float:
-    """Return the number; `ValueError` for a tensor that several neurons, or a gradient, would need to stay one."""
+def as_number(name: str, value: float | Tensor) -> float:
+    """Return a plain number; a tensor of several values, or one that requires a gradient, is a `ValueError`."""
     if isinstance(value, Tensor) and (value.numel() != 1 or (value.requires_grad and torch.is_grad_enabled())):
         found = f"a tensor {tuple(value.shape)}{', which requires a gradient' if value.requires_grad else ''}"
         remedy = f"use {'`spike`, or ' if name == 'threshold' else ''}a neuron with learnable_{name}"

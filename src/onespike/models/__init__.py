@@ -14,18 +14,10 @@ from onespike.models.registry import (
 )
 from onespike.models.spiking import SpikingResNetConfig, SpikingVGGConfig
 from onespike.models.spiking_mlp import SpikingMLPConfig
-from onespike.models.spiking_resnet import StrictResNetConfig
-from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.strict_resnet import StrictResNetConfig
+from onespike.models.strict_vgg import StrictVGGConfig
 from onespike.models.timm import register_timm
 
-__all__ = ["MODELS", "Block", "ModelConfig", "Network", "OnespikeConfig", "ResMLPConfig", "ResNetConfig"]
-__all__ += [
-    "SpikingMLPConfig",
-    "SpikingResNetConfig",
-    "SpikingVGGConfig",
-    "StrictResNetConfig",
-    "StrictVGGConfig",
-    "ViTConfig",
-]
-__all__ += ["create_model", "expect_blocks", "family", "model_config", "model_names", "register_model"]
-__all__ += ["register_timm"]
+__all__ = ["MODELS", "Block", "ModelConfig", "Network", "OnespikeConfig", "ResMLPConfig", "ResNetConfig", "ViTConfig"]
+__all__ += ["SpikingMLPConfig", "SpikingResNetConfig", "SpikingVGGConfig", "StrictResNetConfig", "StrictVGGConfig"]
+__all__ += ["create_model", "expect_blocks", "family", "model_config", "model_names", "register_model", "register_timm"]

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+#: Initial factor at the end of residual branches: ResMLP's LayerScale for up to 18 layers.
+BRANCH_SCALE = 0.1
+
 
 class Affine(nn.Module):
     """A factor, which starts from `scale`, and a shift per channel: ResMLP's stand-in for normalisation."""

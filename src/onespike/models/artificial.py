@@ -5,11 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from onespike.errors import OnespikeError
-from onespike.models.affine import Affine
+from onespike.models.affine import BRANCH_SCALE, Affine
+from onespike.models.attention import WindowAttention
 from onespike.models.initialise import initialise
 from onespike.models.patch import PatchEmbedding, PatchMerging
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
@@ -29,10 +28,6 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 #: mixes channels, PM patch merging. The supplement leaves out the PM before 384, but the width needs it. We read MLP-96
 #: in the transformer's third stage as a slip for MLP-192.
 LAYERS = ("48", "F-48", "48", "PM", "96", "F-96", "96", "PM", *("192", "F-192") * 3, "PM", "384", "F-384", "384")
-#: Channels of one attention head; largest side of a window: a map that is no larger is one window.
-HEAD, WINDOW = 24, 4
-#: Initial value of the learned factors at the end of residual branches: ResMLP's LayerScale for up to 18 layers.
-SCALE = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class TokenMixing(nn.Module):
     def __init__(self, channels: int, side: int, before: nn.Module) -> None:
         super().__init__()
         self.channels, self.side, self.before = channels, side, before
-        self.linear, self.after = nn.Linear(side**2, side**2), Affine(channels, SCALE)
+        self.linear, self.after = nn.Linear(side**2, side**2), Affine(channels, BRANCH_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, L, L) to the same shape."""
@@ -104,7 +99,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.channels, self.before, hidden = channels, before, 3 * channels
         self.expand, self.activation = ChannelLinear(channels, hidden), activation()
-        self.reduce, self.after = ChannelLinear(hidden, channels), Affine(channels, SCALE)
+        self.reduce, self.after = ChannelLinear(hidden, channels), Affine(channels, BRANCH_SCALE)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to the same shape."""
@@ -161,68 +156,6 @@ def resmlp(config: ResMLPConfig, *sizes: int) -> Stages:
         return TokenMixing(channels, side, before(channels))
 
     return Stages(config.name, mixing, lambda channels: FeedForward(channels, make, before(channels)), *sizes)
-
-
-class WindowAttention(nn.Module):
-    """Multi-head attention inside windows of a map, with a shortcut; a learned bias for each relative position.
-
-        real:     softmax(q k^T / sqrt(d) + bias) v
-        spiking:  a((a(q) a(k)^T / (M^2 sqrt(d)) + bias) a(v))
-
-    In the spiking kind, a is the activation, and q, k and v read their input through it, too. M^2 is the number of
-    pixels of a window: without it, nothing would keep a sum over them from growing.
-
-    Windows start at the corner, or are shifted by half their side and wrap around the edges: two layers in a row see
-    across each other's borders. (Swin masks pairs across the edge; here they may attend.) A map of one window is never
-    shifted. Channels are a multiple of `HEAD`. `activation` makes the activation of the spiking kind; None stands for
-    the real kind.
-    """
-
-    def __init__(
-        self, channels: int, side: int, shifted: bool, activation: Callable[[], nn.Module] | None, scale: float = SCALE
-    ) -> None:
-        super().__init__()
-        self.channels, self.side, self.window = channels, side, min(WINDOW, side)
-        if side % self.window:
-            needs = f"attention in windows needs a multiple of {self.window} pixels in each map, got {side}"
-            raise OnespikeError(f"image_size: {needs}; resize with --data.image_size")
-        self.shift = self.window // 2 if shifted and side > self.window else 0
-        self.heads, self.count, self.spiking = channels // HEAD, side // self.window, activation is not None
-        self.scale = HEAD**-0.5 / (self.window**2 if self.spiking else 1)
-        make = activation or nn.Identity
-        self.before, self.between = make(), make()
-        self.query, self.key, self.value = (nn.Sequential(ChannelLinear(channels, channels), make()) for _ in range(3))
-        self.bias = nn.Parameter(torch.zeros(self.heads, (2 * self.window - 1) ** 2))
-        self.places = nn.Buffer(relative_places(self.window), persistent=False)
-        self.project, self.after = ChannelLinear(channels, channels), Affine(channels, scale)
-
-    def cut(self, x: Tensor) -> Tensor:
-        """Cut (B, C, L, L) into windows and heads: (B, N, heads, M*M, d)."""
-        n, m = self.count, self.window
-        cut = x.unflatten(1, (self.heads, HEAD)).unflatten(4, (n, m)).unflatten(3, (n, m))  # (B, h, d, n, m, n, m)
-        return cut.permute(0, 3, 5, 1, 4, 6, 2).flatten(4, 5).flatten(1, 2)
-
-    def join(self, x: Tensor) -> Tensor:
-        """Put windows and heads together again, the inverse of `cut`."""
-        cut = x.unflatten(1, (self.count, self.count)).unflatten(4, (self.window, self.window))  # (B, n, n, h, m, m, d)
-        return cut.permute(0, 3, 6, 1, 4, 2, 5).flatten(5, 6).flatten(3, 4).flatten(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, L, L) to the same shape."""
-        moved = self.before(x)
-        moved = torch.roll(moved, (-self.shift, -self.shift), (2, 3)) if self.shift else moved
-        query, key, value = (self.cut(project(moved)) for project in (self.query, self.key, self.value))
-        weights = torch.matmul(query, key.transpose(-2, -1)) * self.scale + self.bias[:, self.places]
-        weights = weights if self.spiking else torch.softmax(weights, -1)
-        mixed = self.after(self.project(self.between(self.join(torch.matmul(weights, value)))))
-        return x + (torch.roll(mixed, (self.shift, self.shift), (2, 3)) if self.shift else mixed)
-
-
-def relative_places(side: int) -> Tensor:
-    """Number the relative positions of a window's pixels: (M*M, M*M), values 0..(2M-1)^2-1."""
-    pixels = torch.cartesian_prod(torch.arange(side), torch.arange(side))
-    down, right = (pixels[:, None] - pixels + side - 1).unbind(-1)
-    return down * (2 * side - 1) + right
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Block(nn.Module):
         return encode(windows, self.encoding, draws)
 
 
-def behind(norm: nn.Module, neuron: nn.Module | None) -> nn.Module:
+def after_norm(norm: nn.Module, neuron: nn.Module | None) -> nn.Module:
     """Put neurons after a normalisation; an identity, or neurons that are None, are left out."""
     if neuron is None:
         return norm
@@ -129,7 +129,7 @@ class ChannelMlp(nn.Sequential):
     ) -> None:
         hidden, (norm, norm_behind, norm_before) = ratio * channels, norms
         super().__init__(
-            behind(norm_before(channels), make_neuron(channels, neuron, integrates=False) if neuron else None),
+            after_norm(norm_before(channels), make_neuron(channels, neuron, integrates=False) if neuron else None),
             ChannelLinear(channels, hidden),
             norm(hidden),
             nn.GELU() if neuron is None else make_neuron(hidden, neuron, integrates=False),

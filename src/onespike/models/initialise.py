@@ -24,7 +24,7 @@ def initialise(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def calm(branch_ends: Sequence[nn.Linear], depth: int) -> None:
+def scale_branches(branch_ends: Sequence[nn.Linear], depth: int) -> None:
     """Scale the last layer of each residual branch by sqrt(12 / depth) in a network of more than 12 blocks.
 
     Each branch adds about 0.4 of the residual stream's variance, so without normalisation the stream grows

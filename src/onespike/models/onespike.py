@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from onespike.errors import OnespikeError, unregistered
 from onespike.functional import window_kinds
-from onespike.models.block import NORMS, Block, BlockState, behind, uniform
-from onespike.models.initialise import calm, initialise
+from onespike.models.block import NORMS, Block, BlockState, after_norm, uniform
+from onespike.models.initialise import initialise, scale_branches
 from onespike.models.patch import Merging, PatchEmbedding
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import expect_whole_spikes, leaves_fractions
+from onespike.models.refusals import expect_whole_spikes, fires_ones, real_values
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
 from onespike.neurons import Neuron, NeuronConfig, make_neuron
 from onespike.units import RECURRENT, UNITS, UnitConfig
@@ -114,17 +114,14 @@ class OnespikeConfig(ModelConfig):
 
     def _expect_strict(self) -> None:
         """Raise an `OnespikeError` if a layer behind the stem would read anything but spikes."""
-        kind, threshold = self.neuron.neuron, self.region_threshold
-        if not kind.spiking or kind.levels > 1:
+        if not fires_ones(self.neuron):
             raise OnespikeError(f"preset strict: expected a neuron that spikes, by 1 at most, got {self.neuron.name}")
         if self.unit in RECURRENT:
             raise OnespikeError(f"preset strict: expected the unit conv or mlp, got {self.unit}, whose state is real")
-        shown = f"region_threshold {'null' if threshold is None else threshold} (expected below 0.25)"
-        real = {f"{name} {value}": getattr(self, name) == value for name, value in REAL.items()}
-        for name, is_real in (real | {shown: leaves_fractions(self.windows, threshold)}).items():
-            if is_real:
-                remedy = "change it, or leave the preset"
-                raise OnespikeError(f"preset strict: {name}: a layer would read real values; {remedy}")
+        real = [f"{name} {value}" for name, value in REAL.items() if getattr(self, name) == value]
+        if real := real + real_values(self.neuron, self.windows, self.region_threshold):
+            remedy = "change it, or leave the preset"
+            raise OnespikeError(f"preset strict: {real[0]}: a layer would read real values; {remedy}")
 
 
 #: Values of options by which layers behind the stem read real numbers.
@@ -187,8 +184,8 @@ class Network(nn.Module):
             layers += [Conv3x3(first, first), MaxPool()]
         self.stem = Layers(*layers, norm(first))
 
-        def behind_norm(channels: int) -> nn.Module:
-            return behind(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
+        def make_firing(channels: int) -> nn.Module:
+            return after_norm(norm_before(channels), make_neuron(channels, config.neuron, integrates=False))
 
         self.layers = nn.ModuleList()  # blocks, and patch mergings between the stages, as they run
         kinds = window_kinds(config.windows)
@@ -199,14 +196,14 @@ class Network(nn.Module):
                 before, next_block = self.blocks()[-1], blocks[0]
                 merges = next_block.unit.travels and not spiking
                 maps = (before.unit.out_channels, next_block.unit.out_channels) if merges else None
-                firing = behind_norm(before.channels) if spiking else None
+                firing = make_firing(before.channels) if spiking else None
                 self.layers.append(Merging(before.channels, next_block.channels, maps, norm, firing))
             self.layers.extend(blocks)
-        self.readout = behind_norm(config.channels[-1]) if spiking else None
+        self.readout = make_firing(config.channels[-1]) if spiking else None
         self.norm = nn.Identity() if spiking else norm_before(config.channels[-1])
         self.head = nn.Linear(config.channels[-1], num_classes)
         initialise(self)
-        calm([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
+        scale_branches([branch for block in self.blocks() for branch in block.branch_ends()], len(self.blocks()))
 
     def blocks(self) -> list[Block]:
         """All blocks, in the order in which they run."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from onespike.models.recompute import run_again_later
 from onespike.neurons import Carry
-from onespike.neurons.base import stacked
+from onespike.neurons.over_time import stacked
 from onespike.units.base import as_one_batch
 from onespike.units.layers import Layers
 

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from onespike.units.channel import ChannelLinear, Norm
 
 
+# Not a plain convolution: saved conversions tell a network by the names of its layers' classes.
 class PatchEmbedding(nn.Conv2d):
     """The stem: non-overlapping patches of side `stride`, each mapped to a vector: (B, C, H, W) to a map."""
 

@@ -60,15 +60,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     tensors = read_tensors(read_whole(path, _MOST), path)
     found: dict[str, Tensor] = {}
     for name, one in tensors.items():
-        if one.dtype == torch.int8:
-            if (scale := tensors.get(name + SCALE)) is None:
-                found[name] = one
-                continue
+        is_int8, scale = one.dtype == torch.int8, tensors.get(name + SCALE)
+        if is_int8 and scale is not None:
             if not one.ndim or scale.shape != one.shape[:1] or not scale.is_floating_point():
                 raise OnespikeError(f"{name}, {tuple(one.shape)}: expected {name}{SCALE}, a float for each channel")
             # In float64, so that rounding to 8 bits once more gives the same whole numbers.
             found[name] = (one.double() * scale.double().view(-1, *[1] * (one.ndim - 1))).float()
-        elif tensors.get(name.removesuffix(SCALE), one).dtype != torch.int8:
+        elif is_int8 or tensors.get(name.removesuffix(SCALE), one).dtype != torch.int8:
             found[name] = one
     return found
 

@@ -7,18 +7,27 @@ from onespike.neurons import NeuronConfig
 DILATED = ("dilated", "alternating")
 
 
-def leaves_fractions(windows: str, region_threshold: float | None) -> bool:
-    """Whether fractions of a spike are left where windows overlap.
+def fires_ones(neuron: NeuronConfig) -> bool:
+    """Whether neurons fire, and no spike is larger than 1."""
+    return neuron.neuron.spiking and neuron.neuron.levels == 1
+
+
+def real_values(neuron: NeuronConfig, windows: str, region_threshold: float | None) -> list[str]:
+    """The options by which a layer behind the stem would read other values than whole spikes.
 
     Two windows overlap along an edge, four in the centre, so means of their spikes are multiples of 1/4. What is above
     the region threshold becomes a whole spike; the smallest, 1/4, does if the threshold is below it.
     """
-    return windows in DILATED and (region_threshold is None or region_threshold >= 0.25)
+    found = [] if fires_ones(neuron) else [f"neuron {neuron.name}"]
+    if windows in DILATED and (region_threshold is None or region_threshold >= 0.25):
+        shown = "null" if region_threshold is None else region_threshold
+        found.append(f"region_threshold {shown} (expected below 0.25)")
+    return found
 
 
 def expect_whole_spikes(neuron: NeuronConfig, region_threshold: float | None) -> None:
     """Raise `OnespikeError` if a region threshold would cut what neurons give: it makes 1 of larger values, too."""
-    if region_threshold is not None and not (neuron.neuron.spiking and neuron.neuron.levels == 1):
+    if region_threshold is not None and not fires_ones(neuron):
         expected = "expected region_threshold null, since a threshold makes 1 of all that is larger"
         remedy = "set --model.region_threshold null"
         raise OnespikeError(f"neuron {neuron.name}: {expected}, got {region_threshold}; {remedy}")

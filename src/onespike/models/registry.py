@@ -19,7 +19,7 @@ _RANGES: dict[str, Any] = dict.fromkeys(
 _RANGES |= dict.fromkeys(("channels", "width"), (1, 1 << 16))
 
 #: Default number of classes, channels and side of the images.
-SIZES = (10, 3, 32)
+SIZES = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 
 Builder = TypeVar("Builder", bound=Callable[..., nn.Module])
 
@@ -56,19 +56,19 @@ class ModelConfig:
     def build(self, num_classes: int, in_channels: int, image_size: int) -> nn.Module:
         """Build it with fresh weights, (B, C, H, W) to logits (B, K); `OnespikeError` if it cannot have that size."""
         given = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
-        sizes, builder = [convert(size, int, what) for what, size in given.items()], family(self.name).builder
-        for what, size in zip(given, sizes, strict=True):
+        sizes, builder = {what: convert(size, int, what) for what, size in given.items()}, family(self.name).builder
+        for what, size in sizes.items():
             most = 1 << 20 if what == "num_classes" else 8192
             if not 1 <= size <= most:
                 raise OnespikeError(f"{what}: expected a whole number from 1 to {most:,}, got {size}")
         need = 0
         with suppress(Exception), shapes_alone():  # a builder that looks at values cannot do without them
-            state = builder(self, *sizes).state_dict().values()
+            state = builder(self, *sizes.values()).state_dict().values()
             need = sum(one.nbytes for one in state if isinstance(one, Tensor))  # modules may keep anything there
         if need > (memory := sysconf("SC_PHYS_PAGES") * sysconf("SC_PAGE_SIZE")):
             large = f"its weights take {need / 2**30:,.0f} GiB, of memory there are {memory / 2**30:,.0f}"
             raise OnespikeError(f"model {self.name}: {large}: choose fewer channels or blocks, or smaller images")
-        return builder(self, *sizes)
+        return builder(self, *sizes.values())
 
 
 class Family(NamedTuple):
@@ -171,18 +171,15 @@ def create_model(
     Raises:
         OnespikeError: The model or a field does not exist, or the image size does not suit the network.
     """
+    sizes = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     if pretrained:
         from onespike.models.pretrained import create_pretrained  # it imports this module
 
         if overrides:
             raise OnespikeError(f"{next(iter(overrides))}: weights that are trained have their own; leave it out")
-        return create_pretrained(
-            name, pretrained, num_classes=num_classes, in_channels=in_channels, image_size=image_size
-        )
-    sizes = (num_classes, in_channels, image_size)
-    return model_config(name, **overrides).build(
-        *(size if own is None else own for own, size in zip(sizes, SIZES, strict=True))
-    )
+        return create_pretrained(name, pretrained, **sizes)
+    given = {what: size for what, size in sizes.items() if size is not None}
+    return model_config(name, **overrides).build(**SIZES | given)
 
 
 def expect_multiple(name: str, image_size: int, side: int) -> None:

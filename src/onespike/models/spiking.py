@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from onespike.models.over_time import OverTimeNetwork, each_step
 from onespike.models.refusals import expect_spikes_over_time
 from onespike.models.registry import ModelConfig, expect_multiple, register_model
-from onespike.models.strict import Head
+from onespike.models.strict_layers import Head
 from onespike.neurons import Carry, NeuronConfig, OverTime, make_neuron
 
 

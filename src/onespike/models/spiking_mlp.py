@@ -12,9 +12,10 @@ from onespike.models.registry import register_model
 from onespike.models.spiking import OverTimeConfig
 from onespike.neurons import Carry, OverTime, make_neuron
 from onespike.units.cells import GRU, LSTM, RNN
+from onespike.units.tokens import Cell
 
 #: The recurrent units by name.
-CELLS: dict[str, type[nn.LSTM] | type[nn.GRU] | type[nn.RNN]] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+CELLS: dict[str, Cell] = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
 
 @dataclass(frozen=True)

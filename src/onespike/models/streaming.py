@@ -1,6 +1,7 @@
 """Frame by frame: a network over time that answers after each frame, with a state that can be saved."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,13 @@ class FrameStream:
     def save(self, path: str | Path) -> None:
         """Write the state as safetensors, whole or not at all."""
         tensors: dict[str, Tensor] = {}
-        layout = json.dumps({"frames": self.frames, "shape": self.shape, "state": _take_out(self.state, tensors)})
-        save_text(save(tensors, {_LAYOUT: layout}), path_of(path, "file"))
+
+        def named(one: Tensor) -> str:
+            tensors[name := str(len(tensors))] = one.contiguous()
+            return name
+
+        layout = {"frames": self.frames, "shape": self.shape, "state": _mapped(self.state, Tensor, named)}
+        save_text(save(tensors, {_LAYOUT: json.dumps(layout)}), path_of(path, "file"))
 
     def load(self, path: str | Path) -> None:
         """Go on from a saved state; any other file is an `OnespikeError`."""
@@ -92,28 +98,19 @@ class FrameStream:
                 raise ValueError(f"{frames} frames of the shape {shape}")
             if any(not one.is_floating_point() or not one.isfinite().all() for one in tensors.values()):
                 raise ValueError("numbers that are not finite")
-            shape, state = tuple(shape) if shape else None, _put_back(state, tensors)
+            shape, state = tuple(shape) if shape else None, _mapped(state, str, tensors.__getitem__)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError, OnespikeError) as error:
             found = f"{path}: not the state of a stream ({reason(error)})"
             raise OnespikeError(f"{found}; expected a file that it saved") from None
         self.frames, self.shape, self.state = frames, shape, state
 
 
-def _take_out(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Replace tensors in nested lists by their names."""
-    if isinstance(value, Tensor):
-        tensors[name := str(len(tensors))] = value.contiguous()
-        return name
-    return [_take_out(one, tensors) for one in value] if isinstance(value, list | tuple) else None
+def _mapped(state: Any, kind: type, function: Callable[[Any], Any]) -> Any:
+    """Apply a function to each value of a kind in nested lists; what is neither becomes None."""
+    if isinstance(state, kind):
+        return function(state)
+    return [_mapped(one, kind, function) for one in state] if isinstance(state, list | tuple) else None
 
 
-def _shapes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return [_shapes(one) for one in value] if isinstance(value, list | tuple) else None
-
-
-def _put_back(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, str):
-        return tensors[value]
-    return [_put_back(one, tensors) for one in value] if isinstance(value, list) else None
+def _shapes(state: Any) -> Any:
+    return _mapped(state, Tensor, lambda one: tuple(one.shape))

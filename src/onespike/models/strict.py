@@ -1,43 +1,19 @@
-"""What strictly spiking networks share: their config, and neurons after a batch norm.
-
-After the stem, every weight layer reads zeros and ones. A batch norm stands directly before each threshold:
-
-    V[k] = (I - mean) / deviation + shift[k]          S[k] = 1 where V[k] > threshold, else 0          k = 1..P
-
-The P neurons of a channel, its population, share its current I and differ in their learned shift, that is, in their
-threshold. Each has its own weights in the next layer.
-"""
+"""What strictly spiking networks share: their options, and how they run. After the stem, layers read zeros and ones."""
 
 from dataclasses import dataclass, field
-from functools import partial
-from statistics import NormalDist
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from onespike.errors import OnespikeError
-from onespike.functional import (
-    fire_over_time,
-    has_kernels,
-    has_kernels_over_time,
-    norm_fire,
-    partition,
-    recompose,
-    region_threshold,
-)
-from onespike.functional.norm_fire import computes
-from onespike.functional.window import window_kind_at
-from onespike.models.over_time import OverTimeNetwork, each_step
+from onespike.models.over_time import OverTimeNetwork
 from onespike.models.recompute import run_again_later
-from onespike.models.refusals import DILATED, expect_spikes_over_time, expect_whole_spikes, leaves_fractions
+from onespike.models.refusals import DILATED, expect_spikes_over_time, expect_whole_spikes, real_values
 from onespike.models.registry import ModelConfig
-from onespike.neurons import LIF, Carry, Neuron, NeuronConfig, make_neuron
-from onespike.neurons.base import stacked
-from onespike.neurons.integrate_fire import MOST
-from onespike.units import ConvUnit, UnitConfig
-from onespike.units.channel import ChannelLinear
-from onespike.units.layers import BatchNorm, Conv3x3, is_watched
+from onespike.neurons import NeuronConfig
+from onespike.neurons.integrate_fire import MOST_NEURONS
+from onespike.units import UnitConfig
 
 
 @dataclass(frozen=True)
@@ -99,8 +75,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError("stages: expected the channels of at least one stage, got none")
         if self.stages[0] != 1:
             raise OnespikeError(f"stages: expected 1 as the first, since `width` is the stem's, got {self.stages[0]}")
-        if not 1 <= self.population <= MOST:
-            raise OnespikeError(f"population: expected 1..{MOST}, got {self.population}")
+        if not 1 <= self.population <= MOST_NEURONS:
+            raise OnespikeError(f"population: expected 1..{MOST_NEURONS}, got {self.population}")
         expect_spikes_over_time(self.neuron, self.time_steps)
         if self.attention < 0 or self.attention > self.width:
             raise OnespikeError(f"attention: expected 0 or up to width, {self.width}, got {self.attention}")
@@ -118,13 +94,8 @@ class StrictConfig(ModelConfig):
             raise OnespikeError(f"preset ann: with windows expected --model.fusion none, got {self.fusion}")
         if self.windows in DILATED:
             expect_whole_spikes(self.neuron, self.region_threshold)
-        kind, threshold = self.neuron.neuron, "null" if self.region_threshold is None else self.region_threshold
-        fractions = f"region_threshold {threshold} (expected below 0.25)"
-        real = {f"neuron {self.neuron.name}": not kind.spiking or kind.levels > 1}
-        real |= {fractions: leaves_fractions(self.windows, self.region_threshold)}
-        for name, is_real in real.items():
-            if self.strict and is_real:
-                raise OnespikeError(f"{name}: behind the stem a layer would read real values; set --model.strict false")
+        if self.strict and (real := real_values(self.neuron, self.windows, self.region_threshold)):
+            raise OnespikeError(f"{real[0]}: behind the stem a layer would read real values; set --model.strict false")
 
     @property
     def units(self) -> UnitConfig:
@@ -166,156 +137,3 @@ class StrictNetwork(OverTimeNetwork):
         for part in map(run_again_later, self.segments()) if again else self.parts():
             x = part(x)
         return x
-
-
-class Thresholds(nn.Module):
-    """A batch norm and a learned shift for each neuron: currents (B, C, H, W) to potentials (B, P*C, H, W).
-
-    With initial shifts, and normally distributed currents, the P neurons fire at the rates 2r/(P+1), …, 2rP/(P+1),
-    whose mean is r = `config.firing_rate`. Neuron k of channel c is channel k*C + c.
-    """
-
-    def __init__(self, channels: int, config: StrictConfig) -> None:
-        super().__init__()
-        self.population = config.population
-        self.norm = BatchNorm(channels, affine=False)
-        self.shift = nn.Parameter(torch.empty(self.population * channels))
-        shares = [2 * config.firing_rate * k / (self.population + 1) for k in range(1, self.population + 1)]
-        above = torch.tensor([NormalDist().inv_cdf(share) for share in shares])
-        threshold = config.neuron.threshold if config.neuron.neuron.spiking else 0.0
-        with torch.no_grad():
-            driven = make_neuron(1, config.neuron).driven(torch.ones(1, 1), None).flatten()  # by a current of 1
-            self.shift.copy_(threshold / driven + above.repeat_interleave(channels))
-
-    def forward(self, currents: Tensor) -> Tensor:
-        """Normalise, and add each neuron's shift."""
-        normalised = self.norm(currents)
-        shared = normalised.repeat(1, self.population, 1, 1) if self.population > 1 else normalised
-        return shared + self.shift[:, None, None].to(shared.dtype)
-
-
-class Firing(nn.Sequential):
-    """A batch norm, thresholds and neurons: currents (B, C, H, W) to spikes (B, P*C, H, W), or over time."""
-
-    carries = True
-
-    def __init__(self, channels: int, config: StrictConfig) -> None:
-        neuron = make_neuron(config.population * channels, config.neuron)
-        super().__init__(Thresholds(channels, config), neuron)
-        self.population = config.population
-
-    def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
-        """Fire; with a `carry`, currents are (T, B, C, H, W).
-
-        In training this is one fused operation where possible, unless a hook looks in between: at one time step, or
-        over time if no state comes in and none goes out.
-        """
-        thresholds, neuron = cast("tuple[Thresholds, Neuron]", tuple(self))
-        fused = self._can_fuse()
-        if carry is None:
-            if fused and has_kernels(currents):
-                shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
-                return norm_fire(currents, shift, norm, threshold, neuron.surrogate)
-            return neuron(neuron.driven(thresholds(currents), None))  # as at a first time step
-        alone = fused and carry.ends and carry.before() is None and neuron.raw_decay is None
-        if alone and has_kernels_over_time(currents):
-            carry.after.append(None)
-            shift, norm, threshold = thresholds.shift, thresholds.norm, neuron.constant_threshold
-            return fire_over_time(currents, shift, norm, threshold, neuron.constant_decay, neuron.surrogate)
-        return neuron.over_time(each_step(currents, thresholds), carry)
-
-    def _can_fuse(self) -> bool:
-        """Whether the kernels compute what its two layers do: both are the library's own, in training, unwatched."""
-        thresholds, neuron = cast("tuple[Thresholds, LIF]", tuple(self))
-        if type(thresholds) is not Thresholds or type(neuron) is not LIF or type(thresholds.norm) is not BatchNorm:
-            return False
-        known = computes(neuron.surrogate) and neuron.raw_threshold is None and not thresholds.norm.affine
-        training = thresholds.training and thresholds.norm.training
-        return known and training and not is_watched(thresholds, thresholds.norm, neuron)
-
-    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
-        """How many values a time step keeps for the next, and the number of steps, as `OverTime` says it."""
-        neuron = cast("Neuron", self[1])
-        return (spikes[0].numel() * neuron.values_kept, len(spikes)) if spikes.ndim == 5 else (0, 1)
-
-
-class Windows(nn.Module):
-    """Two convolutions in windows, potentials handed from window to window: spikes (B, P*C, L, L) to spikes."""
-
-    carries = True
-
-    def __init__(self, channels: int, kind: str, config: StrictConfig) -> None:
-        super().__init__()
-        self.kind, self.region_threshold = kind, config.region_threshold
-        self.signed = config.neuron.neuron.signed
-        self.unit = ConvUnit(channels, config.units, partial(Thresholds, config=config), config.population)
-
-    def forward(self, spikes: Tensor, carry: Carry | None = None) -> Tensor:
-        """Cut into windows, run the unit, recompose; with a `carry` step by step, (T, B, P*C, L, L)."""
-        if carry is None:
-            return self._step(spikes, None)[0]
-        memory, steps = carry.before(), []
-        for step in spikes.unbind():
-            out, memory = self._step(step, memory)
-            steps.append(out)
-        carry.after.append(memory)
-        return stacked(steps)
-
-    def _step(self, spikes: Tensor, memory: Any) -> tuple[Tensor, Any]:
-        """One time step; a side that does not allow dilated windows has average ones."""
-        size = spikes.shape[-1]
-        kind = window_kind_at(self.kind, size)
-        found = self.unit(partition(spikes, kind), None, memory)
-        out = recompose(found.spikes, size, kind)
-        if kind == "dilated" and self.region_threshold is not None:
-            out = region_threshold(out, self.region_threshold, self.signed)
-        return out, found.memory
-
-
-class Head(nn.Linear):
-    """Linear, from spikes of the last map to logits: on each neuron's largest one, or averaged over all pixels."""
-
-    def __init__(self, channels: int, num_classes: int, kind: str) -> None:
-        super().__init__(channels, num_classes)
-        self.kind = kind
-
-    def forward(self, spikes: Tensor) -> Tensor:
-        """Map (B, C, L, L) to (B, K)."""
-        if self.kind == "or":
-            return super().forward(spikes.amax((-2, -1)))
-        return super().forward(spikes.movedim(1, -1)).mean((1, 2))  # linear first: a mean of spikes is no spike
-
-
-class Attended(nn.Module):
-    """A convolution whose currents are scaled, channel by channel, by gains that depend on the spikes of the whole map.
-
-        gain = 2 sigmoid(W2 fire(norm(mean over the map of W1 S)))          I = gain * conv(S)
-
-    This is squeeze and excitation (Hu et al. 2018) that stays spiking: both layers read zeros and ones.
-    """
-
-    carries = True
-
-    def __init__(self, conv: nn.Conv2d, config: StrictConfig) -> None:
-        super().__init__()
-        inputs, channels = conv.in_channels, conv.out_channels
-        self.conv, hidden = conv, max(1, channels // config.attention)
-        self.squeeze, self.fire = ChannelLinear(inputs, hidden, bias=False), Firing(hidden, config)
-        self.excite = nn.Linear(config.population * hidden, channels)
-        nn.init.zeros_(self.excite.weight)
-        nn.init.zeros_(self.excite.bias)
-
-    def forward(self, spikes: Tensor, carry: Carry | None = None) -> Tensor:
-        """Map spikes (B, C, L, L) to currents (B, C', L, L), or over time."""
-        if carry is None:
-            said = self.fire(self.squeeze(spikes).mean((-2, -1), keepdim=True))
-            return self.conv(spikes) * (2 * self.excite(said.flatten(1)).sigmoid())[..., None, None]
-        said = self.fire(each_step(spikes, self.squeeze).mean((-2, -1), keepdim=True), carry)
-        gain = 2 * each_step(said.flatten(2), self.excite).sigmoid()
-        return each_step(spikes, self.conv) * gain[..., None, None]
-
-
-def make_conv(in_channels: int, out_channels: int, config: StrictConfig) -> nn.Module:
-    """A 3x3 convolution that reads spikes, with attention if the config asks for it."""
-    conv = Conv3x3(in_channels, out_channels)
-    return Attended(conv, config) if config.attention else conv

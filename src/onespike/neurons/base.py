@@ -2,18 +2,18 @@
 
 import inspect
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from onespike.configs import check
 from onespike.errors import OnespikeError, shown, unknown, unregistered
-from onespike.functional import SURROGATES, Surrogate, charge, fuse, spike
-from onespike.functional.charge import expect_windows, neighbour
+from onespike.functional import SURROGATES, Surrogate, charge, spike
+from onespike.functional.charge import arriving_at, expect_windows
 from onespike.functional.kernels import is_traced
+from onespike.neurons.over_time import Carry, stacked
 
 #: The state of neurons between time steps: V, S and any values of their kind, in the shape of the currents.
 State = tuple[Tensor, ...]
@@ -96,11 +96,7 @@ class Incoming:
 
     def arriving(self, window: int, handed: Tensor | None) -> Tensor | None:
         """P of a window, from what the previous one hands on (None at the first); None if there is no potential."""
-        if self.beside is None:
-            return handed
-        if handed is None and self.behind == 0:
-            handed = self.beside[neighbour(self.beside)]
-        return None if handed is None else fuse(self.beside[window - self.behind], handed, self.fusion, self.theta)
+        return arriving_at(window, handed, self.beside, self.behind, self.fusion, self.theta)
 
 
 class Neuron(nn.Module):
@@ -217,7 +213,7 @@ class Neuron(nn.Module):
         potential = self.charge(self.driven(currents, before), incoming)
         return potential, self(potential)
 
-    def over_time(self, currents: Tensor, carry: "Carry | None" = None) -> Tensor:
+    def over_time(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
         """Run over time steps: currents (T, B, C) or (T, B, C, H, W) to spikes; a hook sees one step at a time.
 
         Potentials start at 0, or at the state in `carry`, which then receives their final state.
@@ -242,57 +238,6 @@ class Neuron(nn.Module):
             return False
         # What a subclass overrides counts: that function would pass it by.
         return all(getattr(type(self), name) is getattr(Neuron, name) for name in ("leak", "handed_on", "decay"))
-
-
-class Carry:
-    """The state of a network over time, during one pass: each layer with a state takes its own and leaves the next.
-
-    Layers do so in the order in which a batch reaches them. `state` is what an earlier pass left in `after`; None
-    starts anew. The modules themselves keep nothing.
-
-    With `ends`, no pass follows: the final states do not matter, and layers need not compute them.
-    """
-
-    def __init__(self, state: Sequence[Any] | None = None, ends: bool = False) -> None:
-        self._given, self.ends = state, ends
-        self.after: list[Any] = []
-
-    def before(self) -> Any:
-        """The state of the next layer in the order; None at the start."""
-        if self._given is None:
-            return None
-        if len(self.after) >= len(self._given):
-            raise ValueError(f"state: of {len(self._given)} layers, this network has more; give what it returned")
-        return self._given[len(self.after)]
-
-    def rest(self) -> "Carry":
-        """A `Carry` for the layers that are still to come."""
-        return Carry(None if self._given is None else self._given[len(self.after) :], self.ends)
-
-
-class OverTime(nn.Module):
-    """Neurons over time as a module, so that a hook sees the currents and spikes of all time steps together."""
-
-    carries = True
-
-    def __init__(self, neuron: Neuron) -> None:
-        super().__init__()
-        self.neuron = neuron
-
-    def forward(self, currents: Tensor, carry: Carry | None = None) -> Tensor:
-        """Map currents (T, B, C, …) to spikes of the same shape."""
-        return self.neuron.over_time(currents, carry)
-
-    def kept_over_time(self, spikes: Tensor, currents: Tensor, carry: Carry | None = None) -> tuple[int, int]:  # noqa: ARG002
-        """How many values a time step keeps for the next, and the number of steps; given the output and the inputs."""
-        return currents[0].numel() * self.neuron.values_kept, len(currents)
-
-
-def stacked(steps: Sequence[Tensor]) -> Tensor:
-    """Put steps (B, …) together, (T, B, …); unlike `torch.stack` it keeps their channels last."""
-    if not steps:
-        raise ValueError("time steps: expected one at least, (T, B, ...) with T > 0, got none")
-    return torch.cat(tuple(steps)).unflatten(0, (len(steps), steps[0].shape[0]))  # len() is an int in a trace
 
 
 def along_channels(value: float | Tensor, like: Tensor) -> float | Tensor:

@@ -13,7 +13,7 @@ from onespike.neurons.base import NeuronConfig
 from onespike.neurons.lif import LIF
 
 #: Most neurons for one activation: a convention, the largest graded value that the audit counts in accumulates.
-MOST = 16
+MOST_NEURONS = 16
 
 
 class IntegrateFire(nn.Module):
@@ -122,8 +122,8 @@ def expect_neurons(time_steps: int, population: int) -> None:
             raise OnespikeError(f"{name}: expected a whole number, got {number}")
     if time_steps < 1:
         raise OnespikeError(f"time_steps: expected at least 1, got {time_steps}")
-    if not 1 <= population <= MOST:
-        raise OnespikeError(f"population: expected 1..{MOST}, got {population}")
+    if not 1 <= population <= MOST_NEURONS:
+        raise OnespikeError(f"population: expected 1..{MOST_NEURONS}, got {population}")
     if min(time_steps, population) > 1:
         raise OnespikeError(f"population: expected 1 where there are {time_steps} time steps, got {population}")
 

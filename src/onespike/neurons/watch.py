@@ -108,7 +108,7 @@ def aside(model: nn.Module) -> Iterator[None]:
 
 
 def _put_back(modes: list[tuple[nn.Module, bool]]) -> None:
-    """Put back modes, of each module before its parts, by `train` where that may do more than set a flag."""
+    """Restore modes, each module before its parts, by its own `train`, which may do more than set a flag."""
     for module, mode in modes:
         if module.training != mode:
             module.train(mode)

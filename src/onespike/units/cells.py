@@ -21,7 +21,7 @@ class LSTM(nn.LSTM):
 
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # type: ignore[override]
         """Map tokens (N, T, C_in) to states (N, T, C), both directions side by side, and the last states h and c."""
-        if _is_single(self, x, hx):
+        if _is_plain(self, x, hx) and x.shape[1] == 1:
             h, c = zip(*(_lstm_token(x, *weights) for weights in self.all_weights), strict=True)
             return torch.cat(h, -1), (torch.stack(h).squeeze(2), torch.stack(c).squeeze(2))
         if isinstance(x, Tensor) and x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and emulates_bf16():
@@ -53,22 +53,18 @@ def _is_plain(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
     return known and hx is None and isinstance(x, Tensor) and x.dim() == 3  # no packed sequence
 
 
-def _is_single(cell: nn.RNNBase, x: Tensor, hx: Any) -> bool:
-    """Whether there is a single token: its state is 0, so the products with the state's weights can be left out."""
-    return _is_plain(cell, x, hx) and x.shape[1] == 1
-
-
 def _ours(
     cell: nn.RNNBase, x: Tensor, hx: Tensor | None, token: Callable[..., Tensor], scan: Callable[..., Tensor]
 ) -> tuple[Tensor, Tensor] | None:
     """States and last states, by `token` for a single token or by `scan`; None where neither applies or is faster."""
+    if not _is_plain(cell, x, hx):
+        return None
     directions: list[list[Any]] = cell.all_weights
-    if _is_single(cell, x, hx):
+    if x.shape[1] == 1:  # the state is 0: the products with its weights are left out
         states = [token(x, *weights) for weights in directions]
         return torch.cat(states, -1), torch.stack(states).squeeze(2)
     # cuDNN and compilers are faster than the scan, and inference has nothing to gain.
-    faster = torch.is_grad_enabled() and not is_traced()
-    if not (faster and _is_plain(cell, x, hx) and x.device.type == "cpu" and x.shape[1] >= _LONG):
+    if x.device.type != "cpu" or x.shape[1] < _LONG or not torch.is_grad_enabled() or is_traced():
         return None
     states = [scan(x, *weights, backwards=number == 1) for number, weights in enumerate(directions)]
     last = torch.stack([h[:, 0 if number else -1] for number, h in enumerate(states)])

@@ -11,6 +11,16 @@ from onespike.units.channel import ChannelLinear, Norm
 from onespike.units.conv import ConvUnit
 from onespike.units.tokens import Cell, Recurrent, TravellingUnit
 
+#: Recurrent layers by the name of their unit, and whether they run both ways.
+_CELLS: dict[str, tuple[Cell, bool]] = {
+    "lstm": (LSTM, True),
+    "lstm-forward": (LSTM, False),
+    "gru": (GRU, False),
+    "bigru": (GRU, True),
+    "rnn": (RNN, False),
+    "birnn": (RNN, True),
+}
+
 
 def _recurrent(cell: Cell, bidirectional: bool) -> Callable[[int, UnitConfig, Norm], Unit]:
     def build(channels: int, config: UnitConfig, norm: Norm) -> Unit:
@@ -26,16 +36,11 @@ def _mlp(channels: int, config: UnitConfig, norm: Norm) -> Unit:
 
 
 #: Units whose cell keeps a real-valued state: they can never be strictly spiking.
-RECURRENT = ("lstm", "lstm-forward", "gru", "bigru", "rnn", "birnn")
+RECURRENT = tuple(_CELLS)
 
 #: Builders of units, from channels, config and normalisation. To add one, add an entry: `UNITS["mine"] = …`.
 UNITS: dict[str, Callable[[int, UnitConfig, Norm], Unit]] = {
     "conv": ConvUnit,
-    "lstm": _recurrent(LSTM, bidirectional=True),
-    "lstm-forward": _recurrent(LSTM, bidirectional=False),
-    "gru": _recurrent(GRU, bidirectional=False),
-    "bigru": _recurrent(GRU, bidirectional=True),
-    "rnn": _recurrent(RNN, bidirectional=False),
-    "birnn": _recurrent(RNN, bidirectional=True),
+    **{name: _recurrent(*one) for name, one in _CELLS.items()},
     "mlp": _mlp,
 }

@@ -28,7 +28,7 @@ from onespike.clock import Machine, interleaved
 from onespike.counting import count_operations
 from onespike.errors import OnespikeError
 from onespike.models import create_model
-from onespike.models.strict import Firing
+from onespike.models.strict_layers import Firing
 from onespike.neurons import LIF, Incoming, NeuronConfig
 from onespike.training.config import TrainConfig
 from onespike.training.optim import make_optimizer

@@ -8,7 +8,8 @@ from torch import nn
 
 from onespike.errors import OnespikeError
 from onespike.models import create_model, model_config
-from onespike.models.artificial import WINDOW, FeedForward, TokenMixing, WindowAttention, relative_places
+from onespike.models.artificial import FeedForward, TokenMixing
+from onespike.models.attention import WINDOW, WindowAttention, relative_places
 from onespike.models.patch import PatchMerging
 
 #: As printed in the supplement, section 5.
@@ -109,7 +110,7 @@ def test_every_network_learns_from_every_weight(name, branches, activation):
 
 
 def test_windows_are_cut_and_joined_again_and_shifted_ones_see_across():
-    layer = WindowAttention(48, 8, shifted=True, scale=1.0, activation=None)
+    layer = WindowAttention(48, 8, shifted=True, activation=None)
     maps = torch.randn(2, 48, 8, 8)
     assert torch.equal(layer.join(layer.cut(maps)), maps)
     maps.requires_grad_()

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
-from onespike.models import create_model, strict
-from onespike.models.spiking_vgg import StrictVGGConfig
-from onespike.models.strict import Firing
+from onespike.models import create_model, strict_layers
+from onespike.models.strict_layers import Firing
+from onespike.models.strict_vgg import StrictVGGConfig
 from onespike.neurons import Carry, NeuronConfig
-from onespike.units import layers
 
 pytestmark = pytest.mark.skipif(kernels_for(torch.float64, "over_time_kernels.c") is None, reason="needs a C compiler")
 
@@ -38,8 +37,9 @@ def currents(steps: int, *shape: int, dtype: torch.dtype = torch.float64, shown:
 
 
 def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((strict, "has_kernels_over_time"), (strict, "has_kernels"), (layers, "has_kernels")):
-        monkeypatch.setattr(module, name, lambda _: False)
+    names = "models.strict_layers.has_kernels_over_time", "models.strict_layers.has_kernels", "units.layers.has_kernels"
+    for name in names:
+        monkeypatch.setattr(f"onespike.{name}", lambda _: False)
 
 
 def run(firing: Firing, x: Tensor, slow: bool) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def test_a_network_computes_what_it_does_without_kernels(family, steps, recomput
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double()
     images = images.contiguous(memory_format=torch.channels_last)
     used, found = [], []
-    monkeypatch.setattr(strict, "fire_over_time", lambda *args: used.append(1) or fire_over_time(*args))
+    monkeypatch.setattr(strict_layers, "fire_over_time", lambda *args: used.append(1) or fire_over_time(*args))
     for slow in (False, True):
         torch.manual_seed(0)
         network = create_model(family, num_classes=5, width=8, time_steps=steps)

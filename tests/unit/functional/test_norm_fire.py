@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.norm_fire import measure
 from onespike.functional import SURROGATES, Surrogate, batch_norm, has_kernels, norm_fire
 from onespike.functional.kernels import kernels_for
-from onespike.models.spiking_vgg import StrictVGGConfig
-from onespike.models.strict import Firing, Thresholds
+from onespike.models.strict_layers import Firing, Thresholds
+from onespike.models.strict_vgg import StrictVGGConfig
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units.layers import BatchNorm
 
@@ -58,7 +58,7 @@ def run(module: nn.Module, x: torch.Tensor, slow: bool) -> dict[str, torch.Tenso
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
     with pytest.MonkeyPatch.context() as patch:
         if slow:
-            for name in ("onespike.models.strict.has_kernels", "onespike.units.layers.has_kernels"):
+            for name in ("onespike.models.strict_layers.has_kernels", "onespike.units.layers.has_kernels"):
                 patch.setattr(name, lambda _: False)
         else:
             assert has_kernels(x)

@@ -104,6 +104,18 @@ def test_what_does_not_fit_is_refused(function, odd, size):
 
 
 @pytest.mark.parametrize("function", CELLS)
+def test_numbers_of_another_precision_than_the_weights_are_refused_as_by_the_framework(function):
+    cell, (weights, _) = make(function, 3, 4, dtype=torch.float32)
+    for other in (torch.float64, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"^w_ih: expected {other} .*, got torch.float32"):
+            function(torch.zeros(2, 5, 3, dtype=other), *weights)
+        with pytest.raises((ValueError, RuntimeError), match="dtype"):
+            cell(torch.zeros(2, 5, 3, dtype=other))
+    with torch.autocast("cpu", torch.bfloat16):  # there both are cast
+        assert function(torch.zeros(2, 5, 3, dtype=torch.bfloat16), *weights).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("function", CELLS)
 def test_autocast_leaves_double_precision_alone(function):
     cell, (weights, _) = make(function, 4, 4)
     x = torch.randn(2, 3, 4, dtype=torch.float64)

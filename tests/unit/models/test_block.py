@@ -7,7 +7,8 @@ from torch import nn
 
 from onespike.functional import partition, recompose
 from onespike.models import Block, OnespikeConfig
-from onespike.models.patch import ChannelLinear, PatchEmbedding, PatchMerging
+from onespike.models.patch import PatchEmbedding, PatchMerging
+from onespike.units.channel import ChannelLinear
 
 CHANNELS, SIDE = 6, 8
 both_kinds = pytest.mark.parametrize("dilated", [False, True])

@@ -1,16 +1,16 @@
-"""The whole network: draws, time steps, precision, and one block written out again in the plainest way."""
+"""The whole network: draws, time steps, precision, and the plain implementation of one block."""
 
 import copy
 import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from onespike import create_model
 from onespike.functional import partition
 from onespike.neurons import Neuron
+from tests.reference.sequential import SequentialNetwork
 
 
 def make_network(name="conv12", **overrides):
@@ -92,47 +92,14 @@ def test_images_of_another_shape_are_an_error_that_says_which_was_expected(shape
         make_network()(torch.zeros(shape))
 
 
-def one_block_written_out(network, images, time_steps):
-    """A network of one block with average windows, in plain loops: time, then windows; potentials carried by hand."""
-    (block,) = network.blocks()
-    unit, alpha, threshold = block.unit, 0.4, 0.5
-    embedded = F.conv2d(images, network.stem[0].weight, network.stem[0].bias, stride=2)
-    half = embedded.shape[-1] // 2
-    corners = [(slice(0, half), slice(0, half)), (slice(0, half), slice(half, None))]
-    corners += [(slice(half, None), columns) for _, columns in corners]
-    kept1, kept2, logits = [0.0] * 4, [0.0] * 4, []
-    for _ in range(time_steps):
-        fired, v1, v2 = torch.zeros_like(embedded), None, None
-        for window, (rows, columns) in enumerate(corners):
-            merged = 0.0 if v1 is None else 2 * torch.sin(torch.pi / 4 * v1) * torch.cos(torch.pi / 4 * v2)
-            before = 0.0 if v1 is None else v1
-            spikes = (embedded[:, :, rows, columns] > threshold).double()
-            v1 = (
-                alpha * before + alpha * kept1[window] + F.conv2d(spikes, unit.conv1.weight, unit.conv1.bias, padding=1)
-            )
-            s1 = (v1 > threshold).double()
-            v2 = alpha * merged + alpha * kept2[window] + F.conv2d(s1, unit.conv2.weight, unit.conv2.bias, padding=1)
-            s2 = (v2 > threshold).double()
-            kept1[window], kept2[window] = v1 * (1 - s1), v2 * (1 - s2)
-            fired[:, :, rows, columns] = s2
-        pixels = embedded.movedim(1, -1)  # linear layers know (B, H, W, C)
-        pixels = pixels + F.linear(fired.movedim(1, -1), block.fc[0].weight, block.fc[0].bias)
-        into, out = block.mlp[1], block.mlp[4]
-        pixels = pixels + F.linear(F.gelu(F.linear(pixels, into.weight, into.bias)), out.weight, out.bias)
-        logits.append(F.linear(pixels.mean((1, 2)), network.head.weight, network.head.bias))
-    return sum(logits) / time_steps
-
-
 @pytest.mark.parametrize("time_steps", [1, 2, 3])
-def test_a_network_of_one_block_is_what_plain_loops_compute(time_steps):
-    network = make_network(
-        depths=(1,), channels=(6,), encoding="threshold", neuron={"decay": 0.4}, time_steps=time_steps
-    )
+def test_a_network_of_one_block_is_what_the_plain_implementation_computes(time_steps):
+    options = {"depths": (1,), "channels": (6,), "encoding": "threshold"}
+    network, once = make_network(time_steps=time_steps, **options), make_network(**options)
     images = random_images(network)
-    expected = one_block_written_out(network, images, time_steps)
+    expected = SequentialNetwork(network)(images)
     torch.testing.assert_close(network(images), expected, rtol=1e-12, atol=1e-12)
-    if time_steps > 1:
-        assert not torch.allclose(expected, one_block_written_out(network, images, 1))
+    assert (time_steps == 1) == torch.allclose(expected, SequentialNetwork(once)(images))
 
 
 @pytest.mark.parametrize("encoding", ["bernoulli", "threshold"])

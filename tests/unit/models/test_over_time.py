@@ -253,6 +253,14 @@ def test_a_strict_network_that_runs_again_computes_the_same_in_less_memory(name,
     assert kept[1] < 0.75 * kept[0], kept
 
 
+def test_a_graph_that_is_kept_runs_again_for_every_backward_pass():
+    network = make("spiking-mlp", width=8).train()
+    network.recompute = True
+    loss, parameters = network(frames(2)).square().sum(), list(network.parameters())
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+
+
 def test_recomputed_it_goes_on_from_a_state():
     network = make("spiking-vgg-xs", width=4, stages=(1, 2)).train()
     found = []

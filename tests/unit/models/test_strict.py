@@ -8,13 +8,12 @@ from torch import nn
 from onespike import OnespikeError, create_model
 from onespike.audit.result import read_spikes
 from onespike.counting import count_operations
-from onespike.models import MODELS, model_config
-from onespike.models.spiking_resnet import Residual, RPReLU
+from onespike.models import model_config
 from onespike.models.stem import Whitening
-from onespike.models.strict import Attended, Firing, Head, StrictConfig, Thresholds, Windows
+from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
+from onespike.models.strict_resnet import Residual, RPReLU
 from onespike.units.layers import MaxPool
 
-NAMES = [name for name, ours in MODELS.items() if issubclass(ours.config, StrictConfig)]
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
 every_family = pytest.mark.parametrize("name", FAMILIES)
 

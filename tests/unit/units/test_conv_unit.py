@@ -1,25 +1,17 @@
-"""The convolutional unit: four windows at once against a loop, window after window, and against numbers by hand."""
+"""The convolutional unit: four windows at once against the plain implementation's loop, and numbers by hand."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from onespike.models import OnespikeConfig
 from onespike.neurons import NeuronConfig
 from onespike.units import ConvUnit, UnitConfig
+from tests.reference.plain_units import PlainConvUnit
 
-FUSIONS = {
-    "sincos": lambda x, y, theta: 2 * (theta * torch.pi / 2 * x).sin() * (theta * torch.pi / 2 * y).cos(),
-    "sinsum": lambda x, y, theta: (theta * torch.pi / 2 * (x + y)).sin(),
-    "nested": lambda x, y, theta: 2 * (theta * torch.pi / 2 * x * (theta * torch.pi / 2 * y).cos()).sin(),
-    "mean": lambda x, y, _: (x + y) / 2,
-    "sum": lambda x, y, _: x + y,
-}
-RESETS = {
-    "none": lambda v, s, threshold: v,  # noqa: ARG005
-    "zero": lambda v, s, threshold: v * (1 - s),  # noqa: ARG005
-    "subtract": lambda v, s, threshold: v - threshold * s,
-}
+FUSIONS = ["sincos", "sinsum", "nested", "mean", "sum", "none"]
+RESETS = ["none", "zero", "subtract"]
 CHANNELS, SIDE = 3, 5
 
 
@@ -28,57 +20,6 @@ def double_precision():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def fire(v, threshold):
-    """A step whose derivative is that of the ramp from threshold - 1/2 to threshold + 1/2."""
-    ramp = (v - threshold).clamp(-0.5, 0.5)
-    return (v > threshold).to(v.dtype) + (ramp - ramp.detach())
-
-
-def normalise(x, norm):
-    if isinstance(norm, nn.Identity):
-        return x
-    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-    return x * scale.view(-1, 1, 1) + (norm.bias - norm.running_mean * scale).view(-1, 1, 1)
-
-
-def one_window_after_the_other(unit, steps, config):
-    """The equations of the unit as written, for one window of one time step after the other.
-
-    Returns what the unit returns, for each time step: S2, and (V1, S1), (V2, S2), each (V, B, C, M, M).
-    """
-    conv1, conv2, neuron1, neuron2 = unit.conv1, unit.conv2, unit.neuron1, unit.neuron2
-    reset = RESETS[config.neuron.reset]
-    outputs, kept1, kept2 = [], [0.0] * 4, [0.0] * 4
-    for windows in steps:
-        trace, handed1, handed2 = [], None, None
-        for v in range(4):
-            if handed1 is None or config.fusion == "none":
-                p1, p2 = 0.0, 0.0
-            else:
-                p1, p2 = handed1, FUSIONS[config.fusion](handed1, handed2, config.theta)
-            i1 = normalise(F.conv2d(windows[v], conv1.weight, conv1.bias, padding=1), unit.norm1)
-            v1 = neuron1.decay * p1 + neuron1.decay * kept1[v] + i1
-            s1 = fire(v1, neuron1.threshold)
-            i2 = normalise(F.conv2d(s1, conv2.weight, conv2.bias, padding=1), unit.norm2)
-            v2 = neuron2.decay * p2 + neuron2.decay * kept2[v] + i2
-            s2 = fire(v2, neuron2.threshold)
-            handed1, handed2 = reset(v1, s1, neuron1.threshold), reset(v2, s2, neuron2.threshold)
-            kept1[v], kept2[v] = v1 * (1 - s1), v2 * (1 - s2)
-            trace.append((v1, s1, v2, s2))
-        v1, s1, v2, s2 = (torch.stack(maps) for maps in zip(*trace, strict=True))
-        outputs.append((s2, ((v1, s1), (v2, s2))))
-    return outputs
-
-
-def all_windows_at_once(unit, steps):
-    outputs, memory = [], None
-    for windows in steps:
-        spikes, potential, memory = unit(windows, None, memory)
-        assert potential is None, "this unit hands nothing to the next block"
-        outputs.append((spikes, memory))
-    return outputs
 
 
 def make_unit(config, norm=nn.Identity):
@@ -103,65 +44,68 @@ def input_spikes(time_steps, side=SIDE):
     return (draws < 0.4).double().requires_grad_()
 
 
-def check_against_the_loop(config, time_steps, norm=nn.Identity):
-    unit, steps = make_unit(config, norm), input_spikes(time_steps)
-    at_once = all_windows_at_once(unit, steps)
-    in_turn = one_window_after_the_other(unit, steps, config)
+def check_against_the_loop(time_steps, norm=nn.Identity, **options):
+    config = OnespikeConfig(time_steps=2, norm="none" if norm is nn.Identity else "batch", **options)
+    unit, plain, steps = make_unit(config.units, norm), PlainConvUnit(CHANNELS, config).eval(), input_spikes(time_steps)
+    plain.load_state_dict(unit.state_dict())
+    seen = {plain.neuron1: [], plain.neuron2: []}
+    for neuron, windows in seen.items():  # potentials and spikes, window after window
+        neuron.register_forward_hook(lambda _, inputs, spikes, windows=windows: windows.append((inputs[0], spikes)))
     generator = torch.Generator().manual_seed(2)
-    losses = [0.0, 0.0]
-    for (spikes, memory), (plain_spikes, plain_memory) in zip(at_once, in_turn, strict=True):
-        assert torch.equal(spikes, plain_spikes)
+    losses, memory, kept = [0.0, 0.0], None, []
+    for windows in steps:
+        spikes, potential, memory = unit(windows, None, memory)
+        assert potential is None, "this unit hands nothing to the next block"
+        plain_spikes, _, kept = plain(windows, None, kept)
+        assert torch.equal(spikes, torch.stack(plain_spikes))
+        plain_memory = [[torch.stack(maps) for maps in zip(*layer[-4:], strict=True)] for layer in seen.values()]
         for (v, s), (plain_v, plain_s) in zip(memory, plain_memory, strict=True):
             assert torch.equal(s, plain_s)
             assert 0.1 < s.mean() < 0.9, "the comparison would say little of neurons that never or always fire"
             torch.testing.assert_close(v, plain_v, rtol=0, atol=1e-12)
         weight = torch.randn(spikes.shape, generator=generator)
-        losses[0] += (weight * (spikes + memory[1][0])).sum()
-        losses[1] += (weight * (plain_spikes + plain_memory[1][0])).sum()
-    leaves = {"spikes": steps, **dict(unit.named_parameters())}
-    gradients, plain_gradients = (
-        torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, retain_graph=True) for loss in losses
-    )
-    for name, gradient, plain in zip(leaves, gradients, plain_gradients, strict=True):
-        assert plain is not None, name
-        assert plain.any(), name
-        torch.testing.assert_close(
-            gradient, plain, rtol=1e-10, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}"
-        )
+        for number, (_, (v, s)) in enumerate((memory, plain_memory)):
+            losses[number] += (weight * (s + v)).sum()
+    leaves, plain_leaves = ({"spikes": steps, **dict(one.named_parameters())} for one in (unit, plain))
+    gradients = torch.autograd.grad(losses[0], [leaves[name] for name in plain_leaves], retain_graph=True)
+    plain_gradients = torch.autograd.grad(losses[1], [*plain_leaves.values()])
+    for name, gradient, expected in zip(plain_leaves, gradients, plain_gradients, strict=True):
+        assert expected.any(), name
+        torch.testing.assert_close(gradient, expected, rtol=1e-10, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
 @pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("fusion", [*FUSIONS, "none"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_four_windows_at_once_are_four_windows_one_after_the_other(fusion, reset, time_steps):
-    check_against_the_loop(UnitConfig(NeuronConfig(reset=reset), fusion, theta=0.7), time_steps)
+    check_against_the_loop(time_steps, neuron=NeuronConfig(reset=reset), fusion=fusion, theta=0.7)
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
 @pytest.mark.parametrize("learnable", ["layer", "channel"])
 @pytest.mark.parametrize("reset", RESETS)
 def test_so_they_are_with_learnable_thresholds_and_decays(reset, learnable, time_steps):
-    config = UnitConfig(NeuronConfig(reset=reset, learnable_threshold=learnable, learnable_decay=learnable))
-    check_against_the_loop(config, time_steps)
+    neuron = NeuronConfig(reset=reset, learnable_threshold=learnable, learnable_decay=learnable)
+    check_against_the_loop(time_steps, neuron=neuron)
 
 
 @pytest.mark.parametrize("time_steps", [1, 3])
-@pytest.mark.parametrize("fusion", [*FUSIONS, "none"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 def test_so_they_are_with_batch_normalisation_in_evaluation(fusion, time_steps):
-    check_against_the_loop(UnitConfig(fusion=fusion), time_steps, nn.BatchNorm2d)
+    check_against_the_loop(time_steps, nn.BatchNorm2d, fusion=fusion)
 
 
 @pytest.mark.parametrize(
-    "config",
+    "options",
     [
-        UnitConfig(NeuronConfig(threshold=0.8)),
-        UnitConfig(NeuronConfig(decay=0.9)),
-        UnitConfig(NeuronConfig(decay=0)),
-        UnitConfig(theta=1),
+        {"neuron": NeuronConfig(threshold=0.8)},
+        {"neuron": NeuronConfig(decay=0.9)},
+        {"neuron": NeuronConfig(decay=0)},
+        {"theta": 1},
     ],
 )
-def test_so_they_are_with_other_constants(config):
-    check_against_the_loop(config, time_steps=2)
+def test_so_they_are_with_other_constants(options):
+    check_against_the_loop(2, **options)
 
 
 def test_window_statistics_of_batch_normalisation_span_all_windows():

@@ -8,7 +8,8 @@ from torch import nn
 from onespike.functional import window_kinds
 from onespike.models.registry import register_model
 from onespike.models.stem import make_stem
-from onespike.models.strict import PRESETS, SIZES, Firing, Head, StrictConfig, StrictNetwork, Windows, make_conv
+from onespike.models.strict import PRESETS, SIZES, StrictConfig, StrictNetwork
+from onespike.models.strict_layers import Firing, Head, Windows, make_conv
 from onespike.units.layers import Layers, MaxPool
 
 
@@ -20,7 +21,7 @@ class StrictVGGConfig(StrictConfig):
 
 
 @register_model(StrictVGGConfig, {f"spiking-vgg-{size}": one for size, one in SIZES.items()}, PRESETS)
-class SpikingVGG(StrictNetwork):
+class StrictVGG(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; head.
 
     The stem's convolution is the first one of the first stage. Max pooling comes between convolution and batch norm.

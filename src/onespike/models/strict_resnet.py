@@ -17,7 +17,8 @@ from onespike.functional import window_kinds
 from onespike.models.over_time import over_time
 from onespike.models.registry import register_model
 from onespike.models.stem import make_stem
-from onespike.models.strict import PRESETS, SIZES, Firing, Head, StrictConfig, StrictNetwork, Windows, make_conv
+from onespike.models.strict import PRESETS, SIZES, StrictConfig, StrictNetwork
+from onespike.models.strict_layers import Firing, Head, Windows, make_conv
 from onespike.neurons import Carry
 from onespike.units.base import one_batch
 from onespike.units.layers import BatchNorm, Layers, MaxPool
@@ -66,19 +67,16 @@ class Residual(nn.Module):
 
     def __init__(self, *branch: nn.Module) -> None:
         super().__init__()
-        self.branch, self.pool = Layers(*branch), nn.AvgPool2d(2)
-        self.halves = any(isinstance(layer, MaxPool) for layer in branch)
+        self.branch, self.halves = Layers(*branch), any(isinstance(layer, MaxPool) for layer in branch)
+        self.pool = nn.AvgPool2d(2) if self.halves else nn.Identity()
 
     def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
         """Add branch and shortcut; with a `carry`, x is (T, B, C, L, L)."""
         if carry is None:
-            shortcut = self._shortcut(x)  # first: so it comes last in the backward pass, and no large gradient waits
+            shortcut = self.pool(x)  # first: so it comes last in the backward pass, and no large gradient waits
             return self._add(shortcut, self.branch(x))
         branch = over_time(self.branch, x, carry)
-        return self._add(self._shortcut(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
-
-    def _shortcut(self, x: Tensor) -> Tensor:
-        return self.pool(x) if self.halves else x
+        return self._add(self.pool(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
 
     @staticmethod
     def _add(x: Tensor, y: Tensor) -> Tensor:
@@ -88,7 +86,7 @@ class Residual(nn.Module):
 
 
 @register_model(StrictResNetConfig, {f"spiking-resnet-{size}": one for size, one in SIZES.items()}, PRESETS)
-class SpikingResNet(StrictNetwork):
+class StrictResNet(StrictNetwork):
     """Stem; stages of `depth` convolutions, of which the first changes the width and halves the map; fire; head."""
 
     def __init__(self, config: StrictResNetConfig, num_classes: int, in_channels: int, image_size: int) -> None:
@@ -96,20 +94,23 @@ class SpikingResNet(StrictNetwork):
         self.config, kinds = config, window_kinds(config.windows)
         self.stem = nn.Sequential(make_stem(config, in_channels, image_size), BatchNorm(config.width))
         blocks: list[nn.Module] = []
+
+        def add(channels: int, width: int, *branch: nn.Module) -> None:
+            blocks.append(Residual(Firing(channels, config), *branch, BatchNorm(width)))
+            if config.stream == "rprelu":
+                blocks.append(RPReLU(width))
+
         channels = config.width  # of the stream
         for stage, width in enumerate(factor * config.width for factor in config.stages):
-            for number in range(config.depth if config.windows == "none" else 1):
-                if stage or number:
-                    conv = make_conv(config.population * channels, width, config)
-                    pool = [MaxPool()] if number == 0 else []
-                    blocks.append(Residual(Firing(channels, config), conv, *pool, BatchNorm(width)))
-                    blocks += [RPReLU(width)] if config.stream == "rprelu" else []
+            if stage:
+                add(channels, width, make_conv(config.population * channels, width, config), MaxPool())
                 channels = width
-            if config.windows != "none":
+            if config.windows == "none":
+                for _ in range(config.depth - 1):
+                    add(width, width, make_conv(config.population * width, width, config))
+            else:
                 for _ in range(config.depth // 2):
-                    unit = Windows(width, next(kinds), config)
-                    blocks.append(Residual(Firing(width, config), unit, BatchNorm(width)))
-                    blocks += [RPReLU(width)] if config.stream == "rprelu" else []
+                    add(width, width, Windows(width, next(kinds), config))
         self.blocks, self.fire = nn.Sequential(*blocks), Firing(channels, config)
         self.head = Head(config.population * channels, num_classes, config.head)
 

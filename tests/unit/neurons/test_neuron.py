@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from onespike import OnespikeError
-from onespike.functional import fuse
 from onespike.neurons import LIF, Incoming, Neuron, NeuronConfig, make_neuron
 from onespike.units import ConvUnit, UnitConfig
 
@@ -79,18 +78,6 @@ def test_charging_adds_the_decayed_incoming_and_own_potentials_to_the_currents()
     for current in currents[1:]:
         expected.append(current + 2 + 0.25 * expected[-1])
     torch.testing.assert_close(neuron.charge_and_fire(currents, Incoming(), before)[0], torch.stack(expected))
-
-
-@pytest.mark.parametrize("behind", [0, 1])
-@pytest.mark.parametrize("reset", ["none", "zero", "subtract"])
-def test_a_window_meets_the_potential_beside_it_and_what_the_one_before_hands_on(reset, behind):
-    neuron, currents, beside = LIF(3, NeuronConfig(reset=reset)), potentials(), potentials().flip(0).sin()
-    v = neuron.charge(currents, Incoming(beside, behind, "sinsum", 0.3))
-    first = currents[0] if behind else currents[0] + 0.4 * fuse(beside[0], beside[1], "sinsum", 0.3)
-    torch.testing.assert_close(v[0], first)
-    for window in (1, 2, 3):
-        fused = fuse(beside[window - behind], neuron.handed_on(v[window - 1]), "sinsum", 0.3)
-        torch.testing.assert_close(v[window], currents[window] + 0.4 * fused)
 
 
 @pytest.mark.parametrize("before", [None, (torch.full((4, 2, 3, 2, 2), 0.25), torch.zeros(4, 2, 3, 2, 2))])
@@ -203,14 +190,3 @@ def test_over_no_time_step_there_is_nothing_to_run():
 def test_a_theta_out_of_range_is_an_error(theta):
     with pytest.raises(OnespikeError, match=f"theta: expected 0 < theta <= 1, got {theta}"):
         UnitConfig(theta=theta)
-
-
-def test_a_threshold_for_each_channel_finds_the_channels_of_vectors_and_refuses_what_does_not_say():
-    neuron = LIF(10, NeuronConfig(learnable_threshold="channel"))
-    with torch.no_grad():
-        neuron.raw_threshold.copy_(torch.linspace(0.1, 1, 10).log().view(-1, 1, 1))
-    v = torch.full((2, 10), 0.55)
-    assert torch.equal(neuron(v), (v > torch.linspace(0.1, 1, 10)).float())
-    with pytest.raises(ValueError, match=r"for each channel: expected potentials \(B, C\).*got \(2, 10, 4\)"):
-        neuron(torch.zeros(2, 10, 4))
-    assert LIF(10)(torch.zeros(2, 10, 4)).shape == (2, 10, 4)
