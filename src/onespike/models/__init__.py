@@ -14,8 +14,8 @@ from onespike.models.registry import (
 )
 from onespike.models.spiking import SpikingResNetConfig, SpikingVGGConfig
 from onespike.models.spiking_mlp import SpikingMLPConfig
-from onespike.models.strict_resnet import StrictResNetConfig
-from onespike.models.strict_vgg import StrictVGGConfig
+from onespike.models.spiking_resnet import StrictResNetConfig
+from onespike.models.spiking_vgg import StrictVGGConfig
 from onespike.models.timm import register_timm
 
 __all__ = ["MODELS", "Block", "ModelConfig", "Network", "OnespikeConfig", "ResMLPConfig", "ResNetConfig", "ViTConfig"]

@@ -67,16 +67,19 @@ class Residual(nn.Module):
 
     def __init__(self, *branch: nn.Module) -> None:
         super().__init__()
-        self.branch, self.halves = Layers(*branch), any(isinstance(layer, MaxPool) for layer in branch)
-        self.pool = nn.AvgPool2d(2) if self.halves else nn.Identity()
+        self.branch, self.pool = Layers(*branch), nn.AvgPool2d(2)
+        self.halves = any(isinstance(layer, MaxPool) for layer in branch)
 
     def forward(self, x: Tensor, carry: Carry | None = None) -> Tensor:
         """Add branch and shortcut; with a `carry`, x is (T, B, C, L, L)."""
         if carry is None:
-            shortcut = self.pool(x)  # first: so it comes last in the backward pass, and no large gradient waits
+            shortcut = self._shortcut(x)  # first: so it comes last in the backward pass, and no large gradient waits
             return self._add(shortcut, self.branch(x))
         branch = over_time(self.branch, x, carry)
-        return self._add(self.pool(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
+        return self._add(self._shortcut(one_batch(x)), one_batch(branch)).unflatten(0, x.shape[:2])
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        return self.pool(x) if self.halves else x
 
     @staticmethod
     def _add(x: Tensor, y: Tensor) -> Tensor:
