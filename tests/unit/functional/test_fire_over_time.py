@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from onespike.functional import SURROGATES, Surrogate, fire_over_time, has_kernels_over_time
 from onespike.functional.kernels import kernels_for
 from onespike.models import create_model, strict_layers
-from onespike.models.strict_layers import Firing
 from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.strict_layers import Firing
 from onespike.neurons import Carry, NeuronConfig
 
 pytestmark = pytest.mark.skipif(kernels_for(torch.float64, "over_time_kernels.c") is None, reason="needs a C compiler")

@@ -15,8 +15,8 @@ from torch import nn
 from benchmarks.norm_fire import measure
 from onespike.functional import SURROGATES, Surrogate, batch_norm, has_kernels, norm_fire
 from onespike.functional.kernels import kernels_for
-from onespike.models.strict_layers import Firing, Thresholds
 from onespike.models.spiking_vgg import StrictVGGConfig
+from onespike.models.strict_layers import Firing, Thresholds
 from onespike.neurons import Carry, NeuronConfig
 from onespike.units.layers import BatchNorm
 

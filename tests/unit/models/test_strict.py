@@ -9,9 +9,9 @@ from onespike import OnespikeError, create_model
 from onespike.audit.result import read_spikes
 from onespike.counting import count_operations
 from onespike.models import model_config
+from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.models.stem import Whitening
 from onespike.models.strict_layers import Attended, Firing, Head, Thresholds, Windows
-from onespike.models.spiking_resnet import Residual, RPReLU
 from onespike.units.layers import MaxPool
 
 FAMILIES = ["spiking-vgg-m", "spiking-resnet-m"]
