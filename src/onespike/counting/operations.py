@@ -150,7 +150,7 @@ def count_operations(
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
-    counter, watch = ProductCounter(model), _NeuronWatch()
+    counter, watch = ProductCounter(model), _Watch()
     reset, images, seen = resetter(model), 0, 0
     with aside(model), watch.watch(model):
         for number, batch in enumerate(batches):
@@ -199,7 +199,7 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
     return len(batch) if maps_of_volumes else batch_of(batch)
 
 
-class _NeuronWatch:
+class _Watch:
     """Watches how often neurons fire, at which potentials, and what modules hand on or keep from step to step."""
 
     def __init__(self) -> None:
