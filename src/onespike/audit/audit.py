@@ -192,9 +192,13 @@ def _audit(
 def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, test_set: str) -> float | None:
     """Top-1 of these weights on these test images: from training, or else from an evaluation at their time steps."""
     summary, epoch = run.summary or {}, checkpoint.state["progress"]["epoch"]
-    found = summary.get("test_top1")
-    if found is not None and summary.get("best_epoch") == epoch and _is_own(run, checkpoint, data, dataset, test_set):
-        return float(found)
+    if summary.get("test_top1") is not None and summary.get("best_epoch") == epoch:
+        own = summary.get("test_set") == test_set
+        if summary.get("test_set") is None:  # it does not say: then the images must be those of the run's own options
+            same = data is None or (isinstance(data, DataConfig) and data.shows_as(run.recipe.data))
+            own = same and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)
+        if own:
+            return float(summary["test_top1"])
     with suppress(OnespikeError, OSError, ValueError, KeyError, TypeError):
         content = read_json(read_whole(run.folder / "evaluation" / "evaluation.json"), "evaluation.json")
         known = content["part"], content["checkpoint"], content["test_set"], content["epochs"]
@@ -202,13 +206,3 @@ def _accuracy(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, tes
         if (*known, content.get("time_steps")) == ("test", "best", test_set, epoch, None):
             return float(content["top1"]["mean"])
     return None
-
-
-def _is_own(run: Run, checkpoint: Checkpoint, data: Any, dataset: Dataset, test_set: str) -> bool:
-    """Whether these are the test images of the run's summary."""
-    tested = (run.summary or {}).get("test_set")
-    if tested is not None:
-        return bool(tested == test_set)
-    # A summary that does not tell them apart: then the images must be those of the run's own options.
-    same = data is None or (isinstance(data, DataConfig) and data.shows_as(run.recipe.data))
-    return same and (dataset.name, dataset.classes) == (checkpoint.card.data, checkpoint.card.classes)

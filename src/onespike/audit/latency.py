@@ -69,9 +69,6 @@ class Joules(NamedTuple):
     meter: str = "not measured"
 
 
-UNMEASURED = Joules()
-
-
 @torch.no_grad()
 def measure_latency(model: nn.Module, images: Tensor) -> Latency:
     """Time forward passes of a model in evaluation mode on one batch, and say how busy the machine was."""
@@ -103,6 +100,7 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
     except ImportError:
         return Joules(None, "not measured: that needs the package zeus; install it with: pip install 'onespike[bench]'")
     on_gpu, passes, step = images.device.type == "cuda", 0, _afresh(model, images)
+    no_meter = Joules(None, "not measured: this machine has no meter that can be read")
     try:
         if not on_gpu:
             get_cpus()
@@ -117,10 +115,10 @@ def measure_joules(model: nn.Module, images: Tensor) -> Joules:
         timed(counted, _RUNS, _SECONDS)
         measured = monitor.end_window("audit")
     except (ZeusBaseError, OSError, RuntimeError) as error:
-        return Joules(None, f"not measured: this machine has no meter that can be read ({reason(error)})")
+        return no_meter._replace(meter=f"{no_meter.meter} ({reason(error)})")
     chips = measured.gpu_energy if on_gpu else measured.cpu_energy
     if not chips:
-        return Joules(None, "not measured: this machine has no meter that can be read")
+        return no_meter
     meter = f"{'NVML' if on_gpu else 'RAPL'}, through zeus, over {passes} batches of {batch_of(images)}"
     return Joules(sum(chips.values()) / (passes * batch_of(images)), meter)
 

@@ -1,9 +1,9 @@
 """The result of an audit and its files; and, for each product, whether it reads spikes alone."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
-from onespike.audit.latency import UNMEASURED, Joules, Latency
+from onespike.audit.latency import Joules, Latency
 from onespike.audit.scaling import Scaling
 from onespike.counting.arrivals import KINDS, Kind
 from onespike.counting.energy import CONVENTIONS, VARIANTS, Convention, Energy, EnergyTable, Variant
@@ -40,7 +40,7 @@ class Audit:
     accuracy: float | None = None
     latency: tuple[Latency, ...] = ()
     scaling: tuple[Scaling, ...] = ()
-    joules: Joules = UNMEASURED
+    joules: Joules = field(default_factory=Joules)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -84,7 +84,7 @@ class Audit:
 
     def to_csv(self) -> str:
         """One line for each product; for a layer without one, a line with its element-wise work and potentials."""
-        header = ["path", "type", "product", *(field.name for field in fields(Product)[1:])]
+        header = ["path", "type", "product", *(one.name for one in fields(Product)[1:])]
         header += ["elementwise", "potential_reads", "potential_writes"]
         header += [f"joule_{convention}" for convention in CONVENTIONS]
         lines = []

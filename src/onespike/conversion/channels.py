@@ -9,11 +9,9 @@ the last, -1.
 import re
 
 from torch import fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion import kinds
-from onespike.conversion.kinds import WEIGHTS, module_of, name_of
-from onespike.units.channel import ChannelLinear
+from onespike.conversion.kinds import WEIGHTS, channel_axis, channels_of, module_of, name_of
 
 PARTS = ("chunk", "split")  # functions that cut a tensor into a tuple of parts
 
@@ -21,19 +19,12 @@ PARTS = ("chunk", "split")  # functions that cut a tensor into a tuple of parts
 def channels(graph: fx.GraphModule, node: fx.Node) -> tuple[int | None, int]:
     """Number and axis of an activation's channels that may have a threshold each; None if there can be only one."""
     shape = node.meta["shape"]
-    # Channels of the weight layer that makes the currents or, if these do not do, of one that reads the spikes.
+    # Try the channels of the weight layer that makes the currents, then those of one that reads the spikes.
     for number, axis in filter(None, (_made(graph, node), _read(graph, node))):
         there = len(shape) >= -axis and shape[axis] == number  # an addition may broadcast one to several
         if there and _folds(graph, node, axis):
             return number, axis
     return None, 1
-
-
-def _axis(layer: nn.Module) -> int:
-    """The axis of a weight layer's channels."""
-    if isinstance(layer, _ConvNd):
-        return 1 - layer.weight.ndim
-    return -3 if isinstance(layer, ChannelLinear) else -1
 
 
 def _made(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
@@ -43,8 +34,8 @@ def _made(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
         node = node.all_input_nodes[0]
         layer = module_of(graph, node)
         if isinstance(layer, WEIGHTS):
-            number = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
-            return (number, _axis(layer)) if pooled < -_axis(layer) else None
+            axis = channel_axis(layer)
+            return (channels_of(layer)[1], axis) if pooled < -axis else None
         if not _keeps(graph, node):
             break
         pooled = max(pooled, _pooled(graph, node))
@@ -60,7 +51,7 @@ def _read(graph: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
         for user in node.users:
             layer = module_of(graph, user)
             if isinstance(layer, WEIGHTS):
-                return layer.in_channels if isinstance(layer, _ConvNd) else layer.in_features, _axis(layer)
+                return channels_of(layer)[0], channel_axis(layer)
             if user not in seen and (name_of(user) in ("roll", "contiguous", "clone") or _keeps(graph, user)):
                 waiting.append(user)
     return None
@@ -79,7 +70,7 @@ def _folds(graph: fx.GraphModule, node: fx.Node, axis: int) -> bool:
             if user.op == "output" or name in kinds.SHAPES or kinds.activation_of(module, user) is not None:
                 continue  # layers after an activation read the spikes of that one
             if isinstance(module, WEIGHTS):
-                if _axis(module) != axis:
+                if channel_axis(module) != axis:
                     return False
             elif found := re.fullmatch(r"linear|conv\w*(\d)d", name):
                 if axis != -1 - int(found[1] or 0):

@@ -38,9 +38,10 @@ TOLERANCE = 1e-3  # relative difference allowed between a network and its graph
 MIXED = 0.05  # relative difference from which on rows count as other images'; rounding may move a QCFS by a step
 SAVED = TENSORS, CARD = "model.safetensors", "conversion.json"  # the files of a saved conversion
 
-#: Keys of the latter, among others; most numbers in the images that a network is traced with.
+#: Keys of the card, among others.
 _CARD: dict[str, Any] = {"config": dict[str, Any], "layers": list[Any], "traced": tuple[int, ...], "graph": list[str]}
 _CARD |= {"calibration_images": int, "sha256": str}
+#: Most numbers in the images that a network is traced with.
 _MOST = 1 << 26
 #: Types of images of whole numbers, such as words: an embedding takes no others.
 _WHOLE = ("bool", "uint8", "int8", "int16", "int32", "int64")

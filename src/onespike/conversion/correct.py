@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 from torch.nn.modules.conv import _ConvNd
 
+from onespike.conversion.kinds import channel_axis
 from onespike.errors import OnespikeError
 from onespike.units.channel import ChannelLinear
 from onespike.units.layers import Conv3x3
@@ -33,7 +34,7 @@ def correct(layer: _ConvNd | nn.Linear, path: str, mean: Tensor, target: Tensor,
     the inputs' mean square; None corrects the bias alone. A pull that is too weak for these images is an
     `OnespikeError`.
     """
-    axis = -1 if isinstance(layer, nn.Linear) and not isinstance(layer, ChannelLinear) else 1
+    axis = channel_axis(layer)
     target = target.movedim(axis, -1)  # (N, …, C_out)
     assert layer.bias is not None  # `spiking` gives every weight layer one
     # A subclass may change its weights, or pad in its own way, before it multiplies.

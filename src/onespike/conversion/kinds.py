@@ -18,6 +18,7 @@ from torchvision.ops import StochasticDepth
 
 from onespike.models.affine import Affine
 from onespike.neurons.integrate_fire import QCFS
+from onespike.units.channel import ChannelLinear
 
 Kind = Literal["linear", "activation", "pooling", "product", "real"]
 
@@ -53,6 +54,20 @@ PRODUCTS = {"mul", "mul_", "matmul", "bmm"}  # linear in each argument, if the o
 #: Functions that keep channels where they are.
 KEEPING = {*FUNCTIONAL, *CLAMPS, *MAX_POOL_NAMES, *AVERAGE_POOL_NAMES, "add", "add_", "dropout"}
 SHAPES = {"size", "dim", "numel", "shape", "ndim", "device", "dtype", "_assert"}  # functions of a shape alone
+
+
+def channels_of(layer: _ConvNd | nn.Linear) -> tuple[int, int]:
+    """How many channels a weight layer reads, and how many it makes."""
+    if isinstance(layer, _ConvNd):
+        return layer.in_channels, layer.out_channels
+    return layer.in_features, layer.out_features
+
+
+def channel_axis(layer: _ConvNd | nn.Linear) -> int:
+    """The axis of a weight layer's channels, counted from the last, -1."""
+    if isinstance(layer, _ConvNd):
+        return 1 - layer.weight.ndim
+    return -3 if isinstance(layer, ChannelLinear) else -1
 
 
 def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:

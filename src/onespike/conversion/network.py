@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd
 
 from onespike.conversion.channels import channels
 from onespike.conversion.config import ConversionConfig
@@ -28,6 +27,7 @@ from onespike.conversion.kinds import (
     SHAPES,
     WEIGHTS,
     activation_of,
+    channels_of,
     kind_of,
     module_of,
     name_of,
@@ -218,8 +218,7 @@ def spiking(network: nn.Module, config: ConversionConfig, images: Tensor) -> Con
     graph.recompile()
     for layer in graph.modules():
         if isinstance(layer, WEIGHTS) and layer.bias is None:  # for calibration to correct
-            rows = layer.out_channels if isinstance(layer, _ConvNd) else layer.out_features
-            layer.bias = nn.Parameter(layer.weight.new_zeros(rows))
+            layer.bias = nn.Parameter(layer.weight.new_zeros(channels_of(layer)[1]))
     return ConvertedNetwork(graph, activations, tuple(step.path for step in real), config).eval()
 
 

@@ -24,7 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 #: The largest n of a graded value: a convention. By the prices of `energy.yaml`, 6 accumulates cost no less than a
 #: multiply-accumulate; a graded value costs its n accumulates all the same.
 LEVELS = 16
-#: Values, and values of each channel, to sample before all are read: the sample finds out real numbers.
+#: Values to sample, of all and of each channel, before all are read: a sample is enough to tell real numbers.
 _SAMPLE, _SAMPLE_OF_CHANNEL = 4096, 64
 #: Relative difference below which two multiples count as one, unless the values' own rounding is coarser (bfloat16's is
 #: 0.8%; neighbouring levels differ by 6%).
@@ -48,7 +48,7 @@ class Arrival(NamedTuple):
 
 
 class Arrivals:
-    """Watches the values of one input; along the axis `channels`, weights of their own could take in a size."""
+    """Watches the values of one input; along the axis `channels`, if any, spikes may have one size for each channel."""
 
     def __init__(self, channels: int | None = None) -> None:
         self._values: set[float] | None = set()  # distinct nonzero values; None once they are too many
@@ -158,14 +158,12 @@ class _Channels:
             return None
         # With rounding coarser than 1e-3, any two numbers are nearly whole multiples of a third.
         found = _sizes(values, LEVELS if tolerance <= 1e-3 else 1, tolerance)
-        if found is None:
+        if found is None or (found[1] == 1 and not (self._alike and _same_sizes(values))):
             return None
+        sizes, levels = found
         least, most = (values.sign() * there).aminmax(dim=1)
         signs = bool((least * most < 0).any())
-        single: Kind = "signed" if signs else "binary"
-        if found[1] == 1 and not (self._alike and _same_sizes(values)):
-            return None
-        return found[0], Arrival(single if found[1] == 1 else "graded", None, found[1], signs)
+        return sizes, Arrival("graded" if levels > 1 else "signed" if signs else "binary", None, levels, signs)
 
 
 def _sizes(values: Tensor, divisors: int, tolerance: float) -> tuple[Tensor, int] | None:

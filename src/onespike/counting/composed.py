@@ -1,11 +1,26 @@
-"""Products in several operations: convolutions behind zeros that were put around a map, and sums of weighted values."""
+"""Products in two operations: a convolution of a map padded with zeros, and a sum of values times weights."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
-from onespike.counting.origins import Layout, Weights, memory
+from onespike.counting.origins import Weights, memory
+
+
+class Layout(NamedTuple):
+    """How a tensor lies in memory; the tensor may be freed, but while this is kept no other takes its place."""
+
+    storage: StorageWeakRef
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "Layout":
+        """The layout of a tensor."""
+        return cls(StorageWeakRef(tensor.untyped_storage()), tensor.shape, tensor.stride())
 
 
 class Weighted(NamedTuple):
@@ -25,59 +40,60 @@ class Padded(NamedTuple):
     layout: Layout
     zeros: tuple[tuple[int, int], ...]  # before and behind, along the last axis, the one before it, ...
 
-    def is_all_of(self, x: Tensor, axes: int) -> bool:
-        """Whether x is all of it, with the zeros along its last `axes`; the axes before these may have been joined."""
-        _, shape, stride = self.layout
-        alike = (x.shape[-axes:], x.stride()[-axes:]) == (shape[-axes:], stride[-axes:])
-        return alike and len(self.zeros) <= axes and x.numel() == shape.numel()
-
 
 class Composed:
     """Remembers the first operation of such a product, by the place in memory of its result, until the second."""
 
     def __init__(self, weights: Weights) -> None:
         self._weights = weights
-        self._weighted: dict[int, Weighted] = {}
-        self._padded: dict[int, Padded] = {}
+        self._begun: dict[int, Weighted | Padded] = {}
 
     def clear(self) -> None:
         """Forget all."""
-        self._weighted.clear()
-        self._padded.clear()
+        self._begun.clear()
 
     def forget(self, tensor: Tensor) -> None:
         """Forget a tensor that is written."""
-        self._weighted.pop(memory(tensor), None)
-        self._padded.pop(memory(tensor), None)
+        self._begun.pop(memory(tensor), None)
 
     def see(self, func: Any, path: str, args: tuple[Any, ...], result: Any, first: bool) -> None:
         """Remember activations around which zeros are put, or that are multiplied by weights one by one."""
         name = func.overloadpacket.__name__
         if name == "constant_pad_nd" and not any(args[2:]) and min(args[1], default=0) >= 0:
-            self._padded = {at: one for at, one in self._padded.items() if not one.layout.expired}
             zeros = tuple(zip(args[1][::2], args[1][1::2], strict=True))
-            self._padded[memory(result)] = Padded(Layout.of(result), zeros)
+            self._remember(result, Padded(Layout.of(result), zeros))
         if name not in ("mul", "mul_") or not all(isinstance(one, Tensor) for one in args):
             return
         x, weight = sorted(args, key=self._weights.__contains__)
         if weight not in self._weights or x in self._weights or result.is_complex() or not x.numel():
             return
-        self._weighted = {at: one for at, one in self._weighted.items() if not one.layout.expired}
         sides = zip(result.shape, weight.expand(result.shape).stride(), strict=True)
         if axes := {axis for axis, (side, step) in enumerate(sides) if side > 1 and step}:
-            self._weighted[memory(result)] = Weighted(Layout.of(result), axes, path, x, weight, first)
+            self._remember(result, Weighted(Layout.of(result), axes, path, x, weight, first))
+
+    def _remember(self, result: Tensor, begun: Weighted | Padded) -> None:
+        """Remember a result, and forget those that are freed."""
+        self._begun = {place: one for place, one in self._begun.items() if not one.layout.storage.expired()}
+        self._begun[memory(result)] = begun
 
     def zeros(self, x: Tensor, axes: int) -> Sequence[tuple[int, int]]:
         """The zeros around an input of a convolution, before and behind, along its last axis, the one before it, ..."""
-        made = self._padded.get(memory(x))
-        return made.zeros if made is not None and made.is_all_of(x, axes) else ()
+        made = self._begun.get(memory(x))
+        if not isinstance(made, Padded) or len(made.zeros) > axes:
+            return ()
+        _, shape, stride = made.layout  # of x, but that the axes before its maps may have been joined
+        alike = (x.shape[-axes:], x.stride()[-axes:]) == (shape[-axes:], stride[-axes:])
+        return made.zeros if alike and x.numel() == shape.numel() else ()
 
     def summed(self, func: Any, args: tuple[Any, ...]) -> Weighted | None:
-        """What is summed, if it was weighted, along an axis on which the weights differ."""
-        if func.overloadpacket.__name__ not in ("sum", "mean") or memory(args[0]) not in self._weighted:
+        """The weighted activations that an operation sums along an axis on which their weights differ, if it does."""
+        if func.overloadpacket.__name__ not in ("sum", "mean"):
             return None
-        one, made = self._weighted[memory(args[0])], args[0]
+        one, made = self._begun.get(memory(args[0])), args[0]
+        if not isinstance(one, Weighted) or (made.shape, made.stride()) != one.layout[1:]:
+            return None
         axes = args[1] if len(args) > 1 and args[1] else range(made.dim())
-        if not one.layout.is_of(made) or one.axes.isdisjoint(axis % made.dim() for axis in axes):
+        if one.axes.isdisjoint(axis % made.dim() for axis in axes):
             return None
-        return self._weighted.pop(memory(made))
+        del self._begun[memory(made)]
+        return one

@@ -19,15 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from onespike.counting.composed import Composed
 from onespike.counting.elementwise import work
-from onespike.counting.origins import (
-    BLANK,
-    Input,
-    OutOfSight,
-    Weights,
-    memory,
-    tensors_in,
-    written,
-)
+from onespike.counting.origins import BLANK, Input, OutOfSight, Weights, memory, tensors_in, written
 from onespike.counting.products import Tally
 from onespike.errors import OnespikeError
 from onespike.neurons.watch import batch_of
@@ -44,17 +36,16 @@ class ProductCounter(TorchDispatchMode):
         self.tallies: dict[tuple[str, str, object, bool], Tally] = {}
         self.elementwise: dict[str, Counter[str]] = defaultdict(Counter)  # by path of the module that did it
         self._modules = dict(model.named_modules())
-        self._stack: list[str] = []  # paths of the modules that are running
-        self._shapes: list[torch.Size | None] = []  # of their inputs
+        self._stack: list[tuple[str, torch.Size | None]] = []  # modules that are running: path, shape of the input
         self._images = 0  # in the batch
         self._calls: dict[str, Counter[str]] = defaultdict(Counter)  # by module, of each matmul in this pass through it
         self._inside_recurrent = 0
         self._input, self._weights = Input(), Weights(model)
+        self._composed = Composed(self._weights)
         # Operations on weights alone: (module, operation, arguments, by name, result).
         self._uncounted: list[tuple[str, Any, tuple[Any, ...], dict[str, Any], Any]] = []
         self._whole: set[Any] = set()  # operations that are not composed of others
         self._first = False  # whether the current operation reads the input with no product in between
-        self._composed = Composed(self._weights)
         self._thread = threading.get_ident()
 
     @contextmanager
@@ -71,7 +62,7 @@ class ProductCounter(TorchDispatchMode):
             # Compiled parts run as they are written; attention runs as the products that it consists of.
             stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(OutOfSight(self._input, self._here))
+            stack.enter_context(OutOfSight(self._input, self._refusal))
             stack.enter_context(self)
             self._thread = threading.get_ident()
             yield
@@ -85,16 +76,14 @@ class ProductCounter(TorchDispatchMode):
 
         def enter(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
             first = next(tensors_in((inputs, named)), None)
-            self._stack.append(path)
-            self._shapes.append(None if first is None else first.shape)
+            self._stack.append((path, None if first is None else first.shape))
             self._calls.pop(path, None)
             self._inside_recurrent += recurrent
             if threading.get_ident() != self._thread:
-                remedy = "where nothing is counted: call it in this one"
-                raise OnespikeError(f"{self._here()} runs in a thread of its own, {remedy}")
+                raise self._refusal(" runs in a thread of its own, where nothing is counted: call it in this one")
             if recurrent and type(layer).forward not in _RECURRENT:
-                added = "adds to a recurrent layer's forward, and the two cannot be told apart"
-                raise OnespikeError(f"{self._here()} {added}: make it a module that holds such a layer")
+                added = " adds to a recurrent layer's forward, and the two cannot be told apart"
+                raise self._refusal(f"{added}: make it a module that holds such a layer")
             if len(self._stack) == 1:
                 self._images = batch_of(first) if first is not None and first.ndim else 0
                 self._input.trace((inputs, named), behind=False)
@@ -106,7 +95,6 @@ class ProductCounter(TorchDispatchMode):
                 if output is not None:
                     self._recurrent(path, layer, inputs[0] if inputs else named["input"])
             self._stack.pop()
-            self._shapes.pop()
 
         # Before the layer's own hooks: one that raises ends in `leave`.
         yield module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True)
@@ -116,22 +104,21 @@ class ProductCounter(TorchDispatchMode):
         # Counted from outside, and dense: on some devices the layer is one opaque operation, on others many. Its input
         # may be spikes; its own state is real, and 0 at the first token.
         if not isinstance(x, Tensor):
-            raise OnespikeError(f"{self._here()}: packed sequences cannot be counted; pass a padded tensor")
+            raise self._refusal(": packed sequences cannot be counted; pass a padded tensor")
         tokens, directions = x.numel() // layer.input_size, 2 if layer.bidirectional else 1
         gates = len(layer.get_parameter("weight_ih_l0"))  # all gates' rows
         values = (layer.proj_size or layer.hidden_size) * directions  # of a layer's state
         hidden = layer.hidden_size * directions * layer.num_layers
         with _disable_current_modes():
-            self._first = self._input.is_behind([x]) is False
-            tally = self._tally(path, "input", gates * layer.input_size * directions)
+            first = self._input.is_behind([x]) is False
+            tally = self._tally(path, Tally("input", gates * layer.input_size * directions, first=first))
             tally.see_linear(x, gates * directions, self._rows(x) or tokens)
-            self._first = False
             if layer.num_layers > 1:
                 between = values * (layer.num_layers - 1)
                 weights = between * gates * directions
-                self._tally(path, "between layers", weights).see_real(tokens * between, tokens * weights)
+                self._tally(path, Tally("between layers", weights)).see_real(tokens * between, tokens * weights)
             weights = values * layer.num_layers * gates + layer.proj_size * hidden
-            self._tally(path, "state", weights).see_real(tokens * values * layer.num_layers, tokens * weights)
+            self._tally(path, Tally("state", weights)).see_real(tokens * values * layer.num_layers, tokens * weights)
         self.elementwise[path] += Counter({kind: n * tokens * hidden for kind, n in _GATES[layer.mode].items()})
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -169,24 +156,22 @@ class ProductCounter(TorchDispatchMode):
             return
         self._weights.drop(places)
         pending, self._uncounted, self._first = self._uncounted, [], False
+        shape = self._stack[-1][1] if self._stack else None
         for entry in pending:
-            _path, func, args, kwargs, _result = entry
+            path, func, args, kwargs, result = entry
             if self._weights.makes_one(func, list(tensors_in([args, kwargs])), _product_of(func) is not None):
                 self._uncounted.append(entry)
                 continue
-            self._stack.append(entry[0])
-            self._see(*entry[1:])
+            self._stack.append((path, shape))
+            self._see(func, args, kwargs, result)
             self._stack.pop()
 
     def _see(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
         """Count an operation on activations; returns whether it was a product."""
         tensors, path = list(tensors_in([args, kwargs])), self._path
-        count = _product_of(func)
-        if count is not None:
+        if count := _product_of(func):
             if any(tensor.is_complex() for tensor in tensors):
-                raise OnespikeError(
-                    f"{self._here()} does {func.overloadpacket} of complex numbers: it cannot be counted"
-                )
+                raise self._refusal(f" does {func.overloadpacket} of complex numbers: it cannot be counted")
             count(self, path, args, result)
             scales = sum(kwargs.get(name, 1) not in (0, 1) for name in ("alpha", "beta"))  # alpha * a @ b + beta * c
             self.elementwise[path] += Counter({"multiply": scales * result.numel()} if scales else {})
@@ -194,14 +179,13 @@ class ProductCounter(TorchDispatchMode):
         done = work(func, args, kwargs, result, of_input=self._input.is_behind(tensors) is not None)
         if done is None:
             remedy = "add it to onespike.counting.elementwise or .counter"
-            raise OnespikeError(f"{self._here()} does {func.overloadpacket}, which the audit cannot count: {remedy}")
+            raise self._refusal(f" does {func.overloadpacket}, which the audit cannot count: {remedy}")
         arriving = [tensor for tensor in tensors if tensor not in self._weights]
         meet = done and isinstance(result, Tensor) and 0 < len(arriving) < len(tensors)
         if meet and result.numel() > max(tensor.numel() for tensor in arriving):
-            raise OnespikeError(
-                f"{self._here()} spreads its parameters by {func.overloadpacket}, where the audit cannot "
-                "tell spikes from real numbers: write it as a linear layer, a convolution or a matrix product"
-            )
+            where = "where the audit cannot tell spikes from real numbers"
+            remedy = "write it as a linear layer, a convolution or a matrix product"
+            raise self._refusal(f" spreads its parameters by {func.overloadpacket}, {where}: {remedy}")
         if self._counts_sum(func, args):
             return True
         if done and not self._adds_bias(func, path, tensors):
@@ -215,8 +199,8 @@ class ProductCounter(TorchDispatchMode):
         """If weighted activations are summed along an axis on which their weights differ, count that as a product."""
         if (one := self._composed.summed(func, args)) is None:
             return False
-        key = one.path, f"sums of {one.weight.numel()} weights", self._weights.place(one.weight), one.first
-        tally = self.tallies.setdefault(key, Tally(key[1], one.weight.numel(), first=one.first))
+        weights, place = one.weight.numel(), self._weights.place(one.weight)
+        tally = self._tally(one.path, Tally(f"sums of {weights} weights", weights, first=one.first), place)
         rows = one.x.numel() // (one.x.shape[-1] if one.x.ndim else 1)
         tally.see_linear(one.x, args[0].numel() // one.x.numel(), rows)
         self.elementwise[one.path] -= Counter(multiply=args[0].numel())
@@ -231,20 +215,21 @@ class ProductCounter(TorchDispatchMode):
 
     @property
     def _path(self) -> str:
-        return self._stack[-1] if self._stack else ""
+        return self._stack[-1][0] if self._stack else ""
 
-    def _here(self) -> str:
-        """The module that is running, for a message."""
-        return f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
+    def _refusal(self, text: str) -> OnespikeError:
+        """The error for what the running module does."""
+        here = f"{self._path or 'the model itself'} ({type(self._modules[self._path]).__name__})"
+        return OnespikeError(here + text)
 
-    def _tally(self, path: str, name: str, weights: int, which: object = None, channels: int | None = None) -> Tally:
-        key = (path, name, which, self._first)
-        return self.tallies.setdefault(key, Tally(name, weights, channels, self._first))
+    def _tally(self, path: str, new: Tally, which: object = None) -> Tally:
+        """The tally of a module's product, `new` at its first call; `which` tells products of one name apart."""
+        return self.tallies.setdefault((path, new.name, which, new.first), new)
 
     def _convolution(self, path: str, args: tuple[Any, ...], result: Tensor) -> None:
         x, weight, _bias, stride, padding, dilation, transposed, _output_padding, groups = args
         if weight not in self._weights:
-            raise OnespikeError(f"{self._here()}: a convolution with weights that are activations cannot be counted")
+            raise self._refusal(": a convolution with weights that are activations cannot be counted")
         axes = weight.dim() - 2
         steps = [list(value) * (axes if len(value) == 1 else 1) for value in (stride, padding, dilation)]
         shape = result.shape
@@ -256,7 +241,8 @@ class ProductCounter(TorchDispatchMode):
                 steps[1][-axis] += before
         kernel = "x".join(map(str, weight.shape[2:]))
         name, place = f"conv {kernel}, {x.shape[1]} -> {shape[1]}", self._weights.place(weight)
-        self._tally(path, name, weight.numel(), place, 1).see_conv(x, weight, shape, steps, groups, transposed)
+        tally = self._tally(path, Tally(name, weight.numel(), 1, self._first), place)
+        tally.see_conv(x, weight, shape, steps, groups, transposed)
 
     def _matrices(self, path: str, args: tuple[Any, ...], _result: Tensor) -> None:
         """Count a product of two vectors, matrices or stacks of them; either may be the weights."""
@@ -271,7 +257,7 @@ class ProductCounter(TorchDispatchMode):
             name = f"matmul {a.shape[1]} x {a.shape[2]} x {b.shape[2]}"
             number = self._calls[path][name]  # queries and keys meet, and scores and values, perhaps in equal shapes
             self._calls[path][name] += 1
-            tally = self._tally(path, name, 0, number)
+            tally = self._tally(path, Tally(name, 0, first=self._first), number)
             tally.see_matmul(a, b, self._rows(a) or self._rows(b) or len(a))
 
     def _linear(self, path: str, x: Tensor, weight: Tensor, out: int, channels: int) -> None:
@@ -282,7 +268,7 @@ class ProductCounter(TorchDispatchMode):
             return
         sides = [side for side, stride in zip(weight.shape, weight.stride(), strict=True) if stride]
         name = f"linear {math.prod(weight.shape[-2:]) // out} -> {out}"
-        tally = self._tally(path, name, math.prod(sides), self._weights.place(weight), channels)
+        tally = self._tally(path, Tally(name, math.prod(sides), channels, self._first), self._weights.place(weight))
         tally.see_linear(x, out, self._rows(x) or x.numel() // max(x.shape[channels], 1))
 
     def _rows(self, x: Tensor) -> int:
@@ -290,7 +276,7 @@ class ProductCounter(TorchDispatchMode):
 
         Tokens of an image are no images: they lie behind its axis.
         """
-        shape = self._shapes[-1] if self._shapes else None
+        shape = self._stack[-1][1] if self._stack else None
         if not shape or shape.numel() != x.numel():
             return 0
         steps_first = len(shape) > 2 and shape[0] != self._images == shape[1]

@@ -2,10 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -150,29 +150,14 @@ def count_operations(
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     expect_weights(model)
-    counter, watch = ProductCounter(model), _NeuronWatch()
+    counter, watch = ProductCounter(model), _Watch()
     reset, images, seen = resetter(model), 0, 0
-    with ExitStack() as stack:
-        stack.enter_context(aside(model))
-        stack.enter_context(watch_neurons(model, watch.see))
-        for path, module in model.named_modules():
-            if hook := _hook(path, module, watch):
-                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+    with aside(model), watch.watch(model):
         for number, batch in enumerate(batches):
             reset()
             if before is not None:
                 before(number)
-            expected = "expected tensors (B, ...)"
-            kind: type = type(batch)  # whatever a user passed
-            if kind in (tuple, list):
-                advice = "of a loader pass (images for images, _ in loader)"
-                raise OnespikeError(f"batches: {expected}, got a {kind.__name__}; {advice}")
-            with counter.watch():
-                answer = ask(model, batch)
-            if not isinstance(batch, Tensor) or not batch.ndim:
-                raise OnespikeError(f"batches: {expected}, got a {kind.__name__}")
-            if isinstance(answer, Tensor) and not answer.isfinite().all():
-                raise OnespikeError("the network answers with numbers that are not finite: its training failed")
+            answer = _answer(model, batch, counter)
             images, seen = images + _images_in(model, batch, answer, batch_axis), seen + 1
             watch.end_batch()
     if not images:
@@ -188,6 +173,20 @@ def count_operations(
     return Operations(images, layers, neurons, weights, watch.steps)
 
 
+def _answer(model: nn.Module, batch: Any, counter: ProductCounter) -> Any:
+    """Count one batch, whatever a user passed as such; returns the model's output."""
+    got = f"batches: expected tensors (B, ...), got a {type(batch).__name__}"
+    if type(batch) in (tuple, list):
+        raise OnespikeError(f"{got}; of a loader pass (images for images, _ in loader)")
+    with counter.watch():
+        answer = ask(model, batch)
+    if not isinstance(batch, Tensor) or not batch.ndim:
+        raise OnespikeError(got)
+    if isinstance(answer, Tensor) and not answer.isfinite().all():
+        raise OnespikeError("the network answers with numbers that are not finite: its training failed")
+    return answer
+
+
 def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -> int:
     """How many images a batch holds."""
     if axis is not None:
@@ -200,34 +199,8 @@ def _images_in(model: nn.Module, batch: Tensor, answer: Any, axis: int | None) -
     return len(batch) if maps_of_volumes else batch_of(batch)
 
 
-def _hook(path: str, module: Any, watch: "_NeuronWatch") -> Callable[..., None] | None:
-    """Make the hook that counts what a module hands on or keeps, and its time steps; None if it has nothing to say."""
-
-    def watch_unit(unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
-        given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
-        reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
-        watch.traffic[path] += Counter(reads=int(reads), writes=int(writes))
-
-    def watch_time(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        kept, steps = layer.kept_over_time(out, *args, **kwargs)
-        watch.steps = max(watch.steps, steps)
-        if kept and steps > 1:  # written at all steps but the last, and read again
-            watch.traffic[path] += Counter(dict.fromkeys(("reads", "writes"), kept * (steps - 1)))
-
-    def watch_network(network: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
-        x, own = next(iter((*args, *kwargs.values())), None), network.config.time_steps
-        frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
-        watch.steps = max(watch.steps, frames or own)  # frames are the steps, whatever its config says
-
-    if isinstance(module, Unit):
-        return watch_unit
-    if hasattr(module, "kept_over_time"):
-        return watch_time
-    return watch_network if isinstance(getattr(getattr(module, "config", None), "time_steps", None), int) else None
-
-
-class _NeuronWatch:
-    """Watches all layers of neurons: how often they fire, at which potentials, and what they keep from step to step."""
+class _Watch:
+    """Watches how often neurons fire, at which potentials, and what modules hand on or keep from step to step."""
 
     def __init__(self) -> None:
         self.neurons: dict[str, NeuronTally] = defaultdict(NeuronTally)
@@ -236,15 +209,49 @@ class _NeuronWatch:
         self._last: dict[str, int] = {}  # what each layer kept at the last step of this batch
         self._steps: Counter[str] = Counter()  # of each layer of another package's neurons in this batch
 
-    def see(self, fired: Fired) -> None:
+    @contextmanager
+    def watch(self, model: nn.Module) -> Iterator[None]:
+        """Watch the forward passes of a model inside this context."""
+        with ExitStack() as stack:
+            stack.enter_context(watch_neurons(model, self._fired))
+            for path, module in model.named_modules():
+                own = getattr(getattr(module, "config", None), "time_steps", None)
+                if isinstance(module, Unit):
+                    hook: Callable[..., None] = partial(self._unit, path)
+                elif hasattr(module, "kept_over_time"):
+                    hook = partial(self._layer_over_time, path)
+                elif isinstance(own, int):
+                    hook = self._network
+                else:
+                    continue
+                stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
+            yield
+
+    def _unit(self, path: str, unit: Unit, args: tuple[Any, ...], kwargs: dict[str, Any], out: UnitOutput) -> None:
+        given = dict(zip(("spikes", "potential", "memory"), args, strict=False)) | kwargs
+        reads, writes = unit.potential_traffic(given.get("potential"), given.get("memory"), out)
+        self.traffic[path] += Counter(reads=int(reads), writes=int(writes))
+
+    def _layer_over_time(self, path: str, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        kept, steps = layer.kept_over_time(out, *args, **kwargs)
+        self.steps = max(self.steps, steps)
+        if kept and steps > 1:  # written at all steps but the last, and read again
+            self.traffic[path] += Counter(reads=kept * (steps - 1), writes=kept * (steps - 1))
+
+    def _network(self, network: Any, args: tuple[Any, ...], kwargs: dict[str, Any], _out: Any) -> None:
+        x, own = next(iter((*args, *kwargs.values())), None), network.config.time_steps
+        frames = len(x) if isinstance(x, Tensor) and x.ndim == 5 and hasattr(network, "over_time") else None
+        self.steps = max(self.steps, frames or own)  # frames are the steps, whatever its config says
+
+    def _fired(self, call: Fired) -> None:
         with _disable_current_modes():
-            self.neurons[fired.path].see(fired.potential, fired.spikes, fired.threshold)
-            kept = kept_states(fired.neuron, fired.spikes[0] if fired.steps > 1 else fired.spikes)
-        if not isinstance(fired.neuron, Neuron):
-            self._steps[fired.path] += fired.steps
+            self.neurons[call.path].see(call.potential, call.spikes, call.threshold)
+            kept = kept_states(call.neuron, call.spikes[0] if call.steps > 1 else call.spikes)
+        if not isinstance(call.neuron, Neuron):
+            self._steps[call.path] += call.steps
         if kept:
-            self.traffic[fired.path] += Counter(reads=kept * fired.steps, writes=kept * fired.steps)
-            self._last[fired.path] = kept
+            self.traffic[call.path] += Counter(reads=kept * call.steps, writes=kept * call.steps)
+            self._last[call.path] = kept
 
     def end_batch(self) -> None:
         """Conclude a batch; its time steps are those that every layer of another package's neurons took."""

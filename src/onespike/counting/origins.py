@@ -6,7 +6,7 @@ alive, or its storage reserved, so that no other tensor takes its place.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -119,39 +119,17 @@ class Weights:
         self._blank.clear()
 
 
-class Layout(NamedTuple):
-    """How a tensor lies in memory."""
-
-    storage: StorageWeakRef
-    shape: torch.Size
-    stride: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> "Layout":
-        """That of a tensor, which may be freed; until this is forgotten no other takes its place."""
-        return cls(StorageWeakRef(tensor.untyped_storage()), tensor.shape, tensor.stride())
-
-    @property
-    def expired(self) -> bool:
-        """Whether the tensor is gone."""
-        return self.storage.expired()
-
-    def is_of(self, tensor: Tensor) -> bool:
-        """Whether a tensor at the same place lies there in the same way."""
-        return (tensor.shape, tensor.stride()) == (self.shape, self.stride)
-
-
 class OutOfSight(TorchFunctionMode):
     """Raises where a network takes values that depend on its input out of PyTorch: nothing could be counted then."""
 
-    def __init__(self, origins: Input, here: Callable[[], str]) -> None:
+    def __init__(self, origins: Input, refusal: Callable[[str], OnespikeError]) -> None:
         super().__init__()
-        self.origins, self.here = origins, here
+        self.origins, self.refusal = origins, refusal
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         if func in _LEAVING and self.origins.is_behind(tensors_in(args)) is not None:
             remedy = "compute it with torch, so that it can be counted"
-            raise OnespikeError(f"{self.here()} takes values out of torch by {func.__name__}: {remedy}")
+            raise self.refusal(f" takes values out of torch by {func.__name__}: {remedy}")
         return func(*args, **(kwargs or {}))
 
 

@@ -129,24 +129,25 @@ class Tally:
         counts = rate, macs, reached, met, done, inputs
         return Product(self.name, *arrival, *counts, self.weights, beside, self.first, ran)
 
+    def _see(self, rows: int, macs: int, reached: int) -> None:
+        self.calls, self.rows = self.calls + 1, self.rows + rows
+        self.macs, self.reached = self.macs + macs, self.reached + reached
+
     def see_linear(self, x: Tensor, out: int, rows: int) -> None:
         """Count values (..., in) of `rows` maps or vectors that each meet `out` weights."""
-        self.macs, self.reached = self.macs + x.numel() * out, self.reached + x.numel() * out
-        self.calls, self.rows = self.calls + 1, self.rows + rows
+        self._see(rows, x.numel() * out, x.numel() * out)
         self.left.see(x, out)
 
     def see_real(self, inputs: int, macs: int) -> None:
         """Count values that are hidden inside a layer and known to be real; all of them count as not 0."""
-        self.macs, self.reached, self.calls = self.macs + macs, self.reached + macs, self.calls + 1
+        self._see(0, macs, macs)
         self.left.arrivals.assume_real()
         self.left.inputs, self.left.active = self.left.inputs + inputs, self.left.active + inputs
         self.left.nonzero += macs
 
     def see_matmul(self, a: Tensor, b: Tensor, rows: int) -> None:
         """Count the product of two activations, (B, M, K) and (B, K, N), of `rows` maps."""
-        macs = a.numel() * b.shape[-1]
-        self.macs, self.reached = self.macs + macs, self.reached + macs
-        self.calls, self.rows = self.calls + 1, self.rows + rows
+        self._see(rows, a.numel() * b.shape[-1], a.numel() * b.shape[-1])
         self.left.see(a, b.shape[-1])
         self.right.see(b, a.shape[-2])
         both = _double_sum(a != 0, -2) * _double_sum(b != 0, -1)  # (B, K)
@@ -162,13 +163,11 @@ class Tally:
         kernel, size = weight.shape[2:], x.shape[2:]
         # A weight is (out, in / groups, ...); in a transposed convolution it is (in, out / groups, ...).
         per_input = weight.shape[1] if transposed else weight.shape[0] // groups
-        positions = math.prod(size if transposed else out[2:])
-        self.macs += len(x) * positions * math.prod(kernel) * x.shape[1] * per_input
+        positions, maps = math.prod(size if transposed else out[2:]), len(x) * x.shape[1]
         fan_out = torch.tensor(per_input)
         for axis in zip(size, kernel, *steps, out[2:], strict=True):
             fan_out = fan_out[..., None] * taps(transposed, *axis)
-        self.reached += len(x) * x.shape[1] * int(fan_out.sum())
-        self.calls, self.rows = self.calls + 1, self.rows + len(x)
+        self._see(len(x), maps * positions * math.prod(kernel) * per_input, maps * int(fan_out.sum()))
         self.left.see(x, fan_out)
 
 

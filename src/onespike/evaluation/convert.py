@@ -67,7 +67,7 @@ def convert_run(
         for which, folder in (("last", run.last), ("best", run.best)):  # each with its own epochs
             state = {"progress": source.checkpoint(which).state["progress"], "converted": str(source.folder)}
             Checkpoint(replace(card, conversion=config), weights, {}, state).save(folder)
-            if which == "last":  # without weights it would be a run that can be neither used nor made anew
+            if which == "last":  # not earlier: a run without weights could be neither used nor made anew
                 run.begin(replace(recipe, conversion=config))
         save_json(conversion.to_json(), str(run.folder / "conversion.json"))
         columns = [field.name for field in fields(LayerError)]

@@ -194,7 +194,7 @@ def evaluate(
     checkpoint = run.checkpoint(which)
     card = checkpoint.card
     expect_same_images(dataset, card if time_steps is None else card.with_time_steps(time_steps))
-    images = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[part]
+    images = getattr(dataset, part)
     if not len(images):
         raise OnespikeError(f"{dataset.name} has no {part} images: choose another part, or a --data.holdout above 0")
     dtype = torch.float64 if config.precision == "fp64" else torch.float32

@@ -199,32 +199,33 @@ def test_runs_to_compare_need_no_other_subject(make_run, command):
     assert (code, again) == (0, printed)
 
 
-def test_the_printed_prices_are_those_of_the_file(make_run, command, tmp_path: Path):
+def priced(folder: Path, **operations: dict[str, object]) -> Path:
+    """An energy file with some prices of operations changed."""
     content = yaml.safe_load(DEFAULT.read_text())
-    content["operations"]["fp32"]["add"] = 9.0
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    _, printed, _ = command("audit", make_run().folder, *QUICK, "--energy", tmp_path / "mine.yaml")
+    for name, prices in operations.items():
+        content["operations"][name].update(prices)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    return folder / "mine.yaml"
+
+
+def test_the_printed_prices_are_those_of_the_file(make_run, command, tmp_path: Path):
+    _, printed, _ = command("audit", make_run().folder, *QUICK, "--energy", priced(tmp_path, fp32={"add": 9.0}))
     assert "12.7 pJ per multiply-accumulate, 9 pJ per accumulate" in printed
     assert "4.6 pJ" not in printed.split("operations.fp32")[0]
 
 
 def test_where_nothing_costs_anything_no_ratio_is_given(make_run, command, tmp_path: Path):
-    content = yaml.safe_load(DEFAULT.read_text())
-    for part in content["operations"].values():
-        part.update(multiply=0, add=0)
-    (tmp_path / "free.yaml").write_text(yaml.safe_dump(content))
+    free = {"multiply": 0, "add": 0}
     runs = [make_run("one", top1=90.0).folder, make_run("two", top1=91.0).folder]
-    code, printed, _ = command("audit", *QUICK, "--energy", tmp_path / "free.yaml", "--compare", *runs)
+    prices = priced(tmp_path, fp32=free, int8=free)
+    code, printed, _ = command("audit", *QUICK, "--energy", prices, "--compare", *runs)
     assert code == 0
     assert "no ratio, since by" in printed
 
 
 def test_constants_of_ones_own(make_run, command, tmp_path: Path):
-    content = yaml.safe_load(DEFAULT.read_text())
-    content["operations"]["fp32"] = {"multiply": 0, "add": 0, "source": "a test"}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    run = make_run()
-    code, printed, _ = command("audit", run.folder, *QUICK, "--energy", tmp_path / "mine.yaml", "--json", "-")
+    prices = priced(tmp_path, fp32={"multiply": 0, "add": 0, "source": "a test"})
+    code, printed, _ = command("audit", make_run().folder, *QUICK, "--energy", prices, "--json", "-")
     assert code == 0
     assert json.loads(printed)["energy"]["field"]["network"]["total"] == 0
 

@@ -11,6 +11,7 @@ from onespike.counting.operations import Operations, count_operations
 from onespike.errors import OnespikeError
 from onespike.neurons import make_neuron
 from onespike.training.cost import CostMeter
+from tests.forward import Forward
 
 
 def spikes(*shape: int, rate: float = 0.3) -> Tensor:
@@ -136,48 +137,28 @@ def test_stacked_recurrent_layers_with_projection():
 
 
 def test_a_cell_is_counted_by_its_parts():
-    operations = count_operations(Stepped(), [spikes(2, 4, 3)])
+    def forward(net, x):
+        state = (x.new_zeros(len(x), 5), x.new_zeros(len(x), 5))
+        for token in x.unbind(1):
+            state = net.cell(token, state)
+        return state[0]
+
+    operations = count_operations(Forward(forward, cell=nn.LSTMCell(3, 5)), [spikes(2, 4, 3)])
     assert operations.macs == 4 * (3 * 20 + 5 * 20)
 
 
-class Stepped(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTMCell(3, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        state = (x.new_zeros(len(x), 5), x.new_zeros(len(x), 5))
-        for token in x.unbind(1):
-            state = self.cell(token, state)
-        return state[0]
-
-
-class Attention(nn.Module):
-    """Attention whose queries, keys and values are given as they are."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(*x.unflatten(-1, (6, 8)).unbind(1))
-
-
 def test_attention_by_hand():
+    attention = Forward(lambda _, x: F.scaled_dot_product_attention(*x.unflatten(-1, (6, 8)).unbind(1)))
     x = torch.randn(2, 3, 4, 6, 8, generator=torch.Generator().manual_seed(2))  # (B, 3, heads, tokens, channels)
-    operations = count_operations(Attention(), [x.flatten(-2)])
+    operations = count_operations(attention, [x.flatten(-2)])
     assert operations.macs == 2 * 4 * 6 * 6 * 8
     x[:, 2] = (x[:, 2] > 0).float()  # binary values: probabilities are added up where a value is 1
-    products = count_operations(Attention(), [x.flatten(-2)]).products
+    products = count_operations(attention, [x.flatten(-2)]).products
     assert [product.arrives for product in products] == ["real", "binary"]
     assert products[1].operations == x[:, 2].sum() * 6 / 2
     x[:, :2] = (x[:, :2] > 0).float()  # binary queries and keys: a pair counts where both are 1
-    scores, _ = count_operations(Attention(), [x.flatten(-2)]).products
+    scores, _ = count_operations(attention, [x.flatten(-2)]).products
     assert scores.operations == pytest.approx((x[:, 0] @ x[:, 1].transpose(-1, -2)).sum() / 2)
-
-
-class Product(nn.Module):
-    """A product of the two halves of what comes in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        a, b = x.unbind(1)
-        return a @ b
 
 
 def graded(*levels: float) -> Tensor:
@@ -187,35 +168,27 @@ def graded(*levels: float) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "arrives"),
+    ("a", "b"),
     [
-        (graded(1, 2, 3), graded(1), "graded"),
-        (graded(1), graded(1, 2, 3), "graded"),
-        (graded(1, -2), graded(1, 2, 3), "graded"),
-        (graded(1, 2, 3), torch.zeros(6, 6), "graded"),
-        (graded(1, 2, 3), -graded(1), "graded"),
+        (graded(1, 2, 3), graded(1)),
+        (graded(1), graded(1, 2, 3)),
+        (graded(1, -2), graded(1, 2, 3)),
+        (graded(1, 2, 3), torch.zeros(6, 6)),
+        (graded(1, 2, 3), -graded(1)),
     ],
 )
-def test_graded_values_that_meet_spikes(a, b, arrives):
+def test_graded_values_that_meet_spikes(a, b):
     """By looping: n spikes that meet m spikes are n times m, and none where one side has none."""
     by_hand = sum(abs(a[i, k] * b[k, j]).item() for i in range(6) for k in range(6) for j in range(6))
-    (product,) = count_operations(Product(), [torch.stack([0.25 * a, 0.5 * b])[None]]).products
-    assert (product.arrives, product.operations) == (arrives, pytest.approx(by_hand))
+    halves = Forward(lambda _, x: x[:, 0] @ x[:, 1])
+    (product,) = count_operations(halves, [torch.stack([0.25 * a, 0.5 * b])[None]]).products
+    assert (product.arrives, product.operations) == ("graded", pytest.approx(by_hand))
 
 
 def test_multi_head_attention():
     layer = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    class Self(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.attention = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.attention(x, x, x, need_weights=False)[0]
-
-    x = torch.randn(3, 5, 8)
-    operations = count_operations(Self(), [x])
+    network = Forward(lambda net, x: net.attention(x, x, x, need_weights=False)[0], attention=layer)
+    operations = count_operations(network, [torch.randn(3, 5, 8)])
     assert operations.macs == 5 * 8 * 24 + 2 * 5 * 5 * 8 + 5 * 8 * 8
     assert sum(product.weights for product in operations.products) == 8 * 24 + 8 * 8
 
@@ -339,17 +312,6 @@ def test_zeros_put_around_a_map_are_padding():
     assert product.operations * 2 == by_running(layer, x)
 
 
-class Padded(nn.Module):
-    """A convolution of a map with something around it, perhaps changed."""
-
-    def __init__(self, change: object) -> None:
-        super().__init__()
-        self.change, self.layer = change, nn.Conv2d(4, 8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(self.change(x))
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -360,24 +322,17 @@ class Padded(nn.Module):
     ],
 )
 def test_other_values_around_a_map_are_inputs(change):
-    (product,) = count_operations(Padded(change), [spikes(2, 4, 7, 9)]).products
+    network = Forward(lambda net, x: net.layer(change(x)), layer=nn.Conv2d(4, 8, 3))
+    (product,) = count_operations(network, [spikes(2, 4, 7, 9)]).products
     assert product.inputs == 4 * 9 * 11
 
 
-class Scores(nn.Module):
-    """Attention whose tokens are as many as its channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Linear(6, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = (self.stem(x) > 0).float()
+def test_two_products_of_equal_shapes_are_two():
+    def attention(net, x):  # tokens are as many as channels
+        x = (net.stem(x) > 0).float()
         return (x @ x.transpose(-1, -2)).softmax(-1) @ x
 
-
-def test_two_products_of_equal_shapes_are_two():
-    *products, _ = count_operations(Scores(), [torch.randn(3, 6, 6)] * 2).products
+    *products, _ = count_operations(Forward(attention, stem=nn.Linear(6, 6)), [torch.randn(3, 6, 6)] * 2).products
     assert [(one.name, one.arrives, one.beside, one.macs) for one in products] == [
         ("matmul 6 x 6 x 6", "binary", "binary", 216),
         ("matmul 6 x 6 x 6", "binary", "real", 216),
@@ -385,33 +340,21 @@ def test_two_products_of_equal_shapes_are_two():
 
 
 def test_weights_in_buffers_are_weights_and_shared_ones_are_counted_once():
-    class Fixed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_buffer("w", torch.randn(6, 6))
+    def twice(net, x):
+        return F.linear(F.linear(x, net.w).relu(), net.w)
 
-        def forward(self, x: Tensor) -> Tensor:
-            return F.linear(F.linear(x, self.w).relu(), self.w)
+    def in_parts(net, x):
+        return twice(net, x) + F.linear(x, net.w[:3]).repeat(1, 2) + F.linear(x, net.w[2:5]).repeat(1, 2)
 
-    class InParts(Fixed):
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) + F.linear(x, self.w[:3]).repeat(1, 2) + F.linear(x, self.w[2:5]).repeat(1, 2)
-
-    assert count_operations(Fixed(), [torch.randn(3, 6)]).weights == 36
-    assert count_operations(InParts(), [torch.randn(3, 6)]).weights == 36
+    for forward in (twice, in_parts):
+        network = Forward(forward, w=nn.Buffer(torch.randn(6, 6)))
+        assert count_operations(network, [torch.randn(3, 6)]).weights == 36
     assert count_operations(nn.Linear(6, 6), [torch.randn(3, 6)]).weights == 42
 
 
 def test_a_layer_may_be_told_its_input_by_name():
-    class Named(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.fire, self.fc = make_neuron(6), nn.Linear(6, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(input=self.fire(potential=x))
-
-    x, network = torch.randn(3, 6), Named()
+    network = Forward(lambda net, x: net.fc(input=net.fire(potential=x)), fire=make_neuron(6), fc=nn.Linear(6, 5))
+    x = torch.randn(3, 6)
     operations = count_operations(network, [x])
     meter = CostMeter(network, (6,))
     with meter.watch():

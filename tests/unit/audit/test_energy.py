@@ -17,6 +17,7 @@ from onespike.counting.products import Product
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.units import Traffic
+from tests.forward import Forward
 
 
 def audit_of(layer: nn.Module, x: torch.Tensor, **rest: object) -> Audit:
@@ -66,14 +67,13 @@ def test_graded_and_signed_spikes_take_the_bits_of_their_levels(levels, spikes, 
     assert audit.energy("memory").activations == near(2 * 4 * bits * 10e-12 / 64)
 
 
-class Matmul(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, 0] @ x[:, 1]
+def matmul() -> nn.Module:
+    return Forward(lambda _, x: x[:, 0] @ x[:, 1])
 
 
 def test_two_matrices_of_spikes_cost_what_meets():
     x = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]], [[1.0, 1.0], [0.0, 1.0]]]])
-    audit = audit_of(Matmul(), x)
+    audit = audit_of(matmul(), x)
     assert audit.operations.macs == 8  # of which 2 * 2 and 1 * 1 are of two spikes; three quarters of each side are
     assert audit.energy("field") == Energy(spikes=near(5 * 0.9e-12))
     assert audit.energy("int8") == Energy(spikes=near(5 * 0.1e-12))
@@ -85,7 +85,7 @@ def test_two_matrices_of_spikes_cost_what_meets():
 def test_two_matrices_of_which_one_is_real_take_the_bits_of_real_numbers():
     pairs = torch.stack([SPIKES, SPIKES])[..., None, :].expand(2, 2, 4, 4).clone()
     pairs[:, 1] *= torch.rand(4, 4)
-    assert audit_of(Matmul(), pairs).energy("memory").activations == near(2 * 32 * 8 * 10e-12 / 64)
+    assert audit_of(matmul(), pairs).energy("memory").activations == near(2 * 32 * 8 * 10e-12 / 64)
 
 
 def test_the_twins_of_a_network_that_hands_potentials_on():

@@ -12,25 +12,12 @@ from onespike.audit import audit, compare, read_spikes
 from onespike.counting.energy import EnergyTable
 from onespike.counting.operations import Operations, count_operations
 from onespike.errors import OnespikeError
-
-
-class Network(nn.Module):
-    """A function of itself and its input, with parts and weights by name."""
-
-    def __init__(self, function, **parts):
-        super().__init__()
-        self.function = function
-        for name, part in parts.items():
-            own = isinstance(part, Tensor) and part.is_floating_point()
-            setattr(self, name, nn.Parameter(part) if own else part)
-
-    def forward(self, x):
-        return self.function(self, x)
+from tests.forward import Forward
 
 
 def counted(function, x: Tensor, axis: int | None = None, **parts) -> Operations:
     torch.manual_seed(0)
-    return count_operations(Network(function, **parts), [x], batch_axis=axis)
+    return count_operations(Forward(function, **parts), [x], batch_axis=axis)
 
 
 def behind(operations: Operations) -> list[bool]:
@@ -118,15 +105,8 @@ def test_only_the_input_of_a_first_recurrent_layer_is_the_stem(kind):
 
 
 def test_scores_and_mixtures_of_a_first_attention_are_behind_its_projections():
-    class Attention(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0]
-
-    operations = count_operations(Attention(), [torch.randn(2, 5, 8)])
+    layer = nn.MultiheadAttention(8, 2, batch_first=True)
+    operations = counted(lambda self, x: self.layer(x, x, x)[0], torch.randn(2, 5, 8), layer=layer)
     assert [product.first for product in operations.products] == [True, False, False, False]
     assert behind(operations) == [False, False, False]
 

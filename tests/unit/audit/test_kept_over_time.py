@@ -2,39 +2,27 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onespike import convert
 from onespike.audit import audit
 from onespike.counting.operations import Operations, count_operations
 from onespike.models import create_model
 from onespike.neurons import NeuronConfig, OverTime, make_neuron
+from tests.forward import Forward
 
 STEPS = 4
 
 
-class Wrapped(nn.Module):
-    """A network inside another one, which has no config."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
-
-
-class Own(nn.Module):
+def own(neuron: str = "lif") -> nn.Module:
     """Patches of an image as tokens, embedded once; then `STEPS` time steps of neurons, all steps as one batch."""
 
-    def __init__(self, neuron: str = "lif") -> None:
-        super().__init__()
-        self.embed, self.mix = nn.Linear(8, 6), nn.Linear(6, 5)
-        self.neurons = OverTime(make_neuron(6, NeuronConfig(neuron)))
+    def forward(net, x):
+        currents = net.embed(x).mean(1).expand(STEPS, len(x), 6)
+        return net.mix(net.neurons(currents).flatten(0, 1)).unflatten(0, (STEPS, -1)).mean(0)
 
-    def forward(self, x: Tensor) -> Tensor:
-        currents = self.embed(x).mean(1).expand(STEPS, len(x), 6)
-        return self.mix(self.neurons(currents).flatten(0, 1)).unflatten(0, (STEPS, -1)).mean(0)
+    neurons = OverTime(make_neuron(6, NeuronConfig(neuron)))
+    return Forward(forward, embed=nn.Linear(8, 6), mix=nn.Linear(6, 5), neurons=neurons)
 
 
 def counted(network: nn.Module, *shape: int) -> Operations:
@@ -45,19 +33,19 @@ def counted(network: nn.Module, *shape: int) -> Operations:
 @pytest.mark.parametrize(("shape", "steps"), [((2, 3, 16, 16), 4), ((2, 3, 3, 16, 16), 2)], ids=["images", "frames"])
 def test_a_network_inside_another_takes_its_time_steps(shape, steps):
     inner = create_model("spiking-vgg-xs", image_size=16, width=8, time_steps=4)
-    found = audit(Wrapped(inner), [torch.rand(shape)])
+    found = audit(Forward(lambda net, x: net.inner(x), inner=inner), [torch.rand(shape)])
     assert (found.operations.steps, found.variants) == (steps, ("network", "binary"))
 
 
 def test_neurons_in_a_network_of_ones_own_tell_its_time_steps():
-    operations = counted(Own(), 3, 16, 8)
+    operations = counted(own(), 3, 16, 8)
     assert operations.steps == STEPS
     embed, mix = operations.products
     assert (embed.time_steps, mix.time_steps) == (1, STEPS)  # 16 tokens are no time steps
 
 
 def test_a_neuron_keeps_all_that_it_needs_at_the_next_step():
-    kept = {name: counted(Own(name), 3, 16, 8).potentials for name in ("lif", "adaptive")}
+    kept = {name: counted(own(name), 3, 16, 8).potentials for name in ("lif", "adaptive")}
     assert kept["lif"] == ((STEPS - 1) * 6,) * 2
     assert kept["adaptive"] == ((STEPS - 1) * 2 * 6,) * 2  # its threshold's rise as well
     strict = {

@@ -2,71 +2,42 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from onespike.counting.operations import count_operations
 from onespike.errors import OnespikeError
+from tests.forward import Forward
 
 
-class Distances(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.centres = nn.Parameter(torch.randn(5, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cdist(x, self.centres)
+def distances(net, x):
+    return torch.cdist(x, net.centres)
 
 
-class MultipliedOut(nn.Module):
-    """A linear layer in disguise."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(5, 4))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x[:, None] * self.weight).sum(-1)
-
-
-class Spectrum(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.rfft(x).abs()
-
-
-class DynamicConvolution(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.conv1d(x[None], x[None] + 1)
+def multiplied_out(net, x):
+    return (x[:, None] * net.centres).sum(-1)
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("function", "message"),
     [
-        (Distances(), r"1 \(Distances\) does aten\._cdist_forward, which the audit cannot count"),
-        (nn.Bilinear(4, 4, 2), "_trilinear"),
-        (MultipliedOut(), r"1 \(MultipliedOut\) spreads its parameters by aten\.mul"),
-        (Spectrum(), r"1 \(Spectrum\) does aten\._fft"),
-        (DynamicConvolution(), r"1 \(DynamicConvolution\): a convolution with weights that are activations"),
+        (distances, r"1 \(Forward\) does aten\._cdist_forward, which the audit cannot count"),
+        (lambda net, x: net.bilinear(x, x), r"1\.bilinear \(Bilinear\) does aten\._trilinear"),
+        (multiplied_out, r"1 \(Forward\) spreads its parameters by aten\.mul"),
+        (lambda _, x: torch.fft.rfft(x).abs(), r"1 \(Forward\) does aten\._fft"),
+        (
+            lambda _, x: torch.conv1d(x[None], x[None] + 1),
+            r"1 \(Forward\): a convolution with weights that are activations",
+        ),
     ],
 )
-def test_an_unknown_layer_names_itself(layer, message):
-    wrapped = layer
-    if isinstance(layer, nn.Bilinear):
-
-        class Twice(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.bilinear = layer
-
-            def forward(self, x: Tensor) -> Tensor:
-                return self.bilinear(x, x)
-
-        wrapped = Twice()
+def test_an_unknown_layer_names_itself(function, message):
+    layer = Forward(function, centres=torch.randn(5, 4), bilinear=nn.Bilinear(4, 4, 2))
     with pytest.raises(OnespikeError, match=message):
-        count_operations(nn.Sequential(nn.Linear(4, 4), wrapped), [torch.randn(3, 4)])
+        count_operations(nn.Sequential(nn.Linear(4, 4), layer), [torch.randn(3, 4)])
 
 
 def test_a_refusal_leaves_nothing_behind():
-    model = nn.Sequential(nn.Linear(4, 4), Distances()).train()
+    model = nn.Sequential(nn.Linear(4, 4), Forward(distances, centres=torch.randn(5, 4))).train()
     with pytest.raises(OnespikeError):
         count_operations(model, [torch.randn(3, 4)])
     assert model.training
@@ -85,14 +56,7 @@ def test_no_images():
 
 
 def test_parameters_that_act_value_by_value_are_known():
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.logarithm = nn.Parameter(torch.zeros(4, 1, 1))
-            self.position = nn.Parameter(torch.zeros(1, 4, 3, 3))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return x * self.logarithm.exp() + self.position
-
-    operations = count_operations(Scaled(), [torch.randn(2, 4, 3, 3)])
+    weights = {"logarithm": torch.zeros(4, 1, 1), "position": torch.zeros(1, 4, 3, 3)}
+    scaled = Forward(lambda net, x: x * net.logarithm.exp() + net.position, **weights)
+    operations = count_operations(scaled, [torch.randn(2, 4, 3, 3)])
     assert operations.elementwise == {"multiply": 36, "add": 36}

@@ -41,6 +41,9 @@ def test_in_a_browser(report: Path, browser):
     assert "dense multiply-accumulates" in page.inner_text("#lead")
     assert "<script>" in page.inner_text("#name")
     assert "(90.00%) takes " in page.inner_text("#comparison")
+    for bars in ("#energy", "#operations", "#places"):
+        hint = page.get_attribute(f"{bars} .track span", "title")
+        assert hint.split(":")[0] in page.inner_text(f"{bars} .legend"), "a bar is called what the legend calls it"
 
     def column(number: int) -> list[str]:
         return [text for text in page.locator(f"#layers tbody td:nth-child({number})").all_inner_texts() if text]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from onespike.training import Run, load_recipe, train
+from tests.forward import Forward
 
 ANN = {
     "data.image_size": 16,
@@ -38,31 +39,26 @@ def ann_run(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Run:
 @pytest.fixture
 def convolutional() -> nn.Module:
     """Convolutions, batch norm, a residual addition by a function, pooling of both kinds; activations of both kinds."""
+
+    def forward(net, x):
+        x = net.pool(net.relu(net.bn1(net.conv1(x))))
+        x = torch.relu(x + net.bn2(net.conv2(x)))
+        x = nn.functional.max_pool2d(x, 2)
+        return net.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
     torch.manual_seed(0)
-    network = Convolutional().eval()
+    first = {
+        "conv1": nn.Conv2d(3, 8, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(8),
+        "relu": nn.ReLU(inplace=True),
+    }
+    second = {"conv2": nn.Conv2d(8, 8, 3, padding=1, bias=False), "bn2": nn.BatchNorm2d(8)}
+    network = Forward(forward, **first, **second, pool=nn.MaxPool2d(2), head=nn.Linear(8, 5)).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.running_mean, -0.2, 0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return network
-
-
-class Convolutional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1, self.relu = (
-            nn.Conv2d(3, 8, 3, padding=1, bias=False),
-            nn.BatchNorm2d(8),
-            nn.ReLU(inplace=True),
-        )
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(8, 5)
-
-    def forward(self, x):
-        x = self.pool(self.relu(self.bn1(self.conv1(x))))
-        x = torch.relu(x + self.bn2(self.conv2(x)))
-        x = nn.functional.max_pool2d(x, 2)
-        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 @pytest.fixture

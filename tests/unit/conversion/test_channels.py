@@ -10,20 +10,15 @@ from onespike.conversion import Calibration, ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.counting.operations import count_operations
 from onespike.models import create_model
+from tests.forward import Forward
 
 
-class Between(nn.Module):
+def neurons_before(between, first, second) -> nn.Module:
     """Neurons between two weight layers, and what lies between the neurons and the second one."""
-
-    def __init__(self, first, second, between):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second, self.between = first(), second(), between
-        self.pool, self.shuffle, self.flat = nn.MaxPool1d(2), nn.PixelShuffle(2), nn.Flatten(2)
-        self.weight = nn.Parameter(torch.randn(5, 6))
-
-    def forward(self, x):
-        return self.second(self.between(self, self.first(x).relu()))
+    torch.manual_seed(0)
+    parts = {"first": first(), "second": second(), "weight": torch.randn(5, 6)}
+    parts |= {"pool": nn.MaxPool1d(2), "shuffle": nn.PixelShuffle(2), "flat": nn.Flatten(2)}
+    return Forward(lambda net, x: net.second(between(net, net.first(x).relu())), **parts).eval()
 
 
 def conv(before, behind):
@@ -74,7 +69,7 @@ MAPS, TOKENS = (3, 4, 4), (3, 6)
     ],
 )
 def test_thresholds_are_where_they_fold(shape, first, second, between, thresholds):
-    network = Between(first, second, between).eval()
+    network = neurons_before(between, first, second)
     images = torch.randn(32, *shape, generator=torch.Generator().manual_seed(1))
     conversion = onespike.convert(network, images, calibration=Calibration(correct="none"))
     (neurons,) = conversion.network.neurons.values()
@@ -93,49 +88,36 @@ def test_thresholds_are_where_they_fold(shape, first, second, between, threshold
 
 
 def test_what_reads_the_next_neurons_does_not_matter():
-    class Residual(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.first, self.second, self.last = conv(3, 8)(), conv(8, 8)(), nn.Linear(16, 5)
+    def residual(net, x):
+        x = net.first(x).relu()
+        x = (x + net.second(x)).relu()
+        return net.last(x.mean(1).flatten(1))  # a sum over channels
 
-        def forward(self, x):
-            x = self.first(x).relu()
-            x = (x + self.second(x)).relu()
-            return self.last(x.mean(1).flatten(1))  # a sum over channels
-
-    converted = onespike.convert(Residual().eval(), torch.randn(8, *MAPS)).network
+    torch.manual_seed(0)
+    network = Forward(residual, first=conv(3, 8)(), second=conv(8, 8)(), last=nn.Linear(16, 5)).eval()
+    converted = onespike.convert(network, torch.randn(8, *MAPS)).network
     assert [neurons.raw_threshold.shape for neurons in converted.neurons.values()] == [(8,), ()]
 
 
 def test_a_channel_that_an_addition_stretches_is_not_one_of_several():
-    class Stretched(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.narrow, self.wide = conv(3, 1)(), conv(3, 8)()
+    def stretched():
+        return Forward(lambda net, x: net.narrow(x) + net.wide(x), narrow=conv(3, 1)(), wide=conv(3, 8)())
 
-        def forward(self, x):
-            return self.narrow(x) + self.wide(x)
-
-    network = Between(Stretched, conv(8, 5), lambda _, x: x).eval()
+    network = neurons_before(lambda _, x: x, stretched, conv(8, 5))
     (neurons,) = onespike.convert(network, torch.randn(8, *MAPS)).network.neurons.values()
     assert neurons.raw_threshold.shape == (8,)
 
 
 @pytest.mark.parametrize(("passes", "thresholds"), [(True, (8,)), (False, ())])
 def test_long_chains_of_additions_are_followed_once(passes, thresholds):
-    class Chain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last, self.pool = conv(3, 8)(), conv(8, 5)(), nn.AvgPool2d(3, 1, 1)
+    def chain(net, x):
+        x = net.first(x).relu()
+        for _ in range(40):  # 2^40 ways through it
+            x = x + net.pool(x)
+        return net.last(1e-12 * x if passes else x.transpose(2, 3))
 
-        def forward(self, x):
-            x = self.first(x).relu()
-            for _ in range(40):  # 2^40 ways through it
-                x = x + self.pool(x)
-            return self.last(1e-12 * x if passes else x.transpose(2, 3))
-
-    (neurons,) = onespike.convert(Chain().eval(), torch.randn(8, *MAPS)).network.neurons.values()
+    network = Forward(chain, first=conv(3, 8)(), last=conv(8, 5)(), pool=nn.AvgPool2d(3, 1, 1)).eval()
+    (neurons,) = onespike.convert(network, torch.randn(8, *MAPS)).network.neurons.values()
     assert neurons.raw_threshold.shape == thresholds
 
 
@@ -154,7 +136,7 @@ def heard(layer, x):
 
 @pytest.mark.parametrize(("first", "shape", "thresholds"), [(linear(6, 6), (6,), (6,)), (conv(3, 4), (3, 6, 6), ())])
 def test_functions_that_weigh_read_along_their_axis(first, shape, thresholds):
-    network = Between(first, linear(5, 5), lambda net, x: F.linear(x, net.weight)).eval()
+    network = neurons_before(lambda net, x: F.linear(x, net.weight), first, linear(5, 5))
     (neurons,) = onespike.convert(network, torch.randn(8, *shape)).network.neurons.values()
     assert neurons.raw_threshold.shape == thresholds  # of the convolution the channels lie elsewhere
 
@@ -170,8 +152,10 @@ def test_a_threshold_for_each_channel_where_weights_read_what_no_weights_made():
 
 
 def test_spikes_behind_channel_thresholds_are_spikes_to_the_audit():
-    network = Between(conv(3, 8), linear(8, 5), lambda _, x: F.max_pool2d(x, 2).mean((2, 3), keepdim=True).flatten(1))
+    def pooled(_, x):
+        return F.max_pool2d(x, 2).mean((2, 3), keepdim=True).flatten(1)
+
     images = torch.randn(64, 3, 2, 2, generator=torch.Generator().manual_seed(1))
-    converted = onespike.convert(network.eval(), images).network
+    converted = onespike.convert(neurons_before(pooled, conv(3, 8), linear(8, 5)), images).network
     products = count_operations(converted, [images]).products
     assert [product.arrives for product in products] == ["real", "binary"]

@@ -1,44 +1,28 @@
-"""Networks that are refused before anything is converted, since their graph or its rows are not what they seem."""
+"""Networks, images and options that are refused, and why."""
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import onespike
-from onespike.conversion import Calibration, ConversionConfig
+from onespike.conversion import ConversionConfig
 from onespike.conversion.network import spiking
 from onespike.errors import OnespikeError
+from tests.forward import Forward
+from tests.unit.conversion.networks import MAXIMA, error, three_layers
 
-MAXIMA = Calibration("maximum", correct="none")
 
-
-class Enlarging(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.last = nn.Conv2d(3, 8, 3, 2, padding=1), nn.ConvTranspose2d(8, 3, 3, 2, padding=1)
-
-    def forward(self, x):
-        return self.last(self.first(x).relu(), output_size=x.shape[-2:])
+def enlarging(net, x):
+    return net.last(net.first(x).relu(), output_size=x.shape[-2:])
 
 
 def test_a_weight_layer_that_is_told_how_large_its_output_is_cannot_be_fitted():
-    network, images = Enlarging().eval(), torch.randn(8, 3, 8, 8)
+    layers = {"first": nn.Conv2d(3, 8, 3, 2, padding=1), "last": nn.ConvTranspose2d(8, 3, 3, 2, padding=1)}
+    network, images = Forward(enlarging, **layers).eval(), torch.randn(8, 3, 8, 8)
     with pytest.raises(OnespikeError, match=r"layer last takes more than its input: expected output_padding"):
         onespike.convert(network, images)
     assert onespike.convert(network, images, calibration=MAXIMA).network(images).shape == images.shape
-
-
-class Forward(nn.Module):
-    """Three layers, and a forward pass to try."""
-
-    def __init__(self, forward):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second, self.last = nn.Linear(6, 16), nn.Linear(16, 16), nn.Linear(16, 3)
-        self.pass_on = forward
-
-    def forward(self, x):
-        return self.pass_on(self, x)
 
 
 def through_a_view(net, x):
@@ -56,7 +40,7 @@ def by_an_operator(net, x):
 @pytest.mark.parametrize("forward", [through_a_view, by_an_operator], ids=lambda forward: forward.__name__)
 def test_a_graph_that_computes_something_else_is_refused(forward):
     with pytest.raises(OnespikeError, match=r"computes something else, by .*; on CUDA set torch"):
-        onespike.convert(Forward(forward), torch.randn(8, 6))
+        onespike.convert(three_layers(forward), torch.randn(8, 6))
 
 
 def in_front_of_the_images(net, x):
@@ -74,34 +58,23 @@ def beside_each_other(net, x):
 def test_time_steps_are_not_stacked_between_rows_of_an_image():
     points = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
     with pytest.raises(OnespikeError, match=r"what first gives, \(4, 16\) for 2 images, are not one image after"):
-        onespike.convert(Forward(in_front_of_the_images).eval(), points, time_steps=4)
-    network = Forward(beside_each_other).eval()
-    with torch.no_grad():
-        out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
-        assert (out - network(points)).norm() < 0.02 * network(points).norm()
+        onespike.convert(three_layers(in_front_of_the_images), points, time_steps=4)
+    network = three_layers(beside_each_other)
+    assert error(onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network, network, points) < 0.02
 
 
 @pytest.mark.parametrize("tokens", [2, 5, 64])
 @pytest.mark.parametrize("images", [1, 64])
 def test_tokens_before_images_are_refused(tokens, images):
-    network = Forward(lambda net, x: net.last(net.first(x.transpose(0, 1)).relu()).transpose(0, 1)).eval()
+    network = three_layers(lambda net, x: net.last(net.first(x.transpose(0, 1)).relu()).transpose(0, 1))
     with pytest.raises(OnespikeError, match=rf"what first gives, \({tokens}, .* \(batch_first\)"):
         onespike.convert(network, torch.randn(images, tokens, 6), time_steps=2)
 
 
 def recurrent(cell):
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.first, self.last = nn.Linear(6, 6), nn.Linear(8, 3)
-            self.cell = cell(6, 8, batch_first=True)
-
-        def forward(self, x):
-            states, _ = self.cell(self.first(x).relu())
-            return self.last(states[:, -1])
-
-    return Recurrent().eval()
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(6, 6), "last": nn.Linear(8, 3), "cell": cell(6, 8, batch_first=True)}
+    return Forward(lambda net, x: net.last(net.cell(net.first(x).relu())[0][:, -1]), **layers).eval()
 
 
 @pytest.mark.parametrize(("cell", "message"), [(nn.GRU, "rows of what cell gives"), (nn.LSTM, "tensors within tuples")])
@@ -122,7 +95,7 @@ def test_more_time_steps_than_a_recurrent_layer_was_converted_for_are_refused():
 
 
 def test_a_spiking_network_that_divides_by_no_spikes_is_refused():
-    network = Forward(lambda net, x: net.last((y := net.first(x).relu() ** 2) / y.sum(1, keepdim=True))).eval()
+    network = three_layers(lambda net, x: net.last((y := net.first(x).relu() ** 2) / y.sum(1, keepdim=True)))
     nn.init.constant_(network.first.bias, -1.5)
     nn.init.constant_(network.first.weight[0], 0.1)  # never silent, seldom at its maximum
     network.first.bias.data[0] = 0.05
@@ -142,7 +115,7 @@ def test_a_spiking_network_that_divides_by_no_spikes_is_refused():
 )
 def test_options_out_of_range(options, message):
     with pytest.raises(OnespikeError, match=message):
-        onespike.convert(Forward(lambda net, x: net.last(net.first(x).relu())), torch.randn(8, 6), **options)
+        onespike.convert(three_layers(lambda net, x: net.last(net.first(x).relu())), torch.randn(8, 6), **options)
 
 
 def test_images_that_are_no_tensor():
@@ -151,15 +124,14 @@ def test_images_that_are_no_tensor():
 
 
 def test_what_a_networks_own_code_raises_is_said_in_one_line():
-    class Particular(nn.Module):
-        def forward(self, x):
-            assert x.shape[-1] == 4, "expected rows of 4"
-            return x.relu()
+    def particular(_, x):
+        assert x.shape[-1] == 4, "expected rows of 4"
+        return x.relu()
 
     with pytest.raises(
         OnespikeError, match=r"does not take a batch of \(2, 3\), torch\.float32: AssertionError: expected rows of 4"
     ):
-        onespike.convert(Particular(), torch.randn(2, 3))
+        onespike.convert(Forward(particular), torch.randn(2, 3))
 
     class Masked(nn.Module):
         def forward(self, x, mask=None):
@@ -167,3 +139,67 @@ def test_what_a_networks_own_code_raises_is_said_in_one_line():
 
     with pytest.raises(OnespikeError, match=r"graph by torch\.fx does not take images: "):
         onespike.convert(Masked(), torch.randn(2, 3))
+
+
+def test_what_cannot_be_converted_is_named_by_its_path():
+    network = nn.Sequential(nn.Linear(4, 4), nn.Sequential(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, 2), nn.Softmax(-1))
+    with pytest.raises(OnespikeError, match=r"cannot be converted: 1\.0 \(LayerNorm\), 3 \(Softmax\); --allow-real"):
+        onespike.convert(network, torch.randn(8, 4))
+    conversion = onespike.convert(network, torch.randn(8, 4), allow_real=True)
+    assert conversion.real == ("1.0", "3")
+
+
+@pytest.mark.parametrize(
+    ("forward", "name"),
+    [
+        (lambda net, x: net.last(F.batch_norm(net.first(x).relu(), None, None, training=True)), "batch_norm"),
+        (lambda net, x: net.last(torch.div(net.first(x).relu(), 0.5, rounding_mode="floor")), "div"),
+    ],
+)
+def test_linear_functions_are_not_linear_with_every_argument(forward, name):
+    with pytest.raises(OnespikeError, match=rf"cannot be converted: {name} \({name}\)"):
+        onespike.convert(three_layers(forward), torch.randn(8, 6))
+
+
+def test_what_gives_no_real_numbers_is_left_at_one_time_step_alone():
+    network = three_layers(lambda net, x: net.last((hidden := net.second(net.first(x).relu())) * (hidden > 0)))
+    points = torch.randn(64, 6)
+    conversion = onespike.convert(network, points, allow_real=True)
+    assert conversion.real == ("gt", "mul")
+    with pytest.raises(OnespikeError, match=r"several time steps: gt gives torch\.bool; expected one time step"):
+        onespike.convert(network, points, allow_real=True, time_steps=2)
+
+
+def spiking_already(net, x):
+    return (net.first(x) >= 0.5).float()
+
+
+@pytest.mark.parametrize(
+    ("network", "points", "message"),
+    [
+        (nn.Linear(4, 2), torch.randn(8, 4), "no activation to convert"),
+        (three_layers(spiking_already), torch.randn(8, 6), r"ge \(ge\): .* a network that spikes already"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(0, 4), "expected at least one image"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.full((8, 4), torch.nan), "expected finite images"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.randn(8, 5), r"does not take a batch of \(2, 5\)"),
+        (nn.Sequential(nn.Linear(4, 4), nn.ReLU()).bfloat16(), torch.randn(8, 4).bfloat16(), "use model.float()"),
+    ],
+)
+def test_bad_input(network, points, message):
+    with pytest.raises(OnespikeError, match=message):
+        onespike.convert(network, points)
+
+
+def test_max_pooling_that_says_where_is_not_converted():
+    def unpooling(net, x):
+        pooled = net.pool(x.relu())
+        return F.max_unpool2d(pooled[0], pooled[1], 2).flatten(1)
+
+    network = Forward(unpooling, pool=nn.MaxPool2d(2, return_indices=True))
+    with pytest.raises(OnespikeError, match=r"cannot be converted: pool \(MaxPool2d\)"):
+        onespike.convert(network, torch.randn(2, 3, 4, 4))
+
+
+def test_a_forward_pass_that_looks_at_values_cannot_be_traced():
+    with pytest.raises(OnespikeError, match=r"cannot be traced by torch\.fx"):
+        onespike.convert(Forward(lambda _, x: x.relu() if x.sum() > 0 else x), torch.randn(2, 3))

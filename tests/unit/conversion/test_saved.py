@@ -17,6 +17,7 @@ from onespike.conversion.network import ConvertedNetwork
 from onespike.errors import OnespikeError
 from onespike.models import create_model
 from onespike.neurons import QCFS
+from tests.forward import Forward
 
 FAST = Calibration("maximum", correct="bias")
 #: One of each source, in options of each kind.
@@ -175,17 +176,12 @@ def test_names_that_another_pytorch_gives_its_nodes_do_not_matter(tmp_path, monk
 
 
 def test_weights_that_are_no_part_of_a_layer_are_compared_too(tmp_path):
-    class Scaled(nn.Module):
-        def __init__(self, shape):
-            super().__init__()
-            self.layers, self.scale = plain(), nn.Parameter(torch.ones(shape))
-
-        def forward(self, x):
-            return self.layers(x) * self.scale
-
-    onespike.convert(Scaled(5), torch.randn(16, 3, 8, 8)).save(tmp_path / "saved")
+    one, other = (
+        Forward(lambda net, x: net.layers(x) * net.scale, layers=plain(), scale=torch.ones(size)) for size in (5, 1)
+    )
+    onespike.convert(one, torch.randn(16, 3, 8, 8)).save(tmp_path / "saved")
     with pytest.raises(OnespikeError, match=r"another network: .*body\.scale"):
-        load_converted(tmp_path / "saved", Scaled(1))
+        load_converted(tmp_path / "saved", other)
 
 
 def test_damage_is_noticed(tmp_path):

@@ -17,34 +17,30 @@ from onespike.evaluation.evaluate import Flips
 from onespike.training import Run, load, load_recipe, train
 
 
-def answers(run, folder: Path, which: str = "best") -> list[tuple[int, torch.Tensor]]:
-    """True class and log-probabilities of each image of a folder, one at a time, normalised as the card says."""
-    network = load(run.folder, which)
-    found = []
+def by_a_loop(run, folder: Path, flips: bool = False) -> tuple[np.ndarray, dict[str, float]]:
+    """Confusion and scores on the images of a folder, one at a time, normalised as the card says."""
+    network, confusion, top5, losses = load(run.folder), np.zeros((7, 7), dtype=int), 0, []
     for label, name in enumerate(TEST_IMAGES):
         for path in sorted((folder / name).iterdir()):
-            pixels = torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32))
+            pixels = (torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32)) / 255 - 0.4) / 0.3
             with torch.no_grad():
-                logits = network(((pixels / 255 - 0.4) / 0.3)[None, None])
-            found.append((label, logits[0].log_softmax(0)))
-    return found
+                logits = network(pixels[None, None])[0]
+                logits = (logits + network(pixels.fliplr()[None, None])[0]) / 2 if flips else logits
+            confusion[label, int(logits.argmax())] += 1
+            top5 += label in logits.numpy().argsort()[-5:]
+            losses.append(-logits.log_softmax(0)[label].item())
+    shares = {"top1": 100 * confusion.trace() / len(losses), "top5": 100 * top5 / len(losses)}
+    return confusion, {"loss": mean(losses)} | shares
 
 
 def test_counts_are_those_of_a_loop(make_run, images: Path):
     run = make_run()
     result = evaluate(run, batch_size=4)
-    found = answers(run, images / "test")
-    confusion = np.zeros((7, 7), dtype=int)
-    top5 = 0
-    for label, logits in found:
-        confusion[label, int(logits.argmax())] += 1
-        top5 += label in logits.numpy().argsort()[-5:]
-    assert result.images == len(found) == 25
+    confusion, scores = by_a_loop(run, images / "test")
+    assert result.images == confusion.sum() == 25
     assert np.array_equal(result.confusion.numpy(), confusion)
     assert len(np.unique(confusion.nonzero()[1])) > 1  # or the matrix would prove nothing
-    assert result.top1.mean == pytest.approx(100 * confusion.trace() / 25)
-    assert result.top5.mean == pytest.approx(100 * top5 / 25)
-    assert result.loss.mean == pytest.approx(-mean(float(logits[label]) for label, logits in found), rel=1e-5)
+    assert {name: getattr(result, name).mean for name in scores} == pytest.approx(scores, rel=1e-5)
     for label, name in enumerate(TEST_IMAGES):
         assert result.per_class[name] == pytest.approx(100 * confusion[label, label] / TEST_IMAGES[name])
 
@@ -104,21 +100,11 @@ def test_the_first_pass_repeats_the_test_of_training(tmp_path: Path):
 
 def test_test_time_flips_stand_beside_the_plain_scores(make_run, images: Path):
     run = make_run()
-    network, right, top5, losses = load(run.folder), 0, 0, []
-    for label, name in enumerate(TEST_IMAGES):
-        for path in sorted((images / "test" / name).iterdir()):
-            pixels = (torch.from_numpy(np.asarray(Image.open(path)).astype(np.float32)) / 255 - 0.4) / 0.3
-            with torch.no_grad():
-                logits = (network(pixels[None, None])[0] + network(pixels.fliplr()[None, None])[0]) / 2
-            right += int(logits.argmax()) == label
-            top5 += label in logits.numpy().argsort()[-5:]
-            losses.append(-logits.log_softmax(0)[label].item())
+    _, scores = by_a_loop(run, images / "test", flips=True)
     plain, both = evaluate(run, batch_size=4), evaluate(run, batch_size=4, flips=True)
     assert (both.loss, both.top1, both.top5) == (plain.loss, plain.top1, plain.top5)
     assert torch.equal(both.confusion, plain.confusion)
-    assert both.with_flips["top1"].mean == pytest.approx(100 * right / 25)
-    assert both.with_flips["top5"].mean == pytest.approx(100 * top5 / 25)
-    assert both.with_flips["loss"].mean == pytest.approx(mean(losses), rel=1e-5)
+    assert {name: spread.mean for name, spread in both.with_flips.items()} == pytest.approx(scores, rel=1e-5)
     assert both.with_flips["loss"] != both.loss
     assert (plain.with_flips, plain.to_json()["with_flips"]) == ({}, None)
     assert both.to_json()["with_flips"]["top1"] == {"mean": both.with_flips["top1"].mean, "std": None}

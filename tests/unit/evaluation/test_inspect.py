@@ -19,6 +19,7 @@ from onespike.neurons import Neuron, NeuronConfig
 from onespike.training import load
 from onespike.training.checkpoint import ModelCard
 from onespike.units import ConvUnit
+from tests.forward import Forward
 
 
 @pytest.fixture
@@ -226,22 +227,12 @@ def spikingjelly(mode: str) -> nn.Module:
     )
 
 
-class Repeated(nn.Module):
-    def __init__(self, inner: nn.Module, steps: int, at_once: bool) -> None:
-        super().__init__()
-        self.inner, self.steps, self.at_once = inner, steps, at_once
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.at_once:
-            return self.inner(x.expand(self.steps, *x.shape))
-        return torch.stack([self.inner(x) for _ in range(self.steps)])
-
-
 @pytest.mark.parametrize("mode", ["s", "m"])
 def test_a_network_without_windows_has_its_layers_of_neurons(card, image: Path, tmp_path: Path, mode: str):
     torch.manual_seed(0)
-    network = Repeated(spikingjelly(mode), 3, mode == "m")
-    outputs = []
+    three_steps = {"s": lambda net, x: torch.stack([net.inner(x) for _ in range(3)])}
+    three_steps |= {"m": lambda net, x: net.inner(x.expand(3, *x.shape))}
+    network, outputs = Forward(three_steps[mode], inner=spikingjelly(mode)), []
     network.inner[1].register_forward_hook(lambda _, __, out: outputs.append(out.reshape(-1, 4, 4, 4)))
     view = inspect_network(network, card, image)
     spikes = torch.cat(outputs)

@@ -1,0 +1,219 @@
+"""What the forward pass of a network may do, and which layers of neurons come of it."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+import onespike
+from onespike.conversion.network import PoolSpikes
+from onespike.counting.operations import count_operations
+from tests.forward import Forward
+from tests.unit.conversion.networks import MAXIMA, error, three_layers
+
+
+def test_each_call_of_an_activation_has_neurons_of_its_own(convolutional, images):
+    conversion = onespike.convert(convolutional, images)
+    assert [layer.layer for layer in conversion.layers] == ["relu", "relu_1"]
+    twice = nn.Sequential(nn.Linear(4, 4), shared := nn.ReLU(), nn.Linear(4, 4), shared, nn.Linear(4, 2))
+    conversion = onespike.convert(twice, torch.randn(16, 4))
+    assert [layer.layer for layer in conversion.layers] == ["1", "1_2"]
+
+
+def twice_and_a_function(net, x):
+    x = net.second(net.second(net.relu(net.first(x))))
+    return net.last(torch.relu(net.second_2(net.relu(x))))
+
+
+def test_no_two_layers_of_neurons_share_a_path():
+    """A module's second call and a function could both be called relu_2, or its second call as another layer."""
+    network, points = three_layers(twice_and_a_function), torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    network.relu = network.act
+    network.second_2 = nn.Linear(16, 16)
+    conversion = onespike.convert(network, points, time_steps=256, calibration=MAXIMA)
+    assert len({layer.layer for layer in conversion.layers}) == 3
+    assert error(conversion.network, network, points) < 0.03
+
+
+def test_a_real_shortcut_takes_no_layers_path():
+    def added_and_weighed(net, x):
+        hidden = net.act(net.first(x))
+        return net.last(net.act_shortcut(net.second(hidden) + hidden))
+
+    network, points = three_layers(added_and_weighed), torch.randn(64, 6)
+    network.act_shortcut = nn.Linear(16, 16)
+    converted = onespike.convert(network, points, shortcuts="real", time_steps=256, calibration=MAXIMA).network
+    assert isinstance(converted.body.act_shortcut, nn.Linear)
+    assert error(converted, network, points) < 0.03
+
+
+def in_place(net, x):
+    hidden = net.first(x)
+    return net.last(net.second(net.act(hidden)) + hidden)
+
+
+def functional_in_place(net, x):
+    hidden = net.first(x)
+    return net.last(net.second(F.relu(hidden, inplace=True)) + hidden)
+
+
+def method_in_place(net, x):
+    hidden = same = net.first(x)
+    hidden.relu_().add_(net.second(hidden))
+    return net.last(same.relu())
+
+
+def sliced(net, x):
+    hidden = net.first(x).relu()[:, :8]
+    return net.last(torch.cat([hidden, hidden[:, ...]], 1))
+
+
+def with_keywords(net, x):
+    hidden = F.relu(input=net.first(input=x))
+    return net.last(torch.mul(hidden, other=net.second(hidden).clamp(min=0)))
+
+
+def pooled_with_keywords(net, x):
+    hidden = torch.max_pool1d(input=net.first(x).relu()[:, None], kernel_size=3, stride=1, padding=1)
+    return net.last(net.second(net.pool(input=hidden).flatten(1)))
+
+
+def called_twice(net, x):
+    return net.last(net.second(net.second(net.first(x).relu()).relu()).relu())
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [in_place, functional_in_place, method_in_place, sliced, with_keywords, pooled_with_keywords, called_twice],
+    ids=lambda forward: forward.__name__,
+)
+def test_forward_passes_of_all_kinds(forward):
+    network, points = three_layers(forward), torch.randn(256, 6, generator=torch.Generator().manual_seed(0))
+    assert error(onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network, network, points) < 0.02
+
+
+def test_a_network_that_changes_its_input_leaves_the_images_as_they_are():
+    network, points = three_layers(lambda net, x: net.last(net.first(x.mul_(2)).relu())), torch.randn(64, 6)
+    before = points.clone()
+    with torch.no_grad():
+        out = onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network(points)
+        assert torch.equal(points, before)
+        assert (out - network(points)).norm() < 0.02 * out.norm()
+
+
+def test_each_call_of_a_layer_has_weights_of_its_own_and_so_have_tied_ones():
+    network, points = (
+        three_layers(lambda net, x: called_twice(net, x) + net.last(net.third(net.first(x).relu()).relu())),
+        torch.randn(64, 6),
+    )
+    network.third = nn.Linear(16, 16)
+    network.third.weight = network.second.weight
+    graph = onespike.convert(network.eval(), points).network.body
+    weights = [module.weight for module in graph.modules() if isinstance(module, nn.Linear)]
+    assert len(weights) == 7  # as many as there are calls
+    assert len({weight.data_ptr() for weight in weights}) == 7
+    before = network.second.weight
+    assert not any(torch.equal(weight, before) for weight in weights if weight.shape == before.shape)
+
+
+def read_again(net, x):
+    hidden = net.second(net.first(x).relu()).relu()
+    return net.last(F.linear(hidden, net.second.weight.t()).relu())
+
+
+def test_a_weight_that_a_function_reads_as_well_stays_there():
+    network = three_layers(read_again)
+    graph = onespike.convert(network, torch.randn(64, 6)).network.body
+    assert torch.equal(graph.second.weight, network.second.weight)
+    assert not torch.equal(graph.second_2.weight, network.second.weight)
+
+
+class Rectified(nn.Conv2d):
+    """A convolution by its class, an activation by its forward pass."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_subclass_of_a_known_layer_is_looked_into():
+    torch.manual_seed(0)
+    network = nn.Sequential(Rectified(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)).eval()
+    images = torch.randn(64, 3, 8, 8)
+    conversion = onespike.convert(network, images, time_steps=256, calibration=MAXIMA)
+    assert len(conversion.layers) == 2
+    assert error(conversion.network, network, images) < 0.02
+
+
+@pytest.mark.parametrize(("axis", "spikes"), [(1, True), (-1, False)])
+def test_max_pooling_where_neurons_of_several_thresholds_meet(axis, spikes):
+    def joined(net, x):
+        both = torch.cat([net.one(x).relu(), net.other(x).relu()], axis)
+        return net.last(net.pool(both)[..., :6, 0].flatten(1))
+
+    torch.manual_seed(0)
+    layers = {"one": nn.Conv2d(3, 4, 3), "other": nn.Conv2d(3, 4, 3), "last": nn.Linear(48 if axis == 1 else 24, 5)}
+    network, images = Forward(joined, **layers, pool=nn.MaxPool2d((1, 12))).eval(), torch.randn(64, 3, 8, 14)
+    network.other.weight.data *= 5
+    converted = onespike.convert(network, images, time_steps=512, calibration=MAXIMA).network
+    assert error(converted, network, images) < 0.01
+    assert isinstance(converted.body.pool, PoolSpikes) is spikes
+
+
+def test_attention_as_a_module_is_right_over_all_steps_where_images_come_first():
+    def forward(net, x):
+        x = net.first(x).relu()
+        return net.last(net.attention(x, x, x)[0])
+
+    torch.manual_seed(0)
+    layers = {"first": nn.Linear(8, 8), "last": nn.Linear(8, 3)}
+    network = Forward(forward, **layers, attention=nn.MultiheadAttention(8, 2, batch_first=True)).eval()
+    tokens = torch.randn(64, 5, 8, generator=torch.Generator().manual_seed(0))
+    converted = onespike.convert(network, tokens, time_steps=128, allow_real=True, calibration=MAXIMA).network
+    assert error(converted, network, tokens) < 0.02
+
+
+def test_layers_that_images_do_not_reach_are_left_alone():
+    layers = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    parts = {"layers": layers, "bias": nn.Linear(2, 3), "constant": nn.Buffer(torch.ones(2))}
+    network = Forward(lambda net, x: net.layers(x) + net.bias(net.constant), **parts).eval()
+    points = torch.randn(64, 4)
+    converted = onespike.convert(network, points, time_steps=4).network
+    assert torch.equal(converted.body.bias.weight, network.bias.weight)
+
+
+def test_an_activation_of_a_parameter_stays_an_activation():
+    network = three_layers(lambda net, x: net.last(net.act(net.first(x)) * net.act(net.gain)))
+    points = torch.randn(64, 6)
+    network.gain = nn.Parameter(torch.randn(1, 16))
+    conversion = onespike.convert(network, points, time_steps=256, calibration=MAXIMA)
+    assert [layer.layer for layer in conversion.layers] == ["act_2"]
+    assert isinstance(conversion.network.body.act, nn.ReLU)
+    assert error(conversion.network, network, points) < 0.02
+
+
+def test_spikes_stay_spikes_behind_max_pooling_at_any_number_of_steps():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU()).eval()
+    images = torch.randn(16, 3, 12, 12)
+    for steps in (1, 7, 16):
+        converted = onespike.convert(network, images, time_steps=steps).network
+        products = count_operations(converted, [images]).products
+        assert [product.arrives for product in products] == ["real", "binary"]
+
+
+def test_a_spike_train_times_itself_is_a_product():
+    def squared(net, x):
+        x = torch.relu(net.first(x))
+        return net.last(x * x)
+
+    network, points = three_layers(squared), torch.randn(64, 6)
+    assert error(onespike.convert(network, points, time_steps=256, calibration=MAXIMA).network, network, points) < 0.02
+
+
+def test_paths_that_are_dropped_in_training_alone_are_none_at_test_time(images):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), StochasticDepth(0.5, "row"), nn.Conv2d(8, 5, 6), nn.Flatten()
+    )
+    conversion = onespike.convert(network.eval(), images)
+    assert (conversion.real, conversion.layers[0].thresholds) == ((), 8)
