@@ -11,8 +11,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, TypeVar
@@ -209,21 +209,36 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     if folder.name in ("", ".."):
         raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
-    new, old = _beside(folder), folder.with_name(f".{folder.name}.old")
-    try:
-        new.mkdir(parents=True)
+    old = folder.with_name(f".{folder.name}.old")
+    with folder_beside(folder) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)
-        for path in [*new.iterdir(), new]:
-            flush(path)
-        _swap(new, folder, old)
-    except BaseException:
-        if old.exists() and not folder.exists():  # interrupted between the two renames
-            old.rename(folder)
-        shutil.rmtree(new, ignore_errors=True)
-        raise
+        flush_folder(new)
+        try:
+            _swap(new, folder, old)
+        except BaseException:
+            if old.exists() and not folder.exists():  # interrupted between the two renames
+                old.rename(folder)
+            raise
     flush(folder.parent)
     remove(old)
+
+
+@contextmanager
+def folder_beside(folder: Path) -> Iterator[Path]:
+    """A new folder beside another, to be filled, flushed and renamed; one that was not renamed is removed."""
+    new = _beside(folder)
+    try:
+        new.mkdir(parents=True)
+        yield new
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Force the files of a folder, and the list of their names, to the disk."""
+    for path in [*folder.iterdir(), folder]:
+        flush(path)
 
 
 def _swap(new: Path, folder: Path, old: Path) -> None:
@@ -305,14 +320,14 @@ def save_json(content: Any, target: str) -> None:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of a mapping's JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """SHA-256, in hexadecimal, of a mapping's JSON: without its own "sha256", whatever the order of its keys."""
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(content: Mapping[str, Any], file: bytes) -> dict[str, Any]:
     """A file's description, with a SHA-256 of both, the file and the description."""
-    said = {key: value for key, value in content.items() if key != "sha256"}
-    return {**said, "sha256": hashlib.sha256(file + digest_of(said).encode()).hexdigest()}
+    return {**content, "sha256": hashlib.sha256(file + digest_of(content).encode()).hexdigest()}
 
 
 def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:
