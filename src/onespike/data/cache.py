@@ -24,8 +24,9 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
-from onespike.durable import digest_of, flush, flush_folder, folder_beside, open_regular, read_whole, remove
+from onespike.durable import digest_of, flush, open_regular, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
+from onespike.folders import flush_folder, folder_beside
 
 #: Increase it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 4
