@@ -54,12 +54,17 @@ class Files(NamedTuple):
         """Raise an OnespikeError unless each listed file is one of `names`, and listed once."""
         known, seen = set(names), set[str]()
         for name in listed:
-            if name not in known or name in seen:
-                state = (
-                    "listed twice; expected it once" if name in seen else "no such file; expected one of the data set"
-                )
-                raise OnespikeError(f"{self.where(name)}: {state}; restore the data set")
+            if name in seen:
+                raise OnespikeError(f"{self.where(name)}: listed twice; expected it once; restore the data set")
+            if name not in known:
+                state = "no such file; expected one of the data set; restore the data set"
+                raise OnespikeError(f"{self.where(name)}: {state}")
             seen.add(name)
+
+    def left_out(self, names: set[str], what: str) -> str:
+        """Say of files that they are left out, because their names are not those of a `what`; nothing if none are."""
+        are = "file is" if len(names) == 1 else "files are"
+        return f"{self.where(min(names))}: no {what} by its name; {len(names)} such {are} left out" if names else ""
 
     def folders(self, name: str) -> set[str]:
         """Names of the folders directly in a folder, empty ones included, hidden ones not."""
@@ -80,6 +85,10 @@ class Files(NamedTuple):
             if self.prefix + name not in self.members:
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             return self.members[self.prefix + name]()
+
+    def lines(self, name: str) -> list[str]:
+        """Lines of a text file."""
+        return self.read(name).decode("utf-8", "replace").splitlines()
 
     def where(self, name: str) -> str:
         """Name a file, for an error: its path, or archive and member."""
@@ -107,7 +116,7 @@ class Files(NamedTuple):
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def holders(self, marker: str) -> set[str]:
-        """Which folders directly hold a file, or a folder if the marker ends in a slash: "" is the root itself."""
+        """Find what holds a file, or a folder if the marker ends in a slash: "" is the root, others are in it."""
         is_folder = marker.endswith("/")
         if self.members is None:
             wanted = Path.is_dir if is_folder else Path.is_file
@@ -156,6 +165,12 @@ def open_files(root: Path) -> Iterator[Files]:
             else:
                 raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
         yield Files(root, members, listed=frozenset(f"{posixpath.normpath(name)}/" for name in listed))
+
+
+def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError:
+    """The error for a root in which none of a data set's forms was found."""
+    expected = f"expected {', or '.join(forms)}, there or one folder down"
+    return OnespikeError(f"{root}: not recognised as {name}; {expected}; correct --data.root")
 
 
 def _below(root: Path) -> Iterator[Path]:
