@@ -72,6 +72,12 @@ def read_whole(path: Path, most: int = MOST) -> bytes:
         return file.read(size)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a regular file of any size; an OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content

@@ -24,7 +24,7 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
-from onespike.durable import digest_of, flush, open_regular, read_whole, remove
+from onespike.durable import digest_of, file_digest, flush, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
 from onespike.folders import flush_folder, folder_beside
 
@@ -134,29 +134,24 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)
         if events := content.parts[part].events:
-            _write_events(folder / part, events, count)
+            _write_events(folder, part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
     meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
     meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
     meta |= {"images": counts, "note": content.note}
-    meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))} | {"meta": digest_of(meta)}
+    meta["sha256"] = {path.name: file_digest(path) for path in sorted(folder.glob("*.npy"))} | {"meta": digest_of(meta)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -> None:
+def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], count: int) -> None:
     """Write <part>-events.npy and <part>-bounds.npy: all recordings one after the other, and where they begin."""
     bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
-    with path.with_name(f"{path.name}-events.npy").open("wb") as file:
+    with (folder / f"{part}-events.npy").open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
         np.lib.format.write_array_header_1_0(file, header)
         for index in range(count):
             file.write(np.ascontiguousarray(events(index), EVENT).tobytes())
-    np.save(path.with_name(f"{path.name}-bounds.npy"), bounds)
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    np.save(folder / f"{part}-bounds.npy", bounds)
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
@@ -210,7 +205,7 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
             paths = {what: path for what, path in paths.items() if path.name in meta["sha256"]}
             later = cheap and paths["images"].stat().st_size > _CHEAP
             for path in list(paths.values())[later:]:
-                if _digest(path) != meta["sha256"].get(path.name):
+                if file_digest(path) != meta["sha256"].get(path.name):
                     raise ValueError(f"{path.name} is not what was written")
             images, labels = np.load(paths["images"], mmap_mode="r"), np.load(paths["labels"])
             sums, whole = np.load(paths["sums"]), images.dtype == np.uint8 and images.ndim in (4, 5)

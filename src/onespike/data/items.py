@@ -51,10 +51,6 @@ class ItemSet(ImageSet):
         with damage_named(self.origin(position), *_DAMAGED):  # Pillow may read it only now
             return uint8_pixels(image, self.origin(position))
 
-    def described(self) -> Part:
-        """What decoding needs."""
-        return Part(self.targets, [self.origin(position) for position in range(len(self))], self.pixels)
-
     @override
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         return self.drawn(position)
@@ -128,7 +124,8 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
         names = [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(known)]
     split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
-    return Content(tuple(names), {name: part.described() for name, part in parts.items()}, note)
+    raw = {name: Part(one.targets, [*map(one.origin, range(len(one)))], one.pixels) for name, one in parts.items()}
+    return Content(tuple(names), raw, note)
 
 
 def _known_classes(part: ItemSet) -> list[str]:

@@ -175,9 +175,9 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
     if isinstance(data.train, ItemSet):
         return
     side = data.image_size
-    most_of_all = side if side > 1 else 0  # beyond, a crop may be border alone
-    border = side - 1 if config.crop_fill == "reflect" else most_of_all
-    for key, most in (("cutout", most_of_all), ("crop_padding", border)):
+    largest = side if side > 1 else 0  # beyond, a crop may be border alone
+    border = side - 1 if config.crop_fill == "reflect" else largest
+    for key, most in (("cutout", largest), ("crop_padding", border)):
         if (value := getattr(config, key)) > most:
             expected = f"expected at most {most} for images of {side} pixels a side"
             raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")

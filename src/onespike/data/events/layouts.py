@@ -68,12 +68,11 @@ def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
     with _opened(config, root, forms, "DVSGesture") as files:
         every = files.names()
         if "" in files.holders(f"{folders['train']}/"):
-            listings: dict[str, Listing] = {}
+            count, listings = len(_GESTURES), dict[str, Listing]()
             for part, folder in folders.items():
                 arrays = below(files, every, folder, (".npy",), "recording")
-                listings[part] = [(name, _number(files, name, Path(name).stem, len(_GESTURES))) for name in arrays]
-            read = _reader(files, {".npy": read_gesture_array}, DVS128)
-            parts = parts_of_files(files, range(len(_GESTURES)), listings, read)
+                listings[part] = [(name, _number(files, name, Path(name).stem, count)) for name in arrays]
+            parts = parts_of_files(files, range(count), listings, _reader(files, {".npy": read_gesture_array}, DVS128))
         else:
             trials = {part: [*filter(None, map(str.strip, files.lines(name)))] for part, name in lists.items()}
             listed = [trial for some in trials.values() for trial in some]
@@ -218,12 +217,7 @@ def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Call
 
 
 def source(
-    config: DataConfig,
-    sensor: Sensor,
-    origin: str,
-    key: Callable[[], str],
-    recordings: Content,
-    others: str = "",
+    config: DataConfig, sensor: Sensor, origin: str, key: Callable[[], str], recordings: Content, others: str = ""
 ) -> Source:
     """Make a source of frames out of recordings, which stand for its pixels; `key` is theirs, `others` a warning."""
     framing, keeps = Framing.of(config, sensor), config.changes_events

@@ -31,14 +31,14 @@ EVENTS = {
     "shd": "events.layouts.open_shd",
     "events-folder": "events.layouts.open_folder",
 }
-#: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
-PARTS = ("train", "validation", "test")
 #: Names of each part, in folders, in Python and on the Hub, the usual name first.
 NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+#: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
+PARTS = tuple(NAMES)
 #: Most classes: the confusion matrix has the square of it.
 MOST_CLASSES = 1 << 15
 

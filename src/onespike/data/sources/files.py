@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from onespike.durable import MOST, open_regular, read_whole
+from onespike.durable import MOST, file_digest, open_regular, read_whole
 from onespike.errors import OnespikeError
 
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
@@ -100,7 +100,8 @@ class Files(NamedTuple):
         In a folder, a link out of it, or one file under two names, is an OnespikeError.
         """
         if self.members is not None:
-            return _digest(self.root)[0]
+            with _errors_named(str(self.root)):
+                return file_digest(self.root)
         lines, paths = list[str](), dict[object, Path]()  # the path of each file, by its identity
         for name in names:
             path = Path(self.where(name))
@@ -109,8 +110,10 @@ class Files(NamedTuple):
                 if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
                     raise _led_out(path, real, self.root)
             # A digest per file: a byte that moves from one file to the next changes the key.
-            digest, identity = _digest(path)
-            if (other := paths.setdefault(identity or path.resolve(), path)) != path:
+            with _errors_named(str(path)):
+                digest, status = file_digest(path), path.stat()
+            identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else path.resolve()
+            if (other := paths.setdefault(identity, path)) != path:
                 raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
             lines.append(f"{name}\0{digest}\n")
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
@@ -271,14 +274,6 @@ def entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if info.size < 0:
             raise tarfile.ReadError(f"a member of {info.size} bytes")
         yield info
-
-
-def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
-    """SHA-256 of a file; and, if it has several names, its device and inode number, which identify it."""
-    with _errors_named(str(path)), open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else ()
-        return hashlib.file_digest(file, "sha256").hexdigest(), identity
 
 
 @contextmanager
