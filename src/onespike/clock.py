@@ -66,19 +66,14 @@ def interleaved(
     three times, as long as that takes less than the seconds of the warm-up. Returns the seconds of each call.
     """
     for function in functions.values():
-        started = time.perf_counter()
+        spent = 0.0
         for _ in range(CALLS):
-            function()
-            _wait()
-            if time.perf_counter() - started > WARM_UP:
+            if (spent := spent + _seconds(function)) > WARM_UP:
                 break
     taken: dict[str, list[float]] = {name: [] for name in functions}
     while any(len(times) < rounds or sum(times) < seconds for times in taken.values()):
         for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            _wait()
-            taken[name].append(time.perf_counter() - started)
+            taken[name].append(_seconds(function))
     return taken
 
 
@@ -87,7 +82,10 @@ def timed(function: Callable[[], object], rounds: int = 10, seconds: float = 2.0
     return interleaved({"": function}, rounds, seconds)[""]
 
 
-def _wait() -> None:
-    """Wait until the accelerator, if there is one, has done its work."""
+def _seconds(function: Callable[[], object]) -> float:
+    """Seconds that a function takes, until the accelerator, if there is one, has done its work."""
+    started = time.perf_counter()
+    function()
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
+    return time.perf_counter() - started

@@ -11,25 +11,22 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, TypeVar
+from typing import Any
 
 from onespike.errors import OnespikeError, listed, shown
 from onespike.lock import LOCK
 
 #: Largest file that is read whole, in bytes.
 MOST = 1 << 28
-#: Files of a run, which other output must not replace.
+#: Files of a run, and of a checkpoint, which other output must not replace.
+_CHECKPOINT = ("state.json", "model.safetensors")
 _OF_A_RUN = ("config.yaml", "curves.png", "environment.json", "metrics.csv", "summary.json", LOCK)
-#: Attempts to read or replace a folder while somebody replaces it.
-_ATTEMPTS = 20
-#: A temporary name, see `_beside`; seconds after which whoever wrote there is dead.
+#: A temporary name, see `beside`; seconds after which whoever wrote there is dead.
 _TEMPORARY, _DEAD = re.compile(r"\.(?P<name>.{1,50})\.[0-9a-f]{16}\.new", re.DOTALL), 86_400
-#: What is read from a folder.
-Content = TypeVar("Content")
 #: What a spreadsheet takes for a formula: a sign in front of anything but a number.
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?![\d.]*(e[+-]?\d+)?%?$)")
 
@@ -75,6 +72,12 @@ def read_whole(path: Path, most: int = MOST) -> bytes:
         return file.read(size)
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal, of a regular file of any size; an OSError as of `open_regular`."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
     """Replace a file at once, in an existing folder: readers find the old content (kept at an OSError) or the new."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
@@ -85,7 +88,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
         return
-    new = _beside(path)
+    new = beside(path)
     try:
         with new.open("xb") as file:
             file.write(data)
@@ -98,7 +101,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     flush(path.parent)
 
 
-def _beside(path: Path) -> Path:
+def beside(path: Path) -> Path:
     """A temporary name beside a path, which no other process has; remove what killed processes left there."""
     with suppress(OSError):
         remove(path.with_name(f".{path.name}.new"))  # as all processes called it once
@@ -109,7 +112,7 @@ def _beside(path: Path) -> Path:
 
 
 def is_temporary(path: Path, *names: str) -> bool:
-    """Whether something of one of these names, or of any, is written there, or was when its writer was killed."""
+    """Whether a path is a temporary one, see `beside`: of any name, or of one of these."""
     match = _TEMPORARY.fullmatch(path.name)
     return match is not None and (not names or match["name"] in names)
 
@@ -123,7 +126,7 @@ def _is_written_into(path: Path) -> bool:
 
 
 def expect_writable(*files: str | Path | None, folder: Path | None = None) -> None:
-    """Raise an `OnespikeError` now if files ("-" and None are none), or those in a folder, cannot be written later.
+    """Raise an `OnespikeError` now if a file, or those in a folder, could not be written later; skip "-" and None.
 
     A temporary file is made there: permissions alone say nothing of /proc, or of a read-only mount. Files that a run
     needs are not replaced, and no two files may have one path.
@@ -135,52 +138,28 @@ def expect_writable(*files: str | Path | None, folder: Path | None = None) -> No
     except FileNotFoundError:  # of a relative path
         expected = "the current folder is gone: cd to another, or give a whole path"
         raise OnespikeError(f"cannot write {listed(map(str, paths))}: {expected}") from None
-    for path in paths:
+    for path, real in zip(paths, places, strict=True):
         try:
-            place = next(one for one in (path.absolute(), *path.absolute().parents) if _is_there(one))
-            if place != path.absolute() or path == folder:
-                if not place.is_dir():
-                    raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
-            elif place.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            elif place.name in _OF_A_RUN and (place.parent / "config.yaml").is_file():
-                raise FileExistsError(errno.EEXIST, "it is a file of a run")
-            if _holds_checkpoint(place if place.is_dir() else place.parent):
-                raise FileExistsError(errno.EEXIST, "it lies in a checkpoint of a run")
-            if places.count(os.path.realpath(path)) > 1 and not _is_written_into(path):
-                raise FileExistsError(errno.EEXIST, "two things are to go there")
-            if not os.access(place, os.W_OK):
-                raise PermissionError(errno.EACCES, f"no permission to write {place}")
-            if place.is_dir() or not _is_written_into(place):
-                with tempfile.TemporaryFile(dir=place if place.is_dir() else place.parent):
+            whole = path.absolute()
+            place = next(one for one in (whole, *whole.parents) if _is_there(one))
+            is_file = place == whole and path != folder
+            within = place if place.is_dir() else place.parent
+            of_a_run = place.name in _OF_A_RUN and (place.parent / "config.yaml").is_file()
+            for reason, holds in (
+                (f"{place} is no folder", within != place and not is_file),
+                ("it is a folder", within == place and is_file),
+                ("it is a file of a run", of_a_run and is_file),
+                ("it lies in a checkpoint of a run", all((within / name).is_file() for name in _CHECKPOINT)),
+                ("two things are to go there", places.count(real) > 1 and not _is_written_into(path)),
+                (f"no permission to write {place}", not os.access(place, os.W_OK)),
+            ):
+                if holds:
+                    raise OSError(errno.EACCES, reason)
+            if within == place or not _is_written_into(place):
+                with tempfile.TemporaryFile(dir=within):
                     pass
         except OSError as error:
             raise OnespikeError(f"cannot write {path}: {error.strerror or error}; choose another place") from error
-
-
-def expect_replaceable(folder: Path, earlier: Iterable[str], what: str) -> None:
-    """Raise an `OnespikeError` now if `write_folder` could not write later, or would remove other files.
-
-    `earlier` are the names of the files that an earlier `what`, such as "export", left there.
-    """
-    expect_writable(folder=folder)
-    if folder.name in ("", ".."):
-        raise OnespikeError(f"cannot write {folder}: expected a folder by its own name; choose another place")
-    there = {path.name for path in folder.iterdir() if not is_temporary(path)} if folder.exists() else set()
-    if found := there - set(earlier):
-        raise OnespikeError(f"{folder} holds {min(found)}, which is of no earlier {what}: choose another folder")
-
-
-def expect_outside(file: str | None, folder: Path) -> None:
-    """Raise an `OnespikeError` if a further file ("-" and None are none) would lie in a folder that is replaced."""
-    if file is None or file == "-":
-        return
-    if Path(os.path.realpath(path_of(file, "file"))).is_relative_to(os.path.realpath(folder)):
-        raise OnespikeError(f"cannot write {file}: {folder} is replaced as a whole; choose a place outside of it")
-
-
-def _holds_checkpoint(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in ("state.json", "model.safetensors"))
 
 
 def _is_there(path: Path) -> bool:
@@ -200,55 +179,6 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder, with all that is in it, by files: a reader finds the old ones or the new ones, never a mixture.
-
-    The new folder is written beside the old one, flushed to the disk, and renamed. Between the two renames the old one
-    is called `.NAME.old`: read through `whole_folder`. If it cannot be written, it is an OSError, and the old folder
-    stays.
-    """
-    if folder.name in ("", ".."):
-        raise OSError(errno.EINVAL, "expected a folder by its own name, which is not . or ..")
-    new, old = _beside(folder), folder.with_name(f".{folder.name}.old")
-    try:
-        new.mkdir(parents=True)
-        for name, content in files.items():
-            (new / name).write_bytes(content)
-        for path in [*new.iterdir(), new]:
-            flush(path)
-        _swap(new, folder, old)
-    except BaseException:
-        if old.exists() and not folder.exists():  # interrupted between the two renames
-            old.rename(folder)
-        shutil.rmtree(new, ignore_errors=True)
-        raise
-    flush(folder.parent)
-    remove(old)
-
-
-def _swap(new: Path, folder: Path, old: Path) -> None:
-    """Put a new folder into the place of another, which becomes the old one; others may do the same meanwhile."""
-    for attempt in range(_ATTEMPTS):
-        try:
-            if folder.exists():
-                remove(old)
-                folder.rename(old)
-            new.rename(folder)
-            return
-        except OSError as error:
-            taken = error.errno in (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY)
-            if not taken or attempt == _ATTEMPTS - 1:
-                raise
-
-
-def save_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace a folder by files, as `write_folder` does; what cannot be written is an `OnespikeError`."""
-    try:
-        write_folder(folder, files)
-    except OSError as error:
-        raise OnespikeError(f"cannot write {folder}: {error.strerror or error}") from error
-
-
 def remove(path: Path) -> None:
     """Remove a folder, or what is in its place: opening a FIFO would wait for ever."""
     if path.is_dir() and not path.is_symlink():
@@ -259,31 +189,6 @@ def remove(path: Path) -> None:
     except (IsADirectoryError, PermissionError):
         if not path.is_dir():  # else another process has put its folder there since, and removes it
             raise
-
-
-def whole_folder(folder: Path) -> Path:
-    """Where the content of a folder by `write_folder` is, even if a crash came between its two renames."""
-    old = folder.with_name(f".{folder.name}.old")
-    return old if old.exists() and not folder.exists() else folder
-
-
-def read_folder(folder: Path, read: Callable[[Path], Content]) -> Content:
-    """What `read` finds in a folder, which it is given, even while that is replaced: `write_folder` swaps it whole.
-
-    A file that is missing is a FileNotFoundError; a folder that is replaced all the time an `OnespikeError`.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            place = whole_folder(folder)
-            before = place.stat()
-            content = read(place)
-            if (before.st_ino, before.st_mtime_ns) == ((after := place.stat()).st_ino, after.st_mtime_ns):
-                return content
-        except FileNotFoundError:
-            if attempt == _ATTEMPTS - 1:
-                raise
-        time.sleep(0.01)
-    raise OnespikeError("somebody replaces it all the time")
 
 
 def save_text(text: str | bytes, path: Path) -> None:
@@ -305,14 +210,14 @@ def save_json(content: Any, target: str) -> None:
 
 
 def digest_of(content: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of a mapping's JSON, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    """SHA-256, in hexadecimal, of a mapping's JSON: without its own "sha256", whatever the order of its keys."""
+    said = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def sealed(content: Mapping[str, Any], file: bytes) -> dict[str, Any]:
     """A file's description, with a SHA-256 of both, the file and the description."""
-    said = {key: value for key, value in content.items() if key != "sha256"}
-    return {**said, "sha256": hashlib.sha256(file + digest_of(said).encode()).hexdigest()}
+    return {**content, "sha256": hashlib.sha256(file + digest_of(content).encode()).hexdigest()}
 
 
 def is_as_written(text: bytes, content: Mapping[str, Any]) -> bool:

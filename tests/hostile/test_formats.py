@@ -19,10 +19,11 @@ from torch import nn
 
 import onespike
 from onespike.cli.main import dispatch
-from onespike.durable import expect_writable, write_folder, write_whole
+from onespike.durable import expect_writable, write_whole
 from onespike.errors import OnespikeError
 from onespike.exporting.export import expect_free
 from onespike.exporting.hub import save_pretrained
+from onespike.folders import write_folder
 from onespike.inference.optimise import optimise
 from onespike.inference.storage import load_engine
 from onespike.models.streaming import stream

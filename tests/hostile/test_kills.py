@@ -174,7 +174,7 @@ def test_a_signal_while_images_are_decoded_leaves_nothing(number, start, tmp_pat
         *images,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    wait_until(lambda: list(cache.glob(".building-*/*.npy")), process)
+    wait_until(lambda: list(cache.glob(".*.new/*.npy")), process)
     process.send_signal(number)
     _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number, error

@@ -1,40 +1,27 @@
-"""A folder has one writer, a file may have many; what is written is on the disk before its name is."""
+"""Files and folders are whole whoever writes them; what is written is on the disk before its name is."""
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from onespike.durable import expect_replaceable, remove, write_folder, write_whole
-from onespike.errors import OnespikeError
-from onespike.lock import held
+from onespike.durable import remove, write_whole
+from onespike.folders import expect_replaceable, write_folder
 from tests.running import PATIENCE
 
-HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
 #: Write a file, and a folder, many times.
 WRITE = """
-import pathlib, sys, onespike.durable as d
+import pathlib, sys
+from onespike.durable import write_whole
+from onespike.folders import write_folder
 for number in range(60):
-    d.write_whole(pathlib.Path(sys.argv[1], "file"), sys.argv[2] * 100_000)
-    d.write_folder(pathlib.Path(sys.argv[1], "folder"), {str(one): sys.argv[2].encode() for one in range(5)})
+    write_whole(pathlib.Path(sys.argv[1], "file"), sys.argv[2] * 100_000)
+    write_folder(pathlib.Path(sys.argv[1], "folder"), {str(one): sys.argv[2].encode() for one in range(5)})
 """
 LEFT = ".x.0123456789abcdef.new"
-
-
-def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path: Path):
-    folder, link = tmp_path / "run", tmp_path / "link"
-    link.symlink_to(folder)
-    with held(folder):
-        for name in (folder, link):
-            with pytest.raises(OnespikeError, match=r"is being written by process \d+, this one"), held(name):
-                pass
-        other = subprocess.run([sys.executable, "-c", HOLD, folder], capture_output=True, text=True, check=False)
-        assert "is being written by process" in other.stderr
-    subprocess.run([sys.executable, "-c", HOLD, folder], check=True)
 
 
 @pytest.fixture
@@ -118,7 +105,8 @@ def test_a_write_that_is_interrupted_leaves_nothing(tmp_path: Path, monkeypatch)
     def end(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("onespike.durable.flush", end)
+    for module in ("durable", "folders"):
+        monkeypatch.setattr(f"onespike.{module}.flush", end)
     for write in (lambda: write_whole(tmp_path / "x", "new"), lambda: write_folder(tmp_path / "x", {"a": b"new"})):
         with pytest.raises(KeyboardInterrupt):
             write()

@@ -1,22 +1,28 @@
 """A folder has one writer, who is named."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from onespike.errors import OnespikeError
-from onespike.lock import LOCK, held
+from onespike.lock import held
+
+HOLD = "import sys, pathlib, onespike.lock as d\nwith d.held(pathlib.Path(sys.argv[1])): pass"
 
 
-def test_a_writer_names_itself(tmp_path):
-    with held(tmp_path / "run"):
-        assert f"process {os.getpid()} on " in (tmp_path / "run" / LOCK).read_text()
-        with (
-            pytest.raises(OnespikeError, match=f"is being written by process {os.getpid()}, this one"),
-            held(tmp_path / "run"),
-        ):
-            pass
-    assert not (tmp_path / "run").exists()
+def test_a_second_hold_is_refused_and_leaves_the_lock_to_the_first(tmp_path):
+    folder, link = tmp_path / "run", tmp_path / "link"
+    link.symlink_to(folder)
+    with held(folder):
+        for name in (folder, link):
+            with pytest.raises(OnespikeError, match=f"by process {os.getpid()}, this one"), held(name):
+                pass
+        other = subprocess.run([sys.executable, "-c", HOLD, folder], capture_output=True, text=True, check=False)
+        assert f"is being written by process {os.getpid()} on " in other.stderr
+    assert not folder.exists()
+    subprocess.run([sys.executable, "-c", HOLD, folder], check=True)
 
 
 def test_a_writer_that_ends_just_now_is_another_process(tmp_path, monkeypatch):

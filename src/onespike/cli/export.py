@@ -38,9 +38,10 @@ def export(
         checkpoint: Which weights of the run: best or last.
         json: A further file for the proof; - prints it.
     """
-    from onespike.durable import expect_outside, expect_writable, save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.exporting import export as write
     from onespike.exporting.parity import FAR
+    from onespike.folders import expect_outside
     from onespike.training.run import Run
 
     if out is None:

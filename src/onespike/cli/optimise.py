@@ -36,8 +36,9 @@ def optimise(
         rounds: Timings for each batch size.
         json: A further file for the report; - prints it.
     """
-    from onespike.durable import expect_outside, expect_writable, save_json
+    from onespike.durable import expect_writable, save_json
     from onespike.environment import environment
+    from onespike.folders import expect_outside
     from onespike.inference.optimise import optimise as make_engine
     from onespike.inference.storage import REPORT
     from onespike.training.pretrained import beside

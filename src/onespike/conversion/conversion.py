@@ -19,16 +19,9 @@ from onespike.conversion.config import Calibration, ConversionConfig
 from onespike.conversion.kinds import WEIGHTS, reached_by_images
 from onespike.conversion.network import ConvertedNetwork, OverMeans, PoolSpikes, spiking
 from onespike.conversion.trace import trace
-from onespike.durable import (
-    expect_replaceable,
-    is_as_written,
-    path_of,
-    read_whole,
-    save_folder,
-    sealed,
-    whole_folder,
-)
+from onespike.durable import is_as_written, path_of, read_whole, sealed
 from onespike.errors import OnespikeError, shown
+from onespike.folders import expect_replaceable, save_folder, whole_folder
 from onespike.neurons.integrate_fire import QCFS, IntegrateFire
 from onespike.neurons.watch import aside, ask
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save

@@ -10,8 +10,6 @@ import hashlib
 import json
 import math
 import shutil
-import time
-import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -26,14 +24,14 @@ from onespike.data.events.stream import EVENT
 from onespike.data.sets import Dataset, ImageSet, RecordingSet
 from onespike.data.sources import PARTS, Content, HubUnreachableError, Source, expect_class_names
 from onespike.data.sources.image import fit
-from onespike.durable import digest_of, flush, open_regular, read_whole
+from onespike.durable import digest_of, file_digest, flush, read_whole, remove
 from onespike.errors import OnespikeError, shown, warn
+from onespike.folders import flush_folder, folder_beside
 
 #: Increase it whenever the same source would give other files: older entries are then made anew.
 _FORMAT = 4
 _META: dict[str, Any] = {"entry": str, "name": str, "note": str, "classes": tuple[str, ...], "mean": tuple[float, ...]}
 _META |= {"std": tuple[float, ...], "images": dict[str, int], "sha256": dict[str, str]}
-_LEFTOVER_SECONDS = 86_400  # no build takes a day
 _CHUNK_BYTES = 1 << 22
 _CHEAP = 1 << 28  # bytes of the largest file that is verified whenever it is opened
 
@@ -59,9 +57,7 @@ def open_cache(source: Source, directory: Path, image_size: int | None = None) -
                 return _read(entry)
             except OnespikeError as error:
                 warn(f"{error}: decoding the images again")
-                damaged = entry.with_name(f".building-{uuid.uuid4().hex}")  # deleted later if this process is killed
-                entry.rename(damaged)
-                shutil.rmtree(damaged)
+                remove(entry)
         _build(source, entry, image_size)
     except OSError as error:  # the source reports its own, so this one is ours
         state = f"{directory}: cannot write the decoded images ({error.strerror or error})"
@@ -74,9 +70,8 @@ def verify_cache(directory: Path) -> dict[Path, str]:
     """Compare all entries of a cache, byte for byte, with what was written; returns what is wrong with each, or ""."""
     found = {}
     for entry in sorted({path.parent for path in directory.glob("[!.]*/*-images.npy")}):
-        with suppress(OSError, OnespikeError, AttributeError):
-            if read_json(read_whole(entry / "meta.json"), entry).get("format") != _FORMAT:  # nobody opens it any more
-                continue
+        if _description(entry).get("format", _FORMAT) != _FORMAT:  # nobody opens it any more
+            continue
         try:
             _read(entry, cheap=False)
             found[entry] = ""
@@ -100,25 +95,15 @@ def decode_here(content: Content, name: str, image_size: int | None = None) -> D
 
 def _build(source: Source, entry: Path, image_size: int | None) -> None:
     """Decode into a temporary folder, then rename it."""
-    directory = entry.parent
-    directory.mkdir(parents=True, exist_ok=True)
-    for path in directory.glob(".building-*"):  # what killed processes had begun; a younger one may still be at work
-        if path.stat().st_mtime < time.time() - _LEFTOVER_SECONDS:
-            shutil.rmtree(path, ignore_errors=True)
-    building = directory / f".building-{entry.name}-{uuid.uuid4().hex}"
-    building.mkdir()
-    try:
-        _write(source, building, image_size, entry.name)
-        for path in [*building.iterdir(), building]:
-            flush(path)
+    with folder_beside(entry) as new:
+        _write(source, new, image_size, entry.name)
+        flush_folder(new)
         try:
-            building.rename(entry)
+            new.rename(entry)
         except OSError:
             if not entry.is_dir():  # else another process was faster, and its entry is as good
                 raise
-        flush(directory)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
+    flush(entry.parent)
 
 
 def _write(source: Source, folder: Path, image_size: int | None, name: str) -> None:
@@ -149,30 +134,24 @@ def _write(source: Source, folder: Path, image_size: int | None, name: str) -> N
         np.save(folder / f"{part}-labels.npy", content.parts[part].labels)
         np.save(folder / f"{part}-sums.npy", sums)
         if events := content.parts[part].events:
-            _write_events(folder / part, events, count)
+            _write_events(folder, part, events, count)
     mean, std = channel_statistics(np.load(folder / "train-images.npy", mmap_mode="r"))
     meta: dict[str, Any] = {"format": _FORMAT, "entry": name, "name": source.name, "origin": source.origin}
     meta |= {"image_size": image_size, "classes": content.classes, "mean": mean, "std": std}
     meta |= {"images": counts, "note": content.note}
-    meta["sha256"] = {path.name: _digest(path) for path in sorted(folder.glob("*.npy"))}
-    meta["sha256"]["meta"] = digest_of({key: value for key, value in meta.items() if key != "sha256"})
+    meta["sha256"] = {path.name: file_digest(path) for path in sorted(folder.glob("*.npy"))} | {"meta": digest_of(meta)}
     (folder / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_events(path: Path, events: Callable[[int], np.ndarray], count: int) -> None:
+def _write_events(folder: Path, part: str, events: Callable[[int], np.ndarray], count: int) -> None:
     """Write <part>-events.npy and <part>-bounds.npy: all recordings one after the other, and where they begin."""
     bounds = np.cumsum([0, *(len(events(index)) for index in range(count))])
-    with path.with_name(f"{path.name}-events.npy").open("wb") as file:
+    with (folder / f"{part}-events.npy").open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(EVENT), "fortran_order": False, "shape": (int(bounds[-1]),)}
         np.lib.format.write_array_header_1_0(file, header)
         for index in range(count):
             file.write(np.ascontiguousarray(events(index), EVENT).tobytes())
-    np.save(path.with_name(f"{path.name}-bounds.npy"), bounds)
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    np.save(folder / f"{part}-bounds.npy", bounds)
 
 
 def _decoder(content: Content, name: str, image_size: int | None) -> Callable[[str], Iterator[np.ndarray]]:
@@ -215,7 +194,7 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
     try:
         meta = read_json(read_whole(entry / "meta.json"), "meta.json")
         expect_keys(meta, _META, "meta.json")
-        if meta["sha256"].get("meta") != digest_of({key: value for key, value in meta.items() if key != "sha256"}):
+        if meta["sha256"].get("meta") != digest_of(meta):
             raise ValueError("meta.json is not what was written")
         expect_class_names(meta["classes"], "meta.json")
         if meta["entry"] != entry.name:
@@ -226,7 +205,7 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
             paths = {what: path for what, path in paths.items() if path.name in meta["sha256"]}
             later = cheap and paths["images"].stat().st_size > _CHEAP
             for path in list(paths.values())[later:]:
-                if _digest(path) != meta["sha256"].get(path.name):
+                if file_digest(path) != meta["sha256"].get(path.name):
                     raise ValueError(f"{path.name} is not what was written")
             images, labels = np.load(paths["images"], mmap_mode="r"), np.load(paths["labels"])
             sums, whole = np.load(paths["sums"]), images.dtype == np.uint8 and images.ndim in (4, 5)
@@ -250,12 +229,17 @@ def _read(entry: Path, cheap: bool = True) -> Dataset:
 def _newest(source: Source, directory: Path, image_size: int | None) -> Path | None:
     """The newest entry of a source's origin, whatever its key."""
     wanted = {"format": _FORMAT, "origin": source.origin, "image_size": image_size}
-    found = []
-    for path in directory.glob("[!.]*/meta.json"):
-        with suppress(OSError, OnespikeError, AttributeError):  # damaged entries do not count
-            if wanted.items() <= read_json(read_whole(path), path).items():
-                found.append(path)
+    every = directory.glob("[!.]*/meta.json")
+    found = [path for path in every if wanted.items() <= _description(path.parent).items()]
     return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+
+
+def _description(entry: Path) -> dict[str, Any]:
+    """What an entry says of itself; nothing if it is damaged."""
+    with suppress(OSError, OnespikeError):
+        said = read_json(read_whole(entry / "meta.json"), entry)
+        return said if isinstance(said, dict) else {}
+    return {}
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -9,14 +9,13 @@ from onespike.errors import OnespikeError, shown
 
 #: The name of a data set that was passed from Python, and cannot be opened by name.
 PASSED = "passed-from-python"
-#: Options for events alone: for events to train on, and for all.
-OF_TRAINING_EVENTS = ("spatial_jitter", "temporal_jitter", "drop_events")
-OF_EVENTS = ("frames", "frames_by", "representation", "sensor", "denoise", *OF_TRAINING_EVENTS)
-#: Options on which the test images depend, and the data sets of which nothing but the `root` says which they are.
-_OF_TEST = (
-    *("name", "image_size", "class_path", "init_args"),
-    *("frames", "frames_by", "representation", "sensor", "denoise"),
-)
+#: Options for events alone: how they become frames, and how events to train on are changed before.
+OF_FRAMES = ("frames", "frames_by", "representation", "sensor", "denoise")
+_OF_CHANGES = ("spatial_jitter", "temporal_jitter", "drop_events")
+OF_EVENTS = (*OF_FRAMES, *_OF_CHANGES)
+#: Options that decide what the test images are.
+_OF_TEST = ("name", "image_size", "class_path", "init_args", *OF_FRAMES)
+#: Data sets that only their `root` tells apart.
 BY_ROOT = ("folder", "hub", "events-folder")
 #: AutoAugment policies in timm's notation; timm itself silently leaves out what it does not know.
 _NUMBER = r"\d{1,3}(\.\d{1,6})?"
@@ -102,9 +101,14 @@ class DataConfig:
     class_path: str | None = None
     init_args: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def changes_events(self) -> bool:
+        """Whether recordings to train on are changed anew at each epoch, before they become frames."""
+        return any(getattr(self, key) for key in _OF_CHANGES)
+
     def shows_as(self, other: "DataConfig") -> bool:
         """Whether the test images are those of another configuration, by the options that choose and change them."""
-        options = [*_OF_TEST, *(["root"] if self.name in BY_ROOT else [])]
+        options = (*_OF_TEST, "root") if self.name in BY_ROOT else _OF_TEST
         return all(getattr(self, key) == getattr(other, key) for key in options)
 
     def __post_init__(self) -> None:
@@ -128,9 +132,8 @@ class DataConfig:
             ("auto_augment", _POLICY.fullmatch(self.auto_augment), "'original', 'rand-m9-mstd0.5' or the like"),
         ):
             if not fine:
-                raise OnespikeError(
-                    f"data.{key}: expected {expected}, got {shown(getattr(self, key))}; change --data.{key}"
-                )
+                found = shown(getattr(self, key))
+                raise OnespikeError(f"data.{key}: expected {expected}, got {found}; change --data.{key}")
         if self.alternate_flip and self.flip != 0.5:
             expected = "expected a flip of 0.5, for it mirrors half of all images"
             raise OnespikeError(f"data.alternate_flip: {expected}, got {self.flip!r}; change --data.flip")

@@ -10,14 +10,14 @@ from typing import Any
 
 from onespike.classpath import REFUSALS, resolve
 from onespike.data.cache import decode_here, open_cache
-from onespike.data.config import OF_EVENTS, OF_TRAINING_EVENTS, PASSED, DataConfig
-from onespike.data.events.frames import EventAugment, augments
+from onespike.data.config import OF_EVENTS, OF_FRAMES, PASSED, DataConfig
+from onespike.data.events.frames import EventAugment
 from onespike.data.items import content_of, parts_of
 from onespike.data.sets import Dataset as Dataset
 from onespike.data.sets import RecordingSet
 from onespike.data.sources import of_events, open_source
 from onespike.durable import path_of
-from onespike.errors import OnespikeError, lacks_memory, reason, shown
+from onespike.errors import OnespikeError, lacks_memory, reason, shown, warn
 
 
 def open_dataset(config: DataConfig) -> Dataset:
@@ -40,7 +40,7 @@ def open_dataset(config: DataConfig) -> Dataset:
     if isinstance(decoded.train, RecordingSet):
         augment = EventAugment(source.framing, config, decoded.mean, decoded.std)
         decoded = replace(decoded, train=replace(decoded.train, augment=augment))
-    known = replace(decoded, name=source.name, of_events=source.framing is not None)
+    known = replace(decoded, name=source.name, opened=config if source.framing else None)
     return known.divided(config.holdout, config.limit)
 
 
@@ -50,26 +50,36 @@ def expect_used(config: DataConfig) -> None:
     ignored = {} if has_events else dict.fromkeys(OF_EVENTS, "has images, no events")
     if has_events and name != "events-folder":
         ignored["sensor"] = "says itself what recorded it"
-    if has_events and augments(config):
+    if has_events and config.changes_events:
         ignored["crop_fill"] = "loses changed events that leave the frame"
     for key, why in ignored.items():
         if (given := getattr(config, key)) != (usual := getattr(DataConfig, key)):
-            remedy = f"pass --data.{key} {'null' if usual is None else usual}"  # a recipe or a run may have given it
+            remedy = f"pass {_option(key, usual)}"  # a recipe or a run may have given it
             raise OnespikeError(f"data.{key}: {name} {why}; expected {usual}, got {given}; {remedy}")
 
 
 def expect_used_with(data: Any, config: DataConfig) -> None:
-    """Raise an `OnespikeError` for a choice about events that a data set passed from Python, to train on, ignores."""
-    if not isinstance(data, Dataset) or not data.of_events:
+    """Raise an `OnespikeError` for an option of events that a training on data passed from Python would ignore."""
+    if not isinstance(data, Dataset) or not data.opened:
         expect_used(replace(config, name=PASSED, class_path=None, init_args={}))
         return
-    made = getattr(data.train, "augment", None)  # changes events by the options that the data set was opened with
-    opened = made.config if made else replace(config, spatial_jitter=0.0, temporal_jitter=0.0, drop_events=0.0)
-    opened = replace(opened, frames=data.frames)
-    for key in ("frames", *OF_TRAINING_EVENTS, "crop_padding", "crop_fill", "flip", "alternate_flip"):
-        if (given := getattr(config, key)) != (own := getattr(opened, key)):
+    moves = ("crop_padding", "crop_fill", "flip", "alternate_flip") if data.opened.changes_events else ()
+    for key in (*OF_EVENTS, *moves):
+        if (given := getattr(config, key)) != (own := getattr(data.opened, key)):
             state = f"data.{key}: {data.name} was opened with {own}; expected {own}, got {given}"
-            raise OnespikeError(f"{state}; pass --data.{key} {own}, or open it with {given}")
+            raise OnespikeError(f"{state}; pass {_option(key, own)}, or open it with {given}")
+
+
+def warn_of_other_frames(data: Dataset, config: DataConfig) -> None:
+    """Warn if recordings passed from Python to a test became frames in another way than those of the training."""
+    for key in OF_FRAMES if data.opened and config.name in (PASSED, data.name) else ():
+        if (trained := getattr(config, key)) != (own := getattr(data.opened, key)):
+            warn(f"data.{key}: {data.name} was opened with {own}, the network was trained with {trained}")
+
+
+def _option(key: str, value: Any) -> str:
+    """An option as a command takes it."""
+    return f"--data.{key} {'null' if value is None else str(value).replace(', ', ',').strip('()')}"
 
 
 def cache_folder(given: str | None = None) -> Path:
@@ -135,14 +145,11 @@ def as_dataset(
         return decode_here(content, name, image_size).divided(holdout, limit)
     content.check(name)
     square = len(shape) == 3 and shape[1] == shape[2] and image_size in (None, shape[1])
+    side = f" = {image_size}" if image_size else ""
     for part in parts.values():
         if not square or part.shape != shape:
             found = f"floats of shape {part.shape}" if part.shape else "a raw image"
-            wanted = (
-                f"{shape}, as in the training part"
-                if square
-                else f"(C, H, W) with H = W{f' = {image_size}' if image_size else ''}"
-            )
+            wanted = f"{shape}, as in the training part" if square else f"(C, H, W) with H = W{side}"
             state = f"{part.where}: item 0: {found}; expected floats, {wanted}"
             raise OnespikeError(f"{state}; convert all alike, in their transform")
     plain = {"mean": (0.0,) * shape[0], "std": (1.0,) * shape[0]}

@@ -124,9 +124,8 @@ def content_of(parts: Mapping[str, ItemSet], classes: Sequence[str] = ()) -> Con
         names = [f"{name} ({label})" if times[name] > 1 else name for label, name in enumerate(known)]
     split_off = train.where == parts["test"].where
     note = "a fixed fifth of the images (stratified, seed 0) is the test set" if split_off else ""
-    numbered = {name: (part, [part.origin(i) for i in range(len(part))]) for name, part in parts.items()}
-    sources = {name: Part(part.targets, origins, part.pixels) for name, (part, origins) in numbered.items()}
-    return Content(tuple(names), sources, note)
+    raw = {name: Part(one.targets, [*map(one.origin, range(len(one)))], one.pixels) for name, one in parts.items()}
+    return Content(tuple(names), raw, note)
 
 
 def _known_classes(part: ItemSet) -> list[str]:
@@ -177,9 +176,8 @@ def _part(source: Any, where: str) -> ItemSet:
         expected = "a map-style data set, such as a torch.utils.data.Dataset or a datasets.Dataset"
         raise OnespikeError(f"{where}: a {type(source).__name__}; expected {expected}")
     if isinstance(source, TensorDataset) and any(tensor.device.type != "cpu" for tensor in source.tensors):
-        raise OnespikeError(
-            f"{where}: tensors on an accelerator; expected the CPU, from which batches go there; move it"
-        )
+        expected = "expected the CPU, from which batches go there; move it"
+        raise OnespikeError(f"{where}: tensors on an accelerator; {expected}")
     if not len(source):
         raise OnespikeError(f"{where}: empty; expected labelled images; add some")
     labels = _known_labels(source)

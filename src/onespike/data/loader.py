@@ -75,18 +75,17 @@ class TrainLoader:
             self.mirrored = torch.rand(len(data.train), generator=generator) < 0.5
         self.singly: Maker | None = None
         self.frames = data.frames
-        if data.in_channels not in (1, 3):
-            for key in ("auto_augment", "random_erasing", "augmix_splits"):
-                if getattr(config, key):
-                    found = f"{data.name} has images of {data.in_channels} channels"
-                    raise OnespikeError(f"data.{key}: {found}; it is for grey or colour; leave it out")
+        policies = [key for key in ("auto_augment", "random_erasing", "augmix_splits") if getattr(config, key)]
+        if policies and data.in_channels not in (1, 3):
+            found = f"{data.name} has images of {data.in_channels} channels"
+            raise OnespikeError(f"data.{policies[0]}: {found}; it is for grey or colour; leave it out")
         if isinstance(data.train, ItemSet):
             self.singly, self.cutout, self.mirrored = data.train.drawn, 0, None
             if config.augmix_splits:
                 raise OnespikeError(f"data.augmix_splits: {data.name} gives floats, not raw images; pass 0 for none")
         elif isinstance(data.train, RecordingSet):
             self.singly = data.train.drawn
-        elif config.auto_augment or config.random_erasing or config.augmix_splits:
+        elif policies:
             self.singly = PolicyAugment(data.train, config, data.mean, data.std)
         _expect_fitting(config, data)
 
@@ -175,14 +174,12 @@ def _expect_fitting(config: DataConfig, data: Dataset) -> None:
     """Raise an `OnespikeError` if a crop's border or Cutout's square is larger than raw images allow."""
     if isinstance(data.train, ItemSet):
         return
-    limits = {"cutout": data.image_size, "crop_padding": data.image_size}  # beyond, a crop may be border alone
-    if data.image_size == 1:
-        limits["crop_padding"] = limits["cutout"] = 0
-    if config.crop_fill == "reflect":
-        limits["crop_padding"] = data.image_size - 1
-    for key, most in limits.items():
+    side = data.image_size
+    largest = side if side > 1 else 0  # beyond, a crop may be border alone
+    border = side - 1 if config.crop_fill == "reflect" else largest
+    for key, most in (("cutout", largest), ("crop_padding", border)):
         if (value := getattr(config, key)) > most:
-            expected = f"expected at most {most} for images of {data.image_size} pixels a side"
+            expected = f"expected at most {most} for images of {side} pixels a side"
             raise OnespikeError(f"data.{key}: {expected}, got {value}; lower --data.{key}")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from onespike.data.config import DataConfig
 from onespike.errors import OnespikeError
 
 Batch = tuple[Tensor, Tensor]
@@ -102,16 +103,13 @@ class ImageSet:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Send a memory map to a worker process by its file's name, not by its content."""
-        mapped = {name: str(one.filename) for name, one in vars(self).items() if _is_mapped(one)}
-        return _rebuilt, (type(self), {**vars(self), **mapped}, tuple(mapped))
+        maps = {name: one for name, one in vars(self).items() if isinstance(one, np.memmap) and one.filename}
+        names = {name: str(one.filename) for name, one in maps.items()}
+        return _rebuilt, (type(self), {key: one for key, one in vars(self).items() if key not in maps}, names)
 
 
-def _is_mapped(value: Any) -> bool:
-    return isinstance(value, np.memmap) and value.filename is not None
-
-
-def _rebuilt(kind: type[ImageSet], values: dict[str, Any], mapped: tuple[str, ...]) -> ImageSet:
-    return kind(**values | {name: np.load(values[name], mmap_mode="r") for name in mapped})
+def _rebuilt(kind: type[ImageSet], values: dict[str, Any], maps: dict[str, str]) -> ImageSet:
+    return kind(**values, **{name: np.load(file, mmap_mode="r") for name, file in maps.items()})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -143,7 +141,7 @@ class Dataset:
             for images that are not raw.
         std: Channel-wise standard deviation, likewise; 1 for images that are not raw or never differ.
         note: What was decided for the user and matters when results are compared; often empty.
-        of_events: Whether the images are frames of recordings of events.
+        opened: Of recordings of events: the configuration by which they became frames; None for images.
     """
 
     name: str
@@ -154,7 +152,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
-    of_events: bool = False
+    opened: DataConfig | None = None
 
     @classmethod
     def of(cls, parts: Mapping[str, ImageSet], **described: Any) -> Self:
@@ -181,6 +179,11 @@ class Dataset:
     def frames(self) -> int:
         """Frames T of each recording of events; 1 for images."""
         return self.train.frames
+
+    @property
+    def of_events(self) -> bool:
+        """Whether the images are frames of recordings of events."""
+        return self.opened is not None
 
     def blank(self, count: int, side: int | None = None, **options: Any) -> Tensor:
         """Zeros as a batch of `count` images: (B, C, H, W), or of several frames (T, B, C, H, W)."""

@@ -15,7 +15,6 @@ from onespike._version import __version__
 from onespike.counting import EnergyTable, count_operations
 from onespike.demo.counts import Counted, described
 from onespike.demo.runtime import runtime
-from onespike.durable import save_folder
 from onespike.errors import OnespikeError
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import Contract, Parity
@@ -23,6 +22,7 @@ from onespike.exporting.export import CONTRACT, batches, expect_free, some_test_
 from onespike.exporting.network import Exported
 from onespike.exporting.onnx import FILE, expect_packages, graph, session
 from onespike.exporting.parity import compare
+from onespike.folders import save_folder
 from onespike.neurons.watch import Fired, answer_and_calls
 from onespike.training.run import Run
 

@@ -15,13 +15,14 @@ from onespike._version import __version__
 from onespike.configs import convert, read_json
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
-from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
+from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, shown, unknown, warn
 from onespike.evaluation.evaluate import expect_one_frame, expect_same_images
 from onespike.exporting import c, nir, onnx, pt2
 from onespike.exporting.contract import Contract
 from onespike.exporting.network import Exported, rounded
 from onespike.exporting.parity import Parity, Target, compare
+from onespike.folders import expect_replaceable, save_folder
 from onespike.neurons.watch import NO_LAYERS, copied, logits_of, neuron_layers, reset_state
 from onespike.tensors import expect_finite, expect_weights
 from onespike.training.run import Run

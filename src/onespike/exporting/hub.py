@@ -16,8 +16,9 @@ from torch import nn
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
 from onespike.data.augment import seeded
-from onespike.durable import expect_replaceable, path_of, read_whole, save_folder
+from onespike.durable import path_of, read_whole
 from onespike.errors import OnespikeError, reason, shown, unknown
+from onespike.folders import expect_replaceable, save_folder
 from onespike.models.pretrained import CARD, WEIGHTS, in_integers
 from onespike.tensors import expect_alike, expect_finite, expect_weights, to_save
 from onespike.training.callbacks import to_round

@@ -8,9 +8,10 @@ from safetensors.torch import save
 
 from onespike._version import __version__
 from onespike.configs import expect_keys, plain, read_json
-from onespike.durable import expect_replaceable, is_as_written, path_of, read_folder, read_whole, save_folder, sealed
+from onespike.durable import is_as_written, path_of, read_whole, sealed
 from onespike.errors import OnespikeError, reason, requires, unknown
 from onespike.exporting.onnx import FILE
+from onespike.folders import expect_replaceable, read_folder, save_folder
 from onespike.inference.engine import Engine
 from onespike.inference.runtimes import RUNTIMES, Runtime
 from onespike.models import expect_blocks

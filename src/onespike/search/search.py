@@ -16,8 +16,9 @@ import torch
 from onespike.classpath import allowed
 from onespike.configs import Text, convert, plain
 from onespike.counting import CONVENTIONS
-from onespike.durable import expect_replaceable, expect_writable, path_of
+from onespike.durable import expect_writable, path_of
 from onespike.errors import OnespikeError, unknown
+from onespike.folders import expect_replaceable
 from onespike.search import storage as storages
 from onespike.search import study as studies
 from onespike.search.report import PAGE, words_of, write_report

@@ -27,8 +27,9 @@ from onespike.conversion.network import spiking
 from onespike.data.augment import seeded
 from onespike.data.dataset import Dataset
 from onespike.data.sources import expect_class_names
-from onespike.durable import digest_of, is_as_written, read_folder, read_whole, write_folder
+from onespike.durable import digest_of, is_as_written, read_whole
 from onespike.errors import OnespikeError, reason, shown
+from onespike.folders import read_folder, write_folder
 from onespike.tensors import expect_alike, expect_weights, not_finite, read_tensors, to_save
 from onespike.training.progress import Progress
 from onespike.training.recipe import Recipe, model_from

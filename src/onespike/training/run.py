@@ -23,7 +23,7 @@ from torch import nn
 
 from onespike.configs import convert, expect_keys, read_json
 from onespike.data.config import DataConfig
-from onespike.data.dataset import Dataset, as_configured, open_dataset
+from onespike.data.dataset import Dataset, as_configured, open_dataset, warn_of_other_frames
 from onespike.durable import (
     csv_text,
     digest_of,
@@ -177,6 +177,7 @@ class Run:
         if data is None or isinstance(data, DataConfig):
             return open_dataset(data or self.recipe.data)
         dataset = as_configured(data, self.recipe.data)
+        warn_of_other_frames(dataset, self.recipe.data)
         if dataset.note:
             warn(f"{dataset.name}: {dataset.note}; unless it was trained on, (data, data) tests on all of it")
         return dataset

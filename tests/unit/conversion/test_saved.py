@@ -129,7 +129,7 @@ def test_an_earlier_conversion_is_replaced_and_nothing_else(tmp_path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("onespike.durable.flush", full)
+        patch.setattr("onespike.folders.flush", full)
         with pytest.raises(OnespikeError, match=r"cannot write .*saved: No space left on device"):
             conversion.save(out)
     assert load_converted(out, plain()).network.time_steps == 2

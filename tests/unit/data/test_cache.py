@@ -87,7 +87,7 @@ def test_a_killed_process_leaves_no_entry_and_does_no_harm(cache, tmp_path):
     done = subprocess.run([sys.executable, script, cache], env={**os.environ, "PYTHONPATH": path}, check=False)
     assert done.returncode == -signal.SIGKILL
     (leftover,) = cache.iterdir()
-    assert leftover.name.startswith(".building-made-")
+    assert leftover.name.startswith(".made-")
     source = Made()
     open_cache(source, cache)
     assert len(source.decoded) == 12

@@ -129,7 +129,7 @@ def test_shd_has_a_channel_for_each_nerve_and_tonic_reads_the_same(tmp_path, mon
         assert label == target
         assert np.array_equal(ours["t"], its["t"])
         assert np.array_equal(ours["p"], its["x"])
-    data = open_dataset(DataConfig(name="shd", root=str(tmp_path), cache=str(tmp_path), frames=5, holdout=0))
+    data = open_dataset(DataConfig(name="shd", root=str(tmp_path), frames=5, holdout=0))
     assert (data.train.shape, data.frames) == ((700, 1, 1), 5)
     assert data.train.images[0].sum() == 20
     assert data.train.images[1, 0, 0, [0, 4], [699, 0]].tolist() == [1, 1]
@@ -161,7 +161,7 @@ def test_recordings_of_other_names_are_left_out_with_a_warning(tmp_path, capsys)
     folder_of(root, [events(30, 24)])
     (root / "train").joinpath("a", "1.dat").write_bytes(b"x")
     (root / "test").rename(root / "valid")
-    data = open_dataset(DataConfig("events-folder", str(root), str(tmp_path / "c"), sensor=(24, 24), holdout=0))
+    data = open_dataset(DataConfig("events-folder", str(root), sensor=(24, 24), holdout=0))
     assert (len(data.train), len(data.test)) == (2, 2)
     assert "a/1.dat: no recording of a class by its name; 1 such file is left out" in capsys.readouterr().err
 
@@ -324,12 +324,7 @@ def test_the_saccades_are_the_same_for_a_seed_and_have_both_polarities():
 
 def test_augmented_recordings_are_cached_and_drawn_from_a_seed(tmp_path):
     folder_of(tmp_path / "data", [events(50, 16, seed) for seed in range(6)])
-    options = {
-        "name": "events-folder",
-        "root": str(tmp_path / "data"),
-        "sensor": (16, 16),
-        "cache": str(tmp_path / "c"),
-    }
+    options = {"name": "events-folder", "root": str(tmp_path / "data"), "sensor": (16, 16)}
     config = DataConfig(**options, frames=3, drop_events=0.5, holdout=0)
     data = [open_dataset(config) for _ in range(2)][1]
     (a, label), (b, _), (c, _) = (data.train.drawn(1, seed) for seed in (1, 1, 2))
@@ -440,16 +435,7 @@ def test_a_command_says_it_in_one_line(tmp_path, command):
     folder_of(root, [events(30, 16)])
     broken = root / "train" / "a" / "0.npy"
     broken.write_bytes(broken.read_bytes()[:-9])
-    data = [
-        "--data.name",
-        "events-folder",
-        "--data.root",
-        root,
-        "--data.sensor",
-        "16,16",
-        "--data.cache",
-        tmp_path / "c",
-    ]
+    data = ["--data.name", "events-folder", "--data.root", root, "--data.sensor", "16,16"]
     code, _, complaint = command("train", *data, "--model.name", "spiking-mlp", "--out", tmp_path / "run")
     assert code == 2
     assert complaint.count("\n") == 1
@@ -460,9 +446,8 @@ def test_a_command_says_it_in_one_line(tmp_path, command):
 def test_a_folder_of_something_else_is_not_recognised(tmp_path, name):
     (tmp_path / "other").mkdir()
     sensor = {"sensor": (8, 8)} if name == "events-folder" else {}
-    config = DataConfig(name=name, root=str(tmp_path), cache=str(tmp_path / "c"), **sensor)
     with pytest.raises(OnespikeError, match=f"not recognised as {name}"):
-        open_dataset(config)
+        open_dataset(DataConfig(name=name, root=str(tmp_path), **sensor))
     with pytest.raises(OnespikeError, match="no root given"):
         open_dataset(DataConfig(name=name, **sensor))
 

@@ -112,6 +112,15 @@ def test_changed_recordings_are_the_same_with_workers(root):
             "pass --data.drop_events 0.0, or open it with 0.5",
         ),
         ({}, {"frames": 2}, "data.frames: events-folder was opened with 1; expected 1, got 2"),
+        ({}, {"frames_by": "count"}, "data.frames_by: events-folder was opened with time; expected time, got count"),
+        ({}, {"representation": "voxel"}, "data.representation: events-folder was opened with histogram; expected"),
+        ({}, {"denoise": 9.0}, "data.denoise: events-folder was opened with 0.0; expected 0.0, got 9.0; "),
+        (
+            {},
+            {"sensor": None},
+            "data.sensor: events-folder was opened with (16, 16); expected (16, 16), got None; "
+            "pass --data.sensor 16,16, or open it with None",
+        ),
         ({"drop_events": 0.5}, {}, "data.drop_events: events-folder was opened with 0.5; expected 0.5, got 0.0"),
         ({"drop_events": 0.5, "flip": 0.5}, {"drop_events": 0.5}, "data.flip: events-folder was opened with 0.5"),
         (
@@ -134,6 +143,20 @@ def test_options_of_events_that_data_from_python_ignore(root, opened, asked, sai
 def test_recordings_from_python_that_were_opened_alike_are_taken(root):
     made = recipe(root, **{"data.drop_events": 0.5, "data.flip": 0.5})
     assert set_up(made, data=open_dataset(made.data)).recipe.data.drop_events == 0.5
+
+
+def test_recordings_from_python_are_compared_with_those_of_the_run(root, tmp_path, capsys):
+    made = recipe(root)
+    alike, other = open_dataset(made.data), open_dataset(replace(made.data, representation="binary"))
+    train(made, tmp_path / "run", data=alike, quiet=True)
+    run = Run.open(tmp_path / "run")
+    evaluate(run, alike)
+    assert "warning" not in capsys.readouterr().err
+    evaluate(run, other)
+    said = "data.representation: events-folder was opened with binary"
+    assert f"warning: {said}, the network was trained with histogram" in capsys.readouterr().err
+    with pytest.raises(OnespikeError, match=f"^{said}; expected binary, got histogram"):
+        train(run.recipe, run.folder, resume=True, data=other)
 
 
 def test_the_models_time_steps_are_the_datas_frames(root):

@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from onespike.data.config import OF_TRAINING_EVENTS, DataConfig
+from onespike.data.config import DataConfig
 from onespike.data.events.stream import Sensor
 from onespike.errors import OnespikeError
 
@@ -48,9 +48,8 @@ class Framing:
             expected = f"expected at most {side}, for a sensor of {sensor}"
             raise OnespikeError(f"data.image_size: {expected}, got {size}; lower --data.image_size")
         if size is None and sensor.width != sensor.height:
-            raise OnespikeError(
-                f"data.image_size: a sensor of {sensor} is no square; pass the side to cut and shrink to"
-            )
+            state = f"data.image_size: a sensor of {sensor} is no square"
+            raise OnespikeError(f"{state}; pass the side to cut and shrink to")
         if config.denoise and sensor.width * sensor.height == 1:
             raise OnespikeError(f"data.denoise: a sensor of {sensor} has no neighbours to look at; leave it at 0")
         if config.spatial_jitter and sensor.width * sensor.height == 1:
@@ -75,44 +74,38 @@ class Framing:
         if side != size or width != height:
             x = events["x"].astype(np.int64) - (width - side) // 2
             y = events["y"].astype(np.int64) - (height - side) // 2
-            inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
-            events = events[inside]
-            events["x"], events["y"] = x[inside] * size // side, y[inside] * size // side
+            events = _moved(events, x * size // side, y * size // side, size)
         return events
 
     def make(self, events: np.ndarray) -> np.ndarray:
         """Make the frames of fitted events, uint8; without events they are empty."""
-        shape = (self.frames, self.side, self.side, self.sensor.channels)
-        made = _frames(events, shape, self.frames_by, self.representation)
-        made = made.transpose(1, 2, 0, 3)
+        side, channels = self.side, self.sensor.channels
+        place = (events["y"].astype(np.int64) * side + events["x"]) * channels + events["p"]
+        size = side * side * channels
+        counts = self._counts(events["t"], place, size) if len(events) else np.zeros(self.frames * size)
+        made = np.minimum(counts, 255).astype(np.uint8).reshape(self.frames, side, side, channels).transpose(1, 2, 0, 3)
         return made[:, :, 0] if self.frames == 1 else made
 
-
-def _frames(events: np.ndarray, shape: tuple[int, ...], by: str, representation: str) -> np.ndarray:
-    frames, height, width, channels = shape
-    place = (events["y"].astype(np.int64) * width + events["x"]) * channels + events["p"]
-    size = height * width * channels
-    if not len(events):
-        return np.zeros(shape, np.uint8)
-    elapsed = np.arange(len(events)) if by == "count" else events["t"] - events["t"][0]
-    last = int(elapsed[-1]) or 1
-    when, span = elapsed / last, len(events) if by == "count" else last  # when: 0..1
-    borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
-    frame = np.searchsorted(borders, elapsed, side="right")
-    if representation == "voxel":
-        position = when * (frames - 1)
-        first = np.minimum(position.astype(np.int64), frames - 1)
-        share = position - first
-        counts: np.ndarray = np.bincount(first * size + place, 1 - share, frames * size)
-        later = np.minimum(first + 1, frames - 1)
-        counts += np.bincount(later * size + place, share, frames * size)
-        counts = np.rint(_PARTS * counts)
-    elif representation == "timesurface":
-        counts = _surfaces(place, frame, when, frames, size)
-    else:
+    def _counts(self, times: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+        """What T frames hold at `size` places each, given the time and the place of each event."""
+        frames, by_count = self.frames, self.frames_by == "count"
+        elapsed = np.arange(len(times)) if by_count else times - times[0]
+        last = int(elapsed[-1]) or 1
+        when, span = elapsed / last, len(times) if by_count else last  # when: 0..1
+        if self.representation == "voxel":
+            position = when * (frames - 1)
+            first = np.minimum(position.astype(np.int64), frames - 1)
+            share = position - first
+            counts: np.ndarray = np.bincount(first * size + place, 1 - share, frames * size)
+            later = np.minimum(first + 1, frames - 1)
+            counts += np.bincount(later * size + place, share, frames * size)
+            return np.rint(_PARTS * counts)
+        borders = [-(-number * span // frames) for number in range(1, frames)]  # whole numbers: nothing is rounded
+        frame = np.searchsorted(borders, elapsed, side="right")
+        if self.representation == "timesurface":
+            return _surfaces(place, frame, when, frames, size)
         counts = np.bincount(frame * size + place, minlength=frames * size)
-        counts = 255 * (counts > 0) if representation == "binary" else counts
-    return np.minimum(counts, 255).astype(np.uint8).reshape(shape)
+        return 255 * (counts > 0) if self.representation == "binary" else counts
 
 
 def _surfaces(place: np.ndarray, frame: np.ndarray, when: np.ndarray, frames: int, size: int) -> np.ndarray:
@@ -123,6 +116,14 @@ def _surfaces(place: np.ndarray, frame: np.ndarray, when: np.ndarray, frames: in
         age = (number + 1) / frames - last
         made[number] = np.rint(255 * np.exp(-age * frames))
     return made
+
+
+def _moved(events: np.ndarray, x: np.ndarray, y: np.ndarray, side: int) -> np.ndarray:
+    """Events at other places of a square map; those that leave it are lost."""
+    inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
+    events = events[inside]
+    events["x"], events["y"] = x[inside], y[inside]
+    return events
 
 
 def _denoised(events: np.ndarray, microseconds: float) -> np.ndarray:
@@ -170,17 +171,9 @@ def jittered(events: np.ndarray, side: int, config: DataConfig, draws: np.random
         shift = np.rint(draws.normal(0, config.spatial_jitter, (2, len(events)))).astype(np.int64)
         shift += draws.integers(-config.crop_padding, config.crop_padding, (2, 1), endpoint=True)
         x, y = events["x"] + shift[0], events["y"] + shift[1]
-        x = side - 1 - x if mirrored else x
-        inside = (x >= 0) & (x < side) & (y >= 0) & (y < side)
-        events = events[inside]
-        events["x"], events["y"] = x[inside], y[inside]
+        events = _moved(events, side - 1 - x if mirrored else x, y, side)
     if config.temporal_jitter:
         events = events.copy()
         events["t"] += np.rint(draws.normal(0, config.temporal_jitter, len(events))).astype(np.int64)
         events = events[np.argsort(events["t"], kind="stable")]
     return events
-
-
-def augments(config: DataConfig) -> bool:
-    """Whether training recordings are changed before they become frames."""
-    return any(getattr(config, key) for key in OF_TRAINING_EVENTS)

@@ -2,32 +2,25 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from onespike.data.config import DataConfig
-from onespike.data.events.frames import Framing, augments
+from onespike.data.events.frames import Framing
 from onespike.data.events.prophesee import opened_hdf5
-from onespike.data.events.readers import (
-    READERS,
-    read_aedat4,
-    read_dvs128,
-    read_gesture_array,
-    read_ibm,
-    read_mnist,
-)
+from onespike.data.events.readers import READERS, read_aedat4, read_dvs128, read_gesture_array, read_ibm, read_mnist
 from onespike.data.events.stream import Sensor, recording
 from onespike.data.sources import Content, Part, Source
-from onespike.data.sources.files import Files, is_hidden, open_files
-from onespike.data.sources.folders import in_class_folders
-from onespike.data.sources.hub import not_recognised
+from onespike.data.sources.cifar import CIFAR10_CLASSES
+from onespike.data.sources.files import Files, not_recognised, open_files
+from onespike.data.sources.folders import Listing, below, in_class_folders, parts_of_files
 from onespike.errors import OnespikeError, shown, warn
 
 DVS128, NMNIST, COCHLEA = Sensor(128, 128), Sensor(34, 34), Sensor(1, 1, 700)
-_GESTURES = [
+_GESTURES = (
     "hand clapping",
     "right hand wave",
     "left hand wave",
@@ -39,78 +32,67 @@ _GESTURES = [
     "air drums",
     "air guitar",
     "other gestures",
-]
-_OBJECTS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+)
 #: More seconds than any recording takes.
 _LONG = 1e9
-#: Makes the recording of a sample.
-Read = Callable[[int], np.ndarray]
-#: A part's labels, the names of its samples in errors, and the function that reads one.
-Samples = tuple[Sequence[int], Sequence[str], Read]
-#: Names of files, each of one sample, and their labels.
-Rows = list[tuple[str, int]]
+#: Reads the recordings of a file, given its name and the sensor.
+Reader = Callable[[Files, str, Sensor], np.ndarray]
 
 
 def open_nmnist(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open N-MNIST (Orchard et al. 2015): Train/ and Test/, a folder for each digit, `.bin` of 5 bytes an event."""
-    with open_files(_given(root, "nmnist", "NMNIST")) as opened:
-        files = _find(opened, "nmnist", {"Train/": "beside Test/, each <digit>/*.bin"})
+    with _opened(config, root, {"Train/": "beside Test/, each <digit>/*.bin"}, "NMNIST") as files:
+        every = files.names()
 
-        def part(folder: str) -> Samples:
-            names = _below(files, folder, (".bin",))
-            rows = [(name, _number(files, name, name.split("/")[-2], 10)) for name in names]
-            if missing := set(range(10)) - {label for _, label in rows}:
+        def listed(folder: str) -> Listing:
+            names = below(files, every, folder, (".bin",), "recording")
+            listing = [(name, _number(files, name, name.split("/")[-2], 10)) for name in names]
+            if missing := set(range(10)) - {digit for _, digit in listing}:
                 where = files.where(f"{folder}/{min(missing)}")
                 raise OnespikeError(f"{where}: no recordings; expected some of each digit; restore them")
-            return _samples(files, rows, {".bin": read_mnist}, NMNIST)
+            return listing
 
-        parts = {"train": part("Train"), "test": part("Test")}
-        names = [name for name in files.names() if name.lower().endswith(".bin")]
-        yield source(config, NMNIST, str(files.root), lambda: files.key(names), list("0123456789"), parts)
+        listings = {"train": listed("Train"), "test": listed("Test")}
+        parts = parts_of_files(files, range(10), listings, _reader(files, {".bin": read_mnist}, NMNIST))
+        names = [name for name in every if name.lower().endswith(".bin")]
+        content = Content(tuple("0123456789"), parts)
+        yield source(config, NMNIST, str(files.root), lambda: files.key(names), content)
 
 
 def open_gesture(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open DVS128 Gesture (Amir et al. 2017): IBM's `.aedat` with their csv of labels, or what tonic downloads."""
-    with open_files(_given(root, "dvs-gesture", "DVSGesture")) as opened:
-        lists = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}
-        forms = {
-            lists["train"]: f"IBM's, beside {lists['test']}",
-            "ibmGestureTrain/": "tonic's, beside ibmGestureTest/",
-        }
-        files = _find(opened, "dvs-gesture", forms)
-        if files.holders("ibmGestureTrain/") >= {""}:
-            parts = {
-                "train": _gesture_arrays(files, "ibmGestureTrain"),
-                "test": _gesture_arrays(files, "ibmGestureTest"),
-            }
+    lists = {"train": "trials_to_train.txt", "test": "trials_to_test.txt"}
+    folders = {"train": "ibmGestureTrain", "test": "ibmGestureTest"}
+    forms = {lists["train"]: f"IBM's, beside {lists['test']}"}
+    forms |= {f"{folders['train']}/": f"tonic's, beside {folders['test']}/"}
+    with _opened(config, root, forms, "DVSGesture") as files:
+        every = files.names()
+        if "" in files.holders(f"{folders['train']}/"):
+            count, listings = len(_GESTURES), dict[str, Listing]()
+            for part, folder in folders.items():
+                arrays = below(files, every, folder, (".npy",), "recording")
+                listings[part] = [(name, _number(files, name, Path(name).stem, count)) for name in arrays]
+            parts = parts_of_files(files, range(count), listings, _reader(files, {".npy": read_gesture_array}, DVS128))
         else:
-            trials = {
-                part: [*filter(None, map(str.strip, _text(files, name).splitlines()))] for part, name in lists.items()
-            }
-            every = [trial for listed in trials.values() for trial in listed]
-            files.expect_listed([*every, *map(_gesture_table, every)], files.names())
-            parts = {part: _gesture_trials(files, listed) for part, listed in trials.items()}
-        names = [name for name in files.names() if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
-        yield source(config, DVS128, str(files.root), lambda: files.key(names), _GESTURES, parts)
-
-
-def _gesture_arrays(files: Files, folder: str) -> Samples:
-    names = _below(files, folder, (".npy",))
-    rows = [(name, _number(files, name, Path(name).stem, len(_GESTURES))) for name in names]
-    return _samples(files, rows, {".npy": read_gesture_array}, DVS128)
+            trials = {part: [*filter(None, map(str.strip, files.lines(name)))] for part, name in lists.items()}
+            listed = [trial for some in trials.values() for trial in some]
+            files.expect_listed([*listed, *map(_gesture_table, listed)], every)
+            parts = {part: _gesture_trials(files, some) for part, some in trials.items()}
+        names = [name for name in every if name.lower().endswith((".aedat", ".csv", ".txt", ".npy"))]
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), Content(_GESTURES, parts))
 
 
 def _gesture_table(trial: str) -> str:
     return f"{trial.removesuffix('.aedat')}_labels.csv"
 
 
-def _gesture_trials(files: Files, trials: Sequence[str]) -> Samples:
+def _gesture_trials(files: Files, trials: Sequence[str]) -> Part:
     """Each row of a recording's csv, class, first and last microsecond, is a sample."""
     rows: list[tuple[str, int, int]] = []
     labels, origins = [], []
     for trial in trials:
         table = _gesture_table(trial)
-        for number, line in enumerate(_text(files, table).splitlines()[1:], 2):
+        for number, line in enumerate(files.lines(table)[1:], 2):
             where = f"{files.where(table)}: line {number}"
             if not re.fullmatch(r"\s*[0-9]{1,3}\s*,\s*[0-9]{1,15}\s*,\s*[0-9]{1,15}\s*", line):
                 raise OnespikeError(f"{where}: not three whole numbers; expected class, start, end; download it again")
@@ -129,7 +111,7 @@ def _gesture_trials(files: Files, trials: Sequence[str]) -> Samples:
         found = events[slice(*np.searchsorted(events["t"], (start, end + 1)))]
         return recording((found[key] for key in "txyp"), DVS128, origins[index])
 
-    return labels, origins, read
+    return Part(np.array(labels, np.int64), origins, read)
 
 
 def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -138,41 +120,36 @@ def open_cifar10_dvs(config: DataConfig, root: Path | None) -> Iterator[Source]:
     The axes of AEDAT 2 are swapped, as in SpikingJelly's reader: images stand upright then. There is no official split:
     of each class the last tenth, in the order of their numbers, is the test part.
     """
-    with open_files(_given(root, "cifar10-dvs", "CIFAR10DVS")) as opened:
-        files = _find(opened, "cifar10-dvs", {"airplane/": "beside nine other classes"})
-        endings: dict[str, Callable[..., np.ndarray]]
-        endings = {".aedat": partial(read_dvs128, swapped=True), ".aedat4": read_aedat4}
-        found: dict[str, Rows] = {"train": [], "test": []}
-        for label, folder in enumerate(_OBJECTS):
-            names = sorted(_below(files, folder, tuple(endings)), key=_last_number)
+    with _opened(config, root, {"airplane/": "beside nine other classes"}, "CIFAR10DVS") as files:
+        readers: dict[str, Reader] = {".aedat": partial(read_dvs128, swapped=True), ".aedat4": read_aedat4}
+        every, listings = files.names(), dict[str, list[tuple[str, str]]](train=[], test=[])
+        for folder in CIFAR10_CLASSES:
+            names = sorted(below(files, every, folder, tuple(readers), "recording", depth=1), key=_last_number)
             if len(names) < 2:
                 expected = "expected more, of which the last tenth is the test set"
                 raise OnespikeError(f"{files.where(folder)}: a single recording; {expected}; restore them")
             held_out = max(1, len(names) // 10)
-            found["train"] += [(name, label) for name in names[:-held_out]]
-            found["test"] += [(name, label) for name in names[-held_out:]]
-
-        names = [name for rows in found.values() for name, _ in rows]
-        parts = {name: _samples(files, rows, endings, DVS128) for name, rows in found.items()}
-        note = "the last tenth of each class is the test set"
-        yield source(config, DVS128, str(files.root), lambda: files.key(names), _OBJECTS, parts, note)
+            listings["train"] += [(name, folder) for name in names[:-held_out]]
+            listings["test"] += [(name, folder) for name in names[-held_out:]]
+        names = [name for listing in listings.values() for name, _ in listing]
+        parts = parts_of_files(files, CIFAR10_CLASSES, listings, _reader(files, readers, DVS128))
+        content = Content(CIFAR10_CLASSES, parts, "the last tenth of each class is the test set")
+        yield source(config, DVS128, str(files.root), lambda: files.key(names), content)
 
 
 def open_shd(config: DataConfig, root: Path | None) -> Iterator[Source]:
     """Open the Spiking Heidelberg Digits (Cramer et al. 2020): shd_train.h5 and shd_test.h5, 700 channels, 20 words."""
-    with open_files(_given(root, "shd", "SHD")) as opened:
-        files = _find(opened, "shd", {"shd_train.h5": "beside shd_test.h5"})
-        names = ["shd_train.h5", "shd_test.h5"]
-        files.expect_listed(names, files.names())
+    names = ["shd_train.h5", "shd_test.h5"]
+    with _opened(config, root, {names[0]: f"beside {names[1]}"}, "SHD") as files:
         (words, train), (others, test) = (_hdf5(files, name) for name in names)
         if others != words:  # a label would mean another word
             found = f"{files.where(names[1])}: its words are {shown(', '.join(others))}"
             raise OnespikeError(f"{found}; expected those of {names[0]}, in their order; download both again")
-        parts = {"train": train, "test": test}
-        yield source(config, COCHLEA, str(files.root), lambda: files.key(names), words, parts)
+        content = Content(tuple(words), {"train": train, "test": test})
+        yield source(config, COCHLEA, str(files.root), lambda: files.key(names), content)
 
 
-def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
+def _hdf5(files: Files, name: str) -> tuple[list[str], Part]:
     """Words and recordings of an HDF5 of Zenke's lab: spikes/times in seconds, spikes/units, labels, extra/keys."""
     origin = files.where(name)
     with opened_hdf5(files, name, "a whole file of SHD; download it again") as file:
@@ -193,7 +170,7 @@ def _hdf5(files: Files, name: str) -> tuple[list[str], Samples]:
         t, nothing = (when.astype(np.float64) * 1e6).astype(np.int64), np.zeros(when.shape, np.int64)
         return recording((t, nothing, nothing, np.asarray(units[index])), COCHLEA, origins[index])
 
-    return words, (labels.tolist(), origins, read)
+    return words, Part(labels, origins, read)
 
 
 def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
@@ -202,39 +179,24 @@ def open_folder(config: DataConfig, root: Path | None) -> Iterator[Source]:
         expected = "expected its width and height in pixels, such as --data.sensor 346,260"
         raise OnespikeError(f"data.sensor: events-folder does not say which camera recorded it; {expected}")
     sensor, endings = Sensor(*config.sensor), tuple(READERS)
-    with open_files(_given(root, "events-folder", "")) as opened:
-        files = _find(opened, "events-folder", {"train/": "beside test/ or val/, each <class>/<recording>"})
+    with _opened(config, root, {"train/": "beside test/ or val/, each <class>/<recording>"}) as files:
         classes, listings, others = in_class_folders(files, endings, "recording")
-
-        found = {part: [(name, classes.index(folder)) for name, folder in one] for part, one in listings.items()}
-        names = [name for rows in found.values() for name, _ in rows]
-        parts = {part: _samples(files, rows, READERS, sensor) for part, rows in found.items()}
-        yield source(config, sensor, str(files.root), lambda: files.key(names), classes, parts, others=others)
+        names = [name for listing in listings.values() for name, _ in listing]
+        content = Content(tuple(classes), parts_of_files(files, classes, listings, _reader(files, READERS, sensor)))
+        yield source(config, sensor, str(files.root), lambda: files.key(names), content, others)
 
 
-def _given(root: Path | None, name: str, tonic: str) -> Path:
+@contextmanager
+def _opened(config: DataConfig, root: Path | None, forms: Mapping[str, str], tonic: str = "") -> Iterator[Files]:
+    """Open a data set in the first of its forms that is there: a file or folder marks each; `tonic` is its class."""
     if root is None:
         advice = f"; tonic downloads it: python -c \"import tonic; tonic.datasets.{tonic}('FOLDER')\"" if tonic else ""
-        raise OnespikeError(f"{name}: no root given; expected its folder; pass --data.root FOLDER{advice}")
-    return root
-
-
-def _find(files: Files, name: str, forms: Mapping[str, str]) -> Files:
-    for marker in forms:
-        if found := files.find(marker):
-            return found
-    raise not_recognised(files.root, name, [f"{marker} ({called})" for marker, called in forms.items()])
-
-
-def _below(files: Files, folder: str, endings: tuple[str, ...]) -> list[str]:
-    """The recordings below a folder of the data set, <folder>/…, at least one."""
-    shown = (name for name in files.names() if name.startswith(f"{folder}/") and not is_hidden(name))
-    depth = 1 if folder in _OBJECTS else 2  # folders of classes lie in those of parts
-    found = [name for name in shown if name.lower().endswith(endings) and name.count("/") >= depth]
-    if not found:
-        expected = f"<class>/<recording>, ending in {' '.join(endings)}" if depth > 1 else f"*{' or *'.join(endings)}"
-        raise OnespikeError(f"{files.where(folder)}: no recordings; expected {expected}; restore them")
-    return found
+        raise OnespikeError(f"{config.name}: no root given; expected its folder; pass --data.root FOLDER{advice}")
+    with open_files(root) as files:
+        found = next(filter(None, map(files.find, forms)), None)
+        if found is None:
+            raise not_recognised(root, config.name, [f"{marker} ({called})" for marker, called in forms.items()])
+        yield found
 
 
 def _number(files: Files, name: str, text: str, count: int) -> int:
@@ -249,45 +211,27 @@ def _last_number(name: str) -> tuple[int, str]:
     return (int(numbers[-1][-18:]) if numbers else 0, name)
 
 
-def _samples(files: Files, rows: Rows, readers: Mapping[str, Callable[..., np.ndarray]], sensor: Sensor) -> Samples:
-    """The samples of files that hold one each, given their names and labels, and a reader for each ending."""
-
-    def read(index: int) -> np.ndarray:
-        name, _ = rows[index]
-        return readers[Path(name).suffix.lower()](files, name, sensor)
-
-    return [label for _, label in rows], [files.where(name) for name, _ in rows], read
-
-
-def _text(files: Files, name: str) -> str:
-    return files.read(name).decode("utf-8", "replace")
+def _reader(files: Files, readers: Mapping[str, Reader], sensor: Sensor) -> Callable[[str], np.ndarray]:
+    """Read a file by the reader for its ending."""
+    return lambda name: readers[Path(name).suffix.lower()](files, name, sensor)
 
 
 def source(
-    config: DataConfig,
-    sensor: Sensor,
-    origin: str,
-    recordings: Callable[[], str],
-    classes: Sequence[str],
-    parts: Mapping[str, Samples],
-    note: str = "",
-    others: str = "",
+    config: DataConfig, sensor: Sensor, origin: str, key: Callable[[], str], recordings: Content, others: str = ""
 ) -> Source:
-    """Make a source of recordings, as frames; `recordings` is the key of their content, `others` a warning."""
-    framing, keeps = Framing.of(config, sensor), augments(config)
+    """Make a source of frames out of recordings, which stand for its pixels; `key` is theirs, `others` a warning."""
+    framing, keeps = Framing.of(config, sensor), config.changes_events
 
-    def part(name: str, samples: Samples) -> Part:
-        labels, origins, read = samples
-        events: Read = lambda i: framing.fitted(read(i))  # noqa: E731
-        frames: Read = lambda i: framing.make(events(i))  # noqa: E731
-        return Part(np.array(labels, np.int64), origins, frames, events if keeps and name == "train" else None)
+    def framed(name: str, part: Part) -> Part:
+        def events(index: int) -> np.ndarray:
+            return framing.fitted(part.pixels(index))
 
-    made: Any = {name: part(name, samples) for name, samples in parts.items()}
-    key = lambda: f"{recordings()} {framing.key()} {keeps}"  # noqa: E731
+        kept = events if keeps and name == "train" else None
+        return part._replace(pixels=lambda index: framing.make(events(index)), events=kept)
 
     def content() -> Content:
         if others:
             warn(others)
-        return Content(tuple(classes), made, note)
+        return recordings._replace(parts={name: framed(name, part) for name, part in recordings.parts.items()})
 
-    return Source(config.name, origin, key, content, framing)
+    return Source(config.name, origin, lambda: f"{key()} {framing.key()} {keeps}", content, framing)

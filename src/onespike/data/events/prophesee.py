@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from onespike.data.events.stream import Sensor, recording
+from onespike.data.events.stream import Sensor, header_of, recording, truncated
 from onespike.data.sources.files import Files
 from onespike.errors import OnespikeError, damage_named, requires
 
@@ -25,21 +25,15 @@ _GROUPS = ("events", "CD/events", "/")
 
 def read_raw(files: Files, name: str, sensor: Sensor) -> np.ndarray:
     """Read a `.raw`: lines that begin with %, then words of 32 (EVT 2) or 16 bits (EVT 3)."""
-    data, origin, at = files.read(name, LARGEST), files.where(name), 0
-    while data[at : at + 1] == b"%":
-        line = data[at : (data.find(b"\n", at) + 1) or len(data)]
-        at += len(line)
-        if line == b"% end\n":
-            break
-    version = _VERSION.search(data[:at])
+    (header, body), origin = header_of(files.read(name, LARGEST), b"%", b"% end\n"), files.where(name)
+    version = _VERSION.search(header)
     if not version or version[1] not in (b"2", b"2.0", b"3", b"3.0"):
         found = f"EVT {version[1].decode()}" if version else "no version in its header"
         raise OnespikeError(f"{origin}: {found}; expected EVT 2.0 or 3.0, of a Prophesee camera; convert it")
     kind, decode = (np.dtype("<u4"), _evt2) if version[1][:1] == b"2" else (np.dtype("<u2"), _evt3)
-    if (len(data) - at) % kind.itemsize:
-        what = f"truncated, {len(data) - at:,} bytes of events; expected words of {kind.itemsize} bytes"
-        raise OnespikeError(f"{origin}: {what}; download it again")
-    return recording(decode(np.frombuffer(data, kind, offset=at).astype(np.int64), origin), sensor, origin)
+    if len(body) % kind.itemsize:
+        raise truncated(origin, f"{len(body):,} bytes of events", f"words of {kind.itemsize} bytes")
+    return recording(decode(np.frombuffer(body, kind).astype(np.int64), origin), sensor, origin)
 
 
 def read_hdf5(files: Files, name: str, sensor: Sensor) -> np.ndarray:

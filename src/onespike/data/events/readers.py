@@ -5,6 +5,7 @@ tonic's readers check nothing: half an event, a packet cut off, a file of anothe
 
 import io
 import os
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from onespike.data.events.prophesee import read_hdf5, read_raw
-from onespike.data.events.stream import Sensor, recording
+from onespike.data.events.stream import Sensor, header_of, recording, truncated
 from onespike.data.sources.files import Files
 from onespike.durable import MOST
 from onespike.errors import OnespikeError, damage_named, requires
@@ -156,11 +157,6 @@ def load_arrays(data: bytes, origin: str) -> Any:
         return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
 
 
-def truncated(origin: str, found: str, expected: str) -> OnespikeError:
-    """The error for a file that ends too early."""
-    return OnespikeError(f"{origin}: truncated, {found}; expected {expected}; download it again")
-
-
 #: Readers of files, by the ending of the name.
 READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
     ".npy": read_arrays,
@@ -176,17 +172,12 @@ READERS: dict[str, Callable[[Files, str, Sensor], np.ndarray]] = {
 
 def _aedat(files: Files, name: str) -> tuple[float, bytes]:
     """AEDAT's version, and the bytes after its comments, as tonic's reader finds them."""
-    data, origin, at = files.read(name), files.where(name), 0
-    version = ""
-    while data[at : at + 1] == b"#":
-        line = data[at : (data.find(b"\n", at) + 1) or len(data)]
-        at += len(line)
-        if line.startswith(b"#!AER-DAT"):
-            version = line.removeprefix(b"#!AER-DAT").strip().decode("ascii", "replace")
+    header, body = header_of(files.read(name), b"#")
     try:
-        return float(version), data[at:]
-    except ValueError:
-        raise OnespikeError(f"{origin}: no AEDAT header; expected #!AER-DAT2.0 or 3.1; download it again") from None
+        return float(re.findall(rb"^#!AER-DAT(.*)", header, re.MULTILINE)[-1]), body
+    except (IndexError, ValueError):
+        expected = "expected #!AER-DAT2.0 or 3.1; download it again"
+        raise OnespikeError(f"{files.where(name)}: no AEDAT header; {expected}") from None
 
 
 @contextmanager

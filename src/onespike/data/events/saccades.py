@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 
 from onespike.data.config import DataConfig
-from onespike.data.events.layouts import Samples, source
+from onespike.data.events.layouts import source
 from onespike.data.events.stream import EVENT, Sensor
 from onespike.data.sets import split
-from onespike.data.sources import Source
+from onespike.data.sources import Content, Part, Source
 from onespike.errors import OnespikeError
 
 SENSOR = Sensor(32, 32)
@@ -49,14 +49,14 @@ def open_saccades(config: DataConfig, root: Path | None) -> Iterator[Source]:
         seeds = range(_BLOCK * number, min(_BLOCK * (number + 1), len(labels)))
         return simulate(shipped.images[seeds.start : seeds.stop], seeds)
 
-    def part(indices: np.ndarray) -> Samples:
+    def part(indices: np.ndarray) -> Part:
         origins = [f"digits-saccades: sample {i}" for i in indices]
-        return labels[indices].tolist(), origins, lambda i: block(indices[i] // _BLOCK)[indices[i] % _BLOCK]
+        return Part(labels[indices], origins, lambda i: block(indices[i] // _BLOCK)[indices[i] % _BLOCK])
 
     train, test = map(part, split(labels, 1437))
     digits = hashlib.sha256(shipped.images.tobytes() + labels.tobytes()).hexdigest()
-    origin, key, parts = "made of scikit-learn's digits", f"{digits} {_VERSION}", {"train": train, "test": test}
-    yield source(config, SENSOR, origin, lambda: key, list("0123456789"), parts)
+    content = Content(tuple("0123456789"), {"train": train, "test": test})
+    yield source(config, SENSOR, "made of scikit-learn's digits", lambda: f"{digits} {_VERSION}", content)
 
 
 def simulate(digits: np.ndarray, seeds: Iterable[int]) -> list[np.ndarray]:

@@ -22,6 +22,21 @@ class Sensor(NamedTuple):
         return f"{self.width}x{self.height} pixels" if self.width * self.height > 1 else f"{self.channels} channels"
 
 
+def header_of(data: bytes, mark: bytes, last: bytes = b"") -> tuple[bytes, bytes]:
+    """Part a file behind the lines that begin with a mark, or behind the `last` of them."""
+    at = 0
+    while data.startswith(mark, at):
+        start, at = at, (data.find(b"\n", at) + 1) or len(data)
+        if data[start:at] == last:
+            break
+    return data[:at], data[at:]
+
+
+def truncated(origin: str, found: str, expected: str) -> OnespikeError:
+    """The error for a file that ends too early."""
+    return OnespikeError(f"{origin}: truncated, {found}; expected {expected}; download it again")
+
+
 def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.ndarray:
     """Put a recording together, (N,) of `EVENT`; one that is not whole, or of another sensor, is an `OnespikeError`.
 
@@ -42,14 +57,12 @@ def recording(columns: Iterable[np.ndarray], sensor: Sensor, origin: str) -> np.
         wrong = np.flatnonzero((values < 0) | (values >= count))
         if len(wrong):
             found = f"event {wrong[0]:,} has {name} = {values[wrong[0]]}"
-            of = (
-                "polarities of 0 and 1" if name == "p" and count == 2 else f"0 to {count - 1}, for a sensor of {sensor}"
-            )
-            raise OnespikeError(f"{origin}: {found}; expected {of}; is it a file of another sensor?")
+            binary = name == "p" and count == 2
+            expected = "polarities of 0 and 1" if binary else f"0 to {count - 1}, for a sensor of {sensor}"
+            raise OnespikeError(f"{origin}: {found}; expected {expected}; is it a file of another sensor?")
     if (latest := max(int(t.max()), -int(t.min()))) >= 1 << 62:  # the difference of two would not be a time
-        raise OnespikeError(
-            f"{origin}: a time of {latest:,} microseconds; expected less; is it a file of another kind?"
-        )
+        found = f"a time of {latest:,} microseconds"
+        raise OnespikeError(f"{origin}: {found}; expected less; is it a file of another kind?")
     t = t.astype(np.int64)
     backwards = np.flatnonzero(t[1:] < t[:-1])
     if len(backwards):

@@ -12,34 +12,33 @@ import numpy as np
 from onespike.data.config import DataConfig
 from onespike.errors import LINE, OnespikeError, shown, unknown
 
-#: Name -> module and function that opens it, given a root (None for the embedded images or the Hub). To add a data
-#: set, add a line. Modules are imported when they are asked for: some bring heavy libraries along.
+#: Name -> module and function that opens it: it yields a `Source`, given a root (None for the embedded images or the
+#: Hub). To add a data set, add a line. Modules are imported when they are asked for: some bring heavy libraries along.
 SOURCES = {
-    "digits": "digits.open_digits",
-    "cifar10": "cifar.open_cifar10",
-    "cifar100": "cifar.open_cifar100",
-    "tiny-imagenet": "folders.open_tiny_imagenet",
-    "folder": "folders.open_folder",
-    "hub": "hub.open_hub",
+    "digits": "sources.digits.open_digits",
+    "cifar10": "sources.cifar.open_cifar10",
+    "cifar100": "sources.cifar.open_cifar100",
+    "tiny-imagenet": "sources.folders.open_tiny_imagenet",
+    "folder": "sources.folders.open_folder",
+    "hub": "sources.hub.open_hub",
 }
-#: Name -> module and function that opens it, given the configuration and a root: recordings of events, in
-#: `onespike.data.events`.
+#: The same for recordings of events, given the configuration and a root.
 EVENTS = {
-    "digits-saccades": "saccades.open_saccades",
-    "nmnist": "layouts.open_nmnist",
-    "dvs-gesture": "layouts.open_gesture",
-    "cifar10-dvs": "layouts.open_cifar10_dvs",
-    "shd": "layouts.open_shd",
-    "events-folder": "layouts.open_folder",
+    "digits-saccades": "events.saccades.open_saccades",
+    "nmnist": "events.layouts.open_nmnist",
+    "dvs-gesture": "events.layouts.open_gesture",
+    "cifar10-dvs": "events.layouts.open_cifar10_dvs",
+    "shd": "events.layouts.open_shd",
+    "events-folder": "events.layouts.open_folder",
 }
-#: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
-PARTS = ("train", "validation", "test")
 #: Names of each part, in folders, in Python and on the Hub, the usual name first.
 NAMES = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+#: The parts a source may have, in the order in which they are cached; only `validation` may be missing.
+PARTS = tuple(NAMES)
 #: Most classes: the confusion matrix has the square of it.
 MOST_CLASSES = 1 << 15
 
@@ -105,9 +104,9 @@ def of_events(config: DataConfig) -> bool:
 
 def open_source(config: DataConfig, root: Path | None) -> AbstractContextManager[Source]:
     """Open one of `SOURCES` or `EVENTS` to read; an unknown name, or what cannot be read, is an OnespikeError."""
-    room, known = ("events", EVENTS) if config.name in EVENTS else ("sources", SOURCES)
+    known = SOURCES | EVENTS
     if config.name not in known:
-        raise unknown("data set", config.name, [*SOURCES, *EVENTS])
-    module, function = known[config.name].split(".")
-    opener: Callable[..., Any] = getattr(import_module(f"onespike.data.{room}.{module}"), function)
-    return contextmanager(opener)(config, root) if room == "events" else opener(root)
+        raise unknown("data set", config.name, known)
+    module, function = known[config.name].rsplit(".", 1)
+    opener: Callable[..., Any] = getattr(import_module(f"onespike.data.{module}"), function)
+    return contextmanager(opener)(*((config, root) if config.name in EVENTS else (root,)))

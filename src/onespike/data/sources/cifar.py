@@ -8,8 +8,7 @@ import io
 import math
 import pickle
 import pickletools
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +18,12 @@ from typing_extensions import override
 
 from onespike.data.sources import Content, Part, Source
 from onespike.data.sources.files import Files
-from onespike.data.sources.hub import Hosted, open_hosted
+from onespike.data.sources.hub import open_hosted
+from onespike.data.sources.parquet import Hosted
 from onespike.errors import OnespikeError, damage_named
 
 _PIXELS = 3 * 32 * 32
-_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _FINE_CLASSES = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
 castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -45,7 +45,7 @@ class _Cifar(NamedTuple):
 
 
 _CIFAR10 = _Cifar(
-    Hosted("cifar10", "uoft-cs/cifar10", "img", "label", tuple(_CLASSES.split())),
+    Hosted("cifar10", "uoft-cs/cifar10", "img", "label", CIFAR10_CLASSES),
     files={"train": {f"data_batch_{i}": 10_000 for i in range(1, 6)}, "test": {"test_batch": 10_000}},
     label_bytes=1,
     label="labels",
@@ -58,7 +58,7 @@ _CIFAR100 = _Cifar(
 )
 
 
-def _open(cifar: _Cifar, root: Path | None) -> AbstractContextManager[Source]:
+def _open(cifar: _Cifar, root: Path | None) -> Iterator[Source]:
     first = next(iter(cifar.files["train"]))
     binary, pickled = partial(_official, cifar, ".bin"), partial(_official, cifar, "")
     forms = {f"{first}.bin": ("binary version", binary), first: ("python version", pickled)}

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ from onespike.data.sources import Content, Part, Source
 from onespike.errors import OnespikeError
 
 
-@contextmanager
 def open_digits(root: Path | None) -> Iterator[Source]:
     """Open digits 0 to 9, 8x8 pixels of 17 greys, enlarged to 32x32; a fixed fifth of each class is the test set."""
     if root is not None:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from onespike.durable import MOST, open_regular, read_whole
+from onespike.durable import MOST, file_digest, open_regular, read_whole
 from onespike.errors import OnespikeError
 
 #: Depth to which folders may be links to elsewhere; most bytes that a byte of a .tar.gz may expand to.
@@ -54,12 +54,17 @@ class Files(NamedTuple):
         """Raise an OnespikeError unless each listed file is one of `names`, and listed once."""
         known, seen = set(names), set[str]()
         for name in listed:
-            if name not in known or name in seen:
-                state = (
-                    "listed twice; expected it once" if name in seen else "no such file; expected one of the data set"
-                )
-                raise OnespikeError(f"{self.where(name)}: {state}; restore the data set")
+            if name in seen:
+                raise OnespikeError(f"{self.where(name)}: listed twice; expected it once; restore the data set")
+            if name not in known:
+                state = "no such file; expected one of the data set; restore the data set"
+                raise OnespikeError(f"{self.where(name)}: {state}")
             seen.add(name)
+
+    def left_out(self, names: set[str], what: str) -> str:
+        """Say of files that they are left out, because their names are not those of a `what`; nothing if none are."""
+        are = "file is" if len(names) == 1 else "files are"
+        return f"{self.where(min(names))}: no {what} by its name; {len(names)} such {are} left out" if names else ""
 
     def folders(self, name: str) -> set[str]:
         """Names of the folders directly in a folder, empty ones included, hidden ones not."""
@@ -81,6 +86,10 @@ class Files(NamedTuple):
                 raise FileNotFoundError(errno.ENOENT, "not in the archive")
             return self.members[self.prefix + name]()
 
+    def lines(self, name: str) -> list[str]:
+        """Lines of a text file."""
+        return self.read(name).decode("utf-8", "replace").splitlines()
+
     def where(self, name: str) -> str:
         """Name a file, for an error: its path, or archive and member."""
         return str(self.root / self.prefix / name) if self.members is None else f"{self.root}: {self.prefix}{name}"
@@ -91,7 +100,8 @@ class Files(NamedTuple):
         In a folder, a link out of it, or one file under two names, is an OnespikeError.
         """
         if self.members is not None:
-            return _digest(self.root)[0]
+            with _errors_named(str(self.root)):
+                return file_digest(self.root)
         lines, paths = list[str](), dict[object, Path]()  # the path of each file, by its identity
         for name in names:
             path = Path(self.where(name))
@@ -100,14 +110,16 @@ class Files(NamedTuple):
                 if not any(real.is_relative_to(folder.resolve()) for folder in (self.root, path.parent)):
                     raise _led_out(path, real, self.root)
             # A digest per file: a byte that moves from one file to the next changes the key.
-            digest, identity = _digest(path)
-            if (other := paths.setdefault(identity or path.resolve(), path)) != path:
+            with _errors_named(str(path)):
+                digest, status = file_digest(path), path.stat()
+            identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else path.resolve()
+            if (other := paths.setdefault(identity, path)) != path:
                 raise OnespikeError(f"{path} and {other} are one file; expected it once; remove one of them")
             lines.append(f"{name}\0{digest}\n")
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def holders(self, marker: str) -> set[str]:
-        """Which folders directly hold a file, or a folder if the marker ends in a slash: "" is the root itself."""
+        """Find what holds a file, or a folder if the marker ends in a slash: "" is the root, others are in it."""
         is_folder = marker.endswith("/")
         if self.members is None:
             wanted = Path.is_dir if is_folder else Path.is_file
@@ -156,6 +168,12 @@ def open_files(root: Path) -> Iterator[Files]:
             else:
                 raise OnespikeError(f"{root}: expected a folder, .zip, .tar or .tar.gz; correct --data.root")
         yield Files(root, members, listed=frozenset(f"{posixpath.normpath(name)}/" for name in listed))
+
+
+def not_recognised(root: Path, name: str, forms: Iterable[str]) -> OnespikeError:
+    """The error for a root in which none of a data set's forms was found."""
+    expected = f"expected {', or '.join(forms)}, there or one folder down"
+    return OnespikeError(f"{root}: not recognised as {name}; {expected}; correct --data.root")
 
 
 def _below(root: Path) -> Iterator[Path]:
@@ -256,14 +274,6 @@ def entries(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
         if info.size < 0:
             raise tarfile.ReadError(f"a member of {info.size} bytes")
         yield info
-
-
-def _digest(path: Path) -> tuple[str, tuple[int, ...]]:
-    """SHA-256 of a file; and, if it has several names, its device and inode number, which identify it."""
-    with _errors_named(str(path)), open_regular(path) as file:
-        status = os.fstat(file.fileno())
-        identity = (status.st_dev, status.st_ino) if status.st_nlink > 1 else ()
-        return hashlib.file_digest(file, "sha256").hexdigest(), identity
 
 
 @contextmanager

@@ -1,24 +1,23 @@
-"""Image files in folders: your own, with one folder for each class, and Tiny-ImageNet as it is shipped."""
+"""Files in folders, each of one image or recording: your own, by class, and Tiny-ImageNet as it is shipped."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from onespike.data.sources import NAMES, PARTS, Content, Part, Source
-from onespike.data.sources.files import Files, is_hidden, open_files
-from onespike.data.sources.hub import Hosted, not_recognised, open_hosted
+from onespike.data.sources.files import Files, is_hidden, not_recognised, open_files
+from onespike.data.sources.hub import open_hosted
 from onespike.data.sources.image import EXTENSIONS, decode
+from onespike.data.sources.parquet import Hosted
 from onespike.errors import OnespikeError, warn
 
 _ANNOTATIONS = "val/val_annotations.txt"
 _HOSTED = Hosted("tiny-imagenet", "zh-plus/tiny-imagenet", "image", "label")
 
-Listing = list[tuple[str, str]]  # name and class of each image file
+Listing = Sequence[tuple[str, Hashable]]  # the name of each file, and its class
 
 
-@contextmanager
 def open_folder(root: Path | None) -> Iterator[Source]:
     """Open folders train/<class>/, and val/<class>/ or test/<class>/ or both; images may lie deeper than that.
 
@@ -33,47 +32,50 @@ def open_folder(root: Path | None) -> Iterator[Source]:
         files = opened.find("train/")
         if files is None:
             raise not_recognised(root, "folder", ["train/<class>/ beside val/<class>/ or test/<class>/"])
-        classes, parts, others = in_class_folders(files, EXTENSIONS, "image")
+        classes, listings, others = in_class_folders(files, EXTENSIONS, "image")
 
         def content() -> Content:
             if others:
                 warn(others)
-            return _content(files, classes, classes, parts)
+            return Content(tuple(classes), _images(files, classes, listings))
 
-        names = [name for listing in parts.values() for name, _ in listing]
+        names = [name for listing in listings.values() for name, _ in listing]
         yield Source("folder", str(files.root), lambda: files.key(names), content)
 
 
-def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple[list[str], dict[str, Listing], str]:
-    """The classes of train/<class>/, and val/<class>/ or test/<class>/ or both; each part's files, such as "image".
+def in_class_folders(files: Files, endings: tuple[str, ...], what: str) -> tuple[list[str], Mapping[str, Listing], str]:
+    """Find the files of train/<class>/, and of val/<class>/ or test/<class>/ or both; `what` they are, such as "image".
 
-    The third is what to warn of once they are read: files in other folders, or of other names; empty if there are none.
+    Returns the classes, the files of each part, and a warning of other files, for when these are read; often empty.
     """
     places = [next((one for one in names if "" in files.holders(f"{one}/")), "") for names in NAMES.values()]
     if not any(places[1:]):
         raise OnespikeError(f"{files.where('test')}: no such folder, nor val; expected one beside train; add it")
     every = files.names()
-    listings = {folder: _listed(every, folder, endings) for folder in filter(None, places)}
-    for folder, listing in listings.items():
-        if not listing:
-            expected = f"<class>/<{what}>, ending in one of {' '.join(endings)}"
-            raise OnespikeError(f"{files.where(folder)}: no {what}s; expected {expected}; restore them")
+    found = {folder: below(files, every, folder, endings, what) for folder in filter(None, places)}
+    listings = {folder: [(name, name.split("/")[1]) for name in names] for folder, names in found.items()}
     classes = _classes_of(files, listings, f"{what}s")  # now: what is decoded already is not decoded again
-    used = {name for listing in listings.values() for name, _ in listing}
-    others = {one for one in every if "/" in one and not is_hidden(one)} - used
-    left = f"{len(others)} such file{'s are' if len(others) > 1 else ' is'} left out"
-    state = f"{files.where(min(others))}: no {what} of a class by its name; {left}" if others else ""
-    return classes, dict(zip(PARTS if all(places) else ("train", "test"), listings.values(), strict=True)), state
+    others = {one for one in every if "/" in one and not is_hidden(one)}.difference(*found.values())
+    parts = PARTS if all(places) else ("train", "test")
+    return classes, dict(zip(parts, listings.values(), strict=True)), files.left_out(others, f"{what} of a class")
 
 
-def _listed(names: Sequence[str], part: str, endings: tuple[str, ...]) -> Listing:
-    """The files in class folders of a part that end so and are not hidden."""
-    shown = (name for name in names if name.lower().endswith(endings) and not is_hidden(name))
-    split = ((name, name.split("/")) for name in shown)
-    return [(name, steps[1]) for name, steps in split if len(steps) > 2 and steps[0] == part]
+def below(
+    files: Files, names: Sequence[str], folder: str, endings: tuple[str, ...], what: str, depth: int = 2
+) -> list[str]:
+    """Choose the images or recordings below a folder, at least one: by their endings, and with `depth` folders above.
+
+    Folders of classes lie in those of parts; hidden files are none.
+    """
+    inside = (name for name in names if name.startswith(f"{folder}/") and not is_hidden(name))
+    found = [name for name in inside if name.lower().endswith(endings) and name.count("/") >= depth]
+    if not found:
+        expected = f"{'<class>/' * (depth - 1)}<{what}>, ending in one of {' '.join(endings)}"
+        raise OnespikeError(f"{files.where(folder)}: no {what}s; expected {expected}; restore them")
+    return found
 
 
-def _classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> list[str]:
+def _classes_of(files: Files, listings: Mapping[str, list[tuple[str, str]]], what: str) -> list[str]:
     """The names of the class folders, sorted; the same in each part, and none may lack `what`, such as "images"."""
     train = {name for _, name in listings["train"]}
     for folder, listing in listings.items():
@@ -87,18 +89,24 @@ def _classes_of(files: Files, listings: Mapping[str, Listing], what: str) -> lis
     return sorted(train)
 
 
-def _content(files: Files, folders: Sequence[str], classes: Sequence[str], parts: Mapping[str, Listing]) -> Content:
-    numbers = {name: number for number, name in enumerate(folders)}
+def parts_of_files(
+    files: Files, classes: Iterable[Hashable], listings: Mapping[str, Listing], read: Callable[[str], np.ndarray]
+) -> dict[str, Part]:
+    """Make parts of files, each of one image or recording, which is read by its name; classes are numbered in order."""
+    numbers = {name: number for number, name in enumerate(classes)}
 
     def part(listing: Listing) -> Part:
-        origins = [files.where(name) for name, _ in listing]
-        labels = np.array([numbers[folder] for _, folder in listing], np.int64)
-        return Part(labels, origins, lambda i: decode(files.read(listing[i][0]), origins[i]))
+        labels = np.array([numbers[one] for _, one in listing], np.int64)
+        return Part(labels, [files.where(name) for name, _ in listing], lambda i: read(listing[i][0]))
 
-    return Content(tuple(classes), {name: part(listing) for name, listing in parts.items()})
+    return {name: part(listing) for name, listing in listings.items()}
 
 
-def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
+def _images(files: Files, classes: Iterable[str], listings: Mapping[str, Listing]) -> dict[str, Part]:
+    return parts_of_files(files, classes, listings, lambda name: decode(files.read(name), files.where(name)))
+
+
+def open_tiny_imagenet(root: Path | None) -> Iterator[Source]:
     """Open Tiny-ImageNet (Le and Yang 2015): 200 classes of 64x64 pixels, 500 + 50 images each.
 
     The official layout is wnids.txt, words.txt, train/<wnid>/images/*.JPEG, val/images/* and val_annotations.txt. Its
@@ -111,7 +119,7 @@ def open_tiny_imagenet(root: Path | None) -> AbstractContextManager[Source]:
 def _tiny_imagenet(files: Files) -> Source:
     wnids = dict.fromkeys(sorted(_lines(files, "wnids.txt")))
     names = files.names()
-    train = _listed(names, "train", EXTENSIONS)
+    train = [(name, name.split("/")[1]) for name in below(files, names, "train", EXTENSIONS, "image")]
     rows = [[*line.split("\t"), ""][:2] for line in _lines(files, _ANNOTATIONS)]
     test = [(f"val/images/{file}", wnid) for file, wnid in rows]
     origins = [files.where(name) for name, _ in train]
@@ -131,12 +139,12 @@ def _tiny_imagenet(files: Files) -> Source:
         # The first word for each class, such as "goldfish"; its WordNet number if there is none.
         rows = (line.split("\t") for line in _lines(files, "words.txt"))
         words = {row[0]: row[1].split(",")[0].strip() for row in rows if len(row) == 2}
-        classes = [words.get(wnid, wnid) for wnid in wnids]
-        return _content(files, list(wnids), classes, {"train": train, "test": test})
+        classes = tuple(words.get(wnid, wnid) for wnid in wnids)
+        return Content(classes, _images(files, wnids, {"train": train, "test": test}))
 
     used = ["wnids.txt", "words.txt", _ANNOTATIONS, *(name for name, _ in train + test)]
     return Source(_HOSTED.name, str(files.root), lambda: files.key(used), content)
 
 
 def _lines(files: Files, name: str) -> list[str]:
-    return [line for line in files.read(name).decode("utf-8", "replace").splitlines() if line.strip()]
+    return [line for line in files.lines(name) if line.strip()]

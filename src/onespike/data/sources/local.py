@@ -4,7 +4,6 @@ Which files it reads is decided here, by their names. Left alone, it would follo
 other machines, and read any kind of file, importing and unpickling for it.
 """
 
-import errno
 import re
 import tarfile
 from contextlib import suppress
@@ -18,6 +17,7 @@ from onespike.data.sources import NAMES, PARTS, Content
 from onespike.data.sources.files import DAMAGE, Files, entries, is_hidden, open_files
 from onespike.data.sources.image import EXTENSIONS
 from onespike.data.sources.parquet import RATIO, expect_whole, features_of, opened, weighed
+from onespike.durable import is_full
 from onespike.errors import OnespikeError, damage_named, listed, warn
 
 _EXPECTED = "images, Parquet files, or plain .tar archives of images and text"
@@ -34,7 +34,7 @@ _PART_IN_ANY_CASE = re.compile(_PART.pattern, re.IGNORECASE)
 
 
 @installed_only()
-def read_folder(files: Files, called: str, cache: str) -> Content:
+def read_local(files: Files, cache: str) -> Content:
     """Read a folder with an absolute root; `cache` is where `datasets` may write. Any failure is one error."""
     kind, parts = _chosen(files)
     for paths in parts.values():
@@ -58,12 +58,11 @@ def read_folder(files: Files, called: str, cache: str) -> Content:
             made.download_and_prepare()
         except (DatasetGenerationError, OSError) as error:
             cause = error.__cause__ or error  # it says why, a DatasetGenerationError itself does not
-            if isinstance(cause, OSError) and (cause.errno == errno.ENOSPC or "disk space" in str(cause)):
-                raise OnespikeError(
-                    f"{files.root}: disk full: no room in {cache}; free some, or set $TMPDIR"
-                ) from error
+            if isinstance(cause, OSError) and (is_full(cause) or "disk space" in str(cause)):
+                state = f"{files.root}: disk full: no room in {cache}"
+                raise OnespikeError(f"{state}; free some, or set $TMPDIR") from error
             raise cause from None
-        return content_within(made.as_dataset(), called, files.root)
+        return content_within(made.as_dataset(), files.root.name, files.root)
 
 
 def content_within(tables: Any, called: str, *roots: Path) -> Content:
@@ -97,8 +96,7 @@ def _chosen(files: Files) -> tuple[str, dict[str, list[Path]]]:
         parts["train"] = rest
     if left := {name for name in names if name not in _BESIDE}.difference(*parts.values()):
         what = {"ImageFolder": "image", "WebDataset": "archive"}.get(kind, "Parquet file")
-        state = f"no {what} of a part by its name"
-        warn(f"{files.where(min(left))}: {state}; {len(left)} such file{'s are' if len(left) > 1 else ' is'} left out")
+        warn(files.left_out(left, f"{what} of a part"))
     return kind, {part: [Path(files.where(name)) for name in chosen] for part, chosen in parts.items() if chosen}
 
 
