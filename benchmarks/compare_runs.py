@@ -1,13 +1,5 @@
-"""Finished runs side by side: what each reached, in what time, from which commit, on which machine.
+"""`python -m benchmarks.compare_runs RUN RUN …`: finished runs side by side."""
 
-    python -m benchmarks.compare_runs RUN RUN … --out results --name presets --title "Presets at equal time"
-
-Writes NAME.csv, NAME.md and NAME.png. `--note FILE` puts that file's text above the table. `--add-to NAME.csv` keeps
-the rows of a table that was written before, for runs whose folders are no longer there; of these the last epoch alone
-is drawn.
-"""
-
-import argparse
 import csv
 import json
 from collections.abc import Sequence
@@ -15,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, reason
@@ -48,21 +41,30 @@ COLUMNS = {
 }
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Read the runs, write the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--add-to", type=Path, help="a CSV of this script, whose rows come first")
-    parser.add_argument("--out", type=Path, default=Path("results"))
-    parser.add_argument("--name", default="runs")
-    parser.add_argument("--title", default="Runs")
-    parser.add_argument("--note", type=Path, help="a file with paragraphs for above the table")
-    options = parser.parse_args(arguments)
-    expect_writable(folder=options.out)
-    earlier = kept(options.add_to) if options.add_to else []
-    table = Table(COLUMNS, [*earlier, *(row(folder) for folder in options.runs)])
-    parts = [*([options.note.read_text().strip()] if options.note else []), table, MEANING]
-    write_report(options.out, options.name, options.title, table, parts, draw(options.runs, earlier))
+def compare_runs(
+    runs: list[Path],
+    add_to: Path | None = None,
+    out: Path = Path("results"),
+    name: str = "runs",
+    title: str = "Runs",
+    note: Path | None = None,
+) -> int:
+    """Finished runs side by side: what each reached, in what time, from which commit, on which machine.
+
+    Args:
+        runs: Run folders.
+        add_to: A table that was written before, whose rows come first: for runs whose folders are no longer there. Of
+            these the last epoch alone is drawn.
+        out: Folder for NAME.csv, NAME.md and NAME.png.
+        name: What the files are called.
+        title: The heading.
+        note: A file with paragraphs for above the table.
+    """
+    expect_writable(folder=out)
+    earlier = kept(add_to) if add_to else []
+    table = Table(COLUMNS, [*earlier, *(row(folder) for folder in runs)])
+    parts = [*([note.read_text().strip()] if note else []), table, MEANING]
+    write_report(out, name, title, table, parts, draw(runs, earlier))
     print(table.markdown())
     return 0
 
@@ -145,6 +147,11 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
     axes.legend()
     axes.grid(alpha=0.3)
     return figure
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line."""
+    return call(compare_runs, arguments, "python -m benchmarks.compare_runs RUN RUN …")
 
 
 if __name__ == "__main__":
