@@ -14,14 +14,14 @@ from tests.unit.data.recordings import events
 
 
 def test_what_is_compared():
-    found = {(s.group, s.label): r for s, r in zip(EVENTS.settings, resolve(EVENTS, {"train.epochs": 20}), strict=True)}
+    found = {(one.setting.group, one.setting.label): one.recipe for one in resolve(EVENTS, {"train.epochs": 20})}
     for steps in (1, 2, 4, 8):
         recipe = found["frames, same epochs", f"T = {steps}"]
         assert (recipe.data.frames, recipe.model.time_steps, recipe.train.epochs) == (steps, steps, 20)
         if steps > 1:
             longer = found["one frame, cost of T", f"of T = {steps}"]
             assert (longer.model.time_steps, longer.train.epochs) == (1, 20 * steps)
-    shown = resolve(TIME, {})
+    shown = [one.recipe for one in resolve(TIME, {})]
     assert {one.model.time_steps * one.train.epochs for one in shown[:5]} == {8}
     assert all(one.model.name == "spiking-resnet-s" for one in shown)
     assert all(one.train.warmup_epochs == one.train.epochs / 10 for one in shown)
