@@ -1,9 +1,11 @@
 """Do deep networks train? Gradient norms of every block at the start, and after some steps of training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -25,12 +27,8 @@ WINDOW = 10
 class Gradients:
     """How one model begins to train.
 
-    Attributes:
-        model: Its name.
-        start: Gradient norm of every block at the start, with a head that is not zero.
-        end: Likewise after the steps.
-        first_loss: Mean loss of the first steps.
-        last_loss: Mean loss of the last steps.
+    `start` and `end` are the gradient norms of every block, at the start with a head that is not zero; the losses are
+    means of the first steps and of the last.
     """
 
     model: str
@@ -73,16 +71,23 @@ def gradients(
         raise OnespikeError("units and depths: expected at least one of each")
     if steps < 2 * WINDOW:
         raise OnespikeError(f"steps: expected at least {2 * WINDOW}, got {steps}")
+    overrides: dict[str, Any] = {
+        "model.preset": preset,
+        "data.limit": -(-steps * batch_size * 10 // 9),  # a tenth of the images is held out
+        "train.batch_size": batch_size,
+        "train.epochs": 1,
+        "train.warmup_epochs": 0.1,
+    }
+    overrides |= {} if channels is None else {"model.channels": list(channels)}
+    overrides |= {} if root is None else {"data.root": str(root)}
     found = []
-    for unit in units:
-        for depth in depths:
-            found.append(measure(f"{unit}{depth}", preset, steps, batch_size, channels, recipe, root))
-            one = found[-1]
-            print(
-                f"{one.model}: loss {one.first_loss:.3f} to {one.last_loss:.3f}, smallest norm of a block "
-                f"{min(one.start):.2e} at the start, {min(one.end):.2e} after {steps} steps"
-            )
-    columns = ["model", "block", "norm_start", "norm_end"]
+    for model in [f"{unit}{depth}" for unit in units for depth in depths]:
+        one = measure(model, recipe, overrides, steps)
+        found.append(one)
+        print(
+            f"{model}: loss {one.first_loss:.3f} to {one.last_loss:.3f}, smallest norm of a block "
+            f"{min(one.start):.2e} at the start, {min(one.end):.2e} after {steps} steps"
+        )
     rows = [
         (one.model, block, start, end)
         for one in found
@@ -109,41 +114,21 @@ def gradients(
             for one in found
         ],
     )
-    data = Table(dict.fromkeys(columns, ""), rows)
+    data = Table(dict.fromkeys(("model", "block", "norm_start", "norm_end"), ""), rows)
     write_report(out, "gradients", "Gradient norms by depth", data, [about, summary], _draw(found, steps))
 
 
-def measure(
-    model: str,
-    preset: str,
-    steps: int,
-    batch_size: int,
-    channels: tuple[int, ...] | None,
-    recipe: str,
-    root: Path | None,
-) -> Gradients:
+def measure(model: str, recipe: str, overrides: Mapping[str, Any], steps: int) -> Gradients:
     """Train one model for some steps, and measure before and after."""
-    overrides = {
-        "model.name": model,
-        "model.preset": preset,
-        "data.limit": -(-steps * batch_size * 10 // 9),  # a tenth of the images is held out
-        "train.batch_size": batch_size,
-        "train.epochs": 1,
-        "train.warmup_epochs": 0.1,
-    }
-    if channels is not None:
-        overrides["model.channels"] = list(channels)
-    if root is not None:
-        overrides["data.root"] = str(root)
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(recipe, {"model.name": model, **overrides})
     if resolved.data.augmix_splits:
         raise OnespikeError(f"recipe: {recipe} has data.augmix_splits, batches of several parts; choose one without")
     trainer = set_up(resolved)
     network = expect_blocks(trainer.network, model)
     if len(trainer.batches) < steps:
         raise OnespikeError(
-            f"steps: expected at most {len(trainer.batches)}, the batches of {batch_size} that the training images of "
-            f"{resolved.data.name} give, got {steps}"
+            f"steps: expected at most {len(trainer.batches)}, the batches of {resolved.train.batch_size} that the "
+            f"training images of {resolved.data.name} give, got {steps}"
         )
     batches = list(islice(trainer.batches.epoch(0, 0), steps))
     zero = network.head.weight.detach().clone()

@@ -191,14 +191,7 @@ def staircase() -> Figure:
 def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple[str, float, float]]:
     """Rows of a table that have numbers in both columns: their names, and the numbers.
 
-    Args:
-        path: The table.
-        across: A column.
-        up: Another.
-        group: How the `group` of the rows begins; by default all rows.
-
-    Raises:
-        OnespikeError: The table cannot be read, or has no such columns.
+    `group` is how their group begins; by default all rows do.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -303,16 +296,8 @@ def _name(axis: Axes, points: list[tuple[str, float, float]]) -> None:
 
 #: Pictures by the name of their file: of the method, and of results.
 METHOD: dict[str, Callable[[], Figure]] = {
-    "spikes": spikes,
-    "windows": windows,
-    "potentials": potentials,
-    "fusion": fusion,
-    "counting": counting,
-    "staircase": staircase,
+    one.__name__: one for one in (spikes, windows, potentials, fusion, counting, staircase)
 }
 RESULTS: dict[str, Callable[[Path], Figure]] = {
-    "accuracy-flops": accuracy_flops,
-    "accuracy-energy": accuracy_energy,
-    "accuracy-peers": accuracy_peers,
-    "step-shares": step_shares,
+    one.__name__.replace("_", "-"): one for one in (accuracy_flops, accuracy_energy, accuracy_peers, step_shares)
 }

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reproduce.complexity import layers_of, lsnn, ratio, scnn
-from reproduce.counting import count_cell, count_convolution, count_linear
+from reproduce.complexity import count_cell, count_convolution, count_linear, layers_of, lsnn, ratio, scnn
 
 #: Elementwise operations that a written-out cell uses: one for each element of the result.
 ELEMENTWISE = {
