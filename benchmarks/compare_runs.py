@@ -11,6 +11,7 @@ from onespike.cli.command import call
 from onespike.cli.main import exit_with
 from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, reason
+from onespike.search.drawing import plain_figure
 from onespike.training import Run
 from reproduce.report import Table, write_report
 
@@ -133,8 +134,7 @@ def minutes(folder: Path) -> list[float]:
 
 def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
     """Accuracy on the held-out images over the minutes of training; a run that held out none is not drawn."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = plain_figure(7, 4.5)
     columns = list(COLUMNS)
     for one in earlier:
         if one[columns.index("held out %")] is not None:
@@ -145,7 +145,6 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
             axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)
     axes.set(xlabel="minutes of training", ylabel="held-out top-1, %", xlim=(0, None))
     axes.legend()
-    axes.grid(alpha=0.3)
     return figure
 
 
