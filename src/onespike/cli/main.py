@@ -87,19 +87,10 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
         out.flush()
         if out.error is not None and not isinstance(out.error, BrokenPipeError):
             raise OnespikeError(f"the standard output: {out.error.strerror}; all files are written")
-    except OnespikeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except (MemoryError, RuntimeError) as error:
-        if not lacks_memory(error):
+    except (OnespikeError, MemoryError, RuntimeError, OSError) as error:
+        if (text := _advice(error)) is None:
             raise
-        print("error: there is not enough memory for this: choose a smaller network, images or batch", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        place = f"{printable(error.filename)}: " if error.filename is not None else ""
-        print(
-            f"error: {place}{error.strerror or error}: expected a place that can be read and written", file=sys.stderr
-        )
+        print(f"error: {text}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -114,6 +105,18 @@ def exit_with(command: Callable[[list[str]], int], arguments: Sequence[str] | No
         if backend is not None:
             os.environ["MPLBACKEND"] = backend
     sys.exit(code)
+
+
+def _advice(error: Exception) -> str | None:
+    """What the user is told of an error; None of a bug, of which the traceback tells more."""
+    if isinstance(error, OnespikeError):
+        return str(error)
+    if lacks_memory(error):
+        return "there is not enough memory for this: choose a smaller network, images or batch"
+    if isinstance(error, OSError):
+        place = f"{printable(error.filename)}: " if error.filename is not None else ""
+        return f"{place}{error.strerror or error}: expected a place that can be read and written"
+    return None
 
 
 @contextmanager

@@ -45,9 +45,4 @@ def _facts(summary: dict[str, Any]) -> list[str]:
     audit = summary["audit"]
     rate = "-" if audit["firing_rate"] is None else f"{audit['firing_rate']:.3f}"
     numbers = f"{summary['test_images']:,}", f"{audit['weights']:,}", f"{audit['synaptic_operations']:,.0f}"
-    return [
-        f"{summary['test_top1']:.2f}%",
-        *numbers,
-        rate,
-        f"{1e6 * audit['joules']['int8']:.3g}",
-    ]
+    return [f"{summary['test_top1']:.2f}%", *numbers, rate, f"{1e6 * audit['joules']['int8']:.3g}"]
