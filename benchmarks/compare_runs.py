@@ -13,7 +13,7 @@ from onespike.durable import expect_writable
 from onespike.errors import OnespikeError, reason
 from onespike.search.drawing import plain_figure
 from onespike.training import Run
-from reproduce.report import Table, write_report
+from reproduce.report import Table, read_rows, write_report
 
 #: Below the table.
 MEANING = (
@@ -90,7 +90,7 @@ def row(folder: Path) -> list[object]:
         summary["test_top5"],
         summary["valid_top1"],
         minutes(folder)[-1],
-        sum(float(epoch["epoch_seconds"]) for epoch in history(folder)) / 60,
+        sum(float(epoch["epoch_seconds"]) for epoch in read_rows(folder / "metrics.csv")) / 60,
         summary["epochs"],
         summary["images_per_second"],
         train.optimizer,
@@ -108,25 +108,20 @@ def kept(path: Path) -> list[list[object]]:
     """The rows of a table that was written before."""
     kinds = {"": str, "d": int}
     try:
-        with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
         return [
-            [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()] for one in rows
+            [kinds.get(spec, float)(one[name]) if one[name] else None for name, spec in COLUMNS.items()]
+            for one in read_rows(path)
         ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise OnespikeError(f"--add-to {path}: expected a table that this script wrote: {reason(error)}") from error
-
-
-def history(folder: Path) -> list[dict[str, str]]:
-    """The rows of a run's `metrics.csv`."""
-    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
 
 
 def minutes(folder: Path) -> list[float]:
     """When each epoch ended, in minutes of training at the pace of the fastest, counted by its operations."""
     # Images may grow: epochs do not cost the same. Where no operations were counted, they do.
-    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history(folder)]
-    seconds = [float(epoch["epoch_seconds"]) for epoch in history(folder)]
+    history = read_rows(folder / "metrics.csv")
+    spent = [float(epoch["pflop"] or epoch["epoch"]) for epoch in history]
+    seconds = [float(epoch["epoch_seconds"]) for epoch in history]
     own = [after - before for before, after in zip([0.0, *spent], spent, strict=False)]
     fastest = min(one / cost for one, cost in zip(seconds, own, strict=True))
     return [fastest * cost / 60 for cost in spent]
@@ -140,7 +135,8 @@ def draw(folders: list[Path], earlier: list[list[object]]) -> Figure:
         if one[columns.index("held out %")] is not None:
             axes.plot(one[columns.index("minutes")], one[columns.index("held out %")], marker="o", label=one[0])
     for folder in folders:
-        accuracies = [float(epoch["valid_top1"]) for epoch in history(folder) if epoch["valid_top1"]]
+        epochs = read_rows(folder / "metrics.csv")
+        accuracies = [float(epoch["valid_top1"]) for epoch in epochs if epoch["valid_top1"]]
         if accuracies:
             axes.plot(minutes(folder), accuracies, marker="o", label=folder.name)
     axes.set(xlabel="minutes of training", ylabel="held-out top-1, %", xlim=(0, None))

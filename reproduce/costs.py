@@ -16,7 +16,7 @@ from onespike.training.run import Run
 from reproduce.ledger import Ledger, Row, key
 from reproduce.outcome import Outcome, describe_budget, describe_progress, outcomes
 from reproduce.plan import Sweep, Training
-from reproduce.report import Table, write_report
+from reproduce.report import Table, read_rows, write_report
 from reproduce.statistics import Estimate
 
 #: Test images that each network is audited on.
@@ -52,9 +52,8 @@ def read_costs(path: Path) -> dict[tuple[str, int], dict[str, float]]:
     if not path.is_file():
         return {}
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, strict=True)
-            return {(row["digest"], int(row["seed"])): {name: float(row[name]) for name in FOUND} for row in rows}
+        rows = read_rows(path)
+        return {(row["digest"], int(row["seed"])): {name: float(row[name]) for name in FOUND} for row in rows}
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise OnespikeError(f"{path} cannot be read as audits: {error}; mend it, or choose another --out") from None
 

@@ -22,6 +22,7 @@ from onespike.neurons.integrate_fire import IntegrateFire
 from onespike.neurons.watch import Fired, watch_neurons
 from onespike.search.drawing import plain_figure
 from onespike.training.run import Run
+from reproduce.report import read_rows
 
 WINDOWS = ("top left", "top right", "bottom left", "bottom right")
 BLUE, RED, GREY, ORANGE = "#4878a8", "#c8384e", "#8a8a8a", "#e0912f"
@@ -194,9 +195,7 @@ def read_points(path: Path, across: str, up: str, group: str = "") -> list[tuple
     `group` is how their group begins; by default all rows do.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        filled = [row for row in rows if row[across] and row[up] and row.get("group", "").startswith(group)]
+        filled = [row for row in read_rows(path) if row[across] and row[up] and row.get("group", "").startswith(group)]
         return [(row.get("setting") or row.get("network") or "", float(row[across]), float(row[up])) for row in filled]
     except (OSError, KeyError, ValueError, csv.Error) as error:
         raise OnespikeError(f"{path}: expected a table with the columns {across} and {up}: {error!r}") from None
@@ -255,8 +254,7 @@ def step_shares(results: Path) -> Figure:
     """Where the time of a training step goes, by kind of operation."""
     path = results / "profile-step.csv"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            steps = {row["step"]: row for row in csv.DictReader(file) if row["step"].endswith("bf16")}
+        steps = {row["step"]: row for row in read_rows(path) if row["step"].endswith("bf16")}
         names = list(next(iter(steps.values())))
         kinds = names[names.index("images a second") + 1 : names.index("the rest") + 1]
         shares = {kind: [float(row[kind]) for row in steps.values()] for kind in kinds}

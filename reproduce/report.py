@@ -1,5 +1,6 @@
 """What every table or figure leaves: NAME.csv, NAME.md and NAME.png, with command, commit and machine."""
 
+import csv
 import re
 import shlex
 from collections import Counter
@@ -50,6 +51,12 @@ def write_report(out: Path, name: str, title: str, data: Table, parts: Sequence[
     save_figure(figure, out / f"{name}.png", DPI)
     body = [part if isinstance(part, str) else part.markdown() for part in parts]
     save_text("\n\n".join([f"# {title}", *body, f"![{title}]({name}.png)", made]) + "\n", out / f"{name}.md")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table that was written, by the names of its columns."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file, strict=True))
 
 
 def expect_apart(runs: Iterable[Path]) -> None:

@@ -29,7 +29,7 @@ from reproduce.outcome import Outcome, describe_budget, outcomes, write_outcomes
 from reproduce.outcome_figure import draw_depths, draw_rows
 from reproduce.over_time import EVENTS
 from reproduce.plan import Setting, Sweep, digest, plan, resolve
-from reproduce.report import portable
+from reproduce.report import portable, read_rows
 from reproduce.sweep import run_sweep
 from reproduce.table2 import TABLE2
 from reproduce.windows import WINDOWS
@@ -74,8 +74,7 @@ def test_trains_each_recipe_once_and_goes_on_from_the_rows(sweep: Sweep, trained
     assert [one["seed"] for one in rows] == [0, 0, 1, 1]  # seeds outermost
     assert all(one["torch"] and one["machine"] and one["images_per_second"] > 0 for one in rows)
     assert not any((folder / "last").exists() for folder in trained)
-    with (out / "demo.csv").open() as file:
-        table = list(csv.DictReader(file))
+    table = read_rows(out / "demo.csv")
     assert [one["against the baseline"] for one in table][::2] == ["baseline", "baseline"]
     assert table[0]["test top-1 %"] == table[2]["test top-1 %"]
     # Another session, to which only the results folder came: nothing is trained again, but another seed is.
@@ -309,6 +308,12 @@ def test_the_legend_of_a_picture_has_what_is_drawn(values, legend: list[str], la
     assert label in (None, figure.axes[-1].get_xlabel())
 
 
+def test_pending_stands_beside_the_number_that_is_published(sweep: Sweep):
+    [word] = draw_rows(judged(sweep, [[50], []])).axes[1].texts
+    assert (word.get_text(), word.xy) == ("pending", (50.0, 0))
+    assert word.get_position()[0] > 0
+
+
 @pytest.mark.parametrize(("values", "bars"), [([[50, 51]], "; bars: 95% intervals"), ([[50]], "")])
 def test_a_picture_over_depths_says_what_its_bars_are(values, bars: str, sweep: Sweep):
     depths = replace(sweep, settings=[Setting("conv", "12", {})], reference="best")
@@ -322,8 +327,7 @@ def test_a_table_over_time_tells_pending_from_diverged(sweep: Sweep, tmp_path: P
 
     def states(*rows: dict[str, Any]) -> list[str | None]:
         write_costs(drawn, planned, 1, rows, tmp_path)
-        with (tmp_path / "demo.csv").open() as file:
-            return [one.get("state") for one in csv.DictReader(file)]
+        return [one.get("state") for one in read_rows(tmp_path / "demo.csv")]
 
     done, lost = row(trainings[0], 50), row(trainings[1], 0, outcome="diverged", test_top1=None)
     assert states() == ["pending"] * 3

@@ -1,4 +1,3 @@
-import csv
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from onespike.training.run import Run
 from reproduce.over_time import EVENTS, TIME
 from reproduce.plan import Sweep, resolve
 from reproduce.registry import PAPER
+from reproduce.report import read_rows
 from reproduce.sweep import run_sweep
 from tests.unit.data.recordings import events
 
@@ -55,8 +55,7 @@ def test_a_row_says_accuracy_latency_and_energy(tmp_path: Path, monkeypatch: pyt
     }
     sweep = replace(EVENTS, settings=[EVENTS.settings[0], EVENTS.settings[1]])
     run_sweep(sweep, overrides, 1, tmp_path / "out", tmp_path / "work")
-    with (tmp_path / "out" / "events.csv").open() as file:
-        one, two = csv.DictReader(file)
+    one, two = read_rows(tmp_path / "out" / "events.csv")
     assert (one["T"], two["T"]) == ("1", "2")
     assert float(two["MACs"]) == pytest.approx(2 * float(one["MACs"]))
     assert float(two["PFLOP"]) == pytest.approx(2 * float(one["PFLOP"]))
