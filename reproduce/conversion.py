@@ -86,17 +86,8 @@ def conversion(
         return Entry(network, steps, neurons, one.epochs(), one, _measure(one, test_images, folder), 0.0)
 
     def converted(network: str, source: Run) -> list[Entry]:
-        found, kind = [], f"{source.checkpoint('best').digest[:12]}-{images}{'-real' if allow_real else ''}"
-        for steps, population in [(one, 1) for one in time_steps] + [(1, one) for one in populations]:
-            one = Run(folder / f"{kind}-T{steps}-P{population}")
-            if not one.has_checkpoint():
-                if one.folder.exists():  # interrupted before it was whole
-                    shutil.rmtree(one.folder)
-                convert_run(
-                    source, one.folder, time_steps=steps, population=population, images=images, allow_real=allow_real
-                )
-            found.append(entry(network, one))
-        return found
+        sizes = [(one, 1) for one in time_steps] + [(1, one) for one in populations]
+        return [entry(network, _converted(source, folder, *size, images, allow_real)) for size in sizes]
 
     found = [entry("artificial network", ann)]
     if long:
@@ -110,6 +101,17 @@ def conversion(
     name = f"conversion-{card.model.name}{'-spiking' if _branches(card) == 'spiking' else ''}-{card.data}"
     write(found, found[1] if long else found[0], MEASURED, out, name, busy)
     return name
+
+
+def _converted(source: Run, folder: Path, steps: int, population: int, images: int, allow_real: bool) -> Run:
+    """Convert a run, or open what an earlier call made of it."""
+    kind = f"{source.checkpoint('best').digest[:12]}-{images}{'-real' if allow_real else ''}"
+    made = Run(folder / f"{kind}-T{steps}-P{population}")
+    if not made.has_checkpoint():
+        if made.folder.exists():  # interrupted before it was whole
+            shutil.rmtree(made.folder)
+        convert_run(source, made.folder, time_steps=steps, population=population, images=images, allow_real=allow_real)
+    return made
 
 
 def _branches(card: ModelCard) -> str:

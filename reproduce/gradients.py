@@ -88,34 +88,33 @@ def gradients(
             f"{model}: loss {one.first_loss:.3f} to {one.last_loss:.3f}, smallest norm of a block "
             f"{min(one.start):.2e} at the start, {min(one.end):.2e} after {steps} steps"
         )
-    rows = [
-        (one.model, block, start, end)
-        for one in found
-        for block, (start, end) in enumerate(zip(one.start, one.end, strict=True), 1)
-    ]
     widths = "the paper's channels" if channels is None else f"channels {', '.join(map(str, channels))}"
     about = (
         f"Preset {preset}, {widths}, the recipe {recipe} for {steps} steps of {batch_size} images, a tenth of them "
         "as warm-up. At the start the head, which begins at 0 and would let no gradient through, is drawn "
         "(Xavier uniform) for this measurement alone."
     )
-    summary = Table(
-        {
-            "model": "",
-            "smallest at the start": ".2e",
-            "largest at the start": ".2e",
-            "smallest after": ".2e",
-            "largest after": ".2e",
-            f"loss, first {WINDOW} steps": ".3f",
-            f"loss, last {WINDOW}": ".3f",
-        },
-        [
-            (one.model, min(one.start), max(one.start), min(one.end), max(one.end), one.first_loss, one.last_loss)
-            for one in found
-        ],
-    )
-    data = Table(dict.fromkeys(("model", "block", "norm_start", "norm_end"), ""), rows)
-    write_report(out, "gradients", "Gradient norms by depth", data, [about, summary], _draw(found, steps))
+    parts = [about, _by_model(found)]
+    write_report(out, "gradients", "Gradient norms by depth", _by_block(found), parts, _draw(found, steps))
+
+
+def _by_model(found: list[Gradients]) -> Table:
+    norms = ("smallest at the start", "largest at the start", "smallest after", "largest after")
+    losses = (f"loss, first {WINDOW} steps", f"loss, last {WINDOW}")
+    rows = [
+        (one.model, min(one.start), max(one.start), min(one.end), max(one.end), one.first_loss, one.last_loss)
+        for one in found
+    ]
+    return Table({"model": "", **dict.fromkeys(norms, ".2e"), **dict.fromkeys(losses, ".3f")}, rows)
+
+
+def _by_block(found: list[Gradients]) -> Table:
+    rows = [
+        (one.model, block, start, end)
+        for one in found
+        for block, (start, end) in enumerate(zip(one.start, one.end, strict=True), 1)
+    ]
+    return Table(dict.fromkeys(("model", "block", "norm_start", "norm_end"), ""), rows)
 
 
 def measure(model: str, recipe: str, overrides: Mapping[str, Any], steps: int) -> Gradients:
